@@ -1,0 +1,71 @@
+"""Command-line options of the builders: each one in both spellings, and errors a person can act on."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+
+from utils.errors import UserError
+
+
+class OptionParser(argparse.ArgumentParser):
+    """An `argparse` parser whose long options may be spelt with dashes or underscores alike.
+
+    Wrong options raise `UserError` (with the nearest valid name) in place of argparse's usage dump, and
+    abbreviations are refused, so that a misspelling never selects another option.
+    """
+
+    def __init__(self, **settings):
+        settings.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        settings.setdefault(
+            "epilog", "Every option may also be spelt with underscores: --num_aug is --num-aug."
+        )
+        super().__init__(allow_abbrev=False, **settings)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace=None):
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            raise UserError(f"{self.prog}: {self._explain(unknown[0])}")
+        return options
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace=None):
+        if args is None:
+            args = sys.argv[1:]
+        return super().parse_known_args([dashed(argument) for argument in args], namespace)
+
+    def error(self, message: str):
+        raise UserError(f"{self.prog}: {message} (--help lists the options)")
+
+    def _explain(self, argument: str) -> str:
+        if not argument.startswith("-"):
+            return f"unexpected argument {argument!r}: options start with -- (--help lists them)"
+        name = argument.split("=", 1)[0]
+        valid = [option for option in self._option_string_actions if option.startswith("--")]
+        near = difflib.get_close_matches(name, valid, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"valid ones are {', '.join(valid)}"
+        return f"unknown option {name}; {hint}"
+
+
+def dashed(argument: str) -> str:
+    """`--num_aug=3` as `--num-aug=3`; whatever is not a long option stays as it is."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+def whole_number(minimum: int) -> Callable[[str], int]:
+    """An argparse `type` that takes whole numbers from `minimum` up."""
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"{value} is too small: the least is {minimum}")
+        return value
+
+    return convert
