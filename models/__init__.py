@@ -1,0 +1,1 @@
+"""The model: architectures, ACT, loss, optimizers."""

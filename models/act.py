@@ -1,0 +1,159 @@
+"""Adaptive computation time around an architecture: carry, reset of halted rows, halting rule, exploration.
+
+Shapes: B rows of this rank, S `seq_len`, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.recursive import RecursiveModel, State
+
+
+@dataclass
+class Carry:
+    """What a slot of the batch keeps between supervision steps."""
+
+    state: State  # the architecture's latents, each (B, L, D), detached
+    steps: Tensor  # (B,) int32, supervision steps done on the current puzzle
+    halted: Tensor  # (B,) bool; a halted slot takes its row of the next batch
+    current: dict[str, Tensor]  # the data each slot is working on
+
+    def tensors(self, latent_names: list[str]) -> dict[str, Tensor]:
+        """Every tensor under a flat name, for checkpoints."""
+        named = {f"state.{name}": latent for name, latent in zip(latent_names, self.state, strict=True)}
+        named |= {f"current.{name}": value for name, value in self.current.items()}
+        return named | {"steps": self.steps, "halted": self.halted}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], latent_names: list[str]) -> Carry:
+        current = {name[8:]: value for name, value in tensors.items() if name.startswith("current.")}
+        state = tuple(tensors[f"state.{name}"] for name in latent_names)
+        return cls(state, tensors["steps"], tensors["halted"], current)
+
+
+@dataclass(frozen=True)
+class HaltingRule:
+    """When a slot says stop: q_halt > 0, or q_halt > q_continue; `learns_continue` adds the Q-learning target."""
+
+    compares: bool
+    learns_continue: bool
+
+    @classmethod
+    def resolve(cls, halting: str | None, published: str, no_act_continue: bool) -> HaltingRule:
+        name = halting or (published if no_act_continue or published != "halt" else "q_learning")
+        return cls(compares=name != "halt", learns_continue=name == "q_learning")
+
+    def says_stop(self, q_halt: Tensor, q_continue: Tensor) -> Tensor:
+        return q_halt > q_continue if self.compares else q_halt > 0
+
+
+def draw_min_steps(
+    seed: int, step: int, global_batch_size: int, probability: float, max_steps: int
+) -> np.ndarray:
+    """Exploration of one train step, (global batch,) int32: the steps a row must reach before it may halt.
+
+    With `probability` drawn uniformly from 2..max_steps, else 0; a pure function of (seed, step), for the whole
+    global batch, so that it does not depend on the number of ranks.
+    """
+    # The stream's generators are seeded with one number; a tuple of three keeps this one apart from them.
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, step, 0xAC7))))
+    explores = rng.random(global_batch_size) < probability
+    steps = rng.integers(2, max(max_steps, 2), size=global_batch_size, endpoint=True)
+    return np.where(explores, steps, 0).astype(np.int32)
+
+
+class ACTModel(nn.Module):
+    """An architecture (`inner`) with a halting rule: one call is one supervision step of every slot."""
+
+    def __init__(self, inner: RecursiveModel):
+        super().__init__()
+        self.inner = inner
+        config = inner.config
+        self.max_steps = config.halt_max_steps
+        self.act_enabled, self.act_inference = config.act_enabled, config.act_inference
+        self.rule = HaltingRule.resolve(config.halting, inner.published_halting, config.no_ACT_continue)
+
+    @property
+    def latent_names(self) -> list[str]:
+        return list(self.inner.latents)
+
+    def initial_carry(self, batch: dict[str, Tensor]) -> Carry:
+        """A carry whose every slot is free, so that the next call loads all of `batch` (inputs (B, S), ...)."""
+        size, device = batch["inputs"].shape[0], batch["inputs"].device
+        return Carry(
+            state=self.inner.initial_state(size),
+            steps=torch.zeros(size, dtype=torch.int32, device=device),
+            halted=torch.ones(size, dtype=torch.bool, device=device),
+            current={name: torch.zeros_like(value) for name, value in batch.items()},
+        )
+
+    def load(self, carry: Carry, batch: dict[str, Tensor]) -> Carry:
+        """Give halted slots their row of `batch`, the initial latents and zero steps; the others go on."""
+        free = carry.halted
+        inits = self.inner.initial_state(free.shape[0])
+        return Carry(
+            state=tuple(
+                torch.where(free.view(-1, 1, 1), init, old)
+                for init, old in zip(inits, carry.state, strict=True)
+            ),
+            steps=carry.steps.masked_fill(free, 0),
+            halted=torch.zeros_like(free),
+            current={
+                name: torch.where(free.view(-1, *[1] * (value.ndim - 1)), batch[name], value)
+                for name, value in carry.current.items()
+            },
+        )
+
+    def forward(
+        self, carry: Carry, batch: dict[str, Tensor], min_steps: Tensor | None = None
+    ) -> tuple[Carry, dict[str, Tensor]]:
+        """One supervision step of every slot.
+
+        `min_steps` (B,) int32 is the exploration of `draw_min_steps`, used in training only. Returns the new carry
+        and `logits` (B, S, V), `q_halt_logits`, `q_continue_logits` (B,) float32 and, where q_continue is learned and
+        the model trains, `target_q_continue` (B,). In evaluation all slots run `halt_max_steps` steps; with
+        `act_inference` a slot that says stop is frozen until the caller starts a fresh carry.
+        """
+        halts_in_eval = self.act_inference and not self.training
+        frozen = carry.halted & (carry.steps > 0) if halts_in_eval else None
+        if frozen is None:
+            carry = self.load(carry, batch)
+        else:
+            carry = self.load(Carry(carry.state, carry.steps, carry.halted & ~frozen, carry.current), batch)
+
+        state, (logits, q_halt, q_continue) = self.inner(
+            carry.state, carry.current["inputs"], self.inner.puzzle_rows(carry.current)
+        )
+        steps = carry.steps + 1
+        if frozen is not None:
+            state = tuple(
+                torch.where(frozen.view(-1, 1, 1), old, new)
+                for old, new in zip(carry.state, state, strict=True)
+            )
+            steps = torch.where(frozen, carry.steps, steps)
+            logits, q_halt, q_continue = self.inner.heads(state)
+        outputs = {"logits": logits, "q_halt_logits": q_halt, "q_continue_logits": q_continue}
+
+        with torch.no_grad():
+            is_last = steps >= self.max_steps
+            halted = is_last
+            halts = self.act_enabled if self.training else self.act_inference
+            if halts and self.max_steps > 1:
+                halted = halted | self.rule.says_stop(q_halt, q_continue)
+                if self.training and min_steps is not None:
+                    halted = halted & (steps >= min_steps)
+            if frozen is not None:
+                halted = halted | frozen
+            if self.training and self.max_steps > 1 and self.rule.learns_continue:
+                outputs["target_q_continue"] = self.continue_target(state, carry.current, is_last)
+        return Carry(state, steps, halted, carry.current), outputs
+
+    def continue_target(self, state: State, current: dict[str, Tensor], is_last: Tensor) -> Tensor:
+        """Q-learning target of q_continue (arXiv 2506.21734): what one more step would say, in (0, 1), shape (B,)."""
+        _, (_, q_halt, q_continue) = self.inner(state, current["inputs"], self.inner.puzzle_rows(current))
+        return torch.sigmoid(torch.where(is_last, q_halt, torch.maximum(q_halt, q_continue)))

@@ -1,0 +1,118 @@
+"""The five architectures: which latents exist, which networks, and what one cycle does. Nothing else differs.
+
+Everything shared (embedding, heads, gradient in the last cycle only) is in `models/recursive.py`; `self.net` is
+the two-layer network f(h, injection) of arXiv 2510.04871, x the embedded question.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from models.recursive import RecursiveConfig, RecursiveModel, State
+
+
+class TRM(RecursiveModel):
+    """Tiny Recursive Model, arXiv 2510.04871: state (y, z), one network for both."""
+
+    def cycle(self, state: State, x: Tensor) -> State:
+        y, z = state
+        for _ in range(self.L_cycles):
+            z = self.net(z, y + x)
+        return self.net(y, z), z
+
+    def net(self, h: Tensor, injection: Tensor | None) -> Tensor:
+        return self.apply_network(self.L_level, h, injection)
+
+
+class SingleZ(TRM):
+    """The paper's single-feature ablation: one latent is answer and reasoning state at once."""
+
+    latents: ClassVar = {"z_L": "L_init"}
+
+    def cycle(self, state: State, x: Tensor) -> State:
+        (z,) = state
+        for _ in range(self.L_cycles):
+            z = self.net(z, x)
+        return (self.net(z, None),)
+
+
+class Hier6(TRM):
+    """The paper's multi-scale ablation: six low-level latents, step j of a cycle replaces the j-th."""
+
+    class Config(RecursiveConfig):
+        L_cycles: int = Field(default=6, ge=1, le=6)  # more steps than latents would have nothing to replace
+
+    latents: ClassVar = {"z_H": "H_init"} | {f"z_L{i}": f"L{i}_init" for i in range(1, 7)}
+
+    def cycle(self, state: State, x: Tensor) -> State:
+        y, *zs = state
+        for j in range(self.L_cycles):
+            zs[j] = self.net(sum(zs), y + x)
+        return self.net(y, sum(zs)), *zs
+
+
+class HRM(RecursiveModel):
+    """Hierarchical Reasoning Model, arXiv 2506.21734: two networks, gradient through the last z_L and z_H only."""
+
+    class Config(RecursiveConfig):
+        H_cycles: int = Field(default=2, ge=1)
+        L_cycles: int = Field(default=2, ge=1)
+        H_layers: int = Field(default=4, ge=1)
+        L_layers: int = Field(default=4, ge=1)
+        puzzle_emb_len: int = Field(default=0, ge=0, le=0)  # the prefix is as short as holds the embedding
+
+    networks: ClassVar = ("H_level", "L_level")
+    published_halting: ClassVar = "q_learning"
+
+    def update_z(self, y: Tensor, z: Tensor, x: Tensor) -> Tensor:
+        return self.apply_network(self.L_level, z, y + x)
+
+    def update_y(self, y: Tensor, z: Tensor) -> Tensor:
+        return self.apply_network(self.H_level, y, z)
+
+    def recur(self, state: State, x: Tensor) -> State:
+        y, z = state
+        with torch.no_grad():
+            for i in range(self.H_cycles):
+                last = i == self.H_cycles - 1
+                for _ in range(self.L_cycles - last):
+                    z = self.update_z(y, z, x)
+                if not last:
+                    y = self.update_y(y, z)
+        z = self.update_z(y, z, x)
+        return self.update_y(y, z), z
+
+
+class TransformersBaseline(RecursiveModel):
+    """The baseline without recursion inside a step: one stack applied once to y + x."""
+
+    class Config(RecursiveConfig):
+        H_cycles: int = Field(
+            default=1, ge=1
+        )  # published configs carry both; the stack is applied once anyway
+        L_cycles: int = Field(default=1, ge=0)
+        H_layers: int = Field(default=8, ge=1)
+        L_layers: int = Field(default=0, ge=0)
+        num_heads: int = Field(default=12, gt=0)
+        puzzle_emb_len: int = Field(default=0, ge=0, le=0)
+
+    latents: ClassVar = {"z_H": "H_init"}
+    networks: ClassVar = ("H_level",)
+    published_halting: ClassVar = "q_untrained"
+
+    def recur(self, state: State, x: Tensor) -> State:
+        (y,) = state
+        return (self.apply_network(self.H_level, y, x),)
+
+
+ARCHITECTURES: dict[str, type[RecursiveModel]] = {
+    "trm": TRM,
+    "trm_singlez": SingleZ,
+    "trm_hier6": Hier6,
+    "hrm": HRM,
+    "transformers_baseline": TransformersBaseline,
+}

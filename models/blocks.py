@@ -1,0 +1,54 @@
+"""The block and the network: what the recursion applies again and again.
+
+Shapes: B batch, L sequence length with the puzzle prefix, D hidden size.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from models.layers import Attention, SwiGLU, rms_norm
+
+
+class Block(nn.Module):
+    """Post-norm block: `h = rms(h + mix(h)); h = rms(h + SwiGLU(h))`.
+
+    `mix` is self-attention, or with `mlp_t` a SwiGLU over the `length` positions of each channel
+    (arXiv 2510.04871, section 4.5), whose sum is normalised over the positions.
+    """
+
+    def __init__(
+        self, hidden_size: int, num_heads: int, expansion: float, length: int, mlp_t: bool, eps: float
+    ):
+        super().__init__()
+        self.eps = eps
+        # The attribute names are those of published checkpoints.
+        if mlp_t:
+            self.mlp_t = SwiGLU(length, expansion)
+        else:
+            self.self_attn = Attention(hidden_size, num_heads)
+        self.mixes_by_mlp = mlp_t
+        self.mlp = SwiGLU(hidden_size, expansion)
+
+    def forward(self, h: Tensor, cos_sin: tuple[Tensor, Tensor] | None) -> Tensor:
+        if self.mixes_by_mlp:
+            h = h.transpose(1, 2)  # (B, D, L)
+            h = rms_norm(h + self.mlp_t(h), self.eps).transpose(1, 2)
+        else:
+            h = rms_norm(h + self.self_attn(h, cos_sin), self.eps)
+        return rms_norm(h + self.mlp(h), self.eps)
+
+
+class Network(nn.Module):
+    """`f(h, injection)`: a stack of blocks applied to `h + injection`, all (B, L, D)."""
+
+    def __init__(self, blocks: list[Block]):
+        super().__init__()
+        self.layers = nn.ModuleList(blocks)
+
+    def forward(self, h: Tensor, injection: Tensor | None, cos_sin: tuple[Tensor, Tensor] | None) -> Tensor:
+        if injection is not None:
+            h = h + injection
+        for block in self.layers:
+            h = block(h, cos_sin)
+        return h

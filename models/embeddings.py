@@ -1,0 +1,76 @@
+"""From a batch to `x`, what the recursion is given: tokens, puzzle prefix, positions. Sole owner of the prefix length.
+
+Shapes: B batch, S `seq_len`, P prefix length, L = P + S, D hidden size, E `puzzle_emb_ndim`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers import Embedding, RotaryEmbedding
+from models.puzzle_embedding import PuzzleEmbedding
+
+
+def prefix_length(hidden_size: int, puzzle_emb_ndim: int, puzzle_emb_len: int) -> int:
+    """Number of positions P that the puzzle embedding fills: `puzzle_emb_len`, or as few as hold it when that is 0.
+
+    Raises ValueError if the embedding does not fit into the positions asked for.
+    """
+    if puzzle_emb_ndim == 0:
+        return 0
+    length = puzzle_emb_len or -(-puzzle_emb_ndim // hidden_size)
+    if puzzle_emb_ndim > length * hidden_size:
+        raise ValueError(
+            f"puzzle_emb_ndim={puzzle_emb_ndim} does not fit into puzzle_emb_len={length} positions of "
+            f"hidden_size={hidden_size}: raise puzzle_emb_len to {-(-puzzle_emb_ndim // hidden_size)} or set it to 0"
+        )
+    return length
+
+
+class InputEmbedding(nn.Module):
+    """Base of every architecture: the tables that make `x` (B, L, D), and the rotary tables.
+
+    A base class and not a part of one, because published checkpoints name the tables at this level
+    (`inner.embed_tokens...`, `inner.puzzle_emb...`).
+    """
+
+    def __init__(self, config, dtype: torch.dtype):
+        super().__init__()
+        hidden = config.hidden_size
+        self.dtype = dtype
+        self.scale = math.sqrt(hidden)
+        self.prefix_len = prefix_length(hidden, config.puzzle_emb_ndim, config.puzzle_emb_len)
+        self.length = self.prefix_len + config.seq_len
+        self.embed_tokens = Embedding(config.vocab_size, hidden, std=1 / self.scale, dtype=dtype)
+
+    def add_tables(self, config) -> None:
+        """Create the optional tables, after the heads: the order of parameters is part of the format."""
+        if config.puzzle_emb_ndim > 0:
+            self.puzzle_emb = PuzzleEmbedding(config.num_puzzle_identifiers, config.puzzle_emb_ndim)
+        if config.pos_encodings == "rope":
+            head_dim = config.hidden_size // config.num_heads
+            self.rotary_emb = RotaryEmbedding(head_dim, self.length, config.rope_theta)
+        elif config.pos_encodings == "learned":
+            self.embed_pos = Embedding(self.length, config.hidden_size, std=1 / self.scale, dtype=self.dtype)
+
+    def puzzle_rows(self, batch: dict[str, Tensor]) -> Tensor | None:
+        """The batch's rows (B, E) of the puzzle table, in training as the leaf that receives their gradient."""
+        return self.puzzle_emb(batch["puzzle_identifiers"]) if self.prefix_len else None
+
+    def embed(self, inputs: Tensor, puzzle_rows: Tensor | None) -> Tensor:
+        """`x = sqrt(D) · cat(puzzle prefix, token embedding)`, shape (B, L, D)."""
+        x = self.embed_tokens(inputs)
+        if puzzle_rows is not None:
+            room = self.prefix_len * x.shape[-1] - puzzle_rows.shape[-1]
+            prefix = F.pad(puzzle_rows, (0, room)).view(-1, self.prefix_len, x.shape[-1])
+            x = torch.cat((prefix.to(x.dtype), x), dim=1)
+        if hasattr(self, "embed_pos"):
+            x = math.sqrt(0.5) * (x + self.embed_pos.embedding_weight.to(x.dtype))
+        return self.scale * x
+
+    def cos_sin(self) -> tuple[Tensor, Tensor] | None:
+        return self.rotary_emb() if hasattr(self, "rotary_emb") else None

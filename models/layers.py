@@ -1,0 +1,132 @@
+"""The layers every architecture shares: linear maps, embeddings, RMS norm, rotary positions, attention, SwiGLU.
+
+Shapes: B batch, L sequence length with the puzzle prefix, D hidden size, N heads, H head width.
+Parameters are float32; every layer casts its weight to the dtype of what comes in, so the caller's activations
+decide the compute dtype.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def truncated_normal_(tensor: Tensor, std: float, bound: float = 2.0) -> Tensor:
+    """Fill `tensor` in place from a normal truncated at ±`bound` σ whose *resulting* std is `std`.
+
+    `torch.nn.init.trunc_normal_` leaves the truncated std smaller than asked for (0.88 of it at 2σ).
+    """
+    if std == 0:
+        return tensor.zero_()
+    density = math.exp(-0.5 * bound**2) / math.sqrt(2 * math.pi)
+    mass = math.erf(bound / math.sqrt(2))
+    sigma = std / math.sqrt(1 - 2 * bound * density / mass)
+    with torch.no_grad():
+        return nn.init.trunc_normal_(tensor, std=sigma, a=-bound * sigma, b=bound * sigma)
+
+
+def rms_norm(x: Tensor, eps: float) -> Tensor:
+    """Divide the last axis by its root mean square, computed in float32, without a learned weight."""
+    x32 = x.float()
+    return (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+class Linear(nn.Module):
+    """`x @ weight.T (+ bias)` with a truncated-normal weight of std 1/sqrt(fan_in) and a zero bias."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = False):
+        super().__init__()
+        self.weight = nn.Parameter(
+            truncated_normal_(torch.empty(out_features, in_features), in_features**-0.5)
+        )
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+class Embedding(nn.Module):
+    """A table of `num` rows of width `dim`, read in `dtype`."""
+
+    def __init__(self, num: int, dim: int, std: float, dtype: torch.dtype):
+        super().__init__()
+        self.dtype = dtype
+        self.embedding_weight = nn.Parameter(truncated_normal_(torch.empty(num, dim), std))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.embedding_weight.to(self.dtype))
+
+
+class RotaryEmbedding(nn.Module):
+    """Cosine and sine tables of rotary positions (arXiv 2104.09864), split-halves convention."""
+
+    def __init__(self, head_dim: int, length: int, theta: float):
+        super().__init__()
+        frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+        angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)  # (L, H/2)
+        angles = torch.cat((angles, angles), dim=-1)  # (L, H)
+        # Not in the state dict: published checkpoints do not carry them.
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        return self.cos, self.sin
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate queries or keys (B, L, N, H) by their positions; `cos`, `sin` (L, H) in float32."""
+    x32 = x.to(cos.dtype)
+    first, second = x32.chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    return (x32 * cos.unsqueeze(-2) + turned * sin.unsqueeze(-2)).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Bidirectional multi-head self-attention without biases; the head width is floor(D / N)."""
+
+    def __init__(self, hidden_size: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.head_dim = hidden_size // num_heads
+        width = num_heads * self.head_dim
+        self.qkv_proj = Linear(hidden_size, 3 * width)
+        self.o_proj = Linear(width, hidden_size)
+
+    def forward(self, h: Tensor, cos_sin: tuple[Tensor, Tensor] | None) -> Tensor:
+        batch, length, _ = h.shape
+        qkv = self.qkv_proj(h).view(
+            batch, length, 3 * self.num_heads, self.head_dim
+        )  # q heads, k heads, v heads
+        q, k, v = qkv.split(self.num_heads, dim=2)  # each (B, L, N, H)
+        if cos_sin is not None:
+            q, k = rotate(q, *cos_sin), rotate(k, *cos_sin)
+        out = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))  # (B, N, L, H)
+        return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q kᵀ / sqrt(H)) v for (B, N, L, H)."""
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def swiglu_width(width: int, expansion: float) -> int:
+    """Inner width of SwiGLU: two thirds of `expansion · width`, rounded up to a multiple of 256."""
+    return -(-round(expansion * width * 2 / 3) // 256) * 256
+
+
+class SwiGLU(nn.Module):
+    """`down(silu(gate) · up)` (arXiv 2002.05202) over the last axis, gate and up in one matrix, gate first."""
+
+    def __init__(self, width: int, expansion: float):
+        super().__init__()
+        inner = swiglu_width(width, expansion)
+        self.gate_up_proj = Linear(width, 2 * inner)
+        self.down_proj = Linear(inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+        return self.down_proj(F.silu(gate) * up)

@@ -1,0 +1,67 @@
+"""AdamATan2 (arXiv 2407.05872, section 4): Adam whose step is `atan2(m, √v)`, so that it needs no epsilon.
+
+Differs from Adam with decoupled decay in that one line, and in that the first bias correction scales the step
+instead of the numerator.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.optim import Optimizer
+
+
+class AdamATan2(Optimizer):
+    """Per tensor: `p *= 1 - lr·wd; m = lerp(m, g, 1-β1); v = lerp(v, g², 1-β2);`
+    `p -= lr/(1-β1ᵗ) · atan2(m, √v / √(1-β2ᵗ))`.
+
+    State per parameter: `step` (float32 scalar on the CPU), `exp_avg`, `exp_avg_sq`. `lr` may be 0.
+    """
+
+    def __init__(
+        self, params, lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.95), weight_decay: float = 0.1
+    ):
+        if lr < 0 or weight_decay < 0 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(
+                f"AdamATan2 needs lr >= 0, weight_decay >= 0 and betas in [0, 1), "
+                f"got lr={lr}, weight_decay={weight_decay}, betas={betas}"
+            )
+        super().__init__(params, {"lr": lr, "betas": tuple(betas), "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                self._update(params, group["lr"], *group["betas"], group["weight_decay"])
+        return loss
+
+    def _update(self, params: list, lr: float, beta1: float, beta2: float, weight_decay: float) -> None:
+        states = [self._state(p) for p in params]
+        grads = [p.grad for p in params]
+        exp_avgs = [state["exp_avg"] for state in states]
+        exp_avg_sqs = [state["exp_avg_sq"] for state in states]
+        for state in states:
+            state["step"] += 1
+        t = states[0][
+            "step"
+        ].item()  # on the CPU: no synchronisation; equal for all, they always step together
+
+        torch._foreach_mul_(params, 1 - lr * weight_decay)
+        torch._foreach_lerp_(exp_avgs, grads, 1 - beta1)
+        torch._foreach_lerp_(exp_avg_sqs, torch._foreach_mul(grads, grads), 1 - beta2)
+        denominators = torch._foreach_sqrt(exp_avg_sqs)
+        torch._foreach_div_(denominators, (1 - beta2**t) ** 0.5)
+        angles = [torch.atan2(m, d, out=d) for m, d in zip(exp_avgs, denominators, strict=True)]
+        torch._foreach_add_(params, angles, alpha=-lr / (1 - beta1**t))
+
+    def _state(self, p: torch.Tensor) -> dict:
+        state = self.state[p]
+        if not state:
+            state["step"] = torch.tensor(0.0)
+            state["exp_avg"] = torch.zeros_like(p)
+            state["exp_avg_sq"] = torch.zeros_like(p)
+        return state

@@ -1,0 +1,47 @@
+"""An update that non-finite numbers cannot pass, decided on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+def all_finite(tensors: Iterable[Tensor]) -> Tensor:
+    """A bool scalar on the device: whether every element of every tensor is finite. One pass, no synchronisation."""
+    norms = torch._foreach_norm(list(tensors))
+    return torch.stack(norms).isfinite().all()
+
+
+@torch.no_grad()
+def guarded(
+    ok: Tensor, optimizers: Iterable[Optimizer], shadow: Iterable[Tensor], update: Callable[[], None]
+) -> None:
+    """Run `update()`; where `ok` is false every parameter, optimizer state and `shadow` tensor keeps its value.
+
+    On the CPU the host may ask `ok` at no cost. On an accelerator asking would stall the queue each step, so the
+    update runs on copies' terms: values are kept aside and put back under the mask, a few percent of a step's memory
+    traffic. State that an optimizer creates in its first step is put back to zero.
+    """
+    if ok.device.type == "cpu":
+        if ok:
+            update()
+        return
+    optimizers, shadow = list(optimizers), list(shadow)
+    kept = {tensor: tensor.clone() for tensor in _tensors(optimizers, shadow, ok.device)}
+    update()
+    for tensor in _tensors(optimizers, shadow, ok.device):
+        before = kept.get(tensor)
+        tensor.copy_(torch.where(ok, tensor, torch.zeros_like(tensor) if before is None else before))
+
+
+def _tensors(optimizers: list[Optimizer], shadow: list[Tensor], device: torch.device) -> list[Tensor]:
+    """What an update changes on `device` (step counts of torch's optimizers live on the CPU)."""
+    found = list(shadow)
+    for optimizer in optimizers:
+        found += [p for group in optimizer.param_groups for p in group["params"]]
+        for state in optimizer.state.values():
+            found += [value for value in state.values() if isinstance(value, Tensor)]
+    return [tensor for tensor in found if tensor.device.type == device.type]

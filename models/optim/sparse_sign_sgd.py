@@ -1,0 +1,61 @@
+"""SignSGD on the rows of the puzzle table that the batch touched.
+
+Shapes: B batch (of this rank), E `puzzle_emb_ndim`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from models.puzzle_embedding import PuzzleEmbedding
+
+
+def sum_by_id(ids: Tensor, rows: Tensor) -> Tensor:
+    """For every row (B, E) the sum over the rows with the same id.
+
+    A sort and a segment sum; `torch.unique` would make the host wait for the device.
+    """
+    sorted_ids, order = torch.sort(ids, stable=True)
+    starts = torch.ones_like(sorted_ids)
+    starts[1:] = (sorted_ids[1:] != sorted_ids[:-1]).to(starts.dtype)
+    segment = starts.cumsum(0) - 1  # (B,), of the sorted rows
+    sums = torch.zeros_like(rows).index_add_(0, segment, rows[order])
+    return torch.empty_like(rows).index_copy_(0, order, sums[segment])
+
+
+class SparseSignSGD(Optimizer):
+    """`p <- p·(1 - lr·wd) - lr·sign(Σg)` on the touched rows; gradients of equal ids are summed, over all ranks.
+
+    `gather` concatenates a tensor of every rank in rank order; the identity for one process. A step without a
+    gradient (no training call since the last step) changes nothing.
+    """
+
+    def __init__(
+        self,
+        table: PuzzleEmbedding,
+        lr: float = 1e-2,
+        weight_decay: float = 0.1,
+        gather: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    ):
+        super().__init__([table.weights], {"lr": lr, "weight_decay": weight_decay})
+        self.table, self.gather = table, gather
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.table.leaf = self.table.leaf_ids = None
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        assert closure is None, "SparseSignSGD takes no closure"
+        leaf = self.table.leaf
+        if leaf is None or leaf.grad is None:
+            return
+        (group,) = self.param_groups
+        ids, gradient = self.gather(self.table.leaf_ids).long(), self.gather(leaf.grad)
+        weights = self.table.weights
+        rows = weights[ids] * (1 - group["lr"] * group["weight_decay"])
+        rows -= group["lr"] * torch.sign(sum_by_id(ids, gradient))
+        weights[ids] = rows  # equal ids write equal rows

@@ -1,0 +1,144 @@
+"""What the five architectures share: settings, embedding, recursion with gradient in its last cycle, heads.
+
+The paper's letters (arXiv 2510.04871): x is the embedded question, y the current answer (HRM's z_H), z the latent
+reasoning state (HRM's z_L). A *state* is the tuple of latents that a supervision step carries on, each (B, L, D).
+Shapes: B batch, S `seq_len`, P prefix length, L = P + S, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from models.blocks import Block, Network
+from models.embeddings import InputEmbedding, prefix_length
+from models.layers import Linear, truncated_normal_
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+State = tuple[Tensor, ...]
+
+
+class RecursiveConfig(BaseModel):
+    """Settings under `arch` plus the three numbers that the dataset decides. Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    seq_len: int = Field(gt=0)
+    vocab_size: int = Field(gt=1)
+    num_puzzle_identifiers: int = Field(default=1, gt=0)
+
+    hidden_size: int = Field(default=512, gt=0)
+    num_heads: int = Field(default=8, gt=0)
+    expansion: float = Field(default=4, gt=0)
+    H_cycles: int = Field(default=3, ge=1)
+    L_cycles: int = Field(default=6, ge=1)
+    H_layers: int = Field(default=0, ge=0)
+    L_layers: int = Field(default=2, ge=0)
+    pos_encodings: Literal["rope", "learned", "none"] = "rope"
+    rope_theta: float = Field(default=10000.0, gt=0)
+    rms_norm_eps: float = Field(default=1e-5, gt=0)
+    mlp_t: bool = False
+    puzzle_emb_ndim: int = Field(default=512, ge=0)
+    puzzle_emb_len: int = Field(default=16, ge=0)
+    forward_dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
+
+    halt_max_steps: int = Field(default=16, ge=1)
+    halt_exploration_prob: float = Field(default=0.1, ge=0, le=1)
+    no_ACT_continue: bool = True
+    halting: Literal["halt", "q_learning"] | None = None
+    act_enabled: bool = True
+    act_inference: bool = False
+
+    @model_validator(mode="after")
+    def check_widths(self):
+        prefix_length(self.hidden_size, self.puzzle_emb_ndim, self.puzzle_emb_len)
+        head_dim = self.hidden_size // self.num_heads
+        if not self.mlp_t and head_dim == 0:
+            raise ValueError(
+                f"num_heads={self.num_heads} is more than hidden_size={self.hidden_size}: lower it"
+            )
+        if not self.mlp_t and self.pos_encodings == "rope" and head_dim % 2:
+            raise ValueError(
+                f"rope needs an even head width, but hidden_size={self.hidden_size} / num_heads={self.num_heads} "
+                f"gives {head_dim}: change one of them, or pos_encodings"
+            )
+        return self
+
+
+class RecursiveModel(InputEmbedding):
+    """embed -> recur -> heads; a subclass names its latents and says what one cycle does.
+
+    Published checkpoints call this module `inner`. A subclass sets `latents` (name in the carry -> name of its
+    initial value, a persistent buffer) in the order of its state, the answer first, and `networks`.
+    """
+
+    Config: ClassVar[type[RecursiveConfig]] = RecursiveConfig
+    latents: ClassVar[dict[str, str]] = {"z_H": "H_init", "z_L": "L_init"}
+    networks: ClassVar[tuple[str, ...]] = ("L_level",)
+    # Halting as published, used where the config says null: what is compared, and whether q_continue is learned.
+    published_halting: ClassVar[Literal["halt", "q_learning", "q_untrained"]] = "halt"
+
+    def __init__(self, config: RecursiveConfig):
+        super().__init__(config, dtype=DTYPES[config.forward_dtype])
+        self.config = config
+        self.H_cycles, self.L_cycles = config.H_cycles, config.L_cycles
+        self.lm_head = Linear(config.hidden_size, config.vocab_size)
+        self.q_head = Linear(config.hidden_size, 2, bias=True)
+        with torch.no_grad():  # nothing halts until the head has learned to say so
+            self.q_head.weight.zero_()
+            self.q_head.bias.fill_(-5.0)
+        self.add_tables(config)
+        for init in self.latents.values():
+            # Of the compute dtype: float32 ones would silently promote the whole recursion.
+            value = truncated_normal_(torch.empty(config.hidden_size), std=1.0).to(self.dtype)
+            self.register_buffer(init, value)
+        for network in self.networks:
+            num_layers = config.H_layers if network == "H_level" else config.L_layers
+            setattr(self, network, self.make_network(num_layers))
+
+    def make_network(self, num_layers: int) -> Network:
+        c = self.config
+        return Network(
+            [
+                Block(c.hidden_size, c.num_heads, c.expansion, self.length, c.mlp_t, c.rms_norm_eps)
+                for _ in range(num_layers)
+            ]
+        )
+
+    def initial_state(self, batch_size: int) -> State:
+        """The latents before the first supervision step, each (B, L, D), in the compute dtype."""
+        inits = (getattr(self, init) for init in self.latents.values())
+        return tuple(init.expand(batch_size, self.length, -1) for init in inits)
+
+    def cycle(self, state: State, x: Tensor) -> State:
+        """One H-cycle: the architecture's own equations."""
+        raise NotImplementedError(f"{type(self).__name__} must define cycle(state, x)")
+
+    def recur(self, state: State, x: Tensor) -> State:
+        """One supervision step: `H_cycles` cycles, only the last with gradient."""
+        with torch.no_grad():
+            for _ in range(self.H_cycles - 1):
+                state = self.cycle(state, x)
+        return self.cycle(state, x)
+
+    def apply_network(self, network: nn.Module, h: Tensor, injection: Tensor | None) -> Tensor:
+        return network(h, injection, self.cos_sin())
+
+    def heads(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (B, S, V) in the compute dtype and q_halt, q_continue (B,) in float32, read from the answer."""
+        answer = state[0]
+        logits = self.lm_head(answer)[:, self.prefix_len :]
+        q = self.q_head(answer[:, 0]).float()
+        return logits, q[:, 0], q[:, 1]
+
+    def forward(
+        self, state: State, inputs: Tensor, puzzle_rows: Tensor | None
+    ) -> tuple[State, tuple[Tensor, Tensor, Tensor]]:
+        """One supervision step from `state` on `inputs` (B, S): the detached new state, and the heads' outputs."""
+        state = self.recur(state, self.embed(inputs, puzzle_rows))
+        outputs = self.heads(state)
+        return tuple(latent.detach() for latent in state), outputs
