@@ -1,0 +1,138 @@
+"""Devices, seeds and the compile switch."""
+
+import random
+import sysconfig
+
+import numpy as np
+import pytest
+import torch
+
+from utils import device as device_module
+from utils.device import compile_policy, make_deterministic, random_state, resolve_device, seed_everything
+from utils.device import set_random_state as restore
+from utils.errors import UserError
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch):
+    monkeypatch.delenv("DISABLE_COMPILE", raising=False)
+    monkeypatch.delenv("CXX", raising=False)
+
+
+def pretend(monkeypatch, *, cuda: int = 0, mps: bool = False):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+
+@pytest.mark.parametrize(
+    ("machine", "expected"),
+    [({}, "cpu"), ({"mps": True}, "mps"), ({"cuda": 2}, "cuda:1"), ({"cuda": 2, "mps": True}, "cuda:1")],
+)
+def test_auto_takes_the_best_device_of_the_machine(monkeypatch, machine, expected):
+    pretend(monkeypatch, **machine)
+    assert str(resolve_device("auto", local_rank=1)) == expected
+
+
+def test_several_processes_of_a_machine_with_mps_share_the_cpu(monkeypatch):
+    pretend(monkeypatch, mps=True)
+    assert resolve_device("auto", num_local_ranks=2) == CPU
+
+
+@pytest.mark.parametrize(
+    ("name", "machine", "local_rank", "message"),
+    [
+        ("cuda", {}, 0, "device=cuda.*device=auto or device=cpu"),
+        ("mps", {}, 0, "device=mps.*device=auto or device=cpu"),
+        ("cuda", {"cuda": 2}, 2, "there are 2.*nproc-per-node 2"),
+        ("auto", {"cuda": 1}, 1, "there are 1"),
+        ("tpu", {}, 0, "device=tpu.*auto, cuda, mps, cpu"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused_with_the_cure(monkeypatch, name, machine, local_rank, message):
+    pretend(monkeypatch, **machine)
+    with pytest.raises(UserError, match=message):
+        resolve_device(name, local_rank)
+
+
+@pytest.mark.parametrize("value", ["1", "true", "yes"])
+def test_disable_compile_wins_over_compile_true(monkeypatch, value):
+    monkeypatch.setenv("DISABLE_COMPILE", value)
+    assert compile_policy(True, CUDA) == (False, "eager: DISABLE_COMPILE is set")
+
+
+@pytest.mark.parametrize("value", ["", "0", "false"])
+def test_disable_compile_set_to_nothing_or_zero_disables_nothing(monkeypatch, value):
+    monkeypatch.setenv("DISABLE_COMPILE", value)
+    monkeypatch.setattr(device_module, "missing_toolchain", lambda: None)
+    assert compile_policy("auto", CUDA)[0]
+
+
+def test_compile_auto_compiles_on_cuda_and_not_on_mps(monkeypatch):
+    monkeypatch.setattr(device_module, "missing_toolchain", lambda: None)
+    assert compile_policy("auto", CUDA)[0]
+    assert not compile_policy("auto", torch.device("mps"))[0]
+    assert compile_policy(True, torch.device("mps"))[0]
+    assert not compile_policy(False, CUDA)[0]
+
+
+def test_without_a_compiler_compile_true_falls_back_to_eager_and_names_it(monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    compiled, reason = compile_policy(True, CPU)
+    assert not compiled
+    assert "C++ compiler" in reason
+    assert "\n" not in reason
+
+
+def test_the_compiler_named_by_cxx_is_the_one_looked_for(monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", "no-such-compiler -O3")
+    assert "no-such-compiler" in compile_policy(True, CPU)[1]
+
+
+def test_without_python_headers_compile_true_falls_back_to_eager(monkeypatch, tmp_path):
+    monkeypatch.setattr(device_module.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(device_module.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    assert "Python.h" in compile_policy(True, CPU)[1]
+    (tmp_path / "Python.h").touch()
+    assert compile_policy(True, CPU)[0]
+
+
+def test_an_unknown_compile_setting_is_refused():
+    with pytest.raises(UserError, match="compile=sometimes"):
+        compile_policy("sometimes", CPU)
+
+
+def draws():
+    return random.random(), np.random.rand(), torch.rand(3).tolist()  # noqa: NPY002
+
+
+def test_a_seed_repeats_every_global_generator():
+    seed_everything(7)
+    first = draws()
+    seed_everything(8)
+    assert draws() != first
+    seed_everything(7)
+    assert draws() == first
+
+
+def test_a_random_state_survives_a_file_and_goes_on_where_it_was(tmp_path):
+    seed_everything(3)
+    random.gauss(0, 1), np.random.randn()  # noqa: NPY002 - leaves half a pair of normals cached
+    torch.save(random_state(CPU), tmp_path / "state")
+    expected = draws(), random.gauss(0, 1), np.random.randn()  # noqa: NPY002
+    seed_everything(4)
+    restore(torch.load(tmp_path / "state", weights_only=True), CPU)
+    assert (draws(), random.gauss(0, 1), np.random.randn()) == expected  # noqa: NPY002
+
+
+def test_make_deterministic_binds_the_cpu_only():
+    try:
+        make_deterministic(CUDA)
+        assert not torch.are_deterministic_algorithms_enabled()
+        make_deterministic(CPU)
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)

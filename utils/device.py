@@ -1,0 +1,122 @@
+"""The device, seeds, reproducibility and whether to compile: the only module that asks what the machine has."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import shutil
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from utils.errors import UserError
+
+DEVICE_NAMES = ("auto", "cuda", "mps", "cpu")
+
+# What `compile=auto` does on a CPU. Compiling the recursion takes longer than a short CPU run gains from it.
+COMPILE_ON_CPU = False
+
+
+def resolve_device(name: str, local_rank: int = 0, num_local_ranks: int = 1) -> torch.device:
+    """The device of this process; `auto` takes CUDA, then MPS, then the CPU.
+
+    Raises `UserError` for an unknown name, a device this machine lacks, and more processes than devices.
+    """
+    if name not in DEVICE_NAMES:
+        raise UserError(f"device={name}: unknown; use one of {', '.join(DEVICE_NAMES)}")
+    # Several processes cannot share one MPS device over Gloo, so `auto` gives them the CPU.
+    has_mps = torch.backends.mps.is_available() and num_local_ranks == 1
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
+    if name == "cuda":
+        if not torch.cuda.is_available():
+            built = "sees no GPU" if torch.version.cuda or torch.version.hip else "is a build without CUDA"
+            raise UserError(f"device=cuda: torch {torch.__version__} {built}; use device=auto or device=cpu")
+        count = torch.cuda.device_count()
+        if local_rank >= count:
+            raise UserError(
+                f"device=cuda: process {local_rank} of this machine needs a GPU of its own and there are {count}; "
+                f"start at most {count} processes (torchrun --nproc-per-node {count}) or use device=cpu"
+            )
+        return torch.device("cuda", local_rank)
+    if name == "mps" and not has_mps:
+        why = "one process only" if num_local_ranks > 1 else "not available on this machine"
+        raise UserError(f"device=mps: {why}; use device=auto or device=cpu")
+    return torch.device(name)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's global generators (torch's on every device)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries that draw from the global generator are meant too
+    torch.manual_seed(seed)
+
+
+def make_deterministic(device: torch.device) -> None:
+    """On a CPU, ask torch for algorithms that repeat bit for bit; elsewhere exact repetition is not promised."""
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+        # Filling every new tensor with NaN is a debugging aid that costs time and changes no result.
+        torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def random_state(device: torch.device) -> dict:
+    """The state of every global generator, as tensors, numbers and lists that `torch.load` reads safely."""
+    kind, keys, position, has_gauss, cached_gaussian = np.random.get_state()  # noqa: NPY002
+    state = {
+        "python": random.getstate(),
+        "numpy": [kind, keys.tolist(), int(position), int(has_gauss), float(cached_gaussian)],
+        "torch": torch.get_rng_state(),
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    if device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict, device: torch.device) -> None:
+    """Put back what `random_state` returned; another kind of device keeps its own generator's state."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+    if device.type == "mps" and "mps" in state:
+        torch.mps.set_rng_state(state["mps"])
+
+
+def compile_policy(compile: str | bool, device: torch.device) -> tuple[bool, str]:
+    """Whether to use `torch.compile`, and the reason in one line.
+
+    `DISABLE_COMPILE` in the environment wins over the setting (any value but an empty one, 0, false and no).
+    """
+    if compile not in ("auto", True, False):
+        raise UserError(f"compile={compile}: unknown; use auto, true or false")
+    if os.environ.get("DISABLE_COMPILE", "").strip().lower() not in ("", "0", "false", "no"):
+        return False, "eager: DISABLE_COMPILE is set"
+    if compile is False:
+        return False, "eager: compile=false"
+    if compile == "auto" and not (device.type == "cuda" or (device.type == "cpu" and COMPILE_ON_CPU)):
+        return (
+            False,
+            f"eager: compile=auto compiles on CUDA, this is {device.type} (compile=true asks for it)",
+        )
+    if missing := missing_toolchain():
+        return False, f"eager: torch.compile needs {missing}, which this machine lacks"
+    return True, f"compiled: compile={str(compile).lower()} on {device.type}"
+
+
+def missing_toolchain() -> str | None:
+    """What `torch.compile` lacks on this machine to build its kernels and launchers, None when it has all."""
+    compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++", "cl"]
+    if not any(shutil.which(compiler.split()[0]) for compiler in compilers):
+        return f"a C++ compiler ({', '.join(compilers)})"
+    if platform.system() == "Linux" and not Path(sysconfig.get_paths()["include"], "Python.h").exists():
+        return "Python's headers (Python.h, in the package python3-dev)"
+    return None

@@ -1,0 +1,247 @@
+"""`World`: the processes of one run, with collectives that do nothing when there is only one."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as dist
+
+from utils.device import resolve_device
+from utils.errors import UserError
+
+BUCKET_BYTES = 25 * 2**20
+DEFAULT_TIMEOUT_SECONDS = 600.0
+# How long a rank that fails after another one waits for that one to have shown its error.
+SHOW_SECONDS = 5.0
+
+
+@dataclass
+class World:
+    """This process's place among all processes of the run.
+
+    Use it as a context manager around everything that calls a collective: a rank that fails then shows its own
+    error, once among all ranks, and ends at once with a non-zero code, so that the others end as well.
+    Every collective must be called by all ranks in the same order.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    _vote: tuple[torch.Tensor, dist.Work] | None = field(default=None, repr=False)
+
+    @classmethod
+    def start(cls, device_name: str = "auto", timeout_seconds: float | None = None) -> World:
+        """Join the processes that `torchrun` started (its environment variables say so), or be alone.
+
+        `timeout_seconds` bounds every collective; None reads `DIST_TIMEOUT_SECONDS`, else 600.
+        CUDA tensors travel over NCCL, CPU tensors over Gloo.
+        """
+        size = _number_from_env("WORLD_SIZE", 1, int)
+        if size == 1:
+            return cls(device=resolve_device(device_name))
+        rank = _number_from_env("RANK", 0, int)
+        local_rank = _number_from_env("LOCAL_RANK", 0, int)
+        device = resolve_device(device_name, local_rank, _number_from_env("LOCAL_WORLD_SIZE", size, int))
+        if timeout_seconds is None:
+            timeout_seconds = _number_from_env("DIST_TIMEOUT_SECONDS", DEFAULT_TIMEOUT_SECONDS, float)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
+        return cls(rank, size, local_rank, device)
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def print(self, *values: object) -> None:
+        """Print on rank 0 only, above a progress bar where one is shown."""
+        if self.is_main:
+            from tqdm import tqdm
+
+            tqdm.write(" ".join(map(str, values)))
+
+    # Collectives
+
+    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum `tensor` over ranks in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Every rank's (n, ...) tensor in rank order, (size·n, ...); shapes must be equal over ranks."""
+        if self.size == 1:
+            return tensor
+        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.size)]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    def gather_object(self, obj: Any) -> list[Any]:
+        """Every rank's object in rank order, on every rank; objects must pickle."""
+        if self.size == 1:
+            return [obj]
+        objects: list[Any] = [None] * self.size
+        dist.all_gather_object(objects, obj)
+        return objects
+
+    def broadcast_object(self, obj: Any) -> Any:
+        """Rank 0's object on every rank; it must pickle."""
+        if self.size == 1:
+            return obj
+        box = [obj]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def broadcast_(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Overwrite `tensors` in place with rank 0's."""
+        if self.size > 1:
+            self._in_buckets(list(tensors), lambda flat: dist.broadcast(flat, src=0, async_op=True))
+
+    def sum_gradients(self, parameters: Iterable[torch.Tensor]) -> None:
+        """Sum the gradients over ranks in place, in few flat buckets; parameters without a gradient are skipped.
+
+        The calls are not overlapped with backward: one network is applied many times per step, so its gradients
+        are complete only when backward ends, which leaves nothing to overlap with.
+        """
+        if self.size > 1:
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            self._in_buckets(gradients, lambda flat: dist.all_reduce(flat, async_op=True))
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.size > 1:
+            dist.all_reduce(torch.zeros(1))  # on the CPU, so that it needs no idle GPU
+
+    def any_flags(self, *flags: bool) -> tuple[bool, ...]:
+        """Which of the flags any rank raised, the same answer on every rank; call it once a step.
+
+        With several ranks the answer is that of the call before (the first is all False): the vote travels
+        while the step computes, so that nobody waits for it.
+        """
+        if self.size == 1:
+            return tuple(map(bool, flags))
+        before = self._finish_vote()
+        votes = torch.tensor(flags, dtype=torch.int32)
+        self._vote = votes, dist.all_reduce(votes, op=dist.ReduceOp.MAX, async_op=True)
+        return (False,) * len(flags) if before is None else tuple(map(bool, before.tolist()))
+
+    def _finish_vote(self) -> torch.Tensor | None:
+        if self._vote is None:
+            return None
+        votes, work = self._vote
+        self._vote = None
+        work.wait()
+        return votes
+
+    @staticmethod
+    def _in_buckets(tensors: list[torch.Tensor], start: Callable[[torch.Tensor], dist.Work]) -> None:
+        """Run a collective on flat copies of the tensors, all buckets in flight together, and copy back."""
+        flights = []
+        with torch.no_grad():
+            for bucket in _buckets(tensors, BUCKET_BYTES):
+                flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+                flights.append((bucket, flat, start(flat)))
+            for bucket, flat, work in flights:
+                work.wait()
+                parts = flat.split([tensor.numel() for tensor in bucket])
+                torch._foreach_copy_(
+                    bucket, [part.view_as(tensor) for part, tensor in zip(parts, bucket, strict=True)]
+                )
+
+    # Life and death
+
+    def close(self) -> None:
+        """Leave the process group; called by every rank when all is well."""
+        if self.size > 1 and dist.is_initialized():
+            self._finish_vote()
+            dist.destroy_process_group()
+
+    def __enter__(self) -> World:
+        return self
+
+    def __exit__(self, kind, error: BaseException | None, trace) -> None:
+        succeeded = error is None or (isinstance(error, SystemExit) and not error.code)
+        if succeeded or self.size == 1:
+            self.close()
+        else:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> NoReturn:
+        """Show the error unless another rank has shown one, and end this process without waiting for the others.
+
+        Leaving in the ordinary way would hang: destructors of the process group wait for the failed rank.
+        """
+        store_key = f"failure/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        try:
+            store = dist.distributed_c10d._get_default_store()
+            store.set_timeout(timedelta(seconds=SHOW_SECONDS))
+            first = store.add(store_key, 1) == 1
+            if first:
+                self._show(error)
+                store.set(f"{store_key}/shown", "yes")
+            else:
+                # Ending earlier could make the launcher kill the first rank before it has shown its error.
+                store.wait([f"{store_key}/shown"], timedelta(seconds=SHOW_SECONDS))
+        except (RuntimeError, ValueError):  # the store lived in a process that is gone, or was never made
+            self._show(error)
+        sys.stdout.flush()
+        os._exit(_exit_code(error))
+
+    def _show(self, error: BaseException) -> None:
+        if isinstance(error, UserError):
+            message = f"error: {error}"
+        elif isinstance(error, KeyboardInterrupt):
+            message = f"rank {self.rank}: interrupted"
+        elif isinstance(error, SystemExit):
+            message = f"rank {self.rank}: {error.code}" if isinstance(error.code, str) else ""
+        elif _is_lost_contact(error):
+            first_line = str(error).strip().partition("\n")[0]
+            message = f"error: rank {self.rank} lost contact with another rank, which has ended or hangs: {first_line}"
+        else:
+            message = f"rank {self.rank} failed:\n" + "".join(traceback.format_exception(error)).rstrip()
+        if message:
+            print(message, file=sys.stderr, flush=True)
+
+
+def _buckets(tensors: Iterable[torch.Tensor], limit_bytes: int) -> Iterator[list[torch.Tensor]]:
+    """Group tensors of one dtype and device, in order, into lists of at most `limit_bytes` (or one tensor)."""
+    open_buckets: dict[tuple, tuple[list[torch.Tensor], int]] = {}
+    for tensor in tensors:
+        kind = (tensor.dtype, tensor.device)
+        bucket, size = open_buckets.get(kind, ([], 0))
+        if bucket and size + tensor.nbytes > limit_bytes:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(tensor)
+        open_buckets[kind] = bucket, size + tensor.nbytes
+    yield from (bucket for bucket, _ in open_buckets.values())
+
+
+def _is_lost_contact(error: BaseException) -> bool:
+    """Whether a collective failed because another rank is gone or late (Gloo raises a plain RuntimeError)."""
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error).lower()
+    )
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    return 2 if isinstance(error, UserError) else 130 if isinstance(error, KeyboardInterrupt) else 1
+
+
+def _number_from_env(name: str, default: float, kind: type) -> Any:
+    text = os.environ.get(name, "")
+    try:
+        return kind(text) if text else default
+    except ValueError:
+        raise UserError(f"environment variable {name}={text!r} must be a number ({kind.__name__})") from None

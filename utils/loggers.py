@@ -1,0 +1,235 @@
+"""Where metrics go: the console, `metrics.jsonl` and Weights & Biases; only rank 0 gets loggers that do anything."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+
+METRICS_FILE = "metrics.jsonl"
+# Seconds to wait for the W&B server before the run goes on offline.
+WANDB_INIT_SECONDS = 30
+
+
+class Logger:
+    """The interface of every logger; as it stands, the one of silent ranks."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record metrics, by their full names, at a training step."""
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Record values that describe the run as a whole."""
+
+    def close(self) -> None:
+        """Write out everything; the logger is not used afterwards."""
+
+
+class JsonLinesLogger(Logger):
+    """One JSON object a line: `step`, `time` (seconds since 1970) and the metrics; each line is written at once.
+
+    Lines of steps after `start_step`, and what a crash left half written, are removed first: a resumed run writes
+    them again. A value that is not finite is written as null, since JSON knows no NaN.
+    """
+
+    def __init__(self, path: Path, start_step: int = 0):
+        self.path = path
+        try:
+            truncate_after(path, start_step)
+            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open until close()
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        record = {"step": step, "time": round(time.time(), 3)}
+        record |= {name: _finite_or_none(value) for name, value in metrics.items()}
+        try:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+
+    def close(self) -> None:
+        try:
+            self._file.close()
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+
+
+class ConsoleLogger(Logger):
+    """Training metrics beside the progress bar, all other metrics as one line above it."""
+
+    def __init__(self, print_line: Callable[[str], None], bar=None):
+        self._print, self._bar = print_line, bar
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        training = {
+            name.removeprefix("train/"): v for name, v in metrics.items() if name.startswith("train/")
+        }
+        if training and self._bar is not None:
+            shown = {short: training[name] for name, short in _BAR_METRICS.items() if name in training}
+            self._bar.set_postfix_str(format_metrics(shown), refresh=False)
+        if others := {name: value for name, value in metrics.items() if not name.startswith("train/")}:
+            self._print(f"step {step}: {format_metrics(others)}")
+
+
+class WandbLogger(Logger):
+    """A W&B run, continued where `run_id` is known to the server; its files lie below `directory`."""
+
+    def __init__(self, run):
+        self._run = run
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self._run.log(dict(metrics), step=step)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        self._run.summary.update(dict(values))
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class Loggers(Logger):
+    """Several loggers as one. `run_id` names the W&B run and belongs in the checkpoint."""
+
+    def __init__(self, loggers: list[Logger], run_id: str | None = None):
+        self.loggers, self.run_id = loggers, run_id
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        for logger in self.loggers:
+            logger.log(metrics, step)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        for logger in self.loggers:
+            logger.summary(values)
+
+    def close(self) -> None:
+        for logger in self.loggers:
+            logger.close()
+
+
+def make_loggers(
+    world,
+    directory: Path,
+    *,
+    project: str,
+    run_name: str,
+    config: Mapping[str, Any],
+    start_step: int = 0,
+    run_id: str | None = None,
+    bar=None,
+) -> Loggers:
+    """Every logger of this rank; `bar` is the tqdm bar that shows training metrics.
+
+    `start_step` and `run_id` are those of the checkpoint a run resumes from.
+    """
+    if not world.is_main:
+        return Loggers([])
+    run_id = run_id or secrets.token_hex(4)  # not from a seeded generator: two runs of one seed are two runs
+    loggers: list[Logger] = [JsonLinesLogger(Path(directory, METRICS_FILE), start_step)]
+    if run := start_wandb(directory, project, run_name, config, run_id, world.print):
+        loggers.append(WandbLogger(run))
+    return Loggers([*loggers, ConsoleLogger(world.print, bar)], run_id)
+
+
+def wandb_disabled() -> bool:
+    """Whether the environment turns W&B off (WANDB_DISABLED=true, WANDB_MODE=disabled)."""
+    said = os.environ.get("WANDB_DISABLED", "").strip().lower()
+    return (
+        said in ("true", "1", "yes", "on") or os.environ.get("WANDB_MODE", "").strip().lower() == "disabled"
+    )
+
+
+def start_wandb(
+    directory: Path,
+    project: str,
+    run_name: str,
+    config: Mapping[str, Any],
+    run_id: str,
+    print_line: Callable[[str], None],
+):
+    """A W&B run: online when logged in and the server answers, else offline with one line, None when turned off."""
+    if wandb_disabled():
+        return None
+    import wandb
+
+    def init(mode: str):
+        # An id that the server knows continues that run; the folder keeps W&B's files out of the working directory.
+        settings = wandb.Settings(
+            init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", WANDB_INIT_SECONDS))
+        )
+        return wandb.init(
+            project=project,
+            name=run_name,
+            id=run_id,
+            resume="allow",
+            config=dict(config),
+            dir=str(directory),
+            mode=mode,
+            settings=settings,
+        )
+
+    if os.environ.get("WANDB_MODE", "").strip().lower() in ("offline", "dryrun"):
+        return init("offline")
+    try:
+        # Without `prompt=False` a terminal would be asked for a key before training starts.
+        if wandb.login(prompt=False, verify=False):
+            return init("online")
+        reason = "not logged in (`wandb login` or WANDB_API_KEY)"
+    except wandb.Error as error:
+        reason = str(error).strip().partition("\n")[0]
+    print_line(f"W&B: {reason}; logging offline below {directory}, `wandb sync` uploads it later")
+    return init("offline")
+
+
+def truncate_after(path: Path, step: int) -> None:
+    """Remove the lines of later steps, and unreadable ones, from a metrics file, atomically.
+
+    A file that is not there is left so.
+    """
+    path = Path(path)
+    if not path.exists():
+        return
+    temporary = path.with_name(path.name + ".tmp")
+    with open(path, encoding="utf-8", errors="replace") as old, open(temporary, "w", encoding="utf-8") as new:
+        new.writelines(line for line in old if _step_of(line) is not None and _step_of(line) <= step)
+        new.flush()
+        os.fsync(new.fileno())
+    os.replace(temporary, path)
+
+
+def format_metrics(metrics: Mapping[str, float]) -> str:
+    """Metrics as `name value` pairs of four digits, in their order."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+
+
+# What the progress bar has room for.
+_BAR_METRICS = {"lm_loss": "loss", "exact_accuracy": "exact"}
+
+
+def _step_of(line: str) -> int | None:
+    """The step of a line of a metrics file, None for a line that was not written whole."""
+    if not line.endswith("\n"):
+        return None
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    step = record.get("step") if isinstance(record, dict) else None
+    return step if isinstance(step, int) else None
+
+
+def _finite_or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{path}: cannot write metrics ({error.strerror or error}); free space or choose another checkpoint_path"
+    )
