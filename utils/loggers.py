@@ -184,6 +184,7 @@ def start_wandb(
         reason = "not logged in (`wandb login` or WANDB_API_KEY)"
     except wandb.Error as error:
         reason = str(error).strip().partition("\n")[0]
+        wandb.teardown()  # its service would go on holding the run's id and refuse it to the offline run
     print_line(f"W&B: {reason}; logging offline below {directory}, `wandb sync` uploads it later")
     return init("offline")
 
