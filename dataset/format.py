@@ -102,13 +102,15 @@ class ExampleSet:
     def num_groups(self) -> int:
         return len(self.group_indices) - 1
 
-    def read(self, example_indices: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, example_indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and labels, each (n, S), of the given examples."""
-        return self.inputs[example_indices], self.labels[example_indices]
+        # `take` gathers short rows about four times faster than indexing does.
+        return self.inputs.take(example_indices, axis=0), self.labels.take(example_indices, axis=0)
 
     def puzzles_of(self, example_indices: np.ndarray) -> np.ndarray:
         """The puzzle that each of the given examples belongs to."""
-        return np.searchsorted(self.puzzle_indices, example_indices, side="right") - 1
+        indices = self.puzzle_indices  # of another dtype than the needles it would be converted at every call
+        return np.searchsorted(indices, np.asarray(example_indices, indices.dtype), side="right") - 1
 
     def problems(self) -> Iterator[str]:
         """Every broken rule about the content of the arrays, with file and index."""
