@@ -1,0 +1,225 @@
+"""World: collectives on two Gloo processes against one process, and how a run ends when a rank fails."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import torch
+import torch.distributed as dist
+from ranks import outputs_of, run_ranks
+
+from utils import distributed
+from utils.distributed import World
+from utils.errors import UserError
+
+
+@pytest.fixture
+def _alone(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+
+@pytest.mark.usefixtures("_alone")
+def test_alone_every_collective_is_the_identity():
+    with World.start("cpu") as world:
+        assert (world.rank, world.size, world.is_main) == (0, 1, True)
+        tensor = torch.arange(3.0)
+        assert world.sum_(tensor) is tensor
+        assert world.gather_tensor(tensor) is tensor
+        assert world.gather_object({"a": 1}) == [{"a": 1}]
+        assert world.broadcast_object("x") == "x"
+        world.broadcast_([tensor])
+        world.barrier()
+        assert world.any_flags(True, False) == (True, False)
+        parameter = torch.nn.Parameter(torch.ones(2))
+        parameter.grad = torch.ones(2)
+        world.sum_gradients([parameter])
+        assert parameter.grad.tolist() == [1, 1]
+        assert tensor.tolist() == [0, 1, 2]
+
+
+def use_every_collective():
+    with World.start("cpu") as world:
+        rank = world.rank
+        counts = torch.tensor([1 + rank, 10], dtype=torch.int64)
+        assert world.sum_(counts) is counts
+        assert counts.tolist() == [3, 20]
+        not_contiguous = torch.full((3, 2), float(rank)).T
+        assert world.gather_tensor(not_contiguous).tolist() == [[0.0] * 3] * 2 + [[1.0] * 3] * 2
+        assert world.gather_tensor(torch.tensor([rank == 0])).tolist() == [True, False]
+        assert world.gather_object({"rank": rank}) == [{"rank": 0}, {"rank": 1}]
+        assert world.broadcast_object(f"from {rank}") == "from 0"
+        weights = [torch.full((4,), float(rank)), torch.full((2, 2), rank), torch.tensor(float(rank))]
+        world.broadcast_(weights)
+        assert all(weight.eq(0).all() for weight in weights)
+        # A flag of one rank reaches both with the next call, and only that call.
+        votes = [world.any_flags(rank == 1 and step == 2, False) for step in range(5)]
+        assert votes == [(False, False)] * 3 + [(True, False), (False, False)]
+        world.print("hello from", rank)
+        world.barrier()
+
+
+def test_two_ranks_sum_gather_broadcast_and_vote(tmp_path):
+    assert outputs_of(run_ranks(tmp_path, use_every_collective)) == ["hello from 0\n", ""]
+
+
+def sum_gradients_in_small_buckets():
+    distributed.BUCKET_BYTES = 4 * 250
+    calls, all_reduce = [], dist.all_reduce
+
+    def counted(tensor, *args, **kwargs):
+        calls.append(tensor.numel())
+        return all_reduce(tensor, *args, **kwargs)
+
+    dist.all_reduce = counted
+    with World.start("cpu") as world:
+        shapes = [(10, 10), (), (99,), (3,), (600,), (7, 7)]
+        parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
+        half = torch.nn.Parameter(torch.zeros(5, dtype=torch.bfloat16))
+        frozen = torch.nn.Parameter(torch.zeros(5))
+        generator = torch.Generator().manual_seed(0)
+        gradients = [[torch.randn(shape, generator=generator) for shape in shapes] for _ in range(world.size)]
+        for parameter, gradient in zip(parameters, gradients[world.rank], strict=True):
+            parameter.grad = gradient.clone()
+        parameters[0].grad = (
+            parameters[0].grad.T.contiguous().T
+        )  # as the gradient of a transposed weight may be
+        half.grad = torch.full((5,), 1.0 + world.rank, dtype=torch.bfloat16)
+        before = [parameter.grad for parameter in parameters]
+        world.sum_gradients([*parameters, half, frozen])
+        for parameter, grad, a, b in zip(parameters, before, *gradients, strict=True):
+            assert parameter.grad is grad
+            assert torch.equal(grad, a + b)
+        assert half.grad.tolist() == [3.0] * 5
+        assert frozen.grad is None
+        assert sorted(calls) == [5, 49, 203, 600]
+
+
+def test_gradients_are_summed_in_place_in_few_collectives_and_missing_ones_skipped(tmp_path):
+    outputs_of(run_ranks(tmp_path, sum_gradients_in_small_buckets))
+
+
+def fail_on_rank_1():
+    with World.start("cpu") as world:
+        if world.rank == 1:
+            raise ArithmeticError("the loss is not finite")
+        world.sum_(torch.ones(1))
+
+
+def test_a_rank_that_fails_ends_all_with_its_own_error_shown_once(tmp_path):
+    results = run_ranks(tmp_path, fail_on_rank_1)
+    assert [result.returncode for result in results] == [1, 1]
+    assert abs(results[0].ended - results[1].ended) < distributed.SHOW_SECONDS
+    assert results[0].stderr == ""
+    assert results[1].stderr.count("Traceback") == 1
+    assert results[1].stderr.startswith("rank 1 failed:")
+    assert results[1].stderr.endswith("ArithmeticError: the loss is not finite\n")
+
+
+def meet_a_user_error():
+    with World.start("cpu"):
+        raise UserError("data_paths: no such folder")
+
+
+def test_an_error_of_the_user_that_every_rank_meets_is_shown_once_without_a_traceback(tmp_path):
+    results = run_ranks(tmp_path, meet_a_user_error)
+    assert [result.returncode for result in results] == [2, 2]
+    assert "".join(result.stderr for result in results) == "error: data_paths: no such folder\n"
+
+
+def kill_a_rank(victim: int):
+    with World.start("cpu") as world:
+        world.barrier()
+        if world.rank == victim:
+            os.kill(os.getpid(), signal.SIGKILL)
+        world.sum_(torch.ones(1))
+
+
+@pytest.mark.parametrize("victim", [0, 1])  # rank 0 holds the store through which ranks agree who speaks
+def test_a_killed_rank_ends_the_others_promptly_with_one_line(tmp_path, victim):
+    results = run_ranks(tmp_path, kill_a_rank, victim)
+    survivor = results[1 - victim]
+    assert results[victim].returncode == -signal.SIGKILL
+    assert survivor.returncode == 1
+    assert survivor.ended - results[victim].ended < 2 * distributed.SHOW_SECONDS
+    assert (
+        f"error: rank {1 - victim} lost contact with another rank" in survivor.stderr
+    )  # after torch's own warnings
+    assert "Traceback" not in survivor.stderr
+
+
+def hang_on_rank_1():
+    with World.start("cpu") as world:
+        if world.rank == 1:
+            time.sleep(4)
+            os._exit(3)
+        world.sum_(torch.ones(1))
+
+
+def test_a_rank_that_hangs_is_given_up_after_the_timeout(tmp_path):
+    results = run_ranks(tmp_path, hang_on_rank_1, DIST_TIMEOUT_SECONDS="1")
+    assert [result.returncode for result in results] == [1, 3]
+    assert results[0].ended < results[1].ended
+    assert "lost contact" in results[0].stderr
+
+
+def leave():
+    with World.start("cpu"):
+        sys.exit(0)
+
+
+def test_leaving_with_exit_code_zero_is_no_failure(tmp_path):
+    outputs_of(run_ranks(tmp_path, leave))
+
+
+@pytest.mark.usefixtures("_alone")
+def test_alone_an_error_passes_through_as_it_is():
+    with pytest.raises(UserError, match="as it is"), World.start("cpu"):
+        raise UserError("as it is")
+
+
+def test_a_timeout_that_is_no_number_is_refused(monkeypatch):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "DIST_TIMEOUT_SECONDS": "ten"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="DIST_TIMEOUT_SECONDS='ten' must be a number"):
+        World.start("cpu")
+
+
+def test_buckets_hold_one_dtype_keep_the_order_and_respect_the_limit():
+    floats = [torch.zeros(n) for n in (10, 20, 100, 5, 1)]
+    halves = [torch.zeros(n, dtype=torch.bfloat16) for n in (10, 10)]
+    buckets = list(distributed._buckets([*floats[:2], halves[0], *floats[2:], halves[1]], limit_bytes=4 * 30))
+    assert [[tensor.numel() for tensor in bucket] for bucket in buckets] == [
+        [10, 20],
+        [100],
+        [5, 1],
+        [10, 10],
+    ]
+    assert all(len({tensor.dtype for tensor in bucket}) == 1 for bucket in buckets)
+
+
+@pytest.mark.slow
+def test_under_torchrun_a_failing_rank_is_shown_once_and_the_launcher_fails(tmp_path):
+    script = tmp_path / "ranks.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import torch
+            from utils.distributed import World
+            with World.start("cpu") as world:
+                if world.rank == 1:
+                    raise ArithmeticError("the loss is not finite")
+                world.sum_(torch.ones(1))
+            """
+        )
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend=c10d"]
+    command += ["--rdzv-endpoint=localhost:0", "--nnodes=1", str(script)]
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("ArithmeticError: the loss is not finite") == 1
+    assert "lost contact" not in done.stderr
