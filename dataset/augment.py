@@ -5,6 +5,7 @@ Shapes: ... any leading batch dimensions, H rows, W columns, N side of a Sudoku 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,9 +45,15 @@ def permute_values(grids: np.ndarray, mapping: np.ndarray) -> np.ndarray:
     """
     if mapping.ndim == 1:
         return mapping[grids]
-    # One flat table with an offset per grid: three times as fast as take_along_axis.
-    offsets = np.arange(mapping[..., 0].size).reshape(*mapping.shape[:-1], 1, 1) * mapping.shape[-1]
-    return np.take(mapping, grids + offsets)
+    return np.take(mapping, grids + _offsets(mapping.shape[:-1], mapping.shape[-1]))
+
+
+def _offsets(batch_shape: tuple[int, ...], length: int) -> np.ndarray:
+    """(*batch_shape, 1, 1): where each batch element's table of `length` entries starts in the flat array.
+
+    One gather from flat tables is three times as fast as `take_along_axis`.
+    """
+    return (np.arange(math.prod(batch_shape)) * length).reshape(*batch_shape, 1, 1)
 
 
 def inverse_permutation(permutations: np.ndarray) -> np.ndarray:
@@ -77,16 +84,16 @@ class SudokuSymmetry:
         column_part = self.columns * np.where(transpose, size, 1)
         return row_part[..., :, None] + column_part[..., None, :]
 
+    def move(self, grids: np.ndarray) -> np.ndarray:
+        """The images of (..., N, N) `grids`, values as they are; a single (N, N) grid gets all images."""
+        cells = self.cells()
+        if grids.ndim > 2:
+            cells += _offsets(grids.shape[:-2], grids.shape[-1] ** 2)
+        return np.take(grids, cells)
+
     def apply(self, grids: np.ndarray) -> np.ndarray:
         """The images of (..., N, N) `grids`; a single (N, N) grid gets the images of every symmetry."""
-        cells = self.cells()
-        if grids.ndim == 2:
-            moved = np.take(grids, cells)
-        else:
-            size = grids.shape[-1]
-            flat = grids.reshape(-1, size * size)
-            moved = np.take_along_axis(flat, cells.reshape(len(flat), -1), axis=1).reshape(grids.shape)
-        return permute_values(moved, self.digits)
+        return permute_values(self.move(grids), self.digits)
 
     def inverse(self) -> SudokuSymmetry:
         """The symmetries that undo these."""

@@ -1,12 +1,15 @@
-"""Command-line options of the builders: each one in both spellings, and errors a person can act on."""
+"""Command-line options of the builders: each one in both spellings, errors to act on, a safe output folder."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from dataset.metadata import SPLITS
 from utils.errors import UserError
 
 
@@ -69,3 +72,39 @@ def whole_number(minimum: int) -> Callable[[str], int]:
         return value
 
     return convert
+
+
+def check_output_dir(output_dir: str | Path, family: str) -> Path:
+    """The folder to build into: new, empty, or holding a dataset of the same family, which is replaced.
+
+    Raises `UserError` for anything else, so that a mistyped folder is never written into.
+    """
+    output_dir = Path(output_dir)
+    if not output_dir.exists():
+        return output_dir
+    if not output_dir.is_dir():
+        raise UserError(f"--output-dir {output_dir} is a file: give a folder")
+    entries = {path.name for path in output_dir.iterdir()}
+    found = {_family(output_dir / split / "dataset.json") for split in SPLITS} - {None}
+    if not found and not entries <= {*SPLITS, "identifiers.json"}:
+        raise UserError(
+            f"--output-dir {output_dir} is not empty and holds no dataset: choose another folder, or remove it"
+        )
+    if "test_puzzles.json" in entries:
+        found = {"arc"}
+    others = found - {family, ""}
+    if others:
+        raise UserError(
+            f"--output-dir {output_dir} holds a dataset of the family {others.pop()}: choose another folder, or "
+            f"remove it before building {family} there"
+        )
+    return output_dir
+
+
+def _family(path: Path) -> str | None:
+    """The family in a dataset.json, "" where it names none, None where there is no such file."""
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return str(metadata.get("family", "")) if isinstance(metadata, dict) else None

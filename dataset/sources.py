@@ -128,6 +128,13 @@ def read_rows(
     return rows
 
 
+def question_length(path: str | Path) -> int:
+    """Characters of the first question of a table."""
+    for _, row in _read_dicts(Path(path)):
+        return len(row["question"])
+    raise UserError(f"{path} has no row")
+
+
 def lookup(symbols: str) -> np.ndarray:
     """(256,) int16: position of each character code in `symbols`, -1 for all others."""
     table = np.full(256, -1, np.int16)

@@ -1,0 +1,288 @@
+"""Build a Sudoku dataset: from the hub, from CSV files or lists of puzzles, or from no source at all.
+
+python dataset/build_sudoku_dataset.py --output-dir data/sudoku-6x6 --generate 2000 --size 6 --num-aug 30
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+if not __package__:  # started by its path: sys.path[0] is this folder, where no module of ours is to be found
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
+import hashlib
+from contextlib import ExitStack
+
+import numpy as np
+
+from dataset.format import BLANK_IDENTIFIER, SPLITS, SplitWriter, close_splits, write_identifiers
+from dataset.metadata import temporary_path
+from dataset.options import OptionParser, check_output_dir, whole_number
+from dataset.parallel import available_cpus
+from dataset.sudoku import BoxShape, to_tokens
+from dataset.sudoku_augment import Refusal, with_copies
+from dataset.sudoku_generate import SMALLEST_INEQUIVALENT_SIZE, PuzzleSpec, default_clues
+from dataset.sudoku_splits import (
+    AUGMENT_STREAM,
+    PuzzleSet,
+    PuzzleSplits,
+    box_shape,
+    from_list,
+    from_tables,
+    generated,
+    overlap,
+    row_keys,
+)
+from utils.errors import UserError, report_user_errors
+
+BUILDER = "build_sudoku_dataset"
+BUILDER_VERSION = 1
+DEFAULT_REPO = "sapientinc/sudoku-extreme"
+_BLOCK_EXAMPLES = 8192  # augmented at once: enough to vectorise over, small enough for the CPU's caches
+
+
+@report_user_errors
+def main(arguments: list[str] | None = None) -> None:
+    started = time.perf_counter()
+    options = parse_options(arguments)
+    output_dir = check_output_dir(options.output_dir, "sudoku")
+    splits = load_splits(options)
+    shared = overlap(splits.train, splits.test, splits.shape, options.workers)
+    write_dataset(output_dir, splits, options, shared)
+
+    size, train, test = splits.shape.size, len(splits.train), len(splits.test)
+    copies = options.num_aug + 1
+    print(f"{output_dir}: {size}x{size} Sudoku, boxes of {splits.shape}")
+    print(f"  train: {train:,} puzzles, {train * copies:,} examples; test: {test:,} puzzles")
+    print(
+        f"  of the test puzzles {shared['puzzles']} occur in train, {shared['equivalent_puzzles']} up to "
+        f"symmetry, {shared['solutions']} by their solution"
+    )
+    for note in splits.notes:
+        print(f"  note: {note}")
+    print(f"  built in {time.perf_counter() - started:.1f} s")
+
+
+def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; raises `UserError` for options that do not go together."""
+    parser = OptionParser(prog=BUILDER, description=__doc__.splitlines()[0])
+    parser.add_argument("--output-dir", default="data/sudoku-extreme-full", help="folder to build into")
+    parser.add_argument(
+        "--subsample-size",
+        type=whole_number(1),
+        help="train puzzles to choose at random from a source; all when left out",
+    )
+    parser.add_argument(
+        "--num-aug",
+        type=whole_number(0),
+        default=0,
+        help="copies of each train puzzle under random symmetries, besides the puzzle itself",
+    )
+    parser.add_argument(
+        "--min-difficulty", type=int, help="leave out rows, of both splits, that are rated below this"
+    )
+    source = parser.add_argument_group("where puzzles come from").add_mutually_exclusive_group()
+    source.add_argument(
+        "--source-repo", help=f"hub dataset with train.csv and test.csv; {DEFAULT_REPO} without any source"
+    )
+    source.add_argument(
+        "--source-csv",
+        help="folder with train.csv and test.csv (columns source,question,answer,rating), or a file with one "
+        "puzzle a line, 0 or . for a blank, whose answers are found here",
+    )
+    source.add_argument(
+        "--generate", type=whole_number(1), help="number of train puzzles to make from no source"
+    )
+    parser.add_argument(
+        "--test-size",
+        type=whole_number(1),
+        help="test puzzles to generate or to split off a file; a tenth when left out",
+    )
+    parser.add_argument(
+        "--clues",
+        type=whole_number(1),
+        help="most given cells of a generated puzzle; 6 of 16, 14 of 36, 32 of 81",
+    )
+    parser.add_argument(
+        "--minimal", action="store_true", help="generate puzzles in which every given cell is needed"
+    )
+    parser.add_argument("--size", type=whole_number(4), help="grid size: 4, 6, 9, 16, ...")
+    parser.add_argument(
+        "--box-shape", help="ROWSxCOLUMNS of a box, such as 2x3; as square as the size allows when left out"
+    )
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="seed of all random choices")
+    parser.add_argument(
+        "--workers", type=whole_number(1), default=available_cpus(), help="processes; the result is the same"
+    )
+    options = parser.parse_args(arguments)
+    check_options(options)
+    return options
+
+
+def source_kind(options: argparse.Namespace) -> str:
+    """generate, list (a file of puzzles), csv (a folder of tables) or hub."""
+    if options.generate is not None:
+        return "generate"
+    if options.source_csv is None:
+        return "hub"
+    path = Path(options.source_csv)
+    if not path.exists():
+        raise UserError(
+            f"--source-csv {path} does not exist: give a folder with train.csv and test.csv, or a file"
+        )
+    return "csv" if path.is_dir() else "list"
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Raise `UserError` for an option that would have no effect with this source."""
+    kind = source_kind(options)
+    effective = {
+        "test_size": (kind in ("generate", "list"), "--generate or --source-csv FILE"),
+        "subsample_size": (kind != "generate", "a source, not with --generate"),
+        "min_difficulty": (kind in ("csv", "hub"), "rated tables, from the hub or --source-csv DIR"),
+        "clues": (kind == "generate", "--generate"),
+        "minimal": (kind == "generate", "--generate"),
+    }
+    for name, (used, where) in effective.items():
+        if getattr(options, name) not in (None, False) and not used:
+            raise UserError(f"--{name.replace('_', '-')} goes only with {where}")
+
+
+def load_splits(options: argparse.Namespace) -> PuzzleSplits:
+    """Both splits, un-augmented."""
+    kind = source_kind(options)
+    if kind == "generate":
+        shape = box_shape(None, options.size, options.box_shape)
+        spec = PuzzleSpec(shape, _most_clues(options, shape), options.minimal)
+        return generated(
+            spec, options.generate, options.test_size, seed=options.seed, workers=options.workers
+        )
+    settings = {
+        "size": options.size,
+        "box": options.box_shape,
+        "subsample_size": options.subsample_size,
+        "seed": options.seed,
+        "workers": options.workers,
+    }
+    if kind == "list":
+        return from_list(options.source_csv, test_size=options.test_size, **settings)
+    repo = options.source_repo or DEFAULT_REPO
+    return from_tables(options.source_csv, repo, min_difficulty=options.min_difficulty, **settings)
+
+
+def _most_clues(options: argparse.Namespace, shape: BoxShape) -> int:
+    if options.clues is not None:
+        return options.clues
+    return shape.num_cells if options.minimal else default_clues(shape)
+
+
+def write_dataset(
+    output_dir: Path, splits: PuzzleSplits, options: argparse.Namespace, shared: dict[str, int]
+) -> None:
+    """Both splits in the format of `dataset.format`, published together once complete."""
+    write_identifiers(output_dir, [BLANK_IDENTIFIER])
+    kind = source_kind(options)
+    with ExitStack() as stack:
+        writers = []
+        for name in SPLITS:
+            writer = SplitWriter(
+                output_dir / name,
+                seq_len=splits.shape.num_cells,
+                vocab_size=splits.shape.vocab_size,
+                extra={**provenance(splits.shape, options, kind), "overlap_of_test_with_train": shared},
+            )
+            writers.append(stack.enter_context(writer))
+        refused = leaks(splits) if kind == "generate" else None  # sources are taken as they are
+        add_train(writers[0], splits, options.num_aug, options.seed, refused=refused)
+        add_test(writers[1], splits.test)
+        for writer, puzzles in zip(writers, (splits.train, splits.test), strict=True):
+            writer.extra |= write_rows(writer.split_dir, puzzles.rows)
+        close_splits(writers, num_puzzle_identifiers=1)
+
+
+def provenance(shape: BoxShape, options: argparse.Namespace, kind: str) -> dict:
+    """What dataset.json records besides the format's keys; nothing that differs between equal datasets."""
+    recorded = {name: value for name, value in vars(options).items() if name not in ("output_dir", "workers")}
+    if kind == "generate":
+        recorded["clues"] = _most_clues(options, shape)
+    if kind == "hub":
+        recorded["source_repo"] = options.source_repo or DEFAULT_REPO
+    return {
+        "family": "sudoku",
+        "grid_shape": [shape.size, shape.size],
+        "box_shape": [shape.rows, shape.columns],
+        "builder": BUILDER,
+        "builder_version": BUILDER_VERSION,
+        "source": kind,
+        "seed": options.seed,
+        "options": recorded,
+    }
+
+
+def write_rows(split_dir: Path, rows: np.ndarray | None) -> dict:
+    """Write which source row each group comes from, and return what dataset.json says about that file.
+
+    For None (generated puzzles) a file of an earlier dataset goes.
+    """
+    path = split_dir / "source_rows.npy"
+    if rows is None:
+        path.unlink(missing_ok=True)
+        return {}
+    rows = rows.astype(np.int64)
+    with temporary_path(path).open("wb") as file:
+        np.save(file, rows)
+    temporary_path(path).replace(path)
+    return {"source_rows": path.name, "source_rows_sha256": hashlib.sha256(rows.tobytes()).hexdigest()}
+
+
+def add_test(writer: SplitWriter, test: PuzzleSet) -> None:
+    """The test puzzles as they are, in the order of their source, with their difficulty where it is known."""
+    if test.difficulty_kind is not None:
+        writer.extra["difficulty"] = test.difficulty_kind
+    identifiers = np.zeros(len(test), np.int32)
+    writer.add_groups(
+        to_tokens(test.puzzles), to_tokens(test.solutions), identifiers, difficulty=test.difficulty
+    )
+
+
+def add_train(
+    writer: SplitWriter, splits: PuzzleSplits, num_aug: int, seed: int, *, refused: Refusal | None
+) -> None:
+    """Every train puzzle with `num_aug` copies, none of which is refused, as one group; the puzzle first."""
+    rng = np.random.default_rng([seed, AUGMENT_STREAM])
+    train = splits.train
+    step = max(1, _BLOCK_EXAMPLES // (num_aug + 1))
+    for start in range(0, len(train), step):
+        block = slice(start, start + step)
+        puzzles, solutions = with_copies(
+            rng, train.puzzles[block], train.solutions[block], num_aug, splits.shape, refused
+        )
+        num_groups = len(puzzles) // (num_aug + 1)
+        writer.add_groups(
+            to_tokens(puzzles),
+            to_tokens(solutions),
+            np.zeros(len(puzzles), np.int32),
+            group_lengths=np.full(num_groups, num_aug + 1),
+        )
+
+
+def leaks(splits: PuzzleSplits) -> Refusal:
+    """Which copies of train puzzles would give away a test puzzle.
+
+    From 6x6 up no copy is a test puzzle, because the splits are inequivalent, but it may have the literal
+    solution of one. 4x4 grids have only 288 solutions, there the puzzle itself must differ.
+    """
+    by_solution = splits.shape.size >= SMALLEST_INEQUIVALENT_SIZE
+    secret = set(row_keys(splits.test.solutions if by_solution else splits.test.puzzles))
+
+    def refused(puzzles: np.ndarray, solutions: np.ndarray) -> np.ndarray:
+        return np.array([key in secret for key in row_keys(solutions if by_solution else puzzles)], bool)
+
+    return refused
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""The Sudoku family, for any box shape: vocabulary, text and tokens, rules, legal symmetries, invariant hash.
+
+N = size of the grid; values are 0 (blank) and 1..N; tokens are value + 1, so 0 stays free for padding.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from dataset.augment import SudokuSymmetry, shuffled_bands
+from utils.errors import UserError
+
+SYMBOLS = "123456789ABCDEFG"
+BLANKS = ".0"
+MAX_SIZE = len(SYMBOLS)
+
+
+@dataclass(frozen=True, order=True)
+class BoxShape:
+    """Rows and columns of one box; the grid is N x N with N = rows·columns."""
+
+    rows: int
+    columns: int
+
+    def __post_init__(self):
+        if self.rows < 2 or self.columns < 2 or self.size > MAX_SIZE:
+            raise UserError(
+                f"boxes of {self.rows}x{self.columns} are not possible: both sides must be at least 2 "
+                f"and the grid (rows times columns) at most {MAX_SIZE}"
+            )
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.columns}"
+
+    @property
+    def size(self) -> int:
+        return self.rows * self.columns
+
+    @property
+    def num_cells(self) -> int:
+        return self.size**2
+
+    @property
+    def square(self) -> bool:
+        return self.rows == self.columns
+
+    @property
+    def vocab_size(self) -> int:
+        """Pad, blank and N symbols."""
+        return self.size + 2
+
+    @property
+    def symbols(self) -> str:
+        return SYMBOLS[: self.size]
+
+    @classmethod
+    def parse(cls, text: str) -> BoxShape:
+        """`2x3`: boxes of 2 rows and 3 columns."""
+        match = re.fullmatch(r"(\d+)x(\d+)", text.strip().lower())
+        if match is None:
+            raise UserError(f"box shape {text!r} is not ROWSxCOLUMNS, such as 2x3")
+        return cls(int(match[1]), int(match[2]))
+
+    @classmethod
+    def for_size(cls, size: int) -> BoxShape:
+        """The usual boxes of an N x N grid: as square as possible, wider than tall (6: 2 rows x 3 columns)."""
+        tall = [rows for rows in range(2, size) if size % rows == 0 and rows * rows <= size]
+        if not tall or size > MAX_SIZE:
+            valid = [n for n in range(4, MAX_SIZE + 1) if any(n % r == 0 for r in range(2, n))]
+            raise UserError(f"no Sudoku grid has size {size}: it must be one of {', '.join(map(str, valid))}")
+        return cls(tall[-1], size // tall[-1])
+
+    @classmethod
+    def for_cells(cls, num_cells: int) -> BoxShape:
+        """The usual boxes of a grid of `num_cells` cells (36: 2x3)."""
+        size = round(num_cells**0.5)
+        if size * size != num_cells:
+            raise UserError(f"{num_cells} cells are no square grid: a 6x6 puzzle has 36, a 9x9 puzzle 81")
+        return cls.for_size(size)
+
+
+@lru_cache
+def units(shape: BoxShape) -> np.ndarray:
+    """(3N, N): the cells of each row, then of each column, then of each box."""
+    cells = np.arange(shape.num_cells).reshape(shape.size, shape.size)
+    boxes = cells.reshape(shape.columns, shape.rows, shape.rows, shape.columns).swapaxes(1, 2)
+    return np.concatenate([cells, cells.T, boxes.reshape(shape.size, shape.size)])
+
+
+# --- text, values, tokens ---
+
+
+def parse_grid(text: str, shape: BoxShape, where: str = "the puzzle") -> np.ndarray:
+    """(N²,) uint8 values of a grid written in reading order; `.` and `0` are blanks.
+
+    Raises `UserError` that starts with `where` and names the position of a wrong character.
+    """
+    if len(text) != shape.num_cells:
+        raise UserError(
+            f"{where} has {len(text)} characters instead of the {shape.num_cells} of a "
+            f"{shape.size}x{shape.size} grid"
+        )
+    allowed = BLANKS + shape.symbols
+    for position, character in enumerate(text, start=1):
+        if character not in allowed:
+            raise UserError(
+                f"{where} has {character!r} at character {position}; allowed are {shape.symbols} "
+                f"and {' or '.join(BLANKS)} for a blank"
+            )
+    return np.array([shape.symbols.find(character) + 1 for character in text], np.uint8)
+
+
+def value_table(shape: BoxShape) -> np.ndarray:
+    """(256,) uint8: the value of each character code (0 for blanks and all that is no symbol)."""
+    table = np.zeros(256, np.uint8)
+    table[np.frombuffer(shape.symbols.encode(), np.uint8)] = np.arange(1, shape.size + 1)
+    return table
+
+
+def format_grid(values: np.ndarray) -> str:
+    """The text of a grid of values in reading order, blanks as `.`."""
+    return "".join(("." + SYMBOLS)[value] for value in np.asarray(values).reshape(-1))
+
+
+def draw_grid(values: np.ndarray, shape: BoxShape) -> str:
+    """A grid of values as lines of text, with rules between the boxes."""
+    rows = np.asarray(values).reshape(shape.size, shape.size)
+    rule = "+".join(["-" * (2 * shape.columns + 1)] * shape.rows)
+    lines = []
+    for number, row in enumerate(rows):
+        if number and number % shape.rows == 0:
+            lines.append(rule[1:-1])
+        boxes = row.reshape(shape.rows, shape.columns)
+        lines.append(" | ".join(" ".join(format_grid(box)) for box in boxes))
+    return "\n".join(lines)
+
+
+def to_tokens(values: np.ndarray) -> np.ndarray:
+    """uint8 tokens of a grid of values."""
+    return (np.asarray(values) + 1).astype(np.uint8)
+
+
+def to_values(tokens: np.ndarray) -> np.ndarray:
+    """Values of tokens; pad and blank are both 0."""
+    return np.maximum(np.asarray(tokens).astype(np.int64) - 1, 0)
+
+
+# --- rules ---
+
+
+def is_solution(values: np.ndarray, shape: BoxShape) -> np.ndarray:
+    """(...) bool: which of the (..., N²) grids have every value once in each row, column and box."""
+    values = np.asarray(values)
+    bits = np.where((values >= 1) & (values <= shape.size), 1 << values.astype(np.int64).clip(0, 62), 0)
+    every = (1 << (shape.size + 1)) - 2
+    # N cells show all N values exactly when none is missing.
+    return (np.bitwise_or.reduce(bits[..., units(shape)], axis=-1) == every).all(axis=-1)
+
+
+def keeps_givens(puzzles: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(...) bool: which of the (..., N²) grids agree with their puzzle wherever it is not blank."""
+    return ((puzzles == 0) | (puzzles == values)).all(axis=-1)
+
+
+def violations(values: np.ndarray, shape: BoxShape) -> list[str]:
+    """What a (partly) filled grid breaks, one sentence per repeated value; [] when nothing."""
+    names = [f"{kind} {index + 1}" for kind in ("row", "column", "box") for index in range(shape.size)]
+    grid = np.asarray(values).reshape(-1)
+    found = []
+    for name, cells in zip(names, units(shape), strict=True):
+        counts = np.bincount(grid[cells], minlength=shape.size + 1)
+        repeated = [SYMBOLS[value - 1] for value in range(1, shape.size + 1) if counts[value] > 1]
+        found += [
+            f"{symbol} occurs {counts[SYMBOLS.index(symbol) + 1]} times in {name}" for symbol in repeated
+        ]
+    return found
+
+
+# --- symmetries ---
+
+
+def random_symmetries(rng: np.random.Generator, count: int, shape: BoxShape) -> SudokuSymmetry:
+    """`count` symmetries that turn every solution of these boxes into another one.
+
+    Digits are permuted; bands and the rows within each, stacks and the columns within each are reordered;
+    half are transposed where boxes are square (elsewhere that would change the box shape).
+    """
+    digits = np.zeros((count, shape.size + 1), np.uint8)
+    order = np.arange(1, shape.size + 1, dtype=np.uint8)
+    digits[:, 1:] = rng.permuted(np.broadcast_to(order, (count, shape.size)), axis=1)
+    return SudokuSymmetry(
+        digits=digits,
+        rows=shuffled_bands(rng, count, shape.columns, shape.rows),
+        columns=shuffled_bands(rng, count, shape.rows, shape.columns),
+        transpose=rng.integers(0, 2, count).astype(bool) if shape.square else np.zeros(count, bool),
+    )

@@ -1,0 +1,171 @@
+"""Sudoku puzzles from no source: random full grids, emptied while exactly one solution remains.
+
+Candidate i of a split is a pure function of (seed, split, i), and candidates are accepted in that order: the
+result does not depend on the number of workers, nor the train split on the size of the test split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+
+import numpy as np
+
+from dataset.parallel import ordered_map
+from dataset.sudoku import BoxShape
+from dataset.sudoku_hash import invariant_hashes
+from dataset.sudoku_solve import solve
+from utils.errors import UserError
+
+# Below this size there are too few inequivalent puzzles (4x4: 4,710) to keep splits apart up to symmetry.
+SMALLEST_INEQUIVALENT_SIZE = 6
+# A full grid whose search goes astray (large boxes) is drawn anew rather than searched to the end.
+_MAX_FILL_GUESSES = 2000
+_MAX_TRIES = 1000
+_MAX_REJECTED_IN_A_ROW = 5000
+
+
+@dataclass(frozen=True)
+class PuzzleSpec:
+    """What to generate: puzzles with at most `clues` given cells; if `minimal`, none of which is redundant.
+
+    Without `minimal`, cells are removed until exactly `clues` are left.
+    """
+
+    shape: BoxShape
+    clues: int
+    minimal: bool = False
+
+
+@dataclass(frozen=True)
+class GeneratedPuzzles:
+    """puzzles, solutions (E, N²) uint8 values; guesses (E,) as in `SolverResult`; hashes (E,) invariant."""
+
+    puzzles: np.ndarray
+    solutions: np.ndarray
+    guesses: np.ndarray
+    hashes: np.ndarray
+
+
+def default_clues(shape: BoxShape) -> int:
+    """A number of given cells that is reached quickly: 6 for 4x4, 14 for 6x6, 32 for 9x9, 128 for 16x16."""
+    return round(shape.num_cells * (0.4 if shape.size <= 9 else 0.5))
+
+
+def random_solution(rng: np.random.Generator, shape: BoxShape) -> np.ndarray:
+    """(N²,) uint8 values of a random full grid; every grid is possible, but not all are equally likely."""
+    while True:
+        start = np.zeros(shape.num_cells, np.uint8)
+        start[: shape.size] = rng.permutation(shape.size) + 1
+        order = (rng.permutation(shape.size) + 1).tolist()
+        found = solve(start, shape, limit=1, order=order, max_guesses=_MAX_FILL_GUESSES)
+        if found is not None:
+            return np.array(found.solutions[0], np.uint8)
+
+
+def random_puzzle(rng: np.random.Generator, spec: PuzzleSpec) -> tuple[np.ndarray, np.ndarray]:
+    """A puzzle with exactly one solution, and that solution, (N²,) uint8 values each.
+
+    Raises `UserError` when `spec.clues` is not reached in many tries.
+    """
+    for _ in range(_MAX_TRIES):
+        solution = random_solution(rng, spec.shape)
+        puzzle = _emptied(rng, solution, spec)
+        if np.count_nonzero(puzzle) <= spec.clues:
+            return puzzle, solution
+    raise UserError(
+        f"no {spec.shape.size}x{spec.shape.size} puzzle with at most {spec.clues} given cells and one solution "
+        f"was found in {_MAX_TRIES} tries: raise --clues"
+    )
+
+
+def generate_split(
+    spec: PuzzleSpec,
+    num_puzzles: int,
+    *,
+    seed: int,
+    split: int,
+    workers: int,
+    apart_from: GeneratedPuzzles | None = None,
+) -> GeneratedPuzzles:
+    """`num_puzzles` different puzzles, from 6x6 up inequivalent ones.
+
+    split: a number that selects another stream of the seed. apart_from: puzzles of another split; none of them is
+    repeated, from 6x6 up neither in an equivalent form nor with the same literal solution.
+    """
+    up_to_symmetry = spec.shape.size >= SMALLEST_INEQUIVALENT_SIZE
+    seen, solutions = set(), set()
+    if apart_from is not None:
+        seen = set(_keys(apart_from, up_to_symmetry))
+        solutions = {row.tobytes() for row in apart_from.solutions} if up_to_symmetry else set()
+    accepted, num_accepted, rejected = [], 0, 0
+    for candidates in _candidates(spec, seed, split, workers):
+        chosen = []
+        for index, key in enumerate(_keys(candidates, up_to_symmetry)):
+            if key in seen or candidates.solutions[index].tobytes() in solutions:
+                rejected += 1
+            elif num_accepted < num_puzzles:
+                seen.add(key)
+                chosen.append(index)
+                num_accepted += 1
+                rejected = 0
+        accepted.append(_take(candidates, chosen))
+        if num_accepted == num_puzzles:
+            return _join(accepted)
+        if rejected > _MAX_REJECTED_IN_A_ROW:
+            raise UserError(
+                f"only {num_accepted} of {num_puzzles} different {spec.shape.size}x{spec.shape.size} puzzles with "
+                f"at most {spec.clues} given cells were found: ask for fewer, or raise --clues"
+            )
+    raise AssertionError("candidates never end")
+
+
+def _emptied(rng: np.random.Generator, solution: np.ndarray, spec: PuzzleSpec) -> np.ndarray:
+    """The grid without the cells, taken in random order, that are not needed to make it the only solution."""
+    puzzle = solution.copy()
+    given = len(puzzle)
+    for cell in rng.permutation(len(puzzle)).tolist():
+        if given <= spec.clues and not spec.minimal:
+            break
+        value = int(puzzle[cell])
+        puzzle[cell] = 0
+        # Cheaper than counting to two: is there a solution with another value here?
+        if solve(puzzle, spec.shape, limit=1, excluded=(cell, value)).solutions:
+            puzzle[cell] = value  # needed now means needed later, when fewer cells are given
+        else:
+            given -= 1
+    return puzzle
+
+
+def _candidates(spec: PuzzleSpec, seed: int, split: int, workers: int) -> Iterator[GeneratedPuzzles]:
+    """Batches of the endless stream of candidates; how they are cut does not matter."""
+    size = max(1, 2000 // spec.shape.num_cells)
+    batches = (range(start, start + size) for start in count(0, size))
+    return ordered_map(partial(_make_batch, spec, seed, split), batches, workers)
+
+
+def _make_batch(spec: PuzzleSpec, seed: int, split: int, indices: range) -> GeneratedPuzzles:
+    made = [random_puzzle(np.random.default_rng([seed, split, index]), spec) for index in indices]
+    puzzles, solutions = (np.stack(grids) for grids in zip(*made, strict=True))
+    results = [solve(puzzle, spec.shape) for puzzle in puzzles]
+    assert all(result.unique for result in results), "a generated puzzle has no single solution"
+    guesses = np.array([result.guesses for result in results], np.int32)
+    return GeneratedPuzzles(puzzles, solutions, guesses, invariant_hashes(puzzles, solutions, spec.shape))
+
+
+def _keys(puzzles: GeneratedPuzzles, up_to_symmetry: bool) -> list:
+    """What must differ between any two puzzles."""
+    return puzzles.hashes.tolist() if up_to_symmetry else [row.tobytes() for row in puzzles.puzzles]
+
+
+def _take(puzzles: GeneratedPuzzles, indices: list[int]) -> GeneratedPuzzles:
+    return GeneratedPuzzles(
+        *(array[indices] for array in (puzzles.puzzles, puzzles.solutions, puzzles.guesses, puzzles.hashes))
+    )
+
+
+def _join(parts: list[GeneratedPuzzles]) -> GeneratedPuzzles:
+    fields = ("puzzles", "solutions", "guesses", "hashes")
+    return GeneratedPuzzles(*(np.concatenate([getattr(part, field) for part in parts]) for field in fields))
