@@ -189,7 +189,7 @@ class TrainingOrder:
     def _batch_puzzles(self, iteration: int) -> Iterator[np.ndarray]:
         """The drawn puzzles of each whole batch; the last of them may contribute only some of its examples."""
         waiting = np.empty(0, np.int64)
-        for drawn in self._drawn_puzzles(iteration):
+        for drawn in self.drawn_puzzles(iteration):
             puzzles = np.concatenate([waiting, drawn])
             ends = np.cumsum(self._lengths[puzzles])
             first = used = 0
@@ -198,7 +198,7 @@ class TrainingOrder:
                 first, used = last + 1, int(ends[last])
             waiting = puzzles[first:]
 
-    def _drawn_puzzles(self, iteration: int) -> Iterator[np.ndarray]:
+    def drawn_puzzles(self, iteration: int) -> Iterator[np.ndarray]:
         """One puzzle for each group of the iteration's order, in pieces that stay small."""
         groups = len(self._group_sizes)
         orders, draws = self._generator(iteration), self._generator(iteration)
