@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 from utils.errors import UserError
 
@@ -124,6 +126,10 @@ def split_disagreements(dataset_dir: Path, train: Metadata, test: Metadata) -> I
 def read_identifiers(dataset_dir: str | Path) -> list[str]:
     """The puzzle identifiers' names, `<blank>` first; raises `UserError` for a missing or malformed file."""
     path = Path(dataset_dir) / "identifiers.json"
+    if not path.exists() and path.with_suffix(".npz").exists():
+        from dataset.lazy import IdentifierTable  # which imports this module
+
+        return list(IdentifierTable.load(dataset_dir).names())
     names = _read_json(path, "it lists the names of the puzzle identifiers")
     if isinstance(names, UserError):
         raise names
@@ -150,11 +156,16 @@ def identifier_problems(dataset_dir: Path, metadata: dict[str, Metadata]) -> Ite
             )
 
 
-def write_identifiers(dataset_dir: str | Path, names: Sequence[str]) -> None:
-    """Write `identifiers.json`; the first name must be `<blank>`."""
-    assert names[:1] == [BLANK_IDENTIFIER], f"identifier 0 must be {BLANK_IDENTIFIER}, not {names[:1]}"
+def write_identifiers(dataset_dir: str | Path, names: Iterable[str]) -> None:
+    """Write `identifiers.json` name by name (there may be millions); the first must be `<blank>`."""
+    names = iter(names)
+    first = next(names)
+    assert first == BLANK_IDENTIFIER, f"identifier 0 must be {BLANK_IDENTIFIER}, not {first!r}"
     Path(dataset_dir).mkdir(parents=True, exist_ok=True)
-    write_text(Path(dataset_dir) / "identifiers.json", json.dumps(names, indent=1))
+    with _replacing(Path(dataset_dir) / "identifiers.json") as file:
+        file.write("[\n " + json.dumps(first))
+        file.writelines(",\n " + json.encoder.encode_basestring_ascii(name) for name in names)
+        file.write("\n]\n")
 
 
 def problems_text(problems: Sequence[str], most: int = 5) -> str:
@@ -170,9 +181,16 @@ def temporary_path(path: Path) -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file so that it is there complete or not at all."""
+    with _replacing(path) as file:
+        file.write(text + "\n")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[TextIO]:
+    """A text file that takes the place of `path` once it is complete."""
     temporary = temporary_path(path)
     with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text + "\n")
+        yield file
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

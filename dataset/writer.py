@@ -54,6 +54,7 @@ class SplitWriter:
         self.split_dir = Path(split_dir)
         self.extra = dict(extra or {})
         self.num_examples = self.num_puzzles = self.num_groups = 0
+        self._group_is_open = False
         self._tokens = {
             "pad_id": pad_id,
             "ignore_label_id": ignore_label_id,
@@ -77,14 +78,19 @@ class SplitWriter:
         puzzle_identifiers: np.ndarray,
         puzzle_lengths: np.ndarray | None = None,
         difficulty: np.ndarray | None = None,
+        *,
+        complete: bool = True,
     ) -> None:
         """Append one group: a puzzle and its augmented copies.
 
         inputs, labels: (E, S) tokens of any integer dtype. puzzle_identifiers: (puzzles,). puzzle_lengths:
-        (puzzles,) examples of each, default one. difficulty: (E,) numbers, in every group or in none.
+        (puzzles,) examples of each, default one. difficulty: (E,) numbers, in every group or in none. With
+        complete=False the next call goes on with the same group, so that a large one can come in parts.
         """
         group_lengths = [len(puzzle_identifiers)]
-        self.add_groups(inputs, labels, puzzle_identifiers, puzzle_lengths, group_lengths, difficulty)
+        self.add_groups(
+            inputs, labels, puzzle_identifiers, puzzle_lengths, group_lengths, difficulty, complete=complete
+        )
 
     def add_groups(
         self,
@@ -94,8 +100,13 @@ class SplitWriter:
         puzzle_lengths: np.ndarray | None = None,
         group_lengths: np.ndarray | None = None,
         difficulty: np.ndarray | None = None,
+        *,
+        complete: bool = True,
     ) -> None:
-        """Append many groups; as `add_group`, with group_lengths: (groups,) puzzles of each, default one."""
+        """Append many groups; as `add_group`, with group_lengths: (groups,) puzzles of each, default one.
+
+        complete: whether the last of them ends here.
+        """
         inputs, labels, identifiers = map(np.asarray, (inputs, labels, puzzle_identifiers))
         ones = np.ones(len(identifiers), np.int64)
         per_puzzle = ones if puzzle_lengths is None else np.asarray(puzzle_lengths)
@@ -115,11 +126,13 @@ class SplitWriter:
         self._streams["labels"].append(labels)
         self._streams["puzzle_identifiers"].append(identifiers)
         self._streams["puzzle_indices"].append(self.num_examples + np.cumsum(per_puzzle))
-        self._streams["group_indices"].append(self.num_puzzles + np.cumsum(per_group))
+        group_ends = self.num_puzzles + np.cumsum(per_group)[: None if complete else -1]
+        self._streams["group_indices"].append(group_ends)
+        self._group_is_open = not complete
         self._max_identifier = max(self._max_identifier, int(identifiers.max()))
         self.num_examples += len(inputs)
         self.num_puzzles += len(identifiers)
-        self.num_groups += len(per_group)
+        self.num_groups += len(group_ends)
 
     def close(self, num_puzzle_identifiers: int) -> Metadata:
         """Publish the split under its final names, dataset.json last, and return its metadata."""
@@ -158,6 +171,7 @@ class SplitWriter:
         self._streams["difficulty"].append(difficulty)
 
     def _metadata(self, num_puzzle_identifiers: int) -> Metadata:
+        assert not self._group_is_open, "the last group is not complete"
         assert self._max_identifier < num_puzzle_identifiers, (self._max_identifier, num_puzzle_identifiers)
         return Metadata(
             **self._tokens,

@@ -1,0 +1,392 @@
+"""ARC examples rendered when they are read: the original pairs and each copy's augmentation, not the copies.
+
+The materialised dataset is written through the same `render`, so a lazy one equals it bit for bit.
+
+Files: `DIR/identifiers.npz` in place of identifiers.json says which augmentation of which task each identifier is;
+`{split}/{set}__originals.npz` holds the original pairs and the identifiers of each group's copies.
+
+Legend: n rows asked for, P pairs (original examples), S cells of a sequence (`dataset.arc`).
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from dataset.arc import (
+    FIRST_COLOUR,
+    GRID_SIZE,
+    NUM_AUGMENTATIONS,
+    NUM_COLOURS,
+    SEQ_LEN,
+    TURNED,
+    augmented_names,
+    decode_numbers,
+    encode,
+)
+from dataset.augment import NUM_DIHEDRAL, dihedral
+from dataset.format import BLANK_IDENTIFIER, ExampleSet, Metadata
+from dataset.metadata import temporary_path
+from utils.errors import UserError
+
+Pair = tuple[np.ndarray, np.ndarray]
+IDENTIFIERS_FILE = "identifiers.npz"
+
+# ---------------------------------------------------------------------------------------------- rendering
+
+
+class Frames:
+    """The frames of pairs under all 8 transforms, laid out so that any shifted one is a window of one buffer.
+
+    Moving a grid down by r and right by c moves its cells by 30·r + c in the flat sequence. As each frame is kept up
+    to its last cell in use and has S zeros before it, the shifted frame is the S bytes from 30·r + c before its start.
+    """
+
+    def __init__(self, pairs: Sequence[Pair]):
+        grids = [grid for pair in pairs for grid in pair]
+        sizes = np.array([grid.shape for grid in grids]).reshape(-1, 2)
+        turned = np.where(TURNED[:, None], sizes[:, None, ::-1], sizes[:, None])  # (grids, 8, 2)
+        lengths = np.minimum(
+            (turned[..., 0] + 1) * GRID_SIZE, SEQ_LEN
+        )  # the grid's rows and the border below
+        starts = (np.cumsum(lengths + SEQ_LEN) - lengths).reshape(lengths.shape)
+        buffer = np.zeros(starts[-1, -1] + SEQ_LEN, np.uint8)
+        for number, grid in enumerate(grids):
+            for transform in range(NUM_DIHEDRAL):
+                start, length = starts[number, transform], lengths[number, transform]
+                buffer[start : start + length] = encode(dihedral(grid, transform))[:length]
+        self._windows = np.lib.stride_tricks.sliding_window_view(buffer, SEQ_LEN)
+        self._starts = (
+            starts.reshape(-1, 2, NUM_DIHEDRAL).transpose(0, 2, 1).copy()
+        )  # (P, 8, input and output)
+        sizes = turned.reshape(-1, 2, NUM_DIHEDRAL, 2)
+        self._widths = sizes[..., 1].transpose(0, 2, 1).copy()  # (P, 8, input and output)
+        self.room = GRID_SIZE - sizes.max(
+            1
+        )  # (P, 8, 2): rows and columns by which a pair can be shifted at most
+
+    def rows(self, pairs: np.ndarray, transforms: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+        """(n, 2, S) inputs and labels of pairs (n,) under transforms (n,), moved by rows and columns (n, 2)."""
+        offsets = shifts[:, 0] * GRID_SIZE + shifts[:, 1]
+        rows = self._windows[self._starts[pairs, transforms] - offsets[:, None]]
+        # A border moved past the right edge would reappear at the left one, which a shifted grid leaves empty.
+        columns = shifts[:, 1:]
+        rows[(columns > 0) & (columns + self._widths[pairs, transforms] == GRID_SIZE), ::GRID_SIZE] = 0
+        return rows
+
+
+def render(
+    frames: Frames,
+    shift_seed: int | None,
+    *,
+    pairs: np.ndarray,
+    places: np.ndarray,
+    lengths: np.ndarray,
+    numbers: np.ndarray,
+    puzzles: np.ndarray,
+    examples: np.ndarray,
+) -> np.ndarray:
+    """(n, 2, S) uint8 inputs and labels of augmented examples; everything given is (n,).
+
+    pairs: which of the frames' pairs; places: the example's place in its puzzle of `lengths` examples; numbers: the
+    puzzle's augmentation; puzzles, examples: their numbers in the split, which together with the seed decide the
+    shifts. All examples of a puzzle but one are shifted; with `shift_seed` None none is.
+    """
+    if not len(pairs):
+        return np.empty((0, 2, SEQ_LEN), np.uint8)
+    starts = np.flatnonzero(np.diff(puzzles, prepend=puzzles[0] - 1))  # runs of rows of one puzzle
+    ends = [*starts[1:].tolist(), len(puzzles)]
+    run_transforms, run_colours = decode_numbers(numbers[starts])
+    transforms = np.repeat(run_transforms, np.diff(starts, append=len(puzzles)))
+    shifts = np.zeros((len(pairs), 2), np.int64)
+    if shift_seed is not None:
+        shifts = _shifts(shift_seed, places, lengths, puzzles, examples, frames.room[pairs, transforms])
+    rows = frames.rows(pairs, transforms, shifts)
+
+    tables = np.zeros((len(starts), 256), np.uint8)
+    tables[:, :FIRST_COLOUR] = np.arange(FIRST_COLOUR)
+    tables[:, FIRST_COLOUR : FIRST_COLOUR + NUM_COLOURS] = run_colours + np.uint8(FIRST_COLOUR)
+    # `bytes.translate` looks up a byte per cycle; numpy's take is several times slower.
+    cells, row_bytes = rows.tobytes(), 2 * SEQ_LEN
+    recoloured = bytearray().join(
+        cells[start * row_bytes : end * row_bytes].translate(table.tobytes())
+        for start, end, table in zip(starts.tolist(), ends, tables, strict=True)
+    )
+    return np.frombuffer(recoloured, np.uint8).reshape(-1, 2, SEQ_LEN)
+
+
+def _shifts(
+    seed: int,
+    places: np.ndarray,
+    lengths: np.ndarray,
+    puzzles: np.ndarray,
+    examples: np.ndarray,
+    room: np.ndarray,
+) -> np.ndarray:
+    """(n, 2) rows and columns by which examples move; pure in seed and numbers, so that any row can be rendered."""
+    words = _random_words(seed, 1, examples)
+    halves = np.stack([words >> np.uint64(32), words & np.uint64(0xFFFFFFFF)], axis=1)
+    shifts = _scaled(halves, room + 1)
+    shifts[places == _scaled(_random_words(seed, 0, puzzles) >> np.uint64(32), lengths)] = 0
+    return shifts
+
+
+def _scaled(words: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """Words of 32 random bits as integers in 0..limit-1."""
+    return ((words * limits.astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
+
+
+def _random_words(seed: int, stream: int, indices: np.ndarray) -> np.ndarray:
+    """64 random bits for each index: splitmix64 at that position of the sequence of (seed, stream)."""
+    step = np.uint64(0x9E3779B97F4A7C15)
+    start = _mix(np.array([seed % 2**64], np.uint64)) + _mix(np.array([stream + 1], np.uint64) * step)
+    return _mix(start + (indices.astype(np.uint64) + np.uint64(1)) * step)
+
+
+def _mix(words: np.ndarray) -> np.ndarray:
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+@dataclass(frozen=True)
+class IdentifierTable:
+    """What each identifier stands for: from `start` on, `lengths[i]` augmentations of `tasks[i]`, in order.
+
+    numbers: (identifiers,) uint32 augmentation numbers.
+    """
+
+    start: int
+    tasks: list[str]
+    lengths: np.ndarray
+    numbers: np.ndarray
+
+    def names(self) -> Iterator[str]:
+        """The names as identifiers.json would list them, `<blank>` below `start`."""
+        yield from [BLANK_IDENTIFIER] * self.start
+        first = 0
+        for task, length in zip(self.tasks, self.lengths.tolist(), strict=True):
+            yield from augmented_names(task, self.numbers[first : first + length])
+            first += length
+
+    def __len__(self) -> int:
+        return self.start + len(self.numbers)
+
+    def save(self, dataset_dir: Path) -> None:
+        """Write `identifiers.npz`."""
+        tasks, lengths = np.array(self.tasks, np.str_), self.lengths.astype(np.int32)
+        arrays = {
+            "start": np.array([self.start]),
+            "tasks": tasks,
+            "lengths": lengths,
+            "numbers": self.numbers,
+        }
+        _save_npz(dataset_dir / IDENTIFIERS_FILE, arrays)
+
+    @classmethod
+    def load(cls, dataset_dir: str | Path) -> IdentifierTable:
+        """The table of a lazy dataset; raises `UserError` when the file is missing or broken."""
+        path = Path(dataset_dir) / IDENTIFIERS_FILE
+        arrays = _load_npz(path, {"start": "iu", "tasks": "U", "lengths": "iu", "numbers": "iu"})
+        table = cls(int(arrays["start"][0]), arrays["tasks"].tolist(), arrays["lengths"], arrays["numbers"])
+        if len(table.tasks) != len(table.lengths) or table.lengths.sum() != len(table.numbers):
+            raise UserError(f"{path}: the number of tasks, lengths and augmentations do not agree")
+        if len(table.numbers) and table.numbers.max() >= NUM_AUGMENTATIONS:
+            raise UserError(
+                f"{path}: augmentation {table.numbers.max()} is not in 0..{NUM_AUGMENTATIONS - 1} "
+                f"(index {table.numbers.argmax()})"
+            )
+        return table
+
+
+@dataclass(frozen=True)
+class Originals:
+    """A split before augmentation.
+
+    groups: the original pairs of each; identifiers: the identifiers of each group's copies; shift_seed: as `render`.
+    """
+
+    groups: list[list[Pair]]
+    identifiers: list[np.ndarray]
+    shift_seed: int | None
+
+    @property
+    def metadata_counts(self) -> dict:
+        """The keys of `dataset.json` that count what is in the split."""
+        puzzles = sum(map(len, self.identifiers))
+        examples = sum(
+            len(pairs) * len(ids) for pairs, ids in zip(self.groups, self.identifiers, strict=True)
+        )
+        return {
+            "total_groups": len(self.groups),
+            "total_puzzles": puzzles,
+            "mean_puzzle_examples": examples / puzzles,
+        }
+
+    def save(self, split_dir: Path, set_name: str = "all") -> None:
+        """Write `{set}__originals.npz`."""
+        grids = [grid for pairs in self.groups for pair in pairs for grid in pair]
+        identifiers = np.concatenate(self.identifiers)
+        arrays = {
+            "cells": np.concatenate([grid.ravel() for grid in grids]),
+            "sizes": np.array([grid.shape for grid in grids], np.uint8),
+            "pairs": np.array([len(pairs) for pairs in self.groups], np.int32),
+            "copies": np.array([len(ids) for ids in self.identifiers], np.int32),
+            # Nearly always 1: the differences take no room when compressed.
+            "identifier_steps": np.diff(identifiers, prepend=0).astype(np.int32),
+            "shift_seed": np.array([] if self.shift_seed is None else [self.shift_seed], np.uint64),
+        }
+        _save_npz(originals_path(split_dir, set_name), arrays)
+
+    @classmethod
+    def load(cls, split_dir: Path, set_name: str) -> Originals:
+        """The originals of a set; raises `UserError` when the file is missing or broken."""
+        path = originals_path(split_dir, set_name)
+        kinds = dict.fromkeys(("cells", "sizes", "pairs", "copies", "identifier_steps", "shift_seed"), "iu")
+        arrays = _load_npz(path, kinds)
+        cells, sizes = arrays["cells"], arrays["sizes"].reshape(-1, 2).astype(np.int64)
+        pairs, copies = arrays["pairs"], arrays["copies"]
+        if not len(pairs) or len(pairs) != len(copies) or pairs.min() < 1 or copies.min() < 1:
+            raise UserError(f"{path}: every group needs one or more pairs and one or more copies")
+        if len(sizes) != 2 * pairs.sum() or sizes.prod(1).sum() != len(cells):
+            raise UserError(f"{path}: the numbers of pairs, grid sizes and cells do not agree")
+        if copies.sum() != len(arrays["identifier_steps"]):
+            raise UserError(f"{path}: the numbers of copies and of identifiers do not agree")
+        if sizes.min() < 1 or sizes.max() > GRID_SIZE or cells.max() >= NUM_COLOURS:
+            raise UserError(f"{path}: grids must be 1 x 1 to {GRID_SIZE} x {GRID_SIZE} with colours 0..9")
+        grids = [
+            part.reshape(size)
+            for part, size in zip(np.split(cells, sizes.prod(1).cumsum()[:-1]), sizes.tolist(), strict=True)
+        ]
+        both = list(zip(grids[::2], grids[1::2], strict=True))
+        firsts = [0, *np.cumsum(pairs).tolist()]
+        identifiers = np.cumsum(arrays["identifier_steps"], dtype=np.int64)
+        return cls(
+            [both[first:last] for first, last in pairwise(firsts)],
+            np.split(identifiers, np.cumsum(copies)[:-1]),
+            int(arrays["shift_seed"][0]) if len(arrays["shift_seed"]) else None,
+        )
+
+
+def originals_path(split_dir: Path, set_name: str) -> Path:
+    """Where the original pairs of a lazily stored set lie."""
+    return split_dir / f"{set_name}__originals.npz"
+
+
+def _save_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    temporary = temporary_path(path)
+    with open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _load_npz(path: Path, kinds: dict[str, str]) -> dict[str, np.ndarray]:
+    """The arrays of a file by name; kinds: the dtype kinds each may have."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except FileNotFoundError:
+        raise UserError(f"{path}: is missing, but dataset.json says that the store is lazy") from None
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zipfile.error) as error:
+        raise UserError(f"{path}: is truncated or not an npz file ({error})") from None
+    for key, kind in kinds.items():
+        if key not in arrays or arrays[key].dtype.kind not in kind:
+            raise UserError(f"{path}: lacks the array {key!r}, or it has the wrong type")
+    return arrays
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+class LazyExampleSet(ExampleSet):
+    """A set whose rows are rendered on reading; `inputs` and `labels` are None."""
+
+    def __init__(
+        self, split_dir: Path, name: str, metadata: Metadata, originals: Originals, numbers: np.ndarray
+    ):
+        """numbers: (puzzles,) the augmentation of each puzzle."""
+        pairs = np.array([len(group) for group in originals.groups])
+        copies = np.array([len(ids) for ids in originals.identifiers])
+        arrays = {
+            "puzzle_identifiers": np.concatenate(originals.identifiers).astype(np.int32),
+            "puzzle_indices": _starts(np.repeat(pairs, copies)).astype(np.int32),
+            "group_indices": _starts(copies).astype(np.int32),
+        }
+        super().__init__(split_dir, name, metadata, arrays)
+        self._pairs = pairs
+        self._first_pairs, self._first_examples = _starts(pairs), _starts(pairs * copies)
+        self._numbers = numbers
+        self._shift_seed = originals.shift_seed
+        self._frames = Frames([pair for group in originals.groups for pair in group])
+
+    @classmethod
+    def open(cls, split_dir: Path, name: str, metadata: Metadata) -> tuple[LazyExampleSet | None, list[str]]:
+        """The set, or None with what is wrong with its files."""
+        split_dir = Path(split_dir)
+        try:
+            table = IdentifierTable.load(split_dir.parent)
+            originals = Originals.load(split_dir, name)
+        except UserError as error:
+            return None, [str(error)]
+        identifiers = np.concatenate(originals.identifiers)
+        outside = np.flatnonzero((identifiers < table.start) | (identifiers >= len(table)))
+        if len(outside):
+            return None, [
+                f"{originals_path(split_dir, name)}: puzzle {outside[0]} has identifier {identifiers[outside[0]]}, "
+                f"but {IDENTIFIERS_FILE} holds {table.start}..{len(table) - 1}"
+            ]
+        if (metadata.seq_len, metadata.vocab_size) != (SEQ_LEN, FIRST_COLOUR + NUM_COLOURS):
+            return None, [
+                f"{split_dir / 'dataset.json'}: seq_len and vocab_size are {metadata.seq_len} and "
+                f"{metadata.vocab_size}, but lazily stored ARC data has {SEQ_LEN} and {FIRST_COLOUR + NUM_COLOURS}"
+            ]
+        return cls(split_dir, name, metadata, originals, table.numbers[identifiers - table.start]), []
+
+    @property
+    def num_examples(self) -> int:
+        return int(self._first_examples[-1])
+
+    def read(self, example_indices: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and labels, each (n, S) uint8, of the given examples."""
+        if isinstance(example_indices, slice):
+            examples = np.arange(*example_indices.indices(self.num_examples))
+        else:
+            examples = np.asarray(example_indices, np.int64)
+        groups = np.searchsorted(self._first_examples, examples, side="right") - 1
+        lengths = self._pairs[groups]
+        copies, places = np.divmod(examples - self._first_examples[groups], lengths)
+        puzzles = self.group_indices[groups] + copies
+        rows = render(
+            self._frames,
+            self._shift_seed,
+            pairs=self._first_pairs[groups] + places,
+            places=places,
+            lengths=lengths,
+            numbers=self._numbers[puzzles],
+            puzzles=puzzles,
+            examples=examples,
+        )
+        return rows[:, 0], rows[:, 1]
+
+    def problems(self) -> list[str]:
+        """Broken rules that `open` has not found: none but those of the index arrays."""
+        return list(self.index_problems())
+
+    def _path(self, field: str) -> Path:
+        return originals_path(self.split_dir, self.name)
+
+
+def _starts(lengths: np.ndarray) -> np.ndarray:
+    """Where each of consecutive ranges starts, and the end of the last."""
+    return np.concatenate([[0], np.cumsum(lengths)])
