@@ -1,0 +1,72 @@
+"""Who may import whom: the arrows of the module map, checked on the source without running it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("config", "dataset", "evaluators", "models", "utils")
+ENTRY_POINTS = ("pretrain", "evaluate", "solve")
+MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")) + sorted(
+    ROOT.glob("*.py")
+)
+
+# What each folder may import of this repository, and what of the heavy libraries it must do without.
+ALLOWED = {
+    "dataset": {"dataset", "utils.errors"},
+    "models": {"models", "dataset.format"},
+    "utils": {"utils"},
+    "evaluators": {"evaluators", "models", "dataset", "utils", "puzzle_dataset"},
+    "config": {"config", "models", "utils", "dataset.format"},
+}
+FORBIDDEN_LIBRARIES = {"dataset": {"torch"}, "models": {"wandb", "hydra", "omegaconf"}}
+
+
+def imported_names(path: Path) -> set[str]:
+    """Every dotted name a file imports, anywhere in it: `from a.b import c` counts as `a.b` and `a.b.c`."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = (
+                [*path.relative_to(ROOT).parts[: -node.level], *filter(None, [node.module])]
+                if node.level
+                else []
+            )
+            module = ".".join(base) or node.module
+            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def is_below(name: str, module: str) -> bool:
+    return name == module or name.startswith(f"{module}.")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_the_way_the_module_map_says(path):
+    folder = path.relative_to(ROOT).parts[0] if path.parent != ROOT else None
+    ours = {*FOLDERS, "puzzle_dataset", *ENTRY_POINTS}
+    for name in imported_names(path):
+        top = name.partition(".")[0]
+        assert top not in ENTRY_POINTS or path.parent == ROOT, f"{path} imports the entry point {name}"
+        assert top != "pretrain", f"{path} imports pretrain"
+        if folder:
+            assert top not in FORBIDDEN_LIBRARIES.get(folder, ()), f"{path} imports {name}"
+        if folder and top in ours:
+            # `from dataset import format` names the package too, which is no import of its modules.
+            fine = any(is_below(name, allowed) or is_below(allowed, name) for allowed in ALLOWED[folder])
+            assert fine, f"{path} imports {name}; {folder}/ may import {sorted(ALLOWED[folder])}"
+
+
+def test_build_scripts_are_imported_by_nobody():
+    for path in MODULES:
+        assert not any("build_" in name for name in imported_names(path) if name.startswith("dataset")), path
+
+
+def test_no_module_of_dataset_has_the_name_of_one_of_the_standard_library():
+    # Its scripts run with dataset/ first on the import path.
+    import sys
+
+    assert not {path.stem for path in (ROOT / "dataset").glob("*.py")} & set(sys.stdlib_module_names)
