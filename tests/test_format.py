@@ -1,0 +1,560 @@
+"""The dataset format: what is written is read back, every broken rule is found, no half dataset opens."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataset.format import (
+    FIELD_DTYPES,
+    SplitWriter,
+    close_splits,
+    open_split,
+    read_identifiers,
+    read_metadata,
+    validate,
+    write_identifiers,
+)
+from dataset.metadata import _REQUIRED_KEYS
+from utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+SEQ_LEN, VOCAB = 6, 9
+
+
+def tokens(count, seed=0):
+    return np.random.default_rng(seed).integers(1, VOCAB, (count, SEQ_LEN))
+
+
+def new_writer(folder, **options):
+    return SplitWriter(folder, seq_len=SEQ_LEN, vocab_size=VOCAB, **options)
+
+
+def build(root, splits=("train", "test"), seed=0):
+    """Two groups of 2 and 1 puzzles with 3, 1 and 2 examples, in each split."""
+    inputs, labels = tokens(6, seed), tokens(6, seed + 1)
+    labels[0, :2] = 0
+    for split in splits:
+        with new_writer(root / split, extra={"family": "toy"}) as writer:
+            writer.add_group(inputs[:4], labels[:4], np.array([1, 2]), np.array([3, 1]))
+            writer.add_group(inputs[4:], labels[4:], np.array([3]), np.array([2]))
+            writer.close(num_puzzle_identifiers=4)
+    write_identifiers(root, ["<blank>", "a", "b", "c"])
+    return inputs, labels
+
+
+def edit_array(root, field, edit, split="train"):
+    path = root / split / f"all__{field}.npy"
+    array = np.load(path)
+    changed = edit(array)
+    np.save(path, array if changed is None else changed)
+
+
+def edit_json(root, split="train", **changes):
+    path = root / split / "dataset.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_split_is_read_back_as_written(tmp_path):
+    inputs, labels = build(tmp_path)
+    split = open_split(tmp_path, "train")
+    example_set = split.sets["all"]
+    np.testing.assert_array_equal(example_set.inputs, inputs)
+    np.testing.assert_array_equal(example_set.labels, labels)
+    assert example_set.puzzle_identifiers.tolist() == [1, 2, 3]
+    assert example_set.puzzle_indices.tolist() == [0, 3, 4, 6]
+    assert example_set.group_indices.tolist() == [0, 2, 3]
+    assert (example_set.num_examples, example_set.num_puzzles, example_set.num_groups) == (6, 3, 2)
+    assert example_set.difficulty is None
+    assert example_set.puzzles_of(np.arange(6)).tolist() == [0, 0, 0, 1, 2, 2]
+    for ours, stored in zip(example_set.read(np.array([5, 0, 5])), (inputs, labels), strict=True):
+        np.testing.assert_array_equal(ours, stored[[5, 0, 5]])
+    assert split.metadata.to_json() == {
+        "pad_id": 0,
+        "ignore_label_id": 0,
+        "blank_identifier_id": 0,
+        "vocab_size": VOCAB,
+        "seq_len": SEQ_LEN,
+        "num_puzzle_identifiers": 4,
+        "total_groups": 2,
+        "mean_puzzle_examples": 2.0,
+        "total_puzzles": 3,
+        "sets": ["all"],
+        "family": "toy",
+    }
+    assert read_metadata(tmp_path / "train") == split.metadata
+    assert read_identifiers(tmp_path) == ["<blank>", "a", "b", "c"]
+    assert validate(tmp_path) == []
+
+
+def test_files_have_the_published_names_and_dtypes(tmp_path):
+    build(tmp_path, splits=["train"])
+    for field, dtype in FIELD_DTYPES.items():
+        assert np.load(tmp_path / "train" / f"all__{field}.npy").dtype == dtype
+    assert sorted(p.name for p in (tmp_path / "train").iterdir()) == sorted(
+        ["dataset.json", *(f"all__{field}.npy" for field in FIELD_DTYPES)]
+    )
+
+
+def test_many_groups_at_once_equal_one_by_one(tmp_path):
+    inputs, labels = tokens(6), tokens(6, 1)
+    build(tmp_path, splits=["train"])
+    one_by_one = open_split(tmp_path, "train").sets["all"]
+    with new_writer(tmp_path / "test") as writer:
+        identifiers, per_puzzle, per_group = np.array([1, 2, 3]), np.array([3, 1, 2]), np.array([2, 1])
+        writer.add_groups(inputs, labels, identifiers, per_puzzle, per_group)
+        writer.close(num_puzzle_identifiers=4)
+    at_once = open_split(tmp_path, "test").sets["all"]
+    for field in ("inputs", "puzzle_identifiers", "puzzle_indices", "group_indices"):
+        np.testing.assert_array_equal(getattr(at_once, field), getattr(one_by_one, field))
+
+
+@pytest.mark.parametrize(("values", "dtype"), [([3, 0, 70000], np.int32), ([0.5, 1.5, 2.5], np.float32)])
+def test_difficulty_is_kept_per_example(tmp_path, values, dtype):
+    with new_writer(tmp_path / "test") as writer:
+        writer.add_groups(tokens(2), tokens(2), np.zeros(2, int), difficulty=np.array(values[:2]))
+        writer.add_group(tokens(1), tokens(1), np.zeros(1, int), difficulty=values[2:])
+        writer.close(num_puzzle_identifiers=1)
+    difficulty = open_split(tmp_path, "test").sets["all"].difficulty
+    assert difficulty.dtype == dtype
+    assert difficulty.tolist() == values
+
+
+def test_a_rebuilt_split_drops_the_difficulty_of_the_one_it_replaces(tmp_path):
+    for difficulty in (np.arange(2), None):
+        with new_writer(tmp_path / "test") as writer:
+            writer.add_groups(tokens(2), tokens(2), np.zeros(2, int), difficulty=difficulty)
+            writer.close(num_puzzle_identifiers=1)
+    assert open_split(tmp_path, "test").sets["all"].difficulty is None
+
+
+def older_dataset(root, **changes):
+    """A split as published builders leave it: int64 arrays, total_puzzles absent or the number of groups."""
+    build(root, splits=["train"])
+    for field in FIELD_DTYPES:
+        edit_array(root, field, lambda array: array.astype(np.int64))
+    edit_json(root, **changes)
+    return root
+
+
+@pytest.mark.parametrize("total_puzzles", ["absent", None, 2])
+def test_older_datasets_open_with_the_number_of_puzzles_counted(tmp_path, total_puzzles):
+    older_dataset(tmp_path, total_puzzles=total_puzzles)
+    if total_puzzles == "absent":
+        path = tmp_path / "train" / "dataset.json"
+        path.write_text(
+            json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "total_puzzles"})
+        )
+    split = open_split(tmp_path, "train")
+    assert split.metadata.total_puzzles == 3
+    assert split.sets["all"].inputs.dtype == np.int64
+    assert validate(tmp_path) == []
+
+
+def test_a_label_may_be_the_ignored_one_outside_the_vocabulary(tmp_path):
+    older_dataset(tmp_path, ignore_label_id=-100)
+    edit_array(tmp_path, "labels", lambda array: array.__setitem__((0, 0), -100))
+    assert open_split(tmp_path, "train").sets["all"].labels[0, 0] == -100
+    edit_array(tmp_path, "labels", lambda array: array.__setitem__((4, 2), -99))
+    with pytest.raises(UserError, match=r"all__labels.npy: row 4, cell 2 is -99"):
+        open_split(tmp_path, "train")
+
+
+def test_without_an_ignored_label_every_label_must_be_in_the_vocabulary(tmp_path):
+    older_dataset(tmp_path, ignore_label_id=None)
+    assert validate(tmp_path) == []
+    edit_array(tmp_path, "labels", lambda array: array.__setitem__((0, 0), -100))
+    assert "row 0, cell 0 is -100" in validate(tmp_path)[0]
+
+
+def cut(root, field, keep):
+    path = root / "train" / f"all__{field}.npy"
+    path.write_bytes(path.read_bytes()[:keep])
+
+
+# What is done to a valid dataset, and what the message must name.
+CORRUPTIONS = {
+    "inputs outside the vocabulary": (
+        lambda root: edit_array(root, "inputs", lambda a: a.__setitem__((4, 5), VOCAB)),
+        ["all__inputs.npy", "row 4, cell 5", "is 9", "0..8"],
+    ),
+    "labels outside the vocabulary": (
+        lambda root: edit_array(root, "labels", lambda a: a.__setitem__((slice(2, 4), 1), 200)),
+        ["all__labels.npy", "row 2, cell 1", "is 200", "0..8", "2 such values"],
+    ),
+    "negative inputs": (
+        lambda root: edit_array(root, "inputs", lambda a: a.astype(np.int16) - 5),
+        ["all__inputs.npy", "row 0", "0..8"],
+    ),
+    "an identifier above the table": (
+        lambda root: edit_array(root, "puzzle_identifiers", lambda a: a.__setitem__(1, 4)),
+        ["all__puzzle_identifiers.npy", "index 1 is 4", "0..3"],
+    ),
+    "a negative identifier": (
+        lambda root: edit_array(root, "puzzle_identifiers", lambda a: a.__setitem__(2, -1)),
+        ["all__puzzle_identifiers.npy", "index 2 is -1", "0..3"],
+    ),
+    "puzzle indices that do not start at 0": (
+        lambda root: edit_array(root, "puzzle_indices", lambda a: a.__setitem__(0, 1)),
+        ["all__puzzle_indices.npy", "index 0 is 1", "must be 0"],
+    ),
+    "puzzle indices that stand still": (
+        lambda root: edit_array(root, "puzzle_indices", lambda a: a.__setitem__(2, 3)),
+        ["all__puzzle_indices.npy", "does not increase at index 2", "3 is followed by 3"],
+    ),
+    "puzzle indices that do not end at the examples": (
+        lambda root: edit_array(root, "puzzle_indices", lambda a: a.__setitem__(-1, 7)),
+        ["all__puzzle_indices.npy", "index 3", "is 7", "6 examples"],
+    ),
+    "too few puzzle indices": (
+        lambda root: edit_array(root, "puzzle_indices", lambda a: np.delete(a, 1)),
+        ["all__puzzle_indices.npy", "3 entries", "need 4"],
+    ),
+    "empty puzzle indices": (
+        lambda root: edit_array(root, "puzzle_indices", lambda a: a[:1]),
+        ["all__puzzle_indices.npy", "1 entries", "at least 2"],
+    ),
+    "group indices that do not start at 0": (
+        lambda root: edit_array(root, "group_indices", lambda a: a.__setitem__(0, -1)),
+        ["all__group_indices.npy", "index 0 is -1"],
+    ),
+    "group indices that fall": (
+        lambda root: edit_array(root, "group_indices", lambda a: a.__setitem__(1, 4)),
+        ["all__group_indices.npy", "does not increase at index 2", "4 is followed by 3"],
+    ),
+    "group indices that do not end at the puzzles": (
+        lambda root: edit_array(root, "group_indices", lambda a: a.__setitem__(-1, 5)),
+        ["all__group_indices.npy", "is 5", "3 puzzles"],
+    ),
+    "labels for fewer examples": (
+        lambda root: edit_array(root, "labels", lambda a: a[:-1]),
+        ["all__labels.npy", "5 examples", "6"],
+    ),
+    "difficulties for fewer examples": (
+        lambda root: np.save(root / "train" / "all__difficulty.npy", np.arange(5)),
+        ["all__difficulty.npy", "5 entries", "6 examples"],
+    ),
+    "a seq_len that the rows do not have": (
+        lambda root: edit_json(root, seq_len=7),
+        ["all__inputs.npy", "6 cells", "seq_len is 7"],
+    ),
+    "flat inputs": (
+        lambda root: edit_array(root, "inputs", np.ravel),
+        ["all__inputs.npy", "1 dimensions", "(36,)", "must have 2"],
+    ),
+    "indices with two dimensions": (
+        lambda root: edit_array(root, "group_indices", lambda a: a[None]),
+        ["all__group_indices.npy", "2 dimensions", "must have 1"],
+    ),
+    "float labels": (
+        lambda root: edit_array(root, "labels", lambda a: a.astype(np.float32)),
+        ["all__labels.npy", "float32", "integers"],
+    ),
+    "a truncated array": (lambda root: cut(root, "inputs", 140), ["all__inputs.npy", "truncated"]),
+    "a truncated header": (lambda root: cut(root, "labels", 40), ["all__labels.npy", "truncated"]),
+    "an empty file": (lambda root: cut(root, "group_indices", 0), ["all__group_indices.npy", "truncated"]),
+    "a pickled array": (
+        lambda root: np.save(root / "train" / "all__labels.npy", np.array([{}]), allow_pickle=True),
+        ["all__labels.npy", "no npy array"],
+    ),
+    "a missing array": (
+        lambda root: (root / "train" / "all__puzzle_indices.npy").unlink(),
+        ["all__puzzle_indices.npy", "is missing", "'all'"],
+    ),
+    "a set without files": (
+        lambda root: edit_json(root, sets=["all", "more"]),
+        ["more__inputs.npy", "'more'"],
+    ),
+    "no sets": (lambda root: edit_json(root, sets=[]), ["dataset.json", "sets is []"]),
+    "a set named twice": (
+        lambda root: edit_json(root, sets=["all", "all"]),
+        ["dataset.json", "sets is", "differ"],
+    ),
+    "a set that leaves the folder": (
+        lambda root: edit_json(root, sets=["../all"]),
+        ["dataset.json", "slashes"],
+    ),
+    "a wrong number of groups": (
+        lambda root: edit_json(root, total_groups=5),
+        ["dataset.json", "total_groups is 5", "2 groups"],
+    ),
+    "a wrong number of puzzles": (
+        lambda root: edit_json(root, total_puzzles=5),
+        ["dataset.json", "total_puzzles is 5", "3 puzzles"],
+    ),
+    "a wrong mean": (
+        lambda root: edit_json(root, mean_puzzle_examples=1.0),
+        ["dataset.json", "mean_puzzle_examples is 1.0", "give 2"],
+    ),
+    "a mean that is no number": (
+        lambda root: edit_json(root, mean_puzzle_examples="2"),
+        ["dataset.json", "mean_puzzle_examples is '2'"],
+    ),
+    "a vocabulary that is no integer": (
+        lambda root: edit_json(root, vocab_size="9"),
+        ["dataset.json", "vocab_size is '9'", "integer"],
+    ),
+    "an ignored label that is no integer": (
+        lambda root: edit_json(root, ignore_label_id=0.5),
+        ["dataset.json", "ignore_label_id is 0.5", "null"],
+    ),
+    "a padding token outside the vocabulary": (
+        lambda root: edit_json(root, pad_id=9),
+        ["dataset.json", "pad_id is 9", "vocab_size, which is 9"],
+    ),
+    "a blank identifier outside the table": (
+        lambda root: edit_json(root, blank_identifier_id=4),
+        ["dataset.json", "blank_identifier_id is 4", "num_puzzle_identifiers, which is 4"],
+    ),
+    "an unknown store": (
+        lambda root: edit_json(root, store="zip"),
+        ["dataset.json", "store is 'zip'", "npy, lazy"],
+    ),
+    "dataset.json that is no JSON": (
+        lambda root: (root / "train" / "dataset.json").write_text("{"),
+        ["dataset.json", "not valid JSON"],
+    ),
+    "dataset.json that is no object": (
+        lambda root: (root / "train" / "dataset.json").write_text("[]"),
+        ["dataset.json", "object", "list"],
+    ),
+    "no dataset.json": (
+        lambda root: (root / "train" / "dataset.json").unlink(),
+        ["dataset.json", "is missing"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_a_broken_rule_is_refused_and_named(tmp_path, name):
+    corrupt, named = CORRUPTIONS[name]
+    build(tmp_path)
+    corrupt(tmp_path)
+    with pytest.raises(UserError) as caught:
+        open_split(tmp_path, "train")
+    assert all(part in str(caught.value) for part in named), str(caught.value)
+    problems = validate(tmp_path)
+    assert any(all(part in problem for part in named) for problem in problems), problems
+    assert not any(str(tmp_path / "test" / "all") in problem for problem in problems), (
+        "the other split is fine"
+    )
+
+
+@pytest.mark.parametrize("key", _REQUIRED_KEYS)
+def test_a_missing_key_is_refused_and_named(tmp_path, key):
+    build(tmp_path)
+    path = tmp_path / "train" / "dataset.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != key}))
+    with pytest.raises(UserError, match=rf"train/dataset\.json: lacks the keys {key}"):
+        open_split(tmp_path, "train")
+
+
+def test_a_value_in_a_late_chunk_is_named_by_its_own_row(tmp_path, monkeypatch):
+    monkeypatch.setattr("dataset.format._CHUNK_BYTES", 2 * SEQ_LEN)  # two rows at a time
+    build(tmp_path)
+    edit_array(tmp_path, "inputs", lambda array: array.__setitem__((slice(3, 6), 4), 99))
+    [problem] = validate(tmp_path)
+    assert "row 3, cell 4 is 99" in problem
+    assert "3 such values" in problem
+
+
+def test_validate_lists_every_broken_rule_and_open_names_the_first_few(tmp_path):
+    build(tmp_path)
+    edit_array(tmp_path, "inputs", lambda array: array.__setitem__((0, 0), 99))
+    edit_array(tmp_path, "labels", lambda array: array.__setitem__((5, 0), 99))
+    edit_array(tmp_path, "puzzle_indices", lambda array: array.__setitem__(slice(None), [1, 1, 4, 5]))
+    edit_array(tmp_path, "puzzle_identifiers", lambda array: array.__setitem__(0, 77))
+    edit_json(tmp_path, total_groups=9)
+    edit_array(tmp_path, "group_indices", lambda array: array.__setitem__(0, 2), split="test")
+    edit_json(tmp_path, "test", mean_puzzle_examples=7)
+    problems = validate(tmp_path)
+    assert len(problems) == 10, (
+        problems
+    )  # 1 inputs, 1 labels, 3 puzzle indices, 1 identifier, 1 count; 2 + 1 in test
+    with pytest.raises(UserError, match="and 2 more problems"):
+        open_split(tmp_path, "train")
+
+
+def test_validate_names_keys_in_which_the_splits_differ(tmp_path):
+    build(tmp_path)
+    edit_json(tmp_path, "test", vocab_size=VOCAB + 1, ignore_label_id=None)
+    assert len(validate(tmp_path)) == 2
+    assert "vocab_size is 9 in train/dataset.json, but 10 in test/dataset.json" in validate(tmp_path)[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (None, "is missing"),
+        ("{}", "list of names"),
+        ('["a"]', "'a', but must be '<blank>'"),
+        ('["<blank>"]', "1 names"),
+    ],
+)
+def test_validate_checks_the_identifier_names(tmp_path, content, named):
+    build(tmp_path)
+    path = tmp_path / "identifiers.json"
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+    problems = validate(tmp_path)
+    assert problems
+    assert all("identifiers.json" in problem for problem in problems)
+    assert named in problems[0]
+
+
+def test_a_missing_dataset_and_a_missing_split_are_told_apart(tmp_path):
+    with pytest.raises(UserError, match="nowhere: there is no such dataset"):
+        open_split(tmp_path / "nowhere", "train")
+    assert "no such dataset" in validate(tmp_path / "nowhere")[0]
+    build(tmp_path, splits=["train"])
+    with pytest.raises(UserError, match=r"has no split 'test' \(it has train\)"):
+        open_split(tmp_path, "test")
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_an_exception_while_writing_leaves_the_earlier_dataset_untouched(tmp_path):
+    build(tmp_path)
+    before = contents(tmp_path)
+
+    def interrupted_build():
+        with new_writer(tmp_path / "train") as writer:
+            writer.add_group(tokens(3, 7), tokens(3, 8), np.zeros(3, int))
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        interrupted_build()
+    assert contents(tmp_path) == before
+
+
+def test_a_split_without_puzzles_is_refused_and_leaves_nothing(tmp_path):
+    with (
+        pytest.raises(UserError, match="test: there is no puzzle to write"),
+        new_writer(tmp_path / "test") as writer,
+    ):
+        writer.close(num_puzzle_identifiers=1)
+    assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((tokens(1) + VOCAB, tokens(1), [0]), "inputs span"),
+        ((tokens(1), tokens(1) + VOCAB, [0]), "labels span"),
+        ((tokens(1), tokens(1) - VOCAB, [0]), "labels span"),
+        ((tokens(1)[:, 1:], tokens(1)[:, 1:], [0]), r"\(1, 5\)"),
+        ((tokens(2), tokens(2), [0]), r"\(2, 6\)"),
+        ((tokens(2), tokens(2), [0, 1], [2, 0]), "without examples"),
+        ((tokens(1), tokens(1), [-1]), "negative"),
+    ],
+)
+def test_a_builder_that_breaks_a_rule_fails_at_once(tmp_path, arguments, message):
+    with pytest.raises(AssertionError, match=message), new_writer(tmp_path / "train") as writer:
+        writer.add_group(*arguments)
+
+
+def test_an_identifier_above_the_number_given_is_refused(tmp_path):
+    with new_writer(tmp_path / "train") as writer:
+        writer.add_group(tokens(1), tokens(1), [5])
+        with pytest.raises(AssertionError, match=r"\(5, 5\)"):
+            writer.close(num_puzzle_identifiers=5)
+
+
+KILLED_BUILD = """
+import sys, time, numpy as np
+sys.path.insert(0, sys.argv[1])
+import dataset.writer as w
+rows = np.ones((2, 6), int)
+train, test = (w.SplitWriter(f"{sys.argv[2]}/{split}", seq_len=6, vocab_size=9) for split in ("train", "test"))
+for writer in (train, test):
+    writer.add_group(rows, rows, [0, 0])
+def wait():
+    print("here", flush=True)
+    time.sleep(60)
+if sys.argv[3] == "before close":
+    wait()
+publish, calls = w.SplitWriter._publish_arrays, []
+def publish_and_wait(self):
+    publish(self)
+    calls.append(self)
+    if sys.argv[3] == f"after {len(calls)} published":
+        wait()
+w.SplitWriter._publish_arrays = publish_and_wait
+w.close_splits([train, test], 1)
+"""
+
+
+@pytest.mark.parametrize("moment", ["before close", "after 1 published", "after 2 published"])
+def test_a_killed_build_leaves_the_earlier_dataset_or_none_that_opens(tmp_path, moment):
+    build(tmp_path)
+    before = {split: contents(tmp_path / split) for split in ("train", "test")}
+    command = [sys.executable, "-c", KILLED_BUILD, str(ROOT), str(tmp_path), moment]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "here\n"
+        os.kill(process.pid, signal.SIGKILL)
+    for split in ("train", "test"):
+        if moment == "before close":
+            now = contents(tmp_path / split)
+            assert {name: now[name] for name in before[split]} == before[split]
+            open_split(tmp_path, split)
+        else:
+            with pytest.raises(UserError, match=r"dataset\.json: is missing"):
+                open_split(tmp_path, split)
+    build(tmp_path, seed=5)  # and the next build works, leaving nothing of the killed one
+    assert validate(tmp_path) == []
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_two_splits_are_published_in_one_step(tmp_path):
+    with new_writer(tmp_path / "train") as train, new_writer(tmp_path / "test") as test:
+        train.add_groups(tokens(3), tokens(3), np.zeros(3, int))
+        test.add_groups(tokens(2), tokens(2), np.zeros(2, int))
+        train.extra["rows"] = [4, 1, 7]
+        metadata = close_splits([train, test], num_puzzle_identifiers=1)
+    write_identifiers(tmp_path, ["<blank>"])
+    assert [m.total_puzzles for m in metadata] == [3, 2]
+    assert open_split(tmp_path, "train").metadata.extra == {"rows": [4, 1, 7]}
+    assert validate(tmp_path) == []
+
+
+def test_writing_many_examples_needs_no_memory_for_them(tmp_path):
+    script = """
+import resource, sys, numpy as np
+sys.path.insert(0, sys.argv[1])
+from dataset.format import SplitWriter
+rows, zeros = np.ones((1000, 900), np.uint8), np.zeros(1000, int)
+with SplitWriter(sys.argv[2], seq_len=900, vocab_size=9) as writer:
+    writer.add_group(rows, rows, zeros)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(60):
+        writer.add_group(rows, rows, zeros)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    command = [sys.executable, "-c", script, str(ROOT), str(tmp_path / "train")]
+    grown_kib = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert grown_kib < 20_000, "108 MB of tokens passed through"
+
+
+def test_a_million_rows_are_checked_within_seconds(tmp_path):
+    with SplitWriter(tmp_path / "train", seq_len=81, vocab_size=11) as writer:
+        rows, zeros = np.full((100_000, 81), 10, np.uint8), np.zeros(100_000, int)
+        for _ in range(10):
+            writer.add_group(rows, rows, zeros)
+        writer.close(num_puzzle_identifiers=1)
+    started = time.perf_counter()
+    open_split(tmp_path, "train")
+    assert time.perf_counter() - started < 5  # about 0.1 s when the machine is idle
