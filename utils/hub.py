@@ -1,0 +1,109 @@
+"""The Hugging Face hub: `hf://OWNER/NAME[@REVISION][/file or folder]` down, an exported folder up."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.errors import UserError
+
+HUB_PREFIX = "hf://"
+_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_ADDRESS = re.compile(r"hf://(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[^/]+))?(/(?P<inside>.*))?")
+
+
+@dataclass(frozen=True)
+class HubAddress:
+    """A repository, and what is meant in it ("" for all of it)."""
+
+    name: str
+    revision: str | None
+    inside: str
+
+    @classmethod
+    def parse(cls, source: str) -> HubAddress:
+        match = _ADDRESS.fullmatch(source)
+        if not match:
+            raise UserError(
+                f"{source}: is no address on the hub; write hf://OWNER/NAME or hf://OWNER/NAME/file"
+            )
+        return cls(match["name"], match["revision"], (match["inside"] or "").strip("/"))
+
+    def __str__(self) -> str:
+        revision = f"@{self.revision}" if self.revision else ""
+        return f"{HUB_PREFIX}{self.name}{revision}"
+
+    def download(self, file: str) -> Path | None:
+        """The local copy of a file of the repository, None where the repository has no such file."""
+        hub = _hub()
+        with self._errors_for_users():
+            try:
+                return Path(hub.hf_hub_download(repo_id=self.name, filename=file, revision=self.revision))
+            except hub.errors.LocalEntryNotFoundError:
+                raise  # not on this machine, and the hub could not be asked
+            except (hub.errors.EntryNotFoundError, FileNotFoundError):
+                return None
+
+    def files(self) -> list[str]:
+        """The names of all files of the repository."""
+        with self._errors_for_users():
+            return list(_hub().list_repo_files(self.name, revision=self.revision))
+
+    @contextmanager
+    def _errors_for_users(self) -> Iterator[None]:
+        errors = _hub().errors
+        try:
+            yield
+        except errors.RepositoryNotFoundError as error:
+            raise UserError(
+                f"{self}: the hub has no such model repository, or it is private or gated: check the name, accept its "
+                "terms in the browser, log in with `hf auth login`"
+            ) from error
+        except errors.RevisionNotFoundError as error:
+            raise UserError(f"{self}: the repository has no revision {self.revision}") from error
+        except errors.HFValidationError as error:
+            raise UserError(f"{self}: {error}") from error
+        # OSError and the bases of HfHubHTTPError: what the HTTP library raises differs between hub versions.
+        except (OSError, *errors.HfHubHTTPError.__bases__) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(
+                f"{self}: the hub cannot be reached ({reason}); check the connection, or download the files elsewhere "
+                "and give their folder"
+            ) from error
+
+
+def check_repository_name(name: str, key: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise UserError(f"{key}={name}: must be OWNER/NAME")
+
+
+def upload_folder(folder: Path, name: str, message: str) -> str:
+    """Create the model repository `name` if it is not there and upload the folder's files; returns its web address.
+
+    Raises UserError where the hub refuses or cannot be reached; the folder stays.
+    """
+    hub = _hub()
+    try:
+        address = hub.create_repo(name, repo_type="model", exist_ok=True)
+        hub.upload_folder(folder_path=str(folder), repo_id=name, repo_type="model", commit_message=message)
+    except (OSError, ValueError, *hub.errors.HfHubHTTPError.__bases__) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"push_to_hub={name}: the upload failed ({reason}); log in with `hf auth login` and try again. "
+            f"The export itself is complete in {folder}"
+        ) from error
+    return str(address)
+
+
+def _hub():
+    try:
+        import huggingface_hub
+        import huggingface_hub.errors
+    except ImportError as error:
+        raise UserError(
+            f"the hub needs the package huggingface_hub ({error}): pip install huggingface_hub"
+        ) from None
+    return huggingface_hub
