@@ -12,18 +12,18 @@ from torch import Tensor, nn
 class PuzzleEmbedding(nn.Module):
     """A zero-initialised (N, E) float32 table whose gradient exists only for the rows of the batch.
 
-    In training a call copies the batch's rows into a fresh leaf (B, E) and keeps it in `leaf`, its ids in `leaf_ids`;
-    after backward `SignSGD` moves the touched rows by `leaf.grad`. In evaluation the table is read directly.
+    In training a call copies the batch's rows into a fresh leaf (B, E) and keeps it, with its ids, in `leaves` (several
+    where gradients accumulate); after backward `SparseSignSGD` moves the touched rows by the leaves' gradients.
+    In evaluation the table is read directly.
     """
 
     def __init__(self, num_puzzles: int, dim: int):
         super().__init__()
         self.register_buffer("weights", torch.zeros(num_puzzles, dim))
-        self.leaf: Tensor | None = None
-        self.leaf_ids: Tensor | None = None
+        self.leaves: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, ids: Tensor) -> Tensor:
         rows = self.weights[ids]
         if self.training and torch.is_grad_enabled():
-            self.leaf, self.leaf_ids = rows.requires_grad_(), ids
+            self.leaves.append((ids, rows.requires_grad_()))
         return rows

@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.blocks import Block, Network
 from models.embeddings import InputEmbedding, prefix_length
@@ -86,6 +87,8 @@ class RecursiveModel(InputEmbedding):
         super().__init__(config, dtype=DTYPES[config.forward_dtype])
         self.config = config
         self.H_cycles, self.L_cycles = config.H_cycles, config.L_cycles
+        # Keep only the input of each network application for backward, and compute its inside again.
+        self.activation_checkpointing = False
         self.lm_head = Linear(config.hidden_size, config.vocab_size)
         self.q_head = Linear(config.hidden_size, 2, bias=True)
         with torch.no_grad():  # nothing halts until the head has learned to say so
@@ -126,6 +129,9 @@ class RecursiveModel(InputEmbedding):
         return self.cycle(state, x)
 
     def apply_network(self, network: nn.Module, h: Tensor, injection: Tensor | None) -> Tensor:
+        """`network(h, injection)`, both (B, L, D)."""
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            return checkpoint(network, h, injection, self.cos_sin(), use_reentrant=False)
         return network(h, injection, self.cos_sin())
 
     def heads(self, state: State) -> tuple[Tensor, Tensor, Tensor]:

@@ -83,8 +83,9 @@ def replay(stem: str) -> tuple[dict[str, np.ndarray], dict[str, torch.Tensor]]:
         (loss / settings["global_batch_size"]).backward()
         ours |= {f"{prefix}/grad/{name}": p.grad.clone() for name, p in model.named_parameters()}
         if table is not None:
-            ours[f"{prefix}/grad_local_weights"] = table.leaf.grad.clone()
-            ours[f"{prefix}/local_ids"] = table.leaf_ids
+            ((ids, leaf),) = table.leaves
+            ours[f"{prefix}/grad_local_weights"] = leaf.grad.clone()
+            ours[f"{prefix}/local_ids"] = ids
             sign.step()
             sign.zero_grad()
             ours[f"{prefix}/puzzle_emb_weights"] = table.weights.clone()

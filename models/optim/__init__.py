@@ -107,3 +107,8 @@ class Optimizers:
             )
         for name, optimizer in self.by_name.items():
             optimizer.load_state_dict(state[name])
+
+    def sparse_gradients(self) -> list[Tensor]:
+        """Gradients of the puzzle table's leaves, which no parameter holds."""
+        table = getattr(self.by_name.get("puzzle_emb"), "table", None)
+        return [] if table is None else [leaf.grad for _, leaf in table.leaves if leaf.grad is not None]

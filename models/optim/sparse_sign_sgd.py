@@ -45,16 +45,17 @@ class SparseSignSGD(Optimizer):
         self.table, self.gather = table, gather
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        self.table.leaf = self.table.leaf_ids = None
+        self.table.leaves.clear()
 
     @torch.no_grad()
     def step(self, closure=None):
         assert closure is None, "SparseSignSGD takes no closure"
-        leaf = self.table.leaf
-        if leaf is None or leaf.grad is None:
+        leaves = [(ids, leaf.grad) for ids, leaf in self.table.leaves if leaf.grad is not None]
+        if not leaves:
             return
         (group,) = self.param_groups
-        ids, gradient = self.gather(self.table.leaf_ids).long(), self.gather(leaf.grad)
+        ids, gradient = (self.gather(torch.cat(parts)) for parts in zip(*leaves, strict=True))
+        ids = ids.long()
         weights = self.table.weights
         rows = weights[ids] * (1 - group["lr"] * group["weight_decay"])
         rows -= group["lr"] * torch.sign(sum_by_id(ids, gradient))

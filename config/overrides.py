@@ -1,0 +1,23 @@
+"""Command-line overrides as users write them, turned into what Hydra accepts."""
+
+from __future__ import annotations
+
+import re
+
+# `key=value` or `a.b=value`; not `+key=`, `~key`, `--flag`, `hydra.x=`.
+_PLAIN = re.compile(r"^\+?(?!hydra[./])([A-Za-z_][\w.]*)=")
+
+
+def force_overrides(argv: list[str], groups: frozenset[str] = frozenset({"arch", "experiment"})) -> list[str]:
+    """Give plain `key=value` and `+key=value` the prefix `++`, except for config groups (`arch=`, `+experiment=`).
+
+    `run_name=x`, `+run_name=x` and `++run_name=x` then all work whatever the default is, and a misspelt key reaches
+    our own schema, which names the nearest valid ones.
+    """
+    forced = []
+    for argument in argv:
+        match = _PLAIN.match(argument)
+        if match and match[1] not in groups:
+            argument = "++" + argument.lstrip("+")
+        forced.append(argument)
+    return forced

@@ -1,0 +1,71 @@
+"""Published `all_config.yaml` files in the keys of this repository."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from config.schema import PretrainConfig, parse
+from models.registry import PUBLISHED_NAMES
+from utils.errors import UserError
+
+# The sizes of the data, which published model classes take among their settings.
+SIZES = ("seq_len", "vocab_size", "num_puzzle_identifiers")
+# Published classes ignore keys that they do not know; here the same keys would act. By registry name.
+IGNORED_AS_PUBLISHED = {
+    "trm": ("act_enabled", "act_inference"),
+    "trm_singlez": ("act_enabled", "act_inference"),
+    "trm_hier6": ("act_enabled", "act_inference"),
+    "hrm": ("act_enabled", "act_inference", "puzzle_emb_len"),
+    "transformers_baseline": ("puzzle_emb_len", "mlp_t"),
+}
+# Names of older published code.
+RENAMED = {"data_path": "data_paths"}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A run's config in our keys, complete with defaults, and what it says of the data's sizes."""
+
+    values: dict[str, Any]
+    sizes: dict[str, int]
+
+    @property
+    def arch(self) -> dict[str, Any]:
+        return self.values["arch"]
+
+
+def parse_run_config(values: dict[str, Any], source: str) -> RunConfig:
+    """A published config, or one of ours (which passes unchanged), in our keys.
+
+    Raises UserError, naming `source` and the nearest keys, for everything that neither knows.
+    """
+    if not isinstance(values.get("arch"), dict) or not isinstance(values["arch"].get("name"), str):
+        raise UserError(f"{source}: is no config of a run: it has no arch.name")
+    values = dict(values)
+    for old, new in RENAMED.items():
+        if old in values:
+            value = values.pop(old)
+            values.setdefault(new, [value] if isinstance(value, str) else value)
+    arch = dict(values["arch"])
+    sizes = {key: arch.pop(key) for key in SIZES if arch.get(key) is not None}
+    if arch["name"] in PUBLISHED_NAMES:
+        arch["name"] = PUBLISHED_NAMES[arch["name"]]
+        _drop_what_published_code_ignores(arch, source)
+    values["arch"] = arch
+    try:
+        checked = parse(PretrainConfig, values)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    bad = [key for key, size in sizes.items() if not isinstance(size, int) or size < 1]
+    if bad:
+        raise UserError(f"{source}: arch.{bad[0]} is {sizes[bad[0]]!r}, but must be a positive integer")
+    return RunConfig(checked.model_dump(), sizes)
+
+
+def _drop_what_published_code_ignores(arch: dict[str, Any], source: str) -> None:
+    if arch.pop("causal", False):
+        raise UserError(f"{source}: arch.causal is true, but no architecture here attends causally")
+    arch.pop("batch_size", None)  # of the published per-batch embedding leaf; here it fits any batch
+    for key in IGNORED_AS_PUBLISHED[arch["name"]]:
+        arch.pop(key, None)

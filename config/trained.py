@@ -1,0 +1,224 @@
+"""A trained model from whatever name a user has for it: its config, the sizes of its data, its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from config.published import RunConfig, parse_run_config
+from dataset.format import read_identifiers, read_metadata
+from models.losses import ACTLossHead
+from models.pretrained import load_weights, sizes_in
+from models.registry import build_model, check_arch
+from utils.errors import UserError
+from utils.weights import Located, locate, read_state_dict
+
+# What config.json of an export holds; `metadata` is the run's metadata.json.
+EXPORT_KEYS = ("recipe", "metadata", "step")
+IDENTIFIERS_KEY = "identifiers_sha256"
+
+
+def ignore(line: str) -> None:
+    """The notice of who does not want any."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint holds, and the model that its weights make."""
+
+    located: Located
+    config: RunConfig
+    metadata: dict[str, Any]  # the test data's dataset.json as the run saw it; {} for published runs
+    state: dict[str, Tensor] = field(repr=False)
+    step: int | None = None  # training steps, where the files say so
+
+    @property
+    def arch(self) -> dict[str, Any]:
+        return self.config.arch
+
+    @property
+    def label(self) -> str:
+        return self.located.label
+
+    def sizes(self, seq_len: int | None = None) -> dict[str, int]:
+        """seq_len, vocab_size and num_puzzle_identifiers that the model was trained with.
+
+        The weights say most of it; `seq_len`, which rotary weights do not, comes from the run's metadata, its config,
+        its dataset or the argument. Raises UserError where these contradict each other, or nothing says it.
+        """
+        told = self._told()
+        if seq_len is not None and told.get("seq_len", seq_len) != seq_len:
+            raise UserError(
+                f"seq_len={seq_len}, but {self.label} was trained with {told['seq_len']}: leave it out"
+            )
+        seq_len = seq_len or told.get("seq_len") or self._seq_len_of_dataset()
+        if seq_len is None:
+            raise UserError(
+                f"{self.label}: nothing says for how many cells it was trained, and its dataset is not here: give "
+                "seq_len= (81 for Sudoku 9x9, 900 for ARC and mazes of 30x30)"
+            )
+        if "vocab_size" not in told:
+            raise UserError(
+                f"{self.label}: has no lm_head.weight, so it is not of this repository's architectures"
+            )
+        return told | {"seq_len": seq_len}
+
+    def build(
+        self,
+        *,
+        sizes: dict[str, int] | None = None,
+        settings: dict[str, Any] | None = None,
+        device: torch.device | str = "cpu",
+        notice: Callable[[str], None] = ignore,
+    ) -> ACTLossHead:
+        """The model under its loss in evaluation mode, on `device`; `settings` replaces keys of its `arch`.
+
+        `sizes` are the data's where it is to answer another dataset. Raises UserError where the weights do not fit.
+        """
+        try:
+            model = build_model(self.arch | (settings or {}), **(sizes or self.sizes()))
+            load_weights(model, self.state, source=self.label, purpose="evaluate", notice=notice)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        return model.to(device).eval()
+
+    def sizes_for(
+        self, sizes: dict[str, int], data_paths: Sequence[str], notice: Callable[[str], None]
+    ) -> dict[str, int]:
+        """The sizes to build the model with, so that it answers data of `sizes` in these datasets.
+
+        Raises UserError where the data has another shape or other identifiers than the model was trained on.
+        """
+        told = self._told()
+        wrong = [key for key in ("seq_len", "vocab_size") if told.get(key, sizes[key]) != sizes[key]]
+        if wrong:
+            lines = "".join(
+                f"\n  {key}: {told[key]} in the weights, {sizes[key]} in the data" for key in wrong
+            )
+            raise UserError(f"{self.label} does not fit the data {', '.join(data_paths)}{lines}")
+        if sizes["num_puzzle_identifiers"] > 1 and self._has_table():
+            known = self._check_identifiers(data_paths, notice)
+            if known and told["num_puzzle_identifiers"] > sizes["num_puzzle_identifiers"]:
+                # One of several datasets that it was trained on: its identifiers are a part of the table's.
+                return sizes | {"num_puzzle_identifiers": told["num_puzzle_identifiers"]}
+        return dict(sizes)
+
+    def _check_identifiers(self, data_paths: Sequence[str], notice: Callable[[str], None]) -> bool:
+        """Whether the identifiers are recorded and the same; raises UserError where they are others."""
+        saved = self.metadata.get(IDENTIFIERS_KEY)
+        if saved is None and (self.located.folder / "identifiers.json").exists():
+            saved = identifier_hashes([str(self.located.folder)])
+        if saved is None:
+            notice(
+                f"{self.label} comes without a record of its puzzle identifiers: the scores hold only if "
+                f"{', '.join(data_paths)} numbers them as its training data did"
+            )
+            return False
+        for path, found in zip(data_paths, identifier_hashes(data_paths), strict=True):
+            if found not in saved:
+                raise UserError(
+                    f"{path}/identifiers.json: is not the one that {self.label} was trained with: with other "
+                    "identifiers each puzzle gets the embedding of a different one, and answers are worthless. "
+                    "Evaluate on the dataset of the training, or build it again with the same options and seed."
+                )
+        return True
+
+    def _told(self) -> dict[str, int]:
+        """The sizes that config, metadata and weights tell, the weights having the last word."""
+        told = {"num_puzzle_identifiers": 1} | self.config.sizes
+        told |= {key: self.metadata[key] for key in ("seq_len", "vocab_size") if key in self.metadata}
+        return told | sizes_in(self.state, self._settings())
+
+    def _has_table(self) -> bool:
+        return self._settings().puzzle_emb_ndim > 0
+
+    def _settings(self):
+        """The arch's settings as its own schema fills them in; the sizes do not matter here."""
+        return check_arch(self.arch, seq_len=1, vocab_size=2, num_puzzle_identifiers=1)
+
+    def _seq_len_of_dataset(self) -> int | None:
+        for path in [*self.config.values["data_paths"], *self.config.values["data_paths_test"]]:
+            for split in ("train", "test"):
+                if (Path(path) / split / "dataset.json").exists():
+                    return read_metadata(Path(path) / split).seq_len
+        return None
+
+
+def open_trained(source: str, *, step: int | None = None) -> Trained:
+    """The trained model that `source` names (see utils/weights.py), of a run's folder the newest weights or `step`'s.
+
+    Raises UserError where there is none, or no config beside it.
+    """
+    located = locate(source, step=step)
+    if located.config is None:
+        raise UserError(
+            f"{located.label}: there is no all_config.yaml (or config.json of an export) beside it, so nothing says "
+            "which architecture it is: put the run's all_config.yaml into the same folder"
+        )
+    where = str(located.config)
+    if located.config.name == "config.json":
+        values = _read_mapping(located.config)
+        if missing := [key for key in EXPORT_KEYS if key not in values]:
+            raise UserError(f"{where}: was not written by export.py, it lacks {', '.join(missing)}")
+        recipe, metadata, number = (values[key] for key in EXPORT_KEYS)
+    else:
+        recipe, number = _read_mapping(located.config), located.step
+        metadata = _read_mapping(located.metadata) if located.metadata else {}
+        if located.weights.name == "best" and (located.folder / "best.json").exists():
+            number = _read_mapping(located.folder / "best.json").get("step")
+    config = parse_run_config(recipe, where)
+    return Trained(located, config, metadata or {}, read_state_dict(located.weights), number)
+
+
+def load_pretrained(
+    source: str, device: torch.device | str = "cpu", *, step: int | None = None, seq_len: int | None = None
+) -> ACTLossHead:
+    """The ACT model under its loss, in evaluation mode, from a run's folder, an export, a file or `hf://OWNER/NAME`.
+
+    `seq_len` is needed only where nothing records it: published runs with rotary positions without their dataset.
+    Raises UserError (a ValueError) where the weights cannot be found, read or fitted.
+    """
+    trained = open_trained(_as_source(source), step=step)
+    return trained.build(sizes=trained.sizes(seq_len), device=device)
+
+
+def _as_source(path_or_repo: str | Path) -> str:
+    """`OWNER/NAME` is short for the hub's repository of that name where there is no such path."""
+    text = str(path_or_repo)
+    is_name = text.count("/") == 1 and all(text.split("/")) and not text.startswith((".", "~"))
+    return f"hf://{text}" if is_name and not Path(text).exists() else text
+
+
+def identifier_hashes(data_paths: Sequence[str]) -> list[str | None]:
+    """For each dataset the SHA-256 of its list of identifier names, None where it has no identifiers.json.
+
+    Names only: neither spacing in the file nor the rest of the dataset counts.
+    """
+    hashes = []
+    for path in data_paths:
+        if not (Path(path) / "identifiers.json").exists():
+            hashes.append(None)
+            continue
+        text = json.dumps(read_identifiers(path), ensure_ascii=False, separators=(",", ":"))
+        hashes.append(hashlib.sha256(text.encode()).hexdigest())
+    return hashes
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    """A JSON or YAML file that holds a mapping; JSON is YAML, but reading it as such is slow and less exact."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds a {type(values).__name__}, but a config is a mapping")
+    return values

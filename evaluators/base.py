@@ -1,0 +1,82 @@
+"""What an evaluator is, and which ones a run gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from dataset.format import Metadata
+from models.registry import import_below
+
+KNOWN = ("arc@ARC", "sudoku@Sudoku", "maze@Maze")
+
+
+class Evaluator:
+    """Turns a model's answers on the test stream into named values; the loop knows nothing else about it.
+
+    An instance lives as long as the run. For each evaluation the loop calls `begin`, `update` per batch and set, and
+    `result` once, on every rank.
+    """
+
+    # Names of the tensors that `update` gets, out of those of the batch and of the model's last step.
+    required_outputs: ClassVar[frozenset[str]] = frozenset({"inputs", "labels", "preds"})
+
+    def __init__(self, data_paths: list[str], metadata: Metadata):
+        self.data_paths, self.metadata = data_paths, metadata
+
+    def begin(self) -> None:
+        """Forget the evaluation before."""
+
+    def update(self, set_name: str, outputs: dict[str, Tensor], example_indices: Tensor) -> None:
+        """Take the answers of some rows of this rank: CPU tensors, first axis B, padding rows left out.
+
+        `example_indices` (B,) int64 is each row's place within its set's file.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define update")
+
+    def result(self, gather: Callable[[Any], list[Any]], save_dir: Path | None) -> dict[str, float]:
+        """The named values, on rank 0 ({} elsewhere); files go below `save_dir` unless it is None.
+
+        `gather` returns every rank's object in rank order and must be called by all ranks alike.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define result")
+
+
+def build_evaluators(
+    wanted: list[tuple[str, dict]] | None, data_paths: list[str], metadata: Metadata
+) -> dict[str, Evaluator]:
+    """The evaluators of a run by class name: those asked for as (name, options), or by the data's family where None.
+
+    Raises ValueError for an unknown name or option.
+    """
+    if wanted is None:
+        wanted = [(name, {}) for name in default_evaluators(data_paths)]
+    evaluators = {}
+    for name, options in wanted:
+        cls = import_below("evaluators", name, KNOWN, "evaluators.name")
+        if not issubclass(cls, Evaluator):
+            raise ValueError(f"evaluators.name={name!r}: {cls.__name__} must derive from evaluators.base.Evaluator")
+        try:
+            evaluators[cls.__name__] = cls(data_paths, metadata, **options)
+        except TypeError as error:
+            raise ValueError(f"evaluators: {name} does not take these options {options}: {error}") from None
+    return evaluators
+
+
+def default_evaluators(data_paths: list[str]) -> list[str]:
+    """What suits the data: ARC datasets are known by `test_puzzles.json`, the others by `family` in dataset.json."""
+    from dataset.format import open_split  # here, because a run that names its evaluators need not ask
+
+    names = []
+    for path in data_paths:
+        if (Path(path) / "test_puzzles.json").exists():
+            family = "arc"
+        else:
+            family = open_split(path, "test").metadata.extra.get("family")
+        name = {"arc": "arc@ARC", "sudoku": "sudoku@Sudoku", "maze": "maze@Maze"}.get(family)
+        if name and name not in names:
+            names.append(name)
+    return names

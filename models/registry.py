@@ -1,0 +1,134 @@
+"""From a name in a config to the class it means, and from a config to a model."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Iterable
+
+from pydantic import ValidationError
+
+from models.act import ACTModel
+from models.architectures import ARCHITECTURES
+from models.losses import TOKEN_LOSSES, ACTLossHead
+from models.recursive import RecursiveConfig, RecursiveModel
+
+# Identifiers in published configs; every other `module@Class` is imported from below `models.`.
+PUBLISHED_NAMES = {
+    "recursive_reasoning.trm@TinyRecursiveReasoningModel_ACTV1": "trm",
+    "recursive_reasoning.trm_singlez@TinyRecursiveReasoningModel_ACTV1": "trm_singlez",
+    "recursive_reasoning.trm_hier6@TinyRecursiveReasoningModel_ACTV1": "trm_hier6",
+    "recursive_reasoning.hrm@HierarchicalReasoningModel_ACTV1": "hrm",
+    "recursive_reasoning.transformers_baseline@Model_ACTV2": "transformers_baseline",
+    # The name in the HRM authors' own repository.
+    "hrm.hrm_act_v1@HierarchicalReasoningModel_ACTV1": "hrm",
+}
+
+
+def import_below(package: str, identifier: str, choices: Iterable[str], key: str) -> type:
+    """The class that `module@Class` names below `package`.
+
+    Raises ValueError, naming `key` and the `choices`, where there is no such module or class.
+    """
+    module_name, at, class_name = identifier.partition("@")
+    known = ", ".join(choices)
+    if not at:
+        near = difflib.get_close_matches(identifier, list(choices), n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(
+            f"{key}={identifier!r} is unknown{hint}: use one of {known}, or module@Class below {package}."
+        )
+    path = f"{package}.{module_name}"
+    try:
+        module = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith(package) and error.name != module_name:
+            raise  # the module exists and misses an import of its own
+        raise ValueError(f"{key}={identifier!r}: there is no module {path}; known names are {known}") from None
+    if not inspect.isclass(getattr(module, class_name, None)):
+        raise ValueError(f"{key}={identifier!r}: module {path} has no class {class_name}")
+    return getattr(module, class_name)
+
+
+def architecture_class(name: str) -> type[RecursiveModel]:
+    """The architecture that `arch.name` means: a registry name, a published identifier or a user's own class."""
+    name = PUBLISHED_NAMES.get(name, name)
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    cls = import_below("models", name, ARCHITECTURES, "arch.name")
+    if not issubclass(cls, RecursiveModel):
+        raise ValueError(f"arch.name={name!r}: {cls.__name__} must derive from models.recursive.RecursiveModel")
+    return cls
+
+
+def loss_class(name: str) -> type[ACTLossHead]:
+    """The loss head that `arch.loss.name` means, as `module@Class` below `models.`."""
+    cls = import_below("models", name, ["losses@ACTLossHead"], "arch.loss.name")
+    if not issubclass(cls, ACTLossHead):
+        raise ValueError(f"arch.loss.name={name!r}: {cls.__name__} must derive from models.losses.ACTLossHead")
+    return cls
+
+
+class ConfigError(ValueError):
+    """A refused model config; `problems` lists (dotted key, message, valid keys at that place)."""
+
+    def __init__(self, problems: list[tuple[str, str, list[str]]]):
+        super().__init__("; ".join(f"{key}: {message}" for key, message, _ in problems))
+        self.problems = problems
+
+
+def split_arch(arch: dict) -> tuple[type[RecursiveModel], type[ACTLossHead], dict, dict]:
+    """The classes that a config's `arch` section names, and their own settings."""
+    settings = dict(arch)
+    if not isinstance(settings.get("name"), str):
+        raise ValueError(f"arch.name is missing: use one of {', '.join(ARCHITECTURES)}")
+    cls = architecture_class(settings.pop("name"))
+    loss = dict(settings.pop("loss", None) or {"name": "losses@ACTLossHead"})
+    head = loss_class(loss.pop("name", "losses@ACTLossHead"))
+    return cls, head, settings, loss
+
+
+def check_arch(arch: dict, **sizes: int) -> RecursiveConfig:
+    """Validate an `arch` section; `sizes` are seq_len, vocab_size, num_puzzle_identifiers (any, before data is read).
+
+    Raises ConfigError with every problem.
+    """
+    cls, head, settings, loss = split_arch(arch)
+    problems = []
+    config = None
+    for prefix, schema, values in (("arch", cls.Config, settings | sizes), ("arch.loss", head.Config, loss)):
+        try:
+            checked = schema(**values)
+            config = config or checked
+        except ValidationError as error:
+            valid = [f"{prefix}.{name}" for name in schema.model_fields if name not in sizes]
+            if prefix == "arch":
+                valid += ["arch.name", "arch.loss"]
+            for item in error.errors():
+                key = ".".join([prefix, *map(str, item["loc"])])
+                problems.append((key, describe(item), valid if item["type"] == "extra_forbidden" else []))
+    if loss.get("loss_type", "stablemax_cross_entropy") not in TOKEN_LOSSES and not problems:
+        problems.append(("arch.loss.loss_type", f"{loss['loss_type']!r} is not one of {', '.join(TOKEN_LOSSES)}", []))
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def describe(item: dict) -> str:
+    """One pydantic error in words, with the value."""
+    if item["type"] == "extra_forbidden":
+        return "unknown key"
+    if item["type"] == "missing":
+        return "missing"
+    message = item["msg"].removeprefix("Value error, ")
+    return message if not item["loc"] else f"{item['input']!r} is not valid: {message}"
+
+
+def build_model(arch: dict, *, seq_len: int, vocab_size: int, num_puzzle_identifiers: int) -> ACTLossHead:
+    """A freshly initialised model under its loss, from a config's `arch` section and the dataset's sizes."""
+    config = check_arch(
+        arch, seq_len=seq_len, vocab_size=vocab_size, num_puzzle_identifiers=num_puzzle_identifiers
+    )
+    cls, head, _, loss = split_arch(arch)
+    return head(ACTModel(cls(config)), **loss)

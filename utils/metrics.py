@@ -1,0 +1,66 @@
+"""Training metrics: summed on the device, fetched once per log interval."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from utils.distributed import World
+from utils.errors import UserError
+
+# Metrics that count rows which halted; everything else is a loss, over all rows.
+PER_COUNT = ("accuracy", "exact_accuracy", "q_halt_accuracy", "steps")
+
+
+class IntervalMetrics:
+    """Sums of the steps since the last fetch, and the first step whose loss or gradient was not finite."""
+
+    def __init__(self, world: World, global_batch_size: int):
+        self.world, self.global_batch_size = world, global_batch_size
+        self.names: list[str] = []
+        self.sums: Tensor | None = None  # (metrics,) float32
+        self.num_steps = 0
+        self.bad_step: Tensor | None = None  # int64 scalar, 0 while all is well
+
+    def add(self, metrics: dict[str, Tensor], ok: Tensor, step: int) -> None:
+        """Add one step's sums (scalars on the device); `ok` (bool scalar) is false where its update was masked."""
+        values = torch.stack([value.float() for value in metrics.values()])
+        if self.sums is None:
+            self.names, self.sums = list(metrics), torch.zeros_like(values)
+        if self.bad_step is None:
+            self.bad_step = torch.zeros((), dtype=torch.int64, device=values.device)
+        self.sums += values
+        self.bad_step = torch.where((self.bad_step == 0) & ~ok, step, self.bad_step)
+        self.num_steps += 1
+
+    def fetch(self) -> dict[str, float]:
+        """The interval's metrics under their logged names, equal on all ranks; starts the next interval.
+
+        Losses are divided by the examples seen, the rest by the rows that halted; without any such row they are left
+        out. The one synchronisation with the device. Raises UserError if a step was not finite.
+        """
+        if self.num_steps == 0:
+            return {}
+        bad_step = int(self.bad_step)
+        if bad_step:
+            raise UserError(
+                f"step {bad_step}: the loss or its gradient is not finite. No update since then has touched the "
+                f"weights, and nothing was saved after it. Lower lr, lengthen lr_warmup_steps, or use "
+                f"arch.forward_dtype=float32; an earlier checkpoint can be continued with resume="
+            )
+        sums = dict(zip(self.names, self.world.sum_(self.sums).tolist(), strict=True))
+        count, examples = sums.pop("count"), self.num_steps * self.global_batch_size
+        self.sums, self.num_steps = None, 0
+        return {
+            f"train/{name}": value / (count if name in PER_COUNT else examples)
+            for name, value in sums.items()
+            if count or name not in PER_COUNT
+        }
+
+    def state_dict(self) -> dict:
+        return {"names": self.names, "sums": self.sums, "num_steps": self.num_steps}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.names, self.num_steps, self.sums = state["names"], state["num_steps"], state["sums"]
+        if self.sums is not None:
+            self.sums = self.sums.to(self.world.device)

@@ -1,0 +1,61 @@
+"""The folder of a run: its name, and what it keeps beside checkpoints so that the run can be understood later."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import yaml
+
+from utils.errors import UserError
+
+CONFIG_FILE = "all_config.yaml"
+METADATA_FILE = "metadata.json"
+SOURCE_FOLDER = "source"
+
+
+def default_run_name(model_class: str) -> str:
+    """`{model class} {two random words}`; drawn from the system's randomness, so that seeds do not repeat names."""
+    import coolname
+
+    return f"{model_class} {coolname.generate_slug(2)}"
+
+
+def create_run_folder(folder: Path, config: dict, metadata: dict, sources: list[Path]) -> None:
+    """Write the resolved config, the sizes that the data gave the model, and the model's source.
+
+    Raises UserError where the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG_FILE).write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        (folder / METADATA_FILE).write_text(json.dumps(metadata, indent=2) + "\n")
+        for source in sources:
+            target = folder / SOURCE_FOLDER / source.name
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(source, target)
+    except OSError as error:
+        raise UserError(
+            f"checkpoint_path={folder}: cannot be written ({error.strerror or error}); choose another folder"
+        ) from error
+
+
+def read_run_config(folder: Path) -> dict:
+    """The config a run was started with. Raises UserError where the folder holds none that can be read."""
+    path = folder / CONFIG_FILE
+    try:
+        config = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror or error}); is {folder} a run's folder?"
+        ) from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: is not valid YAML ({error})") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: holds no config")
+    return config
+
+
+def holds_a_run(folder: Path) -> bool:
+    return (folder / CONFIG_FILE).exists() or (folder / "metrics.jsonl").exists()
