@@ -1,0 +1,139 @@
+"""When to save, when to stop, and which evaluation was the best."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from utils.distributed import World
+from utils.errors import UserError
+
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
+)
+# A launcher repeats the Ctrl-C that its workers have already had; only a later one means "at once".
+REPEAT_SECONDS = 2.0
+
+
+class StopSignals:
+    """While this context lasts, SIGTERM, SIGINT and SIGUSR1 are remembered in `received` instead of obeyed.
+
+    A second Ctrl-C, at least `REPEAT_SECONDS` after the first signal, raises `KeyboardInterrupt`.
+    """
+
+    def __init__(self):
+        self.received: signal.Signals | None = None
+        self._received_at = 0.0
+        self._previous: dict = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+            self._previous = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame) -> None:
+        if self.received is None:
+            self.received, self._received_at = signal.Signals(number), time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._received_at >= REPEAT_SECONDS:
+            raise KeyboardInterrupt
+
+
+@dataclass(frozen=True)
+class Due:
+    """What is due after a step; `stop` implies `save`."""
+
+    save: bool
+    stop: bool
+
+
+class Cadence:
+    """Decides after each step whether to save or stop, alike on every rank.
+
+    With several ranks, time and signals take effect one step later than alone: see `World.any_flags`.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        signals: StopSignals,
+        *,
+        interval_steps: int | None = None,
+        interval_minutes: float | None = None,
+    ):
+        self._world, self._signals = world, signals
+        self._interval_steps, self._interval_minutes = interval_steps, interval_minutes
+        self._saved_at, self._saved_step = time.monotonic(), None
+
+    def after_step(self, step: int) -> Due:
+        """Call it once after every step, on all ranks."""
+        minutes = (time.monotonic() - self._saved_at) / 60
+        # Rank 0's clock decides.
+        late = (
+            self._world.is_main and self._interval_minutes is not None and minutes >= self._interval_minutes
+        )
+        stop, late = self._world.any_flags(self._signals.received is not None, late)
+        # With several ranks this may be the vote that was cast just before the last save.
+        late = late and (self._saved_step is None or step > self._saved_step + 1)
+        return Due(
+            save=stop or late or (self._interval_steps is not None and step % self._interval_steps == 0),
+            stop=stop,
+        )
+
+    def stop_requested(self) -> bool:
+        """Whether to break off what lies between two steps, an evaluation; called by all ranks equally often."""
+        return self._world.any_flags(self._signals.received is not None, False)[0]
+
+    def saved(self, step: int) -> None:
+        """Tell it of every full state saved: the minutes count from there."""
+        self._saved_at, self._saved_step = time.monotonic(), step
+
+
+class BestMetric:
+    """The best value of a metric so far: the lowest of a loss, the highest of anything else.
+
+    `patience` is the number of evaluations in a row without a better value after which to stop; None: never.
+    """
+
+    def __init__(self, name: str, patience: int | None = None):
+        self.name, self.patience = name, patience
+        self.value: float | None = None
+        self.evaluations_without_better = 0
+
+    def update(self, metrics: Mapping[str, float]) -> bool:
+        """Whether these are the best so far. `UserError` if the metric is not among them."""
+        if self.name not in metrics:
+            raise UserError(
+                f"best_metric={self.name}: no such metric; this run has {', '.join(sorted(metrics))}"
+            )
+        value = float(metrics[self.name])
+        sign = -1 if self.name.endswith("loss") else 1
+        better = value == value and (
+            self.value is None or sign * value > sign * self.value
+        )  # NaN is never best
+        if better:
+            self.value = value
+        self.evaluations_without_better = 0 if better else self.evaluations_without_better + 1
+        return better
+
+    @property
+    def out_of_patience(self) -> bool:
+        return self.patience is not None and self.evaluations_without_better >= self.patience
+
+    def state_dict(self) -> dict:
+        return {
+            "name": self.name,
+            "value": self.value,
+            "evaluations_without_better": self.evaluations_without_better,
+        }
+
+    def load_state_dict(self, state: Mapping) -> None:
+        """Go on from a saved state, unless that was of another metric."""
+        if state["name"] == self.name:
+            self.value, self.evaluations_without_better = state["value"], state["evaluations_without_better"]

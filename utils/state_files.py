@@ -1,0 +1,161 @@
+"""The files of full training states: finding, verifying, reading and removing them. Layout: utils/checkpoint.py."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils.errors import UserError
+from utils.files import write_atomically
+
+STATE_PREFIX = "state_step_"
+_PART = re.compile(r"(\d+)-(shared|rank_\d+)\.(pt|json)")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A full state on disk; `number` counts the saves of the run."""
+
+    path: Path
+    step: int
+    number: int
+    world_size: int = 1
+
+    def part(self, name: str) -> Path:
+        return self.path / f"{self.number}-{name}.pt"
+
+    def manifest(self, rank: int) -> Path:
+        return self.path / f"{self.number}-rank_{rank}.json"
+
+
+class BrokenState(Exception):
+    """Why a state on disk cannot be used; `completed` tells damage from a save that was interrupted."""
+
+    def __init__(self, message: str, completed: bool):
+        super().__init__(message)
+        self.completed = completed
+
+
+def write_parts(state: Checkpoint, rank: int, parts: dict[str, dict]) -> None:
+    """Write one rank's parts of a state, its manifest last."""
+    files = {}
+    for name, part in parts.items():
+        data, path = serialise(part), state.part(name)
+        write_atomically(path, data)
+        files[path.name] = {"bytes": len(data), "sha256": sha256(data)}
+    facts = {"step": state.step, "rank": rank, "world_size": state.world_size, "files": files}
+    manifest = {"facts": facts, "sha256": sha256(json.dumps(facts).encode())}
+    write_atomically(state.manifest(rank), json.dumps(manifest).encode())
+
+
+def list_states(directory: Path, name: str = f"{STATE_PREFIX}*") -> list[Checkpoint]:
+    """Every state in a run's folder, whole or not, newest first; their world sizes are not read."""
+    found = set()
+    for part in directory.glob(f"{name}/*"):
+        step, match = part.parent.name.removeprefix(STATE_PREFIX), _PART.fullmatch(part.name)
+        if match and step.isdigit():
+            found.add(Checkpoint(part.parent, int(step), int(match[1])))
+    return sorted(found, key=lambda state: state.number, reverse=True)
+
+
+def newest_whole(states: list[Checkpoint]) -> tuple[Checkpoint | None, list[str]]:
+    """The first whole state, after reading every byte of it, and what is wrong with those before it.
+
+    Raises `UserError` if there is none and one of them was damaged after it had been completed.
+    """
+    problems, damage = [], None
+    for state in states:
+        try:
+            world_size = verify(state)
+        except BrokenState as error:
+            problems.append(str(error))
+            damage = damage or (error if error.completed else None)
+        else:
+            return Checkpoint(state.path, state.step, state.number, world_size), problems
+    if damage:
+        raise UserError(
+            f"{damage}; there is no whole state to fall back to: start anew in another checkpoint_path"
+        )
+    return None, problems
+
+
+def is_whole(state: Checkpoint) -> bool:
+    """Whether all parts of a state are there with their sizes; their sums are not computed."""
+    try:
+        verify(state, read_files=False)
+    except BrokenState:
+        return False
+    return True
+
+
+def verify(state: Checkpoint, read_files: bool = True) -> int:
+    """The world size of a whole state; raises `BrokenState` for any other."""
+    rank, world_size = 0, 1
+    while rank < world_size:
+        facts = _read_manifest(state, rank)
+        world_size = facts["world_size"]
+        for name, expected in facts["files"].items():
+            path = state.path / name
+            if not path.exists():
+                raise BrokenState(f"{path}: damaged (the file is missing)", completed=True)
+            if (size := path.stat().st_size) != expected["bytes"]:
+                raise BrokenState(
+                    f"{path}: damaged ({size} bytes instead of {expected['bytes']})", completed=True
+                )
+            if read_files and sha256(path.read_bytes()) != expected["sha256"]:
+                raise BrokenState(f"{path}: damaged (its SHA-256 is not the manifest's)", completed=True)
+        rank += 1
+    return world_size
+
+
+def _read_manifest(state: Checkpoint, rank: int) -> dict:
+    path = state.manifest(rank)
+    try:
+        manifest = json.loads(path.read_bytes())
+        facts = manifest["facts"]
+        if manifest["sha256"] != sha256(json.dumps(facts).encode()):
+            raise ValueError("its SHA-256 is not the one it names")
+    except FileNotFoundError:
+        raise BrokenState(
+            f"{state.path}: its saving was not completed (no {path.name})", completed=False
+        ) from None
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise BrokenState(f"{path}: damaged ({error})", completed=True) from error
+    return facts
+
+
+def remove(state: Checkpoint) -> None:
+    """Remove the files of one state, manifests first, so that what a crash leaves is no state."""
+    parts = [path for path in state.path.iterdir() if path.name.startswith(f"{state.number}-")]
+    for path in sorted(parts, key=lambda path: path.suffix != ".json"):
+        path.unlink(missing_ok=True)
+    if not any(state.path.iterdir()):
+        state.path.rmdir()
+
+
+def serialise(obj: dict) -> memoryview:
+    """The bytes of a `torch.save` file, in memory: torch's own writer hides why a disk refused them."""
+    buffer = io.BytesIO()
+    torch.save(obj, buffer)
+    return buffer.getbuffer()
+
+
+def read(path: Path) -> Any:
+    """What a `torch.save` file holds, tensors on the CPU; no code of the file is run. `UserError` if unreadable."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{path}: cannot be read as tensors and plain values ({reason})") from error
+
+
+def sha256(data: bytes | memoryview) -> str:
+    return hashlib.sha256(data).hexdigest()
