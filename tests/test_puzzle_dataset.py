@@ -1,0 +1,538 @@
+"""The stream of batches: seeds, ranks, resuming, padding, mixing of datasets, prefetching."""
+
+import gc
+import itertools
+import json
+import threading
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+
+from dataset.format import ExampleSet, SplitWriter, open_split, write_identifiers
+from puzzle_dataset import Prefetcher, PuzzleDataset, TrainingOrder, merge_metadata
+from utils.errors import UserError
+
+SEQ_LEN, VOCAB = 5, 60
+RAGGED = [[[3, 1], [2, 2, 5]], [[1], [4, 1, 2], [7]]]  # per dataset: examples of each puzzle of each group
+
+
+def build(root, groups, *, split="train", first_identifier=1, names=None, first_token=1, **options):
+    """A dataset whose rows are all different: examples are told by their inputs, labels are inputs or ignored."""
+    options = {"seq_len": SEQ_LEN, "vocab_size": VOCAB, **options}
+    count = sum(map(sum, groups))
+    cells = np.arange(first_token, first_token + count)
+    inputs = np.stack(
+        [cells % VOCAB, cells // VOCAB, *(cells * 7 % VOCAB for _ in range(SEQ_LEN - 2))], axis=1
+    )
+    labels = np.where(np.arange(SEQ_LEN) < 2, options.get("ignore_label_id", 0) or 0, inputs)
+    identifier, row = first_identifier, 0
+    with SplitWriter(root / split, **options) as writer:
+        for puzzles in groups:
+            end, ids = row + sum(puzzles), np.arange(identifier, identifier + len(puzzles))
+            writer.add_group(inputs[row:end], labels[row:end], ids, np.array(puzzles))
+            row, identifier = end, identifier + len(puzzles)
+        writer.close(num_puzzle_identifiers=identifier)
+    write_identifiers(root, ["<blank>", *(f"{names or root.name}{i}" for i in range(1, identifier))])
+    return str(root)
+
+
+def random_groups(seed=0, groups=12, most_puzzles=5, most_examples=6):
+    rng = np.random.default_rng(seed)
+    return [rng.integers(1, most_examples, rng.integers(1, most_puzzles)).tolist() for _ in range(groups)]
+
+
+def as_lists(batches):
+    """Batches in a form that `==` compares."""
+    return [(name, {k: v.tolist() for k, v in batch.items()}, count) for name, batch, count in batches]
+
+
+@pytest.fixture
+def ragged(tmp_path):
+    return build(tmp_path / "ragged", random_groups())
+
+
+def train(*paths, batch=8, **options):
+    options = {"epochs_per_iter": 5, **options}
+    return PuzzleDataset(list(paths), "train", global_batch_size=batch, **options)
+
+
+# ------------------------------------------------------------------------------------------ training order
+
+
+def published_puzzles(groups, seed, iteration, epochs, batch_size):
+    """The puzzles of each batch, spelled out draw by draw from the published description."""
+    lengths = [length for group in groups for length in group]
+    group_starts = np.cumsum([0] + [len(group) for group in groups])
+    rng = np.random.Generator(np.random.Philox(seed=seed + iteration))
+    order = [group for _ in range(epochs) for group in rng.permutation(len(groups))]
+    batches, batch = [], []
+    for group in order:
+        puzzle = rng.integers(group_starts[group], group_starts[group + 1])
+        batch += [int(puzzle)] * min(lengths[puzzle], batch_size - len(batch))
+        if len(batch) == batch_size:
+            batches.append(batch)
+            batch = []
+    return batches
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 1 << 18])
+@pytest.mark.parametrize("groups", [random_groups(), [[1] * 4] * 9, [[2, 3, 1]] * 6, [[1]] * 5, [[25]]])
+def test_puzzles_follow_the_published_draws_however_they_are_cut(monkeypatch, groups, at_once):
+    monkeypatch.setattr("puzzle_dataset._DRAWS_AT_ONCE", at_once)
+    puzzle_starts = np.cumsum([0] + [length for group in groups for length in group])
+    group_starts = np.cumsum([0] + [len(group) for group in groups])
+    order = TrainingOrder(group_starts, puzzle_starts, 8, seed=3, epochs_per_iter=11)
+    for iteration in (1, 2):
+        expected = published_puzzles(groups, 3, iteration, 11, 8)
+        assert [puzzles.tolist() for puzzles, _ in order.batches(iteration)] == expected
+        assert order.num_batches(iteration) == len(expected)
+
+
+def test_examples_of_a_puzzle_are_taken_whole_or_chosen_without_replacement():
+    puzzle_starts = np.cumsum([0, 3, 5, 1, 20, 4])
+    order = TrainingOrder(np.arange(6), puzzle_starts, 16, seed=0, epochs_per_iter=200)
+    cut_short = 0
+    for puzzles, examples in order.batches(1):
+        assert len(puzzles) == len(examples) == 16
+        for puzzle, rows in itertools.groupby(range(16), key=lambda row: puzzles[row]):
+            rows = list(rows)
+            first, length = puzzle_starts[puzzle], puzzle_starts[puzzle + 1] - puzzle_starts[puzzle]
+            for draw in range(0, len(rows), length):  # a puzzle may be drawn twice in a row
+                chosen = {int(examples[row]) for row in rows[draw : draw + length]}
+                assert len(chosen) == len(rows[draw : draw + length])
+                assert chosen <= set(range(first, first + length))
+                cut_short += len(chosen) < length
+                assert len(chosen) == length or rows[draw : draw + length][-1] == 15
+    assert cut_short > 50
+
+
+def test_every_example_of_a_puzzle_is_as_likely_and_in_every_place():
+    order = TrainingOrder(np.arange(2), np.array([0, 5]), 3, seed=1, epochs_per_iter=6000)
+    seen = np.stack([examples for _, examples in order.batches(1)])  # (6000, 3) of 5 examples
+    counts = np.stack([np.bincount(column, minlength=5) for column in seen.T])
+    assert np.abs(counts - 1200).max() < 5 * np.sqrt(1200 * 0.8)
+    whole = TrainingOrder(np.arange(2), np.array([0, 5]), 6, seed=1, epochs_per_iter=6000)
+    first = np.bincount([examples[0] for _, examples in whole.batches(1)], minlength=5)
+    assert np.abs(first - 600).max() < 5 * np.sqrt(600 * 0.8)
+
+
+def test_twenty_million_draws_need_little_memory():
+    order = TrainingOrder(np.arange(1001) * 50, np.arange(50_001), 768, seed=0, epochs_per_iter=20_000)
+    tracemalloc.start()
+    assert order.num_batches(1) == 20_000 * 1000 // 768
+    batches = order.batches(1)
+    for _ in range(400):  # beyond the first piece
+        next(batches)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 40e6
+
+
+# ------------------------------------------------------------------------------------------ training stream
+
+
+def test_rows_carry_the_inputs_labels_and_identifier_of_one_example(ragged):
+    stored = open_split(ragged, "train").sets["all"]
+    row_of = {tuple(row): i for i, row in enumerate(stored.inputs.tolist())}
+    for name, batch, count in train(ragged):
+        assert (name, count) == ("all", 8)
+        assert {key: (tuple(t.shape), t.dtype) for key, t in batch.items()} == {
+            "inputs": ((8, SEQ_LEN), torch.int32),
+            "labels": ((8, SEQ_LEN), torch.int32),
+            "puzzle_identifiers": ((8,), torch.int32),
+        }
+        rows = np.array([row_of[tuple(row)] for row in batch["inputs"].tolist()])
+        labels = stored.labels[rows].astype(int)
+        assert batch["labels"].tolist() == np.where(labels == 0, -100, labels).tolist()
+        identifiers = stored.puzzle_identifiers[stored.puzzles_of(rows)]
+        assert batch["puzzle_identifiers"].tolist() == identifiers.tolist()
+
+
+def test_a_run_repeats_exactly_and_another_seed_or_iteration_differs(ragged):
+    first = as_lists(train(ragged, seed=4).batches(1))
+    assert as_lists(train(ragged, seed=4).batches(1)) == first
+    assert as_lists(train(ragged, seed=5).batches(1)) != first
+    assert as_lists(train(ragged, seed=4).batches(2)) != first
+
+
+def test_each_pass_is_the_next_iteration(ragged):
+    dataset = train(ragged)
+    for iteration in (1, 2, 3):
+        assert as_lists(dataset) == as_lists(train(ragged).batches(iteration))
+
+
+def test_the_order_ignores_numpys_global_generator(ragged):
+    np.random.seed(0)  # noqa: NPY002 - that is the point
+    first = as_lists(train(ragged))
+    np.random.seed(1)  # noqa: NPY002
+    assert as_lists(train(ragged)) == first
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_hold_slices_of_the_same_global_batch(tmp_path, split, ranks):
+    path = build(tmp_path / "d", random_groups(3), split=split)
+    options = {"global_batch_size": 8, "epochs_per_iter": 5}
+    alone = list(PuzzleDataset([path], split, **options))
+    shared = [list(PuzzleDataset([path], split, **options, rank=r, world_size=ranks)) for r in range(ranks)]
+    assert {len(batches) for batches in shared} == {len(alone)}
+    for (name, whole, count), *parts in zip(alone, *shared, strict=True):
+        assert {(part_name, part_count) for part_name, _, part_count in parts} == {(name, count)}
+        for key, tensor in whole.items():
+            assert torch.equal(torch.cat([batch[key] for _, batch, _ in parts]), tensor)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_resuming_at_any_batch_equals_the_uninterrupted_stream(tmp_path, split):
+    paths = [
+        build(tmp_path / "a", random_groups(1), split=split),
+        build(tmp_path / "b", random_groups(2), split=split, first_identifier=100),
+    ]
+    dataset = PuzzleDataset(paths, split, global_batch_size=8, epochs_per_iter=3)
+    whole = as_lists(dataset.batches(2))
+    assert len(whole) == dataset.num_batches(2) > 5
+    for start in range(len(whole) + 2):
+        assert as_lists(dataset.batches(2, start)) == whole[start:]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_skipped_batches_are_not_read(tmp_path, split, monkeypatch):
+    path = build(tmp_path / "d", random_groups(), split=split)
+    dataset = PuzzleDataset([path], split, global_batch_size=8, epochs_per_iter=5)
+    reads = []
+    read = ExampleSet.read
+    monkeypatch.setattr(ExampleSet, "read", lambda self, rows: reads.append(len(rows)) or read(self, rows))
+    assert len(list(dataset.batches(1, dataset.num_batches(1) - 2))) == 2
+    assert len(reads) == 2
+
+
+def test_a_rank_reads_its_own_rows_only(ragged, monkeypatch):
+    dataset = train(ragged, rank=1, world_size=4)
+    reads = []
+    read = ExampleSet.read
+    monkeypatch.setattr(ExampleSet, "read", lambda self, rows: reads.append(len(rows)) or read(self, rows))
+    assert len(list(dataset)) == len(reads)
+    assert set(reads) == {2}
+
+
+def test_num_batches_is_what_the_stream_yields(ragged, tmp_path):
+    for dataset in (train(ragged), train(build(tmp_path / "flat", [[2, 2]] * 7), batch=3)):
+        for iteration in (1, 2, 3):
+            assert dataset.num_batches(iteration) == len(list(dataset.batches(iteration)))
+
+
+# ------------------------------------------------------------------------------------------ evaluation stream
+
+
+def test_evaluation_shows_every_example_once_in_file_order_and_pads_the_last_batch(tmp_path):
+    path = build(
+        tmp_path / "d",
+        RAGGED[0],
+        split="test",
+        pad_id=2,
+        blank_identifier_id=0,
+        ignore_label_id=1,
+        first_token=70,
+    )
+    stored = open_split(path, "test").sets["all"]
+    dataset = PuzzleDataset([path], "test", global_batch_size=5)
+    names, batches, counts = zip(*dataset, strict=True)
+    assert names == ("all",) * 3
+    assert counts == (5, 5, 3)
+    assert dataset.num_batches() == 3
+    inputs = torch.cat([batch["inputs"] for batch in batches])
+    labels = torch.cat([batch["labels"] for batch in batches])
+    assert inputs[:13].tolist() == stored.inputs.tolist()
+    assert labels[:13].tolist() == np.where(stored.labels == 1, -100, stored.labels.astype(int)).tolist()
+    assert (labels[:13, :2] == -100).all()
+    identifiers = torch.cat([batch["puzzle_identifiers"] for batch in batches])
+    assert identifiers.tolist() == [*np.repeat([1, 2, 3, 4, 5], [3, 1, 2, 2, 5]), 0, 0]
+    assert inputs[13:].unique().tolist() == [2]
+    assert labels[13:].unique().tolist() == [-100]
+    assert as_lists(dataset) == as_lists(dataset), "a second pass is the same"
+
+
+def test_a_rank_that_the_last_batch_leaves_empty_gets_padding(tmp_path):
+    path = build(tmp_path / "d", [[9]], split="test")
+    ranks = [list(PuzzleDataset([path], "test", global_batch_size=4, rank=r, world_size=4)) for r in range(4)]
+    assert [len(batches) for batches in ranks] == [3] * 4
+    for rank, batches in enumerate(ranks):
+        name, batch, count = batches[-1]
+        assert (name, count) == ("all", 1)
+        assert batch["inputs"].shape == (1, SEQ_LEN)
+        assert (batch["labels"] == -100).all() == (rank > 0)
+
+
+def test_without_an_ignored_label_no_label_is_masked(tmp_path):
+    path = build(tmp_path / "d", [[4]], split="test", ignore_label_id=None)
+    [(_, batch, _)] = PuzzleDataset([path], "test", global_batch_size=4)
+    assert batch["labels"][:, :2].tolist() == [[0, 0]] * 4
+
+
+def test_labels_stored_as_minus_100_stay_ignored(tmp_path):
+    path = build(tmp_path / "d", [[4]])
+    labels = tmp_path / "d" / "train" / "all__labels.npy"
+    np.save(labels, np.where(np.load(labels) == 0, -100, np.load(labels).astype(np.int64)))
+    meta = tmp_path / "d" / "train" / "dataset.json"
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "ignore_label_id": -100}))
+    [(_, batch, _)] = train(path, batch=4, epochs_per_iter=1)
+    assert (batch["labels"] == -100).tolist() == [[True, True] + [False] * (SEQ_LEN - 2)] * 4
+
+
+def test_the_train_split_can_be_evaluated_in_file_order(ragged):
+    dataset = PuzzleDataset([ragged], "train", global_batch_size=4, shuffle=False)
+    rows = torch.cat([batch["inputs"][:count] for _, batch, count in dataset])
+    assert rows.tolist() == open_split(ragged, "train").sets["all"].inputs.tolist()
+
+
+# ------------------------------------------------------------------------------------------ several datasets
+
+
+def test_datasets_mix_as_one_that_holds_all_their_groups(tmp_path):
+    one = build(tmp_path / "one", RAGGED[0] + RAGGED[1])
+    first = sum(map(sum, RAGGED[0]))
+    parts = [
+        build(tmp_path / "a", RAGGED[0]),
+        build(tmp_path / "b", RAGGED[1], first_identifier=6, first_token=1 + first),
+    ]
+    together = as_lists(train(*parts, seed=2))
+    assert [batch for _, batch, _ in together] == [batch for _, batch, _ in as_lists(train(one, seed=2))]
+    origins = [{identifier < 6 for identifier in batch["puzzle_identifiers"]} for _, batch, _ in together]
+    assert {True, False} in origins, "batches hold rows of both"
+
+
+def test_several_sets_of_a_directory_mix_in_training_and_are_apart_in_evaluation(tmp_path):
+    both = tmp_path / "both"
+    for split in ("train", "test"):
+        build(both, RAGGED[0], split=split)
+        build(tmp_path / "more", RAGGED[1], split=split, first_identifier=6, first_token=40)
+        for path in (tmp_path / "more" / split).glob("all__*"):
+            path.rename(both / split / path.name.replace("all", "hard"))
+        meta = json.loads((both / split / "dataset.json").read_text())
+        counts = {
+            "total_groups": 5,
+            "total_puzzles": 10,
+            "mean_puzzle_examples": 2.8,
+            "num_puzzle_identifiers": 11,
+        }
+        (both / split / "dataset.json").write_text(json.dumps({**meta, **counts, "sets": ["all", "hard"]}))
+    parts = [build(tmp_path / "a", RAGGED[0]), str(tmp_path / "b")]
+    build(tmp_path / "b", RAGGED[1], first_identifier=6, first_token=40)
+    mixed = [batch for _, batch, _ in as_lists(train(str(both)))]
+    assert mixed == [batch for _, batch, _ in as_lists(train(*parts))]
+    dataset = PuzzleDataset([str(both)], "test", global_batch_size=10)
+    assert [(name, count) for name, _, count in dataset] == [
+        ("all", 10),
+        ("all", 3),
+        ("hard", 10),
+        ("hard", 5),
+    ]
+    assert dataset.metadata.sets == ("all", "hard")
+
+
+def test_test_sets_are_named_by_what_tells_their_directories_apart(tmp_path):
+    for name in ("x/easy", "x/hard", "y/hard"):
+        build(tmp_path / name, [[2]], split="test", names="same")
+    two = [str(tmp_path / "x" / "easy"), str(tmp_path / "y" / "hard") + "/"]
+    assert PuzzleDataset(two, "test", global_batch_size=2).metadata.sets == ("easy/all", "hard/all")
+    alike = [str(tmp_path / "x" / "hard"), str(tmp_path / "y" / "hard")]
+    assert [name for name, _, _ in PuzzleDataset(alike, "test", global_batch_size=2)] == [
+        "x/hard/all",
+        "y/hard/all",
+    ]
+
+
+def test_merged_metadata_sums_counts_and_keeps_the_largest_table(tmp_path):
+    paths = [build(tmp_path / "a", RAGGED[0]), build(tmp_path / "b", RAGGED[1], first_identifier=20)]
+    metadata = train(*paths).metadata
+    assert (metadata.total_groups, metadata.total_puzzles, metadata.num_puzzle_identifiers) == (5, 10, 25)
+    assert metadata.mean_puzzle_examples == pytest.approx(28 / 10)
+    assert metadata.sets == ("a/all", "b/all")
+
+
+def test_merged_metadata_keeps_the_extra_keys_that_all_agree_in(tmp_path):
+    shared, different = {"family": "toy"}, ({"seed": 1}, {"seed": 2})
+    paths = [
+        build(tmp_path / "a", [[9]], extra={**shared, **different[0]}),
+        build(tmp_path / "b", [[9]], first_identifier=5, extra={**shared, **different[1]}),
+    ]
+    assert train(*paths).metadata.extra == shared
+
+
+@pytest.mark.parametrize(
+    ("key", "other", "values"),
+    [
+        ("seq_len", {"seq_len": SEQ_LEN + 1}, (SEQ_LEN, SEQ_LEN + 1)),
+        ("vocab_size", {"vocab_size": VOCAB + 1}, (VOCAB, VOCAB + 1)),
+        ("pad_id", {"pad_id": 3}, (0, 3)),
+        ("ignore_label_id", {"ignore_label_id": None}, (0, None)),
+        ("blank_identifier_id", {"blank_identifier_id": 1}, (0, 1)),
+    ],
+)
+def test_datasets_that_do_not_agree_are_refused_naming_both_and_the_key(tmp_path, key, other, values):
+    described = []
+    for name, options in (("a", {}), ("b", other)):
+        sizes = {"seq_len": SEQ_LEN, "vocab_size": VOCAB, **options}
+        rows = np.ones((1, sizes["seq_len"]), int)
+        with SplitWriter(tmp_path / name / "train", **sizes) as writer:
+            writer.add_group(rows, rows, [0])
+            described.append((name, writer.close(num_puzzle_identifiers=2)))
+    with pytest.raises(UserError, match=rf"{key} is {values[0]} in a, but {values[1]} in b"):
+        merge_metadata(described)
+    with pytest.raises(UserError, match=rf"{key} is {values[0]} in .*/a, but {values[1]} in .*/b"):
+        train(str(tmp_path / "a"), str(tmp_path / "b"), batch=1)
+
+
+@pytest.mark.parametrize("names", [None, "same"])
+def test_an_identifier_of_two_training_directories_is_refused(tmp_path, names):
+    a = build(tmp_path / "a", RAGGED[0], names=names)
+    b = build(tmp_path / "b", RAGGED[1], first_identifier=4, names=names)
+    with pytest.raises(UserError, match=r"identifier 4 \(2 in all\) is used by both .*/a and .*/b"):
+        train(a, b)
+
+
+def test_the_blank_identifier_is_shared(tmp_path):
+    paths = []
+    for name in ("a", "b"):
+        with SplitWriter(tmp_path / name / "train", seq_len=4, vocab_size=9) as writer:
+            writer.add_group(np.ones((6, 4), int), np.ones((6, 4), int), np.zeros(6, int))
+            writer.close(num_puzzle_identifiers=1)
+        paths.append(str(tmp_path / name))
+    assert train(*paths).metadata.num_puzzle_identifiers == 1
+
+
+def test_two_test_sets_may_share_identifiers_only_of_equally_named_puzzles(tmp_path):
+    a = build(tmp_path / "a", [[1, 2]], split="test", names="same")
+    b = build(tmp_path / "b", [[3, 1]], split="test", names="same")
+    c = build(tmp_path / "c", [[3, 1]], split="test")
+    assert PuzzleDataset([a, b], "test", global_batch_size=2).num_batches() == 4
+    with pytest.raises(UserError, match=r"identifier 1 \(2 in all\) is used by both .*/a and .*/c"):
+        PuzzleDataset([a, c], "test", global_batch_size=2)
+
+
+# ------------------------------------------------------------------------------------------ what users get wrong
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(ragged):
+    with pytest.raises(
+        UserError, match=r"global_batch_size is 10.* multiple of the number of processes, which is 4"
+    ):
+        train(ragged, batch=10, world_size=4)
+    with pytest.raises(UserError, match="global_batch_size is 0"):
+        train(ragged, batch=0)
+
+
+@pytest.mark.parametrize("groups", [[[2, 3], [4]], [[1, 1], [1]]])
+def test_an_iteration_that_fills_no_batch_is_refused_with_the_cure(tmp_path, groups):
+    path = build(tmp_path / "d", groups)
+    most = 3 * sum(max(group) for group in groups)
+    assert train(path, batch=3 * sum(min(group) for group in groups), epochs_per_iter=3).num_batches(1) >= 1
+    with pytest.raises(UserError) as caught:
+        train(path, batch=most + 1, epochs_per_iter=3)
+    assert all(
+        part in str(caught.value)
+        for part in (
+            f"at most {most} examples",
+            f"global_batch_size is {most + 1}",
+            "smaller",
+            "larger eval_interval",
+        )
+    )
+
+
+def test_no_directory_the_same_twice_and_a_missing_one_are_refused(ragged, tmp_path):
+    with pytest.raises(UserError, match="data_paths is empty"):
+        train()
+    with pytest.raises(UserError, match="named twice"):
+        train(ragged, ragged + "/")
+    with pytest.raises(UserError, match="no such dataset"):
+        train(str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="no split 'test'"):
+        PuzzleDataset([ragged], "test", global_batch_size=2)
+    with pytest.raises(UserError, match="0 epochs"):
+        train(ragged, epochs_per_iter=0)
+
+
+# ------------------------------------------------------------------------------------------ prefetching
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name == "prefetcher"]
+
+
+def items(count):
+    return (("all", {"inputs": torch.tensor([i])}, i) for i in range(count))
+
+
+@pytest.mark.parametrize("depth", [1, 3, 100])
+def test_prefetching_does_not_change_what_comes(ragged, depth):
+    assert as_lists(Prefetcher(train(ragged).batches(1), depth=depth)) == as_lists(train(ragged).batches(1))
+    assert not threads()
+
+
+def test_an_error_of_the_source_arrives_in_its_place():
+    def failing():
+        yield from items(2)
+        raise UserError("bad row")
+
+    prefetcher = Prefetcher(failing(), depth=5)
+    assert [count for _, _, count in itertools.islice(prefetcher, 2)] == [0, 1]
+    with pytest.raises(UserError, match="bad row"):
+        next(prefetcher)
+    assert not threads()
+    with pytest.raises(StopIteration):
+        next(prefetcher)
+
+
+def test_leaving_early_stops_the_thread_and_closes_the_source():
+    closed = []
+
+    def endless():
+        try:
+            yield from items(10**9)
+        finally:
+            closed.append(True)
+
+    with Prefetcher(endless()) as prefetcher:
+        next(prefetcher)
+    assert not threads()
+    gc.collect()
+    assert closed
+    assert list(prefetcher) == []
+    prefetcher.close()  # again is harmless
+
+
+def test_an_abandoned_prefetcher_stops_its_thread():
+    prefetcher = Prefetcher(items(10**9))
+    next(prefetcher)
+    del prefetcher
+    gc.collect()
+    for _ in range(100):
+        if not threads():
+            break
+        time.sleep(0.05)
+    assert not threads()
+
+
+def test_no_more_than_depth_batches_are_prepared_ahead():
+    prepared = []
+
+    def counting():
+        for item in items(50):
+            prepared.append(item)
+            yield item
+
+    with Prefetcher(counting(), depth=3) as prefetcher:
+        for taken in range(1, 5):
+            next(prefetcher)
+            time.sleep(0.05)
+            assert taken < len(prepared) <= taken + 3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory needs CUDA")
+def test_prefetched_batches_are_page_locked_on_request(ragged):
+    with Prefetcher(train(ragged).batches(1), pin_memory=True) as prefetcher:
+        assert all(tensor.is_pinned() for _, batch, _ in prefetcher for tensor in batch.values())
