@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import factorial
 
 import numpy as np
@@ -62,6 +63,22 @@ def encode(grids: np.ndarray, row: int = 0, column: int = 0) -> np.ndarray:
     frames[..., bottom : bottom + 1, column:right] = BORDER  # slices beyond the frame are empty
     frames[..., row:bottom, right : right + 1] = BORDER
     return frames.reshape(*batch, SEQ_LEN)
+
+
+@cache
+def frame_layout(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the cells of a grid of this size lie in its sequence under each of the 8 transforms, and its border.
+
+    Returns (8, H·W) places of the cells in the order of the untransformed grid, and (8, border cells) places.
+    """
+    cells = np.empty((NUM_DIHEDRAL, height * width), np.int32)
+    borders = []
+    for transform in range(NUM_DIHEDRAL):
+        moved = dihedral(np.arange(height * width).reshape(height, width), transform)
+        sequence = encode(np.zeros(moved.shape, np.uint8))
+        cells[transform, moved.ravel()] = np.flatnonzero(sequence == FIRST_COLOUR)
+        borders.append(np.flatnonzero(sequence == BORDER))
+    return cells, np.array(borders, np.int32)
 
 
 def crop_sizes(sequences: np.ndarray) -> np.ndarray:
@@ -156,17 +173,18 @@ def split_name(name: str) -> tuple[str, Augmentation]:
 def decode_numbers(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Transforms (N,) and colour maps (N, 10) uint8 of augmentation numbers (N,)."""
     transforms, ranks = np.divmod(np.asarray(numbers, np.int64), PERMUTATIONS)
-    moved = NUM_COLOURS - 1
-    colours = np.zeros((len(ranks), NUM_COLOURS), np.uint8)
-    permutation = colours[:, 1:]  # of 0..8 at first
-    for place in range(moved):
-        digit, ranks = np.divmod(ranks, factorial(moved - 1 - place))
-        permutation[:, place] = digit
-    # Each digit counts the smaller values still free: raising the later ones in turn makes it a permutation.
-    for place in range(moved - 2, -1, -1):
-        permutation[:, place + 1 :] += permutation[:, place + 1 :] >= permutation[:, place : place + 1]
-    permutation += 1
-    return transforms, colours
+    return transforms, _colour_permutations().take(ranks, axis=0)
+
+
+@cache
+def _colour_permutations() -> np.ndarray:
+    """(9!, 10) uint8 permutations of the colours that leave 0 in place, in lexicographic order."""
+    smaller = np.zeros((1, 0), np.uint8)
+    for size in range(1, NUM_COLOURS):
+        firsts = np.repeat(np.arange(size, dtype=np.uint8), len(smaller))[:, None]
+        rest = np.tile(smaller, (size, 1))
+        smaller = np.hstack([firsts, rest + (rest >= firsts)])
+    return np.pad(smaller + np.uint8(1), ((0, 0), (1, 0)))
 
 
 def encode_number(augmentation: Augmentation) -> int:

@@ -20,17 +20,18 @@ from pathlib import Path
 import numpy as np
 
 from dataset.arc import (
+    BORDER,
     FIRST_COLOUR,
     GRID_SIZE,
     NUM_AUGMENTATIONS,
     NUM_COLOURS,
     SEQ_LEN,
     TURNED,
+    VOCAB_SIZE,
     augmented_names,
     decode_numbers,
-    encode,
+    frame_layout,
 )
-from dataset.augment import NUM_DIHEDRAL, dihedral
 from dataset.format import BLANK_IDENTIFIER, ExampleSet, Metadata
 from dataset.metadata import temporary_path
 from utils.errors import UserError
@@ -44,41 +45,46 @@ IDENTIFIERS_FILE = "identifiers.npz"
 class Frames:
     """The frames of pairs under all 8 transforms, laid out so that any shifted one is a window of one buffer.
 
-    Moving a grid down by r and right by c moves its cells by 30·r + c in the flat sequence. As each frame is kept up
-    to its last cell in use and has S zeros before it, the shifted frame is the S bytes from 30·r + c before its start.
+    A byte holds a cell of the input in its upper four bits and the label's in the lower four: both shift alike. Down
+    by r and right by c moves a cell by 30·r + c in the flat sequence. As every frame, kept up to its last cell in use,
+    has S zeros before it, the shifted frame is the S bytes from 30·r + c before its start.
     """
 
     def __init__(self, pairs: Sequence[Pair]):
-        grids = [grid for pair in pairs for grid in pair]
-        sizes = np.array([grid.shape for grid in grids]).reshape(-1, 2)
-        turned = np.where(TURNED[:, None], sizes[:, None, ::-1], sizes[:, None])  # (grids, 8, 2)
+        sizes = np.array([[grid.shape for grid in pair] for pair in pairs])  # (P, input and output, 2)
+        sizes = np.where(TURNED[:, None, None], sizes[:, None, :, ::-1], sizes[:, None])  # (P, 8, 2, 2)
+        largest = sizes.max(2)
         lengths = np.minimum(
-            (turned[..., 0] + 1) * GRID_SIZE, SEQ_LEN
-        )  # the grid's rows and the border below
-        starts = (np.cumsum(lengths + SEQ_LEN) - lengths).reshape(lengths.shape)
-        buffer = np.zeros(starts[-1, -1] + SEQ_LEN, np.uint8)
-        for number, grid in enumerate(grids):
-            for transform in range(NUM_DIHEDRAL):
-                start, length = starts[number, transform], lengths[number, transform]
-                buffer[start : start + length] = encode(dihedral(grid, transform))[:length]
+            (largest[..., 0] + 1) * GRID_SIZE, SEQ_LEN
+        )  # the grids' rows and the border below
+        self._starts = np.cumsum(lengths + SEQ_LEN).reshape(lengths.shape) - lengths
+        self._widths = sizes[..., 1]
+        self.room = GRID_SIZE - largest  # (P, 8, 2): rows and columns by which a pair can be shifted at most
+        buffer = np.zeros(self._starts[-1, -1] + SEQ_LEN, np.uint8)
+        for pair, starts in zip(pairs, self._starts, strict=True):
+            for grid, bits in zip(pair, _NIBBLES, strict=True):
+                cells, border = frame_layout(*grid.shape)
+                buffer[starts[:, None] + cells] |= (grid.ravel() + np.uint8(FIRST_COLOUR)) << bits
+                buffer[starts[:, None] + border] |= np.uint8(BORDER) << bits
         self._windows = np.lib.stride_tricks.sliding_window_view(buffer, SEQ_LEN)
-        self._starts = (
-            starts.reshape(-1, 2, NUM_DIHEDRAL).transpose(0, 2, 1).copy()
-        )  # (P, 8, input and output)
-        sizes = turned.reshape(-1, 2, NUM_DIHEDRAL, 2)
-        self._widths = sizes[..., 1].transpose(0, 2, 1).copy()  # (P, 8, input and output)
-        self.room = GRID_SIZE - sizes.max(
-            1
-        )  # (P, 8, 2): rows and columns by which a pair can be shifted at most
 
     def rows(self, pairs: np.ndarray, transforms: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-        """(n, 2, S) inputs and labels of pairs (n,) under transforms (n,), moved by rows and columns (n, 2)."""
-        offsets = shifts[:, 0] * GRID_SIZE + shifts[:, 1]
-        rows = self._windows[self._starts[pairs, transforms] - offsets[:, None]]
+        """(n, S) packed frames of pairs (n,) under transforms (n,), moved by rows and columns (n, 2)."""
+        rows = self._windows[self._starts[pairs, transforms] - shifts[:, 0] * GRID_SIZE - shifts[:, 1]]
         # A border moved past the right edge would reappear at the left one, which a shifted grid leaves empty.
         columns = shifts[:, 1:]
-        rows[(columns > 0) & (columns + self._widths[pairs, transforms] == GRID_SIZE), ::GRID_SIZE] = 0
+        is_past = (columns > 0) & (columns + self._widths[pairs, transforms] == GRID_SIZE)
+        for side, kept in enumerate((0x0F, 0xF0)):
+            rows[is_past[:, side], ::GRID_SIZE] &= np.uint8(kept)
         return rows
+
+
+_NIBBLES = (np.uint8(4), np.uint8(0))  # bits by which input and label are moved up in a packed byte
+
+
+def unpack(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and labels, each (n, S) uint8, of packed rows (n, S)."""
+    return packed >> np.uint8(4), packed & np.uint8(0x0F)
 
 
 def render(
@@ -92,14 +98,14 @@ def render(
     puzzles: np.ndarray,
     examples: np.ndarray,
 ) -> np.ndarray:
-    """(n, 2, S) uint8 inputs and labels of augmented examples; everything given is (n,).
+    """(n, S) packed inputs and labels (see `unpack`) of augmented examples; everything given is (n,).
 
     pairs: which of the frames' pairs; places: the example's place in its puzzle of `lengths` examples; numbers: the
     puzzle's augmentation; puzzles, examples: their numbers in the split, which together with the seed decide the
     shifts. All examples of a puzzle but one are shifted; with `shift_seed` None none is.
     """
     if not len(pairs):
-        return np.empty((0, 2, SEQ_LEN), np.uint8)
+        return np.empty((0, SEQ_LEN), np.uint8)
     starts = np.flatnonzero(np.diff(puzzles, prepend=puzzles[0] - 1))  # runs of rows of one puzzle
     ends = [*starts[1:].tolist(), len(puzzles)]
     run_transforms, run_colours = decode_numbers(numbers[starts])
@@ -107,18 +113,20 @@ def render(
     shifts = np.zeros((len(pairs), 2), np.int64)
     if shift_seed is not None:
         shifts = _shifts(shift_seed, places, lengths, puzzles, examples, frames.room[pairs, transforms])
-    rows = frames.rows(pairs, transforms, shifts)
+    cells = frames.rows(pairs, transforms, shifts).tobytes()
 
-    tables = np.zeros((len(starts), 256), np.uint8)
-    tables[:, :FIRST_COLOUR] = np.arange(FIRST_COLOUR)
-    tables[:, FIRST_COLOUR : FIRST_COLOUR + NUM_COLOURS] = run_colours + np.uint8(FIRST_COLOUR)
-    # `bytes.translate` looks up a byte per cycle; numpy's take is several times slower.
-    cells, row_bytes = rows.tobytes(), 2 * SEQ_LEN
-    recoloured = bytearray().join(
-        cells[start * row_bytes : end * row_bytes].translate(table.tobytes())
-        for start, end, table in zip(starts.tolist(), ends, tables, strict=True)
+    tokens = np.zeros((len(starts), 16), np.uint8)
+    tokens[:, BORDER] = BORDER
+    tokens[:, FIRST_COLOUR:VOCAB_SIZE] = run_colours + np.uint8(FIRST_COLOUR)
+    tables = (tokens[:, :, None] << np.uint8(4) | tokens[:, None]).tobytes()  # 256 bytes a run
+    # `bytes.translate` does a byte, so two cells, per nanosecond; numpy's lookups take several times as long.
+    recoloured = b"".join(
+        [
+            cells[start * SEQ_LEN : end * SEQ_LEN].translate(tables[run * 256 : run * 256 + 256])
+            for run, (start, end) in enumerate(zip(starts.tolist(), ends, strict=True))
+        ]
     )
-    return np.frombuffer(recoloured, np.uint8).reshape(-1, 2, SEQ_LEN)
+    return np.frombuffer(recoloured, np.uint8).reshape(-1, SEQ_LEN)
 
 
 def _shifts(
@@ -346,10 +354,10 @@ class LazyExampleSet(ExampleSet):
                 f"{originals_path(split_dir, name)}: puzzle {outside[0]} has identifier {identifiers[outside[0]]}, "
                 f"but {IDENTIFIERS_FILE} holds {table.start}..{len(table) - 1}"
             ]
-        if (metadata.seq_len, metadata.vocab_size) != (SEQ_LEN, FIRST_COLOUR + NUM_COLOURS):
+        if (metadata.seq_len, metadata.vocab_size) != (SEQ_LEN, VOCAB_SIZE):
             return None, [
                 f"{split_dir / 'dataset.json'}: seq_len and vocab_size are {metadata.seq_len} and "
-                f"{metadata.vocab_size}, but lazily stored ARC data has {SEQ_LEN} and {FIRST_COLOUR + NUM_COLOURS}"
+                f"{metadata.vocab_size}, but lazily stored ARC data has {SEQ_LEN} and {VOCAB_SIZE}"
             ]
         return cls(split_dir, name, metadata, originals, table.numbers[identifiers - table.start]), []
 
@@ -367,7 +375,7 @@ class LazyExampleSet(ExampleSet):
         lengths = self._pairs[groups]
         copies, places = np.divmod(examples - self._first_examples[groups], lengths)
         puzzles = self.group_indices[groups] + copies
-        rows = render(
+        packed = render(
             self._frames,
             self._shift_seed,
             pairs=self._first_pairs[groups] + places,
@@ -377,7 +385,7 @@ class LazyExampleSet(ExampleSet):
             puzzles=puzzles,
             examples=examples,
         )
-        return rows[:, 0], rows[:, 1]
+        return unpack(packed)
 
     def problems(self) -> list[str]:
         """Broken rules that `open` has not found: none but those of the index arrays."""

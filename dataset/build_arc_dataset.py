@@ -1,0 +1,413 @@
+"""Build an ARC dataset from task files, each task with random rotations, flips and colour permutations of it.
+
+python -m dataset.build_arc_dataset --input-file-prefix kaggle/combined/arc-agi --output-dir data/arc1concept-aug-1000 \
+  --subsets training evaluation concept --test-set-name evaluation
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+if not __package__:  # started by its path: sys.path[0] is this folder, where no module of ours is to be found
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+
+from dataset.arc import (
+    GRID_SIZE,
+    NUM_AUGMENTATIONS,
+    NUM_COLOURS,
+    SEQ_LEN,
+    VOCAB_SIZE,
+    decode_numbers,
+    frame_layout,
+)
+from dataset.arc_tasks import Pair, Task, read_subset
+from dataset.augment import NUM_DIHEDRAL
+from dataset.format import SPLITS, Metadata, SplitWriter, close_splits, write_identifiers
+from dataset.lazy import IDENTIFIERS_FILE, Frames, IdentifierTable, Originals, originals_path, render, unpack
+from dataset.metadata import write_text
+from dataset.options import OptionParser, check_output_dir, whole_number
+from dataset.parallel import available_cpus, ordered_map
+from utils.errors import UserError, report_user_errors
+
+BUILDER = "build_arc_dataset"
+BUILDER_VERSION = 1
+_TRIES = 5  # random augmentations drawn at most, in multiples of those wanted
+_PART_EXAMPLES = 4096  # rendered at once: this, and not --num-aug, bounds the memory
+_ORDER_STREAM, _AUGMENTATION_STREAM = 0, 1  # independent random generators of one seed
+
+
+@report_user_errors
+def main(arguments: list[str] | None = None) -> None:
+    started = time.perf_counter()
+    options = parse_options(arguments)
+    output_dir = check_output_dir(options.output_dir, "arc")
+    plan, notes = plan_dataset(options)
+    metadata = write_dataset(output_dir, plan, options)
+
+    copies = sum(len(group.numbers) for group in plan.groups)
+    print(f"{output_dir}: ARC, {len(plan.groups):,} tasks, {copies:,} with their augmented copies")
+    for split in metadata:
+        examples = round(metadata[split].mean_puzzle_examples * metadata[split].total_puzzles)
+        print(f"  {split}: {metadata[split].total_groups:,} tasks, {examples:,} examples")
+    for note in notes:
+        print(f"  note: {note}")
+    print(f"  built in {time.perf_counter() - started:.1f} s")
+
+
+def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; raises `UserError` for options that do not go together."""
+    parser = OptionParser(prog=BUILDER, description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--input-file-prefix",
+        required=True,
+        help="PREFIX of PREFIX_SUBSET_challenges.json and PREFIX_SUBSET_solutions.json, or the folder that holds "
+        "folders SUBSET of one JSON file per task",
+    )
+    parser.add_argument("--output-dir", required=True, help="folder to build into")
+    parser.add_argument("--subsets", nargs="+", required=True, help="task collections to use, in this order")
+    parser.add_argument("--test-set-name", required=True, help="subset whose test pairs are the test split")
+    parser.add_argument("--test-set-name2", help="another such subset")
+    parser.add_argument(
+        "--seed", type=whole_number(0), default=42, help="decides order, augmentations and shifts"
+    )
+    parser.add_argument(
+        "--num-aug",
+        type=whole_number(0),
+        default=1000,
+        help="augmented copies of each task besides the task itself; small tasks may have fewer different ones",
+    )
+    parser.add_argument(
+        "--puzzle-identifiers-start",
+        type=whole_number(1),
+        default=1,
+        help="first identifier; set it behind another dataset's last one to train on both",
+    )
+    parser.add_argument("--workers", type=whole_number(1), default=available_cpus(), help="processes to use")
+    parser.add_argument(
+        "--store",
+        choices=("full", "lazy"),
+        default="full",
+        help="full: every example on disk; lazy: the tasks and the augmentation of each copy, applied on reading",
+    )
+    options = parser.parse_args(arguments)
+    for name, count in Counter(options.subsets).items():
+        if count > 1:
+            raise UserError(f"--subsets names {name} twice")
+    for option in ("test_set_name", "test_set_name2"):
+        name = getattr(options, option)
+        if name is not None and name not in options.subsets:
+            raise UserError(
+                f"--{option.replace('_', '-')} is {name!r}, but must be one of --subsets: {' '.join(options.subsets)}"
+            )
+    return options
+
+
+# ---------------------------------------------------------------------------------------------- plan
+
+
+@dataclass(frozen=True)
+class Group:
+    """A task and its copies: their augmentation numbers and identifiers, (copies,) each, the task itself first."""
+
+    task: Task
+    in_test: bool
+    numbers: np.ndarray
+    identifiers: np.ndarray
+
+    def pairs(self, split: str) -> list[Pair]:
+        """The pairs of one copy that go into a split."""
+        if split == "test":
+            return self.task.test if self.in_test else []
+        return self.task.train + ([] if self.in_test else self.task.test)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a dataset but its rows."""
+
+    groups: list[Group]
+    table: IdentifierTable
+
+    def in_split(self, split: str) -> list[Group]:
+        return [group for group in self.groups if group.pairs(split)]
+
+
+def plan_dataset(options: argparse.Namespace) -> tuple[Plan, list[str]]:
+    """The tasks in a random order within each subset with their augmentations, and what is worth knowing about them.
+
+    Depends on the files and `--seed` alone. Raises `UserError` for malformed files.
+    """
+    tasks: list[tuple[Task, bool]] = []
+    subsets_of: dict[str, list[str]] = {}
+    test_names = {options.test_set_name, options.test_set_name2}
+    notes = []
+    for position, subset in enumerate(options.subsets):
+        read = read_subset(options.input_file_prefix, subset)
+        order = _generator(options.seed, _ORDER_STREAM, position).permutation(len(read))
+        tasks += [(read[index], subset in test_names) for index in order]
+        for task in read:
+            subsets_of.setdefault(task.name, []).append(subset)
+        unsolved = sum(not task.solved for task in read)
+        if unsolved:
+            use = "left out of the score" if subset in test_names else "trained on as [[0]]"
+            notes.append(f"{unsolved} tasks of {subset} lack answers to their tests: {use}, as published")
+    notes += _repetition_notes(subsets_of, test_names)
+
+    # Identifiers count up in order of first use; a task in two subsets has the augmentations common to both once.
+    repeated = {name: {} for name, subsets in subsets_of.items() if len(subsets) > 1}
+    next_identifier = options.puzzle_identifiers_start
+    groups, new_numbers = [], []
+    for position, (task, in_test) in enumerate(tasks):
+        generator = _generator(options.seed, _AUGMENTATION_STREAM, position)
+        numbers = choose_augmentations(task.train + task.test, options.num_aug, generator)
+        known = repeated.get(task.name)
+        if known is None:
+            identifiers = np.arange(next_identifier, next_identifier + len(numbers))
+            new = numbers
+        else:
+            new = np.array([n for n in numbers.tolist() if n not in known], np.uint32)
+            known.update(zip(new.tolist(), range(next_identifier, next_identifier + len(new)), strict=True))
+            identifiers = np.array([known[number] for number in numbers.tolist()])
+        next_identifier += len(new)
+        new_numbers.append(new)
+        groups.append(Group(task, in_test, numbers, identifiers.astype(np.int32)))
+    table = IdentifierTable(
+        options.puzzle_identifiers_start,
+        [task.name for task, _ in tasks],
+        np.array([len(numbers) for numbers in new_numbers]),
+        np.concatenate(new_numbers),
+    )
+    return Plan(groups, table), notes
+
+
+def _repetition_notes(subsets_of: dict[str, list[str]], test_names: set[str]) -> Iterator[str]:
+    """One line for each set of subsets that share tasks."""
+    for subsets, count in Counter(tuple(s) for s in subsets_of.values() if len(s) > 1).items():
+        among_tests = sum(subset in test_names for subset in subsets)
+        effect = "their copies train twice"
+        if among_tests == len(subsets):
+            effect = f"test_puzzles.json holds them as {subsets[-1]} does"
+        elif among_tests:
+            effect = "their TEST PAIRS ARE IN TRAIN, so scores on them mean nothing"
+        yield f"{count} tasks are in {' and '.join(subsets)}: {effect}"
+
+
+def choose_augmentations(pairs: list[Pair], count: int, generator: np.random.Generator) -> np.ndarray:
+    """(1 + copies,) uint32 numbers of augmentations with pairwise different results, 0 (the task itself) first.
+
+    At most `count` copies, fewer where 5 * count tries yield no more.
+    """
+    numbers = np.concatenate([[0], generator.integers(0, NUM_AUGMENTATIONS, _TRIES * count)])
+    fingerprints = _Fingerprints(pairs)
+    for tries in (count + count // 8 + 8, _TRIES * count):  # few duplicates are the rule
+        _, firsts = np.unique(fingerprints(numbers[: 1 + tries]), return_index=True)
+        if len(firsts) > count:
+            break
+    return numbers[np.sort(firsts)[: 1 + count]].astype(np.uint32)
+
+
+class _Fingerprints:
+    """64-bit fingerprints that agree where `dataset.arc.puzzle_hash` of the augmented pairs does.
+
+    A pair's fingerprint is Σ weight(cell) · (1 + colour) mod 2^64 with random weights, so that the sums per colour of
+    the 8 transforms give it for any colour permutation by ten products, a thousand times faster than hashing the
+    cells. Different puzzles collide with a probability below 2^-60.
+    """
+
+    def __init__(self, pairs: list[Pair]):
+        generator = np.random.Generator(np.random.Philox(0))
+        weights = generator.integers(0, 2**64, (2, SEQ_LEN), np.uint64)
+        self._sums = np.zeros(
+            (NUM_DIHEDRAL, len(pairs), NUM_COLOURS), np.uint64
+        )  # per transform, pair and colour
+        for number, pair in enumerate(pairs):
+            for side, grid in enumerate(pair):
+                of_cells = weights[side][frame_layout(*grid.shape)[0]]
+                order = np.argsort(grid, axis=None)
+                colours, starts = np.unique(grid.ravel()[order], return_index=True)
+                self._sums[:, number, colours] += np.add.reduceat(of_cells[:, order], starts, axis=1)
+
+    def __call__(self, numbers: np.ndarray) -> np.ndarray:
+        """(N,) uint64 fingerprints of the puzzle under augmentation numbers (N,)."""
+        transforms, colours = decode_numbers(numbers)
+        sums = (self._sums[transforms] * (colours + np.uint64(1))[:, None]).sum(-1)
+        sums = (sums ^ (sums >> np.uint64(31))) * np.uint64(
+            0x9E3779B97F4A7C15
+        )  # lest sums of pairs be linear too
+        return (sums ^ (sums >> np.uint64(29))).sum(-1)
+
+
+def _generator(seed: int, stream: int, position: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox([seed, stream, position]))
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+def write_dataset(output_dir: Path, plan: Plan, options: argparse.Namespace) -> dict[str, Metadata]:
+    """Write both splits in the store asked for and return their metadata; an earlier dataset is replaced at the end."""
+    extras = {split: provenance(plan, options, split) for split in SPLITS}
+    write = write_lazy if options.store == "lazy" else write_full
+    return write(output_dir, plan, options, extras)
+
+
+def provenance(plan: Plan, options: argparse.Namespace, split: str) -> dict:
+    """What dataset.json records besides the format's keys; nothing that differs between equal datasets."""
+    recorded = {name: value for name, value in vars(options).items() if name not in ("output_dir", "workers")}
+    extra = {
+        "family": "arc",
+        "grid_shape": [GRID_SIZE, GRID_SIZE],
+        "builder": BUILDER,
+        "builder_version": BUILDER_VERSION,
+        "seed": options.seed,
+        "options": recorded,
+    }
+    if split == "test":
+        # test_puzzles.json has [[0]] for answers that are not known, which could be an answer too.
+        extra["unsolved_tasks"] = sorted({g.task.name for g in plan.in_split("test") if not g.task.solved})
+    return extra
+
+
+def write_full(
+    output_dir: Path, plan: Plan, options: argparse.Namespace, extras: dict
+) -> dict[str, Metadata]:
+    """Every example on disk."""
+    with ExitStack() as stack:
+        writers = {
+            split: stack.enter_context(
+                SplitWriter(output_dir / split, seq_len=SEQ_LEN, vocab_size=VOCAB_SIZE, extra=extras[split])
+            )
+            for split in SPLITS
+        }
+        parts = _parts(plan, options.seed)
+        for part, packed in ordered_map(_render_part, parts, options.workers):
+            writers[part.split].add_group(
+                *unpack(packed),
+                part.identifiers,
+                np.full(len(part.identifiers), len(part.pairs)),
+                complete=part.ends_group,
+            )
+        _retract(output_dir)
+        for split in SPLITS:
+            originals_path(output_dir / split, "all").unlink(missing_ok=True)
+        (output_dir / IDENTIFIERS_FILE).unlink(missing_ok=True)
+        write_identifiers(output_dir, plan.table.names())
+        write_test_puzzles(output_dir, plan)
+        return dict(zip(SPLITS, close_splits(list(writers.values()), len(plan.table)), strict=True))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Copies of one group in one split, few enough to be rendered at once."""
+
+    split: str
+    pairs: list[Pair]
+    numbers: np.ndarray
+    identifiers: np.ndarray
+    ends_group: bool
+    first_puzzle: int
+    first_example: int
+    shift_seed: int | None
+
+
+def _parts(plan: Plan, seed: int) -> Iterator[_Part]:
+    counts = {split: [0, 0] for split in SPLITS}  # puzzles and examples before the part
+    for group in plan.groups:
+        for split in SPLITS:
+            pairs = group.pairs(split)
+            if not pairs:
+                continue
+            copies = max(1, _PART_EXAMPLES // len(pairs))
+            for first in range(0, len(group.numbers), copies):
+                numbers = group.numbers[first : first + copies]
+                yield _Part(
+                    split,
+                    pairs,
+                    numbers,
+                    group.identifiers[first : first + copies],
+                    first + copies >= len(group.numbers),
+                    *counts[split],
+                    seed if split == "train" else None,
+                )
+                counts[split][0] += len(numbers)
+                counts[split][1] += len(numbers) * len(pairs)
+
+
+def _render_part(part: _Part) -> tuple[_Part, np.ndarray]:
+    copies, length = len(part.numbers), len(part.pairs)
+    places = np.tile(np.arange(length), copies)
+    packed = render(
+        Frames(part.pairs),
+        part.shift_seed,
+        pairs=places,
+        places=places,
+        lengths=np.full(len(places), length),
+        numbers=np.repeat(part.numbers, length),
+        puzzles=part.first_puzzle + np.repeat(np.arange(copies), length),
+        examples=part.first_example + np.arange(len(places)),
+    )
+    return part, packed
+
+
+def write_lazy(
+    output_dir: Path, plan: Plan, options: argparse.Namespace, extras: dict
+) -> dict[str, Metadata]:
+    """The tasks and the augmentation of each copy."""
+    originals, metadata = {}, {}
+    for split in SPLITS:
+        groups = plan.in_split(split)
+        originals[split] = Originals(
+            [group.pairs(split) for group in groups],
+            [group.identifiers for group in groups],
+            options.seed if split == "train" else None,
+        )
+        metadata[split] = Metadata(
+            pad_id=0,
+            ignore_label_id=0,
+            blank_identifier_id=0,
+            vocab_size=VOCAB_SIZE,
+            seq_len=SEQ_LEN,
+            num_puzzle_identifiers=len(plan.table),
+            sets=("all",),
+            **originals[split].metadata_counts,
+            extra={**extras[split], "store": "lazy"},
+        )
+        (output_dir / split).mkdir(parents=True, exist_ok=True)
+    _retract(output_dir)
+    for split in SPLITS:
+        for path in (output_dir / split).glob("all__*.npy"):
+            path.unlink()
+        originals[split].save(output_dir / split)
+    (output_dir / "identifiers.json").unlink(missing_ok=True)
+    plan.table.save(output_dir)
+    write_test_puzzles(output_dir, plan)
+    for split in SPLITS:
+        write_text(output_dir / split / "dataset.json", json.dumps(metadata[split].to_json(), indent=2))
+    return metadata
+
+
+def write_test_puzzles(output_dir: Path, plan: Plan) -> None:
+    """`test_puzzles.json`: the test tasks as the official files hold them."""
+    puzzles = {group.task.name: group.task.to_json() for group in plan.in_split("test")}
+    write_text(output_dir / "test_puzzles.json", json.dumps(puzzles))
+
+
+def _retract(output_dir: Path) -> None:
+    """Make an earlier dataset unreadable before its files are replaced one by one."""
+    for split in SPLITS:
+        (output_dir / split / "dataset.json").unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()
