@@ -91,7 +91,8 @@ class Checkpointer:
 
         All values are copied before this returns and written by a thread; `wait` waits for that. States hold
         dicts, lists, tuples, tensors, numbers and strings only. Every rank calls it and, for a full state, gives
-        its own `per_rank` ({} where it has nothing); `weights` and `shared` are taken from rank 0 alone. Raises `UserError` if this or the previous save could not be written; whole checkpoints are never harmed.
+        its own `per_rank` ({} where it has nothing); `weights` and `shared` are taken from rank 0 alone.
+        Raises `UserError` if this or the previous save could not be written; whole checkpoints are never harmed.
         """
         start = time.perf_counter()
         self.join()

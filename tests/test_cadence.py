@@ -1,0 +1,157 @@
+"""When a run saves and stops, and which evaluation counts as the best."""
+
+import os
+import signal
+import time
+
+import pytest
+from ranks import outputs_of, run_ranks
+
+from utils import cadence as cadence_module
+from utils.cadence import BestMetric, Cadence, Due, StopSignals
+from utils.distributed import World
+from utils.errors import UserError
+
+ALONE = World()
+NOTHING = Due(save=False, stop=False)
+
+
+class Clock:
+    """A stand-in for the time module whose minutes pass when told to."""
+
+    def __init__(self):
+        self.seconds = 1000.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(cadence_module, "time", clock)
+    return clock
+
+
+def test_without_an_interval_nothing_is_ever_due():
+    cadence = Cadence(ALONE, StopSignals())
+    assert {cadence.after_step(step) for step in range(1, 50)} == {NOTHING}
+
+
+def test_steps_are_counted_from_the_start_of_the_run_not_from_a_resume():
+    cadence = Cadence(ALONE, StopSignals(), interval_steps=5)
+    assert [step for step in range(8, 22) if cadence.after_step(step).save] == [10, 15, 20]
+
+
+def test_minutes_are_counted_from_the_last_save_of_any_kind(clock):
+    cadence = Cadence(ALONE, StopSignals(), interval_minutes=2)
+    saves = []
+    for step in range(1, 13):
+        clock.seconds += 30
+        if cadence.after_step(step).save or step == 6:
+            saves.append(step)
+            cadence.saved(step)
+    assert saves == [4, 6, 10]
+
+
+@pytest.mark.parametrize("number", cadence_module.STOP_SIGNALS)
+def test_a_signal_is_remembered_and_asks_for_a_save_and_a_stop(number):
+    before = signal.getsignal(number)
+    with StopSignals() as signals:
+        cadence = Cadence(ALONE, signals)
+        assert cadence.after_step(1) == NOTHING
+        assert not cadence.stop_requested()
+        os.kill(os.getpid(), number)
+        assert signals.received == number
+        assert cadence.stop_requested()
+        assert cadence.after_step(2) == Due(save=True, stop=True)
+    assert signal.getsignal(number) == before
+
+
+def test_a_repeated_ctrl_c_of_the_launcher_is_no_second_one_but_a_later_one_is(clock):
+    with StopSignals() as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.received == signal.SIGINT
+        clock.seconds += cadence_module.REPEAT_SECONDS
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def stop_at_the_same_step():
+    with World.start("cpu") as world, StopSignals() as signals:
+        cadence = Cadence(world, signals, interval_minutes=0.25 / 60)
+        saves = []
+        for step in range(1, 1000):
+            if world.rank == 1 and len(saves) == 2 and signals.received is None:
+                os.kill(os.getpid(), signal.SIGTERM)  # one rank alone hears it
+            time.sleep(0.02 if world.rank == 0 else 0.01)  # and clocks and speeds differ
+            due = cadence.after_step(step)
+            if due.save:
+                saves.append(step)
+                cadence.saved(step)
+            if due.stop:
+                break
+        assert len(saves) == 3
+        assert saves[1] - saves[0] > 2  # one save, not two, each time the clock says so
+        assert world.gather_object(saves) == [saves, saves]
+
+
+def test_ranks_agree_on_the_steps_to_save_and_stop_at(tmp_path):
+    outputs_of(run_ranks(tmp_path, stop_at_the_same_step))
+
+
+def test_the_best_is_the_highest_accuracy_and_the_lowest_loss():
+    accuracy, loss = BestMetric("test/exact_accuracy"), BestMetric("test/lm_loss")
+    values = [0.5, 0.7, 0.7, float("nan"), 0.6, 0.8]
+    assert [accuracy.update({"test/exact_accuracy": value}) for value in values] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+        True,
+    ]
+    assert [loss.update({"test/lm_loss": value}) for value in values] == [
+        True,
+        False,
+        False,
+        False,
+        False,
+        False,
+    ]
+    assert (accuracy.value, loss.value) == (0.8, 0.5)
+
+
+def test_patience_ends_after_evaluations_in_a_row_without_a_better_one():
+    best = BestMetric("a", patience=2)
+    ends = []
+    for value in [1, 0, 2, 2, 1]:
+        best.update({"a": value})
+        ends.append(best.out_of_patience)
+    assert ends == [False, False, False, False, True]
+
+
+def test_without_patience_it_never_ends():
+    best = BestMetric("a")
+    for _ in range(100):
+        best.update({"a": 1.0})
+    assert not best.out_of_patience
+
+
+def test_the_best_so_far_survives_a_resume_unless_it_is_of_another_metric():
+    best = BestMetric("a", patience=3)
+    best.update({"a": 1.0})
+    best.update({"a": 0.5})
+    resumed, other = BestMetric("a", patience=3), BestMetric("b", patience=3)
+    resumed.load_state_dict(best.state_dict())
+    other.load_state_dict(best.state_dict())
+    assert not resumed.update({"a": 0.9})
+    assert resumed.evaluations_without_better == 2
+    assert other.update({"b": 0.1})
+
+
+def test_a_best_metric_that_is_not_measured_is_an_error_with_those_that_are():
+    with pytest.raises(UserError, match=r"best_metric=test/acuracy.*test/accuracy, test/steps"):
+        BestMetric("test/acuracy").update({"test/steps": 1.0, "test/accuracy": 0.5})
