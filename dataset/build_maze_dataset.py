@@ -1,0 +1,301 @@
+"""Build a maze dataset: from the hub, from CSV files, or from no source at all.
+
+python dataset/build_maze_dataset.py --output-dir data/maze-10x10 --generate 1000 --size 10 --aug
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+if not __package__:  # started by its path: sys.path[0] is this folder, where no module of ours is to be found
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+
+from dataset.augment import NUM_DIHEDRAL, dihedral
+from dataset.format import BLANK_IDENTIFIER, SPLITS, SplitWriter, close_splits, write_identifiers
+from dataset.maze import (
+    QUESTION_SYMBOLS,
+    SYMBOLS,
+    VOCAB_SIZE,
+    encode,
+    find_faults,
+    path_lengths,
+    square_shape,
+    symmetry_key,
+)
+from dataset.maze_generate import MazeSpec, default_min_path, generate_split
+from dataset.options import OptionParser, check_output_dir, whole_number
+from dataset.parallel import available_cpus
+from dataset.provenance import write_source_rows
+from dataset.sources import Rows, find_table, read_rows
+from utils.errors import UserError, report_user_errors
+
+BUILDER = "build_maze_dataset"
+BUILDER_VERSION = 1
+DEFAULT_REPO = "sapientinc/maze-30x30-hard-1k"
+DEFAULT_SIZE = 30
+TRAIN_STREAM, TEST_STREAM, CHOICE_STREAM = range(3)  # purposes of random numbers, each with its own stream
+
+
+@dataclass(frozen=True)
+class MazeSet:
+    """questions, answers (N, S) tokens; rows (N,) of the source they come from, None for generated mazes."""
+
+    questions: np.ndarray
+    answers: np.ndarray
+    rows: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+
+@dataclass(frozen=True)
+class MazeSplits:
+    """Both splits, un-augmented, of grids with `shape` = (rows, columns)."""
+
+    shape: tuple[int, int]
+    train: MazeSet
+    test: MazeSet
+
+
+@report_user_errors
+def main(arguments: list[str] | None = None) -> None:
+    started = time.perf_counter()
+    options = parse_options(arguments)
+    output_dir = check_output_dir(options.output_dir, "maze")
+    splits = load_splits(options)
+    shared = overlap(splits)
+    write_dataset(output_dir, splits, options, shared)
+
+    (rows, columns), train, test = splits.shape, len(splits.train), len(splits.test)
+    copies = NUM_DIHEDRAL if options.aug else 1
+    print(f"{output_dir}: {rows}x{columns} mazes")
+    print(f"  train: {train:,} mazes, {train * copies:,} examples; test: {test:,} mazes")
+    print(f"  of the test mazes {shared} occur in train, turned, mirrored or with S and G exchanged")
+    if options.subsample_size and options.subsample_size > train:
+        print(
+            f"  note: --subsample-size {options.subsample_size}: there are only {train} train mazes, all are used"
+        )
+    for name, mazes in zip(SPLITS, (splits.train, splits.test), strict=True):
+        if longer := longer_than_needed(mazes, splits.shape):
+            print(f"  note: {longer} of the {name} answers are not shortest paths")
+    print(f"  built in {time.perf_counter() - started:.1f} s")
+
+
+def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; raises `UserError` for options that do not go together."""
+    parser = OptionParser(prog=BUILDER, description=__doc__.splitlines()[0])
+    parser.add_argument("--output-dir", default="data/maze-30x30-hard-1k", help="folder to build into")
+    parser.add_argument(
+        "--subsample-size",
+        type=whole_number(1),
+        help="train mazes to choose at random from a source; all when left out",
+    )
+    parser.add_argument(
+        "--aug",
+        action="store_true",
+        help="add each train maze in all 8 turned and mirrored forms. Off unless given, as in the published "
+        "builder, although the published README speaks of 8 augmentations",
+    )
+    source = parser.add_argument_group("where mazes come from").add_mutually_exclusive_group()
+    source.add_argument(
+        "--source-repo", help=f"hub dataset with train.csv and test.csv; {DEFAULT_REPO} without any source"
+    )
+    source.add_argument(
+        "--source-csv", help="folder with train.csv and test.csv (columns source,question,answer,rating)"
+    )
+    source.add_argument(
+        "--generate", type=whole_number(1), help="number of train mazes to make from no source"
+    )
+    parser.add_argument(
+        "--test-size",
+        type=whole_number(1),
+        help="test mazes to generate; a tenth of the train mazes when left out",
+    )
+    parser.add_argument(
+        "--size",
+        type=whole_number(3),
+        help=f"rows and columns of generated mazes; {DEFAULT_SIZE} when left out",
+    )
+    parser.add_argument(
+        "--min-path",
+        type=whole_number(1),
+        help="steps that the only shortest path of a generated maze exceeds; 110 for 30x30, in proportion to "
+        "SIZE**1.2 for others",
+    )
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="seed of all random choices")
+    parser.add_argument(
+        "--workers",
+        type=whole_number(1),
+        help="processes that generate, all CPUs when left out; the result is the same",
+    )
+    options = parser.parse_args(arguments)
+    _check_options(options)
+    return options
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Raise `UserError` for an option that would have no effect with this source."""
+    generates = options.generate is not None
+    for name in ("test_size", "size", "min_path", "workers"):
+        if getattr(options, name) is not None and not generates:
+            raise UserError(f"--{name.replace('_', '-')} goes only with --generate")
+    if options.subsample_size is not None and generates:
+        raise UserError("--subsample-size chooses rows of a source: with --generate N ask for N mazes")
+
+
+def load_splits(options: argparse.Namespace) -> MazeSplits:
+    """Both splits, from where the options say."""
+    if options.generate is not None:
+        return _generated(options)
+    tables = {}
+    for split in SPLITS:
+        path = find_table(
+            split, source_csv=options.source_csv, source_repo=options.source_repo or DEFAULT_REPO
+        )
+        seq_len = tables["train"].questions.shape[1] if tables else None
+        tables[split] = read_rows(
+            path, question_symbols=QUESTION_SYMBOLS, answer_symbols=SYMBOLS, seq_len=seq_len
+        )
+    train = tables["train"]
+    try:
+        shape = square_shape(train.questions.shape[1])
+    except UserError as error:
+        raise UserError(f"{train.where(0)}: {error}") from None
+    if options.subsample_size is not None and options.subsample_size < len(train):
+        rng = np.random.default_rng([options.seed, CHOICE_STREAM])
+        train = train.take(np.sort(rng.choice(len(train), options.subsample_size, replace=False)))
+    return MazeSplits(shape, _checked(train, shape), _checked(tables["test"], shape))
+
+
+def _generated(options: argparse.Namespace) -> MazeSplits:
+    spec = _spec(options)
+    settings = {"seed": options.seed, "workers": options.workers or available_cpus()}
+    questions, answers, keys = generate_split(spec, options.generate, split=TRAIN_STREAM, **settings)
+    train = MazeSet(questions, answers)
+    questions, answers, _ = generate_split(
+        spec, _test_size(options), split=TEST_STREAM, apart_from=keys, **settings
+    )
+    return MazeSplits(spec.shape, train, MazeSet(questions, answers))
+
+
+def _spec(options: argparse.Namespace) -> MazeSpec:
+    size = options.size or DEFAULT_SIZE
+    return MazeSpec((size, size), options.min_path or default_min_path(size))
+
+
+def _test_size(options: argparse.Namespace) -> int:
+    return options.test_size or max(1, options.generate // 10)
+
+
+def _checked(table: Rows, shape: tuple[int, int]) -> MazeSet:
+    """The rows of a table as tokens; `UserError` naming file and row for the first that is no marked maze."""
+    questions, answers = encode(table.questions), encode(table.answers)
+    for row, fault in find_faults(questions, answers, shape):
+        raise UserError(f"{table.where(row)}: {fault}")
+    return MazeSet(questions, answers, table.numbers)
+
+
+def overlap(splits: MazeSplits) -> int:
+    """How many test mazes occur in train, turned, mirrored or with S and G exchanged."""
+    train, test = (
+        [symmetry_key(question.reshape(splits.shape)) for question in mazes.questions]
+        for mazes in (splits.train, splits.test)
+    )
+    seen = set(train)
+    return sum(key in seen for key in test)
+
+
+def longer_than_needed(mazes: MazeSet, shape: tuple[int, int]) -> int:
+    """How many answers mark more cells than the shortest path has."""
+    steps = np.count_nonzero(mazes.answers != mazes.questions, axis=1) + 1
+    return int(np.count_nonzero(steps > path_lengths(mazes.questions, shape)))
+
+
+def write_dataset(output_dir: Path, splits: MazeSplits, options: argparse.Namespace, shared: int) -> None:
+    """Both splits in the format of `dataset.format`, published together once complete."""
+    write_identifiers(output_dir, [BLANK_IDENTIFIER])
+    extra = {
+        **_provenance(splits.shape, options),
+        "overlap_of_test_with_train": {"equivalent_puzzles": shared},
+    }
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(
+                SplitWriter(
+                    output_dir / name,
+                    seq_len=splits.train.questions.shape[1],
+                    vocab_size=VOCAB_SIZE,
+                    extra=extra,
+                )
+            )
+            for name in SPLITS
+        ]
+        add_mazes(writers[0], splits.train, splits.shape, copies=NUM_DIHEDRAL if options.aug else 1)
+        writers[1].extra["difficulty"] = "shortest path, steps"
+        lengths = path_lengths(splits.test.questions, splits.shape)
+        add_mazes(writers[1], splits.test, splits.shape, difficulty=lengths)
+        for writer, mazes in zip(writers, (splits.train, splits.test), strict=True):
+            writer.extra |= write_source_rows(writer.split_dir, mazes.rows)
+        close_splits(writers, num_puzzle_identifiers=1)
+
+
+def add_mazes(
+    writer: SplitWriter,
+    mazes: MazeSet,
+    shape: tuple[int, int],
+    *,
+    copies: int = 1,
+    difficulty: np.ndarray | None = None,
+) -> None:
+    """Each maze as one group: its images under the first `copies` dihedral transforms, itself first.
+
+    difficulty: (N,) numbers, only for mazes without copies.
+    """
+    inputs, labels = (
+        np.stack([dihedral(tokens.reshape(-1, *shape), t) for t in range(copies)], axis=1).reshape(
+            -1, tokens.shape[1]
+        )
+        for tokens in (mazes.questions, mazes.answers)
+    )
+    writer.add_groups(
+        inputs,
+        labels,
+        np.zeros(len(inputs), np.int32),
+        group_lengths=np.full(len(mazes), copies),
+        difficulty=difficulty,
+    )
+
+
+def _provenance(shape: tuple[int, int], options: argparse.Namespace) -> dict:
+    """What dataset.json records besides the format's keys; nothing that differs between equal datasets."""
+    recorded = {name: value for name, value in vars(options).items() if name not in ("output_dir", "workers")}
+    if options.generate is not None:
+        spec = _spec(options)
+        recorded |= {"size": spec.shape[0], "min_path": spec.min_path, "test_size": _test_size(options)}
+        source = "generate"
+    elif options.source_csv is not None:
+        source = "csv"
+    else:
+        source = "hub"
+        recorded["source_repo"] = options.source_repo or DEFAULT_REPO
+    return {
+        "family": "maze",
+        "grid_shape": list(shape),
+        "builder": BUILDER,
+        "builder_version": BUILDER_VERSION,
+        "source": source,
+        "seed": options.seed,
+        "options": recorded,
+    }
+
+
+if __name__ == "__main__":
+    main()

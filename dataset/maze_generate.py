@@ -1,0 +1,211 @@
+"""Mazes from no source: random walls and ends, changed until a single long shortest path is left.
+
+Candidate i of a split is a pure function of (seed, split, i), and candidates are accepted in that order: the
+result does not depend on the number of workers, nor the train split on the size of the test split.
+Cells of a grid are bit sets as in `dataset.maze`; H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+
+import numpy as np
+
+from dataset.maze import (
+    FREE,
+    GOAL,
+    PATH,
+    START,
+    WALL,
+    adjacent,
+    distance_layers,
+    join,
+    pack,
+    symmetry_key,
+    unpack,
+)
+from dataset.parallel import ordered_map
+from utils.errors import UserError
+
+# Walls: with paths longer than 110 steps in 30x30 these shares average to the published 0.37 (standard
+# deviation 0.027), since both fewer and more walls make long shortest paths rare.
+WALL_SHARES = (0.30, 0.45)
+_MAX_TRIES = 100_000
+_MAX_REJECTED_IN_A_ROW = 1000
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class MazeSpec:
+    """What to generate: H x W mazes with one shortest path, of more than `min_path` steps."""
+
+    shape: tuple[int, int]
+    min_path: int
+
+
+def default_min_path(side: int) -> int:
+    """Steps which shortest paths of generated `side` x `side` mazes exceed unless told otherwise.
+
+    110 for 30x30. The power keeps such paths about as rare at other sizes (one start in 1,000 at a share of
+    walls of 0.37 has a cell as far away as that): 29 for 10x10, 67 for 20x20. Tiny grids hold few mazes with
+    paths as rare as that, and get 0.4 of their number of cells: 14 for 6x6, 6 for 4x4.
+    """
+    return int(min(110 * (side / 30) ** 1.2, 0.4 * side * side))
+
+
+def random_maze(rng: np.random.Generator, spec: MazeSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Question and answer, (H, W) tokens, of a random maze.
+
+    Walls are random; start and goal are two random cells that are far enough
+    apart. Then, while there are several shortest paths, a random cell that has a rival at the same distance
+    is walled up, and as many random walls are opened where that makes no new shortest path, so that the
+    share of walls stays as drawn. Raises `UserError` when many grids have no path of that length.
+    """
+    shape, min_path = spec.shape, spec.min_path
+    for _ in range(_MAX_TRIES):
+        free = pack(rng.random(shape) >= rng.uniform(*WALL_SHARES))
+        ends = _distant_ends(rng, free, shape, min_path)
+        if ends is not None:
+            break
+    else:
+        raise UserError(
+            f"no {shape[0]}x{shape[1]} maze with a shortest path longer than {min_path} steps in {_MAX_TRIES} "
+            f"tries: ask for shorter ones (--min-path; for this size {default_min_path(max(shape))} is usual)"
+        )
+    start, goal = ends
+    narrowed = _leave_one_shortest_path(rng, free, start, goal, shape)
+    opened = _open_walls(rng, narrowed, start, goal, shape, (free & ~narrowed).bit_count())
+    path = join(_shortest_layers(opened, start, goal, shape[1] + 1))
+    question = np.where(unpack(opened, shape), FREE, WALL).astype(np.uint8)
+    question[unpack(start, shape)], question[unpack(goal, shape)] = START, GOAL
+    answer = np.where(unpack(path & ~start & ~goal, shape), PATH, question).astype(np.uint8)
+    return question, answer
+
+
+def generate_split(
+    spec: MazeSpec,
+    num_mazes: int,
+    *,
+    seed: int,
+    split: int,
+    workers: int,
+    apart_from: Collection[bytes] = (),
+) -> tuple[np.ndarray, np.ndarray, set[bytes]]:
+    """Questions and answers, (num_mazes, H·W) tokens, of mazes no two of which are alike; and their keys.
+
+    Alike means turned, mirrored or walked the other way (`symmetry_key`). split: a number that selects
+    another stream of the seed. apart_from: keys of mazes that must not come up, those of another split.
+    """
+    keys, accepted, rejected = set(), [], 0
+    for question, answer in _candidates(spec, seed, split, workers):
+        key = symmetry_key(question)
+        if key in keys or key in apart_from:
+            rejected += 1
+            if rejected > _MAX_REJECTED_IN_A_ROW:
+                raise UserError(
+                    f"only {len(accepted)} of {num_mazes} different {spec.shape[0]}x{spec.shape[1]} mazes with "
+                    f"a path longer than {spec.min_path} steps were found: ask for fewer, or lower --min-path"
+                )
+            continue
+        keys.add(key)
+        accepted.append((question.ravel(), answer.ravel()))
+        rejected = 0
+        if len(accepted) == num_mazes:
+            questions, answers = (np.stack(grids) for grids in zip(*accepted, strict=True))
+            return questions, answers, keys
+    raise AssertionError("candidates never end")
+
+
+def _candidates(
+    spec: MazeSpec, seed: int, split: int, workers: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The endless stream of candidates; how it is cut into batches does not matter."""
+    batches = (range(start, start + _BATCH) for start in count(0, _BATCH))
+    for batch in ordered_map(partial(_make_batch, spec, seed, split), batches, workers):
+        yield from batch
+
+
+def _make_batch(spec: MazeSpec, seed: int, split: int, indices: range) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [random_maze(np.random.default_rng([seed, split, index]), spec) for index in indices]
+
+
+def _distant_ends(
+    rng: np.random.Generator, free: int, shape: tuple[int, int], min_path: int
+) -> tuple[int, int] | None:
+    """Two random cells more than `min_path` steps apart, as single-bit sets; None where none are found."""
+    stride = shape[1] + 1
+    if not free:
+        return None
+    layers = distance_layers(free, _random_cell(rng, free, shape), stride)
+    # No two cells of its component are further apart than twice the distance seen from any one of them.
+    if 2 * (len(layers) - 1) <= min_path:
+        return None
+    # The furthest cell from anywhere is nearly always an end of a longest shortest path.
+    layers = distance_layers(free, _random_cell(rng, layers[-1], shape), stride)
+    if len(layers) - 1 <= min_path:
+        return None
+    # That end is a special cell: draw each end anew, given the other, to come near to a random pair.
+    goal = _random_cell(rng, join(layers[min_path + 1 :]), shape)
+    layers = distance_layers(free, goal, stride)
+    return _random_cell(rng, join(layers[min_path + 1 :]), shape), goal
+
+
+def _leave_one_shortest_path(
+    rng: np.random.Generator, free: int, start: int, goal: int, shape: tuple[int, int]
+) -> int:
+    """`free` less the cells that were walled up until one of its shortest paths is left."""
+    stride = shape[1] + 1
+    layers = _shortest_layers(free, start, goal, stride)
+    while rivals := join(layer for layer in layers if layer & (layer - 1)):
+        # The other cells of its layer are each on a shortest path, so the length stays.
+        wall = _random_cell(rng, rivals, shape)
+        free &= ~wall
+        # What is left of the old shortest paths are all the new ones: searching there is enough.
+        layers = _shortest_layers(join(layers) & ~wall, start, goal, stride)
+    return free
+
+
+def _open_walls(
+    rng: np.random.Generator, free: int, start: int, goal: int, shape: tuple[int, int], count: int
+) -> int:
+    """`free` and up to `count` walls opened, the shortest path and its being the only one untouched."""
+    stride = shape[1] + 1
+    grid = pack(np.ones(shape, bool))
+    for _ in range(count):
+        from_start, from_goal = (distance_layers(free, end, stride) for end in (start, goal))
+        length = next(steps for steps, layer in enumerate(from_start) if layer & goal)
+        # A wall next to a cell i steps from the start and next to one j steps from the goal would, opened,
+        # be on a path of i + j + 2 steps: `near` holds the cells at most length - 2 - i from the goal.
+        shortcuts, near, reached = 0, 0, 0
+        for steps in range(min(length - 1, len(from_start)) - 1, -1, -1):
+            while reached < len(from_goal) and reached <= length - 2 - steps:
+                near |= from_goal[reached]
+                reached += 1
+            shortcuts |= adjacent(from_start[steps], stride) & adjacent(near, stride)
+        openable = grid & ~free & ~shortcuts
+        if not openable:
+            break
+        free |= _random_cell(rng, openable, shape)
+    return free
+
+
+def _shortest_layers(cells: int, start: int, goal: int, stride: int) -> list[int]:
+    """Item k is the set of cells that are the k-th of some shortest path from `start` to `goal`."""
+    layers = []
+    for layer in distance_layers(cells, start, stride):
+        layers.append(layer)
+        if layer & goal:
+            break
+    layers[-1] = goal
+    for step in range(len(layers) - 2, -1, -1):
+        layers[step] &= adjacent(layers[step + 1], stride)
+    return layers
+
+
+def _random_cell(rng: np.random.Generator, bits: int, shape: tuple[int, int]) -> int:
+    """One cell of a bit set that is not empty."""
+    row, column = divmod(int(rng.choice(np.flatnonzero(unpack(bits, shape)))), shape[1])
+    return 1 << (row * (shape[1] + 1) + column)

@@ -1,0 +1,28 @@
+"""What a builder records of where its puzzles come from."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from dataset.metadata import temporary_path
+
+FILE_NAME = "source_rows.npy"
+
+
+def write_source_rows(split_dir: Path, rows: np.ndarray | None) -> dict[str, str]:
+    """Write which row of the source each group comes from, (groups,) int64 counted from 0 below the header.
+
+    Returns what dataset.json says about that file. None, for generated puzzles, removes an earlier one.
+    """
+    path = split_dir / FILE_NAME
+    if rows is None:
+        path.unlink(missing_ok=True)
+        return {}
+    rows = rows.astype(np.int64)
+    with temporary_path(path).open("wb") as file:
+        np.save(file, rows)
+    temporary_path(path).replace(path)
+    return {"source_rows": path.name, "source_rows_sha256": hashlib.sha256(rows.tobytes()).hexdigest()}

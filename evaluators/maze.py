@@ -1,0 +1,82 @@
+"""How many mazes a model solves: by some path, by a shortest one, by the very one that the dataset marks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from dataset.format import IGNORE_LABEL_ID, Metadata, read_metadata
+from dataset.maze import VOCAB_SIZE, judge, square_shape
+from evaluators.base import Evaluator
+from utils.errors import UserError
+
+
+class Maze(Evaluator):
+    """Values `maze/valid_path`, `maze/optimal`, `maze/exact`: shares of the test mazes.
+
+    `optimal` counts every shortest path (`dataset.maze.judge`), `exact` only the one in the labels: in the
+    published data there are many of the same length. With several sets also `maze/{set}/...` for each.
+    """
+
+    METRICS = ("valid_path", "optimal", "exact")
+
+    def __init__(self, data_paths: list[str], metadata: Metadata):
+        super().__init__(data_paths, metadata)
+        self.grid_shape = _grid_shape(data_paths, metadata)
+        self.begin()
+
+    def begin(self) -> None:
+        # Per set: the number of mazes, then how many of them each metric counts.
+        self._counts: dict[str, np.ndarray] = {}
+
+    def update(self, set_name: str, outputs: dict[str, Tensor], example_indices: Tensor) -> None:
+        inputs, labels, predictions = (outputs[name].numpy() for name in ("inputs", "labels", "preds"))
+        valid, optimal = judge(inputs, predictions, self.grid_shape)
+        exact = ((predictions == labels) | (labels == IGNORE_LABEL_ID)).all(axis=1)
+        counts = np.array([len(inputs), valid.sum(), optimal.sum(), exact.sum()], np.int64)
+        self._counts[set_name] = self._counts.get(set_name, 0) + counts
+
+    def result(self, gather: Callable[[Any], list[Any]], save_dir: Path | None) -> dict[str, float]:
+        counts: dict[str, np.ndarray] = {}
+        for of_rank in gather(self._counts):
+            for set_name, part in of_rank.items():
+                counts[set_name] = counts.get(set_name, 0) + part
+        if not counts:
+            return {}
+        named = {"maze": sum(counts.values())}
+        if len(counts) > 1:
+            named |= {f"maze/{set_name}": of_set for set_name, of_set in counts.items()}
+        return {
+            f"{prefix}/{metric}": float(solved / num_mazes)
+            for prefix, (num_mazes, *numbers_solved) in named.items()
+            for metric, solved in zip(self.METRICS, numbers_solved, strict=True)
+        }
+
+
+def _grid_shape(data_paths: list[str], metadata: Metadata) -> tuple[int, int]:
+    """(rows, columns) of the datasets' grids: what dataset.json says, else square."""
+    if metadata.vocab_size != VOCAB_SIZE:
+        raise UserError(
+            f"evaluators: maze@Maze needs mazes with their {VOCAB_SIZE} tokens, but {', '.join(data_paths)} has "
+            f"vocab_size {metadata.vocab_size}: name another evaluator, or none with evaluators=[]"
+        )
+    shapes: dict[tuple[int, int], str] = {}
+    for path in data_paths:
+        recorded = read_metadata(Path(path) / "test").extra.get("grid_shape")
+        shape = square_shape(metadata.seq_len) if recorded is None else tuple(recorded)
+        if len(shape) != 2 or shape[0] * shape[1] != metadata.seq_len:
+            raise UserError(
+                f"{path}/test/dataset.json: grid_shape is {recorded}: its product must be seq_len, {metadata.seq_len}"
+            )
+        shapes[shape] = path
+    if len(shapes) > 1:
+        (one, its_path), (other, other_path) = list(shapes.items())[:2]
+        raise UserError(
+            f"grid_shape is {list(one)} in {its_path} and {list(other)} in {other_path}: "
+            "evaluate these in runs of their own"
+        )
+    return next(iter(shapes))
