@@ -1,0 +1,112 @@
+"""Published all_config.yaml files in our keys: class identifiers, keys, and everything that is refused."""
+
+from __future__ import annotations
+
+import pytest
+from trained_folders import PUBLISHED_TOP, TINY_ARCH
+
+from config.published import parse_run_config
+from config.schema import PretrainConfig, parse
+from models.registry import PUBLISHED_NAMES, build_model
+from utils.errors import UserError
+
+LOSS = {"name": "losses@ACTLossHead", "loss_type": "stablemax_cross_entropy"}
+# As the published configs of each class carry them.
+TRM = {
+    "H_cycles": 3,
+    "H_layers": 0,
+    "L_cycles": 6,
+    "L_layers": 2,
+    "expansion": 4,
+    "forward_dtype": "bfloat16",
+    "halt_exploration_prob": 0.1,
+    "halt_max_steps": 16,
+    "hidden_size": 512,
+    "loss": LOSS,
+    "mlp_t": False,
+    "no_ACT_continue": True,
+    "num_heads": 8,
+    "pos_encodings": "rope",
+    "puzzle_emb_len": 16,
+    "puzzle_emb_ndim": 512,
+}
+SIZES = {"seq_len": 81, "vocab_size": 11, "num_puzzle_identifiers": 1}
+
+
+def published(name: str, **arch) -> dict:
+    return PUBLISHED_TOP | {"arch": TRM | {"name": name} | arch}
+
+
+@pytest.mark.parametrize("identifier", PUBLISHED_NAMES)
+def test_every_published_class_identifier_means_one_of_our_architectures(identifier):
+    config = parse_run_config(published(identifier, H_layers=2, hidden_size=64, puzzle_emb_ndim=64), "FILE")
+    assert config.arch["name"] == PUBLISHED_NAMES[identifier]
+    build_model(config.arch, **SIZES)
+
+
+def test_the_settings_arrive_unchanged():
+    config = parse_run_config(published("recursive_reasoning.trm@TinyRecursiveReasoningModel_ACTV1"), "FILE")
+    assert config.arch == TRM | {"name": "trm"}
+    assert {key: config.values[key] for key in ("lr", "epochs", "ema", "global_batch_size")} == {
+        key: PUBLISHED_TOP[key] for key in ("lr", "epochs", "ema", "global_batch_size")
+    }
+
+
+def test_our_own_config_passes_unchanged():
+    ours = parse(
+        PretrainConfig, PUBLISHED_TOP | {"arch": TINY_ARCH | {"loss": LOSS, "halting": None}}
+    ).model_dump()
+    assert parse_run_config(ours, "FILE").values == ours
+
+
+def test_sizes_of_the_data_among_the_settings_are_told_apart():
+    name = "recursive_reasoning.trm@TinyRecursiveReasoningModel_ACTV1"
+    config = parse_run_config(published(name, batch_size=768, causal=False, **SIZES), "FILE")
+    assert config.sizes == SIZES
+    assert config.arch == TRM | {"name": "trm"}
+
+
+@pytest.mark.parametrize(
+    ("identifier", "key", "value"),
+    [
+        ("recursive_reasoning.hrm@HierarchicalReasoningModel_ACTV1", "puzzle_emb_len", 16),
+        ("recursive_reasoning.transformers_baseline@Model_ACTV2", "puzzle_emb_len", 16),
+        ("recursive_reasoning.transformers_baseline@Model_ACTV2", "mlp_t", True),
+        ("recursive_reasoning.trm@TinyRecursiveReasoningModel_ACTV1", "act_inference", True),
+    ],
+)
+def test_what_a_published_class_ignores_does_not_act_here(identifier, key, value):
+    config = parse_run_config(published(identifier, H_layers=2, **{key: value}), "FILE")
+    assert key not in config.arch
+
+
+def test_the_single_data_path_of_older_configs_becomes_a_list():
+    values = published("hrm.hrm_act_v1@HierarchicalReasoningModel_ACTV1", H_layers=4)
+    del values["data_paths"]
+    config = parse_run_config(values | {"data_path": "data/sudoku"}, "FILE")
+    assert config.values["data_paths"] == ["data/sudoku"]
+    assert config.arch["name"] == "hrm"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            published("trm") | {"lr_warmup": 3},
+            r"(?s)FILE.*lr_warmup: unknown key; nearest valid keys: lr_warmup_steps",
+        ),
+        (
+            published("trm", hiden_size=3),
+            r"(?s)FILE.*arch.hiden_size: unknown key; nearest .*arch.hidden_size",
+        ),
+        (published("recursive_reasoning.trn@Model"), "there is no module models.recursive_reasoning.trn"),
+        (published("trn"), "did you mean trm"),
+        (published("hrm.hrm_act_v1@HierarchicalReasoningModel_ACTV1", causal=True), "causal"),
+        (published("trm", seq_len="many"), "arch.seq_len is 'many'"),
+        (published("trm", pos_encodings="roep"), "arch.pos_encodings"),
+        ({"lr": 1}, "no arch.name"),
+    ],
+)
+def test_what_nobody_knows_is_an_error_that_names_the_file(values, message):
+    with pytest.raises(UserError, match=message):
+        parse_run_config(values, "FILE")
