@@ -5,13 +5,15 @@ Shapes: ... any leading batch dimensions, H rows, W columns, N side of a Sudoku 
 
 from __future__ import annotations
 
-import math
+import itertools
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 NUM_DIHEDRAL = 8
 DIHEDRAL_INVERSE = (0, 3, 2, 1, 4, 5, 6, 7)
+VALUE_BITS = np.uint8(31)  # of a Sudoku cell, whose values are at most 16
 
 
 def dihedral(grids: np.ndarray, transform: int) -> np.ndarray:
@@ -45,15 +47,9 @@ def permute_values(grids: np.ndarray, mapping: np.ndarray) -> np.ndarray:
     """
     if mapping.ndim == 1:
         return mapping[grids]
-    return np.take(mapping, grids + _offsets(mapping.shape[:-1], mapping.shape[-1]))
-
-
-def _offsets(batch_shape: tuple[int, ...], length: int) -> np.ndarray:
-    """(*batch_shape, 1, 1): where each batch element's table of `length` entries starts in the flat array.
-
-    One gather from flat tables is three times as fast as `take_along_axis`.
-    """
-    return (np.arange(math.prod(batch_shape)) * length).reshape(*batch_shape, 1, 1)
+    # One flat table with an offset per grid: three times as fast as take_along_axis.
+    offsets = np.arange(0, mapping.size, mapping.shape[-1]).reshape(*mapping.shape[:-1], 1, 1)
+    return np.take(mapping, grids + offsets)
 
 
 def inverse_permutation(permutations: np.ndarray) -> np.ndarray:
@@ -76,24 +72,30 @@ class SudokuSymmetry:
     columns: np.ndarray
     transpose: np.ndarray
 
-    def cells(self) -> np.ndarray:
-        """(..., N, N): for each cell, the flat index of the cell whose content moves there."""
+    def apply(self, grids: np.ndarray, which: np.ndarray | None = None) -> np.ndarray:
+        """The (..., N, N) images of uint8 `grids`: (N, N), or one for each of the symmetries.
+
+        which (...): the images of `grids[which]`, without making that array. Bits above the values (32, 64,
+        128) move with their cell and stay as they are.
+        """
+        if which is None and grids.ndim > 2:
+            which = np.arange(len(self.rows.reshape(-1, self.rows.shape[-1]))).reshape(self.rows.shape[:-1])
+        moved = self._moved(grids, 0 if which is None else which)
+        values = moved & VALUE_BITS
+        images = moved - values
+        digits = np.ascontiguousarray(np.moveaxis(self.digits, -1, 0), np.uint8)
+        for value in range(1, len(digits)):
+            images |= (values == value) * digits[value]
+        return np.ascontiguousarray(np.moveaxis(images, (0, 1), (-2, -1)))
+
+    def _moved(self, grids: np.ndarray, which: np.ndarray | int) -> np.ndarray:
+        """(N, N, ...) transposed and reordered grids: with the batch last, operations run on long rows."""
         size = self.rows.shape[-1]
-        transpose = np.asarray(self.transpose)[..., None]
-        row_part = self.rows * np.where(transpose, 1, size)
-        column_part = self.columns * np.where(transpose, size, 1)
-        return row_part[..., :, None] + column_part[..., None, :]
-
-    def move(self, grids: np.ndarray) -> np.ndarray:
-        """The images of (..., N, N) `grids`, values as they are; a single (N, N) grid gets all images."""
-        cells = self.cells()
-        if grids.ndim > 2:
-            cells += _offsets(grids.shape[:-2], grids.shape[-1] ** 2)
-        return np.take(grids, cells)
-
-    def apply(self, grids: np.ndarray) -> np.ndarray:
-        """The images of (..., N, N) `grids`; a single (N, N) grid gets the images of every symmetry."""
-        return permute_values(self.move(grids), self.digits)
+        rows, columns = (np.moveaxis(a, -1, 0).copy("C") for a in (self.rows, self.columns))
+        rows *= np.where(self.transpose, 1, size)
+        rows += which * (size * size)
+        columns *= np.where(self.transpose, size, 1)
+        return np.take(grids, rows[:, None] + columns[None])
 
     def inverse(self) -> SudokuSymmetry:
         """The symmetries that undo these."""
@@ -113,6 +115,14 @@ def shuffled_bands(rng: np.random.Generator, count: int, num_bands: int, band_si
 
     Bands change places and the lines within each band do; the same for stacks of columns.
     """
-    bands = rng.permuted(np.broadcast_to(np.arange(num_bands), (count, num_bands)), axis=1)
-    lines = np.broadcast_to(np.arange(band_size), (count, num_bands, band_size))
-    return (bands[:, :, None] * band_size + rng.permuted(lines, axis=2)).reshape(count, -1)
+    bands, lines = permutations(num_bands), permutations(band_size)
+    # Indices into all permutations: several times as fast as permuting so many tiny rows.
+    band_order = bands[rng.integers(len(bands), size=count)]
+    line_order = lines[rng.integers(len(lines), size=(count, num_bands))]
+    return (band_order[:, :, None] * band_size + line_order).reshape(count, -1)
+
+
+@lru_cache
+def permutations(length: int) -> np.ndarray:
+    """(length!, length) all permutations; meant for lengths up to 8."""
+    return np.array(list(itertools.permutations(range(length))))

@@ -9,11 +9,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dataset.augment import permute_values
 from dataset.sudoku import BoxShape, random_symmetries
 
 _MAX_REDRAWS = 100
-_GIVEN = 128  # a bit above all values
+_GIVEN = 128  # a bit above all values: `SudokuSymmetry.apply` moves it along
 
 # (n, N²) puzzles and solutions -> (n,) bool: which of them must not be used
 Refusal = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -38,8 +37,7 @@ def with_copies(
     for _ in range(1 + _MAX_REDRAWS):
         if not len(drawn):
             break
-        origin = marked[drawn // (num_aug + 1)]
-        images = _images(rng, origin, shape)
+        images = _images(rng, marked, drawn // (num_aug + 1), shape)
         every[drawn] = images
         if refused is None:
             break
@@ -49,12 +47,11 @@ def with_copies(
     return _separate(every)
 
 
-def _images(rng: np.random.Generator, marked: np.ndarray, shape: BoxShape) -> np.ndarray:
-    """One random image of each of the (n, N²) marked grids."""
-    symmetries = random_symmetries(rng, len(marked), shape)
-    moved = symmetries.move(marked.reshape(-1, shape.size, shape.size))
-    relabelled = permute_values(moved & (_GIVEN - 1), symmetries.digits)
-    return (relabelled | (moved & _GIVEN)).reshape(marked.shape)
+def _images(rng: np.random.Generator, marked: np.ndarray, which: np.ndarray, shape: BoxShape) -> np.ndarray:
+    """(n, N²): a random image of each of the marked grids `marked[which]`."""
+    symmetries = random_symmetries(rng, len(which), shape)
+    images = symmetries.apply(marked.reshape(-1, shape.size, shape.size), which)
+    return images.reshape(len(which), shape.num_cells)
 
 
 def _separate(marked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

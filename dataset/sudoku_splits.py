@@ -5,7 +5,6 @@ Each source becomes two `PuzzleSet`s, checked but never altered. E = puzzles, N 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,16 +23,17 @@ from dataset.sudoku import (
     value_table,
     violations,
 )
+from dataset.sudoku_batch import BatchResult, solve_batch
 from dataset.sudoku_generate import GeneratedPuzzles, PuzzleSpec, generate_split
 from dataset.sudoku_hash import invariant_hashes
-from dataset.sudoku_solve import solve
 from utils.errors import UserError
 
 # Purposes of random numbers; each gets a stream of its own from the seed.
 TRAIN_STREAM, TEST_STREAM, CHOICE_STREAM, AUGMENT_STREAM = range(4)
 # Unrated test splits up to this size are solved to record how hard each puzzle is.
 MOST_PUZZLES_TO_SOLVE = 5000
-_BATCH = 64
+# Puzzles that one worker solves or hashes at a time: enough to make up for starting it.
+_BATCH = 1000
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,11 @@ def from_tables(
     train = _from_rows(rows["train"].take(chosen), shape)
     test = _from_rows(rows["test"], shape)
     if test.difficulty is None and len(test) <= MOST_PUZZLES_TO_SOLVE:
-        guesses, num_ambiguous = _guesses(test.puzzles, shape, workers)
-        test = PuzzleSet(test.puzzles, test.solutions, guesses, "guesses", test.rows)
-        if num_ambiguous:
-            notes.append(f"{num_ambiguous} of {len(test)} test puzzles have more than one solution")
+        solved = _solved(test.puzzles, shape, workers)
+        test = PuzzleSet(test.puzzles, test.solutions, solved.guesses, "guesses", test.rows)
+        ambiguous = int((solved.num_solutions > 1).sum())
+        if ambiguous:
+            notes.append(f"{ambiguous} of {len(test)} test puzzles have more than one solution")
     return PuzzleSplits(shape, train, test, notes)
 
 
@@ -130,25 +131,17 @@ def from_list(
     lines = _read_lines(Path(path))
     shape = box_shape(len(lines[0][1]), size, box)
     puzzles = np.stack([parse_grid(text, shape, f"{path} line {line}") for line, text in lines])
-    solutions, guesses = [], []
-    for result in _solved(puzzles, shape, workers):
-        if not result.unique:
-            line, text = lines[len(solutions)]
-            count = "more than one solution" if result.solutions else "no solution"
-            raise UserError(
-                f"{path} line {line}: the puzzle {text} has {count}; a puzzle must have exactly one"
-            )
-        solutions.append(result.solutions[0])
-        guesses.append(result.guesses)
+    solved = _solved(puzzles, shape, workers)
+    wrong = solved.num_solutions != 1
+    if wrong.any():
+        line, text = lines[int(wrong.argmax())]
+        count = "more than one solution" if solved.num_solutions[wrong][0] else "no solution"
+        raise UserError(f"{path} line {line}: the puzzle {text} has {count}; a puzzle must have exactly one")
     num_test = default_test_size(len(lines)) if test_size is None else test_size
     if num_test >= len(lines):
         raise UserError(f"{path} has {len(lines)} puzzles: --test-size {num_test} leaves none to train on")
     everything = PuzzleSet(
-        puzzles,
-        np.array(solutions, np.uint8),
-        np.array(guesses, np.int32),
-        "guesses",
-        np.array([line for line, _ in lines]) - 1,
+        puzzles, solved.solutions, solved.guesses, "guesses", np.array([line for line, _ in lines]) - 1
     )
     order = np.random.default_rng([seed, TEST_STREAM]).permutation(len(lines))
     rest = np.sort(order[num_test:])
@@ -256,28 +249,16 @@ def _read_lines(path: Path) -> list[tuple[int, str]]:
     return lines
 
 
-def _guesses(puzzles: np.ndarray, shape: BoxShape, workers: int) -> tuple[np.ndarray, int]:
-    """The guesses that each puzzle takes, and how many puzzles have several solutions."""
-    results = list(_solved(puzzles, shape, workers))
-    guesses = np.array([result.guesses for result in results], np.int32)
-    return guesses, sum(not result.unique for result in results)
-
-
-def _solved(puzzles: np.ndarray, shape: BoxShape, workers: int) -> Iterator:
-    """The `SolverResult` of each puzzle, in order."""
-    batches = (puzzles[start : start + _BATCH] for start in range(0, len(puzzles), _BATCH))
-    # Processes are not worth starting for a single batch.
-    workers = min(workers, -(-len(puzzles) // _BATCH))
-    for results in ordered_map(partial(_solve_batch, shape), batches, workers):
-        yield from results
-
-
-def _solve_batch(shape: BoxShape, puzzles: np.ndarray) -> list:
-    return [solve(puzzle, shape) for puzzle in puzzles]
+def _solved(puzzles: np.ndarray, shape: BoxShape, workers: int) -> BatchResult:
+    """All puzzles solved, in order."""
+    batches = [puzzles[start : start + _BATCH] for start in range(0, len(puzzles), _BATCH)]
+    results = list(ordered_map(partial(solve_batch, shape=shape), batches, min(workers, len(batches))))
+    fields = ("num_solutions", "solutions", "guesses")
+    return BatchResult(*(np.concatenate([getattr(result, name) for result in results]) for name in fields))
 
 
 def _hashes(puzzles: PuzzleSet, shape: BoxShape, workers: int) -> np.ndarray:
-    step = 20_000
+    step = 20 * _BATCH
     starts = range(0, len(puzzles), step)
     batches = ((puzzles.puzzles[s : s + step], puzzles.solutions[s : s + step]) for s in starts)
     return np.concatenate(list(ordered_map(partial(_hash_batch, shape), batches, min(workers, len(starts)))))
