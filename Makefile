@@ -38,7 +38,7 @@ venv: $(INSTALLED)
 $(INSTALLED): requirements.txt requirements-dev.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "$(PYTHON) is older than Python 3.10: name another with make PYTHON=..."; exit 1; }
-	@if [ -x $(BIN)/python ] && [ ! -e $@ ] && $(BIN)/python -c "import torch" 2>/dev/null; then \
+	@if ! grep -qs "^torch==" $(VENV)/constraints.txt && $(BIN)/python -c "import torch" 2>/dev/null; then \
 		echo "keeping the torch of $(VENV)"; grep -v "^torch==" constraints.txt > $(VENV)/constraints.txt; \
 	else \
 		[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV); cp constraints.txt $(VENV)/constraints.txt; \
