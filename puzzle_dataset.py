@@ -5,6 +5,7 @@ Legend: B global batch, b rows of this rank (B / world size), S `seq_len`.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import queue
 import threading
@@ -347,6 +348,14 @@ def _refuse_shared_identifiers(splits: list[tuple[str, Split]], *, unless_named_
                     f"puzzle identifier {shared[0]} ({len(shared)} in all) is used by both {splits[i][0]} and "
                     f"{splits[j][0]}: build one of them with another --puzzle-identifiers-start"
                 )
+
+
+def identifiers_hash(dataset_paths: Sequence[str]) -> str:
+    """SHA-256 of the puzzle identifiers' names of all directories, in order: what a trained puzzle table belongs to."""
+    digest = hashlib.sha256()
+    for path in dataset_paths:
+        digest.update("\0".join(read_identifiers(path)).encode() + b"\1")
+    return digest.hexdigest()
 
 
 class Prefetcher:
