@@ -160,8 +160,8 @@ def plan_dataset(options: argparse.Namespace) -> tuple[Plan, list[str]]:
             subsets_of.setdefault(task.name, []).append(subset)
         unsolved = sum(not task.solved for task in read)
         if unsolved:
-            use = "left out of the score" if subset in test_names else "trained on as [[0]]"
-            notes.append(f"{unsolved} tasks of {subset} lack answers to their tests: {use}, as published")
+            use = "left out of the score" if subset in test_names else "trained on as [[0]], as published"
+            notes.append(f"{unsolved} tasks of {subset} lack answers to their tests: {use}")
     notes += _repetition_notes(subsets_of, test_names)
 
     # Identifiers count up in order of first use; a task in two subsets has the augmentations common to both once.
