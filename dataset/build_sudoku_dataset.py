@@ -19,9 +19,9 @@ from contextlib import ExitStack
 import numpy as np
 
 from dataset.format import BLANK_IDENTIFIER, SPLITS, SplitWriter, close_splits, write_identifiers
-from dataset.metadata import temporary_path
 from dataset.options import OptionParser, check_output_dir, whole_number
 from dataset.parallel import available_cpus
+from dataset.provenance import write_source_rows
 from dataset.sudoku import BoxShape, to_tokens
 from dataset.sudoku_augment import Refusal, with_copies
 from dataset.sudoku_generate import SMALLEST_INEQUIVALENT_SIZE, PuzzleSpec, default_clues
@@ -192,24 +192,25 @@ def write_dataset(
                 output_dir / name,
                 seq_len=splits.shape.num_cells,
                 vocab_size=splits.shape.vocab_size,
-                extra={**provenance(splits.shape, options, kind), "overlap_of_test_with_train": shared},
+                extra={**provenance(splits, options, kind), "overlap_of_test_with_train": shared},
             )
             writers.append(stack.enter_context(writer))
         refused = leaks(splits) if kind == "generate" else None  # sources are taken as they are
         add_train(writers[0], splits, options.num_aug, options.seed, refused=refused)
         add_test(writers[1], splits.test)
         for writer, puzzles in zip(writers, (splits.train, splits.test), strict=True):
-            writer.extra |= write_rows(writer.split_dir, puzzles.rows)
+            writer.extra |= write_source_rows(writer.split_dir, puzzles.rows)
         close_splits(writers, num_puzzle_identifiers=1)
 
 
-def provenance(shape: BoxShape, options: argparse.Namespace, kind: str) -> dict:
+def provenance(splits: PuzzleSplits, options: argparse.Namespace, kind: str) -> dict:
     """What dataset.json records besides the format's keys; nothing that differs between equal datasets."""
     recorded = {name: value for name, value in vars(options).items() if name not in ("output_dir", "workers")}
     if kind == "generate":
-        recorded["clues"] = _most_clues(options, shape)
+        recorded["clues"] = _most_clues(options, splits.shape)
     if kind == "hub":
         recorded["source_repo"] = options.source_repo or DEFAULT_REPO
+    shape = splits.shape
     return {
         "family": "sudoku",
         "grid_shape": [shape.size, shape.size],
@@ -217,25 +218,19 @@ def provenance(shape: BoxShape, options: argparse.Namespace, kind: str) -> dict:
         "builder": BUILDER,
         "builder_version": BUILDER_VERSION,
         "source": kind,
+        "source_sha256": {path.name: _sha256(path) for path in splits.files},
         "seed": options.seed,
         "options": recorded,
     }
 
 
-def write_rows(split_dir: Path, rows: np.ndarray | None) -> dict:
-    """Write which source row each group comes from, and return what dataset.json says about that file.
-
-    For None (generated puzzles) a file of an earlier dataset goes.
-    """
-    path = split_dir / "source_rows.npy"
-    if rows is None:
-        path.unlink(missing_ok=True)
-        return {}
-    rows = rows.astype(np.int64)
-    with temporary_path(path).open("wb") as file:
-        np.save(file, rows)
-    temporary_path(path).replace(path)
-    return {"source_rows": path.name, "source_rows_sha256": hashlib.sha256(rows.tobytes()).hexdigest()}
+def _sha256(path: Path) -> str:
+    """Hash of a file, so that recorded rows can be told from those of another version of it."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def add_test(writer: SplitWriter, test: PuzzleSet) -> None:

@@ -83,6 +83,23 @@ class BoxShape:
         return cls.for_size(size)
 
 
+def recorded_shape(extra: dict, num_cells: int, where: str) -> BoxShape:
+    """The box shape that a dataset.json's `box_shape` [rows, columns] records, without one the usual shape.
+
+    Raises `UserError` that starts with `where` when it does not make grids of `num_cells`.
+    """
+    recorded = extra.get("box_shape")
+    try:
+        shape = BoxShape.for_cells(num_cells) if recorded is None else BoxShape(*recorded)
+    except (TypeError, UserError) as error:
+        raise UserError(f"{where}: {error}") from None
+    if shape.num_cells != num_cells:
+        raise UserError(
+            f"{where}: box_shape {recorded} makes grids of {shape.num_cells} cells, not {num_cells}"
+        )
+    return shape
+
+
 @lru_cache
 def units(shape: BoxShape) -> np.ndarray:
     """(3N, N): the cells of each row, then of each column, then of each box."""

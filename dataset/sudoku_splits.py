@@ -55,12 +55,13 @@ class PuzzleSet:
 
 @dataclass(frozen=True)
 class PuzzleSplits:
-    """Both splits with their box shape, and what there is to say about them, a line each."""
+    """Both splits with their box shape, the files they come from, and a line on whatever needs saying."""
 
     shape: BoxShape
     train: PuzzleSet
     test: PuzzleSet
-    notes: list[str]
+    files: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def box_shape(num_cells: int | None, size: int | None, box: str | None) -> BoxShape:
@@ -100,9 +101,7 @@ def from_tables(
         split: read_rows(path, **symbols, seq_len=shape.num_cells, min_rating=min_difficulty)
         for split, path in paths.items()
     }
-    notes = []
-    chosen, note = choose(len(rows["train"]), subsample_size, seed)
-    notes += note
+    chosen, notes = choose(len(rows["train"]), subsample_size, seed)
     train = _from_rows(rows["train"].take(chosen), shape)
     test = _from_rows(rows["test"], shape)
     if test.difficulty is None and len(test) <= MOST_PUZZLES_TO_SOLVE:
@@ -111,7 +110,7 @@ def from_tables(
         ambiguous = int((solved.num_solutions > 1).sum())
         if ambiguous:
             notes.append(f"{ambiguous} of {len(test)} test puzzles have more than one solution")
-    return PuzzleSplits(shape, train, test, notes)
+    return PuzzleSplits(shape, train, test, tuple(paths.values()), tuple(notes))
 
 
 def from_list(
@@ -146,9 +145,8 @@ def from_list(
     order = np.random.default_rng([seed, TEST_STREAM]).permutation(len(lines))
     rest = np.sort(order[num_test:])
     chosen, notes = choose(len(rest), subsample_size, seed)
-    return PuzzleSplits(
-        shape, _taken(everything, rest[chosen]), _taken(everything, np.sort(order[:num_test])), notes
-    )
+    train, test = _taken(everything, rest[chosen]), _taken(everything, np.sort(order[:num_test]))
+    return PuzzleSplits(shape, train, test, (Path(path),), tuple(notes))
 
 
 def generated(
@@ -159,7 +157,7 @@ def generated(
     settings = {"seed": seed, "workers": workers}
     train = generate_split(spec, num_train, split=TRAIN_STREAM, **settings)
     test = generate_split(spec, num_test, split=TEST_STREAM, apart_from=train, **settings)
-    return PuzzleSplits(spec.shape, _from_generated(train), _from_generated(test), [])
+    return PuzzleSplits(spec.shape, _from_generated(train), _from_generated(test))
 
 
 def default_test_size(num_puzzles: int) -> int:

@@ -1,0 +1,98 @@
+"""How many Sudoku puzzles a model solves, and how that depends on how hard they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from dataset.format import IGNORE_LABEL_ID, ExampleSet, Metadata, open_split
+from dataset.sudoku import BoxShape, is_solution, keeps_givens, recorded_shape, to_values
+from evaluators.base import Evaluator
+from puzzle_dataset import named_sets
+from utils.errors import UserError
+
+# Classes of difficulty with their upper bounds: for guesses, none, few, ... ; for ratings, what is rated so.
+BOUNDS = (0, 5, 20, 100)
+CLASSES = ("0", "1-5", "6-20", "21-100", "over_100")
+_UNKNOWN = len(CLASSES)
+
+
+class Sudoku(Evaluator):
+    """Values `sudoku/valid` and `sudoku/exact`: shares of the test puzzles.
+
+    valid: every row, column and box holds each symbol once, and given cells are kept. exact: the answer is the
+    one in the labels, which for puzzles with one solution says the same. Where the dataset records difficulty
+    also `sudoku/exact_difficulty_{class}` and the number of puzzles in it, `sudoku/count_difficulty_{class}`.
+    With several sets also `sudoku/{set}/...` for each.
+    """
+
+    def __init__(self, data_paths: list[str], metadata: Metadata):
+        super().__init__(data_paths, metadata)
+        self.sets = named_sets([(path, open_split(path, "test")) for path in data_paths])
+        self.shapes = {name: _shape(example_set) for name, example_set in self.sets.items()}
+        kinds = {s.metadata.extra.get("difficulty") for s in self.sets.values() if s.difficulty is not None}
+        self.comparable = len(kinds) == 1  # guesses and ratings are not to be pooled
+        self.begin()
+
+    def begin(self) -> None:
+        # Per set (classes + 1, 3): number of puzzles, valid and exact answers, by class of difficulty.
+        self._counts: dict[str, np.ndarray] = {}
+
+    def update(self, set_name: str, outputs: dict[str, Tensor], example_indices: Tensor) -> None:
+        inputs, labels, predictions = (outputs[name].numpy() for name in ("inputs", "labels", "preds"))
+        answers = predictions.astype(np.int64) - 1
+        valid = is_solution(answers, self.shapes[set_name]) & keeps_givens(to_values(inputs), answers)
+        exact = ((predictions == labels) | (labels == IGNORE_LABEL_ID)).all(axis=1)
+        counts = self._counts.setdefault(set_name, np.zeros((len(CLASSES) + 1, 3), np.int64))
+        rows = np.stack([np.ones_like(valid), valid, exact], axis=1).astype(np.int64)
+        np.add.at(counts, self._classes(set_name, example_indices.numpy()), rows)
+
+    def result(self, gather: Callable[[Any], list[Any]], save_dir: Path | None) -> dict[str, float]:
+        counts: dict[str, np.ndarray] = {}
+        for of_rank in gather(self._counts):
+            for set_name, part in of_rank.items():
+                counts[set_name] = counts.get(set_name, 0) + part
+        if not counts:
+            return {}
+        values = _values("sudoku", sum(counts.values()), by_difficulty=self.comparable)
+        if len(counts) > 1:
+            for set_name, of_set in counts.items():
+                values |= _values(f"sudoku/{set_name}", of_set, by_difficulty=True)
+        return values
+
+    def _classes(self, set_name: str, examples: np.ndarray) -> np.ndarray:
+        difficulty = self.sets[set_name].difficulty
+        if difficulty is None:
+            return np.full(len(examples), _UNKNOWN)
+        return np.searchsorted(BOUNDS, difficulty[examples])
+
+
+def _values(prefix: str, counts: np.ndarray, *, by_difficulty: bool) -> dict[str, float]:
+    """Named shares from (classes + 1, 3) counts."""
+    number, valid, exact = counts.sum(axis=0)
+    values = {f"{prefix}/valid": float(valid / number), f"{prefix}/exact": float(exact / number)}
+    if by_difficulty:
+        for name, (of_class, _, solved) in zip(
+            CLASSES, counts, strict=False
+        ):  # not those of unknown difficulty
+            if of_class:
+                values[f"{prefix}/exact_difficulty_{name}"] = float(solved / of_class)
+                values[f"{prefix}/count_difficulty_{name}"] = float(of_class)
+    return values
+
+
+def _shape(example_set: ExampleSet) -> BoxShape:
+    """The box shape of a set's grids; raises `UserError` where they are no Sudoku."""
+    metadata = example_set.metadata
+    where = example_set.split_dir / "dataset.json"
+    shape = recorded_shape(metadata.extra, metadata.seq_len, str(where))
+    if metadata.vocab_size != shape.vocab_size:
+        raise UserError(
+            f"{where}: vocab_size is {metadata.vocab_size}, but {shape.size}x{shape.size} Sudoku has "
+            f"{shape.vocab_size} tokens: name another evaluator than sudoku@Sudoku, or none with evaluators=[]"
+        )
+    return shape
