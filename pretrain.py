@@ -9,140 +9,41 @@ from __future__ import annotations
 import inspect
 import sys
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 from tqdm import tqdm
 
 from config.overrides import force_overrides
+from config.resume import check_changes
 from config.schema import PretrainConfig, notices, parse
 from evaluators.base import Evaluator, build_evaluators
 from evaluators.evaluate import evaluate
-from models.act import Carry, draw_min_steps
 from models.ema import EMA
-from models.losses import ACTLossHead
+from models.interval import IntervalMetrics, NonFiniteLoss
 from models.optim import Optimizers, OptimizerSettings
-from models.optim.guard import all_finite, guarded
+from models.pretrained import load_weights
 from models.registry import build_model
-from puzzle_dataset import Prefetcher, PuzzleDataset
+from models.training import TrainState, train_step
+from puzzle_dataset import Prefetcher, PuzzleDataset, identifiers_hash
+from utils.cadence import BestMetric, Cadence, StopSignals
+from utils.checkpoint import Checkpoint, Checkpointer
 from utils.device import (
     compile_policy,
     make_deterministic,
-    random_state,
     seed_everything,
     set_random_state,
 )
 from utils.distributed import World
 from utils.errors import UserError, report_user_errors
+from utils.keeper import Keeper, Stopped
 from utils.loggers import Loggers, make_loggers
-from utils.metrics import IntervalMetrics
-from utils.run_folder import create_run_folder, default_run_name, holds_a_run, read_run_config
-
-
-@dataclass
-class TrainState:
-    """Everything that exact continuation needs, and where it stands in the stream."""
-
-    model: ACTLossHead
-    optimizers: Optimizers
-    ema: EMA | None
-    interval: IntervalMetrics
-    carries: list[Carry] = field(default_factory=list)  # one per micro-batch
-    step: int = 0
-    iteration: int = 1  # of the training stream, from 1
-    batch: int = 0  # batches of this iteration already used
-
-    def weights(self) -> dict[str, Tensor]:
-        """The published form: the averages where there are any, under uncompiled names."""
-        with self.ema.swapped_in(self.model) if self.ema else nullcontext():
-            return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-
-    def shared(self) -> dict[str, Any]:
-        """What is the same on every rank."""
-        return {
-            "model": self.model.state_dict(),
-            "ema": self.ema.state_dict() if self.ema else None,
-            "optimizers": self.optimizers.state_dict(),
-            "step": self.step,
-            "iteration": self.iteration,
-            "batch": self.batch,
-        }
-
-    def of_rank(self) -> dict[str, Any]:
-        """What each rank has for itself."""
-        names = self.model.model.latent_names
-        return {
-            "carries": [carry.tensors(names) for carry in self.carries],
-            "interval": self.interval.state_dict(),
-            "random": random_state(self.interval.world.device),
-        }
-
-    def load(self, shared: dict[str, Any], of_rank: dict[str, Any] | None) -> None:
-        """Continue from a checkpoint; without this rank's part (another number of ranks) the carry starts afresh."""
-        device = self.interval.world.device
-        self.model.load_state_dict(shared["model"])
-        if self.ema:
-            self.ema.load_state_dict(shared["ema"])
-        self.optimizers.load_state_dict(shared["optimizers"])
-        self.step, self.iteration, self.batch = shared["step"], shared["iteration"], shared["batch"]
-        if of_rank is not None:
-            names = self.model.model.latent_names
-            self.carries = [
-                Carry.from_tensors({name: value.to(device) for name, value in tensors.items()}, names)
-                for tensors in of_rank["carries"]
-            ]
-            self.interval.load_state_dict(of_rank["interval"])
-            set_random_state(of_rank["random"], device)
-
-
-def train_step(state: TrainState, batch: dict[str, Tensor], config: PretrainConfig, world: World) -> None:
-    """One supervision step of every row and one update.
-
-    `batch` is this rank's share, on the device. Nothing here waits for the device.
-    """
-    state.step += 1
-    state.optimizers.schedule(state.step)
-    arch = state.model.model.inner.config
-    min_steps = torch.from_numpy(
-        draw_min_steps(
-            config.seed, state.step, config.global_batch_size, arch.halt_exploration_prob, arch.halt_max_steps
-        )
-    )
-    min_steps = min_steps.chunk(world.size)[world.rank].to(world.device, non_blocking=True)
-    micro_batches = [
-        dict(zip(batch, rows, strict=True))
-        for rows in zip(*(value.chunk(config.grad_accum_steps) for value in batch.values()), strict=True)
-    ]
-    if not state.carries:
-        state.carries = [state.model.initial_carry(rows) for rows in micro_batches]
-
-    sums: dict[str, Tensor] = {}
-    for i, (rows, least) in enumerate(zip(micro_batches, min_steps.chunk(config.grad_accum_steps), strict=True)):
-        state.carries[i], loss, metrics, _ = state.model(state.carries[i], rows, least)
-        (loss / config.global_batch_size).backward()
-        sums = {name: sums[name] + value if sums else value for name, value in metrics.items()}
-
-    params = [p for p in state.model.parameters() if p.grad is not None]
-    world.sum_gradients(params)
-    gradients = [p.grad for p in params] + state.optimizers.sparse_gradients()
-    ok = all_finite([sums["lm_loss"], sums["q_halt_loss"], *gradients])
-    if world.size > 1:
-        ok = world.sum_((~ok).float()) == 0
-
-    def update() -> None:
-        state.optimizers.step()
-        if state.ema is not None:
-            state.ema.update()
-
-    guarded(ok, state.optimizers, state.ema.shadow.values() if state.ema else [], update)
-    state.optimizers.zero_grad()
-    state.interval.add(sums, ok, state.step)
-    state.batch += 1
+from utils.run_folder import CONFIG_FILE, create_run_folder, default_run_name, holds_a_run
+from utils.weights import locate, read_state_dict
 
 
 @dataclass
@@ -154,6 +55,7 @@ class Run:
     state: TrainState
     train_data: PuzzleDataset
     test_data: PuzzleDataset
+    sizes: dict[str, int]
     evaluators: dict[str, Evaluator]
     folder: Path
 
@@ -182,16 +84,32 @@ def build(config: PretrainConfig, world: World) -> Run:
         model.model.inner.activation_checkpointing = config.activation_checkpointing
         model.train()
         world.broadcast_(model.state_dict().values())
-        optimizers = Optimizers(model, optimizer_settings(config, train_data), world.gather_tensor)
+        total_steps = config.total_steps(
+            train_data.metadata.total_groups, train_data.metadata.mean_puzzle_examples
+        )
+        keys = OptimizerSettings.__dataclass_fields__.keys() - {"total_steps"}
+        settings = OptimizerSettings(total_steps=total_steps, **{key: getattr(config, key) for key in keys})
+        optimizers = Optimizers(model, settings, world.gather_tensor)
     except ValueError as error:
         raise UserError(str(error)) from error
     ema = EMA(model, config.ema_rate) if config.ema else None
-    interval = IntervalMetrics(world, config.global_batch_size)
-    name = config.run_name or default_run_name(type(model.model.inner).__name__)
-    config.run_name = world.broadcast_object(name)
-    folder = Path(config.checkpoint_path or f"checkpoints/{config.project()}/{config.run_name}")
-    config.checkpoint_path = str(folder)
-    return Run(config, world, TrainState(model, optimizers, ema, interval), train_data, test_data, evaluators, folder)
+    interval = IntervalMetrics(config.global_batch_size, world.device, world.sum_)
+    if optimizers.notice:
+        world.print(optimizers.notice)
+    folder = name_run(config, type(model.model.inner).__name__, world)
+    state = TrainState(model, optimizers, ema, interval)
+    return Run(config, world, state, train_data, test_data, sizes, evaluators, folder)
+
+
+def name_run(config: PretrainConfig, model_class: str, world: World) -> Path:
+    """Settle the names that the config leaves open; the run's folder."""
+    if config.checkpoint_path is None and config.resume not in (None, "auto"):
+        path = Path(config.resume)
+        config.checkpoint_path = str(path if (path / CONFIG_FILE).exists() else path.parent)
+    config.project_name = config.project()
+    config.run_name = config.run_name or world.broadcast_object(default_run_name(model_class))
+    config.checkpoint_path = config.checkpoint_path or f"checkpoints/{config.project_name}/{config.run_name}"
+    return Path(config.checkpoint_path)
 
 
 def model_sizes(train_data: PuzzleDataset, test_data: PuzzleDataset) -> dict[str, int]:
@@ -209,20 +127,16 @@ def model_sizes(train_data: PuzzleDataset, test_data: PuzzleDataset) -> dict[str
     }
 
 
-def optimizer_settings(config: PretrainConfig, train_data: PuzzleDataset) -> OptimizerSettings:
-    metadata = train_data.metadata
-    total_steps = config.total_steps(metadata.total_groups, metadata.mean_puzzle_examples)
-    keys = OptimizerSettings.__dataclass_fields__.keys() - {"total_steps"}
-    return OptimizerSettings(total_steps=total_steps, **{key: getattr(config, key) for key in keys})
-
-
 def fit(run: Run, loggers: Loggers, keeper: Keeper, bar: tqdm) -> None:
     """The loop: train, log, evaluate, keep. Starts where `run.state` stands."""
     config, world, state = run.config, run.world, run.state
+    settings = {name: getattr(config, name) for name in ("seed", "global_batch_size", "grad_accum_steps")}
 
     def log_training() -> None:
         if state.interval.num_steps:
-            loggers.log(state.interval.fetch() | {"train/lr": state.optimizers.schedule(state.step)}, state.step)
+            loggers.log(
+                state.interval.fetch() | {"train/lr": state.optimizers.schedule(state.step)}, state.step
+            )
 
     while state.iteration <= config.num_iterations and not keeper.stopped_early:
         remaining = config.num_iterations - state.iteration + 1
@@ -231,7 +145,7 @@ def fit(run: Run, loggers: Loggers, keeper: Keeper, bar: tqdm) -> None:
         with Prefetcher(stream, pin_memory=world.device.type == "cuda") as batches:
             for _, batch, _ in batches:
                 batch = {name: value.to(world.device, non_blocking=True) for name, value in batch.items()}
-                train_step(state, batch, config, world)
+                train_step(state, batch, world, **settings)
                 bar.update()
                 if state.step % config.log_interval == 0:
                     log_training()
@@ -239,7 +153,10 @@ def fit(run: Run, loggers: Loggers, keeper: Keeper, bar: tqdm) -> None:
         log_training()
         results = {}
         if state.iteration >= config.min_eval_interval:
-            with state.ema.swapped_in(state.model) if state.ema else nullcontext(), keeper.guarding_evaluation():
+            with (
+                keeper.guarding_evaluation(),
+                state.ema.swapped_in() if state.ema else nullcontext(),
+            ):
                 results = evaluate(
                     state.model,
                     run.test_data,
@@ -253,3 +170,152 @@ def fit(run: Run, loggers: Loggers, keeper: Keeper, bar: tqdm) -> None:
             loggers.log(results, state.step)
         state.iteration, state.batch = state.iteration + 1, 0
         keeper.after_iteration(results)
+
+
+def find_checkpoint(run: Run, checkpointer: Checkpointer) -> Checkpoint | None:
+    """The state to continue from, None for a fresh start. Raises UserError rather than write into another run."""
+    resume = run.config.resume
+    if resume is None:
+        if run.world.broadcast_object(holds_a_run(run.folder)):
+            raise UserError(
+                f"checkpoint_path={run.folder} already holds a run: continue it with resume=auto, "
+                f"or choose another checkpoint_path"
+            )
+        return None
+    if resume != "auto":
+        return checkpointer.find(resume)
+    found = checkpointer.latest()
+    if found is None:
+        run.world.print(f"resume=auto: {run.folder} holds no checkpoint yet, so this is a fresh start")
+    return found
+
+
+def restore(
+    run: Run, checkpointer: Checkpointer, found: Checkpoint, best: BestMetric | None
+) -> dict[str, Any]:
+    """Load a checkpoint into the run, after checking that it belongs to it; the facts saved with it."""
+    shared, of_rank = checkpointer.load(found)
+    saved = shared["facts"]
+    for line in check_changes(saved["config"], run.config.model_dump()):
+        run.world.print(f"resume: {line}")
+    if saved["identifiers"] != identifiers_hash(run.config.data_paths):
+        raise UserError(
+            f"{found.path}: was trained with other puzzle identifiers than {run.config.data_paths} have"
+        )
+    if of_rank is None:
+        run.world.print(
+            f"resume: {found.path} was saved by {found.world_size} processes, this run has {run.world.size}: "
+            "the carry starts afresh"
+        )
+    run.state.load(shared, of_rank)
+    if of_rank is not None:
+        set_random_state(of_rank["random"], run.world.device)
+    if best is not None and shared["best"] is not None:
+        best.load_state_dict(shared["best"])
+    run.world.print(f"resume: continuing {found.path} after step {found.step}")
+    return saved
+
+
+def start_from(run: Run, source: str) -> None:
+    """Take over the weights that `load_checkpoint` names, as the live weights and their averages."""
+    located = locate(source)
+    try:
+        load_weights(
+            run.state.model,
+            read_state_dict(located.weights),
+            source=source,
+            purpose="finetune",
+            notice=run.world.print,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if run.state.ema:
+        run.state.ema.reset()
+
+
+def train(config: PretrainConfig, world: World) -> None:
+    """One run from its config to its last checkpoint."""
+    run = build(config, world)
+    state, inner = run.state, run.state.model.model.inner
+    best = BestMetric(config.best_metric, config.early_stop_patience) if config.best_metric else None
+    with (
+        StopSignals() as signals,
+        Checkpointer(run.folder, world, keep_last=config.keep_last) as checkpointer,
+    ):
+        found = find_checkpoint(run, checkpointer)
+        saved: dict[str, Any] = {} if found is None else restore(run, checkpointer, found, best)
+        if found is None and config.load_checkpoint:
+            start_from(run, config.load_checkpoint)
+        if state.iteration > config.num_iterations or (best is not None and best.out_of_patience):
+            world.print(f"{run.folder}: this run is finished after step {state.step}, nothing is left to do")
+            return
+        if world.is_main:
+            sources = [
+                Path(inspect.getfile(cls))
+                for cls in {type(inner), type(state.model), type(state.model.model)}
+            ]
+            metadata = run.train_data.metadata.to_json() | run.sizes
+            metadata["identifiers_sha256"] = identifiers_hash(config.data_paths)
+            create_run_folder(run.folder, config.model_dump(), metadata, sources)
+        compiles, reason = compile_policy(config.compile, world.device)
+        if compiles:
+            inner.compile(dynamic=False)
+        num_parameters = sum(p.numel() for p in state.model.parameters())
+        world.print(
+            f"{type(inner).__name__}, {num_parameters:,} parameters, on {world.device}, {reason}; {run.folder}"
+        )
+        bar = tqdm(initial=state.step, desc="train", unit="step", disable=None if world.is_main else True)
+        loggers = make_loggers(
+            world,
+            run.folder,
+            project=config.project_name,
+            run_name=config.run_name,
+            config=config.model_dump(),
+            start_step=state.step,
+            run_id=saved.get("wandb_run_id"),
+            bar=bar,
+        )
+
+        def facts() -> dict[str, Any]:
+            return {
+                "facts": {
+                    "config": config.model_dump(),
+                    "identifiers": identifiers_hash(config.data_paths),
+                    "wandb_run_id": loggers.run_id,
+                    "versions": {"torch": str(torch.__version__), "python": sys.version.split()[0]},
+                }
+            }
+
+        cadence = Cadence(
+            world,
+            signals,
+            interval_steps=config.checkpoint_interval_steps,
+            interval_minutes=config.checkpoint_interval_minutes,
+        )
+        keeper = Keeper(
+            state, checkpointer, cadence, best, facts, save_every_eval=config.checkpoint_every_eval
+        )
+        try:
+            fit(run, loggers, keeper, bar)
+            keeper.finish()
+        except NonFiniteLoss as error:
+            raise UserError(str(error)) from error
+        except Stopped:
+            checkpointer.join()
+            world.print(f"stopped by {signals.received} after step {state.step}; resume=auto continues")
+        finally:
+            bar.close()
+            loggers.close()
+
+
+@hydra.main(config_path="config", config_name="cfg_pretrain", version_base=None)
+@report_user_errors
+def launch(cfg: DictConfig) -> None:
+    values = OmegaConf.to_container(cfg, resolve=True)
+    with World.start(str(values.get("device"))) as world:
+        train(parse(PretrainConfig, values), world)
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = force_overrides(sys.argv[1:])
+    launch()

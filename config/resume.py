@@ -34,12 +34,12 @@ def check_changes(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
     before, after = dict(flat(saved)), dict(flat(current))
     changed = [key for key in {**before, **after} if before.get(key) != after.get(key) and key != "resume"]
     forbidden = [
-        key
-        for key in changed
-        if key in FIXED or (key.startswith("arch.") and key not in FREE_BELOW_ARCH)
+        key for key in changed if key in FIXED or (key.startswith("arch.") and key not in FREE_BELOW_ARCH)
     ]
     if forbidden:
-        lines = [f"  {key}: {before.get(key)!r} in the checkpoint, {after.get(key)!r} now" for key in forbidden]
+        lines = [
+            f"  {key}: {before.get(key)!r} in the checkpoint, {after.get(key)!r} now" for key in forbidden
+        ]
         raise UserError(
             "this run cannot be resumed with another value of\n" + "\n".join(lines) + "\n"
             "Put these back, or start a new run (another checkpoint_path; load_checkpoint= takes over the weights)."

@@ -143,7 +143,9 @@ def parse(schema: type[BaseModel], values: dict) -> BaseModel:
         except ValueError as error:
             problems.append(("", str(error), []))
     if problems:
-        raise UserError("the config is not valid\n" + "\n".join(f"  {_line(*problem)}" for problem in problems))
+        raise UserError(
+            "the config is not valid\n" + "\n".join(f"  {_line(*problem)}" for problem in problems)
+        )
     return config
 
 
@@ -160,11 +162,19 @@ def notices(config: PretrainConfig) -> list[str]:
     arch, lines = config.arch, []
     name = arch["name"]
     if arch.get("H_layers") and name in ("trm", "trm_singlez", "trm_hier6"):
-        lines.append(f"arch.H_layers={arch['H_layers']} has no effect: {name} has one network, of L_layers layers")
+        lines.append(
+            f"arch.H_layers={arch['H_layers']} has no effect: {name} has one network, of L_layers layers"
+        )
     if arch.get("mlp_t") and arch.get("pos_encodings", "rope") == "rope":
-        lines.append("arch.pos_encodings=rope has no effect with arch.mlp_t=True: there is no attention to rotate")
+        lines.append(
+            "arch.pos_encodings=rope has no effect with arch.mlp_t=True: there is no attention to rotate"
+        )
     if not arch.get("puzzle_emb_ndim", 1):
-        lines.append("arch.puzzle_emb_ndim=0: no puzzle embeddings, so puzzle_emb_lr and puzzle_emb_len have no effect")
+        lines.append(
+            "arch.puzzle_emb_ndim=0: no puzzle embeddings, so puzzle_emb_lr and puzzle_emb_len have no effect"
+        )
     if name == "transformers_baseline" and max(arch.get("H_cycles", 1), arch.get("L_cycles", 1)) > 1:
-        lines.append("arch.H_cycles and arch.L_cycles have no effect: transformers_baseline applies its stack once")
+        lines.append(
+            "arch.H_cycles and arch.L_cycles have no effect: transformers_baseline applies its stack once"
+        )
     return lines

@@ -6,7 +6,7 @@ Shapes: B rows of this rank, S `seq_len`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -16,9 +16,10 @@ from tqdm import tqdm
 from evaluators.base import Evaluator
 from models.act import ACTModel
 from models.losses import ACTLossHead
-from puzzle_dataset import PuzzleDataset
-from utils.checkpoint import write_torch
+from puzzle_dataset import Batch, PuzzleDataset
+from utils import state_files
 from utils.distributed import World
+from utils.files import write_atomically
 
 NOTHING: frozenset[str] = frozenset()
 
@@ -40,6 +41,16 @@ def run_steps(model: ACTModel, batch: dict[str, Tensor]) -> tuple[dict[str, Tens
     return outputs, first_stop
 
 
+def limited(batches: Iterable[Batch], limit: int | None) -> Iterator[Batch]:
+    """The batches up to the stream's first `limit` examples; of the last one fewer count as real."""
+    for set_name, batch, num_global in batches:
+        if limit is not None:
+            if limit <= 0:
+                return
+            num_global, limit = min(num_global, limit), limit - num_global
+        yield set_name, batch, num_global
+
+
 @torch.inference_mode()
 def evaluate(
     model: ACTLossHead,
@@ -51,13 +62,14 @@ def evaluate(
     save_dir: Path | None = None,
     step: int = 0,
     poll: Callable[[], None] = lambda: None,
+    limit: int | None = None,
 ) -> dict[str, float]:
     """Metrics of the test stream `data` under the names they are logged by, on every rank.
 
     `test/metric` pools the sets; with several sets each is also reported as `test/{set}/metric`. `save_outputs` are
     written per rank to `{save_dir}/step_{step}_all_preds.{rank}`, evaluators' files below
     `{save_dir}/evaluator_{name}_step_{step}/`. Padding rows count nowhere. `poll` is called before each batch, on all
-    ranks alike; what it raises ends the evaluation.
+    ranks alike; what it raises ends the evaluation. `limit` stops after the stream's first rows.
     """
     was_training = model.training
     model.eval()
@@ -69,7 +81,11 @@ def evaluate(
         evaluator.begin()
 
     batches = tqdm(
-        data.batches(), total=data.num_batches(), desc="evaluate", leave=False, disable=None if world.is_main else True
+        limited(data.batches(), limit),
+        total=data.num_batches() if limit is None else min(data.num_batches(), -(-limit // data.global_batch_size)),
+        desc="evaluate",
+        leave=False,
+        disable=None if world.is_main else True,
     )
     for set_name, batch, num_global in batches:
         poll()
@@ -88,6 +104,9 @@ def evaluate(
         _, metrics = model.loss(outputs, batch["labels"], halted, first_stop)
         for name, value in zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True):
             sums[set_name][name] += value
+        if count := sum(values["count"] for values in sums.values()):
+            exact = sum(values["exact_accuracy"] for values in sums.values()) / count
+            batches.set_postfix_str(f"exact accuracy {exact:.2%}", refresh=False)
         rows = {name: value.cpu() for name, value in (batch | outputs).items() if name in needed}
         for name, parts in saved.items():
             parts.append(rows[name])
@@ -97,7 +116,8 @@ def evaluate(
 
     if save_outputs and save_dir is not None:
         tensors = {name: torch.cat(parts) for name, parts in saved.items() if parts}
-        write_torch(save_dir / f"step_{step}_all_preds.{world.rank}", tensors)
+        path = save_dir / f"step_{step}_all_preds.{world.rank}"
+        write_atomically(path, state_files.serialise(tensors))
     results = means(world.gather_object({name: dict(values) for name, values in sums.items()}))
     for name, evaluator in evaluators.items():
         folder = None if save_dir is None else save_dir / f"evaluator_{name}_step_{step}"

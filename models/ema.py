@@ -25,6 +25,12 @@ class EMA:
         if self.params:
             torch._foreach_lerp_(list(self.shadow.values()), self.params, 1 - self.rate)
 
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Let the averages start from the parameters as they are now."""
+        for param, shadow in zip(self.params, self.shadow.values(), strict=True):
+            shadow.copy_(param)
+
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
         """Within the block the model holds the averages; the live weights come back, also after an exception.

@@ -45,7 +45,9 @@ def import_below(package: str, identifier: str, choices: Iterable[str], key: str
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith(package) and error.name != module_name:
             raise  # the module exists and misses an import of its own
-        raise ValueError(f"{key}={identifier!r}: there is no module {path}; known names are {known}") from None
+        raise ValueError(
+            f"{key}={identifier!r}: there is no module {path}; known names are {known}"
+        ) from None
     if not inspect.isclass(getattr(module, class_name, None)):
         raise ValueError(f"{key}={identifier!r}: module {path} has no class {class_name}")
     return getattr(module, class_name)
@@ -58,7 +60,9 @@ def architecture_class(name: str) -> type[RecursiveModel]:
         return ARCHITECTURES[name]
     cls = import_below("models", name, ARCHITECTURES, "arch.name")
     if not issubclass(cls, RecursiveModel):
-        raise ValueError(f"arch.name={name!r}: {cls.__name__} must derive from models.recursive.RecursiveModel")
+        raise ValueError(
+            f"arch.name={name!r}: {cls.__name__} must derive from models.recursive.RecursiveModel"
+        )
     return cls
 
 
@@ -66,7 +70,9 @@ def loss_class(name: str) -> type[ACTLossHead]:
     """The loss head that `arch.loss.name` means, as `module@Class` below `models.`."""
     cls = import_below("models", name, ["losses@ACTLossHead"], "arch.loss.name")
     if not issubclass(cls, ACTLossHead):
-        raise ValueError(f"arch.loss.name={name!r}: {cls.__name__} must derive from models.losses.ACTLossHead")
+        raise ValueError(
+            f"arch.loss.name={name!r}: {cls.__name__} must derive from models.losses.ACTLossHead"
+        )
     return cls
 
 
@@ -109,7 +115,9 @@ def check_arch(arch: dict, **sizes: int) -> RecursiveConfig:
                 key = ".".join([prefix, *map(str, item["loc"])])
                 problems.append((key, describe(item), valid if item["type"] == "extra_forbidden" else []))
     if loss.get("loss_type", "stablemax_cross_entropy") not in TOKEN_LOSSES and not problems:
-        problems.append(("arch.loss.loss_type", f"{loss['loss_type']!r} is not one of {', '.join(TOKEN_LOSSES)}", []))
+        problems.append(
+            ("arch.loss.loss_type", f"{loss['loss_type']!r} is not one of {', '.join(TOKEN_LOSSES)}", [])
+        )
     if problems:
         raise ConfigError(problems)
     return config

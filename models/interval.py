@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
-
-from utils.distributed import World
-from utils.errors import UserError
 
 # Metrics that count rows which halted; everything else is a loss, over all rows.
 PER_COUNT = ("accuracy", "exact_accuracy", "q_halt_accuracy", "steps")
 
 
+class NonFiniteLoss(ValueError):
+    """The loss or a gradient of a step was NaN or infinite; the message names the step."""
+
+
 class IntervalMetrics:
     """Sums of the steps since the last fetch, and the first step whose loss or gradient was not finite."""
 
-    def __init__(self, world: World, global_batch_size: int):
-        self.world, self.global_batch_size = world, global_batch_size
+    def __init__(
+        self, global_batch_size: int, device: torch.device, sum_over_ranks: Callable[[Tensor], Tensor]
+    ):
+        self.global_batch_size, self.device, self.sum_over_ranks = global_batch_size, device, sum_over_ranks
         self.names: list[str] = []
         self.sums: Tensor | None = None  # (metrics,) float32
         self.num_steps = 0
@@ -37,18 +42,18 @@ class IntervalMetrics:
         """The interval's metrics under their logged names, equal on all ranks; starts the next interval.
 
         Losses are divided by the examples seen, the rest by the rows that halted; without any such row they are left
-        out. The one synchronisation with the device. Raises UserError if a step was not finite.
+        out. The one synchronisation with the device. Raises NonFiniteLoss if a step was not finite.
         """
         if self.num_steps == 0:
             return {}
         bad_step = int(self.bad_step)
         if bad_step:
-            raise UserError(
+            raise NonFiniteLoss(
                 f"step {bad_step}: the loss or its gradient is not finite. No update since then has touched the "
                 f"weights, and nothing was saved after it. Lower lr, lengthen lr_warmup_steps, or use "
                 f"arch.forward_dtype=float32; an earlier checkpoint can be continued with resume="
             )
-        sums = dict(zip(self.names, self.world.sum_(self.sums).tolist(), strict=True))
+        sums = dict(zip(self.names, self.sum_over_ranks(self.sums).tolist(), strict=True))
         count, examples = sums.pop("count"), self.num_steps * self.global_batch_size
         self.sums, self.num_steps = None, 0
         return {
@@ -63,4 +68,4 @@ class IntervalMetrics:
     def load_state_dict(self, state: dict) -> None:
         self.names, self.num_steps, self.sums = state["names"], state["num_steps"], state["sums"]
         if self.sums is not None:
-            self.sums = self.sums.to(self.world.device)
+            self.sums = self.sums.to(self.device)

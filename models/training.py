@@ -1,0 +1,135 @@
+"""The state of a training and its one update, for any number of ranks.
+
+Shapes: B rows of this rank, S `seq_len`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from models.act import Carry, draw_min_steps
+from models.ema import EMA
+from models.interval import IntervalMetrics
+from models.losses import ACTLossHead
+from models.optim import Optimizers
+from models.optim.guard import all_finite, guarded
+
+
+class Ranks(Protocol):
+    """What an update asks of the run's processes; `utils.distributed.World` is one."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    def sum_(self, tensor: Tensor) -> Tensor: ...
+    def sum_gradients(self, parameters: Iterable[Tensor]) -> None: ...
+
+
+@dataclass
+class TrainState:
+    """Everything that exact continuation needs, and where it stands in the stream."""
+
+    model: ACTLossHead
+    optimizers: Optimizers
+    ema: EMA | None
+    interval: IntervalMetrics
+    carries: list[Carry] = field(default_factory=list)  # one per micro-batch
+    step: int = 0
+    iteration: int = 1  # of the training stream, from 1
+    batch: int = 0  # batches of this iteration already used
+
+    def weights(self) -> dict[str, Tensor]:
+        """The published form: the averages where there are any, under uncompiled names."""
+        return self.model.state_dict() | (self.ema.state_dict() if self.ema else {})
+
+    def shared(self) -> dict[str, Any]:
+        """What is the same on every rank."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+            "optimizers": self.optimizers.state_dict(),
+            "step": self.step,
+            "iteration": self.iteration,
+            "batch": self.batch,
+        }
+
+    def of_rank(self) -> dict[str, Any]:
+        """What each rank has for itself."""
+        names = self.model.model.latent_names
+        return {
+            "carries": [carry.tensors(names) for carry in self.carries],
+            "interval": self.interval.state_dict(),
+        }
+
+    def load(self, shared: dict[str, Any], of_rank: dict[str, Any] | None) -> None:
+        """Continue from a checkpoint; without this rank's part (another number of ranks) the carry starts afresh."""
+        device = self.interval.device
+        self.model.load_state_dict(shared["model"])
+        if self.ema:
+            self.ema.load_state_dict(shared["ema"])
+        self.optimizers.load_state_dict(shared["optimizers"])
+        self.step, self.iteration, self.batch = shared["step"], shared["iteration"], shared["batch"]
+        if of_rank is not None:
+            names = self.model.model.latent_names
+            self.carries = [
+                Carry.from_tensors({name: value.to(device) for name, value in tensors.items()}, names)
+                for tensors in of_rank["carries"]
+            ]
+            self.interval.load_state_dict(of_rank["interval"])
+
+
+def train_step(
+    state: TrainState,
+    batch: dict[str, Tensor],
+    ranks: Ranks,
+    *,
+    seed: int,
+    global_batch_size: int,
+    grad_accum_steps: int = 1,
+) -> None:
+    """One supervision step of every row and one update.
+
+    `batch` is this rank's share, on the device. Nothing here waits for the device.
+    """
+    state.step += 1
+    state.optimizers.schedule(state.step)
+    arch = state.model.model.inner.config
+    min_steps = torch.from_numpy(
+        draw_min_steps(seed, state.step, global_batch_size, arch.halt_exploration_prob, arch.halt_max_steps)
+    )
+    min_steps = min_steps.chunk(ranks.size)[ranks.rank].to(ranks.device, non_blocking=True)
+    micro_batches = [
+        dict(zip(batch, rows, strict=True))
+        for rows in zip(*(value.chunk(grad_accum_steps) for value in batch.values()), strict=True)
+    ]
+    if not state.carries:
+        state.carries = [state.model.initial_carry(rows) for rows in micro_batches]
+
+    sums: dict[str, Tensor] = {}
+    for i, (rows, least) in enumerate(zip(micro_batches, min_steps.chunk(grad_accum_steps), strict=True)):
+        state.carries[i], loss, metrics, _ = state.model(state.carries[i], rows, least)
+        (loss / global_batch_size).backward()
+        sums = {name: sums[name] + value if sums else value for name, value in metrics.items()}
+
+    params = [p for p in state.model.parameters() if p.grad is not None]
+    ranks.sum_gradients(params)
+    gradients = [p.grad for p in params] + state.optimizers.sparse_gradients()
+    ok = all_finite([sums["lm_loss"], sums["q_halt_loss"], *gradients])
+    if ranks.size > 1:
+        ok = ranks.sum_((~ok).float()) == 0
+
+    def update() -> None:
+        state.optimizers.step()
+        if state.ema is not None:
+            state.ema.update()
+
+    guarded(ok, state.optimizers, state.ema.shadow.values() if state.ema else [], update)
+    state.optimizers.zero_grad()
+    state.interval.add(sums, ok, state.step)
+    state.batch += 1
