@@ -102,7 +102,8 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
         "--aug",
         action="store_true",
         help="add each train maze in all 8 turned and mirrored forms. Off unless given, as in the published "
-        "builder, although the published README speaks of 8 augmentations",
+        "builder, although the published README speaks of 8 augmentations. Of several shortest paths the published "
+        "answers mark the one that a fixed rule picks; turned and mirrored answers do not follow it",
     )
     source = parser.add_argument_group("where mazes come from").add_mutually_exclusive_group()
     source.add_argument(
@@ -155,24 +156,22 @@ def load_splits(options: argparse.Namespace) -> MazeSplits:
     """Both splits, from where the options say."""
     if options.generate is not None:
         return _generated(options)
-    tables = {}
-    for split in SPLITS:
-        path = find_table(
-            split, source_csv=options.source_csv, source_repo=options.source_repo or DEFAULT_REPO
-        )
-        seq_len = tables["train"].questions.shape[1] if tables else None
-        tables[split] = read_rows(
-            path, question_symbols=QUESTION_SYMBOLS, answer_symbols=SYMBOLS, seq_len=seq_len
-        )
-    train = tables["train"]
+    train = _read(options, "train")
     try:
         shape = square_shape(train.questions.shape[1])
     except UserError as error:
         raise UserError(f"{train.where(0)}: {error}") from None
+    test = _read(options, "test", seq_len=train.questions.shape[1])
     if options.subsample_size is not None and options.subsample_size < len(train):
         rng = np.random.default_rng([options.seed, CHOICE_STREAM])
         train = train.take(np.sort(rng.choice(len(train), options.subsample_size, replace=False)))
-    return MazeSplits(shape, _checked(train, shape), _checked(tables["test"], shape))
+    return MazeSplits(shape, _checked(train, shape), _checked(test, shape))
+
+
+def _read(options: argparse.Namespace, split: str, seq_len: int | None = None) -> Rows:
+    repo = options.source_repo or DEFAULT_REPO
+    path = find_table(split, source_csv=options.source_csv, source_repo=repo)
+    return read_rows(path, question_symbols=QUESTION_SYMBOLS, answer_symbols=SYMBOLS, seq_len=seq_len)
 
 
 def _generated(options: argparse.Namespace) -> MazeSplits:

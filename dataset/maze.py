@@ -7,7 +7,8 @@ front, 100 times faster than a queue of cells.
 
 In the published Maze-Hard data shortest paths are never unique; its answers are the path that a
 breadth-first search from S finds first when it tries neighbours in the order down, left, right, up. Hence
-`optimal` beside `exact`: another path of the same length is as good.
+`optimal` beside `exact`: another path of the same length is as good. Turned or mirrored, an answer is no
+longer the one that this rule picks.
 """
 
 from __future__ import annotations

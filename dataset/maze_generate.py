@@ -59,10 +59,10 @@ def default_min_path(side: int) -> int:
 def random_maze(rng: np.random.Generator, spec: MazeSpec) -> tuple[np.ndarray, np.ndarray]:
     """Question and answer, (H, W) tokens, of a random maze.
 
-    Walls are random; start and goal are two random cells that are far enough
-    apart. Then, while there are several shortest paths, a random cell that has a rival at the same distance
-    is walled up, and as many random walls are opened where that makes no new shortest path, so that the
-    share of walls stays as drawn. Raises `UserError` when many grids have no path of that length.
+    Walls are random; start and goal are two random cells that are far enough apart. Then, while there are
+    several shortest paths, a random cell that has a rival at the same distance is walled up, and as many
+    random walls are opened where that makes no new shortest path, so that the share of walls stays as drawn.
+    Raises `UserError` when many grids have no path of that length.
     """
     shape, min_path = spec.shape, spec.min_path
     for _ in range(_MAX_TRIES):
@@ -107,7 +107,8 @@ def generate_split(
             if rejected > _MAX_REJECTED_IN_A_ROW:
                 raise UserError(
                     f"only {len(accepted)} of {num_mazes} different {spec.shape[0]}x{spec.shape[1]} mazes with "
-                    f"a path longer than {spec.min_path} steps were found: ask for fewer, or lower --min-path"
+                    f"a path longer than {spec.min_path} steps were found"
+                    f"{' besides those of the other split' if apart_from else ''}: ask for fewer, or lower --min-path"
                 )
             continue
         keys.add(key)

@@ -1,0 +1,340 @@
+"""Building maze datasets end to end: sources, options, and how wrong data and options are refused."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataset.augment import dihedral
+from dataset.build_maze_dataset import main, parse_options
+from dataset.format import open_split, validate
+from dataset.maze import encode, judge, symmetry_key
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLES = Path(__file__).parent / "data" / "maze"
+HEADER = "source,question,answer,rating"
+# 3x3 mazes that are not images of each other; the last has two shortest paths.
+GOOD = [("S ## #  G", "So##o# oG"), ("S  ## G  ", "Soo##oGoo"), ("S   #   G", "S  o# ooG")]
+
+
+def table(folder: Path, split: str, rows: list[tuple[str, str]], header: str = HEADER) -> None:
+    folder.mkdir(exist_ok=True)
+    with (folder / f"{split}.csv").open("w", newline="") as file:
+        file.write(header + "\n")
+        csv.writer(file).writerows(("made up", question, answer, "") for question, answer in rows)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def build(*arguments) -> None:
+    main([str(argument) for argument in arguments])
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def refusal(capsys, *arguments) -> str:
+    """What the command prints when it refuses these arguments."""
+    with pytest.raises(SystemExit) as stopped:
+        build(*arguments)
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+    return message
+
+
+@pytest.fixture
+def source(tmp_path) -> Path:
+    table(tmp_path / "source", "train", GOOD[:2])
+    table(tmp_path / "source", "test", GOOD[2:])
+    return tmp_path / "source"
+
+
+# What is built
+
+
+def test_tables_become_tokens_in_file_order(tmp_path):
+    build("--source-csv", SAMPLES, "--output-dir", tmp_path / "out")
+    assert validate(tmp_path / "out") == []
+    for name in ("train", "test"):
+        split, rows = open_split(tmp_path / "out", name), read_csv(SAMPLES / f"{name}.csv")
+        examples = split.sets["all"]
+        assert np.array_equal(examples.inputs, [encode(row["question"]) for row in rows])
+        assert np.array_equal(examples.labels, [encode(row["answer"]) for row in rows])
+        assert not examples.puzzle_identifiers.any()
+        assert split.metadata.total_groups == split.metadata.total_puzzles == len(rows)
+        assert (split.metadata.vocab_size, split.metadata.seq_len, split.metadata.ignore_label_id) == (
+            6,
+            900,
+            0,
+        )
+    assert json.loads((tmp_path / "out" / "identifiers.json").read_text()) == ["<blank>"]
+
+
+def test_the_length_of_the_shortest_path_is_recorded_as_difficulty_of_test_mazes(tmp_path, source):
+    build("--source-csv", source, "--output-dir", tmp_path / "out")
+    assert open_split(tmp_path / "out", "test").sets["all"].difficulty.tolist() == [4]
+    assert open_split(tmp_path / "out", "train").sets["all"].difficulty is None
+
+
+def test_aug_adds_the_eight_images_of_train_mazes_and_none_of_test_mazes(tmp_path):
+    build("--source-csv", SAMPLES, "--output-dir", tmp_path / "out", "--aug")
+    assert validate(tmp_path / "out") == []
+    train, rows = open_split(tmp_path / "out", "train"), read_csv(SAMPLES / "train.csv")
+    assert train.metadata.total_groups == 12
+    assert train.metadata.total_puzzles == 96
+    examples = train.sets["all"]
+    for index, row in enumerate(rows):
+        for transform in range(8):
+            for tokens, text in ((examples.inputs, row["question"]), (examples.labels, row["answer"])):
+                expected = dihedral(encode(text).reshape(30, 30), transform)
+                assert np.array_equal(tokens[index * 8 + transform].reshape(30, 30), expected)
+    assert len(open_split(tmp_path / "out", "test").sets["all"].inputs) == 6
+
+
+def test_a_subsample_is_drawn_by_the_seed_and_its_rows_are_recorded(tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        build("--source-csv", SAMPLES, "--output-dir", tmp_path / name, "--subsample-size", 5, "--seed", seed)
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b") != files_of(tmp_path / "c")
+    rows = np.load(tmp_path / "a" / "train" / "source_rows.npy")
+    assert len(set(rows.tolist())) == 5
+    texts = read_csv(SAMPLES / "train.csv")
+    expected = [encode(texts[row]["question"]) for row in rows]
+    train = open_split(tmp_path / "a", "train")
+    assert np.array_equal(train.sets["all"].inputs, expected)
+    assert train.metadata.extra["source_rows_sha256"] == hashlib.sha256(rows.tobytes()).hexdigest()
+    assert len(open_split(tmp_path / "a", "test").sets["all"].inputs) == 6  # the test split stays whole
+
+
+def test_the_dataset_says_what_it_was_built_from(tmp_path, source):
+    build("--source-csv", source, "--output-dir", tmp_path / "out", "--aug", "--seed", 3)
+    extra = open_split(tmp_path / "out", "train").metadata.extra
+    assert (extra["family"], extra["grid_shape"], extra["builder"]) == ("maze", [3, 3], "build_maze_dataset")
+    assert (extra["source"], extra["seed"], extra["options"]["aug"]) == ("csv", 3, True)
+    assert extra["options"]["source_csv"] == str(source)
+
+
+def test_test_mazes_that_occur_in_train_are_kept_and_counted(tmp_path, capsys):
+    turned = tuple(
+        "".join("# SGo"[t - 1] for t in dihedral(encode(s).reshape(3, 3), 1).ravel()) for s in GOOD[0]
+    )
+    table(tmp_path / "source", "train", GOOD[:2])
+    table(tmp_path / "source", "test", [GOOD[2], turned])
+    build("--source-csv", tmp_path / "source", "--output-dir", tmp_path / "out")
+    assert "of the test mazes 1 occur in train" in capsys.readouterr().out
+    test = open_split(tmp_path / "out", "test")
+    assert test.metadata.extra["overlap_of_test_with_train"] == {"equivalent_puzzles": 1}
+    assert np.array_equal(test.sets["all"].inputs[1], encode(turned[0]))
+
+
+def test_answers_that_are_longer_than_the_shortest_path_are_kept_and_counted(tmp_path, source, capsys):
+    table(source, "test", [("S     G  ", "Soo  oGoo")])
+    build("--source-csv", source, "--output-dir", tmp_path / "out")
+    assert "1 of the test answers are not shortest paths" in capsys.readouterr().out
+    assert open_split(tmp_path / "out", "test").sets["all"].labels[0].tolist() == encode("Soo  oGoo").tolist()
+
+
+def test_generated_datasets_are_valid_and_do_not_leak(tmp_path):
+    build(
+        "--generate",
+        30,
+        "--test-size",
+        12,
+        "--size",
+        7,
+        "--aug",
+        "--seed",
+        4,
+        "--output-dir",
+        tmp_path / "out",
+    )
+    assert validate(tmp_path / "out") == []
+    train, test = (open_split(tmp_path / "out", name) for name in ("train", "test"))
+    assert (train.metadata.total_groups, train.metadata.total_puzzles, test.metadata.total_groups) == (
+        30,
+        240,
+        12,
+    )
+    keys = []
+    for split in (train, test):
+        examples = split.sets["all"]
+        _, optimal = judge(examples.inputs, examples.labels, (7, 7))
+        assert optimal.all()
+        keys.append({symmetry_key(question.reshape(7, 7)) for question in examples.inputs})
+    assert [len(of_split) for of_split in keys] == [30, 12]
+    assert not keys[0] & keys[1]
+    assert train.metadata.extra["options"]["min_path"] < test.sets["all"].difficulty.min()
+
+
+def test_the_threshold_is_obeyed_and_the_number_of_workers_changes_nothing(tmp_path):
+    for name, workers in (("one", 1), ("two", 2)):
+        build(
+            *(
+                "--generate",
+                40,
+                "--size",
+                6,
+                "--min-path",
+                9,
+                "--workers",
+                workers,
+                "--output-dir",
+                tmp_path / name,
+            )
+        )
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
+    difficulty = open_split(tmp_path / "one", "test").sets["all"].difficulty
+    assert len(difficulty) == 4
+    assert difficulty.min() >= 10
+
+
+def test_a_generated_dataset_that_replaces_one_from_a_table_leaves_no_source_rows(tmp_path, source):
+    build("--source-csv", source, "--output-dir", tmp_path / "out")
+    assert (tmp_path / "out" / "train" / "source_rows.npy").exists()
+    build("--generate", 3, "--size", 5, "--output-dir", tmp_path / "out")
+    assert not (tmp_path / "out" / "train" / "source_rows.npy").exists()
+
+
+@pytest.mark.parametrize("command", [["dataset/build_maze_dataset.py"], ["-m", "dataset.build_maze_dataset"]])
+def test_the_command_runs_by_its_path_and_as_a_module_in_both_spellings(command, tmp_path, source):
+    arguments = ["--source_csv", source, "--output_dir", tmp_path / "out", "--subsample_size=1"]
+    result = subprocess.run(
+        [sys.executable, *command, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "train: 1 mazes" in result.stdout
+    assert validate(tmp_path / "out") == []
+
+
+def test_help_says_that_the_published_readme_and_builder_disagree_about_aug(capsys):
+    with pytest.raises(SystemExit):
+        parse_options(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "as in the published builder, although the published README speaks of 8" in text
+    assert not parse_options([]).aug
+
+
+def test_the_defaults_are_the_published_ones():
+    assert parse_options([]).output_dir == "data/maze-30x30-hard-1k"
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([*GOOD[:2], ("S ## x  G", "So##o# oG")], r"train\.csv row 3: its question has 'x' at character 6"),
+        ([*GOOD[:2], ("So##o# oG", "So##o# oG")], r"train\.csv row 3: its question has 'o' at character 2"),
+        ([*GOOD[:2], ("S ## #  G", "So##o# oé")], r"train\.csv row 3: its answer has '.' at character 9"),
+        ([GOOD[0], ("S ##S#  G", "So##S# oG")], r"train\.csv row 2: its question has 2 starts \(S\)"),
+        ([GOOD[0], ("  ## #  G", "  ## #  G")], r"train\.csv row 2: its question has 0 starts \(S\)"),
+        ([GOOD[0], ("S ## #G G", "So##o#GoG")], r"train\.csv row 2: its question has 2 goals \(G\)"),
+        ([GOOD[0], ("S ## #   ", "So##o# o ")], r"train\.csv row 2: its question has 0 goals \(G\)"),
+        ([GOOD[0], ("S ## # G", "So##o# oG")], r"train\.csv row 2: its question has 8 characters"),
+        ([GOOD[0], ("S ## #  G", "So##o# o")], r"train\.csv row 2: its answer has 8 characters"),
+        ([GOOD[0], ("S ## #  G", "So##o#ooG")], r"train\.csv row 2: .*not one path from S to G"),
+        ([GOOD[0], ("S ## #  G", "So## #  G")], r"train\.csv row 2: .*not one path from S to G"),
+        ([GOOD[0], ("S ## #  G", "Soo#o# oG")], r"train\.csv row 2: its answer has 'o' at character 3 where"),
+        ([("S  G  ", "SooG  ")], r"train\.csv row 1: a maze of 6 cells is not square"),
+        ([], r"train\.csv has no row"),
+    ],
+)
+def test_a_wrong_row_is_refused_by_file_and_row(rows, message, tmp_path, source, capsys):
+    table(source, "train", rows)
+    assert re.search(message, refusal(capsys, "--source-csv", source, "--output-dir", tmp_path / "out"))
+    assert not list((tmp_path / "out").glob("*/dataset.json"))
+
+
+def test_a_wrong_test_row_and_splits_of_different_sizes_are_refused(tmp_path, source, capsys):
+    table(source, "test", [GOOD[2], ("SS  #   G", "SS o# ooG")])
+    message = refusal(capsys, "--source-csv", source, "--output-dir", tmp_path / "out")
+    assert "test.csv row 2: its question has 2 starts (S)" in message
+    table(source, "test", [("SG  ", "SG  ")])
+    message = refusal(capsys, "--source-csv", source, "--output-dir", tmp_path / "out")
+    assert "test.csv row 1: its question has 4 characters instead of 9" in message
+
+
+def test_a_table_without_its_header_is_refused(tmp_path, source, capsys):
+    table(source, "train", GOOD[1:2], header="made up,S ## #  G,So##o# oG,")
+    message = refusal(capsys, "--source-csv", source, "--output-dir", tmp_path / "out")
+    assert "train.csv has no column source, question, answer, rating" in message
+
+
+def test_a_missing_table_is_named(tmp_path, source, capsys):
+    (source / "test.csv").unlink()
+    assert "test.csv does not exist" in refusal(
+        capsys, "--source-csv", source, "--output-dir", tmp_path / "out"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--size", 6], "--size goes only with --generate"),
+        (["--test-size", 6], "--test-size goes only with --generate"),
+        (["--min-path", 6], "--min-path goes only with --generate"),
+        (["--workers", 2], "--workers goes only with --generate"),
+        (["--generate", 3, "--subsample-size", 2], "--subsample-size chooses rows of a source"),
+        (["--generate", 3, "--source-csv", "."], "not allowed with argument"),
+        (["--generate", 0], "the least is 1"),
+        (["--generate", 3, "--size", "big"], "'big' is not a whole number"),
+        (["--agu"], "did you mean --aug"),
+    ],
+)
+def test_options_without_effect_or_meaning_are_refused(arguments, message, tmp_path, capsys):
+    assert message in refusal(capsys, *arguments, "--output-dir", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_build_leaves_the_earlier_dataset_as_it_was(tmp_path, source, capsys):
+    build("--source-csv", source, "--output-dir", tmp_path / "out")
+    before = files_of(tmp_path / "out")
+    table(source, "train", [("SS", "SS")])
+    refusal(capsys, "--source-csv", source, "--output-dir", tmp_path / "out")
+    assert files_of(tmp_path / "out") == before
+
+
+def test_without_the_hub_the_alternatives_are_named(tmp_path, monkeypatch, capsys):
+    import huggingface_hub
+
+    def unreachable(*_, **__):
+        raise OSError("no route to the hub")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
+    message = refusal(capsys, "--output-dir", tmp_path / "out")
+    assert "train.csv of the dataset sapientinc/maze-30x30-hard-1k" in message
+    assert "--source-csv DIR" in message
+    assert "--generate N" in message
+
+
+def test_the_hub_is_asked_for_the_named_dataset(tmp_path, source, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+
+    def download(repo, name, **settings):
+        asked.append((repo, name, settings["repo_type"]))
+        return str(source / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    build("--source-repo", "someone/mazes", "--output-dir", tmp_path / "out")
+    assert asked == [("someone/mazes", "train.csv", "dataset"), ("someone/mazes", "test.csv", "dataset")]
+    extra = open_split(tmp_path / "out", "train").metadata.extra
+    assert (extra["source"], extra["options"]["source_repo"]) == ("hub", "someone/mazes")
