@@ -17,6 +17,7 @@ from config.published import RunConfig, parse_run_config
 from dataset.format import read_identifiers, read_metadata
 from models.losses import ACTLossHead
 from models.pretrained import load_weights, sizes_in
+from models.recursive import RecursiveConfig
 from models.registry import build_model, check_arch
 from utils.errors import UserError
 from utils.weights import Located, locate, read_state_dict
@@ -135,12 +136,12 @@ class Trained:
         """The sizes that config, metadata and weights tell, the weights having the last word."""
         told = {"num_puzzle_identifiers": 1} | self.config.sizes
         told |= {key: self.metadata[key] for key in ("seq_len", "vocab_size") if key in self.metadata}
-        return told | sizes_in(self.state, self._settings())
+        return told | sizes_in(self.state, self.settings())
 
     def _has_table(self) -> bool:
-        return self._settings().puzzle_emb_ndim > 0
+        return self.settings().puzzle_emb_ndim > 0
 
-    def _settings(self):
+    def settings(self) -> RecursiveConfig:
         """The arch's settings as its own schema fills them in; the sizes do not matter here."""
         return check_arch(self.arch, seq_len=1, vocab_size=2, num_puzzle_identifiers=1)
 

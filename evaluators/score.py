@@ -1,0 +1,50 @@
+"""How many rows an accuracy rests on, and how sure it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from dataset.format import IGNORE_LABEL_ID
+from evaluators.base import Evaluator
+
+
+class Score(Evaluator):
+    """Counts what was evaluated, beside the metrics of the loop; after `result` every rank knows the totals."""
+
+    required_outputs: ClassVar[frozenset[str]] = frozenset({"labels", "preds"})
+
+    def begin(self) -> None:
+        self.rows = self.labelled = self.solved = 0
+
+    def update(self, set_name: str, outputs: dict[str, Tensor], example_indices: Tensor) -> None:
+        labels = outputs["labels"]
+        has_label = labels != IGNORE_LABEL_ID  # (B, S)
+        wrong = has_label & (outputs["preds"] != labels)
+        self.rows += len(labels)
+        self.labelled += int(has_label.any(-1).sum())
+        self.solved += int((has_label.any(-1) & ~wrong.any(-1)).sum())
+
+    def result(self, gather: Callable[[Any], list[Any]], save_dir: Path | None) -> dict[str, float]:
+        totals = zip(*gather((self.rows, self.labelled, self.solved)), strict=True)
+        self.rows, self.labelled, self.solved = (sum(total) for total in totals)
+        return {}
+
+
+def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """Where a share of `successes` in `trials` really lies: Wilson's score interval (JASA 22, 1927), 95% for this z.
+
+    Unlike the share plus or minus two standard errors it stays within 0..1 and is not empty at 0% and 100%.
+    """
+    assert 0 <= successes <= trials, (successes, trials)
+    if trials == 0:
+        return 0.0, 1.0
+    share, spread = successes / trials, z * z / trials
+    centre = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))
+    # Rounding must not put 0% or 100% outside of its own interval.
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))

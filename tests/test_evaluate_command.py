@@ -1,0 +1,199 @@
+"""`evaluate.py`: a trained run's numbers again, from its own config, with everything that makes them believable."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ranks import outputs_of, run_ranks
+from trained_folders import SIZES, TINY_ARCH, randomised, write_run
+
+from config.evaluate_schema import EvaluateConfig
+from config.schema import parse
+from config.trained import IDENTIFIERS_KEY, identifier_hashes
+from dataset.format import SplitWriter, write_identifiers
+from evaluate import run_evaluation
+from evaluators.score import wilson_interval
+from utils.distributed import World
+from utils.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+NUM_TEST = 11
+NUM_SOLVED = 5
+
+
+def write_dataset(
+    folder: Path, inputs: np.ndarray, labels: np.ndarray, *, vocab_size=7, identifiers=1
+) -> str:
+    """A dataset whose train and test splits are the same rows, ids in turn."""
+    ids = np.arange(len(inputs)) % identifiers
+    for split in ("train", "test"):
+        with SplitWriter(folder / split, seq_len=inputs.shape[1], vocab_size=vocab_size) as writer:
+            for x, y, identifier in zip(inputs, labels, ids, strict=True):
+                writer.add_group(x[None], y[None], np.array([identifier]))
+            writer.close(identifiers)
+    write_identifiers(folder, ["<blank>", *map(str, range(1, identifiers))])
+    return str(folder)
+
+
+@torch.no_grad()
+def answers(model, inputs: np.ndarray, num_steps: int) -> np.ndarray:
+    """What the model says after `num_steps`, by calling the architecture itself."""
+    inner, tokens = model.model.inner, torch.from_numpy(inputs)
+    state = inner.initial_state(len(inputs))
+    for _ in range(num_steps):
+        state, (logits, _, _) = inner(
+            state, tokens, inner.puzzle_emb(torch.zeros(len(inputs), dtype=torch.int32))
+        )
+    return logits.argmax(-1).numpy()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A run of 4 steps whose test labels are its own answers in the first rows, so that it solves just those."""
+    root = tmp_path_factory.mktemp("run")
+    model = randomised()
+    inputs = np.random.default_rng(0).integers(1, 7, (NUM_TEST, 16)).astype(np.int32)
+    labels = answers(model, inputs, TINY_ARCH["halt_max_steps"])
+    assert (labels[:NUM_SOLVED] != 0).any(-1).all()  # 0 is the ignored label; a row needs one that counts
+    labels[NUM_SOLVED:] = labels[NUM_SOLVED:] % 6 + 1
+    data = write_dataset(root / "data", inputs, labels)
+    return write_run(
+        root / "run", model, metadata=SIZES, data_paths=[data], evaluators=[], global_batch_size=4
+    )
+
+
+def report_of(run: Path, **settings) -> dict:
+    config = parse(EvaluateConfig, {"checkpoint": str(run), "device": "cpu", "compile": False} | settings)
+    return run_evaluation(config, World())
+
+
+def test_the_run_folder_alone_says_what_to_evaluate_and_the_report_counts_rows(run, tmp_path):
+    report = report_of(run, out=str(tmp_path))
+    assert report["rows"] == report["rows_of_the_data"] == report["rows_with_labels"] == NUM_TEST
+    assert report["rows_solved"] == NUM_SOLVED
+    assert report["metrics"]["test/exact_accuracy"] == pytest.approx(NUM_SOLVED / NUM_TEST)
+    low, high = report["exact_accuracy_interval_95"]
+    assert low < NUM_SOLVED / NUM_TEST < high
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+    assert report["step"] == 10
+    assert report["ema"] is True
+
+
+def test_limit_evaluates_the_first_rows_and_says_so(run, tmp_path, capsys):
+    report = report_of(run, limit=6, out=str(tmp_path))
+    whole = report_of(run, out=str(tmp_path))
+    assert (report["rows"], report["rows_of_the_data"]) == (6, NUM_TEST)
+    assert report["rows_solved"] == whole["rows_solved"] == NUM_SOLVED
+    assert "the first 6 of 11 rows" in capsys.readouterr().out
+    lines = (tmp_path / "reports.jsonl").read_text().splitlines()
+    assert [json.loads(line)["rows"] for line in lines] == [6, NUM_TEST]
+
+
+def test_more_steps_than_trained_are_run_on_request(run, tmp_path):
+    report = report_of(run, halt_max_steps=9, out=str(tmp_path), eval_save_outputs=["preds", "inputs"])
+    assert (report["halt_max_steps"], report["halt_max_steps_of_training"]) == (9, 4)
+    saved = torch.load(tmp_path / "step_10_all_preds.0", weights_only=True)
+    expected = answers(randomised(), saved["inputs"].numpy(), 9)
+    assert np.array_equal(saved["preds"].numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"limmit": 5}, "limmit: unknown key; nearest valid keys: limit"),
+        ({"checkpoint": None}, "checkpoint: None is not valid: name the folder of a run"),
+        ({"eval_save_outputs": ["predz"]}, "predz"),
+        ({"step": 11}, r"no weights of step 11; it has: step_10"),
+        ({"data_paths_test": ["nowhere"]}, "nowhere"),
+        ({"evaluators": [{"name": "arch@ARC"}]}, "evaluators.name='arch@ARC'"),
+        ({"device": "cuda9"}, "device"),
+    ],
+)
+def test_what_is_wrong_is_named(run, settings, message):
+    with pytest.raises(UserError, match=message):
+        report_of(run, **settings)
+
+
+def test_data_of_another_size_is_refused_before_anything_is_computed(run, tmp_path):
+    rows = np.ones((3, 36), np.int32)
+    other = write_dataset(tmp_path / "six", rows, rows, vocab_size=8)
+    with pytest.raises(UserError, match=r"(?s)seq_len: 16 in the weights, 36 in the data.*vocab_size: 7 in"):
+        report_of(run, data_paths_test=[other])
+
+
+def test_a_missing_dataset_of_the_runs_own_says_how_to_name_it(tmp_path):
+    folder = write_run(tmp_path / "run", randomised(), metadata=SIZES, data_paths=["not/here"], evaluators=[])
+    with pytest.raises(UserError, match=r"(?s)not/here.*data_paths_test=\[DIR\]"):
+        report_of(folder)
+
+
+def test_other_puzzle_identifiers_are_refused(tmp_path):
+    rows = np.random.default_rng(0).integers(1, 7, (6, 16))
+    trained_on = write_dataset(tmp_path / "trained_on", rows, rows, identifiers=3)
+    other = write_dataset(tmp_path / "other", rows, rows, identifiers=3)
+    write_identifiers(other, ["<blank>", "2", "1"])
+    sizes = SIZES | {"num_puzzle_identifiers": 3}
+    metadata = sizes | {IDENTIFIERS_KEY: identifier_hashes([trained_on])}
+    model = randomised(sizes=sizes)
+    folder = write_run(tmp_path / "run", model, metadata=metadata, data_paths=[trained_on], evaluators=[])
+    assert report_of(folder, global_batch_size=2)["rows"] == 6
+    with pytest.raises(UserError, match="is not the one that"):
+        report_of(folder, data_paths_test=[other])
+
+
+def evaluate_and_print(run: str, out: str) -> None:
+    config = EvaluateConfig(checkpoint=run, device="cpu", compile=False, out=out, limit=9)
+    with World.start("cpu") as world:
+        report = run_evaluation(config, world)
+        print("REPORT", json.dumps([report["rows"], report["rows_solved"], report["metrics"]]))
+
+
+def test_two_processes_report_what_one_does(run, tmp_path):
+    alone = report_of(run, limit=9, out=str(tmp_path / "alone"))
+    printed = outputs_of(run_ranks(tmp_path, evaluate_and_print, str(run), str(tmp_path / "out")))
+    for output in printed:
+        line = next(line for line in output.splitlines() if line.startswith("REPORT"))
+        rows, solved, metrics = json.loads(line.removeprefix("REPORT "))
+        assert (rows, solved) == (alone["rows"], alone["rows_solved"])
+        assert metrics == pytest.approx(alone["metrics"])
+
+
+def test_the_command_line_works_and_errors_have_no_traceback(run, tmp_path):
+    def start(*overrides):
+        return subprocess.Popen(
+            [sys.executable, ROOT / "evaluate.py", f"checkpoint={run}", f"out={tmp_path}", *overrides],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "DISABLE_COMPILE": "1"},
+        )
+
+    good, bad = start("+limit=4", "device=cpu"), start("limit=0")
+    printed, errors = good.communicate()
+    assert good.returncode == 0, errors
+    assert "95% interval" in printed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "reports.jsonl"]
+    _, errors = bad.communicate()
+    assert bad.returncode == 2
+    assert errors.startswith("error: the config is not valid")
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 10), (10, 10), (5, 10), (523, 600), (0, 1)])
+def test_the_interval_holds_the_shares_that_would_give_such_a_result(successes, trials):
+    # Wilson's interval inverts the score test: at each end the share lies 1.96 of its own standard errors away.
+    low, high = wilson_interval(successes, trials)
+    share = successes / trials
+    assert 0 <= low <= share <= high <= 1
+    for end in (low, high):
+        if 0 < end < 1:
+            assert abs(share - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / trials), rel=1e-6)
