@@ -1,0 +1,161 @@
+"""How much of a test split occurs in train: inputs, outputs, and puzzles that a legal symmetry makes equal.
+
+Legend: E examples, S cells of a sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from dataset.augment import NUM_DIHEDRAL, dihedral
+from dataset.format import Split
+from dataset.look import Look
+from dataset.maze import SYMBOLS, VOCAB_SIZE
+from dataset.sudoku import BoxShape, is_solution, to_values, units
+from dataset.sudoku_hash import invariant_hashes
+
+_CHUNK_CELLS = 1 << 20  # cells read at a time
+_BLANK_TOKEN = 1  # of Sudoku; tokens above are digits
+
+Canonical = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """`count` of the `total` things of the test split, such as "inputs", that occur in train."""
+
+    what: str
+    count: int
+    total: int
+
+
+def leakage(train: Split, test: Split, look: Look) -> list[Overlap]:
+    """What test shares with train. Memory grows with the test split only.
+
+    ARC grids are compared without their position in the frame, because train examples are shifted; Sudoku and
+    maze puzzles are also compared up to their symmetries.
+    """
+    canonical = unshifted if look.family == "arc" else _unchanged
+    overlaps = _shared_rows(train, test, canonical)
+    if look.family == "sudoku":
+        overlaps.append(_equivalent_sudoku(train, test, look.box))
+    if look.family == "maze":
+        overlaps.append(_equivalent_mazes(train, test, look.shape))
+    return overlaps
+
+
+def _shared_rows(train: Split, test: Split, canonical: Canonical) -> list[Overlap]:
+    wanted = [[], []]  # keys of the inputs, of the labels
+    for rows in _rows(test):
+        for keys, part in zip(wanted, rows, strict=True):
+            keys += _keys(canonical(part))
+    found = [set(), set()]
+    unseen = [set(keys) for keys in wanted]
+    for rows in _rows(train):
+        for keys, left, part in zip(found, unseen, rows, strict=True):
+            keys.update(left.intersection(_keys(canonical(part))))
+    return [
+        Overlap(what, sum(key in seen for key in keys), len(keys))
+        for what, keys, seen in zip(("inputs", "outputs"), wanted, found, strict=True)
+    ]
+
+
+def _equivalent_mazes(train: Split, test: Split, shape: tuple[int, int]) -> Overlap:
+    """Test mazes that are a train maze turned, mirrored or with start and goal exchanged."""
+    start, goal = (SYMBOLS.index(symbol) + 1 for symbol in "SG")
+    exchange = np.arange(VOCAB_SIZE, dtype=np.uint8)
+    exchange[[start, goal]] = goal, start
+    keeping = range(NUM_DIHEDRAL) if shape[0] == shape[1] else (0, 2, 4, 5)  # transforms that keep the shape
+    images = []  # per test maze, the keys of its images
+    for inputs, _ in _rows(test):
+        stacks = [tokens.reshape(-1, *shape) for tokens in (inputs, exchange[inputs])]
+        turned = (dihedral(grids, t).reshape(inputs.shape) for grids in stacks for t in keeping)
+        images += zip(*map(_keys, turned), strict=True)
+    unseen = {key for keys in images for key in keys}
+    found = set()
+    for inputs, _ in _rows(train):
+        found.update(unseen.intersection(_keys(inputs)))
+    count = sum(not found.isdisjoint(keys) for keys in images)
+    return Overlap("inputs turned, mirrored or with S and G exchanged", count, len(images))
+
+
+def _equivalent_sudoku(train: Split, test: Split, box: BoxShape) -> Overlap:
+    """Test puzzles that the legal symmetries turn into a train puzzle, told by invariant hashes.
+
+    One example of each train group is enough, as its others are images of it. Where a label is no full solution
+    there is no hash, and its puzzle counts as not found.
+    """
+    # The full hash costs 30 µs a puzzle; counts of givens, a fiftieth of that, leave it few to tell apart.
+    wanted = {key for inputs, _ in _rows(test) for key in _keys(_given_counts(inputs, box))}
+    firsts = {name: s.puzzle_indices[s.group_indices[:-1]] for name, s in train.sets.items()}
+    seen, in_train = _alike(train, box, wanted, firsts)
+    _, in_test = _alike(test, box, seen)
+    total = sum(s.num_examples for s in test.sets.values())
+    return Overlap("inputs up to symmetry", int(np.isin(in_test, in_train).sum()), total)
+
+
+def _alike(
+    split: Split, box: BoxShape, wanted: set[bytes], examples: dict[str, np.ndarray] | None = None
+) -> tuple[set[bytes], np.ndarray]:
+    """The wanted counts of givens that examples of the split have, and the hashes of these examples."""
+    seen, hashes = set(), []
+    for inputs, labels in _rows(split, examples):
+        keys = _keys(_given_counts(inputs, box))
+        seen |= wanted.intersection(keys)
+        alike = np.array([key in wanted for key in keys], bool)
+        puzzles, solutions = to_values(inputs[alike]), to_values(labels[alike])
+        solved = is_solution(solutions, box)
+        hashes.append(invariant_hashes(puzzles[solved], solutions[solved], box))
+    return seen, np.concatenate(hashes)
+
+
+def _given_counts(inputs: np.ndarray, box: BoxShape) -> np.ndarray:
+    """(E, 3N) uint8: sorted numbers of givens per row, column and box, which symmetries leave as they are."""
+    members = np.zeros(
+        (box.num_cells, 3 * box.size), np.float32
+    )  # a float product is the fastest way to count
+    members[units(box).T, np.arange(3 * box.size)] = 1
+    counts = ((inputs > _BLANK_TOKEN).astype(np.float32) @ members).astype(np.uint8)
+    rows, columns, boxes = np.sort(counts.reshape(len(inputs), 3, box.size)).swapaxes(0, 1)
+    if box.square:  # a transposition exchanges rows and columns
+        rows, columns = np.minimum(rows, columns), np.maximum(rows, columns)
+    return np.concatenate([rows, columns, boxes], axis=1)
+
+
+def unshifted(rows: np.ndarray) -> np.ndarray:
+    """ARC rows (E, S) with their grid moved to the top left corner and without its border."""
+    rows = np.where(rows > 1, rows, 0).astype(np.uint8)
+    first = (rows > 0).argmax(1)  # a grid's first cell is a colour
+    moved = np.flatnonzero(first)
+    count, length = rows.shape
+    padded = np.zeros(count * length + length, np.uint8)
+    padded[: rows.size] = rows.reshape(-1)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, length)[moved * length + first[moved]]
+    # What a window shows beyond its own row belongs to the next one.
+    windows *= np.arange(length, dtype=np.int16) < (length - first[moved, None]).astype(np.int16)
+    rows[moved] = windows
+    return rows
+
+
+def _unchanged(rows: np.ndarray) -> np.ndarray:
+    return rows
+
+
+def _rows(
+    split: Split, examples: dict[str, np.ndarray] | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Inputs and labels of all sets, or of the given examples of each, in pieces."""
+    step = max(1, _CHUNK_CELLS // split.metadata.seq_len)
+    for name, example_set in split.sets.items():
+        chosen = np.arange(example_set.num_examples) if examples is None else examples[name]
+        for start in range(0, len(chosen), step):
+            yield example_set.read(chosen[start : start + step])
+
+
+def _keys(rows: np.ndarray) -> list[bytes]:
+    """The bytes of each row."""
+    rows = np.ascontiguousarray(rows, np.uint8)
+    return rows.view(np.dtype((np.void, rows.shape[1]))).reshape(-1).tolist()

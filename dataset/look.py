@@ -1,0 +1,179 @@
+"""How the tokens of a family are shown: grids in the terminal and panels of a picture.
+
+Legend: V vocabulary, S cells of a sequence, H and W rows and columns of a grid.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from dataclasses import dataclass
+from math import isqrt
+
+import numpy as np
+
+from dataset import arc, maze, sudoku
+from dataset.format import Metadata
+from dataset.png import draw_text
+from dataset.sudoku import BoxShape
+from utils.errors import UserError
+
+_GENERIC_SYMBOLS = ".0123456789abcdefghijklmnopqrstuvwxyz"
+# The colours that the ARC viewers use for 0..9.
+_ARC_COLOURS = (
+    0x000000,
+    0x0074D9,
+    0xFF4136,
+    0x2ECC40,
+    0xFFDC00,
+    0xAAAAAA,
+    0xF012BE,
+    0xFF851B,
+    0x7FDBFF,
+    0x870C25,
+)
+_MAZE_COLOURS = (0x000000, 0x30343F, 0xE8E6DF, 0x2ECC40, 0xFF4136, 0xFF851B)  # pad and "# SGo"
+_EMPTY, _BLANK = 0x18181C, 0x2A2C34
+
+
+@dataclass(frozen=True)
+class Look:
+    """The symbol and colour (V, 3) of each token, the grid they form, and whether the symbols must be legible."""
+
+    family: str
+    shape: tuple[int, int]
+    symbols: str
+    colours: np.ndarray
+    legible: bool
+    box: BoxShape | None = None
+
+    @classmethod
+    def of(cls, metadata: Metadata) -> Look:
+        """The look of a dataset, by its `family` or, where an older one names none, by its sizes."""
+        family, shape = _family(metadata), _grid_shape(metadata)
+        if family == "sudoku":
+            box = _box_shape(metadata)
+            symbols = " ." + sudoku.SYMBOLS[: box.size]
+            return cls(family, shape, symbols, _rgb((_EMPTY, _BLANK, *_hues(box.size))), True, box)
+        if family == "maze":
+            return cls(family, shape, "?" + maze.SYMBOLS, _rgb(_MAZE_COLOURS), False)
+        if family == "arc":
+            digits = "".join(map(str, range(arc.NUM_COLOURS)))
+            return cls(family, shape, " |" + digits, _rgb((_EMPTY, _BLANK, *_ARC_COLOURS)), False)
+        known = _GENERIC_SYMBOLS[: metadata.vocab_size]
+        symbols = known + "?" * (metadata.vocab_size - len(known))
+        return cls(family, shape, symbols, _rgb((_EMPTY, *_hues(metadata.vocab_size - 1))), True)
+
+    def grid(self, tokens: np.ndarray) -> np.ndarray:
+        """(H, W) tokens of a row (S,), ignored labels outside the vocabulary as 0; of ARC without the frame."""
+        grid = np.asarray(tokens).reshape(self.shape).astype(np.int64)
+        grid = np.where((grid >= 0) & (grid < len(self.symbols)), grid, 0)
+        if self.family != "arc" or not (grid >= arc.FIRST_COLOUR).any():
+            return grid
+        rows, columns = np.nonzero(grid >= arc.FIRST_COLOUR)
+        return grid[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+
+    def text(self, tokens: np.ndarray, *, colour: bool) -> list[str]:
+        """Lines that show a row of tokens; with ANSI colours or in plain symbols."""
+        grid = self.grid(tokens)
+        if not colour:
+            gap = " " if self.legible else ""
+            return [gap.join(self.symbols[token] for token in row) for row in grid]
+        if self.legible:
+            return ["".join(self._cell(token) for token in row) + _RESET for row in grid]
+        # Two rows a line: the upper half of a block in the foreground colour, the lower in the background's.
+        if len(grid) % 2:
+            grid = np.concatenate([grid, np.zeros_like(grid[:1])])
+        return [
+            "".join(
+                _foreground(self.colours[upper]) + _background(self.colours[lower]) + "▀"
+                for upper, lower in pair
+            )
+            + _RESET
+            for pair in (
+                zip(above, below, strict=True) for above, below in zip(grid[::2], grid[1::2], strict=True)
+            )
+        ]
+
+    def width(self, tokens: np.ndarray) -> int:
+        """Columns of the terminal that `text` takes."""
+        columns = self.grid(tokens).shape[1]
+        return 2 * columns if self.legible else columns
+
+    def picture(self, tokens: np.ndarray) -> np.ndarray:
+        """(h, w, 3) uint8 pixels of a row of tokens."""
+        grid = self.grid(tokens)
+        size = 17 if self.legible else 7
+        pixels = np.repeat(np.repeat(self.colours[grid], size, axis=0), size, axis=1)
+        pixels[size - 1 :: size] //= 2  # thin lines between the cells
+        pixels[:, size - 1 :: size] //= 2
+        if self.legible:
+            for (row, column), token in np.ndenumerate(grid):
+                symbol = self.symbols[token]
+                if symbol not in " .":
+                    place = pixels[row * size + 3 : row * size + 13, column * size + 5 : column * size + 11]
+                    draw_text(place, symbol, _ink(self.colours[token]))
+        if self.box:
+            pixels[self.box.rows * size - 1 :: self.box.rows * size] = 0
+            pixels[:, self.box.columns * size - 1 :: self.box.columns * size] = 0
+        return pixels
+
+    def _cell(self, token: int) -> str:
+        rgb = self.colours[token]
+        return f"{_background(rgb)}{_foreground(_ink(rgb))}{self.symbols[token]} "
+
+
+_RESET = "\x1b[0m"
+
+
+def _foreground(rgb: np.ndarray) -> str:
+    return "\x1b[38;2;{};{};{}m".format(*rgb)
+
+
+def _background(rgb: np.ndarray) -> str:
+    return "\x1b[48;2;{};{};{}m".format(*rgb)
+
+
+def _ink(rgb: np.ndarray) -> np.ndarray:
+    """Black or light grey, whichever is legible on the colour."""
+    luminance = np.dot(rgb, (0.299, 0.587, 0.114))
+    return np.array([0, 0, 0] if luminance > 110 else [200, 200, 200], np.uint8)
+
+
+def _rgb(colours: tuple[int, ...]) -> np.ndarray:
+    return np.array([[c >> 16, c >> 8 & 255, c & 255] for c in colours], np.uint8)
+
+
+def _hues(count: int) -> list[int]:
+    """Colours that neighbouring numbers make easy to tell apart."""
+    golden = 0.61803398875
+    rgb = [colorsys.hsv_to_rgb(i * golden % 1, 0.45 + 0.2 * (i % 2), 0.95) for i in range(count)]
+    return [int(r * 255) << 16 | int(g * 255) << 8 | int(b * 255) for r, g, b in rgb]
+
+
+def _family(metadata: Metadata) -> str:
+    """sudoku, maze or arc where the sizes are such and no other family is named; "unknown" otherwise."""
+    size, vocab_size = isqrt(metadata.seq_len), metadata.vocab_size
+    square = size * size == metadata.seq_len
+    fits = {
+        "sudoku": square and vocab_size == size + 2 and any(size % rows == 0 for rows in range(2, size)),
+        "maze": vocab_size == maze.VOCAB_SIZE and (square or "grid_shape" in metadata.extra),
+        "arc": (metadata.seq_len, vocab_size) == (arc.SEQ_LEN, arc.VOCAB_SIZE),
+    }
+    named = metadata.extra.get("family")
+    return next((family for family, fit in fits.items() if fit and named in (None, family)), "unknown")
+
+
+def _box_shape(metadata: Metadata) -> BoxShape:
+    sides = metadata.extra.get("box_shape")
+    box = BoxShape(*sides) if sides else BoxShape.for_cells(metadata.seq_len)
+    if box.num_cells != metadata.seq_len:
+        raise UserError(f"dataset.json: box_shape is {sides}, but seq_len is {metadata.seq_len}")
+    return box
+
+
+def _grid_shape(metadata: Metadata) -> tuple[int, int]:
+    shape = metadata.extra.get("grid_shape")
+    if shape and shape[0] * shape[1] == metadata.seq_len:
+        return shape[0], shape[1]
+    size = isqrt(metadata.seq_len)
+    return (size, size) if size * size == metadata.seq_len else (1, metadata.seq_len)

@@ -1,0 +1,255 @@
+"""What is in a dataset: sizes, examples as coloured grids, broken rules, and what test shares with train.
+
+python -m dataset.report data/sudoku-6x6 --png examples.png
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+if not __package__:  # started by its path: sys.path[0] is this folder, where no module of ours is to be found
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import shutil
+from itertools import zip_longest
+
+import numpy as np
+
+from dataset.format import SPLITS, Split, open_split, read_identifiers, validate
+from dataset.leakage import leakage
+from dataset.look import Look
+from dataset.metadata import temporary_path
+from dataset.options import OptionParser, whole_number
+from dataset.png import GLYPH_HEIGHT, draw_text, encode_png, text_width
+from utils.errors import UserError, report_user_errors
+
+_SAMPLE_CELLS = 1 << 24  # cells looked at for how often tokens occur
+
+
+@report_user_errors
+def main(arguments: list[str] | None = None) -> int:
+    """Print the report; returns 1 when the dataset breaks a rule."""
+    parser = OptionParser(prog="report", description=__doc__.splitlines()[0])
+    parser.add_argument("dataset_dir", help="folder with train and test")
+    parser.add_argument("--examples", type=whole_number(0), default=2, help="examples to draw per split")
+    parser.add_argument("--png", help="also draw the examples, at least eight per split, to this file")
+    parser.add_argument(
+        "--color", choices=("auto", "always", "never"), default="auto", help="colours in the terminal"
+    )
+    options = parser.parse_args(arguments)
+    directory = Path(options.dataset_dir)
+    problems = validate(directory)
+    if not any((directory / name).is_dir() for name in SPLITS):
+        raise UserError(problems[0])
+    splits = _readable_splits(directory)
+    for line in report_lines(directory, splits, problems):
+        print(line)
+    if options.examples:
+        for line in example_lines(directory, splits, options.examples, colour=_wants_colour(options.color)):
+            print(line)
+    if options.png:
+        if not splits:
+            raise UserError(f"{directory}: no split can be opened, so --png has nothing to draw")
+        write_sheet(Path(options.png), splits, max(8, options.examples))
+        print(f"\nexamples drawn to {options.png}")
+    return 1 if problems else 0
+
+
+def _readable_splits(directory: Path) -> dict[str, Split]:
+    splits = {}
+    for name in SPLITS:
+        try:
+            splits[name] = open_split(directory, name)
+        except UserError:  # `validate` has listed why
+            continue
+    return splits
+
+
+def report_lines(directory: Path, splits: dict[str, Split], problems: list[str]) -> Iterator[str]:
+    """The report without examples."""
+    size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    yield f"{directory}: {_bytes(size)}"
+    for name, split in splits.items():
+        yield from _split_lines(name, split)
+    if problems:
+        yield f"validation: {len(problems)} broken rule{'s' * (len(problems) > 1)}"
+        yield from (f"  {problem}" for problem in problems)
+    else:
+        yield "validation: every rule holds"
+    yield from _leakage_lines(splits)
+
+
+def _split_lines(name: str, split: Split) -> Iterator[str]:
+    meta, look = split.metadata, Look.of(split.metadata)
+    sets = list(split.sets.values())
+    examples = sum(s.num_examples for s in sets)
+    rows, columns = look.shape
+    boxes = f", boxes of {look.box}" if look.box else ""
+    yield f"{name}: {look.family}, {rows}x{columns}{boxes}"
+    yield (
+        f"  {examples:,} examples of {meta.total_puzzles:,} puzzles in {meta.total_groups:,} groups; "
+        f"{meta.mean_puzzle_examples:.4g} examples a puzzle, {meta.total_puzzles / meta.total_groups:.4g} puzzles "
+        f"a group"
+    )
+    if len(sets) > 1:
+        yield "  sets: " + ", ".join(f"{s.name} ({s.num_examples:,} examples)" for s in sets)
+    yield (
+        f"  seq_len {meta.seq_len}, vocabulary {meta.vocab_size} (pad {meta.pad_id}, ignored label "
+        f"{meta.ignore_label_id}), {meta.num_puzzle_identifiers:,} puzzle identifiers (blank "
+        f"{meta.blank_identifier_id})"
+    )
+    yield from _token_lines(split, look)
+    for example_set in sets:
+        if example_set.difficulty is not None:
+            low, middle, high = np.quantile(example_set.difficulty, (0, 0.5, 1))
+            kind = meta.extra.get("difficulty", "no unit given")
+            yield f"  difficulty ({kind}): {low:g} to {high:g}, median {middle:g}"
+    if "builder" in meta.extra:
+        known = ("builder", "builder_version", "source", "store", "seed")
+        yield "  built by " + ", ".join(f"{key} {meta.extra[key]}" for key in known if key in meta.extra)
+
+
+def _token_lines(split: Split, look: Look) -> Iterator[str]:
+    """How often each token occurs, in a sample of a large split."""
+    meta = split.metadata
+    counts = np.zeros((2, meta.vocab_size), np.int64)
+    per_set = max(1, _SAMPLE_CELLS // (meta.seq_len * len(split.sets)))
+    sampled = examples = 0
+    for example_set in split.sets.values():
+        chosen = np.unique(np.linspace(0, example_set.num_examples - 1, per_set).astype(np.int64))
+        sampled, examples = sampled + len(chosen), examples + example_set.num_examples
+        for part in np.array_split(chosen, -(-len(chosen) // 4096)):
+            for row, tokens in zip(counts, example_set.read(part), strict=True):
+                inside = tokens[(tokens >= 0) & (tokens < meta.vocab_size)]
+                row += np.bincount(inside.reshape(-1), minlength=meta.vocab_size)
+    if sampled < examples:
+        yield f"  tokens, in {sampled:,} examples spread over the split:"
+    else:
+        yield "  tokens:"
+    shares = 100 * counts / np.maximum(1, counts.sum(1, keepdims=True))
+    for what, row in zip(("inputs", "labels"), shares, strict=True):
+        used = np.flatnonzero(row)
+        yield f"    {what}: " + "  ".join(
+            f"{_token_name(token, look, meta.pad_id)} {row[token]:.1f}%" for token in used
+        )
+
+
+def _token_name(token: int, look: Look, pad_id: int) -> str:
+    if token == pad_id:
+        return "pad"
+    symbol = look.symbols[token]
+    return f"{token}" if symbol == "?" else f"{token}='{symbol}'"
+
+
+def _leakage_lines(splits: dict[str, Split]) -> Iterator[str]:
+    if len(splits) < len(SPLITS):
+        yield f"leakage: not checked, because there is no readable {' and '.join(set(SPLITS) - set(splits))} split"
+        return
+    train, test = (splits[name] for name in SPLITS)
+    if train.metadata.seq_len != test.metadata.seq_len:
+        yield "leakage: not checked, because the splits differ in seq_len"
+        return
+    yield "leakage: of the test split, these occur in train"
+    for overlap in leakage(train, test, Look.of(train.metadata)):
+        share = 100 * overlap.count / max(1, overlap.total)
+        yield f"  {overlap.what}: {overlap.count:,} of {overlap.total:,} ({share:.2g}%)"
+
+
+def example_lines(directory: Path, splits: dict[str, Split], count: int, *, colour: bool) -> Iterator[str]:
+    """A few examples of each split as grids, input beside output."""
+    terminal = shutil.get_terminal_size().columns
+    for name, split in splits.items():
+        look = Look.of(split.metadata)
+        names = read_identifiers(directory) if split.metadata.num_puzzle_identifiers > 1 else None
+        for set_name, index in _chosen_examples(split, count):
+            example_set = split.sets[set_name]
+            inputs, labels = (rows[0] for rows in example_set.read(np.array([index])))
+            identifier = int(example_set.puzzle_identifiers[example_set.puzzles_of(np.array([index]))[0]])
+            puzzle = f", puzzle {names[identifier]}" if names and identifier < len(names) else ""
+            yield f"\n{name}/{set_name} example {index}{puzzle}: input and output"
+            left, right = look.text(inputs, colour=colour), look.text(labels, colour=colour)
+            width = look.width(inputs)
+            if width + look.width(labels) + 3 > terminal:
+                yield from [*left, "", *right]
+                continue
+            missing = " " * width
+            for line, other in zip_longest(left, right):
+                yield f"{missing if line is None else line}   {other or ''}".rstrip()
+
+
+def write_sheet(path: Path, splits: dict[str, Split], count: int) -> None:
+    """Draw examples of each split, input beside output, to a PNG file."""
+    background = np.array([250, 250, 250], np.uint8)
+    lines = []
+    for name, split in splits.items():
+        look, cards = Look.of(split.metadata), []
+        for set_name, index in _chosen_examples(split, count):
+            rows = split.sets[set_name].read(np.array([index]))
+            panels = [look.picture(tokens[0]) for tokens in rows]
+            cards.append(_card(f"{name} {index}", panels, background))
+        per_row = max(1, min(4, 1600 // max(card.shape[1] for card in cards)))
+        lines += [_beside(cards[i : i + per_row], background) for i in range(0, len(cards), per_row)]
+    width = max(line.shape[1] for line in lines)
+    sheet = np.concatenate([_padded(line, line.shape[0], width, background) for line in lines])
+    try:
+        temporary_path(path).write_bytes(encode_png(sheet))
+        os.replace(temporary_path(path), path)
+    except OSError as error:
+        raise UserError(f"--png {path} cannot be written: {error.strerror}") from None
+
+
+def _chosen_examples(split: Split, count: int) -> list[tuple[str, int]]:
+    """(set, example): the first of groups spread evenly over the split."""
+    firsts = [
+        (name, int(index))
+        for name, s in split.sets.items()
+        for index in s.puzzle_indices[s.group_indices[:-1]]
+    ]
+    chosen = np.unique(np.linspace(0, len(firsts) - 1, min(count, len(firsts))).astype(np.int64))
+    return [firsts[i] for i in chosen]
+
+
+def _card(caption: str, panels: list[np.ndarray], background: np.ndarray) -> np.ndarray:
+    """Panels side by side under a caption, with a margin."""
+    body = _beside(panels, background)
+    width = max(body.shape[1], text_width(caption) + 16)
+    header = np.broadcast_to(background, (2 * GLYPH_HEIGHT + 8, width, 3)).copy()
+    draw_text(header[8:, 8:], caption, np.zeros(3, np.uint8))
+    return np.concatenate([header, _padded(body, body.shape[0], width, background)])
+
+
+def _beside(pictures: list[np.ndarray], background: np.ndarray) -> np.ndarray:
+    height = max(picture.shape[0] for picture in pictures) + 16
+    framed = []
+    for picture in pictures:
+        canvas = np.broadcast_to(background, (height, picture.shape[1] + 16, 3)).copy()
+        canvas[8 : 8 + picture.shape[0], 8:-8] = picture
+        framed.append(canvas)
+    return np.concatenate(framed, axis=1)
+
+
+def _padded(picture: np.ndarray, height: int, width: int, background: np.ndarray) -> np.ndarray:
+    canvas = np.broadcast_to(background, (height, width, 3)).copy()
+    canvas[: picture.shape[0], : picture.shape[1]] = picture
+    return canvas
+
+
+def _wants_colour(choice: str) -> bool:
+    if choice != "auto":
+        return choice == "always"
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _bytes(size: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
