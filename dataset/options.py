@@ -34,6 +34,8 @@ class OptionParser(argparse.ArgumentParser):
         return options
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace=None):
+        declared = [name for name in self._option_string_actions if dashed(name) != name]
+        assert not declared, f"declare options with dashes: {declared}"
         if args is None:
             args = sys.argv[1:]
         return super().parse_known_args([dashed(argument) for argument in args], namespace)

@@ -1,0 +1,92 @@
+"""Builder options: both spellings, readable refusals, and which output folders may be written."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from dataset.options import OptionParser, check_output_dir, whole_number
+from utils.errors import UserError
+
+
+def parser() -> OptionParser:
+    options = OptionParser(prog="build")
+    options.add_argument("--num-aug", type=whole_number(0), default=0)
+    options.add_argument("--source-csv")
+    options.add_argument("--minimal", action="store_true")
+    return options
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--num-aug", "3", "--source-csv", "a_b-c"],
+        ["--num_aug", "3", "--source_csv", "a_b-c"],
+        ["--num_aug=3", "--source-csv=a_b-c"],
+    ],
+)
+def test_both_spellings_set_the_same_option(arguments):
+    options = parser().parse_args(arguments)
+    assert (options.num_aug, options.source_csv, options.minimal) == (3, "a_b-c", False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num-augs", "3"], "unknown option --num-augs; did you mean --num-aug?"),
+        (["--num_ag=3"], "unknown option --num-ag; did you mean --num-aug?"),
+        (["--num", "3"], "unknown option --num"),  # no abbreviations
+        (["--zzz"], "valid ones are --help, --num-aug"),
+        (["3"], "unexpected argument '3'"),
+        (["--num-aug", "x"], "argument --num-aug: 'x' is not a whole number"),
+        (["--num-aug", "-1"], "-1 is too small: the least is 0"),
+        (["--num-aug"], "expected one argument"),
+    ],
+)
+def test_wrong_options_are_refused_in_words(arguments, message):
+    with pytest.raises(UserError) as error:
+        parser().parse_args(arguments)
+    assert message in str(error.value)
+    assert str(error.value).startswith("build: ")
+
+
+def described(folder, **metadata) -> None:
+    folder.mkdir(parents=True)
+    (folder / "dataset.json").write_text(json.dumps(metadata))
+
+
+def test_new_and_empty_folders_and_own_datasets_may_be_written(tmp_path):
+    assert check_output_dir(tmp_path / "new", "sudoku") == tmp_path / "new"
+    assert not (tmp_path / "new").exists()
+    check_output_dir(tmp_path, "sudoku")
+    described(tmp_path / "old" / "train", family="sudoku")
+    (tmp_path / "old" / "notes.txt").write_text("mine")
+    check_output_dir(tmp_path / "old", "sudoku")
+    described(tmp_path / "published" / "train", seq_len=81)  # older datasets name no family
+    check_output_dir(tmp_path / "published", "sudoku")
+
+
+def test_what_a_killed_build_leaves_may_be_overwritten(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / ".all__inputs.npy.partial").write_bytes(b"x")
+    (tmp_path / "identifiers.json").write_text("[]")
+    check_output_dir(tmp_path, "sudoku")
+
+
+def test_a_folder_with_anything_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("...")
+    with pytest.raises(UserError, match="is not empty and holds no dataset"):
+        check_output_dir(tmp_path, "sudoku")
+    with pytest.raises(UserError, match="is a file"):
+        check_output_dir(tmp_path / "thesis.tex", "sudoku")
+
+
+def test_a_dataset_of_another_family_is_refused(tmp_path):
+    described(tmp_path / "maze" / "test", family="maze")
+    with pytest.raises(UserError, match="holds a dataset of the family maze"):
+        check_output_dir(tmp_path / "maze", "sudoku")
+    described(tmp_path / "arc" / "test")
+    (tmp_path / "arc" / "test_puzzles.json").write_text("{}")
+    with pytest.raises(UserError, match="holds a dataset of the family arc"):
+        check_output_dir(tmp_path / "arc", "sudoku")
