@@ -74,7 +74,7 @@ class PuzzleDataset(IterableDataset):
             (str(path), open_split(path, split)) for path in dataset_paths
         ]
         self.metadata = merge_metadata([(path, opened.metadata) for path, opened in self.splits])
-        self._sets = _named_sets(self.splits)
+        self._sets = named_sets(self.splits)
         self.metadata = replace(self.metadata, sets=tuple(self._sets))
         _refuse_shared_identifiers(self.splits, unless_named_alike=not self.shuffle)
         self._iteration = 0
@@ -309,7 +309,7 @@ def merge_metadata(described: Sequence[tuple[str, Metadata]]) -> Metadata:
     )
 
 
-def _named_sets(splits: list[tuple[str, Split]]) -> dict[str, ExampleSet]:
+def named_sets(splits: list[tuple[str, Split]]) -> dict[str, ExampleSet]:
     """All sets by the name that metrics use: with several directories prefixed by what tells these apart."""
     parts = [Path(os.path.abspath(path)).parts for path, _ in splits]
     for i, path in enumerate(parts):
