@@ -21,6 +21,7 @@ from tqdm import tqdm
 from config.overrides import force_overrides
 from config.resume import check_changes
 from config.schema import PretrainConfig, notices, parse
+from config.trained import IDENTIFIERS_KEY, identifier_hashes
 from evaluators.base import Evaluator, build_evaluators
 from evaluators.evaluate import evaluate
 from models.ema import EMA
@@ -255,7 +256,9 @@ def train(config: PretrainConfig, world: World) -> None:
                 for cls in {type(inner), type(state.model), type(state.model.model)}
             ]
             metadata = run.train_data.metadata.to_json() | run.sizes
-            metadata["identifiers_sha256"] = identifiers_hash(config.data_paths)
+            metadata[IDENTIFIERS_KEY] = identifier_hashes(
+                dict.fromkeys([*config.data_paths, *config.test_paths])
+            )
             create_run_folder(run.folder, config.model_dump(), metadata, sources)
         compiles, reason = compile_policy(config.compile, world.device)
         if compiles:

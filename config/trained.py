@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,12 @@ import yaml
 from torch import Tensor
 
 from config.published import RunConfig, parse_run_config
-from dataset.format import read_identifiers, read_metadata
+from dataset.format import read_metadata
 from models.losses import ACTLossHead
 from models.pretrained import load_weights, sizes_in
 from models.recursive import RecursiveConfig
 from models.registry import build_model, check_arch
+from puzzle_dataset import identifiers_hash
 from utils.errors import UserError
 from utils.weights import Located, locate, read_state_dict
 
@@ -198,19 +198,12 @@ def _as_source(path_or_repo: str | Path) -> str:
     return f"hf://{text}" if is_name and not Path(text).exists() else text
 
 
-def identifier_hashes(data_paths: Sequence[str]) -> list[str | None]:
-    """For each dataset the SHA-256 of its list of identifier names, None where it has no identifiers.json.
-
-    Names only: neither spacing in the file nor the rest of the dataset counts.
-    """
-    hashes = []
-    for path in data_paths:
-        if not (Path(path) / "identifiers.json").exists():
-            hashes.append(None)
-            continue
-        text = json.dumps(read_identifiers(path), ensure_ascii=False, separators=(",", ":"))
-        hashes.append(hashlib.sha256(text.encode()).hexdigest())
-    return hashes
+def identifier_hashes(data_paths: Iterable[str]) -> list[str | None]:
+    """For each dataset what tells its puzzle identifiers from others, None where it has no identifiers.json."""
+    return [
+        identifiers_hash([path]) if (Path(path) / "identifiers.json").exists() else None
+        for path in data_paths
+    ]
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
