@@ -88,7 +88,8 @@ def check_output_dir(output_dir: str | Path, family: str) -> Path:
         raise UserError(f"--output-dir {output_dir} is a file: give a folder")
     entries = {path.name for path in output_dir.iterdir()}
     found = {_family(output_dir / split / "dataset.json") for split in SPLITS} - {None}
-    if not found and not entries <= {*SPLITS, "identifiers.json"}:
+    # What a build that was killed may leave without any dataset.json.
+    if not found and not entries <= {*SPLITS, "identifiers.json", "identifiers.npz", "test_puzzles.json"}:
         raise UserError(
             f"--output-dir {output_dir} is not empty and holds no dataset: choose another folder, or remove it"
         )

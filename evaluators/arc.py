@@ -121,7 +121,7 @@ class ARC(Evaluator):
                     "evaluator arc@ARC: aggregated_voting=True pools the evaluations saved in the checkpoint folder, "
                     "but this evaluation writes no files"
                 )
-            pool = Candidates.pooled(_files_up_to(save_dir), self.tasks.fingerprint)
+            pool = Candidates.pooled(files_up_to(save_dir), self.tasks.fingerprint)
             values |= self._pass_rates("ARC/pooled_pass", pool.ranked(len(self.tasks)))
         return values
 
@@ -390,7 +390,7 @@ def _identifier_names(data_paths: Sequence[str]) -> list[str]:
     return merged
 
 
-def _files_up_to(save_dir: Path) -> list[Path]:
+def files_up_to(save_dir: Path) -> list[Path]:
     """The saved candidates of all evaluations up to the one in `save_dir` (`..._step_N`), in order of their steps."""
     match = re.fullmatch(r"(.*_step_)(\d+)", save_dir.name)
     if match is None:

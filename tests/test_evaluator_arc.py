@@ -13,7 +13,7 @@ from arc_samples import build
 
 from dataset.arc import encode, split_name, submission_problems
 from dataset.format import open_split, read_identifiers
-from evaluators.arc import ARC
+from evaluators.arc import ARC, files_up_to
 from utils.errors import UserError
 
 
@@ -133,7 +133,7 @@ def predict(*votes: tuple[int, int, float]) -> dict[str, torch.Tensor]:
     [
         ([(1, 5, 9.0), (1, 6, -9.0), (1, 6, -9.0)], [6, 5]),  # votes before confidence
         ([(1, 5, -1.0), (1, 6, 1.0)], [6, 5]),  # confidence decides between equal votes
-        ([(1, 5, 3.0), (1, 5, -3.0), (1, 6, 1.0), (1, 6, 1.0)], [6, 5]),  # its mean, after the sigmoid
+        ([(1, 5, 6.0), (1, 5, -1.0), (1, 6, 1.0), (1, 6, 1.0)], [6, 5]),  # its mean, after the sigmoid
         ([(1, 5, 1.0), (1, 6, 1.0)], [5, 6]),  # and else the order of the stream
     ],
 )
@@ -291,6 +291,19 @@ def test_the_pool_is_that_of_one_evaluation_with_all_votes_and_survives_a_restar
     resumed = evaluator(built, aggregated_voting=True)  # a new process that goes on from step 90
     feed(resumed, outputs[1])
     assert resumed.result(alone, tmp_path / "evaluator_ARC_step_100") == values[100]
+
+
+def test_the_pool_ends_with_the_evaluation_at_hand_and_earlier_steps_come_first(tmp_path):
+    folder = one_task(tmp_path / "x", [[[6]]])
+    pooled = {}
+    for step, votes in ((90, [6]), (100, [5, 5]), (1000, [6, 6]), (100, [5, 5])):
+        arc = evaluator(folder, pass_Ks=[1], aggregated_voting=True)
+        feed(arc, predict(*((1, vote, 0.0) for vote in votes)))
+        values = arc.result(alone, tmp_path / f"evaluator_ARC_step_{step}")
+        pooled.setdefault(step, []).append(values["ARC/pooled_pass@1"])
+    assert pooled == {90: [1.0], 100: [0.0, 0.0], 1000: [1.0]}
+    steps = [path.parent.name for path in files_up_to(tmp_path / "evaluator_ARC_step_1000")]
+    assert steps == [f"evaluator_ARC_step_{step}" for step in (90, 100, 1000)]
 
 
 def test_without_the_option_nothing_is_pooled(built, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -111,21 +112,28 @@ def test_frames_under_every_transform_and_shift_that_fits_are_encodings():
 
 
 def test_shifts_are_spread_evenly_over_the_room(tmp_path):
-    tasks = {"t": {"train": [{"input": [[1] * 27] * 28, "output": [[2]]}] * 2, "test": [{"input": [[3]]}]}}
+    tasks = {
+        "t": {"train": [{"input": [[1, 2, 3] * 9] * 28, "output": [[4]]}] * 2, "test": [{"input": [[3]]}]}
+    }
     (tmp_path / "own_evaluation_challenges.json").write_text(json.dumps(tasks))
     folder = build(
-        tmp_path / "d", "--store", "lazy", "--num-aug", "600", subsets="evaluation", prefix=tmp_path / "own"
+        tmp_path / "d", "--store", "lazy", "--num-aug", "4000", subsets="evaluation", prefix=tmp_path / "own"
     )
     examples = open_split(folder, "train").sets["all"]
     inputs, _ = examples.read(np.arange(examples.num_examples))
-    tops = np.array([np.argwhere(row.reshape(30, 30) >= 2).min(0) for row in inputs])
-    assert len(tops) > 100
-    is_shifted = np.ones(len(tops), bool)
-    is_shifted[(tops == 0).all(1)] = False
-    # Of two examples one stays, the other takes each of the 3 x 4 (or, turned, 4 x 3) places alike.
-    assert 0.35 < is_shifted.mean() < 0.5
-    assert np.bincount(tops[:, 0], minlength=4)[1:3].min() > 0.15 * is_shifted.sum()
-    assert np.bincount(tops[:, 1], minlength=4)[1:3].min() > 0.15 * is_shifted.sum()
+    places, unshifted = {False: [], True: []}, 0
+    for row in inputs:
+        colours = np.argwhere(row.reshape(30, 30) >= 2)
+        top, left = colours.min(0)
+        height = colours.max(0)[0] - top + 1
+        places[bool(height == 27)].append((int(top), int(left)))
+        unshifted += (top, left) == (0, 0)
+    # Of two examples one stays, the other takes each of the 12 places alike.
+    assert unshifted / len(inputs) == pytest.approx(0.5 + 0.5 / 12, abs=0.03)
+    for turned, shape in ((False, (3, 4)), (True, (4, 3))):
+        counts = Counter(place for place in places[turned] if place != (0, 0))
+        assert set(counts) | {(0, 0)} == set(np.ndindex(shape))
+        assert min(counts.values()) > 0.6 * max(counts.values())
 
 
 # ------------------------------------------------------------------------------------------ broken files
