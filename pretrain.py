@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import inspect
 import sys
+import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ class Run:
     sizes: dict[str, int]
     evaluators: dict[str, Evaluator]
     folder: Path
+    results: dict[str, float] = field(default_factory=dict)  # of the last evaluation
 
 
 def build(config: PretrainConfig, world: World) -> Run:
@@ -143,11 +145,13 @@ def fit(run: Run, loggers: Loggers, keeper: Keeper, bar: tqdm) -> None:
         remaining = config.num_iterations - state.iteration + 1
         bar.total = state.step - state.batch + remaining * run.train_data.num_batches(state.iteration)
         stream = run.train_data.batches(state.iteration, start=state.batch)
+        lap = time.perf_counter()
         with Prefetcher(stream, pin_memory=world.device.type == "cuda") as batches:
             for _, batch, _ in batches:
                 batch = {name: value.to(world.device, non_blocking=True) for name, value in batch.items()}
                 train_step(state, batch, world, **settings)
                 bar.update()
+                state.seconds, lap = state.seconds + time.perf_counter() - lap, time.perf_counter()
                 if state.step % config.log_interval == 0:
                     log_training()
                 keeper.after_step()
@@ -169,6 +173,7 @@ def fit(run: Run, loggers: Loggers, keeper: Keeper, bar: tqdm) -> None:
                     poll=keeper.poll,
                 )
             loggers.log(results, state.step)
+            run.results = results
         state.iteration, state.batch = state.iteration + 1, 0
         keeper.after_iteration(results)
 
@@ -301,6 +306,8 @@ def train(config: PretrainConfig, world: World) -> None:
         try:
             fit(run, loggers, keeper, bar)
             keeper.finish()
+            bar.close()
+            write_result(run)
         except NonFiniteLoss as error:
             raise UserError(str(error)) from error
         except Stopped:
@@ -309,6 +316,18 @@ def train(config: PretrainConfig, world: World) -> None:
         finally:
             bar.close()
             loggers.close()
+
+
+def write_result(run: Run) -> None:
+    """One line on how the run ended, printed and kept in `result.txt`."""
+    if run.world.is_main and "test/exact_accuracy" in run.results:
+        share, num_puzzles = run.results["test/exact_accuracy"], run.test_data.num_examples
+        line = (
+            f"solved {round(share * num_puzzles)} of {num_puzzles} unseen puzzles ({share:.1%}) "
+            f"after {run.state.seconds:.0f} s of training"
+        )
+        run.world.print(line)
+        (run.folder / "result.txt").write_text(line + "\n")
 
 
 @hydra.main(config_path="config", config_name="cfg_pretrain", version_base=None)

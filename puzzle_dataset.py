@@ -85,6 +85,11 @@ class PuzzleDataset(IterableDataset):
             )
             self.num_batches(1)  # refuses an iteration that fills no batch
 
+    @property
+    def num_examples(self) -> int:
+        """Examples of all sets, over all ranks."""
+        return sum(s.num_examples for s in self._sets.values())
+
     def num_batches(self, iteration: int = 1) -> int:
         """Batches of an iteration, the first being 1 (the same on every rank).
 

@@ -43,6 +43,7 @@ class TrainState:
     step: int = 0
     iteration: int = 1  # of the training stream, from 1
     batch: int = 0  # batches of this iteration already used
+    seconds: float = 0.0  # spent in training, evaluations left out
 
     def weights(self) -> dict[str, Tensor]:
         """The published form: the averages where there are any, under uncompiled names."""
@@ -57,6 +58,7 @@ class TrainState:
             "step": self.step,
             "iteration": self.iteration,
             "batch": self.batch,
+            "seconds": self.seconds,
         }
 
     def of_rank(self) -> dict[str, Any]:
@@ -75,6 +77,7 @@ class TrainState:
             self.ema.load_state_dict(shared["ema"])
         self.optimizers.load_state_dict(shared["optimizers"])
         self.step, self.iteration, self.batch = shared["step"], shared["iteration"], shared["batch"]
+        self.seconds = shared["seconds"]
         if of_rank is not None:
             names = self.model.model.latent_names
             self.carries = [
