@@ -29,6 +29,8 @@ from utils.distributed import World
 from utils.errors import UserError, report_user_errors
 from utils.hub import HUB_PREFIX
 
+REPORT_NAME = "report.json"
+
 
 def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     """Evaluate what `config` names: the report, on every rank; rank 0 has written it to `out` and the console."""
@@ -53,7 +55,7 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     compiles, reason = compile_policy(config.compile, world.device)
     if compiles:
         model.model.inner.compile(dynamic=False)
-    folder = output_folder(config, trained)
+    folder = Path(config.out) if config.out else default_output_folder(trained)
     if world.is_main:
         make_output_folder(folder)
     arch = model.model.inner.config
@@ -115,10 +117,8 @@ def open_data(config: EvaluateConfig, world: World, uses_own_data: bool) -> Puzz
         ) from error
 
 
-def output_folder(config: EvaluateConfig, trained: Trained) -> Path:
-    """`out`, or a folder beside the weights; what was downloaded gets one in the working directory."""
-    if config.out:
-        return Path(config.out)
+def default_output_folder(trained: Trained) -> Path:
+    """A folder beside the weights; for downloaded ones in the working directory."""
     if trained.label.startswith(HUB_PREFIX):
         return Path("evaluations", trained.label.removeprefix(HUB_PREFIX).replace("/", "--"))
     return trained.located.folder / f"evaluation_{trained.located.weights.name}"
@@ -136,7 +136,7 @@ def make_output_folder(folder: Path) -> None:
 def write_report(folder: Path, report: dict[str, Any]) -> None:
     """`report.json` holds the latest evaluation, `reports.jsonl` one line for each."""
     try:
-        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        (folder / REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         with open(folder / "reports.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(report) + "\n")
     except OSError as error:

@@ -1,0 +1,249 @@
+"""Export trained weights for others: `python export.py checkpoint=RUN_FOLDER_OR_FILE out=DIR [push_to_hub=OWNER/NAME]`.
+
+Writes model.safetensors, config.json and a model card; `models.load_pretrained(DIR_OR_REPOSITORY)` loads them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import save_file
+from yaml import YAMLError, safe_dump
+
+from config.schema import parse
+from config.trained import IDENTIFIERS_KEY, Trained, open_trained
+from dataset.format import Metadata
+from evaluate import REPORT_NAME, default_output_folder
+from utils.errors import UserError, report_user_errors
+from utils.hub import check_repository_name, upload_folder
+from utils.weights import EXPORTED_NAME
+
+CARD_NAME = "README.md"
+_FORMAT_KEYS = tuple(name for name in Metadata.__dataclass_fields__ if name != "extra")
+PAPER = "https://arxiv.org/abs/2510.04871"
+
+
+class ExportConfig(BaseModel):
+    """What `export.py` is told."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    checkpoint: str
+    out: str
+    step: int | None = Field(default=None, ge=0)  # of a run's folder; None: the newest
+    seq_len: int | None = Field(default=None, gt=0)  # where nothing records it (published rotary weights)
+    push_to_hub: str | None = None
+
+
+def export(config: ExportConfig) -> Path:
+    """Write the export into the folder `out`, and upload it if asked to; returns the folder.
+
+    Raises UserError where the checkpoint cannot be loaded, or `out` holds other files.
+    """
+    if config.push_to_hub is not None:
+        check_repository_name(config.push_to_hub, "push_to_hub")
+    folder = Path(config.out)
+    refuse_other_folders(folder)
+    trained = open_trained(config.checkpoint, step=config.step)
+    sizes = trained.sizes(config.seq_len)
+    model = trained.build(sizes=sizes)  # so that nothing is exported that does not load
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    identifiers = identifiers_file(trained) if sizes["num_puzzle_identifiers"] > 1 else None
+    description = {
+        "library_name": "tiny-recursion",
+        "architecture": trained.arch["name"],
+        "step": trained.step,
+        "metadata": trained.metadata | sizes,
+        "recipe": trained.config.values,
+    }
+    num_parameters = sum(p.numel() for p in model.parameters())
+    card = model_card(trained, sizes, num_parameters, scores_of(trained), config.push_to_hub)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(state, folder / EXPORTED_NAME, metadata={"format": "pt"})
+        (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        (folder / CARD_NAME).write_text(card, encoding="utf-8")
+        if identifiers is not None:
+            (folder / identifiers.name).write_bytes(identifiers.read_bytes())
+    except OSError as error:
+        raise UserError(
+            f"out={folder}: cannot be written ({error.strerror or error}); give another folder"
+        ) from error
+    print(f"{trained.label} exported to {folder}: {num_parameters:,} parameters")
+    if config.push_to_hub is not None:
+        address = upload_folder(folder, config.push_to_hub, f"Export of step {trained.step}")
+        print(f"uploaded to {address}")
+    return folder
+
+
+def refuse_other_folders(folder: Path) -> None:
+    """An earlier export is replaced; anything else in the folder would be uploaded with it, or is a run of its own."""
+    ours = {EXPORTED_NAME, "config.json", CARD_NAME, "identifiers.json"}
+    others = (
+        sorted(path.name for path in folder.iterdir() if path.name not in ours) if folder.is_dir() else []
+    )
+    if others:
+        raise UserError(f"out={folder}: holds other files ({', '.join(others[:3])}): give a new folder")
+
+
+def identifiers_file(trained: Trained) -> Path | None:
+    """The identifiers.json that the puzzle table belongs to, where it can be found."""
+    values = trained.config.values
+    folders = [trained.located.folder, *map(Path, values["data_paths"])]
+    return next(
+        (path / "identifiers.json" for path in folders if (path / "identifiers.json").is_file()), None
+    )
+
+
+def scores_of(trained: Trained) -> dict[str, float]:
+    """The evaluation that the run logged for these weights, under the logged names; {} where there is none."""
+    path = trained.located.folder / "metrics.jsonl"
+    scores: dict[str, float] = {}
+    if trained.step is None or not path.is_file():
+        return scores
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:  # the last line of a run that was killed
+            continue
+        if isinstance(record, dict) and record.get("step") == trained.step:
+            others = ("step", "time")
+            scores |= {
+                name: v for name, v in record.items() if name not in others and not name.startswith("train/")
+            }
+    return {name: value for name, value in scores.items() if isinstance(value, int | float)}
+
+
+def report_of(trained: Trained) -> dict[str, Any] | None:
+    """The report that `evaluate.py` last wrote beside these weights, if it has an accuracy."""
+    path = default_output_folder(trained) / REPORT_NAME
+    if not path.is_file():
+        return None
+    report = json.loads(path.read_text(encoding="utf-8"))
+    return report if report["exact_accuracy_interval_95"] else None
+
+
+def model_card(
+    trained: Trained,
+    sizes: dict[str, int],
+    num_parameters: int,
+    scores: dict[str, float],
+    repository: str | None,
+) -> str:
+    """The README.md of the export: what it is, how it was trained, what it scores, how to load it."""
+    values, arch = trained.config.values, trained.settings()
+    data = trained.metadata
+    table = f"a puzzle table of {sizes['num_puzzle_identifiers']:,} rows"
+    facts = {
+        "architecture": f"`{trained.arch['name']}`, {num_parameters:,} parameters, "
+        + (table if arch.puzzle_emb_ndim else "no puzzle embeddings"),
+        "recursion": f"H_cycles {arch.H_cycles}, L_cycles {arch.L_cycles}, {arch.halt_max_steps} supervision steps",
+        "data": ", ".join(f"`{Path(path).name}`" for path in values["data_paths"]),
+        "groups of training puzzles": data.get("total_groups"),
+        "cells, vocabulary": f"{sizes['seq_len']}, {sizes['vocab_size']}",
+        "steps of training": trained.step,
+        "batch size": values["global_batch_size"],
+        "seed": values["seed"],
+        "averaged weights (EMA)": f"yes, rate {values['ema_rate']}" if values["ema"] else "no",
+    }
+    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items() if value is not None)
+    measured = "No evaluation at this step was logged beside the weights."
+    if scores:
+        lines = "\n".join(f"| `{name}` | {value:.6g} |" for name, value in scores.items())
+        measured = f"Measured during training at this step:\n\n| metric | value |\n|---|---|\n{lines}"
+    if report := report_of(trained):
+        low, high = report["exact_accuracy_interval_95"]
+        share = report["rows_solved"] / report["rows_with_labels"]
+        measured += (
+            f"\n\n`evaluate.py`: exact accuracy {share:.2%} (95% interval {low:.2%} to {high:.2%}) with "
+            f"{report['halt_max_steps']} steps on {report['rows']:,} of {report['rows_of_the_data']:,} rows of "
+            f"{', '.join(f'`{Path(path).name}`' for path in report['data'])}."
+        )
+    if sizes["num_puzzle_identifiers"] > 1 and arch.puzzle_emb_ndim:
+        known = (
+            "its hash is in `config.json`"
+            if trained.metadata.get(IDENTIFIERS_KEY)
+            else "keep it with the weights"
+        )
+        measured += (
+            "\n\nThe puzzle table belongs to the `identifiers.json` of the training data "
+            f"({known}): on data with other identifiers the answers are worthless."
+        )
+    front = {"library_name": "tiny-recursion", "tags": ["recursive-reasoning", trained.arch["name"]]}
+    return f"""---
+{safe_dump(front, sort_keys=False).strip()}
+---
+
+# {repository or values["run_name"] or trained.arch["name"]}
+
+A recursive reasoning model ([arXiv 2510.04871]({PAPER})).
+
+| | |
+|---|---|
+{rows}
+
+{measured}
+
+## Use
+
+In a checkout of the training repository:
+
+```python
+import models
+
+model = models.load_pretrained("{repository or "PATH_OF_THIS_FOLDER"}")
+```
+
+`python evaluate.py checkpoint={f"hf://{repository}" if repository else "PATH_OF_THIS_FOLDER"}` measures it again.
+
+{built_by(data)}## Recipe
+
+```yaml
+{safe_dump(recipe(values), sort_keys=False).strip()}
+```
+"""
+
+
+def built_by(metadata: dict[str, Any]) -> str:
+    """What the builder of the data recorded beyond the format (family, options, seed), as a section; "" for nothing."""
+    known = (*_FORMAT_KEYS, IDENTIFIERS_KEY)
+    facts = {key: value for key, value in metadata.items() if key not in known}
+    return f"## Data\n\n```yaml\n{safe_dump(facts, sort_keys=False).strip()}\n```\n\n" if facts else ""
+
+
+def recipe(values: dict[str, Any]) -> dict[str, Any]:
+    """What decides a run's result: names, places and the machine left out."""
+    machine = ("device", "compile", "log_interval", "resume", "keep_last", "project_name", "run_name")
+    places = (
+        "checkpoint_path",
+        "eval_save_outputs",
+        "checkpoint_interval_steps",
+        "checkpoint_interval_minutes",
+    )
+    return {
+        key: value for key, value in values.items() if key not in (*machine, *places) and value is not None
+    }
+
+
+@report_user_errors
+def main(arguments: list[str]) -> None:
+    odd = [argument for argument in arguments if "=" not in argument]
+    if odd:
+        raise UserError(f"{odd[0]}: arguments are key=value; keys are {', '.join(ExportConfig.model_fields)}")
+    try:
+        values = OmegaConf.to_container(
+            OmegaConf.from_dotlist([argument.lstrip("+") for argument in arguments])
+        )
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"the arguments cannot be read: {error}") from error
+    export(parse(ExportConfig, values))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
