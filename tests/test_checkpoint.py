@@ -17,9 +17,10 @@ from ranks import outputs_of, run_ranks
 
 from utils import checkpoint as checkpoint_module
 from utils import files, state_files
-from utils.checkpoint import Best, Checkpointer, load_weights, newest_weights
+from utils.checkpoint import Best, Checkpointer
 from utils.distributed import World
 from utils.errors import UserError
+from utils.weights import read_state_dict
 
 ALONE = World()
 
@@ -82,7 +83,7 @@ def test_a_state_comes_back_to_the_last_bit_and_weights_are_a_plain_state_dict(t
     assert loads(tmp_path, 10)
     assert names(tmp_path) == {"step_10", "state_step_10"}
     assert equal(torch.load(tmp_path / "step_10", weights_only=True), weights_of(10))
-    assert equal(load_weights(tmp_path / "step_10"), weights_of(10))
+    assert equal(read_state_dict(tmp_path / "step_10"), weights_of(10))
 
 
 def test_what_changes_after_save_returns_is_not_in_the_file(tmp_path, monkeypatch):
@@ -142,9 +143,6 @@ class Malicious:
 def test_loading_never_runs_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_steps(tmp_path, 10)
-    torch.save({"a": Malicious()}, tmp_path / "step_20")
-    with pytest.raises(UserError, match="step_20: cannot be read as tensors"):
-        load_weights(tmp_path / "step_20")
     state = Checkpointer(tmp_path, ALONE).latest()
     state_files.write_parts(state, 0, {"shared": {"a": Malicious()}, "rank_0": {}})
     with pytest.raises(UserError, match=r"shared\.pt: cannot be read as tensors"):
@@ -195,7 +193,6 @@ def test_a_named_checkpoint_is_found_by_its_state_its_weights_or_its_folder(tmp_
     assert checkpointer.find(tmp_path / "step_run" / "state_step_10").step == 10
     assert checkpointer.find(tmp_path / "step_run" / "step_10").step == 10
     assert checkpointer.find(tmp_path / "step_run").step == 20
-    assert newest_weights(tmp_path / "step_run").name == "step_20"
 
 
 @pytest.mark.parametrize("name", ["", "step_10", "state_step_10", "missing"])
@@ -207,8 +204,6 @@ def test_naming_what_is_no_state_is_an_error(tmp_path, name):
 
 def test_a_folder_without_states_has_no_latest(tmp_path):
     assert Checkpointer(tmp_path, ALONE).latest() is None
-    with pytest.raises(UserError, match="no weights"):
-        newest_weights(tmp_path)
 
 
 @pytest.mark.parametrize("keep_last", [0, -1])
@@ -223,7 +218,7 @@ def test_best_is_the_weights_of_the_best_evaluation_and_survives_later_saves(tmp
         checkpointer.save(20, weights=weights_of(20), best=Best("test/exact_accuracy", 0.75))
         checkpointer.save(30, weights=weights_of(30))
         checkpointer.save(20, weights=weights_of(21))
-    assert equal(load_weights(tmp_path / "best"), weights_of(20))
+    assert equal(read_state_dict(tmp_path / "best"), weights_of(20))
     facts = json.loads((tmp_path / "best.json").read_text())
     assert facts["sha256"] == state_files.sha256((tmp_path / "best").read_bytes())
     assert (facts["step"], facts["metric"], facts["value"]) == (20, "test/exact_accuracy", 0.75)
@@ -233,7 +228,7 @@ def test_best_is_a_copy_where_there_are_no_hard_links(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", _failing(errno.EPERM))
     with Checkpointer(tmp_path, ALONE) as checkpointer:
         checkpointer.save(10, weights=weights_of(10), best=Best("test/exact_accuracy", 0.5))
-    assert equal(load_weights(tmp_path / "best"), weights_of(10))
+    assert equal(read_state_dict(tmp_path / "best"), weights_of(10))
 
 
 # Damage
@@ -298,31 +293,6 @@ def test_left_overs_of_a_crash_are_cleared_away_by_the_next_save(tmp_path):
     (tmp_path / "step_30.tmp").touch()
     save_steps(tmp_path, 40)
     assert names(tmp_path) == {"step_10", "step_20", "step_40", "state_step_10", "state_step_40"}
-
-
-@pytest.mark.parametrize("position", [0.2, 0.4, 0.6])
-def test_damaged_weights_are_never_loaded(tmp_path, position):
-    weights = {"weight": torch.rand(5000)}
-    torch.save(weights, tmp_path / "step_1")
-    flip_a_bit(tmp_path / "step_1", position)
-    assert not equal(torch.load(tmp_path / "step_1"), weights)  # torch itself does not notice
-    with pytest.raises(UserError, match="step_1: damaged"):
-        load_weights(tmp_path / "step_1")
-
-
-@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 cut"])
-def test_a_file_that_is_no_checkpoint_is_an_error_that_names_it(tmp_path, content):
-    (tmp_path / "step_1").write_bytes(content)
-    with pytest.raises(UserError, match="step_1"):
-        load_weights(tmp_path / "step_1")
-
-
-def test_weights_must_be_a_state_dict(tmp_path):
-    torch.save([torch.zeros(1)], tmp_path / "step_1")
-    with pytest.raises(UserError, match="no plain state dict"):
-        load_weights(tmp_path / "step_1")
-    with pytest.raises(UserError, match="no such weights file"):
-        load_weights(tmp_path / "step_2")
 
 
 # Disks
@@ -419,50 +389,55 @@ def test_an_error_that_ends_the_run_waits_for_the_save_under_way(tmp_path, monke
 # Kills
 
 
-def save_forever(directory: str, ready) -> None:
+def save_forever(directory: str, report) -> None:
+    """Resume, then save step after step; reports (step, seconds) of saves that are on disk for certain."""
     checkpointer = Checkpointer(directory, ALONE, keep_last=2)
     found = checkpointer.latest()
     step = found.step if found else 0
     if found:
         shared, per_rank = checkpointer.load(found)
         assert equal({"shared": shared, "per_rank": per_rank}, state_of(step))
-    ready.send(step)
+    report.send((step, 0.0))
+    started = time.monotonic()
     while True:
         step += 1
         checkpointer.save(
             step, weights=weights_of(step), **state_of(step), best=Best("test/exact_accuracy", step)
         )
-        if random.random() < 0.3:
+        if random.random() < 0.5:
             checkpointer.join()
-            ready.send(step)
+            report.send((step, time.monotonic() - started))
+        started = time.monotonic()
 
 
 def survive_kills(directory: Path, kills: int, seed: int) -> int:
     """Kill a process that saves all the time, at random moments; the last step that was on disk for certain."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "utils.checkpoint", "pytest"])
-    moments, certain = random.Random(seed), 0
+    moments, certain, seconds_per_save = random.Random(seed), 0, 0.1
     for _ in range(kills):
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=save_forever, args=(str(directory), sender))
         process.start()
         sender.close()
         assert receiver.poll(60)
-        resumed = receiver.recv()
+        resumed, _ = receiver.recv()
         assert resumed >= certain  # never fewer whole states than before
-        time.sleep(moments.uniform(0, 0.15))
+        time.sleep(moments.uniform(0, 3 * seconds_per_save))  # disks differ
         process.kill()
         process.join()
         while True:  # what it had reported before it died
             try:
-                certain = max(certain, resumed, receiver.recv())
+                certain, seconds_per_save = receiver.recv()
             except EOFError:
                 break
         found = Checkpointer(directory, ALONE).latest()
-        assert (found.step if found else 0) >= certain
+        found_step = found.step if found else 0
+        assert found_step >= certain
+        certain = found_step
         for weights in directory.glob("step_*"):
             if not weights.name.endswith(".tmp"):
-                assert equal(load_weights(weights), weights_of(int(weights.name[5:])))
+                assert equal(read_state_dict(weights), weights_of(int(weights.name[5:])))
                 weights.unlink()
     return certain
 
@@ -473,7 +448,7 @@ def test_killed_at_any_moment_a_run_resumes_from_its_last_whole_state(tmp_path):
 
 @pytest.mark.slow
 def test_a_hundred_kills_lose_nothing(tmp_path):
-    assert survive_kills(tmp_path, kills=100, seed=1) > 100
+    assert survive_kills(tmp_path, kills=100, seed=1) > 30
     states = [path for path in tmp_path.glob("state_step_*") if any(path.glob("*.json"))]
     assert len(states) <= 4  # what kills leave behind does not pile up
 
@@ -506,7 +481,7 @@ def test_every_rank_gets_its_own_part_back_and_another_number_of_ranks_none(tmp_
     outputs_of(run_ranks(tmp_path, save_on_two_ranks, str(tmp_path / "run")))
     assert outputs_of(run_ranks(tmp_path, load_on_two_ranks, str(tmp_path / "run"))) == ["30 2\n", ""]
     assert {path.name for path in (tmp_path / "run").glob("state*")} == {"state_step_30"}
-    assert equal(load_weights(tmp_path / "run" / "step_30"), weights_of(30))
+    assert equal(read_state_dict(tmp_path / "run" / "step_30"), weights_of(30))
 
     alone = Checkpointer(tmp_path / "run", ALONE)
     shared, per_rank = alone.load(alone.latest())

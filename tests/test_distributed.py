@@ -188,6 +188,17 @@ def test_a_timeout_that_is_no_number_is_refused(monkeypatch):
         World.start("cpu")
 
 
+def start_without_the_others():
+    World.start("cpu")
+
+
+def test_a_rank_whose_others_never_come_says_so_in_one_line(tmp_path, monkeypatch):
+    (result,) = run_ranks(
+        tmp_path, start_without_the_others, size=1, WORLD_SIZE="2", DIST_TIMEOUT_SECONDS="1"
+    )
+    assert "UserError: rank 0 of 2 cannot join the other processes" in result.stderr
+
+
 def test_buckets_hold_one_dtype_keep_the_order_and_respect_the_limit():
     floats = [torch.zeros(n) for n in (10, 20, 100, 5, 1)]
     halves = [torch.zeros(n, dtype=torch.bfloat16) for n in (10, 10)]
@@ -201,25 +212,47 @@ def test_buckets_hold_one_dtype_keep_the_order_and_respect_the_limit():
     assert all(len({tensor.dtype for tensor in bucket}) == 1 for bucket in buckets)
 
 
+def torchrun(tmp_path, body: str, *options: str) -> subprocess.CompletedProcess:
+    script = tmp_path / "train.py"
+    script.write_text(textwrap.dedent(body))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend=c10d"]
+    command += ["--rdzv-endpoint=localhost:0", "--nnodes=1", *options, str(script)]
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
 @pytest.mark.slow
 def test_under_torchrun_a_failing_rank_is_shown_once_and_the_launcher_fails(tmp_path):
-    script = tmp_path / "ranks.py"
-    script.write_text(
-        textwrap.dedent(
-            """
-            import torch
-            from utils.distributed import World
-            with World.start("cpu") as world:
-                if world.rank == 1:
-                    raise ArithmeticError("the loss is not finite")
-                world.sum_(torch.ones(1))
-            """
-        )
+    done = torchrun(
+        tmp_path,
+        """
+        import torch
+        from utils.distributed import World
+        with World.start("cpu") as world:
+            if world.rank == 1:
+                raise ArithmeticError("the loss is not finite")
+            world.sum_(torch.ones(1))
+        """,
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend=c10d"]
-    command += ["--rdzv-endpoint=localhost:0", "--nnodes=1", str(script)]
-    environment = os.environ | {"PYTHONPATH": os.getcwd()}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert done.stderr.count("ArithmeticError: the loss is not finite") == 1
     assert "lost contact" not in done.stderr
+
+
+@pytest.mark.slow
+def test_workers_that_torchrun_restarts_join_each_other_and_not_the_dead(tmp_path):
+    done = torchrun(
+        tmp_path,
+        """
+        import os, signal, torch
+        from utils.distributed import World
+        with World.start("cpu") as world:
+            attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
+            if world.rank == 1 and attempt == "0":
+                os.kill(os.getpid(), signal.SIGKILL)
+            world.print("sum", int(world.sum_(torch.ones(1))), "in attempt", attempt)
+        """,
+        "--max-restarts=1",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "sum 2 in attempt 1\n"

@@ -19,7 +19,6 @@ import os
 import re
 import threading
 import time
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,45 +252,6 @@ class Checkpointer:
         for problem in problems:
             self.world.print(f"warning: {problem}; skipped")
         return found
-
-
-def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
-    """A weights file, as saved here or published, with tensors on the CPU; no code of the file is run.
-
-    Raises `UserError` for a file that is missing, damaged (every record's checksum is verified) or no state dict.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(
-            f"{path}: no such weights file; a run keeps its weights as step_N in its checkpoint_path"
-        )
-    try:
-        if zipfile.is_zipfile(path):  # torch itself reads damaged records without a word
-            with zipfile.ZipFile(path) as records:
-                if damaged := records.testzip():
-                    raise UserError(
-                        f"{path}: damaged, the checksum of {damaged} differs; use another checkpoint"
-                    )
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
-        raise UserError(f"{path}: damaged ({error}); use another checkpoint") from error
-    weights = state_files.read(path)
-    if not isinstance(weights, Mapping) or not all(
-        isinstance(value, torch.Tensor) for value in weights.values()
-    ):
-        raise UserError(f"{path}: holds no plain state dict of named tensors")
-    return dict(weights)
-
-
-def newest_weights(directory: str | Path) -> Path:
-    """The `step_N` of a run's folder with the highest N; `UserError` if there is none."""
-    found = [
-        path
-        for path in Path(directory).glob(f"{WEIGHTS_PREFIX}*")
-        if path.name[len(WEIGHTS_PREFIX) :].isdigit()
-    ]
-    if not found:
-        raise UserError(f"{directory}: holds no weights (step_N)")
-    return max(found, key=lambda path: int(path.name[len(WEIGHTS_PREFIX) :]))
 
 
 def _remove_temporary_files(directory: Path) -> None:

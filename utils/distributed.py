@@ -55,7 +55,7 @@ class World:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
+        _join_process_group(backend, rank, size, timedelta(seconds=timeout_seconds))
         return cls(rank, size, local_rank, device)
 
     @property
@@ -180,17 +180,16 @@ class World:
 
         Leaving in the ordinary way would hang: destructors of the process group wait for the failed rank.
         """
-        store_key = f"failure/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
         try:
             store = dist.distributed_c10d._get_default_store()
             store.set_timeout(timedelta(seconds=SHOW_SECONDS))
-            first = store.add(store_key, 1) == 1
+            first = store.add("failures", 1) == 1
             if first:
                 self._show(error)
-                store.set(f"{store_key}/shown", "yes")
+                store.set("failure shown", "yes")
             else:
                 # Ending earlier could make the launcher kill the first rank before it has shown its error.
-                store.wait([f"{store_key}/shown"], timedelta(seconds=SHOW_SECONDS))
+                store.wait(["failure shown"], timedelta(seconds=SHOW_SECONDS))
         except (RuntimeError, ValueError):  # the store lived in a process that is gone, or was never made
             self._show(error)
         sys.stdout.flush()
@@ -210,6 +209,19 @@ class World:
             message = f"rank {self.rank} failed:\n" + "".join(traceback.format_exception(error)).rstrip()
         if message:
             print(message, file=sys.stderr, flush=True)
+
+
+def _join_process_group(backend: str, rank: int, size: int, timeout: timedelta) -> None:
+    """Start torch's process group; `UserError` if the other processes cannot be reached in time."""
+    try:
+        store, rank, size = next(dist.rendezvous("env://", rank, size, timeout=timeout))
+        # A launcher that restarts its workers keeps the store, with the addresses of those that died.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"attempt_{attempt}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"rank {rank} of {size} cannot join the other processes: {reason}") from error
 
 
 def _buckets(tensors: Iterable[torch.Tensor], limit_bytes: int) -> Iterator[list[torch.Tensor]]:
