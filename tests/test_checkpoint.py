@@ -500,6 +500,16 @@ def test_a_state_without_the_part_of_one_rank_is_not_whole(tmp_path, capsys):
     assert "not completed (no 4-rank_1.json)" in capsys.readouterr().out
 
 
+def test_while_another_rank_is_still_writing_the_previous_state_is_not_pruned(tmp_path):
+    with Checkpointer(tmp_path, ALONE, keep_last=1) as checkpointer:
+        checkpointer.save(10, **state_of(10), wait=True)
+        checkpointer.world = World(rank=0, size=2)  # rank 1 is slow: its part of step 20 is not there yet
+        checkpointer.save(20, **state_of(20), wait=True)
+        assert {"state_step_10", "state_step_20"} <= names(tmp_path)
+        checkpointer.world = ALONE
+    assert loads(tmp_path, 10)
+
+
 def test_a_bad_folder_that_rank_0_meets_ends_all_ranks_with_its_error(tmp_path):
     (tmp_path / "file").touch()
     results = run_ranks(tmp_path, save_on_two_ranks, str(tmp_path / "file" / "run"))
