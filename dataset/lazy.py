@@ -14,6 +14,7 @@ import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from dataset.arc import (
     decode_numbers,
     frame_layout,
 )
+from dataset.augment import NUM_DIHEDRAL
 from dataset.format import BLANK_IDENTIFIER, ExampleSet, Metadata
 from dataset.metadata import temporary_path
 from utils.errors import UserError
@@ -57,25 +59,35 @@ class Frames:
         lengths = np.minimum(
             (largest[..., 0] + 1) * GRID_SIZE, SEQ_LEN
         )  # the grids' rows and the border below
-        self._starts = np.cumsum(lengths + SEQ_LEN).reshape(lengths.shape) - lengths
-        self._widths = sizes[..., 1]
-        self.room = GRID_SIZE - largest  # (P, 8, 2): rows and columns by which a pair can be shifted at most
-        buffer = np.zeros(self._starts[-1, -1] + SEQ_LEN, np.uint8)
-        for pair, starts in zip(pairs, self._starts, strict=True):
+        starts = np.cumsum(lengths + SEQ_LEN).reshape(lengths.shape) - lengths
+        buffer = np.zeros(starts[-1, -1] + SEQ_LEN, np.uint8)
+        for pair, pair_starts in zip(pairs, starts[..., None], strict=True):
             for grid, bits in zip(pair, _NIBBLES, strict=True):
                 cells, border = frame_layout(*grid.shape)
-                buffer[starts[:, None] + cells] |= (grid.ravel() + np.uint8(FIRST_COLOUR)) << bits
-                buffer[starts[:, None] + border] |= np.uint8(BORDER) << bits
+                buffer[pair_starts + cells] |= (grid.ravel() + np.uint8(FIRST_COLOUR)) << bits
+                buffer[pair_starts + border] |= np.uint8(BORDER) << bits
         self._windows = np.lib.stride_tricks.sliding_window_view(buffer, SEQ_LEN)
+        # All that follows has a row for each pair under each transform, so that one `take` finds it.
+        self._starts = starts.ravel()
+        # The column at which the border no longer fits; none (-1) for grids that fill the frame's width.
+        limits = GRID_SIZE - sizes[..., 1].reshape(-1, 2).T
+        self._limits = np.where(limits > 0, limits, -1)  # (input and output, P·8)
+        self._room = (GRID_SIZE - largest).reshape(-1, 2)
 
-    def rows(self, pairs: np.ndarray, transforms: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    def room(self, pairs: np.ndarray, transforms: np.ndarray) -> np.ndarray:
+        """(n, 2) rows and columns by which pairs (n,) under transforms (n,) can be shifted at most."""
+        return self._room.take(pairs * NUM_DIHEDRAL + transforms, axis=0)
+
+    def rows(self, pairs: np.ndarray, transforms: np.ndarray, shifts: np.ndarray | None) -> np.ndarray:
         """(n, S) packed frames of pairs (n,) under transforms (n,), moved by rows and columns (n, 2)."""
-        rows = self._windows[self._starts[pairs, transforms] - shifts[:, 0] * GRID_SIZE - shifts[:, 1]]
-        # A border moved past the right edge would reappear at the left one, which a shifted grid leaves empty.
-        columns = shifts[:, 1:]
-        is_past = (columns > 0) & (columns + self._widths[pairs, transforms] == GRID_SIZE)
-        for side, kept in enumerate((0x0F, 0xF0)):
-            rows[is_past[:, side], ::GRID_SIZE] &= np.uint8(kept)
+        keys = pairs * NUM_DIHEDRAL + transforms
+        starts = self._starts.take(keys)
+        if shifts is None:
+            return self._windows[starts]
+        rows = self._windows[starts - shifts[:, 0] * GRID_SIZE - shifts[:, 1]]
+        # A border moved past the right edge reappears at the left one, in a column that a shifted grid leaves empty.
+        for limits, kept in zip(self._limits, (0x0F, 0xF0), strict=True):
+            rows[np.flatnonzero(shifts[:, 1] == limits.take(keys)), ::GRID_SIZE] &= np.uint8(kept)
         return rows
 
 
@@ -107,19 +119,22 @@ def render(
     if not len(pairs):
         return np.empty((0, SEQ_LEN), np.uint8)
     starts = np.flatnonzero(np.diff(puzzles, prepend=puzzles[0] - 1))  # runs of rows of one puzzle
-    ends = [*starts[1:].tolist(), len(puzzles)]
+    run_lengths = np.diff(starts, append=len(puzzles))
     run_transforms, run_colours = decode_numbers(numbers[starts])
-    transforms = np.repeat(run_transforms, np.diff(starts, append=len(puzzles)))
-    shifts = np.zeros((len(pairs), 2), np.int64)
+    transforms = np.repeat(run_transforms, run_lengths)
+    shifts = None
     if shift_seed is not None:
-        shifts = _shifts(shift_seed, places, lengths, puzzles, examples, frames.room[pairs, transforms])
-    cells = frames.rows(pairs, transforms, shifts).tobytes()
+        shifts = _scaled_pairs(_random_words(shift_seed, 1, examples), frames.room(pairs, transforms) + 1)
+        kept = _scaled(_random_words(shift_seed, 0, puzzles[starts]) >> np.uint64(32), lengths[starts])
+        shifts[places == np.repeat(kept, run_lengths)] = 0
+    cells = bytearray(frames.rows(pairs, transforms, shifts))
 
     tokens = np.zeros((len(starts), 16), np.uint8)
     tokens[:, BORDER] = BORDER
     tokens[:, FIRST_COLOUR:VOCAB_SIZE] = run_colours + np.uint8(FIRST_COLOUR)
     tables = (tokens[:, :, None] << np.uint8(4) | tokens[:, None]).tobytes()  # 256 bytes a run
-    # `bytes.translate` does a byte, so two cells, per nanosecond; numpy's lookups take several times as long.
+    # `bytearray.translate` does two to three cells per nanosecond (`bytes.translate` half as many, numpy a fifth).
+    ends = [*starts[1:].tolist(), len(puzzles)]
     recoloured = b"".join(
         [
             cells[start * SEQ_LEN : end * SEQ_LEN].translate(tables[run * 256 : run * 256 + 256])
@@ -129,20 +144,12 @@ def render(
     return np.frombuffer(recoloured, np.uint8).reshape(-1, SEQ_LEN)
 
 
-def _shifts(
-    seed: int,
-    places: np.ndarray,
-    lengths: np.ndarray,
-    puzzles: np.ndarray,
-    examples: np.ndarray,
-    room: np.ndarray,
-) -> np.ndarray:
-    """(n, 2) rows and columns by which examples move; pure in seed and numbers, so that any row can be rendered."""
-    words = _random_words(seed, 1, examples)
-    halves = np.stack([words >> np.uint64(32), words & np.uint64(0xFFFFFFFF)], axis=1)
-    shifts = _scaled(halves, room + 1)
-    shifts[places == _scaled(_random_words(seed, 0, puzzles) >> np.uint64(32), lengths)] = 0
-    return shifts
+# Shifts are a pure function of the seed and the numbers of puzzle and example, so that any row can be rendered alone.
+
+
+def _scaled_pairs(words: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """Words (n,) of 64 random bits as two integers each, in 0..limit-1 for limits (n, 2)."""
+    return _scaled(np.stack([words >> np.uint64(32), words & np.uint64(0xFFFFFFFF)], axis=1), limits)
 
 
 def _scaled(words: np.ndarray, limits: np.ndarray) -> np.ndarray:
@@ -152,9 +159,15 @@ def _scaled(words: np.ndarray, limits: np.ndarray) -> np.ndarray:
 
 def _random_words(seed: int, stream: int, indices: np.ndarray) -> np.ndarray:
     """64 random bits for each index: splitmix64 at that position of the sequence of (seed, stream)."""
-    step = np.uint64(0x9E3779B97F4A7C15)
-    start = _mix(np.array([seed % 2**64], np.uint64)) + _mix(np.array([stream + 1], np.uint64) * step)
-    return _mix(start + (indices.astype(np.uint64) + np.uint64(1)) * step)
+    return _mix(_sequence_start(seed, stream) + (indices.astype(np.uint64) + np.uint64(1)) * _STEP)
+
+
+@cache
+def _sequence_start(seed: int, stream: int) -> np.ndarray:
+    return _mix(np.array([seed % 2**64], np.uint64)) + _mix(np.array([stream + 1], np.uint64) * _STEP)
+
+
+_STEP = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _mix(words: np.ndarray) -> np.ndarray:

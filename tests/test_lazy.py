@@ -99,7 +99,7 @@ def test_frames_under_every_transform_and_shift_that_fits_are_encodings():
     frames = Frames(pairs)
     for number, pair in enumerate(pairs):
         for transform in range(8):
-            rows, columns = frames.room[number, transform]
+            rows, columns = frames.room(np.array([number]), np.array([transform]))[0]
             shifts = np.array([(r, c) for r in {0, 1, rows - 1, rows} for c in {0, 1, columns - 1, columns}])
             shifts = shifts[(shifts >= 0).all(1) & (shifts <= [rows, columns]).all(1)]
             packed = frames.rows(np.full(len(shifts), number), np.full(len(shifts), transform), shifts)
