@@ -1,6 +1,6 @@
 """Train a recursive model on puzzles: `python pretrain.py arch=trm data_paths="[DIR]" ...` (see README.md).
 
-Composes the config, builds the parts, runs the loop. What has its own mathematics or policy lives with its owner:
+Composes the config, asks for the parts, runs the loop. What has its own mathematics or policy lives with its owner:
 data order in `puzzle_dataset.py`, the model in `models/`, numbers in `evaluators/`, disk and devices in `utils/`.
 """
 
@@ -10,124 +10,32 @@ import inspect
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import hydra
-import torch
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from config.overrides import force_overrides
-from config.resume import check_changes
-from config.schema import PretrainConfig, notices, parse
+from config.schema import PretrainConfig, parse
 from config.trained import IDENTIFIERS_KEY, identifier_hashes
-from evaluators.base import Evaluator, build_evaluators
 from evaluators.evaluate import evaluate
-from models.ema import EMA
-from models.interval import IntervalMetrics, NonFiniteLoss
-from models.optim import Optimizers, OptimizerSettings
-from models.pretrained import load_weights
-from models.registry import build_model
-from models.training import TrainState, train_step
-from puzzle_dataset import Prefetcher, PuzzleDataset, identifiers_hash
+from models.interval import NonFiniteLoss
+from models.training import train_step
+from puzzle_dataset import Prefetcher
+from training_run import Run, build, facts_of_run, find_checkpoint, restore, settle_names, start_from
 from utils.cadence import BestMetric, Cadence, StopSignals
-from utils.checkpoint import Checkpoint, Checkpointer
-from utils.device import (
-    compile_policy,
-    make_deterministic,
-    seed_everything,
-    set_random_state,
-)
+from utils.checkpoint import Checkpointer
+from utils.device import compile_policy
 from utils.distributed import World
 from utils.errors import UserError, report_user_errors
 from utils.keeper import Keeper, Stopped
 from utils.loggers import Loggers, make_loggers
-from utils.run_folder import CONFIG_FILE, create_run_folder, default_run_name, holds_a_run
-from utils.weights import locate, read_state_dict
+from utils.run_folder import create_run_folder
 
-
-@dataclass
-class Run:
-    """The parts of one training run, wired."""
-
-    config: PretrainConfig
-    world: World
-    state: TrainState
-    train_data: PuzzleDataset
-    test_data: PuzzleDataset
-    sizes: dict[str, int]
-    evaluators: dict[str, Evaluator]
-    folder: Path
-    results: dict[str, float] = field(default_factory=dict)  # of the last evaluation
-
-
-def build(config: PretrainConfig, world: World) -> Run:
-    """Open the data and make every part of the run; nothing is written yet."""
-    for line in notices(config):
-        world.print(line)
-    if config.global_batch_size % (world.size * config.grad_accum_steps):
-        raise UserError(
-            f"global_batch_size={config.global_batch_size} must be a multiple of the number of processes "
-            f"({world.size}) times grad_accum_steps ({config.grad_accum_steps})"
-        )
-    seed_everything(config.seed)
-    make_deterministic(world.device)
-    places = {"global_batch_size": config.global_batch_size, "rank": world.rank, "world_size": world.size}
-    train_data = PuzzleDataset(
-        config.data_paths, "train", seed=config.seed, epochs_per_iter=config.epochs_per_iteration, **places
-    )
-    test_data = PuzzleDataset(config.test_paths, "test", **places)
-    sizes = model_sizes(train_data, test_data)
-    wanted = None if config.evaluators is None else [(e.name, e.options) for e in config.evaluators]
-    try:
-        evaluators = build_evaluators(wanted, config.test_paths, test_data.metadata)
-        model = build_model(config.arch, **sizes).to(world.device)
-        model.model.inner.activation_checkpointing = config.activation_checkpointing
-        model.train()
-        world.broadcast_(model.state_dict().values())
-        total_steps = config.total_steps(
-            train_data.metadata.total_groups, train_data.metadata.mean_puzzle_examples
-        )
-        keys = OptimizerSettings.__dataclass_fields__.keys() - {"total_steps"}
-        settings = OptimizerSettings(total_steps=total_steps, **{key: getattr(config, key) for key in keys})
-        optimizers = Optimizers(model, settings, world.gather_tensor)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    ema = EMA(model, config.ema_rate) if config.ema else None
-    interval = IntervalMetrics(config.global_batch_size, world.device, world.sum_)
-    if optimizers.notice:
-        world.print(optimizers.notice)
-    folder = name_run(config, type(model.model.inner).__name__, world)
-    state = TrainState(model, optimizers, ema, interval)
-    return Run(config, world, state, train_data, test_data, sizes, evaluators, folder)
-
-
-def name_run(config: PretrainConfig, model_class: str, world: World) -> Path:
-    """Settle the names that the config leaves open; the run's folder."""
-    if config.checkpoint_path is None and config.resume not in (None, "auto"):
-        path = Path(config.resume)
-        config.checkpoint_path = str(path if (path / CONFIG_FILE).exists() else path.parent)
-    config.project_name = config.project()
-    config.run_name = config.run_name or world.broadcast_object(default_run_name(model_class))
-    config.checkpoint_path = config.checkpoint_path or f"checkpoints/{config.project_name}/{config.run_name}"
-    return Path(config.checkpoint_path)
-
-
-def model_sizes(train_data: PuzzleDataset, test_data: PuzzleDataset) -> dict[str, int]:
-    """What the data decides about the model. Raises UserError where the test data does not fit the train data."""
-    train, test = train_data.metadata, test_data.metadata
-    for key in ("seq_len", "vocab_size", "pad_id", "ignore_label_id", "blank_identifier_id"):
-        if getattr(train, key) != getattr(test, key):
-            raise UserError(
-                f"data_paths and data_paths_test differ in {key}: {getattr(train, key)} and {getattr(test, key)}"
-            )
-    return {
-        "seq_len": train.seq_len,
-        "vocab_size": train.vocab_size,
-        "num_puzzle_identifiers": max(train.num_puzzle_identifiers, test.num_puzzle_identifiers),
-    }
+# As a shell reports a command that a signal ended: what follows must not take the run for finished.
+SIGNAL_EXIT_BASE = 128
 
 
 def fit(run: Run, loggers: Loggers, keeper: Keeper, bar: tqdm) -> None:
@@ -178,69 +86,8 @@ def fit(run: Run, loggers: Loggers, keeper: Keeper, bar: tqdm) -> None:
         keeper.after_iteration(results)
 
 
-def find_checkpoint(run: Run, checkpointer: Checkpointer) -> Checkpoint | None:
-    """The state to continue from, None for a fresh start. Raises UserError rather than write into another run."""
-    resume = run.config.resume
-    if resume is None:
-        if run.world.broadcast_object(holds_a_run(run.folder)):
-            raise UserError(
-                f"checkpoint_path={run.folder} already holds a run: continue it with resume=auto, "
-                f"or choose another checkpoint_path"
-            )
-        return None
-    if resume != "auto":
-        return checkpointer.find(resume)
-    found = checkpointer.latest()
-    if found is None:
-        run.world.print(f"resume=auto: {run.folder} holds no checkpoint yet, so this is a fresh start")
-    return found
-
-
-def restore(
-    run: Run, checkpointer: Checkpointer, found: Checkpoint, best: BestMetric | None
-) -> dict[str, Any]:
-    """Load a checkpoint into the run, after checking that it belongs to it; the facts saved with it."""
-    shared, of_rank = checkpointer.load(found)
-    saved = shared["facts"]
-    for line in check_changes(saved["config"], run.config.model_dump()):
-        run.world.print(f"resume: {line}")
-    if saved["identifiers"] != identifiers_hash(run.config.data_paths):
-        raise UserError(
-            f"{found.path}: was trained with other puzzle identifiers than {run.config.data_paths} have"
-        )
-    if of_rank is None:
-        run.world.print(
-            f"resume: {found.path} was saved by {found.world_size} processes, this run has {run.world.size}: "
-            "the carry starts afresh"
-        )
-    run.state.load(shared, of_rank)
-    if of_rank is not None:
-        set_random_state(of_rank["random"], run.world.device)
-    if best is not None and shared["best"] is not None:
-        best.load_state_dict(shared["best"])
-    run.world.print(f"resume: continuing {found.path} after step {found.step}")
-    return saved
-
-
-def start_from(run: Run, source: str) -> None:
-    """Take over the weights that `load_checkpoint` names, as the live weights and their averages."""
-    located = locate(source)
-    try:
-        load_weights(
-            run.state.model,
-            read_state_dict(located.weights),
-            source=source,
-            purpose="finetune",
-            notice=run.world.print,
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    if run.state.ema:
-        run.state.ema.reset()
-
-
-def train(config: PretrainConfig, world: World) -> None:
-    """One run from its config to its last checkpoint."""
+def train(config: PretrainConfig, world: World) -> int:
+    """One run from its config to its last checkpoint; the exit code, not 0 if a signal stopped it before its end."""
     run = build(config, world)
     state, inner = run.state, run.state.model.model.inner
     best = BestMetric(config.best_metric, config.early_stop_patience) if config.best_metric else None
@@ -252,19 +99,12 @@ def train(config: PretrainConfig, world: World) -> None:
         saved: dict[str, Any] = {} if found is None else restore(run, checkpointer, found, best)
         if found is None and config.load_checkpoint:
             start_from(run, config.load_checkpoint)
+        settle_names(run)
         if state.iteration > config.num_iterations or (best is not None and best.out_of_patience):
             world.print(f"{run.folder}: this run is finished after step {state.step}, nothing is left to do")
-            return
+            return 0
         if world.is_main:
-            sources = [
-                Path(inspect.getfile(cls))
-                for cls in {type(inner), type(state.model), type(state.model.model)}
-            ]
-            metadata = run.train_data.metadata.to_json() | run.sizes
-            metadata[IDENTIFIERS_KEY] = identifier_hashes(
-                dict.fromkeys([*config.data_paths, *config.test_paths])
-            )
-            create_run_folder(run.folder, config.model_dump(), metadata, sources)
+            write_run_folder(run)
         compiles, reason = compile_policy(config.compile, world.device)
         if compiles:
             inner.compile(dynamic=False)
@@ -279,20 +119,14 @@ def train(config: PretrainConfig, world: World) -> None:
             project=config.project_name,
             run_name=config.run_name,
             config=config.model_dump(),
-            start_step=state.step,
+            num_lines=saved.get("metrics_lines", 0),
             run_id=saved.get("wandb_run_id"),
             bar=bar,
         )
 
         def facts() -> dict[str, Any]:
-            return {
-                "facts": {
-                    "config": config.model_dump(),
-                    "identifiers": identifiers_hash(config.data_paths),
-                    "wandb_run_id": loggers.run_id,
-                    "versions": {"torch": str(torch.__version__), "python": sys.version.split()[0]},
-                }
-            }
+            logged = {"wandb_run_id": loggers.run_id, "metrics_lines": loggers.num_lines}
+            return {"facts": facts_of_run(run) | logged}
 
         cadence = Cadence(
             world,
@@ -307,15 +141,38 @@ def train(config: PretrainConfig, world: World) -> None:
             fit(run, loggers, keeper, bar)
             keeper.finish()
             bar.close()
+            if keeper.stopped_early:
+                world.print(
+                    f"stopped early: {best.evaluations_without_better} evaluations without a better {best.name}"
+                )
             write_result(run)
         except NonFiniteLoss as error:
             raise UserError(str(error)) from error
         except Stopped:
             checkpointer.join()
-            world.print(f"stopped by {signals.received} after step {state.step}; resume=auto continues")
+            bar.close()
+            signal = next(
+                filter(None, world.gather_object(signals.received))
+            )  # not every rank need have got one
+            world.print(
+                f"stopped by {signal.name} after step {state.step}, all is saved: continue with resume=auto"
+            )
+            return SIGNAL_EXIT_BASE + signal
         finally:
             bar.close()
             loggers.close()
+    return 0
+
+
+def write_run_folder(run: Run) -> None:
+    """Config, data sizes and model source, for whoever opens the folder later."""
+    config, model = run.config, run.state.model
+    sources = [
+        Path(inspect.getfile(cls)) for cls in {type(model.model.inner), type(model), type(model.model)}
+    ]
+    metadata = run.train_data.metadata.to_json() | run.sizes
+    metadata[IDENTIFIERS_KEY] = identifier_hashes(dict.fromkeys([*config.data_paths, *config.test_paths]))
+    create_run_folder(run.folder, config.model_dump(), metadata, sources)
 
 
 def write_result(run: Run) -> None:
@@ -335,7 +192,9 @@ def write_result(run: Run) -> None:
 def launch(cfg: DictConfig) -> None:
     values = OmegaConf.to_container(cfg, resolve=True)
     with World.start(str(values.get("device"))) as world:
-        train(parse(PretrainConfig, values), world)
+        exit_code = train(parse(PretrainConfig, values), world)
+    if exit_code:
+        sys.exit(exit_code)
 
 
 if __name__ == "__main__":

@@ -104,6 +104,17 @@ class PretrainConfig(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def check_keeping(self):
+        if self.early_stop_patience is not None and self.best_metric is None:
+            raise ValueError(f"early_stop_patience={self.early_stop_patience} needs a best_metric")
+        if self.resume == "auto" and self.checkpoint_path is None and self.run_name is None:
+            raise ValueError(
+                "resume=auto needs checkpoint_path= (or run_name=) to know the run: without them each start gets "
+                "a new name"
+            )
+        return self
+
     @property
     def epochs_per_iteration(self) -> int:
         """Epochs between evaluations; one iteration of the training stream."""

@@ -26,9 +26,14 @@ class IntervalMetrics:
         self.sums: Tensor | None = None  # (metrics,) float32
         self.num_steps = 0
         self.bad_step: Tensor | None = None  # int64 scalar, 0 while all is well
+        self.place = (0, 0, 0)  # step, iteration and batch of the last addition
 
-    def add(self, metrics: dict[str, Tensor], ok: Tensor, step: int) -> None:
-        """Add one step's sums (scalars on the device); `ok` (bool scalar) is false where its update was masked."""
+    def add(self, metrics: dict[str, Tensor], ok: Tensor, step: int, iteration: int, batch: int) -> None:
+        """Add one step's sums (scalars on the device); `ok` (bool scalar) is false where its update was masked.
+
+        `batch`, from 1, is the step's batch within its iteration of the stream.
+        """
+        self.place = step, iteration, batch
         values = torch.stack([value.float() for value in metrics.values()])
         if self.sums is None:
             self.names, self.sums = list(metrics), torch.zeros_like(values)
@@ -46,13 +51,7 @@ class IntervalMetrics:
         """
         if self.num_steps == 0:
             return {}
-        bad_step = int(self.bad_step)
-        if bad_step:
-            raise NonFiniteLoss(
-                f"step {bad_step}: the loss or its gradient is not finite. No update since then has touched the "
-                f"weights, and nothing was saved after it. Lower lr, lengthen lr_warmup_steps, or use "
-                f"arch.forward_dtype=float32; an earlier checkpoint can be continued with resume="
-            )
+        self.check_finite()
         sums = dict(zip(self.names, self.sum_over_ranks(self.sums).tolist(), strict=True))
         count, examples = sums.pop("count"), self.num_steps * self.global_batch_size
         self.sums, self.num_steps = None, 0
@@ -61,6 +60,18 @@ class IntervalMetrics:
             for name, value in sums.items()
             if count or name not in PER_COUNT
         }
+
+    def check_finite(self) -> None:
+        """Raise NonFiniteLoss if a step since the start was not finite; waits for the device."""
+        bad_step = 0 if self.bad_step is None else int(self.bad_step)
+        if bad_step:
+            step, iteration, batch = self.place
+            raise NonFiniteLoss(
+                f"step {bad_step} (batch {batch - (step - bad_step)} of iteration {iteration} of the training stream): "
+                f"the loss or its gradient is not finite. No update since then has touched the weights, and nothing "
+                f"was saved after it. Lower lr, lengthen lr_warmup_steps, or use arch.forward_dtype=float32; an "
+                f"earlier checkpoint can be continued with resume="
+            )
 
     def state_dict(self) -> dict:
         return {"names": self.names, "sums": self.sums, "num_steps": self.num_steps}

@@ -50,7 +50,8 @@ class TrainState:
         return self.model.state_dict() | (self.ema.state_dict() if self.ema else {})
 
     def shared(self) -> dict[str, Any]:
-        """What is the same on every rank."""
+        """What is the same on every rank. Raises NonFiniteLoss rather than hide a bad step behind a checkpoint."""
+        self.interval.check_finite()
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
@@ -123,7 +124,8 @@ def train_step(
     params = [p for p in state.model.parameters() if p.grad is not None]
     ranks.sum_gradients(params)
     gradients = [p.grad for p in params] + state.optimizers.sparse_gradients()
-    ok = all_finite([sums["lm_loss"], sums["q_halt_loss"], *gradients])
+    losses = [value for name, value in sums.items() if name.endswith("loss")]
+    ok = all_finite([*losses, *gradients])
     if ranks.size > 1:
         ok = ranks.sum_((~ok).float()) == 0
 
@@ -134,5 +136,5 @@ def train_step(
 
     guarded(ok, state.optimizers, state.ema.shadow.values() if state.ema else [], update)
     state.optimizers.zero_grad()
-    state.interval.add(sums, ok, state.step)
     state.batch += 1
+    state.interval.add(sums, ok, state.step, state.iteration, state.batch)

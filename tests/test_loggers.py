@@ -12,7 +12,7 @@ from tqdm import tqdm
 from utils import loggers as loggers_module
 from utils.distributed import World
 from utils.errors import UserError
-from utils.loggers import ConsoleLogger, JsonLinesLogger, make_loggers, truncate_after, wandb_disabled
+from utils.loggers import ConsoleLogger, JsonLinesLogger, keep_lines, make_loggers, wandb_disabled
 
 RUN = {
     "project": "Sudoku-ACT-torch",
@@ -62,11 +62,11 @@ def test_a_value_that_is_not_finite_stays_valid_json(tmp_path):
     assert (record["a"], record["b"], record["c"]) == (None, None, 1.0)
 
 
-def test_resuming_cuts_back_to_the_step_and_keeps_earlier_lines_byte_for_byte(tmp_path):
+def test_resuming_cuts_back_to_the_lines_the_checkpoint_knew_and_keeps_earlier_lines_byte_for_byte(tmp_path):
     path = tmp_path / "metrics.jsonl"
     lines = [json.dumps({"step": step, "time": 1.25, "x": step}) + "\n" for step in (10, 20, 20, 30, 40)]
     path.write_text("".join(lines))
-    logger = JsonLinesLogger(path, start_step=20)
+    logger = JsonLinesLogger(path, num_lines=3)
     logger.log({"x": 1.0}, step=30)
     logger.close()
     assert path.read_text().startswith("".join(lines[:3]))
@@ -79,12 +79,12 @@ def test_resuming_cuts_back_to_the_step_and_keeps_earlier_lines_byte_for_byte(tm
 def test_a_torn_line_is_removed_when_a_run_resumes(tmp_path, torn):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 10}\n' + torn.encode("latin-1"))
-    truncate_after(path, 30)
+    assert keep_lines(path, 2) == 1
     assert path.read_text() == '{"step": 10}\n'
 
 
 def test_truncating_what_is_not_there_makes_no_file(tmp_path):
-    truncate_after(tmp_path / "metrics.jsonl", 5)
+    keep_lines(tmp_path / "metrics.jsonl", 5)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -97,7 +97,7 @@ def test_a_cut_that_is_interrupted_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        truncate_after(path, 10)
+        keep_lines(path, 1)
     assert [record["step"] for record in read(path)] == [10, 20]
 
 

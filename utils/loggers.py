@@ -8,6 +8,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,15 @@ class Logger:
 class JsonLinesLogger(Logger):
     """One JSON object a line: `step`, `time` (seconds since 1970) and the metrics; each line is written at once.
 
-    Lines of steps after `start_step`, and what a crash left half written, are removed first: a resumed run writes
-    them again. A value that is not finite is written as null, since JSON knows no NaN.
+    All but the first `num_lines` lines of an earlier start are removed first: a resumed run writes them again. The
+    step would not do for that: an evaluation may have been logged after the state of its step was saved. A value that
+    is not finite is written as null, since JSON knows no NaN.
     """
 
-    def __init__(self, path: Path, start_step: int = 0):
+    def __init__(self, path: Path, num_lines: int = 0):
         self.path = path
         try:
-            truncate_after(path, start_step)
+            self.num_lines = keep_lines(path, num_lines)
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open until close()
         except OSError as error:
             raise _cannot_write(path, error) from error
@@ -52,6 +54,7 @@ class JsonLinesLogger(Logger):
         try:
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
+            self.num_lines += 1
         except OSError as error:
             raise _cannot_write(self.path, error) from error
 
@@ -96,10 +99,15 @@ class WandbLogger(Logger):
 
 
 class Loggers(Logger):
-    """Several loggers as one. `run_id` names the W&B run and belongs in the checkpoint."""
+    """Several loggers as one. `run_id` names the W&B run; it and `num_lines` belong in the checkpoint."""
 
     def __init__(self, loggers: list[Logger], run_id: str | None = None):
         self.loggers, self.run_id = loggers, run_id
+
+    @property
+    def num_lines(self) -> int:
+        """Lines in the metrics file, 0 on silent ranks."""
+        return sum(logger.num_lines for logger in self.loggers if isinstance(logger, JsonLinesLogger))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         for logger in self.loggers:
@@ -121,18 +129,18 @@ def make_loggers(
     project: str,
     run_name: str,
     config: Mapping[str, Any],
-    start_step: int = 0,
+    num_lines: int = 0,
     run_id: str | None = None,
     bar=None,
 ) -> Loggers:
     """Every logger of this rank; `bar` is the tqdm bar that shows training metrics.
 
-    `start_step` and `run_id` are those of the checkpoint a run resumes from.
+    `num_lines` and `run_id` are those of the checkpoint a run resumes from.
     """
     if not world.is_main:
         return Loggers([])
     run_id = run_id or secrets.token_hex(4)  # not from a seeded generator: two runs of one seed are two runs
-    loggers: list[Logger] = [JsonLinesLogger(Path(directory, METRICS_FILE), start_step)]
+    loggers: list[Logger] = [JsonLinesLogger(Path(directory, METRICS_FILE), num_lines)]
     if run := start_wandb(directory, project, run_name, config, run_id, world.print):
         loggers.append(WandbLogger(run))
     return Loggers([*loggers, ConsoleLogger(world.print, bar)], run_id)
@@ -189,20 +197,23 @@ def start_wandb(
     return init("offline")
 
 
-def truncate_after(path: Path, step: int) -> None:
-    """Remove the lines of later steps, and unreadable ones, from a metrics file, atomically.
+def keep_lines(path: Path, count: int) -> int:
+    """Cut a metrics file back to its first `count` lines, atomically; how many are left.
 
-    A file that is not there is left so.
+    Lines among them that were not written whole, as after a crash of the machine, are removed too. A file that is not
+    there is left so.
     """
     path = Path(path)
     if not path.exists():
-        return
+        return 0
     temporary = path.with_name(path.name + ".tmp")
     with open(path, encoding="utf-8", errors="replace") as old, open(temporary, "w", encoding="utf-8") as new:
-        new.writelines(line for line in old if _step_of(line) is not None and _step_of(line) <= step)
+        kept = [line for line in islice(old, count) if _is_whole(line)]
+        new.writelines(kept)
         new.flush()
         os.fsync(new.fileno())
     os.replace(temporary, path)
+    return len(kept)
 
 
 def format_metrics(metrics: Mapping[str, float]) -> str:
@@ -214,16 +225,15 @@ def format_metrics(metrics: Mapping[str, float]) -> str:
 _BAR_METRICS = {"lm_loss": "loss", "exact_accuracy": "exact"}
 
 
-def _step_of(line: str) -> int | None:
-    """The step of a line of a metrics file, None for a line that was not written whole."""
+def _is_whole(line: str) -> bool:
+    """Whether a line of a metrics file was written to its end."""
     if not line.endswith("\n"):
-        return None
+        return False
     try:
         record = json.loads(line)
     except json.JSONDecodeError:
-        return None
-    step = record.get("step") if isinstance(record, dict) else None
-    return step if isinstance(step, int) else None
+        return False
+    return isinstance(record, dict) and isinstance(record.get("step"), int)
 
 
 def _finite_or_none(value: Any) -> Any:

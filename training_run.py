@@ -1,0 +1,193 @@
+"""The parts of one training run: built from its config, continued from a checkpoint or started from given weights."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from config.resume import check_changes, check_data
+from config.schema import PretrainConfig, notices
+from evaluators.base import Evaluator, build_evaluators
+from models.ema import EMA
+from models.interval import IntervalMetrics
+from models.optim import Optimizers, OptimizerSettings
+from models.pretrained import load_weights
+from models.registry import build_model
+from models.training import TrainState
+from puzzle_dataset import PuzzleDataset, identifiers_hash
+from utils.cadence import BestMetric
+from utils.checkpoint import Checkpoint, Checkpointer
+from utils.device import make_deterministic, seed_everything, set_random_state
+from utils.distributed import World
+from utils.errors import UserError
+from utils.run_folder import CONFIG_FILE, default_run_name, holds_a_run
+from utils.weights import locate, read_state_dict
+
+
+@dataclass
+class Run:
+    """The parts of one training run, wired."""
+
+    config: PretrainConfig
+    world: World
+    state: TrainState
+    train_data: PuzzleDataset
+    test_data: PuzzleDataset
+    sizes: dict[str, int]
+    evaluators: dict[str, Evaluator]
+    folder: Path
+    results: dict[str, float] = field(default_factory=dict)  # of the last evaluation
+
+
+def build(config: PretrainConfig, world: World) -> Run:
+    """Open the data and make every part of the run; nothing is written yet."""
+    for line in notices(config):
+        world.print(line)
+    if config.global_batch_size % (world.size * config.grad_accum_steps):
+        raise UserError(
+            f"global_batch_size={config.global_batch_size} must be a multiple of the number of processes "
+            f"({world.size}) times grad_accum_steps ({config.grad_accum_steps})"
+        )
+    seed_everything(config.seed)
+    make_deterministic(world.device)
+    places = {"global_batch_size": config.global_batch_size, "rank": world.rank, "world_size": world.size}
+    train_data = PuzzleDataset(
+        config.data_paths, "train", seed=config.seed, epochs_per_iter=config.epochs_per_iteration, **places
+    )
+    test_data = PuzzleDataset(config.test_paths, "test", **places)
+    sizes = model_sizes(train_data, test_data)
+    wanted = None if config.evaluators is None else [(e.name, e.options) for e in config.evaluators]
+    try:
+        evaluators = build_evaluators(wanted, config.test_paths, test_data.metadata)
+        model = build_model(config.arch, **sizes).to(world.device)
+        model.model.inner.activation_checkpointing = config.activation_checkpointing
+        model.train()
+        world.broadcast_(model.state_dict().values())
+        total_steps = config.total_steps(
+            train_data.metadata.total_groups, train_data.metadata.mean_puzzle_examples
+        )
+        keys = OptimizerSettings.__dataclass_fields__.keys() - {"total_steps"}
+        settings = OptimizerSettings(total_steps=total_steps, **{key: getattr(config, key) for key in keys})
+        optimizers = Optimizers(model, settings, world.gather_tensor)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    ema = EMA(model, config.ema_rate) if config.ema else None
+    interval = IntervalMetrics(config.global_batch_size, world.device, world.sum_)
+    if optimizers.notice:
+        world.print(optimizers.notice)
+    folder = run_folder(config, type(model.model.inner).__name__, world)
+    state = TrainState(model, optimizers, ema, interval)
+    return Run(config, world, state, train_data, test_data, sizes, evaluators, folder)
+
+
+def run_folder(config: PretrainConfig, model_class: str, world: World) -> Path:
+    """Settle `checkpoint_path`, and `run_name` where the folder is called after it."""
+    if config.checkpoint_path is None and config.resume not in (None, "auto"):
+        path = Path(config.resume)
+        config.checkpoint_path = str(path if (path / CONFIG_FILE).exists() else path.parent)
+    if config.checkpoint_path is None:
+        config.run_name = config.run_name or world.broadcast_object(default_run_name(model_class))
+        config.checkpoint_path = f"checkpoints/{config.project()}/{config.run_name}"
+    return Path(config.checkpoint_path)
+
+
+def settle_names(run: Run) -> None:
+    """Name the project and the run where neither the config nor a checkpoint did."""
+    config, model_class = run.config, type(run.state.model.model.inner).__name__
+    config.project_name = config.project()
+    config.run_name = config.run_name or run.world.broadcast_object(default_run_name(model_class))
+
+
+def model_sizes(train_data: PuzzleDataset, test_data: PuzzleDataset) -> dict[str, int]:
+    """What the data decides about the model. Raises UserError where the test data does not fit the train data."""
+    train, test = train_data.metadata, test_data.metadata
+    for key in ("seq_len", "vocab_size", "pad_id", "ignore_label_id", "blank_identifier_id"):
+        if getattr(train, key) != getattr(test, key):
+            raise UserError(
+                f"data_paths and data_paths_test differ in {key}: {getattr(train, key)} and {getattr(test, key)}"
+            )
+    return {
+        "seq_len": train.seq_len,
+        "vocab_size": train.vocab_size,
+        "num_puzzle_identifiers": max(train.num_puzzle_identifiers, test.num_puzzle_identifiers),
+    }
+
+
+def find_checkpoint(run: Run, checkpointer: Checkpointer) -> Checkpoint | None:
+    """The state to continue from, None for a fresh start. Raises UserError rather than write into another run."""
+    resume = run.config.resume
+    found = None if resume in (None, "auto") else checkpointer.find(resume)
+    elsewhere = found is not None and found.path.parent.resolve() != run.folder.resolve()
+    if (resume is None or elsewhere) and run.world.broadcast_object(holds_a_run(run.folder)):
+        raise UserError(
+            f"checkpoint_path={run.folder} already holds {'another' if elsewhere else 'a'} run: "
+            "continue that one with resume=auto, or choose another checkpoint_path"
+        )
+    if resume == "auto":
+        found = checkpointer.latest()
+        if found is None:
+            run.world.print(f"resume=auto: {run.folder} holds no checkpoint yet, so this is a fresh start")
+    return found
+
+
+def restore(
+    run: Run, checkpointer: Checkpointer, found: Checkpoint, best: BestMetric | None
+) -> dict[str, Any]:
+    """Load a checkpoint into the run, after checking that it belongs to it; the facts saved with it."""
+    config, world = run.config, run.world
+    shared, of_rank = checkpointer.load(found)
+    saved = shared["facts"]
+    for name in ("project_name", "run_name"):  # drawn or derived at the start: no change unless one is given
+        if getattr(config, name) is None:
+            setattr(config, name, saved["config"][name])
+    check_data(saved["data"], facts_of_data(run))
+    for line in check_changes(saved["config"], config.model_dump()):
+        world.print(f"resume: {line}")
+    if of_rank is None:
+        world.print(
+            f"resume: {found.path} was saved by {found.world_size} processes, this run has {world.size}: "
+            "the carry starts afresh"
+        )
+    run.state.load(shared, of_rank)
+    if of_rank is not None:
+        set_random_state(of_rank["random"], world.device)
+    if best is not None and shared["best"] is not None:
+        best.load_state_dict(shared["best"])
+    world.print(f"resume: continuing {found.path} after step {found.step}")
+    return saved
+
+
+def facts_of_run(run: Run) -> dict[str, Any]:
+    """What a checkpoint says about its run, so that continuing it can be checked."""
+    return {
+        "config": run.config.model_dump(),
+        "data": facts_of_data(run),
+        "versions": {"torch": str(torch.__version__), "python": sys.version.split()[0]},
+    }
+
+
+def facts_of_data(run: Run) -> dict[str, Any]:
+    """What the train data says of itself, and which puzzle its identifiers stand for."""
+    identifiers = identifiers_hash(run.config.data_paths)
+    return run.train_data.metadata.to_json() | {"puzzle identifiers (SHA-256)": identifiers}
+
+
+def start_from(run: Run, source: str) -> None:
+    """Take over the weights that `load_checkpoint` names, as the live weights and their averages."""
+    located = locate(source)
+    try:
+        load_weights(
+            run.state.model,
+            read_state_dict(located.weights),
+            source=source,
+            purpose="finetune",
+            notice=run.world.print,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if run.state.ema:
+        run.state.ema.reset()
