@@ -102,7 +102,8 @@ def test_frames_under_every_transform_and_shift_that_fits_are_encodings():
             rows, columns = frames.room(np.array([number]), np.array([transform]))[0]
             shifts = np.array([(r, c) for r in {0, 1, rows - 1, rows} for c in {0, 1, columns - 1, columns}])
             shifts = shifts[(shifts >= 0).all(1) & (shifts <= [rows, columns]).all(1)]
-            packed = frames.rows(np.full(len(shifts), number), np.full(len(shifts), transform), shifts)
+            numbers, transforms = np.full(len(shifts), number), np.full(len(shifts), transform)
+            packed = frames.rows(numbers, transforms, shifts, [bytes(range(256))] * len(shifts))
             for shift, *sequences in zip(shifts, *unpack(packed), strict=True):
                 for grid, sequence in zip(pair, sequences, strict=True):
                     assert np.array_equal(sequence, encode(dihedral(grid, transform), *shift)), (
