@@ -21,11 +21,12 @@ from config.trained import IDENTIFIERS_KEY, Trained, open_trained
 from dataset.format import Metadata
 from evaluate import REPORT_NAME, default_output_folder
 from utils.errors import UserError, report_user_errors
-from utils.hub import check_repository_name, upload_folder
+from utils.hub import check_repository_name, upload_files
 from utils.weights import EXPORTED_NAME
 
 CARD_NAME = "README.md"
 _FORMAT_KEYS = tuple(name for name in Metadata.__dataclass_fields__ if name != "extra")
+FILES = (EXPORTED_NAME, "config.json", CARD_NAME, "identifiers.json")
 PAPER = "https://arxiv.org/abs/2510.04871"
 
 
@@ -77,17 +78,15 @@ def export(config: ExportConfig) -> Path:
         ) from error
     print(f"{trained.label} exported to {folder}: {num_parameters:,} parameters")
     if config.push_to_hub is not None:
-        address = upload_folder(folder, config.push_to_hub, f"Export of step {trained.step}")
+        address = upload_files(folder, FILES, config.push_to_hub, f"Export of step {trained.step}")
         print(f"uploaded to {address}")
     return folder
 
 
 def refuse_other_folders(folder: Path) -> None:
-    """An earlier export is replaced; anything else in the folder would be uploaded with it, or is a run of its own."""
-    ours = {EXPORTED_NAME, "config.json", CARD_NAME, "identifiers.json"}
-    others = (
-        sorted(path.name for path in folder.iterdir() if path.name not in ours) if folder.is_dir() else []
-    )
+    """An earlier export, evaluated or not, is replaced; anything else in the folder may be a run of its own."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    others = [name for name in names if name not in FILES and not name.startswith("evaluation_")]
     if others:
         raise UserError(f"out={folder}: holds other files ({', '.join(others[:3])}): give a new folder")
 

@@ -128,6 +128,7 @@ def test_identifiers_travel_with_a_table_of_several_rows(tmp_path):
 
 def test_exporting_again_replaces_an_export_but_nothing_else(run, tmp_path, capsys):
     do(run, tmp_path / "out")
+    (tmp_path / "out" / "evaluation_model.safetensors").mkdir()  # what evaluate.py leaves there
     do(run, tmp_path / "out")
     (tmp_path / "out" / "secret.txt").write_text("x")
     with pytest.raises(SystemExit) as ended:
@@ -155,6 +156,7 @@ def test_pushing_creates_the_repository_and_uploads_the_export(run, tmp_path, mo
     assert name == uploaded["repo_id"] == "me/my-sudoku"
     assert created["exist_ok"] is True
     assert files == ["README.md", "config.json", "model.safetensors"]
+    assert set(files) <= set(uploaded["allow_patterns"])
     assert 'load_pretrained("me/my-sudoku")' in (out / "README.md").read_text()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,15 +80,21 @@ def check_repository_name(name: str, key: str) -> None:
         raise UserError(f"{key}={name}: must be OWNER/NAME")
 
 
-def upload_folder(folder: Path, name: str, message: str) -> str:
-    """Create the model repository `name` if it is not there and upload the folder's files; returns its web address.
+def upload_files(folder: Path, files: Sequence[str], name: str, message: str) -> str:
+    """Create the model repository `name` if it is not there and upload these files of the folder; returns its web address.
 
     Raises UserError where the hub refuses or cannot be reached; the folder stays.
     """
     hub = _hub()
     try:
         address = hub.create_repo(name, repo_type="model", exist_ok=True)
-        hub.upload_folder(folder_path=str(folder), repo_id=name, repo_type="model", commit_message=message)
+        hub.upload_folder(
+            folder_path=str(folder),
+            repo_id=name,
+            repo_type="model",
+            allow_patterns=list(files),
+            commit_message=message,
+        )
     except (OSError, ValueError, *hub.errors.HfHubHTTPError.__bases__) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
