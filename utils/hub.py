@@ -81,7 +81,7 @@ def check_repository_name(name: str, key: str) -> None:
 
 
 def upload_files(folder: Path, files: Sequence[str], name: str, message: str) -> str:
-    """Create the model repository `name` if it is not there and upload these files of the folder; returns its web address.
+    """Create the model repository `name` if need be and upload these files of the folder; returns its web address.
 
     Raises UserError where the hub refuses or cannot be reached; the folder stays.
     """
