@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -17,8 +18,11 @@ SOURCE_FOLDER = "source"
 
 def default_run_name(model_class: str) -> str:
     """`{model class} {two random words}`; drawn from the system's randomness, so that seeds do not repeat names."""
-    import coolname
+    before = random.getstate()
+    import coolname  # draws from the global generator, which a run has seeded by now, already when imported
 
+    coolname.replace_random(random.SystemRandom())
+    random.setstate(before)
     return f"{model_class} {coolname.generate_slug(2)}"
 
 

@@ -1,0 +1,430 @@
+"""A run that was stopped anywhere and continued is the run that was never stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import write_identified
+from training_runs import assert_same_run, metrics, newest_state, tiny, train
+
+import pretrain
+from training_run import build
+from utils.checkpoint import Checkpointer
+from utils.distributed import World
+from utils.errors import UserError
+
+STOPPED = 128 + signal.SIGTERM
+# 12 groups of two puzzles, 2 epochs per iteration, batches of 8: few steps, which differ between iterations.
+SETTINGS = {"ema": True, "checkpoint_interval_steps": None}
+
+
+def call_at(monkeypatch, name: str, count: int, action: Callable[[], None]) -> None:
+    """Do `action` when `pretrain` calls its function `name` for the count-th time, before the call."""
+    function, calls = getattr(pretrain, name), []
+
+    def counting(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == count:
+            action()
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(pretrain, name, counting)
+
+
+def terminate() -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+class Killed(BaseException):
+    """Ends the run at once, as SIGKILL would: nothing of the run's own handles it."""
+
+
+def kill() -> None:
+    raise Killed
+
+
+@pytest.fixture(scope="module")
+def undisturbed(identified, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert train(identified, folder, **SETTINGS) == 0
+    return folder
+
+
+def num_steps(folder: Path) -> int:
+    return metrics(folder)[-1]["step"]
+
+
+def test_the_run_is_long_enough_to_be_stopped_within_both_iterations(undisturbed):
+    first, last = (line["step"] for line in metrics(undisturbed) if "test/accuracy" in line)
+    assert first >= 4
+    assert last - first >= 4
+    assert first % 3, "an interval of metrics must be cut by the evaluation too"
+
+
+@pytest.mark.parametrize("step", ["first", "within", "before the evaluation", "after it", "last"])
+def test_a_run_that_a_signal_stopped_at_any_step_ends_as_if_it_had_not_been(
+    identified, undisturbed, tmp_path, monkeypatch, step
+):
+    evaluated, last = (line["step"] for line in metrics(undisturbed) if "test/accuracy" in line)
+    count = {
+        "first": 1,
+        "within": 2,
+        "before the evaluation": evaluated,
+        "after it": evaluated + 1,
+        "last": last,
+    }
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        call_at(patch, "train_step", count[step], terminate)
+        assert train(identified, folder, **SETTINGS) == STOPPED
+    assert newest_state(folder)["shared"]["step"] == count[step]
+    assert train(identified, folder, **SETTINGS, resume="auto") == 0
+    assert_same_run(folder, undisturbed)
+
+
+@pytest.mark.parametrize("evaluation", [1, 2])
+def test_a_run_stopped_during_an_evaluation_evaluates_again(
+    identified, undisturbed, tmp_path, monkeypatch, evaluation
+):
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        call_at(patch, "evaluate", evaluation, terminate)
+        assert train(identified, folder, **SETTINGS) == STOPPED
+    assert sum("test/accuracy" in line for line in metrics(folder)) == evaluation - 1
+    assert train(identified, folder, **SETTINGS, resume="auto") == 0
+    assert_same_run(folder, undisturbed)
+
+
+def test_a_run_may_be_stopped_after_every_step(identified, undisturbed, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    for _ in range(num_steps(undisturbed)):
+        with monkeypatch.context() as patch:
+            call_at(patch, "train_step", 1, terminate)
+            assert train(identified, folder, **SETTINGS, resume="auto") == STOPPED
+    assert train(identified, folder, **SETTINGS, resume="auto") == 0
+    assert_same_run(folder, undisturbed)
+
+
+@pytest.mark.parametrize("logged", ["nothing", "an interval", "an evaluation"])
+def test_what_a_killed_run_logged_after_its_last_checkpoint_is_logged_once(
+    identified, undisturbed, tmp_path, monkeypatch, logged
+):
+    evaluated = next(line["step"] for line in metrics(undisturbed) if "test/accuracy" in line)
+    # Saved at the last step of the iteration, before its evaluation; no saving at the evaluation itself.
+    settings = SETTINGS | {
+        "checkpoint_interval_steps": evaluated,
+        "checkpoint_every_eval": False,
+        "best_metric": None,
+    }
+    reference, folder = tmp_path / "reference", tmp_path / "run"
+    train(identified, reference, **settings)
+    with monkeypatch.context() as patch:
+        call_at(
+            patch,
+            "train_step",
+            evaluated + {"nothing": 1, "an interval": 5, "an evaluation": 3}[logged],
+            kill,
+        )
+        with pytest.raises(Killed):
+            train(identified, folder, **settings)
+    assert sum("test/accuracy" in line for line in metrics(folder)) == 1
+    assert train(identified, folder, **settings, resume="auto") == 0
+    assert_same_run(folder, reference)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["grad_accum_steps=2"],
+        ["arch.puzzle_emb_ndim=0"],
+        ["freeze_weights=True"],
+        ["arch=hrm"],
+        ["arch=trm_hier6", "arch.L_cycles=2", "arch.no_ACT_continue=False"],
+        ["arch.forward_dtype=bfloat16", "arch.mlp_t=True"],
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_every_kind_of_run_resumes_exactly(identified, tmp_path, monkeypatch, overrides):
+    if overrides[0] == "arch=hrm":
+        overrides = [*overrides, "~arch.puzzle_emb_len"]
+    reference, folder = tmp_path / "reference", tmp_path / "run"
+    train(identified, reference, *overrides)
+    with monkeypatch.context() as patch:
+        call_at(patch, "train_step", 4, terminate)
+        assert train(identified, folder, *overrides) == STOPPED
+    assert train(identified, folder, *overrides, resume="auto") == 0
+    assert_same_run(folder, reference)
+
+
+def test_resuming_an_empty_folder_is_a_fresh_start_and_says_so(identified, undisturbed, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert train(identified, folder, **SETTINGS, resume="auto") == 0
+    assert "holds no checkpoint yet, so this is a fresh start" in capsys.readouterr().out
+    assert_same_run(folder, undisturbed)
+
+
+def test_resuming_a_run_that_was_killed_before_its_first_checkpoint_starts_afresh(
+    identified, undisturbed, tmp_path, monkeypatch
+):
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        call_at(patch, "train_step", 4, kill)
+        with pytest.raises(Killed):
+            train(identified, folder, **SETTINGS)
+    assert metrics(folder)
+    assert train(identified, folder, **SETTINGS, resume="auto") == 0
+    assert_same_run(folder, undisturbed)
+
+
+def test_a_finished_run_is_left_alone_and_says_so(identified, tmp_path, capsys):
+    folder = tmp_path / "run"
+    train(identified, folder, **SETTINGS)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert train(identified, folder, **SETTINGS, resume="auto") == 0
+    assert "this run is finished after step" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_that_holds_a_run_is_not_written_into_without_being_asked(identified, tmp_path):
+    folder = tmp_path / "run"
+    train(identified, folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="already holds a run: continue that one with resume=auto"):
+        train(identified, folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("form", ["{run}", "{run}/state_step_{step}", "{run}/step_{step}"])
+def test_a_state_can_be_named_in_three_ways_and_its_folder_is_found(
+    identified, undisturbed, tmp_path, monkeypatch, form
+):
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        call_at(patch, "train_step", 5, terminate)
+        train(identified, folder, **SETTINGS)
+    config = tiny(identified, folder, **SETTINGS, resume=form.format(run=folder, step=5))
+    config.checkpoint_path = None
+    assert pretrain.train(config, World()) == 0
+    assert_same_run(folder, undisturbed)
+
+
+def test_an_older_state_than_the_newest_can_be_named(identified, undisturbed, tmp_path):
+    folder = tmp_path / "run"
+    train(identified, folder, **SETTINGS)
+    first = min(folder.glob("state_step_*"), key=lambda path: int(path.name[11:]))
+    assert train(identified, folder, **SETTINGS, resume=str(first)) == 0
+    assert_same_run(folder, undisturbed)
+
+
+def test_a_state_of_another_folder_continues_in_a_new_one_and_leaves_the_old_alone(
+    identified, undisturbed, tmp_path
+):
+    first = min(undisturbed.glob("state_step_*"), key=lambda path: int(path.name[11:]))
+    before = {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()}
+    fork = tmp_path / "fork"
+    assert train(identified, fork, **SETTINGS, resume=str(first)) == 0
+    assert {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()} == before
+    cut = int(first.name[11:])
+    assert metrics(fork) == [line for line in metrics(undisturbed) if line["step"] > cut]
+    with pytest.raises(UserError, match="already holds another run"):
+        train(identified, fork, **SETTINGS, resume=str(first))
+
+
+def test_what_holds_no_state_is_an_error_that_says_what_to_name(identified, tmp_path):
+    with pytest.raises(
+        UserError, match="no full training state there; name a run's folder or a state_step_N"
+    ):
+        train(identified, tmp_path / "run", resume=str(tmp_path / "nothing"))
+
+
+def test_auto_without_a_name_of_the_run_is_refused(identified):
+    with pytest.raises(UserError, match="resume=auto needs checkpoint_path="):
+        tiny(identified, "x", checkpoint_path=None, resume="auto")
+
+
+def stopped_run(identified, folder, monkeypatch, step=4, **settings) -> Path:
+    with monkeypatch.context() as patch:
+        call_at(patch, "train_step", step, terminate)
+        assert train(identified, folder, **SETTINGS | settings) == STOPPED
+    return folder
+
+
+def test_changes_that_make_sense_are_said_and_take_effect(identified, tmp_path, monkeypatch, capsys):
+    folder = stopped_run(identified, tmp_path / "run", monkeypatch)
+    changes = {"lr": 1e-2, "log_interval": 1, "epochs": 6}
+    assert train(identified, folder, **SETTINGS | changes, resume="auto") == 0
+    out = capsys.readouterr().out
+    for line in ("lr: 0.001 in the checkpoint, 0.01 now", "epochs: 4 in the checkpoint, 6 now"):
+        assert f"resume: {line}" in out
+    assert "resume: run_name" not in out
+    assert sum("test/accuracy" in line for line in metrics(folder)) == 3
+    assert metrics(folder)[-2]["train/lr"] == 1e-2
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("global_batch_size", 4), ("eval_interval", 4), ("seed", 1), ("ema", False), ("grad_accum_steps", 2)],
+)
+def test_changes_that_would_be_meaningless_are_refused(identified, tmp_path, monkeypatch, key, value):
+    folder = stopped_run(identified, tmp_path / "run", monkeypatch)
+    before = metrics(folder)
+    with pytest.raises(UserError, match=rf"cannot be resumed with another value of\n  {key}: .* {value} now"):
+        train(identified, folder, **SETTINGS | {key: value}, resume="auto")
+    assert metrics(folder) == before
+
+
+def test_another_model_is_refused(identified, tmp_path, monkeypatch):
+    folder = stopped_run(identified, tmp_path / "run", monkeypatch)
+    with pytest.raises(UserError, match=r"arch\.H_cycles: 2 in the checkpoint, 3 now"):
+        train(identified, folder, "arch.H_cycles=3", **SETTINGS, resume="auto")
+
+
+def test_epochs_cannot_change_where_they_are_one_iteration(identified, tmp_path, monkeypatch):
+    folder = stopped_run(identified, tmp_path / "run", monkeypatch, eval_interval=None)
+    with pytest.raises(UserError, match="epochs: 4 in the checkpoint, 6 now"):
+        train(identified, folder, **SETTINGS | {"epochs": 6, "eval_interval": None}, resume="auto")
+
+
+def test_the_same_data_elsewhere_is_fine_and_other_data_is_not(
+    identified, undisturbed, tmp_path, monkeypatch, capsys
+):
+    folder = stopped_run(identified, tmp_path / "run", monkeypatch)
+    renamed = write_identified(tmp_path / "renamed", names="abcdeg")
+    with pytest.raises(UserError, match=r"not what this run was trained on\n  puzzle identifiers"):
+        train(renamed, folder, **SETTINGS, resume="auto")
+    more = write_identified(tmp_path / "more", names="abcdefg")
+    with pytest.raises(UserError, match="num_puzzle_identifiers: 7 in the checkpoint, 8 now"):
+        train(more, folder, **SETTINGS, resume="auto")
+    moved = write_identified(tmp_path / "moved")
+    assert train(moved, folder, **SETTINGS, resume="auto") == 0
+    assert "resume: data_paths: " in capsys.readouterr().out
+    assert_same_run(folder, undisturbed)
+
+
+def test_a_run_whose_newest_state_is_damaged_goes_on_from_the_one_before(
+    identified, undisturbed, tmp_path, capsys
+):
+    folder = tmp_path / "run"
+    train(identified, folder, **SETTINGS)
+    newest = max(folder.glob("state_step_*/*-shared.pt"), key=lambda path: int(path.parent.name[11:]))
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    assert train(identified, folder, **SETTINGS, resume="auto") == 0
+    assert "its SHA-256 is not the manifest's); skipped" in capsys.readouterr().out
+    assert_same_run(folder, undisturbed)
+
+
+def test_a_checkpoint_holds_all_that_it_promises(undisturbed):
+    path = max(undisturbed.glob("state_step_*/*-shared.pt"), key=lambda path: int(path.parent.name[11:]))
+    shared = torch.load(path, weights_only=True)
+    of_rank = torch.load(path.with_name(path.name.replace("shared", "rank_0")), weights_only=True)
+    assert {"model", "ema", "optimizers", "step", "iteration", "batch", "best", "facts"} <= shared.keys()
+    assert shared["optimizers"].keys() == {"weights", "puzzle_emb"}
+    assert {"config", "data", "versions", "wandb_run_id", "metrics_lines"} <= shared["facts"].keys()
+    assert {"carries", "random", "interval"} <= of_rank.keys()
+    assert any(not torch.equal(shared["model"][name], value) for name, value in shared["ema"].items())
+    weights = torch.load(undisturbed / f"step_{shared['step']}", weights_only=True)
+    for name, average in shared["ema"].items():
+        assert torch.equal(weights[name], average), name
+
+
+def test_only_full_states_are_pruned_never_weights(identified, tmp_path):
+    folder = tmp_path / "run"
+    train(identified, folder, checkpoint_interval_steps=2, keep_last=1)
+    steps = {int(path.name[5:]) for path in folder.glob("step_*")}
+    last = num_steps(folder)
+    assert {*range(2, last, 2), last} <= steps
+    assert [path.name for path in folder.glob("state_step_*")] == [f"state_step_{last}"]
+
+
+def test_something_is_saved_at_the_end_also_without_evaluation(identified, tmp_path):
+    folder = tmp_path / "run"
+    assert train(identified, folder, min_eval_interval=99) == 0
+    assert not any("test/accuracy" in line for line in metrics(folder))
+    assert (folder / f"step_{num_steps(folder)}").exists()
+    assert (folder / f"state_step_{num_steps(folder)}").exists()
+
+
+def test_a_run_out_of_patience_stops_keeps_its_best_and_is_then_finished(identified, tmp_path, capsys):
+    folder = tmp_path / "run"
+    settings = {"epochs": 20, "lr": 0.0, "puzzle_emb_lr": 0.0, "early_stop_patience": 2}
+    assert train(identified, folder, **settings) == 0
+    assert sum("test/accuracy" in line for line in metrics(folder)) == 3
+    assert "stopped early" in capsys.readouterr().out
+    first = next(line["step"] for line in metrics(folder) if "test/accuracy" in line)
+    assert json.loads((folder / "best.json").read_text())["step"] == first
+    assert (folder / "best").read_bytes() == (folder / f"step_{first}").read_bytes()
+    assert train(identified, folder, **settings, resume="auto") == 0
+    assert "this run is finished" in capsys.readouterr().out
+
+
+def test_a_metric_that_does_not_exist_costs_no_training(identified, tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(UserError, match="best_metric=test/exact: no such metric; this run has test/accuracy"):
+        train(identified, folder, best_metric="test/exact")
+    with pytest.raises(UserError, match="no such metric"):  # what was trained is there, so the end is reached
+        train(identified, folder, best_metric="test/exact", resume="auto")
+    assert train(identified, folder, best_metric="test/accuracy", resume="auto") == 0
+
+
+def test_an_evaluator_that_fails_costs_no_training(identified, undisturbed, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+
+    def fail() -> None:
+        raise OSError("no file")
+
+    with monkeypatch.context() as patch:
+        call_at(patch, "evaluate", 1, fail)
+        with pytest.raises(OSError, match="no file"):
+            train(identified, folder, **SETTINGS)
+    assert train(identified, folder, **SETTINGS, resume="auto") == 0
+    assert_same_run(folder, undisturbed)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_each_signal_saves_ends_with_its_code_and_restores_the_handlers(
+    identified, tmp_path, monkeypatch, capsys, name
+):
+    number, before = getattr(signal, name), signal.getsignal(getattr(signal, name))
+    call_at(monkeypatch, "train_step", 2, lambda: os.kill(os.getpid(), number))
+    assert train(identified, tmp_path / "run") == 128 + number
+    assert f"stopped by {name} after step 2" in capsys.readouterr().out
+    assert signal.getsignal(number) == before
+    assert newest_state(tmp_path / "run")["shared"]["step"] == 2
+
+
+def test_resuming_reads_no_batch_that_was_used(identified, tmp_path, monkeypatch):
+    """The stream is asked to begin where it was left, rather than replayed."""
+    folder = stopped_run(identified, tmp_path / "run", monkeypatch, step=3)
+    config = tiny(identified, folder, **SETTINGS, resume="auto")
+    run = build(config, World())
+    asked = []
+    monkeypatch.setattr(
+        type(run.train_data),
+        "batches",
+        lambda self, iteration=1, start=0: asked.append((iteration, start)) or iter(()),
+    )
+    train(identified, folder, **SETTINGS, resume="auto")
+    assert asked[0] == (1, 3)
+
+
+def test_keeping_states_costs_less_than_a_hundredth_of_the_loop(identified, tmp_path, monkeypatch):
+    """At default settings: a state with each evaluation. What counts is the time the loop waits for the saving."""
+    made = []
+    init = Checkpointer.__init__
+    monkeypatch.setattr(
+        Checkpointer, "__init__", lambda self, *a, **k: (init(self, *a, **k), made.append(self))[0]
+    )
+    train(identified, tmp_path / "run", epochs=400, eval_interval=200)
+    state = torch.load(
+        max((tmp_path / "run").glob("state_step_*/*-shared.pt"), key=lambda p: p.stat().st_mtime),
+        weights_only=True,
+    )
+    assert made[0].blocked_seconds < 0.01 * state["seconds"], (made[0].blocked_seconds, state["seconds"])

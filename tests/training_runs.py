@@ -1,0 +1,116 @@
+"""Training runs for tests: the shipped config made tiny, runs in this process, and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+import pretrain
+from config.overrides import force_overrides
+from config.schema import PretrainConfig, parse
+from utils.distributed import World
+
+ROOT = Path(__file__).parents[1]
+TINY = [
+    "arch.hidden_size=16",
+    "arch.num_heads=2",
+    "arch.H_cycles=2",
+    "arch.L_cycles=1",
+    "arch.L_layers=1",
+    "arch.halt_max_steps=3",
+    "arch.puzzle_emb_len=1",
+    "arch.forward_dtype=float32",
+    "arch.halt_exploration_prob=0.5",
+    "device=cpu",
+    "evaluators=[]",
+    "global_batch_size=8",
+    "lr=1e-3",
+    "lr_warmup_steps=1",
+    "log_interval=3",
+]
+
+
+@cache
+def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
+    with initialize_config_dir(str(ROOT / "config"), version_base=None):
+        config = compose("cfg_pretrain", force_overrides([*TINY, *overrides]))
+    return OmegaConf.to_container(config, resolve=True)
+
+
+def tiny(data: Path | list, folder: Path, *overrides: str, **values: Any) -> PretrainConfig:
+    """The shipped config made tiny; `values` replace top-level keys, `overrides` are as on a command line."""
+    paths = [str(path) for path in (data if isinstance(data, list) else [data])]
+    given = {"data_paths": paths, "checkpoint_path": str(folder), "epochs": 4, "eval_interval": 2} | values
+    return parse(PretrainConfig, deepcopy(_composed(overrides)) | given)
+
+
+def train(data: Path | list, folder: Path, *overrides: str, **values: Any) -> int:
+    """One run in this process; the exit code."""
+    return pretrain.train(tiny(data, folder, *overrides, **values), World())
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl without their times."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "time"} for line in lines]
+
+
+def newest_state(folder: Path, rank: int = 0) -> dict[str, Any]:
+    """All that the last full state holds, of rank 0 and of `rank`, but for what names the run or tells time."""
+    newest = max(folder.glob(f"state_step_*/*-rank_{rank}.pt"), key=lambda p: int(p.name.partition("-")[0]))
+    shared = torch.load(newest.with_name(newest.name.replace(f"rank_{rank}", "shared")), weights_only=True)
+    of_rank = torch.load(newest, weights_only=True)
+    for key in ("facts", "seconds"):
+        shared.pop(key)
+    return {"shared": shared, "rank": of_rank}
+
+
+def assert_equal(one: Any, two: Any, where: str = "") -> None:
+    """Nested containers are equal, tensors bit for bit."""
+    assert type(one) is type(two), where
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, two), where
+    elif isinstance(one, dict):
+        assert one.keys() == two.keys(), where
+        for key in one:
+            assert_equal(one[key], two[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(two), where
+        for i, pair in enumerate(zip(one, two, strict=True)):
+            assert_equal(*pair, f"{where}[{i}]")
+    else:
+        assert one == two, where
+
+
+def assert_same_run(one: Path, two: Path, ranks: int = 1) -> None:
+    """Run `one` left the weights, the last full state and the metrics that `two` left; only times may differ."""
+    assert metrics(one) == metrics(two)
+    for rank in range(ranks):
+        assert_equal(newest_state(one, rank), newest_state(two, rank))
+    for name in [path.name for path in two.glob("step_*")]:
+        weights = [torch.load(folder / name, weights_only=True) for folder in (one, two)]
+        assert_equal(*weights, name)
+
+
+def command(
+    *arguments: str, cwd: Path, timeout: float = 120, **environment: str
+) -> subprocess.CompletedProcess:
+    """`python pretrain.py ARGUMENTS` in the folder `cwd`."""
+    return run_python(str(ROOT / "pretrain.py"), *arguments, cwd=cwd, timeout=timeout, **environment)
+
+
+def run_python(*arguments: str, cwd: Path, timeout: float = 120, **environment: str):
+    variables = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_DISABLED": "true"} | environment
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env=variables, capture_output=True, text=True, timeout=timeout
+    )
