@@ -13,14 +13,15 @@ import time
 from itertools import islice
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # started by its path
-    sys.path[0] = str(ROOT)
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 
 from dataset.parallel import available_cpus
 from puzzle_dataset import PuzzleDataset
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(arguments: list[str] | None = None) -> None:

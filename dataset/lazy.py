@@ -85,27 +85,22 @@ class Frames:
         """
         keys = pairs * NUM_DIHEDRAL + transforms
         starts, lengths = self._starts.take(keys), self._lengths.take(keys)
-        # Of all ways to look up bytes from Python `bytearray.translate` is by far the fastest, at 0.4 ns a byte; half
-        # of a frame on average is padding, which needs none. `map` spares the bytecode of 768 rows a batch.
-        parts = [b""] * (3 * len(keys))
+        leads = np.arange(0, len(keys) * SEQ_LEN, SEQ_LEN)
         if shifts is not None:
-            leads = shifts[:, 0] * GRID_SIZE + shifts[:, 1]
-            lengths = np.minimum(lengths, SEQ_LEN - leads)
-            parts[0::3] = map(_ZEROS.__getitem__, leads.tolist())
-            parts[2::3] = map(_ZEROS.__getitem__, (SEQ_LEN - leads - lengths).tolist())
-        else:
-            parts[2::3] = map(_ZEROS.__getitem__, (SEQ_LEN - lengths).tolist())
-        spans = map(slice, starts.tolist(), (starts + lengths).tolist())
-        parts[1::3] = map(bytearray.translate, map(self._cells.__getitem__, spans), tables)
-        rows = np.frombuffer(bytearray().join(parts), np.uint8).reshape(-1, SEQ_LEN)
+            offsets = shifts[:, 0] * GRID_SIZE + shifts[:, 1]
+            leads, lengths = leads + offsets, np.minimum(lengths, SEQ_LEN - offsets)
+        # Of all ways to look up bytes from Python `bytearray.translate` is by far the fastest, at 0.4 ns a byte; half
+        # of a frame on average is padding, which needs none.
+        cells, packed = self._cells, bytearray(len(keys) * SEQ_LEN)
+        columns = (leads, leads + lengths, starts, starts + lengths)
+        for lead, rest, start, end, table in zip(*(c.tolist() for c in columns), tables, strict=True):
+            packed[lead:rest] = cells[start:end].translate(table)
+        rows = np.frombuffer(packed, np.uint8).reshape(-1, SEQ_LEN)
         if shifts is not None:
             # A border moved past the right edge reappears at the left one, where a shifted grid leaves a column empty.
             for limits, kept in zip(self._limits, (0x0F, 0xF0), strict=True):
                 rows[np.flatnonzero(shifts[:, 1] == limits.take(keys)), ::GRID_SIZE] &= np.uint8(kept)
         return rows
-
-
-_ZEROS = [bytes(length) for length in range(SEQ_LEN + 1)]
 
 
 def unpack(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
