@@ -72,7 +72,7 @@ class PretrainConfig(BaseModel):
     eval_save_outputs: list[str] | None = None
 
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
-    compile: Literal["auto"] | bool = "auto"
+    compile: Literal["auto", True, False] = "auto"
     log_interval: int = Field(default=10, ge=1)
 
     resume: str | None = None

@@ -114,3 +114,14 @@ def run_python(*arguments: str, cwd: Path, timeout: float = 120, **environment: 
     return subprocess.run(
         [sys.executable, *arguments], cwd=cwd, env=variables, capture_output=True, text=True, timeout=timeout
     )
+
+
+def in_process_command(monkeypatch, cwd: Path, *arguments: str) -> int:
+    """The exit code of `python pretrain.py ARGUMENTS` in the folder `cwd`, without the seconds of a new process."""
+    monkeypatch.chdir(cwd)
+    monkeypatch.setattr(sys, "argv", ["pretrain.py", *force_overrides(list(arguments))])
+    try:
+        pretrain.launch()
+    except SystemExit as end:
+        return end.code or 0
+    return 0

@@ -1,0 +1,254 @@
+"""What a user can get wrong is one readable message, a non-zero exit and no traceback, before any work is lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_identified
+from training_runs import TINY, command, in_process_command, train
+
+from models.architectures import ARCHITECTURES
+
+
+@pytest.fixture
+def refused(monkeypatch, tmp_path, capfd, identified):
+    """Run the command with these overrides in an empty folder and return its one message; nothing may be left there."""
+
+    def run(*overrides: str, data: Path | str = identified, leaves: tuple[str, ...] = ()) -> str:
+        cwd = tmp_path / "cwd"
+        cwd.mkdir()
+        given = [
+            *TINY,
+            f"data_paths=[{data}]",
+            "epochs=4",
+            "eval_interval=2",
+            "checkpoint_path=run",
+            *overrides,
+        ]
+        code = in_process_command(monkeypatch, cwd, *given)
+        out, err = capfd.readouterr()
+        assert code in (1, 2), out + err
+        assert "Traceback" not in out + err
+        assert "step 1" not in out  # no evaluation was reached
+        assert {path.name for path in cwd.iterdir()} <= set(leaves)
+        return err
+
+    return run
+
+
+@pytest.fixture
+def broken(identified, tmp_path) -> Path:
+    return Path(shutil.copytree(identified, tmp_path / "broken"))
+
+
+def test_a_missing_folder(refused, tmp_path):
+    assert f"error: {tmp_path}/nothing" in refused(data=tmp_path / "nothing")
+
+
+def test_a_missing_split(refused, broken):
+    shutil.rmtree(broken / "test")
+    assert f"error: {broken}: has no split 'test'" in refused(data=broken)
+
+
+def test_a_truncated_array(refused, broken):
+    path = broken / "train" / "all__inputs.npy"
+    path.write_bytes(path.read_bytes()[:-10])
+    assert str(path) in refused(data=broken)
+
+
+def test_indices_that_do_not_increase(refused, broken):
+    path = broken / "train" / "all__puzzle_indices.npy"
+    indices = np.load(path)
+    indices[3] = indices[2] - 1
+    np.save(path, indices)
+    message = refused(data=broken)
+    assert str(path) in message
+    assert "3" in message.partition(str(path))[2]
+
+
+def test_a_label_outside_the_vocabulary(refused, broken):
+    path = broken / "test" / "all__labels.npy"
+    labels = np.load(path)
+    labels[2, 1] = 7
+    np.save(path, labels)
+    message = refused(data=broken)
+    assert str(path) in message
+    assert "7" in message.partition(str(path))[2]
+
+
+def test_a_dataset_json_that_is_no_json(refused, broken):
+    (broken / "train" / "dataset.json").write_text("{")
+    assert f"{broken}/train/dataset.json" in refused(data=broken)
+
+
+def test_test_data_of_another_kind(refused, tmp_path, sudoku4x4):
+    assert "data_paths and data_paths_test differ in seq_len: 4 and 16" in refused(
+        f"data_paths_test=[{sudoku4x4}]"
+    )
+
+
+def test_a_batch_size_that_the_micro_batches_cannot_share(refused):
+    message = refused("global_batch_size=6", "grad_accum_steps=4")
+    assert "error: global_batch_size=6 must be a multiple of the number of processes (1) times" in message
+
+
+def test_epochs_that_are_no_multiple_of_the_interval_and_what_would_be(refused):
+    message = refused("epochs=5", "eval_interval=2")
+    assert "epochs=5 must be a multiple of eval_interval=2: use epochs=6 or another eval_interval" in message
+
+
+def test_an_iteration_without_a_full_batch(refused):
+    message = refused("global_batch_size=512", "epochs=2", "eval_interval=1")
+    assert "fills no batch: global_batch_size is 512; use a smaller global_batch_size" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("global_batchsize=4", "global_batch_size"),
+        ("+ema_rat=0.9", "ema_rate"),
+        ("arch.L_cycle=3", "arch.L_cycles"),
+        ("arch.loss.loss_typ=softmax_cross_entropy", "arch.loss.loss_type"),
+    ],
+)
+def test_a_misspelt_key_names_the_nearest_valid_ones(refused, override, nearest):
+    message = refused(override)
+    key = override.lstrip("+").partition("=")[0]
+    assert f"{key}: unknown key; nearest valid keys: {nearest}" in message
+
+
+def test_every_bad_key_is_listed_at_once(refused):
+    message = refused("lr=-1", "arch.pos_encodings=roep", "arch.num_heads=0", "beta1=1")
+    for key in ("lr", "arch.pos_encodings", "arch.num_heads", "beta1"):
+        assert f"  {key}: " in message
+
+
+def test_an_unknown_architecture_lists_those_there_are(refused):
+    message = refused("arch=tmr")
+    assert "tmr" in message
+    for name in ARCHITECTURES:
+        assert name in message
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("arch.name=tmr", "arch.name='tmr' is unknown (did you mean trm?)"),
+        ("arch.loss.name=losses@Nothing", "module models.losses has no class Nothing"),
+        ("arch.loss.loss_type=l2", "arch.loss.loss_type: 'l2' is not one of"),
+        (
+            "evaluators=[{name: nothing@Nothing}]",
+            "there is no module evaluators.nothing; known names are arc@ARC",
+        ),
+        ("evaluators=[{name: sudoku@Sudoko}]", "module evaluators.sudoku has no class Sudoko"),
+        ("evaluators=[{name: sudoku@Sudoku, colour: 3}]", "sudoku@Sudoku does not take these options"),
+        ("device=gpu", "device=gpu: unknown; use one of auto, cuda, mps, cpu"),
+        ("compile=maybe", "compile: 'maybe' is not valid"),
+        ("eval_save_outputs=[predictions]", "'predictions' is no output; choose from inputs"),
+        ("keep_last=0", "keep_last: 0 is not valid"),
+        ("early_stop_patience=2 best_metric=null", "early_stop_patience=2 needs a best_metric"),
+        ("freeze_weights=True arch.puzzle_emb_ndim=0", "freeze_weights=True trains only puzzle embeddings"),
+        ("arch.puzzle_emb_ndim=64", "puzzle_emb_ndim=64"),
+        ("load_checkpoint=nothing/step_5", "nothing/step_5: no such file or folder"),
+        ("resume=nothing/step_5", "resume=nothing/step_5: no full training state there"),
+        ("data_paths=[]", "data_paths: "),
+    ],
+)
+def test_values_that_cannot_be(refused, override, expected):
+    # Spaces separate overrides, but not those within brackets.
+    overrides = [override] if "[" in override else override.split()
+    assert expected in refused(
+        *overrides, leaves=("run",) if "checkpoint" in override or "resume" in override else ()
+    )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there(refused):
+    assert "error: device=cuda: torch" in refused("device=cuda")
+
+
+def test_a_file_where_the_run_should_be(refused, tmp_path):
+    (tmp_path / "file").write_text("")
+    message = refused(f"checkpoint_path={tmp_path}/file")
+    assert f"error: {tmp_path}/file" in message
+    assert "choose another checkpoint_path" in message
+
+
+def test_weights_of_another_model(refused, identified, tmp_path):
+    train(identified, tmp_path / "other", "arch.hidden_size=32", epochs=2)
+    (weights,) = (tmp_path / "other").glob("step_*")
+    message = refused(f"load_checkpoint={weights}", leaves=("run",))
+    assert "lm_head.weight" in message
+    assert "32" in message
+
+
+def test_a_checkpoint_that_is_no_checkpoint(refused, tmp_path):
+    path = tmp_path / "step_7"
+    path.write_bytes(b"not weights")
+    assert f"error: {path}" in refused(f"load_checkpoint={path}", leaves=("run",))
+
+
+def test_a_puzzle_table_of_other_puzzles_is_filled_with_its_mean_and_that_is_said(
+    identified, tmp_path, capsys
+):
+    train(identified, tmp_path / "source", epochs=2)
+    (weights,) = (tmp_path / "source").glob("step_*")
+    other = write_identified(tmp_path / "more", names="abcdefgh")
+    assert (
+        train(other, tmp_path / "run", load_checkpoint=str(weights), lr=0.0, puzzle_emb_lr=0.0, epochs=2) == 0
+    )
+    assert "mean" in capsys.readouterr().out
+    key = "model.inner.puzzle_emb.weights"
+    before = torch.load(weights, weights_only=True)[key]
+    (after,) = (torch.load(path, weights_only=True)[key] for path in (tmp_path / "run").glob("step_*"))
+    assert after.shape == (9, before.shape[1])
+    torch.testing.assert_close(after, before.mean(0).expand_as(after))
+
+
+def test_the_process_itself_ends_with_two_and_one_message(identified, tmp_path):
+    done = command(*TINY, f"data_paths=[{identified}]", "epochs=5", "eval_interval=2", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: the config is not valid",
+        "  epochs=5 must be a multiple of eval_interval=2: use epochs=6 or another eval_interval",
+    ]
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_during_the_run_leaves_what_was_trained(identified, tmp_path, monkeypatch):
+    """The disk is full when metrics are written: the message, and a folder that can be resumed."""
+    import builtins
+
+    import utils.loggers as loggers
+
+    real_open, opened = builtins.open, []
+
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, text):
+            if json.loads(text)["step"] > 5:
+                raise OSError(28, "No space left on device")
+            return self.file.write(text)
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    def open_full(path, mode="r", **kwargs):
+        file = real_open(path, mode, **kwargs)
+        opened.append(path)
+        return Full(file) if mode == "a" else file
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loggers, "open", open_full, raising=False)
+        with pytest.raises(ValueError, match=r"cannot write metrics \(No space left on device\); free space"):
+            train(identified, tmp_path / "run")
+    assert opened
+    assert train(identified, tmp_path / "run", resume="auto") == 0
