@@ -1,0 +1,256 @@
+"""Several processes train as one does: same numbers, same resuming, and none of them hangs when one fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import write_identified
+from ranks import outputs_of, run_ranks
+from training_runs import ROOT, TINY, assert_same_run, metrics, newest_state, tiny
+
+import pretrain
+from models.optim import sparse_sign_sgd
+from models.training import train_step
+from training_run import build
+from utils.distributed import World
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds workers in /proc")
+
+
+def run_training(
+    data: Path, folder: Path, overrides: list[str], values: dict[str, Any], stop_at: int = 0
+) -> None:
+    """What each rank does; where `stop_at` is a step the last rank alone gets SIGUSR1 before it."""
+    with World.start("cpu") as world:
+        count = []
+
+        def counting(*args, **kwargs):
+            count.append(1)
+            if len(count) == stop_at and world.rank == world.size - 1:
+                signal.raise_signal(signal.SIGUSR1)
+            return train_step(*args, **kwargs)
+
+        pretrain.train_step = counting
+        code = pretrain.train(tiny(data, folder, *overrides, **values), world)
+    sys.exit(code)
+
+
+def train_on(
+    size: int, tmp_path: Path, data: Path, name: str, *overrides: str, stop_at: int = 0, **values: Any
+):
+    results = run_ranks(
+        tmp_path, run_training, data, tmp_path / name, list(overrides), values, stop_at, size=size
+    )
+    return [result.returncode for result in results], results
+
+
+# Equality
+
+
+# 9 test rows in batches of 8: of the last batch the second rank has nothing. 7: it has one row less than the first.
+@pytest.mark.parametrize(("num_test", "overrides"), [(9, []), (7, ["grad_accum_steps=2"])])
+def test_two_ranks_train_and_evaluate_as_one_process_does(tmp_path, num_test, overrides):
+    data = write_identified(tmp_path / "data", num_test=num_test)
+    settings = {"ema": True, "ema_rate": 0.9, "log_interval": 1, "eval_save_outputs": ["preds", "inputs"]}
+    for size in (1, 2):
+        codes, results = train_on(
+            size, tmp_path, data, f"{size}", "arch.puzzle_emb_ndim=0", *overrides, **settings
+        )
+        assert codes == [0] * size, results[0].stderr
+    lines = [metrics(tmp_path / name) for name in "12"]
+    assert len(lines[0]) == len(lines[1])
+    assert lines[0][-1]["step"] == 10
+    for one, two in zip(*lines, strict=True):
+        assert one == pytest.approx(two, rel=1e-5, abs=1e-5)
+    states = [newest_state(tmp_path / name)["shared"] for name in "12"]
+    for part in ("model", "ema"):
+        for key, value in states[0][part].items():
+            torch.testing.assert_close(states[1][part][key], value, rtol=1e-5, atol=1e-5, msg=f"{part} {key}")
+    whole = torch.load(tmp_path / "1" / "step_10_all_preds.0", weights_only=True)
+    parts = [torch.load(tmp_path / "2" / f"step_10_all_preds.{rank}", weights_only=True) for rank in (0, 1)]
+    # Each batch of the stream is split in two halves; rows of the first come from rank 0.
+    order = [i for rank in (0, 1) for i in range(num_test) if i % 8 // 4 == rank]
+    assert [len(part["preds"]) for part in parts] == [
+        sum(i % 8 // 4 == rank for i in range(num_test)) for rank in (0, 1)
+    ]
+    assert torch.equal(torch.cat([part["inputs"] for part in parts]), whole["inputs"][order])
+
+
+def record_sparse_gradients(data: Path, folder: Path) -> None:
+    """Save the summed gradient of every touched row of the puzzle table in three steps that change nothing."""
+    with World.start("cpu") as world:
+        recorded, sum_by_id = [], sparse_sign_sgd.sum_by_id
+
+        def recording(ids, rows):
+            sums = sum_by_id(ids, rows)
+            recorded.append((ids, sums))
+            return sums
+
+        sparse_sign_sgd.sum_by_id = recording
+        run = build(tiny(data, folder, lr=0.0, puzzle_emb_lr=0.0), world)
+        run.state.model.model.inner.puzzle_emb.weights.normal_(generator=torch.Generator().manual_seed(1))
+        for _, batch, _ in list(run.train_data.batches(1))[:3]:
+            train_step(run.state, batch, world, seed=0, global_batch_size=8)
+        torch.save(recorded, folder / f"{world.size}_{world.rank}")
+
+
+def test_gradients_of_puzzle_embeddings_are_summed_over_all_rows_of_all_ranks(identified, tmp_path):
+    for size in (1, 2):
+        outputs_of(run_ranks(tmp_path, record_sparse_gradients, identified, tmp_path, size=size))
+    one = torch.load(tmp_path / "1_0")
+    for rank in (0, 1):
+        two = torch.load(tmp_path / f"2_{rank}")
+        assert len(two) == len(one) == 3
+        for (ids, sums), (ids_two, sums_two) in zip(one, two, strict=True):
+            assert torch.equal(ids, ids_two)
+            assert sums.abs().sum() > 0
+            torch.testing.assert_close(sums_two, sums, rtol=1e-5, atol=1e-6)
+
+
+# Stopping and resuming
+
+
+@pytest.mark.parametrize(
+    "step", [3, 5]
+)  # within an iteration, and at its end: the vote is read in the evaluation
+def test_a_signal_to_one_rank_stops_all_and_the_run_resumes_exactly(identified, tmp_path, step):
+    for name, stop_at in (("undisturbed", 0), ("run", step)):
+        codes, results = train_on(2, tmp_path, identified, name, stop_at=stop_at, ema=True)
+        assert codes == ([128 + signal.SIGUSR1] * 2 if stop_at else [0, 0]), results[0].stderr
+    assert results[0].stdout.count("stopped by SIGUSR1 after step") == 1
+    assert results[1].stdout == ""
+    codes, results = train_on(2, tmp_path, identified, "run", ema=True, resume="auto")
+    assert codes == [0, 0], results[0].stderr
+    assert_same_run(tmp_path / "run", tmp_path / "undisturbed", ranks=2)
+
+
+def test_another_number_of_ranks_goes_on_with_a_fresh_carry_and_says_so(identified, tmp_path):
+    train_on(2, tmp_path, identified, "run", stop_at=4)
+    codes, (result,) = train_on(1, tmp_path, identified, "run", resume="auto")
+    assert codes == [0]
+    assert "was saved by 2 processes, this run has 1: the carry starts afresh" in result.stdout
+    steps = [line["step"] for line in metrics(tmp_path / "run") if "test/accuracy" in line]
+    assert steps == [5, 10]
+
+
+# torchrun
+
+
+def torchrun(cwd: Path, *overrides: str, options: tuple[str, ...] = ()) -> subprocess.Popen:
+    """Two processes, started as the documentation says."""
+    launcher = ["--nproc-per-node", "2", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", "--nnodes=1"]
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            *launcher,
+            *options,
+            str(ROOT / "pretrain.py"),
+            *overrides,
+        ],
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "WANDB_DISABLED": "true"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def workers_of(launcher: subprocess.Popen) -> list[int]:
+    return [
+        int(pid) for pid in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    ]
+
+
+def wait_for(condition, launcher: subprocess.Popen, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        if launcher.poll() is not None:
+            pytest.fail(f"torchrun has ended:\n{launcher.stdout.read()}")
+        time.sleep(0.02)
+
+
+LONG = [
+    "epochs=24",
+    "eval_interval=12",
+    "checkpoint_interval_steps=20",
+    "log_interval=20",
+    "checkpoint_path=run",
+]
+
+
+def test_what_is_wrong_is_said_once_and_ends_every_rank(identified, tmp_path):
+    launcher = torchrun(tmp_path, *TINY, f"data_paths=[{identified}]", "global_batch_size=7")
+    out, _ = launcher.communicate(timeout=60)
+    assert launcher.returncode != 0
+    assert out.count("error: global_batch_size=7 must be a multiple of the number of processes (2)") == 1
+    assert f'File "{ROOT}/pretrain.py' not in out
+
+
+@needs_proc
+def test_a_killed_worker_leads_to_an_automatic_resume_that_changes_nothing(identified, tmp_path):
+    data = [f"data_paths=[{identified}]", "ema=True", "resume=auto", *LONG]
+    launcher = torchrun(tmp_path, *TINY, *data, options=("--max-restarts", "1"))
+    try:
+        wait_for(lambda: list(tmp_path.glob("run/state_step_*/*-rank_1.json")), launcher)
+        os.kill(workers_of(launcher)[-1], signal.SIGKILL)
+        out, _ = launcher.communicate(timeout=120)
+    finally:
+        launcher.kill()
+    assert launcher.returncode == 0, out
+    assert "resume: continuing run/state_step_" in out
+    values = {
+        "epochs": 24,
+        "eval_interval": 12,
+        "checkpoint_interval_steps": 20,
+        "log_interval": 20,
+        "ema": True,
+    }
+    codes, results = train_on(2, tmp_path, identified, "undisturbed", **values)
+    assert codes == [0, 0], results[0].stderr
+    assert_same_run(tmp_path / "run", tmp_path / "undisturbed", ranks=2)
+
+
+@needs_proc
+def test_a_rank_that_is_killed_takes_the_run_down_promptly(identified, tmp_path):
+    launcher = torchrun(tmp_path, *TINY, f"data_paths=[{identified}]", *LONG)
+    try:
+        wait_for(lambda: list(tmp_path.glob("run/state_step_*/*-rank_1.json")), launcher)
+        victim, killed = workers_of(launcher)[-1], time.monotonic()
+        os.kill(victim, signal.SIGKILL)
+        out, _ = launcher.communicate(timeout=60)
+    finally:
+        launcher.kill()
+    assert launcher.returncode != 0
+    assert time.monotonic() - killed < 30
+    assert out.count("lost contact with another rank") == 1
+    assert out.count("loss") == 0 or 'Traceback (most recent call last):\n  File "' + str(ROOT) not in out
+
+
+@needs_proc
+def test_a_signal_to_the_launcher_saves_before_it_ends(identified, tmp_path):
+    launcher = torchrun(
+        tmp_path, *TINY, f"data_paths=[{identified}]", *[o for o in LONG if "interval_steps" not in o]
+    )
+    try:
+        wait_for(
+            lambda: (tmp_path / "run" / "metrics.jsonl").exists() and metrics(tmp_path / "run"), launcher
+        )
+        launcher.send_signal(signal.SIGTERM)
+        out, _ = launcher.communicate(timeout=60)
+    finally:
+        launcher.kill()
+    assert launcher.returncode != 0
+    assert out.count("stopped by SIGTERM after step") == 1
+    (state,) = tmp_path.glob("run/state_step_*")
+    assert len(list(state.glob("*.json"))) == 2
