@@ -415,6 +415,7 @@ def test_resuming_reads_no_batch_that_was_used(identified, tmp_path, monkeypatch
     assert asked[0] == (1, 3)
 
 
+@pytest.mark.slow
 def test_keeping_states_costs_less_than_a_hundredth_of_the_loop(identified, tmp_path, monkeypatch):
     """At default settings: a state with each evaluation. What counts is the time the loop waits for the saving."""
     made = []
