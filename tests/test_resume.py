@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import write_identified
-from training_runs import assert_same_run, metrics, newest_state, tiny, train
+from training_runs import ROOT, assert_same_run, metrics, newest_state, run_python, tiny, train
 
 import pretrain
 from training_run import build
@@ -429,3 +429,12 @@ def test_keeping_states_costs_less_than_a_hundredth_of_the_loop(identified, tmp_
         weights_only=True,
     )
     assert made[0].blocked_seconds < 0.01 * state["seconds"], (made[0].blocked_seconds, state["seconds"])
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path):
+    done = run_python(
+        str(ROOT / "benchmarks" / "soak.py"), "kills=8", f"folder={tmp_path}", cwd=tmp_path, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith("8 kills")

@@ -21,15 +21,22 @@ def guarded(
 ) -> None:
     """Run `update()`; where `ok` is false every parameter, optimizer state and `shadow` tensor keeps its value.
 
-    On the CPU the host may ask `ok` at no cost. On an accelerator asking would stall the queue each step, so the
-    update runs on copies' terms: values are kept aside and put back under the mask, a few percent of a step's memory
-    traffic. State that an optimizer creates in its first step is put back to zero.
+    On the CPU the host may ask `ok` at no cost; on an accelerator asking would stall the queue at each step.
     """
     if ok.device.type == "cpu":
         if ok:
             update()
-        return
-    optimizers, shadow = list(optimizers), list(shadow)
+    else:
+        masked(ok, list(optimizers), list(shadow), update)
+
+
+@torch.no_grad()
+def masked(ok: Tensor, optimizers: list[Optimizer], shadow: list[Tensor], update: Callable[[], None]) -> None:
+    """`guarded` without asking: all values are kept aside, and put back under the mask after the update.
+
+    It costs a few percent of a step's memory traffic. State that an optimizer creates in its first step is put back
+    to zero. Step counts on the CPU go on, which only the run's last, failing interval ever sees.
+    """
     kept = {tensor: tensor.clone() for tensor in _tensors(optimizers, shadow, ok.device)}
     update()
     for tensor in _tensors(optimizers, shadow, ok.device):
