@@ -138,7 +138,9 @@ def from_list(
         raise UserError(f"{path} line {line}: the puzzle {text} has {count}; a puzzle must have exactly one")
     num_test = default_test_size(len(lines)) if test_size is None else test_size
     if num_test >= len(lines):
-        raise UserError(f"{path} has {len(lines)} puzzles: --test-size {num_test} leaves none to train on")
+        raise UserError(
+            f"--test-size {num_test} leaves none of the {len(lines)} puzzles in {path} to train on"
+        )
     everything = PuzzleSet(
         puzzles, solved.solutions, solved.guesses, "guesses", np.array([line for line, _ in lines]) - 1
     )
