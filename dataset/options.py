@@ -13,6 +13,17 @@ from dataset.metadata import SPLITS
 from utils.errors import UserError
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but not that an option left out is off or unset."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return (
+            action.help
+            if action.default is None or action.default is False
+            else super()._get_help_string(action)
+        )
+
+
 class OptionParser(argparse.ArgumentParser):
     """An `argparse` parser whose long options may be spelt with dashes or underscores alike.
 
@@ -21,7 +32,7 @@ class OptionParser(argparse.ArgumentParser):
     """
 
     def __init__(self, **settings):
-        settings.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        settings.setdefault("formatter_class", _HelpFormatter)
         settings.setdefault(
             "epilog", "Every option may also be spelt with underscores: --num_aug is --num-aug."
         )

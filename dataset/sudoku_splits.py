@@ -33,7 +33,7 @@ TRAIN_STREAM, TEST_STREAM, CHOICE_STREAM, AUGMENT_STREAM = range(4)
 # Unrated test splits up to this size are solved to record how hard each puzzle is.
 MOST_PUZZLES_TO_SOLVE = 5000
 # Puzzles that one worker solves or hashes at a time: enough to make up for starting it.
-_BATCH = 1000
+_BATCH = 300
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,11 @@ def overlap(train: PuzzleSet, test: PuzzleSet, shape: BoxShape, workers: int) ->
 def num_contained(rows: np.ndarray, others: np.ndarray) -> int:
     """How many of the (E, cells) rows occur among the others."""
     wanted = row_keys(rows)
-    found = set(wanted).intersection(row_keys(others))
+    different, found = set(wanted), set()
+    for start in range(
+        0, len(others), 60 * _BATCH
+    ):  # in parts: millions of keys need much more than their bytes
+        found |= different.intersection(row_keys(others[start : start + 60 * _BATCH]))
     return sum(key in found for key in wanted)
 
 
@@ -258,7 +262,7 @@ def _solved(puzzles: np.ndarray, shape: BoxShape, workers: int) -> BatchResult:
 
 
 def _hashes(puzzles: PuzzleSet, shape: BoxShape, workers: int) -> np.ndarray:
-    step = 20 * _BATCH
+    step = 60 * _BATCH
     starts = range(0, len(puzzles), step)
     batches = ((puzzles.puzzles[s : s + step], puzzles.solutions[s : s + step]) for s in starts)
     return np.concatenate(list(ordered_map(partial(_hash_batch, shape), batches, min(workers, len(starts)))))

@@ -542,6 +542,7 @@ def test_a_wrong_list_is_refused_by_line(tmp_path, capsys, lines, message):
         (["--generate", "3", "--size", "7"], "no Sudoku grid has size 7: it must be one of 4, 6"),
         (["--generate", "3", "--box-shape", "2by3"], "box shape '2by3' is not ROWSxCOLUMNS"),
         (["--generate", "3", "--box-shape", "2x3", "--size", "9"], "makes 6x6 grids, but --size says 9"),
+        (["--generate", "3", "--size", "6", "--clues", "36"], "--clues 36 leaves nothing to solve"),
         (["--generate", "0"], "0 is too small: the least is 1"),
         (["--num-augs", "3"], "unknown option --num-augs; did you mean --num-aug?"),
         (["--seed", "-1"], "-1 is too small"),

@@ -90,3 +90,15 @@ def test_a_dataset_of_another_family_is_refused(tmp_path):
     (tmp_path / "arc" / "test_puzzles.json").write_text("{}")
     with pytest.raises(UserError, match="holds a dataset of the family arc"):
         check_output_dir(tmp_path / "arc", "sudoku")
+
+
+def test_help_shows_defaults_but_not_those_of_options_left_out():
+    text = parser()
+    text.add_argument("--seed", type=int, default=4, help="a seed")
+    text.add_argument("--clues", type=int, help="most clues")
+    text.add_argument("--copies", type=int, default=0, help="some copies")
+    shown = " ".join(text.format_help().split())
+    assert "a seed (default: 4)" in shown
+    assert "some copies (default: 0)" in shown
+    assert "None" not in shown
+    assert "False" not in shown
