@@ -1,0 +1,217 @@
+"""Watch a trained model solve one puzzle, step by step.
+
+    python solve.py checkpoint=RUN                        a puzzle of the test data that the run was trained for
+    python solve.py checkpoint=RUN puzzle="12.3..4. ..."  your own
+
+checkpoint   a run's folder, step_N, best, an export, .safetensors, hf://OWNER/NAME[/file]
+puzzle       the cells in reading order. Sudoku: symbols, . or 0 for a blank; white space and | - + / mean nothing.
+             Mazes: # wall, space or . free, S start, G goal, a line break or / between rows
+index        the test puzzle of this number, the first is 0; left out, one is drawn
+seed         of that draw, 0 by default
+data_paths_test  [DIR, ...] instead of the run's own test data
+steps        supervision steps, as many as in training by default; more are allowed
+seq_len      cells of the puzzle, where nothing beside a published checkpoint says it
+device       auto, cuda, mps, cpu
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+
+from config.solve_schema import SolveConfig, read_arguments
+from config.trained import Trained, open_trained
+from dataset.format import IGNORE_LABEL_ID, Metadata
+from dataset.look import Look
+from evaluators.families import Family, Verdict, family_of
+from evaluators.inference import Solver, Step
+from evaluators.show import GridPrinter, Kind, kinds, wants_colour
+from puzzle_dataset import PuzzleDataset
+from utils.device import resolve_device
+from utils.errors import UserError, report_user_errors
+
+
+@dataclass(frozen=True)
+class Puzzle:
+    """One puzzle of S cells, and what is known about it."""
+
+    question: np.ndarray  # (S,) tokens
+    labels: np.ndarray | None  # (S,) tokens, -100 where ignored; None where the answer is not known
+    identifier: int
+    name: str
+
+
+def main(arguments: list[str]) -> None:
+    if {"-h", "--help", "help"} & set(arguments):
+        print(__doc__.strip())
+        return
+    config = read_arguments(arguments)
+    device = resolve_device(config.device)
+    trained = open_trained(config.checkpoint)
+    if config.puzzle is not None:
+        sizes = trained.sizes(config.seq_len)
+        family = family_of(Look.of(described(trained.metadata, sizes)))
+        blank = trained.metadata.get("blank_identifier_id", 0)
+        puzzle = Puzzle(family.read(config.puzzle), None, blank, "your puzzle")
+    else:
+        data = open_data(config, trained)
+        keys = ("seq_len", "vocab_size", "num_puzzle_identifiers")
+        sizes = {key: getattr(data.metadata, key) for key in keys}
+        sizes = trained.sizes_for(sizes, [path for path, _ in data.splits], print)
+        family = family_of(Look.of(data.metadata))
+        puzzle = take(data, config)
+    solver = Solver(trained.build(sizes=sizes, device=device, notice=print), device)
+    steps = config.steps or solver.trained_steps
+    trained_for = "" if steps == solver.trained_steps else f", trained with {solver.trained_steps}"
+    print(
+        f"{trained.label}: {type(solver.head.model.inner).__name__} on {device}, {steps} steps{trained_for}"
+    )
+    if config.puzzle is not None and sizes["num_puzzle_identifiers"] > 1:
+        print("note: the model knows puzzles by identifier and gets the blank one, which may cost accuracy")
+    printer = GridPrinter(
+        family.look, sys.stdout, colour=wants_colour(sys.stdout), width=shutil.get_terminal_size().columns
+    )
+    print(watch(solver, family, puzzle, steps, printer))
+
+
+def described(metadata: dict, sizes: dict[str, int]) -> Metadata:
+    """A run's metadata.json, of which published runs have none, as metadata of a dataset of these sizes."""
+    assumed = {
+        "pad_id": 0,
+        "ignore_label_id": 0,
+        "blank_identifier_id": 0,
+        "total_groups": 1,
+        "mean_puzzle_examples": 1.0,
+        "total_puzzles": 1,
+        "sets": ("all",),
+    }
+    known = {key: metadata.get(key, value) for key, value in assumed.items()} | sizes
+    return Metadata(**known, extra={key: value for key, value in metadata.items() if key not in known})
+
+
+def open_data(config: SolveConfig, trained: Trained) -> PuzzleDataset:
+    """The test data that is asked for, otherwise the run's own, as batches of one puzzle."""
+    values = trained.config.values
+    paths = config.data_paths_test or values["data_paths_test"] or values["data_paths"]
+    try:
+        return PuzzleDataset(paths, "test", global_batch_size=1)
+    except UserError as error:
+        if config.data_paths_test:
+            raise
+        raise UserError(
+            f"{error}\n(the data is the run's own; data_paths_test=[DIR] names it where it lies on this machine, "
+            "puzzle= gives a puzzle of your own)"
+        ) from error
+
+
+def take(data: PuzzleDataset, config: SolveConfig) -> Puzzle:
+    """The test puzzle that `index` or `seed` chooses; numbers go on from one dataset to the next."""
+    count, paths = data.num_batches(), ", ".join(path for path, _ in data.splits)
+    if config.index is not None and config.index >= count:
+        raise UserError(f"index={config.index}: {paths} has {count} test puzzles, 0 to {count - 1}")
+    index = config.index
+    if index is None:
+        index = int(np.random.default_rng(config.seed or 0).integers(count))
+    _, batch, _ = next(data.batches(start=index))
+    question, labels = batch["inputs"][0].numpy(), batch["labels"][0].numpy()
+    return Puzzle(
+        question,
+        labels if (labels != IGNORE_LABEL_ID).any() else None,
+        int(batch["puzzle_identifiers"][0]),
+        f"test puzzle {index} of {paths} (0 to {count - 1})",
+    )
+
+
+def watch(solver: Solver, family: Family, puzzle: Puzzle, num_steps: int, printer: GridPrinter) -> str:
+    """Run the model and print the answer of each step; the last line of the report."""
+    question, labels = puzzle.question, puzzle.labels
+    printer.say(puzzle.name)
+    for remark in family.remarks(question):
+        printer.say(f"warning: {remark}")
+    printer.say(f"{printer.legend()}\n")
+    printer.show(["puzzle"], family.counted(question))
+
+    previous = question if family.completes else None
+    same: list[Step] = []  # steps whose answer is the one before
+    verdicts: list[Verdict] = []
+    halts: list[float] = []
+    first_stop = None
+    for step in solver.refine(question[None], [puzzle.identifier], num_steps):
+        answer = family.counted(step.answer[0].cpu().numpy())
+        halts.append(float(step.halt_probability[0]))
+        if bool(step.says_stop[0]) and first_stop is None:
+            first_stop = step.number
+        unchanged = bool(verdicts) and np.array_equal(answer, previous)
+        if unchanged:
+            same.append(step)
+            verdicts.append(verdicts[-1])
+        else:
+            tell_same(printer, same)
+            verdicts.append(family.judge(question, answer, labels))
+            changed = None if previous is None else int((answer != previous).sum())
+            title = f"step {step.number}" if changed is None else f"step {step.number}: {changed} changed"
+            stop = ", says stop" if step.says_stop[0] else ""
+            printer.show(
+                [title, f"halting {halts[-1]:.1%}{stop}"], answer, kinds(family, question, previous, answer)
+            )
+        previous = answer
+        if solver.halts and first_stop:
+            break
+    tell_same(printer, same)
+    verdict = verdicts[-1]
+    if labels is not None and not verdict.solved:
+        right = family.counted(np.where(labels == IGNORE_LABEL_ID, answer, labels))
+        differs = np.where(right != answer, Kind.CHANGED, Kind.PLAIN)
+        printer.show(["the dataset's answer", "marked where it differs"], right, differs)
+    printer.say(halting(solver, halts, first_stop))
+    return conclusion(verdicts)
+
+
+def tell_same(printer: GridPrinter, same: list[Step]) -> None:
+    """One line for the steps that changed nothing, which are then forgotten."""
+    if not same:
+        return
+    first, last = same[0], same[-1]
+    probabilities = [float(step.halt_probability[0]) for step in same]
+    steps = f"step {first.number}" if first is last else f"steps {first.number} to {last.number}"
+    low, high = f"{min(probabilities):.1%}", f"{max(probabilities):.1%}"
+    printer.say(f"{steps}: no change, halting {low if low == high else f'{low} to {high}'}\n")
+    same.clear()
+
+
+def halting(solver: Solver, halts: list[float], first_stop: int | None) -> str:
+    """When the halting rule said stop for the first time, in words."""
+    rule = "q_halt > q_continue" if solver.head.model.rule.compares else "q_halt > 0"
+    if first_stop is None:
+        best = int(np.argmax(halts))
+        return f"halting rule ({rule}): never says stop; most likely at step {best + 1}, {halts[best]:.1%}"
+    ends = "; this model ends there (arch.act_inference)" if solver.halts else ""
+    return f"halting rule ({rule}): says stop first at step {first_stop}, {halts[first_stop - 1]:.1%}{ends}"
+
+
+def conclusion(verdicts: list[Verdict]) -> str:
+    """The verdict on the last step; where it is solved, since when, otherwise whether it ever was."""
+    last, solved = verdicts[-1], [bool(verdict.solved) for verdict in verdicts]
+    if last.solved is None:
+        return f"done after {_steps(len(verdicts))}: {last.words}"
+    if last.solved:
+        since = len(solved) - solved[::-1].index(False) if False in solved else 0
+        return f"solved in {_steps(since + 1)}: {last.words}"
+    lost = f" (it was solved at step {solved.index(True) + 1}, and lost again)" if True in solved else ""
+    return f"not solved: {last.words}{lost}"
+
+
+def _steps(number: int) -> str:
+    return f"{number} step{'' if number == 1 else 's'}"
+
+
+if __name__ == "__main__":
+    try:
+        report_user_errors(main)(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
