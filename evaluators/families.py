@@ -17,8 +17,8 @@ from dataset.look import Look
 from dataset.sudoku_solve import solve
 from utils.errors import UserError
 
-# Decides nearly every puzzle within a second or two; the hardest known 9x9 ones need a few hundred.
-MAX_GUESSES = 5000
+# About a second of search. The hardest known 9x9 puzzles need a few hundred guesses.
+MAX_GUESSES = 20_000
 
 
 @dataclass(frozen=True)
