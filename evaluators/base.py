@@ -58,7 +58,9 @@ def build_evaluators(
     for name, options in wanted:
         cls = import_below("evaluators", name, KNOWN, "evaluators.name")
         if not issubclass(cls, Evaluator):
-            raise ValueError(f"evaluators.name={name!r}: {cls.__name__} must derive from evaluators.base.Evaluator")
+            raise ValueError(
+                f"evaluators.name={name!r}: {cls.__name__} must derive from evaluators.base.Evaluator"
+            )
         try:
             evaluators[cls.__name__] = cls(data_paths, metadata, **options)
         except TypeError as error:

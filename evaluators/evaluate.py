@@ -82,7 +82,9 @@ def evaluate(
 
     batches = tqdm(
         limited(data.batches(), limit),
-        total=data.num_batches() if limit is None else min(data.num_batches(), -(-limit // data.global_batch_size)),
+        total=data.num_batches()
+        if limit is None
+        else min(data.num_batches(), -(-limit // data.global_batch_size)),
         desc="evaluate",
         leave=False,
         disable=None if world.is_main else True,
