@@ -14,13 +14,20 @@ DEMO_RUN := checkpoints/demo
 .PHONY: demo test test-all lint venv clean
 .DEFAULT_GOAL := test
 
+# A finished demo starts again; one that was interrupted goes on where it stopped.
 demo: venv  ## generate 6x6 puzzles, train on them, solve one that was never seen
-	test -e $(DEMO_DATA)/test/dataset.json || $(BIN)/python dataset/build_sudoku_dataset.py --output-dir $(DEMO_DATA) \
-		--size 6 --generate 2000 --num-aug 30 --test-size 1000 --seed 0
-	rm -rf $(DEMO_RUN)
-	WANDB_DISABLED=true $(BIN)/python pretrain.py +experiment=sudoku6x6 data_paths="[$(DEMO_DATA)]" \
-		checkpoint_path=$(DEMO_RUN)
+	@if [ -e $(DEMO_RUN)/result.txt ]; then rm -rf $(DEMO_RUN); fi
+	@$(MAKE) --no-print-directory $(DEMO_RUN)/result.txt
 	$(BIN)/python solve.py checkpoint=$(DEMO_RUN)
+	@cat $(DEMO_RUN)/result.txt
+
+$(DEMO_RUN)/result.txt: $(DEMO_DATA)/test/dataset.json | $(INSTALLED)
+	WANDB_DISABLED=true $(BIN)/python pretrain.py +experiment=sudoku6x6 data_paths="[$(DEMO_DATA)]" \
+		data_paths_test="[$(DEMO_DATA)]" checkpoint_path=$(DEMO_RUN) resume=auto
+
+$(DEMO_DATA)/test/dataset.json: | $(INSTALLED)
+	$(BIN)/python dataset/build_sudoku_dataset.py --output-dir $(DEMO_DATA) \
+		--size 6 --generate 2000 --num-aug 30 --test-size 1000 --seed 0
 
 test: venv  ## the fast tests
 	$(PYTEST) -m "not slow"
