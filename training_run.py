@@ -75,7 +75,7 @@ def build(config: PretrainConfig, world: World) -> Run:
         optimizers = Optimizers(model, settings, world.gather_tensor)
     except ValueError as error:
         raise UserError(str(error)) from error
-    ema = EMA(model, config.ema_rate) if config.ema else None
+    ema = EMA(model, config.ema_rate, config.ema_start_step) if config.ema else None
     interval = IntervalMetrics(config.global_batch_size, world.device, world.sum_)
     if optimizers.notice:
         world.print(optimizers.notice)
@@ -145,7 +145,8 @@ def restore(
         if getattr(config, name) is None:
             setattr(config, name, saved["config"][name])
     check_data(saved["data"], facts_of_data(run))
-    for line in check_changes(saved["config"], config.model_dump()):
+    before = PretrainConfig(**saved["config"]).model_dump()  # with defaults of keys that are newer than it
+    for line in check_changes(before, config.model_dump()):
         world.print(f"resume: {line}")
     if of_rank is None:
         world.print(

@@ -8,7 +8,10 @@ import re
 _PLAIN = re.compile(r"^\+?(?!hydra[./])([A-Za-z_][\w.]*)=")
 
 
-def force_overrides(argv: list[str], groups: frozenset[str] = frozenset({"arch", "experiment"})) -> list[str]:
+GROUPS = frozenset({"arch", "experiment", "optimizer"})
+
+
+def force_overrides(argv: list[str], groups: frozenset[str] = GROUPS) -> list[str]:
     """Give plain `key=value` and `+key=value` the prefix `++`, except for config groups (`arch=`, `+experiment=`).
 
     `run_name=x`, `+run_name=x` and `++run_name=x` then all work whatever the default is, and a misspelt key reaches

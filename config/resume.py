@@ -8,7 +8,16 @@ from typing import Any
 from utils.errors import UserError
 
 # Another value would make the saved weights, optimizer state or stream position meaningless.
-FIXED = ("global_batch_size", "eval_interval", "seed", "ema", "freeze_weights", "grad_accum_steps")
+FIXED = (
+    "global_batch_size",
+    "eval_interval",
+    "seed",
+    "ema",
+    "freeze_weights",
+    "grad_accum_steps",
+    "optimizer.name",
+    "optimizer.rest",
+)
 FREE_BELOW_ARCH = ("arch.halt_exploration_prob",)
 CURE = (
     "Put these back, or start a new run (another checkpoint_path; load_checkpoint= takes over the weights)."

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from models.optim.choices import AS_PUBLISHED, CHOICES, OptimizerChoice
 from models.registry import ConfigError, check_arch, describe
 from utils.errors import UserError
 
@@ -50,6 +51,7 @@ class PretrainConfig(BaseModel):
     min_eval_interval: int = Field(default=0, ge=0)
     checkpoint_every_eval: bool = True
 
+    optimizer: OptimizerChoice = AS_PUBLISHED
     lr: float = Field(ge=0)
     lr_min_ratio: float = Field(ge=0, le=1)
     lr_warmup_steps: int = Field(ge=0)
@@ -58,9 +60,11 @@ class PretrainConfig(BaseModel):
     weight_decay: float = Field(ge=0)
     puzzle_emb_lr: float = Field(ge=0)
     puzzle_emb_weight_decay: float = Field(ge=0)
+    grad_clip: float | None = Field(default=None, gt=0)
     freeze_weights: bool = False
     ema: bool = False
     ema_rate: float = Field(default=0.999, ge=0, lt=1)
+    ema_start_step: int = Field(default=0, ge=0)
     grad_accum_steps: int = Field(default=1, ge=1)
     activation_checkpointing: bool = False
 
@@ -115,6 +119,15 @@ class PretrainConfig(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def check_training(self):
+        if self.freeze_weights and (self.optimizer.name != "adam_atan2" or self.grad_clip is not None):
+            asked = "grad_clip" if self.grad_clip is not None else f"optimizer={self.optimizer.name}"
+            raise ValueError(f"{asked} is for the weights, which freeze_weights=True keeps: drop one of them")
+        if self.ema_start_step and not self.ema:
+            raise ValueError(f"ema_start_step={self.ema_start_step} needs ema=True")
+        return self
+
     @property
     def epochs_per_iteration(self) -> int:
         """Epochs between evaluations; one iteration of the training stream."""
@@ -143,9 +156,12 @@ def parse(schema: type[BaseModel], values: dict) -> BaseModel:
         config = schema(**values)
     except ValidationError as error:
         for item in error.errors():
-            key = ".".join(str(part) for part in item["loc"])
+            loc, valid = [str(part) for part in item["loc"]], list(schema.model_fields)
+            if loc[:1] == ["optimizer"] and len(loc) > 1:
+                choice = loc.pop(1)  # pydantic's mark of which of the choices it is
+                valid = [f"optimizer.{field}" for field in CHOICES[choice].model_fields]
             unknown = item["type"] == "extra_forbidden"
-            problems.append((key, describe(item), list(schema.model_fields) if unknown else []))
+            problems.append((".".join(loc), describe(item), valid if unknown else []))
     if isinstance(values.get("arch"), dict):
         try:
             check_arch(values["arch"], seq_len=1, vocab_size=2, num_puzzle_identifiers=1)

@@ -10,15 +10,25 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """`shadow = rate·shadow + (1 - rate)·param` for every trainable parameter; buffers are not averaged."""
+    """`shadow = rate·shadow + (1 - rate)·param` for every trainable parameter; buffers are not averaged.
 
-    def __init__(self, model: nn.Module, rate: float):
+    Up to update `start_step` the averages are the parameters themselves.
+    """
+
+    def __init__(self, model: nn.Module, rate: float, start_step: int = 0):
         if not 0 <= rate < 1:
             raise ValueError(f"ema_rate={rate} must be in [0, 1)")
-        self.rate = rate
+        self.rate, self.start_step = rate, start_step
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.params = list(named.values())
         self.shadow = {name: p.detach().clone() for name, p in named.items()}
+
+    def follow(self, step: int) -> None:
+        """Take in the parameters as update `step` (from 1) left them."""
+        if step <= self.start_step:
+            self.reset()
+        else:
+            self.update()
 
     @torch.no_grad()
     def update(self) -> None:

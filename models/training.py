@@ -132,7 +132,7 @@ def train_step(
     def update() -> None:
         state.optimizers.step()
         if state.ema is not None:
-            state.ema.update()
+            state.ema.follow(state.step)
 
     guarded(ok, state.optimizers, state.ema.shadow.values() if state.ema else [], update)
     state.optimizers.zero_grad()

@@ -6,13 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torch.optim import Optimizer
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import AdamW, Optimizer
 
 from models.losses import ACTLossHead
 from models.optim.adam_atan2 import AdamATan2
+from models.optim.choices import AS_PUBLISHED, MuonChoice, OptimizerChoice, block_matrices
 from models.optim.schedule import learning_rate
 from models.optim.sparse_sign_sgd import SparseSignSGD
+
+# What a parameter group takes from the config, beside the scheduled `lr`; the rest of a group is state.
+OPTIONS = {"betas", "weight_decay", "momentum", "nesterov", "ns_steps", "adjust_lr_fn"}
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,8 @@ class OptimizerSettings:
     lr_warmup_steps: int
     lr_min_ratio: float
     total_steps: int
+    optimizer: OptimizerChoice = AS_PUBLISHED
+    grad_clip: float | None = None
 
 
 def adam_atan2_class(device: torch.device) -> tuple[type[Optimizer], str]:
@@ -55,41 +62,61 @@ class Optimizers:
         self.settings = settings
         self.notice = ""
         self.by_name: dict[str, Optimizer] = {}
+        self.base_rates: dict[str, float] = {}
         inner = model.model.inner
         table = getattr(inner, "puzzle_emb", None)
         for param in model.parameters():
             param.requires_grad_(not settings.freeze_weights)
+        self.weights = [] if settings.freeze_weights else list(model.parameters())
         if table is not None:
-            self.by_name["puzzle_emb"] = SparseSignSGD(
-                table, settings.puzzle_emb_lr, settings.puzzle_emb_weight_decay, gather
-            )
+            signs = SparseSignSGD(table, settings.puzzle_emb_lr, settings.puzzle_emb_weight_decay, gather)
+            self._add("puzzle_emb", signs, settings.puzzle_emb_lr)
         elif settings.freeze_weights:
             raise ValueError(
                 "freeze_weights=True trains only puzzle embeddings, and arch.puzzle_emb_ndim=0 has none: "
                 "set freeze_weights=False or arch.puzzle_emb_ndim > 0"
             )
-        if not settings.freeze_weights:
-            params = list(model.parameters())
-            cls, self.notice = adam_atan2_class(params[0].device)
-            betas = (settings.beta1, settings.beta2)
-            self.by_name["weights"] = cls(
-                params, lr=settings.lr, betas=betas, weight_decay=settings.weight_decay
-            )
+        if self.weights:
+            self._add_for_weights(inner)
+
+    def _add(self, name: str, optimizer: Optimizer, base_rate: float) -> None:
+        self.by_name[name], self.base_rates[name] = optimizer, base_rate
+
+    def _add_for_weights(self, inner: nn.Module) -> None:
+        """What trains `self.weights`: one optimizer, or Muon for the blocks' matrices and another for the rest."""
+        s, choice, rest = self.settings, self.settings.optimizer, self.weights
+        if isinstance(choice, MuonChoice):
+            matrices = block_matrices(inner)
+            self._add("matrices", choice.build(matrices), choice.lr)
+            in_blocks = {id(p) for p in matrices}
+            rest = [p for p in rest if id(p) not in in_blocks]
+        cls = AdamW
+        if choice.of_vectors == "adam_atan2":
+            cls, self.notice = adam_atan2_class(rest[0].device)
+        betas = (s.beta1, s.beta2)
+        self._add("weights", cls(rest, lr=s.lr, betas=betas, weight_decay=s.weight_decay), s.lr)
 
     def __iter__(self):
         return iter(self.by_name.values())
 
     def schedule(self, step: int) -> float:
-        """Set every learning rate for update `step` (from 1); returns the rate of the weights (or the embeddings)."""
+        """Set every learning rate for update `step` (from 1); returns the rate of `lr` (or the embeddings')."""
         s, rate = self.settings, 0.0
         for name, optimizer in self.by_name.items():
-            base = s.lr if name == "weights" else s.puzzle_emb_lr
-            rate = learning_rate(step, base, s.lr_warmup_steps, s.total_steps, s.lr_min_ratio)
+            rate = learning_rate(
+                step, self.base_rates[name], s.lr_warmup_steps, s.total_steps, s.lr_min_ratio
+            )
             for group in optimizer.param_groups:
                 group["lr"] = rate
         return rate
 
     def step(self) -> None:
+        """One update of everything; with `grad_clip` the weights' gradient is first scaled down to that norm.
+
+        The embeddings' gradient has no part in the norm: SignSGD is blind to its scale.
+        """
+        if self.settings.grad_clip is not None:
+            clip_grad_norm_(self.weights, self.settings.grad_clip)
         for optimizer in self:
             optimizer.step()
 
@@ -106,7 +133,10 @@ class Optimizers:
                 f"the saved optimizers are {sorted(state)}, this run's are {sorted(self.by_name)}"
             )
         for name, optimizer in self.by_name.items():
+            ours = [{key: group[key] for key in OPTIONS & group.keys()} for group in optimizer.param_groups]
             optimizer.load_state_dict(state[name])
+            for group, options in zip(optimizer.param_groups, ours, strict=True):
+                group.update(options)  # a changed setting is meant to take effect
 
     def sparse_gradients(self) -> list[Tensor]:
         """Gradients of the puzzle table's leaves, which no parameter holds."""

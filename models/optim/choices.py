@@ -1,0 +1,89 @@
+"""What `optimizer=` can be: each choice is a name and the settings that belong to it alone.
+
+The config's `lr`, `weight_decay`, `beta1` and `beta2` are those of the elementwise optimizer (AdamATan2 or AdamW),
+whatever it trains; the schedule's shape is common to all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+from torch.optim import Muon
+
+Elementwise = Literal["adam_atan2", "adamw"]
+
+
+class Choice(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+
+    @property
+    def of_vectors(self) -> Elementwise:
+        """The elementwise optimizer: of all weights, or of those that no other optimizer takes."""
+        return self.name
+
+
+class AdamATan2Choice(Choice):
+    """As published."""
+
+    name: Literal["adam_atan2"] = "adam_atan2"
+
+
+class AdamWChoice(Choice):
+    name: Literal["adamw"] = "adamw"
+
+
+class MuonChoice(Choice):
+    """`torch.optim.Muon` for the matrices of the blocks, `rest` for embeddings, heads, biases and what is no matrix.
+
+    The momentum is an average (`m = momentum·m + (1 - momentum)·g`), decay is by `lr` before its adjustment. The
+    step is `lr` times `sqrt(max(1, rows / columns))`, or `0.2 sqrt(max(rows, columns))` with `match_rms_adamw`.
+    """
+
+    name: Literal["muon"]
+    lr: float = Field(default=0.02, ge=0)
+    weight_decay: float = Field(default=0.005, ge=0)
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    nesterov: bool = True
+    ns_steps: int = Field(default=5, ge=1, lt=100)  # Newton-Schulz iterations
+    adjust_lr: Literal["original", "match_rms_adamw"] = "original"
+    rest: Elementwise = "adamw"
+
+    @property
+    def of_vectors(self) -> Elementwise:
+        return self.rest
+
+    def build(self, matrices: Iterable[nn.Parameter]) -> Muon:
+        return Muon(
+            matrices,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            ns_steps=self.ns_steps,
+            adjust_lr_fn=self.adjust_lr,
+        )
+
+
+CHOICES: dict[str, type[Choice]] = {
+    "adam_atan2": AdamATan2Choice,
+    "adamw": AdamWChoice,
+    "muon": MuonChoice,
+}
+AS_PUBLISHED = AdamATan2Choice()
+OptimizerChoice = Annotated[AdamATan2Choice | AdamWChoice | MuonChoice, Field(discriminator="name")]
+
+
+def block_matrices(inner: nn.Module) -> list[nn.Parameter]:
+    """The matrices of an architecture's networks. Raises ValueError where there are none."""
+    networks = [getattr(inner, name) for name in inner.networks]
+    matrices = [p for network in networks for p in network.parameters() if p.ndim == 2]
+    if not matrices:
+        raise ValueError(
+            f"optimizer=muon trains the matrices of the blocks, and {type(inner).__name__} has none: "
+            "use optimizer=adam_atan2"
+        )
+    return matrices
