@@ -1,113 +1,148 @@
-"""Speed of the data side. `python -m benchmarks.data stream [--dataset DIR]`; figures are in benchmarks/README.md."""
+"""Cost of datasets: seconds, peak memory and bytes to build them, and how fast their batches come.
+
+python -m benchmarks.data --sources DIR [--sets sudoku maze arc arc-lazy] [--workers 2] [--folder DIR]
+
+DIR holds sudoku-extreme/{train,test}.csv, maze-30x30-hard/{train,test}.csv and arc-agi/arc-agi_{subset}_*.json, of
+which only those of the sets asked for are needed. Results and what they are compared with: benchmarks/README.md.
+"""
 
 from __future__ import annotations
 
-import argparse
-import resource
+import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 if not __package__:  # started by its path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np
 import torch
 
-from dataset.format import SplitWriter
+from dataset.options import OptionParser, whole_number
+from dataset.parallel import available_cpus
 from puzzle_dataset import Prefetcher, PuzzleDataset
-from utils.errors import report_user_errors
+from utils.errors import UserError, report_user_errors
 
-# Groups, puzzles per group, examples per puzzle (least, most), seq_len, vocabulary; as published datasets have them.
-SYNTHETIC = {
-    "sudoku": (1000, 1001, (1, 1), 81, 11),
-    "maze": (1000, 8, (1, 1), 900, 6),
-    "arc": (200, 501, (2, 5), 900, 12),
-}
+ROOT = Path(__file__).resolve().parents[1]
+BATCH_SIZE = 768
+# What an iteration of the stream is, in epochs: the `eval_interval` of the published recipes, or enough batches.
+EPOCHS = {"sudoku": 5000, "maze": 5000, "arc": 1000, "arc-lazy": 1000}
+
+Result = TypeVar("Result")
+
+
+def builder_arguments(name: str, sources: Path, num_aug: int, workers: int) -> list[str]:
+    """The command line of the builder of a set, without its output folder."""
+    csv = {"sudoku": sources / "sudoku-extreme", "maze": sources / "maze-30x30-hard"}.get(name)
+    if name == "sudoku":
+        subsample = ["--subsample-size", "1000", "--num-aug", str(num_aug)]
+        return ["dataset.build_sudoku_dataset", "--source-csv", str(csv), *subsample]
+    if name == "maze":
+        return ["dataset.build_maze_dataset", "--source-csv", str(csv), "--subsample-size", "1000", "--aug"]
+    subsets = ["--subsets", "training", "evaluation", "concept", "--test-set-name", "evaluation"]
+    prefix = ["--input-file-prefix", str(sources / "arc-agi" / "arc-agi")]
+    options = ["--num-aug", str(num_aug), "--workers", str(workers)]
+    store = ["--store", "lazy" if name == "arc-lazy" else "full"]
+    return ["dataset.build_arc_dataset", *prefix, *subsets, *options, *store]
 
 
 @report_user_errors
 def main(arguments: list[str] | None = None) -> None:
-    torch.set_num_threads(1)
-    parser = argparse.ArgumentParser(prog="benchmarks.data", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for add_command in (add_stream,):
-        add_command(commands)
-    options = parser.parse_args(arguments)
-    options.run(options)
-
-
-def add_stream(commands: argparse._SubParsersAction) -> None:
-    """The subcommand that measures batches per second."""
-    parser = commands.add_parser("stream", help="batches of a training stream per second, on one core")
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--dataset", help="a built dataset; random tokens of --like otherwise")
-    source.add_argument("--like", choices=SYNTHETIC, default="sudoku", help="sizes of the random dataset")
-    parser.add_argument("--batch-size", type=int, default=768)
-    parser.add_argument("--batches", type=int, default=3000, help="batches per measurement")
+    parser = OptionParser(prog="benchmarks.data", description=__doc__.splitlines()[0])
+    parser.add_argument("--sources", required=True, help="folder of the puzzles (see the top of this file)")
+    parser.add_argument("--sets", nargs="+", choices=EPOCHS, default=list(EPOCHS), help="what to measure")
+    parser.add_argument("--num-aug", type=whole_number(0), default=1000, help="of Sudoku and ARC")
     parser.add_argument(
-        "--repeats", type=int, default=3, help="measurements; the best counts, all are printed"
+        "--workers", type=whole_number(1), default=available_cpus(), help="of the ARC builder"
     )
-    parser.add_argument("--epochs", type=int, default=5000, help="epochs per iteration (eval_interval)")
-    parser.set_defaults(run=stream)
+    parser.add_argument("--batches", type=whole_number(1), default=1000, help="batches per measurement")
+    parser.add_argument("--repeats", type=whole_number(1), default=3, help="measurements; the best counts")
+    parser.add_argument(
+        "--folder", help="where to build, removed after; ARC needs 7 GB for 1,000 augmentations"
+    )
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        paths = {name: Path(folder) / name for name in options.sets}
+        print("| build | seconds | peak memory, MB | on disk, MB |\n|---|---|---|---|", flush=True)
+        for name, path in paths.items():
+            arguments = builder_arguments(name, Path(options.sources), options.num_aug, options.workers)
+            seconds, peak = run_measured([*arguments, "--output-dir", str(path)])
+            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+            print(f"| {name} | {seconds:.1f} | {peak / 1e6:.0f} | {size / 1e6:.1f} |", flush=True)
+        print("\n| stream | split | opened, s | first, s | resumed, s | batches/s | prefetched |")
+        print("|---|---|---|---|---|---|---|", flush=True)
+        for name, path in paths.items():
+            for split in ("train", "test") if name.startswith("arc") else ("train",):
+                print(
+                    f"| {name} | {split} | {stream(name, path, split, options.batches, options.repeats)} |",
+                    flush=True,
+                )
 
 
-def stream(options: argparse.Namespace) -> None:
-    """Print how fast batches come, plainly and prefetched, and what starting and resuming cost."""
-    with tempfile.TemporaryDirectory() as folder:
-        directory = options.dataset
-        if directory is None:
-            directory = write_random(Path(folder), *SYNTHETIC[options.like])
-        opened, dataset = timed(
-            lambda: PuzzleDataset(
-                [directory], "train", global_batch_size=options.batch_size, epochs_per_iter=options.epochs
-            )
-        )
-        counted, total = timed(lambda: dataset.num_batches(2))
-        first, _ = timed(lambda: next(dataset.batches(1)))
-        resumed, _ = timed(lambda: next(dataset.batches(1, total // 2)))
-        print(f"{directory}: {dataset.metadata.total_puzzles:,} puzzles, seq_len {dataset.metadata.seq_len}")
-        print(
-            f"  opened and checked in {opened:.2f} s; {total:,} batches an iteration, counted in {counted:.2f} s"
-        )
-        print(f"  first batch after {first:.2f} s; resumed at batch {total // 2:,} after {resumed:.2f} s")
-        report_rates("plain", dataset, options, lambda batches: batches)
-        report_rates("prefetched", dataset, options, Prefetcher)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-        print(f"  peak memory of the process {peak:.0f} MB, mapped pages of the dataset included")
+def run_measured(arguments: list[str]) -> tuple[float, int]:
+    """Seconds and peak memory in bytes of `python -m ARGUMENTS` with its workers; `UserError` if it fails."""
+    started = time.perf_counter()
+    command = [sys.executable, "-m", *arguments]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    peaks, done = [0], threading.Event()
+
+    def sample() -> None:
+        while not done.wait(0.05):  # more often it would take a noticeable share of a core
+            peaks.append(memory_of(process.pid))
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    message = process.communicate()[1]
+    seconds = time.perf_counter() - started
+    done.set()
+    sampler.join()
+    if process.returncode:
+        raise UserError(f"{' '.join(command)} failed: {message.strip()}")
+    return seconds, max(peaks)
 
 
-def report_rates(name: str, dataset: PuzzleDataset, options: argparse.Namespace, wrap) -> None:
-    """Print batches per second of each repetition, the first batch (which draws the order) left out."""
-    rates = []
-    for iteration in range(1, options.repeats + 1):
-        batches = wrap(dataset.batches(iteration))
-        next(batches)
-        seconds, count = timed(lambda batches=batches: sum(1 for _ in islice(batches, options.batches)))
-        rates.append(count / seconds)
-        batches.close()
-    listed = ", ".join(f"{rate:,.0f}" for rate in rates)
-    print(f"  {name}: {max(rates):,.0f} batches of {options.batch_size} per second (best of {listed})")
+def memory_of(process: int) -> int:
+    """Resident bytes of a process and its children, shared pages once for each; 0 where there is no /proc."""
+    total = 0
+    try:
+        for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Rss:"):
+                total += int(line.split()[1]) * 1024
+        for task in Path(f"/proc/{process}/task").iterdir():
+            total += sum(memory_of(int(child)) for child in (task / "children").read_text().split())
+    except OSError:  # it has ended meanwhile
+        pass
+    return total
 
 
-def write_random(
-    folder: Path, groups: int, puzzles: int, examples: tuple[int, int], seq_len: int, vocab_size: int
-) -> str:
-    """A dataset of random tokens: the stream does not look at what they mean."""
-    rng = np.random.default_rng(0)
-    with SplitWriter(folder / "train", seq_len=seq_len, vocab_size=vocab_size) as writer:
-        for group in range(groups):
-            lengths = np.full(puzzles, rng.integers(examples[0], examples[1] + 1))
-            rows = rng.integers(1, vocab_size, (lengths.sum(), seq_len), dtype=np.uint8)
-            identifiers = np.arange(puzzles) + 1 + group * puzzles
-            writer.add_group(rows, rows, identifiers, lengths)
-        writer.close(num_puzzle_identifiers=groups * puzzles + 1)
-    return str(folder)
+def stream(name: str, path: Path, split: str, num_batches: int, repeats: int) -> str:
+    """Cells of a table: seconds to open and check, to the first batch, to one in the middle; batches per second."""
+    epochs = {"epochs_per_iter": EPOCHS[name]} if split == "train" else {}
+    opened, dataset = timed(lambda: PuzzleDataset([str(path)], split, global_batch_size=BATCH_SIZE, **epochs))
+    first, _ = timed(lambda: next(dataset.batches(1)))
+    resumed, _ = timed(lambda: next(dataset.batches(1, dataset.num_batches(1) // 2)))
+    plain = max(rate(dataset.batches(1 + n), num_batches) for n in range(repeats))
+    prefetched = max(rate(Prefetcher(dataset.batches(1 + n)), num_batches) for n in range(repeats))
+    return f"{opened:.2f} | {first:.2f} | {resumed:.2f} | {plain:,.0f} | {prefetched:,.0f}"
 
 
-def timed(function) -> tuple[float, object]:
+def rate(batches: Iterator, num_batches: int) -> float:
+    """Batches per second, without the first, which draws the order."""
+    next(batches)
+    seconds, count = timed(lambda: sum(1 for _ in islice(batches, num_batches)))
+    batches.close()
+    return count / seconds
+
+
+def timed(function: Callable[[], Result]) -> tuple[float, Result]:
     """Seconds that the call took, and its result."""
     started = time.perf_counter()
     result = function()
