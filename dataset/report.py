@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 if not __package__:  # started by its path: sys.path[0] is this folder, where no module of ours is to be found
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import shutil
-from itertools import zip_longest
+from itertools import chain, zip_longest
 
 import numpy as np
 
@@ -45,17 +45,27 @@ def main(arguments: list[str] | None = None) -> int:
     if not any((directory / name).is_dir() for name in SPLITS):
         raise UserError(problems[0])
     splits = _readable_splits(directory)
-    for line in report_lines(directory, splits, problems):
-        print(line)
+    lines = report_lines(directory, splits, problems)
     if options.examples:
-        for line in example_lines(directory, splits, options.examples, colour=_wants_colour(options.color)):
-            print(line)
+        colour = _wants_colour(options.color)
+        lines = chain(lines, example_lines(directory, splits, options.examples, colour=colour))
+    _print_lines(lines)
     if options.png:
         if not splits:
             raise UserError(f"{directory}: no split can be opened, so --png has nothing to draw")
         write_sheet(Path(options.png), splits, max(8, options.examples))
         print(f"\nexamples drawn to {options.png}")
     return 1 if problems else 0
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    """Print until the reader has enough: `report DIR | head` ends quietly."""
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # lest Python's own flush complain
 
 
 def _readable_splits(directory: Path) -> dict[str, Split]:

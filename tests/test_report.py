@@ -1,5 +1,6 @@
 """The dataset report: counts, validity, leakage, examples in the terminal and as a picture."""
 
+import os
 import struct
 import subprocess
 import sys
@@ -93,6 +94,21 @@ def test_it_runs_as_a_module_and_by_its_path(sudoku_dataset):
         )
         assert run.returncode == 0, run.stderr
         assert "every rule holds" in run.stdout
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(sudoku_dataset):
+    reading, writing = os.pipe()
+    os.close(reading)
+    run = subprocess.run(
+        [sys.executable, "-m", "dataset.report", str(sudoku_dataset)],
+        cwd=ROOT,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert (run.returncode, run.stderr) == (0, "")
 
 
 def test_broken_rules_are_listed_and_set_the_exit_status(sudoku_dataset, capsys):
