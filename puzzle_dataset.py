@@ -26,11 +26,13 @@ from dataset.format import (
     open_split,
     read_identifiers,
 )
+from dataset.online_augment import Augmentation, augmentation_of
 from utils.errors import UserError
 
 Batch = tuple[str, dict[str, torch.Tensor], int]
 
 _DRAWS_AT_ONCE = 1 << 18  # groups drawn per step of the plan: its memory, whatever the number of epochs
+_COPIES = 0xC0B1E5  # keeps the generators of fresh copies apart from those of the order
 
 
 class PuzzleDataset(IterableDataset):
@@ -38,9 +40,11 @@ class PuzzleDataset(IterableDataset):
 
     Tensors are int32. With `split="train"` (or `shuffle=True`) one iteration is `epochs_per_iter` passes over the
     groups of all directories and sets, mixed, whole batches only; a batch depends on seed, iteration and its index
-    alone. Otherwise the examples come once, in file order, set after set, the last batch of each padded. Every rank
-    sees the same number of batches. Raises `UserError` for broken or mismatching datasets, a batch size that the
-    ranks cannot share, and an iteration that fills no batch.
+    alone. There `augment="online"` shows each drawn example as a fresh symmetric copy, which depends on seed,
+    iteration, index and row alone; the order of puzzles stays. Otherwise the examples come once, in file order, set
+    after set, the last batch of each padded. Every rank sees the same number of batches. Raises `UserError` for
+    broken or mismatching datasets, a batch size that the ranks cannot share, an iteration that fills no batch, and
+    `augment` on data whose copies have identifiers of their own.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class PuzzleDataset(IterableDataset):
         rank: int = 0,
         world_size: int = 1,
         shuffle: bool | None = None,
+        augment: str | None = None,
     ):
         super().__init__()
         assert not isinstance(dataset_paths, str | Path), "dataset_paths is a list"
@@ -83,6 +88,8 @@ class PuzzleDataset(IterableDataset):
             self._order = TrainingOrder(
                 self._mixed.group_starts, self._mixed.puzzle_starts, global_batch_size, seed, epochs_per_iter
             )
+            self._seed = seed
+            self._augment = _common_augmentation(self.splits) if augment else None
             self.num_batches(1)  # refuses an iteration that fills no batch
 
     @property
@@ -111,8 +118,12 @@ class PuzzleDataset(IterableDataset):
     def _train_batches(self, iteration: int, start: int) -> Iterator[Batch]:
         name = self.metadata.sets[0] if len(self._sets) == 1 else "mixed"
         mine = slice(self.rank * self.local_batch_size, (self.rank + 1) * self.local_batch_size)
-        for puzzles, examples in self._order.batches(iteration, start):
+        for index, (puzzles, examples) in enumerate(self._order.batches(iteration, start), start):
             inputs, labels = self._mixed.read(examples[mine])
+            if self._augment is not None:
+                entropy = np.random.SeedSequence((self._seed, iteration, index, _COPIES))
+                rng = np.random.Generator(np.random.Philox(entropy))
+                inputs, labels = self._augment(rng, self.global_batch_size, mine, inputs, labels)
             identifiers = self._mixed.puzzle_identifiers[puzzles[mine]]
             yield name, self._tensors(inputs, labels, identifiers), self.global_batch_size
 
@@ -353,6 +364,18 @@ def _refuse_shared_identifiers(splits: list[tuple[str, Split]], *, unless_named_
                     f"puzzle identifier {shared[0]} ({len(shared)} in all) is used by both {splits[i][0]} and "
                     f"{splits[j][0]}: build one of them with another --puzzle-identifiers-start"
                 )
+
+
+def _common_augmentation(splits: list[tuple[str, Split]]) -> Augmentation:
+    """The fresh copies that all directories allow alike; raises `UserError` where they differ, or one allows none."""
+    (first_dir, first), *others = [(path, augmentation_of(opened.metadata, path)) for path, opened in splits]
+    for other_dir, other in others:
+        if other != first:
+            raise UserError(
+                f"augment=online needs one kind of copies for all data, but {first_dir} takes {first} and {other_dir} "
+                f"{other}: leave out augment, or train on one of them"
+            )
+    return first
 
 
 def identifiers_hash(dataset_paths: Sequence[str]) -> str:

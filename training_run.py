@@ -56,7 +56,12 @@ def build(config: PretrainConfig, world: World) -> Run:
     make_deterministic(world.device)
     places = {"global_batch_size": config.global_batch_size, "rank": world.rank, "world_size": world.size}
     train_data = PuzzleDataset(
-        config.data_paths, "train", seed=config.seed, epochs_per_iter=config.epochs_per_iteration, **places
+        config.data_paths,
+        "train",
+        seed=config.seed,
+        epochs_per_iter=config.epochs_per_iteration,
+        augment=config.augment,
+        **places,
     )
     test_data = PuzzleDataset(config.test_paths, "test", **places)
     sizes = model_sizes(train_data, test_data)

@@ -15,6 +15,7 @@ FIXED = (
     "ema",
     "freeze_weights",
     "grad_accum_steps",
+    "augment",
     "optimizer.name",
     "optimizer.rest",
 )

@@ -43,6 +43,7 @@ class PretrainConfig(BaseModel):
 
     data_paths: list[str] = Field(min_length=1)
     data_paths_test: list[str] = []
+    augment: Literal["online"] | None = None
     evaluators: list[EvaluatorConfig] | None = None
 
     global_batch_size: int = Field(gt=0)
