@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import torch
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
@@ -23,7 +24,7 @@ from config.trained import IDENTIFIERS_KEY, identifier_hashes
 from evaluators.evaluate import evaluate
 from models.interval import NonFiniteLoss
 from models.training import train_step
-from puzzle_dataset import Prefetcher
+from puzzle_dataset import Prefetcher, in_groups
 from training_run import Run, build, facts_of_run, find_checkpoint, restore, settle_names, start_from
 from utils.cadence import BestMetric, Cadence, StopSignals
 from utils.checkpoint import Checkpointer
@@ -42,6 +43,7 @@ def fit(run: Run, loggers: Loggers, keeper: Keeper, bar: tqdm) -> None:
     """The loop: train, log, evaluate, keep. Starts where `run.state` stands."""
     config, world, state = run.config, run.world, run.state
     settings = {name: getattr(config, name) for name in ("seed", "global_batch_size", "grad_accum_steps")}
+    per_update = config.supervision_steps_per_update
 
     def log_training() -> None:
         if state.interval.num_steps:
@@ -51,13 +53,14 @@ def fit(run: Run, loggers: Loggers, keeper: Keeper, bar: tqdm) -> None:
 
     while state.iteration <= config.num_iterations and not keeper.stopped_early:
         remaining = config.num_iterations - state.iteration + 1
-        bar.total = state.step - state.batch + remaining * run.train_data.num_batches(state.iteration)
+        updates = run.train_data.num_batches(state.iteration) // per_update
+        bar.total = state.step - state.batch // per_update + remaining * updates
         stream = run.train_data.batches(state.iteration, start=state.batch)
         lap = time.perf_counter()
         with Prefetcher(stream, pin_memory=world.device.type == "cuda") as batches:
-            for _, batch, _ in batches:
-                batch = {name: value.to(world.device, non_blocking=True) for name, value in batch.items()}
-                train_step(state, batch, world, **settings)
+            for group in in_groups(batches, per_update):
+                batch, *more = (on_device(batch, world.device) for _, batch, _ in group)
+                train_step(state, batch, world, more=more, **settings)
                 bar.update()
                 state.seconds, lap = state.seconds + time.perf_counter() - lap, time.perf_counter()
                 if state.step % config.log_interval == 0:
@@ -84,6 +87,10 @@ def fit(run: Run, loggers: Loggers, keeper: Keeper, bar: tqdm) -> None:
             run.results = results
         state.iteration, state.batch = state.iteration + 1, 0
         keeper.after_iteration(results)
+
+
+def on_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
 
 def train(config: PretrainConfig, world: World) -> int:

@@ -67,6 +67,7 @@ class PretrainConfig(BaseModel):
     ema_rate: float = Field(default=0.999, ge=0, lt=1)
     ema_start_step: int = Field(default=0, ge=0)
     grad_accum_steps: int = Field(default=1, ge=1)
+    supervision_steps_per_update: int = Field(default=1, ge=1)
     activation_checkpointing: bool = False
 
     seed: int = Field(default=0, ge=0)
@@ -146,8 +147,9 @@ class PretrainConfig(BaseModel):
         return self.project_name or f"{Path(self.data_paths[0]).name.capitalize()}-ACT-torch"
 
     def total_steps(self, total_groups: int, mean_puzzle_examples: float) -> int:
-        """The steps that the schedule counts on (the stream yields a few fewer)."""
-        return int(self.epochs * total_groups * mean_puzzle_examples / self.global_batch_size)
+        """The updates that the schedule counts on (the stream yields a few fewer)."""
+        batches = self.epochs * total_groups * mean_puzzle_examples / self.global_batch_size
+        return int(batches / self.supervision_steps_per_update)
 
 
 def parse(schema: type[BaseModel], values: dict) -> BaseModel:

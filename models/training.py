@@ -5,7 +5,7 @@ Shapes: B rows of this rank, S `seq_len`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -96,30 +96,22 @@ def train_step(
     seed: int,
     global_batch_size: int,
     grad_accum_steps: int = 1,
+    more: Sequence[dict[str, Tensor]] = (),
 ) -> None:
-    """One supervision step of every row and one update.
+    """One update from one supervision step of every row; with `more` batches from one further step for each.
 
-    `batch` is this rank's share, on the device. Nothing here waits for the device.
+    Every batch is this rank's share, on the device. Nothing here waits for the device.
     """
     state.step += 1
     state.optimizers.schedule(state.step)
-    arch = state.model.model.inner.config
-    min_steps = torch.from_numpy(
-        draw_min_steps(seed, state.step, global_batch_size, arch.halt_exploration_prob, arch.halt_max_steps)
-    )
-    min_steps = min_steps.chunk(ranks.size)[ranks.rank].to(ranks.device, non_blocking=True)
-    micro_batches = [
-        dict(zip(batch, rows, strict=True))
-        for rows in zip(*(value.chunk(grad_accum_steps) for value in batch.values()), strict=True)
-    ]
-    if not state.carries:
-        state.carries = [state.model.initial_carry(rows) for rows in micro_batches]
-
+    batches = [batch, *more]
     sums: dict[str, Tensor] = {}
-    for i, (rows, least) in enumerate(zip(micro_batches, min_steps.chunk(grad_accum_steps), strict=True)):
-        state.carries[i], loss, metrics, _ = state.model(state.carries[i], rows, least)
-        (loss / global_batch_size).backward()
-        sums = {name: sums[name] + value if sums else value for name, value in metrics.items()}
+    for number, offered in enumerate(batches):
+        draw = (state.step - 1) * len(batches) + number + 1
+        for name, value in supervise(
+            state, offered, ranks, seed, draw, global_batch_size, grad_accum_steps
+        ).items():
+            sums[name] = sums[name] + value if name in sums else value
 
     params = [p for p in state.model.parameters() if p.grad is not None]
     ranks.sum_gradients(params)
@@ -136,5 +128,38 @@ def train_step(
 
     guarded(ok, state.optimizers, state.ema.shadow.values() if state.ema else [], update)
     state.optimizers.zero_grad()
-    state.batch += 1
+    state.batch += len(batches)
     state.interval.add(sums, ok, state.step, state.iteration, state.batch)
+
+
+def supervise(
+    state: TrainState,
+    batch: dict[str, Tensor],
+    ranks: Ranks,
+    seed: int,
+    draw: int,
+    global_batch_size: int,
+    grad_accum_steps: int,
+) -> dict[str, Tensor]:
+    """One supervision step of every row, its gradient added to what is there; the metrics' sums.
+
+    `draw` counts the supervision steps of the run, from 1: exploration is a function of it and the seed.
+    """
+    arch = state.model.model.inner.config
+    min_steps = torch.from_numpy(
+        draw_min_steps(seed, draw, global_batch_size, arch.halt_exploration_prob, arch.halt_max_steps)
+    )
+    min_steps = min_steps.chunk(ranks.size)[ranks.rank].to(ranks.device, non_blocking=True)
+    micro_batches = [
+        dict(zip(batch, rows, strict=True))
+        for rows in zip(*(value.chunk(grad_accum_steps) for value in batch.values()), strict=True)
+    ]
+    if not state.carries:
+        state.carries = [state.model.initial_carry(rows) for rows in micro_batches]
+
+    sums: dict[str, Tensor] = {}
+    for i, (rows, least) in enumerate(zip(micro_batches, min_steps.chunk(grad_accum_steps), strict=True)):
+        state.carries[i], loss, metrics, _ = state.model(state.carries[i], rows, least)
+        (loss / global_batch_size).backward()
+        sums = {name: sums[name] + value if sums else value for name, value in metrics.items()}
+    return sums
