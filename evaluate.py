@@ -1,6 +1,7 @@
-"""Evaluate trained weights: `python evaluate.py checkpoint=RUN_FOLDER_OR_FILE [key=value ...]` (see README.md).
+"""Evaluate trained weights: `python evaluate.py checkpoint=RUN_FOLDER_OR_FILE [strategy=...] [key=value ...]`.
 
-Data and settings are the run's own unless overridden; under `torchrun` the rows are shared by its processes.
+Data and settings are the run's own unless overridden (config/cfg_evaluate.yaml lists them); under `torchrun` the rows
+are shared by its processes.
 """
 
 from __future__ import annotations
@@ -21,31 +22,33 @@ from config.overrides import force_overrides
 from config.schema import parse
 from config.trained import Trained, open_trained
 from evaluators.base import build_evaluators
-from evaluators.evaluate import evaluate
+from evaluators.compute_curve import PLOT_NAME, as_text, compute_report, plot, tables
+from evaluators.inference import Solver
+from evaluators.measure import measure
 from evaluators.score import Score, wilson_interval
+from evaluators.strategies import Choice, Setting, build_strategy
+from models.losses import ACTLossHead
 from puzzle_dataset import PuzzleDataset
 from utils.device import compile_policy
 from utils.distributed import World
 from utils.errors import UserError, report_user_errors
 from utils.hub import HUB_PREFIX
+from utils.loggers import METRICS_FILE
+from utils.weights import weights_steps
 
 REPORT_NAME = "report.json"
+# What the config passes on to the strategy.
+OPTIONS = ("halt", "checker", "symmetries", "chains", "sigma", "pick", "rungs", "more_steps", "seed")
 
 
 def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     """Evaluate what `config` names: the report, on every rank; rank 0 has written it to `out` and the console."""
-    trained = open_trained(config.checkpoint, step=config.step)
+    members = open_members(config)
+    trained = members[0]
     uses_own_data = config.data_paths_test is None
     config = config.completed(trained.config.values)
     data = open_data(config, world, uses_own_data)
-    sizes = {key: getattr(data.metadata, key) for key in ("seq_len", "vocab_size", "num_puzzle_identifiers")}
-    settings = {key: value for key in ("halt_max_steps", "forward_dtype") if (value := getattr(config, key))}
-    model = trained.build(
-        sizes=trained.sizes_for(sizes, config.data_paths_test, world.print),
-        settings=settings,
-        device=world.device,
-        notice=world.print,
-    )
+    heads = [build(member, config, data, world) for member in members]
     wanted = None if config.evaluators is None else [(e.name, e.options) for e in config.evaluators]
     score = Score(config.data_paths_test, data.metadata)
     try:
@@ -53,17 +56,30 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(str(error)) from error
     compiles, reason = compile_policy(config.compile, world.device)
+    solvers = [Solver(head, world.device) for head in heads]
+    applications = {solver.applications_per_step() for solver in solvers}
+    if len(applications) > 1:
+        raise UserError(
+            f"checkpoints: their supervision steps apply networks {sorted(applications)} times, so that their compute "
+            "cannot be counted together; use checkpoints of the same H_cycles and L_cycles"
+        )
+    steps = config.halt_max_steps or solvers[0].trained_steps
+    options = {name: getattr(config, name) for name in OPTIONS}
+    sizes = [size for power in range(4) if (size := data.local_batch_size >> power)] if compiles else []
+    setting = Setting(solvers, data.metadata, config.data_paths_test, data.local_batch_size, sizes)
+    strategy, options = build_strategy(Choice(config.strategy, steps, **options), setting)
     if compiles:
-        model.model.inner.compile(dynamic=False)
+        for head in heads:
+            head.model.inner.compile(dynamic=False)
     folder = Path(config.out) if config.out else default_output_folder(trained)
     if world.is_main:
         make_output_folder(folder)
-    arch = model.model.inner.config
-    world.print(f"{trained.label}: {type(model.model.inner).__name__} on {world.device}, {reason}")
+    world.print(f"{trained.label}: {type(heads[0].model.inner).__name__} on {world.device}, {reason}")
 
     began = time.perf_counter()
-    metrics = evaluate(
-        model,
+    metrics, tally = measure(
+        strategy,
+        heads[0],
         data,
         world,
         evaluators={"score": score} | evaluators,
@@ -73,24 +89,33 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         limit=config.limit,
     )
     seconds = time.perf_counter() - began
+    curves = tables(tally, applications.pop())
+    uses_rules = config.checker and config.strategy == "ladder"
+    if uses_rules:
+        metrics = {f"{name}_with_checker": value for name, value in metrics.items()}
     report = {
         "checkpoint": trained.label,
+        "checkpoints": [member.label for member in members],
         "step": trained.step,
         "architecture": trained.arch["name"],
         "ema": trained.config.values["ema"],
         "seed_of_training": trained.config.values["seed"],
         "data": config.data_paths_test,
         "rows": score.rows,
-        "rows_of_the_data": sum(s.num_examples for _, split in data.splits for s in split.sets.values()),
+        "rows_of_the_data": data.num_examples,
         "rows_with_labels": score.labelled,
         "rows_solved": score.solved,
         "exact_accuracy_interval_95": list(wilson_interval(score.solved, score.labelled))
         if score.labelled
         else None,
-        "halt_max_steps": arch.halt_max_steps,
+        "strategy": config.strategy,
+        "options": options,
+        "answers_use_the_rules": uses_rules,
+        "halt_max_steps": steps,
         "halt_max_steps_of_training": trained.settings().halt_max_steps,
-        "forward_dtype": arch.forward_dtype,
+        "forward_dtype": heads[0].model.inner.config.forward_dtype,
         "metrics": metrics,
+        **compute_report(curves, tally, config.strategy),
         "seconds": round(seconds, 3),
         "device": str(world.device),
         "processes": world.size,
@@ -101,8 +126,35 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     }
     if world.is_main:
         write_report(folder, report)
+        plot(curves, folder / PLOT_NAME.format(config.strategy), f"{config.strategy}: {trained.label}")
         world.print(summary(report, folder))
     return report
+
+
+def open_members(config: EvaluateConfig) -> list[Trained]:
+    """The checkpoint, or those of an ensemble: the ones named, otherwise every step_N of the run."""
+    if config.strategy != "ensemble":
+        return [open_trained(config.checkpoint, step=config.step)]
+    if config.checkpoints:
+        return [open_trained(name) for name in config.checkpoints]
+    newest = open_trained(config.checkpoint, step=config.step)
+    steps = weights_steps(newest.located.folder)
+    if len(steps) < 2:
+        raise UserError(
+            f"{newest.label}: an ensemble needs several checkpoints, and this folder holds {len(steps)} step_N; name "
+            "them as checkpoints=[A,B]"
+        )
+    return [open_trained(str(newest.located.folder), step=step) for step in steps]
+
+
+def build(trained: Trained, config: EvaluateConfig, data: PuzzleDataset, world: World) -> ACTLossHead:
+    sizes = {key: getattr(data.metadata, key) for key in ("seq_len", "vocab_size", "num_puzzle_identifiers")}
+    return trained.build(
+        sizes=trained.sizes_for(sizes, config.data_paths_test, world.print),
+        settings={"forward_dtype": config.forward_dtype} if config.forward_dtype else {},
+        device=world.device,
+        notice=world.print,
+    )
 
 
 def open_data(config: EvaluateConfig, world: World, uses_own_data: bool) -> PuzzleDataset:
@@ -134,11 +186,15 @@ def make_output_folder(folder: Path) -> None:
 
 
 def write_report(folder: Path, report: dict[str, Any]) -> None:
-    """`report.json` holds the latest evaluation, `reports.jsonl` one line for each."""
+    """`report.json` is the latest evaluation; `reports.jsonl` and `metrics.jsonl` (figures only) get a line of each."""
+    figures = {"step": report["step"] or 0, "time": round(time.time(), 3), "strategy": report["strategy"]}
+    figures |= {key: report[key] for key in ("rows", "network_applications_per_puzzle", "seconds")}
+    lines = {"reports.jsonl": report, METRICS_FILE: figures | report["metrics"]}
     try:
         (folder / REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        with open(folder / "reports.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(report) + "\n")
+        for name, record in lines.items():
+            with open(folder / name, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
     except OSError as error:
         raise UserError(
             f"{folder}: cannot be written ({error.strerror or error}); give another out="
@@ -147,17 +203,27 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
 
 def summary(report: dict[str, Any], folder: Path) -> str:
     """The report for the console."""
-    lines = [f"{name}: {value:.4g}" for name, value in report["metrics"].items()]
+    lines = [line for curve, table in report["curves"].items() for line in as_text(curve, table)]
+    for rung, counts in report.get("rungs", {}).items():
+        lines.append(f"rung {rung}: " + ", ".join(f"{k.replace('_', ' ')} {v:,}" for k, v in counts.items()))
+    if halting := report.get("halting"):
+        lines.append(", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in halting.items()))
+    lines += [f"{name}: {value:.4g}" for name, value in report["metrics"].items()]
     rows = f"{report['rows']:,} of {report['rows_of_the_data']:,} rows"
     if report["rows"] < report["rows_of_the_data"]:
         rows = f"the first {rows}"
     if report["exact_accuracy_interval_95"]:
         low, high = report["exact_accuracy_interval_95"]
         share = report["rows_solved"] / report["rows_with_labels"]
-        lines.append(f"exact accuracy {share:.2%}, 95% interval {low:.2%} to {high:.2%}, on {rows}")
+        rules = " with the checker, which knows the rules" if report["answers_use_the_rules"] else ""
+        lines.append(f"exact accuracy{rules} {share:.2%}, 95% interval {low:.2%} to {high:.2%}, on {rows}")
     else:
         lines.append(f"no row of {rows} has a label, so there is no accuracy")
-    lines.append(f"{report['halt_max_steps']} steps, {report['seconds']:.1f} s; {folder / 'report.json'}")
+    lines.append(
+        f"strategy {report['strategy']}, {report['halt_max_steps']} steps, "
+        f"{report['network_applications_per_puzzle']:,.1f} network applications per puzzle, "
+        f"{report['seconds']:.1f} s; {folder / REPORT_NAME}"
+    )
     return "\n".join(lines)
 
 

@@ -4,17 +4,37 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from config.schema import SAVABLE_OUTPUTS, EvaluatorConfig
 
+# The strategies of evaluators/test_time.py and evaluators/ladder.py, and the options that each has of its own.
+STRATEGIES = {
+    "plain": {"halt"},
+    "symmetry": {"symmetries", "pick", "seed"},
+    "noise": {"chains", "sigma", "pick", "seed"},
+    "ensemble": {"checkpoints", "pick"},
+    "ladder": {"halt", "rungs", "more_steps", "symmetries", "chains", "sigma", "pick", "seed"},
+}
+PICKS = ("majority", "q_halt", "first_stop")
+RUNGS = ("steps", "more_steps", "symmetry", "noise")
+# Options of the ladder that are settings of one of its rungs.
+_OF_RUNG = {
+    "more_steps": "more_steps",
+    "symmetries": "symmetry",
+    "chains": "noise",
+    "sigma": "noise",
+    "pick": "noise",
+}
+
 
 class EvaluateConfig(BaseModel):
-    """Everything that `evaluate.py` is told; None means as the run was trained."""
+    """Everything that `evaluate.py` is told; None means as the run was trained, of a strategy its default."""
 
     model_config = ConfigDict(extra="forbid")
 
-    checkpoint: str = Field(default=None, validate_default=True)  # required, with a message of its own
+    checkpoints: list[str] | None = Field(default=None, min_length=2)
+    checkpoint: str | None = Field(default=None, validate_default=True)
     step: int | None = Field(default=None, ge=0)
     out: str | None = None
 
@@ -27,15 +47,62 @@ class EvaluateConfig(BaseModel):
     halt_max_steps: int | None = Field(default=None, gt=0)
     forward_dtype: Literal["bfloat16", "float32", "float16"] | None = None
 
+    strategy: Literal[tuple(STRATEGIES)] = "plain"
+    halt: bool | None = None
+    checker: bool = False
+    symmetries: int | None = Field(default=None, ge=2)
+    chains: int | None = Field(default=None, gt=0)
+    sigma: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    pick: Literal[PICKS] | None = None
+    rungs: list[Literal[RUNGS]] | None = Field(default=None, min_length=1)
+    more_steps: int | None = Field(default=None, gt=0)
+    seed: int | None = Field(default=None, ge=0, lt=2**31)
+
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     compile: Literal["auto"] | bool = "auto"
 
     @field_validator("checkpoint", mode="before")
     @classmethod
-    def require_checkpoint(cls, checkpoint):
-        if checkpoint is None:
+    def require_checkpoint(cls, checkpoint, info: ValidationInfo):
+        if checkpoint is None and not info.data.get("checkpoints"):
             raise ValueError("name the folder of a run, a weights file in it, an export, or hf://OWNER/NAME")
         return checkpoint
+
+    @field_validator("rungs")
+    @classmethod
+    def check_order(cls, rungs):
+        if rungs is None:
+            return None
+        if len(set(rungs)) < len(rungs):
+            raise ValueError("a rung is named twice")
+        if "more_steps" in rungs and rungs[: rungs.index("more_steps")][-1:] != ["steps"]:
+            raise ValueError("more_steps goes on where steps ended, so it must come right after it")
+        return rungs
+
+    @model_validator(mode="after")
+    def check_strategy(self):
+        optional = set().union(*STRATEGIES.values())
+        for key in sorted(optional - STRATEGIES[self.strategy]):
+            if getattr(self, key) is not None:
+                takers = [name for name, keys in STRATEGIES.items() if key in keys]
+                raise ValueError(
+                    f"{key} means nothing under strategy={self.strategy}; it belongs to strategy={' or '.join(takers)}"
+                )
+        if self.strategy == "ladder" and self.rungs is not None:
+            for key, rung in _OF_RUNG.items():
+                if getattr(self, key) is not None and rung not in self.rungs:
+                    raise ValueError(f"{key} is of the rung {rung}, which rungs={self.rungs} lacks")
+        if self.strategy == "ladder" and self.halt and self.rungs is not None and "steps" not in self.rungs:
+            raise ValueError(f"halt is of the rung steps, which rungs={self.rungs} lacks")
+        if self.strategy == "ensemble" and self.pick == "first_stop":
+            raise ValueError(
+                "pick=first_stop needs chains in lockstep, and checkpoints run one after the other"
+            )
+        if self.checkpoints and self.step is not None:
+            raise ValueError(
+                "step is of one checkpoint; name the weights in checkpoints=[RUN/step_10, RUN/step_20]"
+            )
+        return self
 
     def completed(self, run: dict[str, Any]) -> EvaluateConfig:
         """This config with the run's own values where it has none."""

@@ -67,7 +67,7 @@ class ARC(Evaluator):
         self.submission_size, self.pass_sizes = submission_K, tuple(pass_Ks)
         self.aggregated_voting = aggregated_voting
         self.tasks = TestTasks.load(data_paths)
-        self._identifier_names = _identifier_names(data_paths)
+        self._identifier_names = identifier_names(data_paths)
         self.begin()
 
     def begin(self) -> None:
@@ -378,7 +378,7 @@ def _arc_paths(data_paths: Sequence[str]) -> list[Path]:
     return paths
 
 
-def _identifier_names(data_paths: Sequence[str]) -> list[str]:
+def identifier_names(data_paths: Sequence[str]) -> list[str]:
     """The names of all ARC datasets' identifiers; where several datasets are used each has a range of its own."""
     merged: list[str] = []
     for path in _arc_paths(data_paths):

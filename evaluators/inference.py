@@ -5,14 +5,17 @@ Shapes: B rows, S `seq_len`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from models.act import ACTModel
 from models.losses import ACTLossHead
+from models.recursive import State
 
 Tokens = Tensor | np.ndarray | Sequence[Sequence[int]]
 Identifiers = Tensor | np.ndarray | Sequence[int]
@@ -45,6 +48,72 @@ class Solution:
     num_steps: int  # steps that were run
 
 
+@dataclass(frozen=True)
+class Output:
+    """What the heads say after one supervision step of the n rows that are still in flight."""
+
+    logits: Tensor  # (n, S, V) in the compute dtype
+    q_halt: Tensor  # (n,) float32
+    q_continue: Tensor  # (n,) float32
+    says_stop: Tensor  # (n,) bool, by the architecture's halting rule
+
+
+# (state, number of the coming step, (m,) places of the state's rows in the batch that started) -> state
+Perturbation = Callable[[State, int, Tensor], State]
+
+
+class Rollout:
+    """Rows between supervision steps; `keep` lets the others leave, and what is left then costs less.
+
+    `sizes` are the batch sizes to run at, for a compiler that makes a program for each: rows are padded to the next
+    one with copies of a row of theirs. Without any, or above the largest, a batch is as large as its rows are many.
+    """
+
+    def __init__(self, act: ACTModel, batch: dict[str, Tensor], sizes: Sequence[int] = ()):
+        # The architecture itself, because around it a row that has done `halt_max_steps` steps starts again.
+        self._act, self._sizes = act, sorted(sizes)
+        inputs = batch["inputs"]
+        self._inputs, self._puzzle_rows = inputs, act.inner.puzzle_rows(batch)
+        self._state = act.inner.initial_state(len(inputs))
+        self._places = torch.arange(len(inputs), device=inputs.device)
+        self.num_steps, self.num_rows = 0, len(inputs)
+        self._gather(self._places)
+
+    @property
+    def places(self) -> Tensor:
+        """(n,) int64: where the rows in flight stood in the batch that started."""
+        return self._places[: self.num_rows]
+
+    @torch.inference_mode()
+    def step(self, perturb: Perturbation | None = None) -> Output:
+        """One supervision step; `perturb` changes the latents before it."""
+        self.num_steps += 1
+        if perturb is not None:
+            self._state = perturb(self._state, self.num_steps, self._places)
+        self._state, outputs = self._act.inner(self._state, self._inputs, self._puzzle_rows)
+        logits, q_halt, q_continue = (output[: self.num_rows] for output in outputs)
+        return Output(logits, q_halt, q_continue, self._act.rule.says_stop(q_halt, q_continue))
+
+    @torch.inference_mode()
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these of the rows in flight, an (m,) int64 index, in this order."""
+        self.num_rows = len(rows)
+        if self.num_rows:
+            self._gather(rows)
+
+    def _gather(self, rows: Tensor) -> None:
+        larger = bisect_left(self._sizes, len(rows))
+        size = self._sizes[larger] if larger < len(self._sizes) else len(rows)
+        if size > len(rows):
+            rows = torch.cat([rows, rows[:1].expand(size - len(rows))])
+        elif size == len(self._inputs) and self.num_steps == 0:
+            return  # all of them, as they stand
+        self._state = tuple(latent[rows] for latent in self._state)
+        self._inputs, self._places = self._inputs[rows], self._places[rows]
+        if self._puzzle_rows is not None:
+            self._puzzle_rows = self._puzzle_rows[rows]
+
+
 class Solver:
     """Runs a model on token grids. The model is moved to `device` and put into evaluation mode."""
 
@@ -61,6 +130,26 @@ class Solver:
     def halts(self) -> bool:
         """Whether evaluation lets this model stop when it says so (`act_inference`), instead of running all steps."""
         return self.head.model.act_inference
+
+    def start(
+        self, tokens: Tokens, puzzle_identifiers: Identifiers | None = None, sizes: Sequence[int] = ()
+    ) -> Rollout:
+        """The rows before their first step, for who decides step by step; arguments as for `refine` and `Rollout`."""
+        return Rollout(self.head.model, self._batch(tokens, puzzle_identifiers), sizes)
+
+    def applications_per_step(self) -> int:
+        """How often one supervision step applies a network: (L_cycles + 1) · H_cycles times in TRM."""
+        inner, calls = self.head.model.inner, []
+        hooks = [
+            getattr(inner, name).register_forward_hook(lambda *_: calls.append(1)) for name in inner.networks
+        ]
+        tokens = torch.zeros(1, inner.config.seq_len, dtype=torch.int32, device=self.device)
+        batch = self._batch(tokens, None)
+        with torch.inference_mode():  # `forward` itself, which is never the compiled one
+            inner.forward(inner.initial_state(1), batch["inputs"], inner.puzzle_rows(batch))
+        for hook in hooks:
+            hook.remove()
+        return len(calls)
 
     def refine(
         self, tokens: Tokens, puzzle_identifiers: Identifiers | None = None, max_steps: int | None = None
@@ -102,15 +191,12 @@ class Solver:
 
     @torch.inference_mode()
     def _steps(self, batch: dict[str, Tensor], num_steps: int) -> Iterator[Step]:
-        act = self.head.model
-        # The architecture itself, because around it a row that has done `halt_max_steps` steps starts again.
-        inner = act.inner
-        state, rows = inner.initial_state(batch["inputs"].shape[0]), inner.puzzle_rows(batch)
+        rollout = Rollout(self.head.model, batch)
         for number in range(1, num_steps + 1):
-            state, (logits, q_halt, q_continue) = inner(state, batch["inputs"], rows)
-            answer = logits.argmax(-1)
-            confidence = torch.exp(-self.head.token_loss(logits, answer))
-            yield Step(number, answer, confidence, q_halt, act.rule.says_stop(q_halt, q_continue))
+            output = rollout.step()
+            answer = output.logits.argmax(-1)
+            confidence = torch.exp(-self.head.token_loss(output.logits, answer))
+            yield Step(number, answer, confidence, output.q_halt, output.says_stop)
 
     def _batch(self, tokens: Tokens, puzzle_identifiers: Identifiers | None) -> dict[str, Tensor]:
         config = self.head.model.inner.config

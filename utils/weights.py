@@ -78,6 +78,11 @@ def locate(source: str, *, step: int | None = None) -> Located:
     return Located(weights, _config_of(found, weights.name), found.get(METADATA_NAME), str(weights))
 
 
+def weights_steps(folder: Path) -> list[int]:
+    """The steps N of a run's folder whose weights step_N are there, ascending."""
+    return sorted(int(match[1]) for child in folder.iterdir() if (match := _STEP.fullmatch(child.name)))
+
+
 _KINDS = (
     "a checkpoint is a weights file (step_N, .safetensors), the folder of a run or of an export, "
     "or hf://OWNER/NAME[/file]"

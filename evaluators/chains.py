@@ -1,0 +1,188 @@
+"""Several chains of supervision steps for each puzzle, run in lockstep, and how one of their answers is chosen.
+
+Shapes: n puzzles, C chains of each (chain c of puzzle r is row r·C + c of a batch), S `seq_len`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evaluators.inference import Output, Perturbation, Rollout, Solver
+
+NONE = -1  # no chain
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Test puzzles, on the solver's device."""
+
+    inputs: Tensor  # (n, S) int32
+    identifiers: Tensor  # (n,) int32
+    numbers: np.ndarray  # (n,) int64: places in the whole test stream, from which all randomness is derived
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def take(self, rows: np.ndarray) -> Rows:
+        """These of the puzzles, (m,) int64."""
+        index = torch.from_numpy(rows).to(self.inputs.device)
+        return Rows(self.inputs[index], self.identifiers[index], self.numbers[rows])
+
+    def chunks(self, num_chains: int, capacity: int) -> Iterator[tuple[Rows, slice]]:
+        """The puzzles in parts whose chains fill `capacity` rows; one puzzle with all its chains at the least."""
+        size = max(1, capacity // num_chains)
+        for start in range(0, len(self), size):
+            part = slice(start, start + size)
+            yield Rows(self.inputs[part], self.identifiers[part], self.numbers[part]), part
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The chains of n puzzles before their first step."""
+
+    inputs: Tensor  # (n·C, S) int32
+    identifiers: Tensor  # (n·C,) int32
+    num_chains: int
+    perturb: Perturbation | None = None
+    # (n·C, S) answers into those of the puzzles as they were given
+    undo: Callable[[np.ndarray], np.ndarray] = lambda answers: answers
+
+    @classmethod
+    def repeated(cls, rows: Rows, num_chains: int = 1, perturb: Perturbation | None = None) -> Bundle:
+        """Chains that all start from the puzzle as it is."""
+        inputs, identifiers = (
+            tensor.repeat_interleave(num_chains, 0) for tensor in (rows.inputs, rows.identifiers)
+        )
+        return cls(inputs, identifiers, num_chains, perturb)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What the chains said, at their last step or, where one of them decided, at that step."""
+
+    answers: np.ndarray  # (n, C, S) int16
+    q_halt: np.ndarray  # (n, C) float32
+    says_stop: np.ndarray  # (n, C) bool
+    decider: np.ndarray  # (n,) int64: the chain that ended the run of its puzzle, NONE where none did
+    steps: np.ndarray  # (n,) int64: steps that each chain of the puzzle has run
+
+    @classmethod
+    def joined(cls, parts: Sequence[Candidates], axis: int = 0) -> Candidates:
+        """Those of several parts of the puzzles; with `axis` 1 several runs' of the same ones, side by side."""
+        names = [f.name for f in fields(cls)]
+        if axis == 0:
+            return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+        wide = (np.concatenate([getattr(part, name) for part in parts], 1) for name in names[:3])
+        return cls(*wide, parts[0].decider, parts[0].steps)
+
+    def first(self, num_chains: int) -> Candidates:
+        """Only the first chains of each puzzle."""
+        arrays = (self.answers, self.q_halt, self.says_stop)
+        return Candidates(*(array[:, :num_chains] for array in arrays), self.decider, self.steps)
+
+
+# (number of the step, its output, (m·C, S) answers, (m,) puzzles in flight) -> (m,) deciding chain of each, or NONE
+StopRule = Callable[[int, Output, Tensor, np.ndarray], np.ndarray]
+
+
+def run_chains(
+    rollout: Rollout, bundle: Bundle, num_steps: int, decide: StopRule | None = None
+) -> Candidates:
+    """Go on with a rollout of the bundle until it has done `num_steps` steps in all.
+
+    After each step `decide` says for which puzzles a chain has decided; they end there, and leave the batch.
+    """
+    chains = bundle.num_chains
+    num_puzzles = len(bundle.inputs) // chains
+    answers = np.zeros((num_puzzles * chains, bundle.inputs.shape[1]), np.int16)
+    q_halt = np.zeros((num_puzzles, chains), np.float32)
+    says_stop = np.zeros((num_puzzles, chains), bool)
+    decider = np.full(num_puzzles, NONE)
+    steps = np.zeros(num_puzzles, np.int64)
+    alive = rollout.places.cpu().numpy()[::chains] // chains
+    while rollout.num_steps < num_steps and len(alive):
+        output = rollout.step(bundle.perturb)
+        last = rollout.num_steps == num_steps
+        if decide is None and not last:
+            continue
+        said = output.logits.argmax(-1)
+        chosen = np.full(len(alive), NONE)
+        if decide is not None:
+            chosen = decide(rollout.num_steps, output, said, alive)
+        ends = np.flatnonzero((chosen != NONE) | last)
+        if not len(ends):
+            continue
+        rows = _rows_of(ends, chains)
+        on_device = torch.from_numpy(rows).to(said.device)
+        answers[_rows_of(alive[ends], chains)] = said[on_device].to(torch.int16).cpu().numpy()
+        q_halt[alive[ends]] = output.q_halt.cpu().numpy()[rows].reshape(-1, chains)
+        says_stop[alive[ends]] = output.says_stop.cpu().numpy()[rows].reshape(-1, chains)
+        decider[alive[ends]], steps[alive[ends]] = chosen[ends], rollout.num_steps
+        if not last:
+            stays = np.flatnonzero(chosen == NONE)
+            alive = alive[stays]
+            rollout.keep(torch.from_numpy(_rows_of(stays, chains)).to(said.device))
+    undone = bundle.undo(answers).reshape(num_puzzles, chains, -1)
+    return Candidates(undone, q_halt, says_stop, decider, steps)
+
+
+def solve_bundle(
+    solver: Solver,
+    bundle: Bundle,
+    num_steps: int,
+    decide: StopRule | None = None,
+    sizes: Sequence[int] = (),
+) -> Candidates:
+    """Run a bundle from the start."""
+    return run_chains(solver.start(bundle.inputs, bundle.identifiers, sizes), bundle, num_steps, decide)
+
+
+def _rows_of(puzzles: np.ndarray, num_chains: int) -> np.ndarray:
+    return (puzzles[:, None] * num_chains + np.arange(num_chains)).reshape(-1)
+
+
+# ---------------------------------------------------------------------------------------- who decides
+
+
+def first_to_stop(number: int, output: Output, answers: Tensor, puzzles: np.ndarray) -> np.ndarray:
+    """A `StopRule`: the chain that says stop; of several, the one with the largest q_halt (arXiv 2601.19085)."""
+    says_stop = output.says_stop.cpu().numpy().reshape(len(puzzles), -1)
+    q_halt = output.q_halt.cpu().numpy().reshape(len(puzzles), -1)
+    return np.where(says_stop.any(1), np.where(says_stop, q_halt, -np.inf).argmax(1), NONE)
+
+
+# ---------------------------------------------------------------------------------------- who is chosen
+
+
+def majority(candidates: Candidates) -> np.ndarray:
+    """(n,) chain whose whole grid most chains of its puzzle have; ties by the largest q_halt among them."""
+    winners = np.empty(len(candidates.answers), np.int64)
+    for row, (answers, q_halt) in enumerate(zip(candidates.answers, candidates.q_halt, strict=True)):
+        votes: dict[bytes, list[int]] = {}
+        for chain, answer in enumerate(answers):
+            votes.setdefault(answer.tobytes(), []).append(chain)
+        most = max(votes.values(), key=lambda chains: (len(chains), max(q_halt[chains])))
+        winners[row] = most[int(np.argmax(q_halt[most]))]
+    return winners
+
+
+def largest_q_halt(candidates: Candidates) -> np.ndarray:
+    """(n,) chain that is surest of its answer."""
+    return candidates.q_halt.argmax(1)
+
+
+def decider_or_first(candidates: Candidates) -> np.ndarray:
+    """(n,) chain that decided, chain 0 where none did (arXiv 2601.19085)."""
+    return np.maximum(candidates.decider, 0)
+
+
+PICKS: dict[str, Callable[[Candidates], np.ndarray]] = {
+    "majority": majority,
+    "q_halt": largest_q_halt,
+    "first_stop": decider_or_first,
+}

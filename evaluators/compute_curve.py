@@ -1,0 +1,136 @@
+"""Accuracy against compute as a table and as a plot. Compute is the number of network applications per puzzle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluators.tally import Tally
+
+PLOT_NAME = "accuracy_against_compute_{}.png"  # of a strategy
+
+# What the plot calls a curve, and the style of its line.
+_TITLES = {
+    "steps": ("all steps", "o-"),
+    "halted": ("stopping when q_halt says so", "D"),
+    "chains": ("chains, picked without labels", "o-"),
+    "oracle_pass_at": ("oracle pass@K, picked by the labels", "o--"),
+    "rungs": ("after each rung of the ladder", "o-"),
+    "with_checker": ("stopping at the first valid answer, which uses the rules", "s"),
+}
+
+# The curve whose last point is the strategy's answer.
+MAIN_CURVE = {
+    "plain": "steps",
+    "symmetry": "chains",
+    "noise": "chains",
+    "ensemble": "chains",
+    "ladder": "rungs",
+}
+
+Table = list[dict[str, float | str | None]]
+
+
+def tables(tally: Tally, applications_per_step: int) -> dict[str, Table]:
+    """For each curve its points, all figures per puzzle and over all its chains.
+
+    `exact_accuracy` and `token_accuracy` are shares of the puzzles with labels (None without any), `said_stop` of all:
+    those whose answer came with the halting rule's consent, or with the checker's where the curve is the checker's.
+    """
+    return {
+        curve: [
+            {
+                "at": place,
+                "supervision_steps": round(sums["steps"] / sums["rows"], 4),
+                "network_applications": round(sums["steps"] * applications_per_step / sums["rows"], 4),
+                "exact_accuracy": _share(sums["solved"], sums["labelled"]),
+                "token_accuracy": _share(sums["accuracy"], sums["labelled"]),
+                "said_stop": _share(sums["said_stop"], sums["rows"]),
+            }
+            for place, sums in places.items()
+        ]
+        for curve, places in tally.curves.items()
+    }
+
+
+def compute_report(curves: dict[str, Table], tally: Tally, strategy: str) -> dict[str, Any]:
+    """The compute behind the answers, every curve, and what there is of rungs and of halting."""
+    own = MAIN_CURVE[strategy]
+    main = curves.get("halted" if "halted" in curves else own, [])
+    report: dict[str, Any] = {
+        "network_applications_per_puzzle": main[-1]["network_applications"] if main else 0.0,
+        "supervision_steps_per_puzzle": main[-1]["supervision_steps"] if main else 0.0,
+        "curves": curves,
+    }
+    if tally.rungs:
+        report["rungs"] = tally.rungs
+    if "halted" in curves:
+        halted, full = curves["halted"][0], curves["steps"][-1]
+        seconds = {name: tally.seconds[name] for name in ("full", "halted")}
+        report["halting"] = {
+            "exact_accuracy": halted["exact_accuracy"],
+            "exact_accuracy_of_the_full_run": full["exact_accuracy"],
+            "mean_steps": halted["supervision_steps"],
+            "steps_of_the_full_run": full["supervision_steps"],
+            "fewer_network_applications": round(full["supervision_steps"] / halted["supervision_steps"], 4),
+            "seconds": round(seconds["halted"], 3),
+            "seconds_of_the_full_run": round(seconds["full"], 3),
+            "faster_in_seconds": round(seconds["full"] / seconds["halted"], 3),
+        }
+    return report
+
+
+def as_text(curve: str, table: Table) -> list[str]:
+    """Lines for the console; of a long table the points 1, 2, 4, 8, ... and the last."""
+    last = len(table) - 1
+    shown = [row for i, row in enumerate(table) if len(table) <= 8 or i == last or _is_power(i + 1)]
+    name = curve.replace("_", " ")
+    width = max(len(name), *(len(str(row["at"])) for row in shown))
+    lines = [f"{name:>{width}}  applications   exact   token  said stop"]
+    for row in shown:
+        exact, token = ("     -" if row[key] is None else f"{row[key]:6.2%}" for key in _ACCURACIES)
+        figures = f"{row['network_applications']:12,.1f}  {exact:>6}  {token:>6}  {row['said_stop']:9.2%}"
+        lines.append(f"{row['at']:>{width}}  {figures}")
+    return lines
+
+
+def plot(curves: dict[str, Table], path: Path, title: str) -> None:
+    """Draw every curve that has accuracies into a PNG file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure  # without pyplot, which would look for a display
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for curve, table in curves.items():
+        points = [row for row in table if row["exact_accuracy"] is not None]
+        if points:
+            name, style = _TITLES.get(curve, (curve, "o-"))
+            x = [row["network_applications"] for row in points]
+            axes.plot(x, [row["exact_accuracy"] for row in points], style, label=name, markersize=4)
+            if curve in ("rungs", "chains"):
+                _annotate(axes, points)
+    axes.set_xscale("log")
+    axes.set(xlabel="network applications per puzzle", ylabel="exact accuracy", title=title)
+    axes.grid(alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+_ACCURACIES = ("exact_accuracy", "token_accuracy")
+
+
+def _annotate(axes, points: Sequence[dict]) -> None:
+    for row in points:
+        place = row["network_applications"], row["exact_accuracy"]
+        axes.annotate(str(row["at"]), place, textcoords="offset points", xytext=(4, -10), fontsize=7)
+
+
+def _share(part: float, whole: float) -> float | None:
+    return round(part / whole, 6) if whole else None
+
+
+def _is_power(number: int) -> bool:
+    return number & (number - 1) == 0

@@ -1,0 +1,186 @@
+"""A strategy by its name and options: defaults by family, and everything that does not go with the data refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dataset.format import Metadata
+from dataset.look import Look
+from evaluators.checker import Checker, checker_of
+from evaluators.inference import Solver
+from evaluators.ladder import RUNGS, Ladder
+from evaluators.symmetry import Symmetries, symmetries_of
+from evaluators.test_time import Ensemble, NoiseChains, Plain, Strategy, SymmetryVoting, Voting
+from utils.errors import UserError
+
+NUM_SYMMETRIES = 8
+NUM_CHAINS = 16
+# arXiv 2605.19943: where the halting head ranks poorly, on mazes, whole grids vote instead.
+SIGMA = {"sudoku": 0.3, "maze": 1.0, "arc": 0.2}
+NOISE_PICK = {"maze": "majority"}
+MORE_STEPS = 4  # times those of training
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a user asks for; None is the default."""
+
+    strategy: str
+    num_steps: int
+    halt: bool | None = None
+    checker: bool = False
+    symmetries: int | None = None
+    chains: int | None = None
+    sigma: float | None = None
+    pick: str | None = None
+    rungs: Sequence[str] | None = None
+    more_steps: int | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a strategy runs."""
+
+    solvers: Sequence[Solver]  # one, or those of an ensemble
+    metadata: Metadata
+    data_paths: Sequence[str]
+    capacity: int  # rows that run at once
+    sizes: Sequence[int] = ()  # batch sizes to run at (`Rollout`)
+
+    @property
+    def family(self) -> str:
+        return Look.of(self.metadata).family
+
+
+def build_strategy(choice: Choice, setting: Setting) -> tuple[Strategy, dict[str, Any]]:
+    """The strategy, and its options with their defaults filled in; raises `UserError` for what cannot be run."""
+    checker = checker_of(setting.metadata) if choice.checker else None
+    common = {"checker": checker, "sizes": setting.sizes}
+    solver, steps = setting.solvers[0], choice.num_steps
+    options: dict[str, Any] = {"checker": choice.checker}
+    if choice.strategy == "plain":
+        options["halt"] = bool(choice.halt)
+        return Plain(solver, steps, halt=options["halt"], **common), options
+    if choice.strategy == "symmetry":
+        voting, own = _symmetry(choice, setting, checker, choice.pick or "majority")
+        return voting, options | own
+    if choice.strategy == "noise":
+        voting, own = _noise(choice, setting, checker)
+        return voting, options | own
+    if choice.strategy == "ensemble":
+        options["pick"] = choice.pick or "majority"
+        return Ensemble(setting.solvers, steps, pick=options["pick"], **common), options
+    return _ladder(choice, setting, checker, options)
+
+
+def _ladder(
+    choice: Choice, setting: Setting, checker: Checker | None, options: dict[str, Any]
+) -> tuple[Strategy, dict[str, Any]]:
+    rungs = list(choice.rungs or _rungs_that_can_be(setting, choice))
+    votings: dict[str, Voting] = {}
+    more = choice.more_steps or MORE_STEPS * choice.num_steps
+    options |= {"rungs": rungs, "halt": bool(choice.halt)}
+    if "more_steps" in rungs:
+        if more <= choice.num_steps:
+            raise UserError(
+                f"more_steps={more} must be more than the {choice.num_steps} steps of the rung before (halt_max_steps)"
+            )
+        options["more_steps"] = more
+    if "symmetry" in rungs:
+        votings["symmetry"], own = _symmetry(choice, setting, None, "first_stop")
+        options["symmetry"] = own
+    if "noise" in rungs:
+        votings["noise"], own = _noise(choice, setting, None)
+        options["noise"] = own
+    ladder = Ladder(
+        setting.solvers[0],
+        rungs,
+        choice.num_steps,
+        more_steps=more,
+        votings=votings,
+        halt=bool(choice.halt),
+        checker=checker,
+        sizes=setting.sizes,
+    )
+    return ladder, options
+
+
+def _rungs_that_can_be(setting: Setting, choice: Choice) -> list[str]:
+    """All rungs, but for those that the data or the architecture has no way to climb and nobody asked for."""
+    rungs = list(RUNGS)
+    if choice.symmetries is None:
+        try:
+            _symmetries(setting)
+        except UserError:
+            rungs.remove("symmetry")
+    asked = {choice.chains, choice.sigma, choice.pick} != {None}
+    if not asked and (not _has_scratch(setting.solvers[0]) or setting.family not in SIGMA):
+        rungs.remove("noise")
+    return rungs
+
+
+def _symmetries(setting: Setting) -> Symmetries:
+    knows = bool(setting.solvers[0].head.model.inner.prefix_len)
+    return symmetries_of(setting.metadata, setting.data_paths, knows_identifiers=knows)
+
+
+def _symmetry(
+    choice: Choice, setting: Setting, checker: Checker | None, pick: str
+) -> tuple[Voting, dict[str, Any]]:
+    symmetries = _symmetries(setting)
+    most = symmetries.most
+    if most is not None and (choice.symmetries or 0) > most:
+        raise UserError(
+            f"symmetries={choice.symmetries}: these puzzles have {most} different copies; use at most {most}"
+        )
+    count = choice.symmetries or min(NUM_SYMMETRIES, most or NUM_SYMMETRIES)
+    options = {"symmetries": count, "pick": pick, "seed": choice.seed or 0}
+    voting = SymmetryVoting(
+        setting.solvers[0],
+        choice.num_steps,
+        count,
+        symmetries=symmetries,
+        pick=pick,
+        seed=options["seed"],
+        capacity=setting.capacity,
+        checker=checker,
+        sizes=setting.sizes,
+    )
+    return voting, options
+
+
+def _noise(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[Voting, dict[str, Any]]:
+    solver, family = setting.solvers[0], setting.family
+    if not _has_scratch(solver):
+        raise UserError(
+            f"noise goes on the latents beside the answer, and {type(solver.head.model.inner).__name__} has none: use "
+            "strategy=symmetry or ensemble, or leave noise out of rungs"
+        )
+    sigma = SIGMA.get(family) if choice.sigma is None else choice.sigma
+    if sigma is None:
+        raise UserError("sigma is needed, because the data names no family that has a usual one (0.2 to 1.0)")
+    options = {
+        "chains": choice.chains or NUM_CHAINS,
+        "sigma": sigma,
+        "pick": choice.pick or NOISE_PICK.get(family, "q_halt"),
+        "seed": choice.seed or 0,
+    }
+    voting = NoiseChains(
+        solver,
+        choice.num_steps,
+        options["chains"],
+        sigma=sigma,
+        pick=options["pick"],
+        seed=options["seed"],
+        capacity=setting.capacity,
+        checker=checker,
+        sizes=setting.sizes,
+    )
+    return voting, options
+
+
+def _has_scratch(solver: Solver) -> bool:
+    return len(solver.head.model.inner.latents) > 1

@@ -1,0 +1,118 @@
+"""Accuracy against compute: sums over puzzles for every amount of compute that a strategy passes through.
+
+A strategy never sees labels: it says what it would have answered, and what that would have cost.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataset.format import IGNORE_LABEL_ID
+
+Answers = Tensor | np.ndarray
+EVERY = slice(None)
+
+# What is summed for each point of a curve.
+_COUNTS = ("rows", "labelled", "solved", "said_stop", "steps")
+
+
+class Tally:
+    """Curves: name -> place on it -> sums over the puzzles so far, of this rank until `gather`."""
+
+    def __init__(self):
+        self.curves: dict[str, dict[str, dict[str, float]]] = {}
+        self.rungs: dict[str, dict[str, int]] = {}
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._labels = torch.empty(0)
+        self._waiting: list[tuple[str, str, Tensor, Tensor]] = []
+
+    def begin(self, labels: Tensor) -> None:
+        """The next batch's labels (n, S), on the device where most answers are."""
+        self._labels = labels
+
+    def point(
+        self,
+        curve: str,
+        place: str | int,
+        answers: Answers,
+        steps: int | np.ndarray,
+        says_stop: Answers | None = None,
+        part: slice = EVERY,
+    ) -> None:
+        """What a `part` of the batch's n puzzles would have answered after `steps` supervision steps, over all chains.
+
+        `answers` are (n, S) tokens, or (n, A, S) of which an oracle takes the right one; `steps` one number or (n,).
+        """
+        labels = self._labels[part]
+        alternatives = torch.as_tensor(answers, device=labels.device)
+        if alternatives.ndim == 2:
+            alternatives = alternatives[:, None]
+        correct, has_label = right_cells(alternatives, labels[:, None])
+        solved = (correct == has_label).any(1) & (has_label[:, 0] > 0)
+        share = (correct / has_label.clamp(min=1)).amax(1).sum()
+        steps = torch.as_tensor(steps, device=labels.device).expand(len(labels))
+        stops = torch.zeros_like(solved) if says_stop is None else says_stop
+        counts = (
+            torch.ones_like(solved),
+            has_label[:, 0] > 0,
+            solved,
+            torch.as_tensor(stops, device=labels.device),
+            steps,
+        )
+        sums = torch.stack([values.sum(dtype=torch.int64) for values in counts])
+        self._waiting.append((curve, str(place), sums, share))
+
+    def rung(
+        self, name: str, entering: np.ndarray, solved: np.ndarray, answers: np.ndarray, steps: np.ndarray
+    ) -> None:
+        """One rung of a ladder for the batch's n puzzles: who enters (n,), who leaves as solved (n,), (n, S), (n,)."""
+        correct, has_label = right_cells(torch.from_numpy(answers), self._labels.cpu())
+        right = ((correct == has_label) & (has_label > 0)).numpy()
+        sums = self.rungs.setdefault(name, dict.fromkeys(RUNG_KEYS, 0))
+        values = (entering, solved, solved & right, np.where(entering, steps, 0))
+        for key, value in zip(RUNG_KEYS, values, strict=True):
+            sums[key] += int(value.sum())
+
+    def end(self) -> None:
+        """Fetch the batch's sums from the device, all at once."""
+        if not self._waiting:
+            return
+        counts = torch.stack([counts for _, _, counts, _ in self._waiting]).tolist()
+        shares = torch.stack([share for *_, share in self._waiting]).tolist()
+        for (curve, place, *_), values, share in zip(self._waiting, counts, shares, strict=True):
+            sums = dict(zip(_COUNTS, values, strict=True)) | {"accuracy": share}
+            _add(self.curves.setdefault(curve, {}).setdefault(place, {}), sums)
+        self._waiting.clear()
+
+    def gather(self, gather_object: Callable[[Any], list[Any]]) -> None:
+        """Make the sums those of all ranks, on every rank; of seconds the slowest rank's."""
+        parts = gather_object((self.curves, self.rungs, dict(self.seconds)))
+        self.curves, self.rungs, self.seconds = {}, {}, defaultdict(float)
+        for curves, rungs, seconds in parts:
+            for curve, places in curves.items():
+                for place, sums in places.items():
+                    _add(self.curves.setdefault(curve, {}).setdefault(place, {}), sums)
+            for name, sums in rungs.items():
+                _add(self.rungs.setdefault(name, {}), sums)
+            for name, value in seconds.items():
+                self.seconds[name] = max(self.seconds[name], value)
+
+
+RUNG_KEYS = ("rows_entering", "rows_said_solved", "of_them_exact", "supervision_steps")
+
+
+def right_cells(answers: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """How many labelled cells of each answer (..., S) are right, and how many are labelled; shapes broadcast."""
+    labelled = labels != IGNORE_LABEL_ID
+    return (labelled & (answers == labels)).sum(-1), labelled.sum(-1)
+
+
+def _add(sums: dict[str, float], more: dict[str, float]) -> None:
+    for key, value in more.items():
+        sums[key] = sums.get(key, 0) + value

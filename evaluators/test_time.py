@@ -1,0 +1,332 @@
+"""Ways to spend more compute on a trained model's answers, none of which trains it: folds over supervision steps.
+
+Each strategy answers a batch and, on the way, tells a `Tally` what it would have answered for less. Steps are counted
+over all chains of a puzzle.
+Shapes: n puzzles, C chains of each, S `seq_len`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evaluators.chains import (
+    NONE,
+    PICKS,
+    Bundle,
+    Candidates,
+    Rows,
+    StopRule,
+    first_to_stop,
+    solve_bundle,
+)
+from evaluators.checker import Checker
+from evaluators.inference import Output, Solver
+from evaluators.latent_noise import LatentNoise, chain_keys
+from evaluators.symmetry import Symmetries
+from evaluators.tally import Tally
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A strategy's answers to n puzzles, on the device."""
+
+    preds: Tensor  # (n, S) int64
+    q_halt: Tensor  # (n,) float32 that came with them
+    steps: Tensor  # (n,) int64: for one chain the first step that said stop (the last where none did), else all steps
+    outputs: dict[str, Tensor] = field(default_factory=dict)  # of the last step, where there is one
+
+
+class Strategy:
+    """Answers batches; knows nothing of labels."""
+
+    @property
+    def outputs(self) -> frozenset[str]:
+        """Names of the tensors that come with its answers, beside those of the batch."""
+        return frozenset({"preds", "q_halt_logits"})
+
+    def solve(self, rows: Rows, tally: Tally) -> Answered:
+        raise NotImplementedError
+
+
+class Plain(Strategy):
+    """Every row through all steps, as in training's evaluation; more than trained are allowed.
+
+    With `halt`, a second pass in which rows leave the batch at the first step that says stop (adaptive computation
+    time, arXiv 2510.04871): its answers count, and the full pass is what it is compared with. With a `checker` the
+    tally also learns what stopping at the first answer that it accepts would give.
+    """
+
+    def __init__(
+        self,
+        solver: Solver,
+        num_steps: int,
+        *,
+        halt: bool = False,
+        checker: Checker | None = None,
+        sizes: Sequence[int] = (),
+    ):
+        self.solver, self.num_steps, self.halt, self.sizes = solver, num_steps, halt, sizes
+        self.checker = checker
+
+    @property
+    def outputs(self) -> frozenset[str]:
+        return super().outputs | (set() if self.halt else {"logits", "q_continue_logits"})
+
+    def solve(self, rows: Rows, tally: Tally) -> Answered:
+        began = time.perf_counter()
+        full = self._full_run(rows, tally)
+        if not self.halt:
+            return full
+        full.q_halt.sum().item()  # waits for the device
+        tally.seconds["full"] += time.perf_counter() - began
+
+        began = time.perf_counter()
+        bundle = Bundle.repeated(rows)
+        halted = solve_bundle(self.solver, bundle, self.num_steps, first_to_stop, self.sizes)
+        tally.seconds["halted"] += time.perf_counter() - began
+        tally.point("halted", "halted", halted.answers[:, 0], halted.steps, halted.says_stop[:, 0])
+        return answered(halted, np.zeros(len(rows), np.int64), rows)
+
+    def _full_run(self, rows: Rows, tally: Tally) -> Answered:
+        rollout = self.solver.start(rows.inputs, rows.identifiers, self.sizes)
+        found = Found.watching(self.checker, rows)
+        first_stop = torch.full((len(rows),), self.num_steps, device=rows.inputs.device)
+        outputs: dict[str, Tensor] = {}
+        for number in range(1, self.num_steps + 1):
+            output = rollout.step()
+            now = {
+                "logits": output.logits,
+                "q_halt_logits": output.q_halt,
+                "q_continue_logits": output.q_continue,
+                "preds": output.logits.argmax(-1),
+            }
+            if self.solver.halts and outputs:  # a model whose evaluation keeps the answer it stopped at
+                goes_on = first_stop >= number
+                now = {
+                    name: torch.where(goes_on.view(-1, *[1] * (value.ndim - 1)), value, outputs[name])
+                    for name, value in now.items()
+                }
+            outputs = now
+            first_stop = torch.where(output.says_stop, first_stop.clamp(max=number), first_stop)
+            tally.point("steps", number, outputs["preds"], number, output.says_stop)
+            found.look(outputs["preds"].cpu().numpy() if self.checker else None, number)
+        found.report(tally, outputs["preds"].cpu().numpy() if self.checker else None, self.num_steps)
+        return Answered(outputs["preds"], outputs["q_halt_logits"], first_stop, outputs)
+
+
+class Voting(Strategy):
+    """C chains of each puzzle, one of whose answers is picked; what makes the chains differ is the subclass's.
+
+    `pick`: `majority` of whole grids, ties by the largest q_halt; `q_halt`, the largest; `first_stop`, where chains run
+    in lockstep until one says stop ("Speed is Confidence", arXiv 2601.19085).
+    """
+
+    def __init__(
+        self,
+        solver: Solver,
+        num_steps: int,
+        num_chains: int,
+        *,
+        pick: str,
+        seed: int,
+        capacity: int,
+        checker: Checker | None = None,
+        sizes: Sequence[int] = (),
+    ):
+        self.solver, self.num_steps, self.num_chains = solver, num_steps, num_chains
+        self.pick, self.seed, self.capacity = pick, seed, capacity
+        self.checker, self.sizes = checker, sizes
+
+    def bundle(self, rows: Rows) -> Bundle:
+        """The chains of some puzzles before their first step."""
+        raise NotImplementedError
+
+    def solve(self, rows: Rows, tally: Tally) -> Answered:
+        return self.choose(self.candidates(rows, tally), rows, tally)
+
+    def candidates(self, rows: Rows, tally: Tally) -> Candidates:
+        """All chains' answers."""
+        parts = []
+        for some, part in rows.chunks(self.num_chains, self.capacity):
+            bundle = self.bundle(some)
+            found = Found.watching(self.checker, some, bundle)
+            decide = found.then(first_to_stop if self.pick == "first_stop" else None)
+            done = solve_bundle(self.solver, bundle, self.num_steps, decide, self.sizes)
+            parts.append(done)
+            picked = done.answers[np.arange(len(some)), PICKS[self.pick](done)]
+            found.report(tally, picked, done.steps * self.num_chains, part)
+        return Candidates.joined(parts)
+
+    def choose(self, candidates: Candidates, rows: Rows, tally: Tally) -> Answered:
+        """The picked answers; the tally learns what fewer chains would have given."""
+        return choose(candidates, self.pick, rows, tally)
+
+
+class SymmetryVoting(Voting):
+    """Copies of the puzzle under symmetries of its family: solved, turned back, put to the vote.
+
+    Test-time augmentation as in arXiv 2601.19085 (rotations, digit relabelings) and, of its kind, in the ARC scoring of
+    arXiv 2506.21734. The first chain is the puzzle as it is.
+    """
+
+    def __init__(self, *arguments, symmetries: Symmetries, **options):
+        super().__init__(*arguments, **options)
+        self.symmetries = symmetries
+
+    def bundle(self, rows: Rows) -> Bundle:
+        device = rows.inputs.device
+        inputs, identifiers = (tensor.cpu().numpy() for tensor in (rows.inputs, rows.identifiers))
+        copies = self.symmetries.copies(inputs, identifiers, rows.numbers, self.num_chains, self.seed)
+        return Bundle(
+            torch.from_numpy(copies.tokens).to(device, torch.int32),
+            torch.from_numpy(copies.identifiers).to(device),
+            self.num_chains,
+            undo=copies.undo,
+        )
+
+
+class NoiseChains(Voting):
+    """Chains that differ by noise N(0, sigma² I) on the scratch latents, added before every supervision step.
+
+    PTRM (arXiv 2605.19943): the noise is constant in size, one draw for each supervision step, none inside; nothing is
+    renormalised. The answer latent stays as it is.
+    """
+
+    def __init__(self, *arguments, sigma: float, **options):
+        super().__init__(*arguments, **options)
+        self.sigma = sigma
+
+    def bundle(self, rows: Rows) -> Bundle:
+        keys = chain_keys(self.seed, rows.numbers, self.num_chains).to(rows.inputs.device)
+        return Bundle.repeated(rows, self.num_chains, LatentNoise(keys, self.sigma))
+
+
+class Ensemble(Strategy):
+    """Several checkpoints of the same task, one chain each, and a vote; cf. the late checkpoints of arXiv 2601.10679.
+
+    That paper joins its checkpoints by the labels; here nothing but votes and q_halt decides.
+    """
+
+    def __init__(
+        self,
+        solvers: Sequence[Solver],
+        num_steps: int,
+        *,
+        pick: str,
+        checker: Checker | None = None,
+        sizes: Sequence[int] = (),
+    ):
+        self.solvers, self.num_steps, self.pick, self.sizes = solvers, num_steps, pick, sizes
+        self.checker = checker
+
+    def solve(self, rows: Rows, tally: Tally) -> Answered:
+        bundle = Bundle.repeated(rows)
+        found = Found.watching(self.checker, rows)
+        runs = []
+        for number, solver in enumerate(self.solvers):
+            decide = found.then(None, steps_before=number * self.num_steps)
+            runs.append(solve_bundle(solver, bundle, self.num_steps, decide, self.sizes))
+        candidates = Candidates.joined(runs, axis=1)
+        picked = candidates.answers[np.arange(len(rows)), PICKS[self.pick](candidates)]
+        found.report(tally, picked, len(self.solvers) * self.num_steps)
+        return choose(candidates, self.pick, rows, tally)
+
+
+def choose(candidates: Candidates, pick: str, rows: Rows, tally: Tally) -> Answered:
+    """The picked answer of each puzzle; the tally learns what fewer chains, and an oracle, would have given."""
+    each = np.arange(len(rows))
+    num_chains = candidates.answers.shape[1]
+    if pick != "first_stop":  # fewer chains would have run on where now one has decided
+        for count in counts_up_to(num_chains):
+            some = candidates.first(count)
+            chains = PICKS[pick](some)
+            answers, stops = some.answers[each, chains], some.says_stop[each, chains]
+            tally.point("chains", count, answers, some.steps * count, stops)
+            tally.point("oracle_pass_at", count, some.answers, some.steps * count)
+    chains = PICKS[pick](candidates)
+    if pick == "first_stop":
+        answers, stops = candidates.answers[each, chains], candidates.says_stop[each, chains]
+        tally.point("chains", num_chains, answers, candidates.steps * num_chains, stops)
+    return answered(candidates, chains, rows)
+
+
+def answered(candidates: Candidates, chains: np.ndarray, rows: Rows) -> Answered:
+    """The answers of one chain of each puzzle."""
+    each, device = np.arange(len(rows)), rows.inputs.device
+    return Answered(
+        torch.from_numpy(candidates.answers[each, chains]).to(device, torch.int64),
+        torch.from_numpy(candidates.q_halt[each, chains]).to(device),
+        torch.from_numpy(candidates.steps * candidates.answers.shape[1]).to(device),
+    )
+
+
+def counts_up_to(most: int) -> list[int]:
+    """1, 2, 4, 8, ... and `most` itself."""
+    doubled = [2**power for power in range(most.bit_length()) if 2**power < most]
+    return [*doubled, most]
+
+
+class Found:
+    """The first answers that a checker accepts, noted while chains run on; without a checker it does nothing."""
+
+    @classmethod
+    def watching(cls, checker: Checker | None, rows: Rows, bundle: Bundle | None = None) -> Found:
+        return cls(checker, rows, bundle or Bundle.repeated(rows))
+
+    def __init__(self, checker: Checker | None, rows: Rows, bundle: Bundle):
+        self._checker, self._bundle = checker, bundle
+        self._answers = np.zeros((len(bundle.inputs), bundle.inputs.shape[1]), np.int16)
+        self._chain = np.full(len(rows), NONE)
+        self._steps = np.zeros(len(rows), np.int64)
+        self._questions = bundle.inputs.cpu().numpy() if checker else None
+
+    def look(self, answers: np.ndarray | None, steps: int, puzzles: np.ndarray | None = None) -> np.ndarray:
+        """Note what the checker accepts of the (m·C, S) answers of some puzzles (m,), after `steps` in all.
+
+        Copies under a symmetry are checked as they are: it keeps solutions solutions. Returns the accepted chain of
+        each puzzle, or NONE.
+        """
+        if self._checker is None:
+            return np.full(0, NONE)
+        chains = self._bundle.num_chains
+        puzzles = np.arange(len(self._chain)) if puzzles is None else puzzles
+        rows = (puzzles[:, None] * chains + np.arange(chains)).reshape(-1)
+        valid = self._checker(self._questions[rows], answers).reshape(-1, chains)
+        chosen = np.where(valid.any(1), valid.argmax(1), NONE)
+        new = np.flatnonzero((chosen != NONE) & (self._chain[puzzles] == NONE))
+        where = puzzles[new]
+        self._chain[where], self._steps[where] = chosen[new], steps
+        self._answers[where * chains + chosen[new]] = answers[new * chains + chosen[new]]
+        return chosen
+
+    def then(self, decide: StopRule | None, steps_before: int = 0) -> StopRule | None:
+        """A rule that looks at every step, and leaves the decision to `decide`."""
+        if self._checker is None:
+            return decide
+
+        def look_and_decide(number: int, output: Output, answers: Tensor, puzzles: np.ndarray) -> np.ndarray:
+            spent = steps_before + number * self._bundle.num_chains
+            self.look(answers.cpu().numpy(), spent, puzzles)
+            if decide is None:
+                return np.full(len(puzzles), NONE)
+            return decide(number, output, answers, puzzles)
+
+        return look_and_decide
+
+    def report(self, tally: Tally, otherwise: np.ndarray | None, steps: int | np.ndarray, part=None) -> None:
+        """Tell the tally: the accepted answers where there are any, at their cost, and elsewhere the usual ones."""
+        if self._checker is None:
+            return
+        chains = self._bundle.num_chains
+        accepted = self._chain != NONE
+        undone = self._bundle.undo(self._answers).reshape(-1, chains, self._answers.shape[1])
+        answers = undone[np.arange(len(undone)), np.maximum(self._chain, 0)]
+        answers = np.where(accepted[:, None], answers, otherwise)
+        spent = np.where(accepted, self._steps, steps)
+        tally.point("with_checker", "with_checker", answers, spent, accepted, part or slice(None))
