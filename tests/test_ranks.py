@@ -56,7 +56,9 @@ def train_on(
 
 
 # 9 test rows in batches of 8: of the last batch the second rank has nothing. 7: it has one row less than the first.
-@pytest.mark.parametrize(("num_test", "overrides"), [(9, []), (7, ["grad_accum_steps=2"])])
+@pytest.mark.parametrize(
+    ("num_test", "overrides"), [(9, ["grad_clip=0.1", "optimizer=adamw"]), (7, ["grad_accum_steps=2"])]
+)
 def test_two_ranks_train_and_evaluate_as_one_process_does(tmp_path, num_test, overrides):
     data = write_identified(tmp_path / "data", num_test=num_test)
     settings = {"ema": True, "ema_rate": 0.9, "log_interval": 1, "eval_save_outputs": ["preds", "inputs"]}
