@@ -10,6 +10,8 @@ index        the test puzzle of this number, the first is 0; left out, one is dr
 seed         of that draw, 0 by default
 data_paths_test  [DIR, ...] instead of the run's own test data
 steps        supervision steps, as many as in training by default; more are allowed
+gif          file for an animation of the grid after each step
+png          file for one sheet of them
 seq_len      cells of the puzzle, where nothing beside a published checkpoint says it
 device       auto, cuda, mps, cpu
 """
@@ -20,6 +22,7 @@ import os
 import shutil
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -29,10 +32,12 @@ from dataset.format import IGNORE_LABEL_ID, Metadata
 from dataset.look import Look
 from evaluators.families import Family, Verdict, family_of
 from evaluators.inference import Solver, Step
+from evaluators.pictures import Panel, animation, sheet
 from evaluators.show import GridPrinter, Kind, kinds, wants_colour
 from puzzle_dataset import PuzzleDataset
 from utils.device import resolve_device
 from utils.errors import UserError, report_user_errors
+from utils.files import make_folder
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,8 @@ def main(arguments: list[str]) -> None:
         print(__doc__.strip())
         return
     config = read_arguments(arguments)
+    for picture in filter(None, (config.gif, config.png)):
+        make_folder(Path(picture).parent)
     device = resolve_device(config.device)
     trained = open_trained(config.checkpoint)
     if config.puzzle is not None:
@@ -75,7 +82,9 @@ def main(arguments: list[str]) -> None:
     printer = GridPrinter(
         family.look, sys.stdout, colour=wants_colour(sys.stdout), width=shutil.get_terminal_size().columns
     )
-    print(watch(solver, family, puzzle, steps, printer))
+    panels: list[Panel] = []
+    print(watch(solver, family, puzzle, steps, printer, panels))
+    write_pictures(family, panels, config)
 
 
 def described(metadata: dict, sizes: dict[str, int]) -> Metadata:
@@ -126,14 +135,34 @@ def take(data: PuzzleDataset, config: SolveConfig) -> Puzzle:
     )
 
 
-def watch(solver: Solver, family: Family, puzzle: Puzzle, num_steps: int, printer: GridPrinter) -> str:
-    """Run the model and print the answer of each step; the last line of the report."""
+def write_pictures(family: Family, panels: list[Panel], config: SolveConfig) -> None:
+    """The files that `gif` and `png` ask for."""
+    for path, draw in ((config.gif, animation), (config.png, sheet)):
+        if path is None:
+            continue
+        try:
+            Path(path).write_bytes(draw(family, panels))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+        print(f"drawn to {path}")
+
+
+def watch(
+    solver: Solver,
+    family: Family,
+    puzzle: Puzzle,
+    num_steps: int,
+    printer: GridPrinter,
+    panels: list[Panel],
+) -> str:
+    """Run the model and print the answer of each step, which `panels` collects; the last line of the report."""
     question, labels = puzzle.question, puzzle.labels
     printer.say(puzzle.name)
     for remark in family.remarks(question):
         printer.say(f"warning: {remark}")
     printer.say(f"{printer.legend()}\n")
     printer.show(["puzzle"], family.counted(question))
+    panels.append(Panel(0, family.counted(question)))
 
     previous = question if family.completes else None
     same: list[Step] = []  # steps whose answer is the one before
@@ -158,6 +187,7 @@ def watch(solver: Solver, family: Family, puzzle: Puzzle, num_steps: int, printe
             printer.show(
                 [title, f"halting {halts[-1]:.1%}{stop}"], answer, kinds(family, question, previous, answer)
             )
+        panels.append(Panel.of(family, question, previous, answer, step, verdicts[-1]))
         previous = answer
         if solver.halts and first_stop:
             break

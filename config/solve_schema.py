@@ -23,6 +23,8 @@ class SolveConfig(BaseModel):
     data_paths_test: list[str] | None = Field(default=None, min_length=1)
     steps: int | None = Field(default=None, gt=0)
     seq_len: int | None = Field(default=None, gt=0)
+    gif: str | None = None
+    png: str | None = None
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
 
     @field_validator("checkpoint", mode="before")
@@ -31,6 +33,13 @@ class SolveConfig(BaseModel):
         if checkpoint is None:
             raise ValueError("name the folder of a run, a weights file in it, an export, or hf://OWNER/NAME")
         return checkpoint
+
+    @field_validator("gif", "png")
+    @classmethod
+    def end_as_the_format(cls, path, info):
+        if path is not None and not path.lower().endswith(f".{info.field_name}"):
+            raise ValueError(f"the file's name must end in .{info.field_name}")
+        return path
 
     @model_validator(mode="after")
     def choose_one_puzzle(self):

@@ -324,7 +324,7 @@ def watched(look: Look, question, labels, steps, *, colour=False, width=80, **so
     out = io.StringIO()
     printer = GridPrinter(look, out, colour=colour, width=width)
     puzzle = solve.Puzzle(question, labels, 0, "a puzzle")
-    last = solve.watch(ScriptedSolver(steps, **solver), family_of(look), puzzle, len(steps), printer)
+    last = solve.watch(ScriptedSolver(steps, **solver), family_of(look), puzzle, len(steps), printer, [])
     return [*out.getvalue().splitlines(), last]
 
 
