@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from arc_samples import PREFIX, build
 
-from dataset import build_arc_dataset
+from dataset import arc_plan, build_arc_dataset
 from dataset.arc import Augmentation, decode_numbers, encode, puzzle_hash, split_name
-from dataset.build_arc_dataset import choose_augmentations, parse_options
+from dataset.arc_plan import choose_augmentations
+from dataset.build_arc_dataset import parse_options
 from dataset.format import open_split, read_identifiers, validate
 
 ROOT = Path(__file__).parents[1]
@@ -160,7 +161,7 @@ def test_fingerprints_agree_exactly_where_the_puzzle_hashes_do(pairs):
         )
         for t, c in zip(transforms, colours, strict=True)
     ]
-    fingerprints = build_arc_dataset._Fingerprints(pairs)(numbers).tolist()
+    fingerprints = arc_plan._Fingerprints(pairs)(numbers).tolist()
     assert len(set(zip(hashes, fingerprints, strict=True))) == len(set(hashes)) == len(set(fingerprints))
 
 

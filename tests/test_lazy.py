@@ -11,9 +11,10 @@ import pytest
 from arc_samples import build
 
 from dataset.arc import GRID_SIZE, SEQ_LEN, encode, split_name
+from dataset.arc_render import Frames, unpack
 from dataset.augment import dihedral
 from dataset.format import open_split, read_identifiers, validate
-from dataset.lazy import Frames, IdentifierTable, LazyExampleSet, Originals, unpack
+from dataset.lazy import IdentifierTable, LazyExampleSet, Originals
 from puzzle_dataset import PuzzleDataset
 from utils.errors import UserError
 

@@ -1,0 +1,154 @@
+"""Which tasks and which augmented copies of them an ARC dataset holds: everything about it but its rows."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from dataset.arc import NUM_AUGMENTATIONS, NUM_COLOURS, SEQ_LEN, decode_numbers, frame_layout
+from dataset.arc_tasks import Pair, Task, read_subset
+from dataset.augment import NUM_DIHEDRAL
+from dataset.lazy import IdentifierTable
+
+_TRIES = 5  # random augmentations drawn at most, in multiples of those wanted
+_ORDER_STREAM, _AUGMENTATION_STREAM = 0, 1  # independent random generators of one seed
+
+
+@dataclass(frozen=True)
+class Group:
+    """A task and its copies: their augmentation numbers and identifiers, (copies,) each, the task itself first."""
+
+    task: Task
+    in_test: bool
+    numbers: np.ndarray
+    identifiers: np.ndarray
+
+    def pairs(self, split: str) -> list[Pair]:
+        """The pairs of one copy that go into a split."""
+        if split == "test":
+            return self.task.test if self.in_test else []
+        return self.task.train + ([] if self.in_test else self.task.test)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a dataset but its rows."""
+
+    groups: list[Group]
+    table: IdentifierTable
+
+    def in_split(self, split: str) -> list[Group]:
+        return [group for group in self.groups if group.pairs(split)]
+
+
+def plan_dataset(options: argparse.Namespace) -> tuple[Plan, list[str]]:
+    """The tasks in a random order within each subset with their augmentations, and what is worth knowing about them.
+
+    Depends on the files and `--seed` alone. Raises `UserError` for malformed files.
+    """
+    tasks: list[tuple[Task, bool]] = []
+    subsets_of: dict[str, list[str]] = {}
+    test_names = {options.test_set_name, options.test_set_name2}
+    notes = []
+    for position, subset in enumerate(options.subsets):
+        read = read_subset(options.input_file_prefix, subset)
+        order = _generator(options.seed, _ORDER_STREAM, position).permutation(len(read))
+        tasks += [(read[index], subset in test_names) for index in order]
+        for task in read:
+            subsets_of.setdefault(task.name, []).append(subset)
+        unsolved = sum(not task.solved for task in read)
+        if unsolved:
+            use = "left out of the score" if subset in test_names else "trained on as [[0]], as published"
+            notes.append(f"{unsolved} tasks of {subset} lack answers to their tests: {use}")
+    notes += _repetition_notes(subsets_of, test_names)
+
+    # Identifiers count up in order of first use; a task in two subsets has the augmentations common to both once.
+    repeated = {name: {} for name, subsets in subsets_of.items() if len(subsets) > 1}
+    next_identifier = options.puzzle_identifiers_start
+    groups, new_numbers = [], []
+    for position, (task, in_test) in enumerate(tasks):
+        generator = _generator(options.seed, _AUGMENTATION_STREAM, position)
+        numbers = choose_augmentations(task.train + task.test, options.num_aug, generator)
+        known = repeated.get(task.name)
+        if known is None:
+            identifiers = np.arange(next_identifier, next_identifier + len(numbers))
+            new = numbers
+        else:
+            new = np.array([n for n in numbers.tolist() if n not in known], np.uint32)
+            known.update(zip(new.tolist(), range(next_identifier, next_identifier + len(new)), strict=True))
+            identifiers = np.array([known[number] for number in numbers.tolist()])
+        next_identifier += len(new)
+        new_numbers.append(new)
+        groups.append(Group(task, in_test, numbers, identifiers.astype(np.int32)))
+    table = IdentifierTable(
+        options.puzzle_identifiers_start,
+        [task.name for task, _ in tasks],
+        np.array([len(numbers) for numbers in new_numbers]),
+        np.concatenate(new_numbers),
+    )
+    return Plan(groups, table), notes
+
+
+def _repetition_notes(subsets_of: dict[str, list[str]], test_names: set[str]) -> Iterator[str]:
+    """One line for each set of subsets that share tasks."""
+    for subsets, count in Counter(tuple(s) for s in subsets_of.values() if len(s) > 1).items():
+        among_tests = sum(subset in test_names for subset in subsets)
+        effect = "their copies train twice"
+        if among_tests == len(subsets):
+            effect = f"test_puzzles.json holds them as {subsets[-1]} does"
+        elif among_tests:
+            effect = "their TEST PAIRS ARE IN TRAIN, so scores on them mean nothing"
+        yield f"{count} tasks are in {' and '.join(subsets)}: {effect}"
+
+
+def choose_augmentations(pairs: list[Pair], count: int, generator: np.random.Generator) -> np.ndarray:
+    """(1 + copies,) uint32 numbers of augmentations with pairwise different results, 0 (the task itself) first.
+
+    At most `count` copies, fewer where 5 * count tries yield no more.
+    """
+    numbers = np.concatenate([[0], generator.integers(0, NUM_AUGMENTATIONS, _TRIES * count)])
+    fingerprints = _Fingerprints(pairs)
+    for tries in (count + count // 8 + 8, _TRIES * count):  # few duplicates are the rule
+        _, firsts = np.unique(fingerprints(numbers[: 1 + tries]), return_index=True)
+        if len(firsts) > count:
+            break
+    return numbers[np.sort(firsts)[: 1 + count]].astype(np.uint32)
+
+
+class _Fingerprints:
+    """64-bit fingerprints that agree where `dataset.arc.puzzle_hash` of the augmented pairs does.
+
+    A pair's fingerprint is Σ weight(cell) · (1 + colour) mod 2^64 with random weights, so that the sums per colour of
+    the 8 transforms give it for any colour permutation by ten products, a thousand times faster than hashing the
+    cells. Different puzzles collide with a probability below 2^-60.
+    """
+
+    def __init__(self, pairs: list[Pair]):
+        generator = np.random.Generator(np.random.Philox(0))
+        weights = generator.integers(0, 2**64, (2, SEQ_LEN), np.uint64)
+        self._sums = np.zeros(
+            (NUM_DIHEDRAL, len(pairs), NUM_COLOURS), np.uint64
+        )  # per transform, pair and colour
+        for number, pair in enumerate(pairs):
+            for side, grid in enumerate(pair):
+                of_cells = weights[side][frame_layout(*grid.shape)[0]]
+                order = np.argsort(grid, axis=None)
+                colours, starts = np.unique(grid.ravel()[order], return_index=True)
+                self._sums[:, number, colours] += np.add.reduceat(of_cells[:, order], starts, axis=1)
+
+    def __call__(self, numbers: np.ndarray) -> np.ndarray:
+        """(N,) uint64 fingerprints of the puzzle under augmentation numbers (N,)."""
+        transforms, colours = decode_numbers(numbers)
+        sums = (self._sums[transforms] * (colours + np.uint64(1))[:, None]).sum(-1)
+        sums = (sums ^ (sums >> np.uint64(31))) * np.uint64(
+            0x9E3779B97F4A7C15
+        )  # lest sums of pairs be linear too
+        return (sums ^ (sums >> np.uint64(29))).sum(-1)
+
+
+def _generator(seed: int, stream: int, position: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox([seed, stream, position]))

@@ -1,0 +1,162 @@
+"""Augmented ARC examples rendered from their original pairs, packed two tokens a byte.
+
+Both stores of a dataset come from here: the one that is written out and the one that is rendered on reading.
+
+Legend: n rows asked for, P pairs (original examples), S cells of a sequence (`dataset.arc`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import chain, repeat
+
+import numpy as np
+
+from dataset.arc import (
+    BORDER,
+    FIRST_COLOUR,
+    GRID_SIZE,
+    SEQ_LEN,
+    TURNED,
+    VOCAB_SIZE,
+    decode_numbers,
+    frame_layout,
+)
+from dataset.augment import NUM_DIHEDRAL
+
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+class Frames:
+    """The frames of pairs under all 8 transforms, each only down to the border below its grids.
+
+    A byte holds a cell of the input in its upper four bits and the label's in the lower four, as both shift and change
+    colour alike. Down by r and right by c moves a cell by 30·r + c in the flat sequence: a shifted frame is the frame
+    behind that many zeros.
+    """
+
+    def __init__(self, pairs: Sequence[Pair]):
+        sizes = np.array([[grid.shape for grid in pair] for pair in pairs])  # (P, input and output, 2)
+        sizes = np.where(TURNED[:, None, None], sizes[:, None, :, ::-1], sizes[:, None])  # (P, 8, 2, 2)
+        largest = sizes.max(2)
+        lengths = np.minimum((largest[..., 0] + 1) * GRID_SIZE, SEQ_LEN)
+        starts = np.cumsum(lengths).reshape(lengths.shape) - lengths
+        self._cells = bytearray(lengths.sum())
+        cells = np.frombuffer(self._cells, np.uint8)
+        for pair, pair_starts in zip(pairs, starts[..., None], strict=True):
+            for grid, bits in zip(pair, (np.uint8(4), np.uint8(0)), strict=True):
+                inside, border = frame_layout(*grid.shape)
+                cells[pair_starts + inside] |= (grid.ravel() + np.uint8(FIRST_COLOUR)) << bits
+                cells[pair_starts + border] |= np.uint8(BORDER) << bits
+        # All that follows has a row for each pair under each transform, so that one `take` finds it.
+        self._starts, self._lengths = starts.ravel(), lengths.ravel()
+        self._room = (GRID_SIZE - largest).reshape(-1, 2)
+        # The column at which the border no longer fits; none (-1) for grids that fill the frame's width.
+        limits = GRID_SIZE - sizes[..., 1].reshape(-1, 2).T
+        self._limits = np.where(limits > 0, limits, -1)  # (input and output, P·8)
+
+    def room(self, pairs: np.ndarray, transforms: np.ndarray) -> np.ndarray:
+        """(n, 2) rows and columns by which pairs (n,) under transforms (n,) can be shifted at most."""
+        return self._room.take(pairs * NUM_DIHEDRAL + transforms, axis=0)
+
+    def rows(
+        self, pairs: np.ndarray, transforms: np.ndarray, shifts: np.ndarray | None, tables: Iterable[bytes]
+    ) -> np.ndarray:
+        """(n, S) packed frames of pairs (n,) under transforms (n,), moved by rows and columns (n, 2).
+
+        tables: n times 256 bytes, what each row's packed bytes become.
+        """
+        keys = pairs * NUM_DIHEDRAL + transforms
+        starts, lengths = self._starts.take(keys), self._lengths.take(keys)
+        leads = np.arange(0, len(keys) * SEQ_LEN, SEQ_LEN)
+        if shifts is not None:
+            offsets = shifts[:, 0] * GRID_SIZE + shifts[:, 1]
+            leads, lengths = leads + offsets, np.minimum(lengths, SEQ_LEN - offsets)
+        # Of all ways to look up bytes from Python `bytearray.translate` is by far the fastest, at 0.4 ns a byte; half
+        # of a frame on average is padding, which needs none.
+        cells, packed = self._cells, bytearray(len(keys) * SEQ_LEN)
+        columns = (leads, leads + lengths, starts, starts + lengths)
+        for lead, rest, start, end, table in zip(*(c.tolist() for c in columns), tables, strict=True):
+            packed[lead:rest] = cells[start:end].translate(table)
+        rows = np.frombuffer(packed, np.uint8).reshape(-1, SEQ_LEN)
+        if shifts is not None:
+            # A border moved past the right edge reappears at the left one, where a shifted grid leaves a column empty.
+            for limits, kept in zip(self._limits, (0x0F, 0xF0), strict=True):
+                rows[np.flatnonzero(shifts[:, 1] == limits.take(keys)), ::GRID_SIZE] &= np.uint8(kept)
+        return rows
+
+
+def unpack(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and labels, each (n, S) uint8, of packed rows (n, S)."""
+    return packed >> np.uint8(4), packed & np.uint8(0x0F)
+
+
+def render(
+    frames: Frames,
+    shift_seed: int | None,
+    *,
+    pairs: np.ndarray,
+    places: np.ndarray,
+    lengths: np.ndarray,
+    numbers: np.ndarray,
+    puzzles: np.ndarray,
+    examples: np.ndarray,
+) -> np.ndarray:
+    """(n, S) packed inputs and labels (see `unpack`) of augmented examples; everything given is (n,).
+
+    pairs: which of the frames' pairs; places: the example's place in its puzzle of `lengths` examples; numbers: the
+    puzzle's augmentation; puzzles, examples: their numbers in the split, which together with the seed decide the
+    shifts. All examples of a puzzle but one are shifted; with `shift_seed` None none is.
+    """
+    if not len(pairs):
+        return np.empty((0, SEQ_LEN), np.uint8)
+    starts = np.flatnonzero(np.diff(puzzles, prepend=puzzles[0] - 1))  # runs of rows of one puzzle
+    run_lengths = np.diff(starts, append=len(puzzles))
+    run_transforms, run_colours = decode_numbers(numbers[starts])
+    transforms = np.repeat(run_transforms, run_lengths)
+    shifts = None
+    if shift_seed is not None:
+        shifts = _scaled_pairs(_random_words(shift_seed, 1, examples), frames.room(pairs, transforms) + 1)
+        kept = _scaled(_random_words(shift_seed, 0, puzzles[starts]) >> np.uint64(32), lengths[starts])
+        shifts[places == np.repeat(kept, run_lengths)] = 0
+
+    tokens = np.zeros((len(starts), 16), np.uint8)
+    tokens[:, BORDER] = BORDER
+    tokens[:, FIRST_COLOUR:VOCAB_SIZE] = run_colours + np.uint8(FIRST_COLOUR)
+    tables = (tokens[:, :, None] << np.uint8(4) | tokens[:, None]).tobytes()
+    run_tables = [tables[first : first + 256] for first in range(0, len(tables), 256)]
+    row_tables = chain.from_iterable(map(repeat, run_tables, run_lengths.tolist()))
+    return frames.rows(pairs, transforms, shifts, row_tables)
+
+
+# Shifts are a pure function of the seed and the numbers of puzzle and example, so that any row can be rendered alone.
+
+
+def _scaled_pairs(words: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """Words (n,) of 64 random bits as two integers each, in 0..limit-1 for limits (n, 2)."""
+    return _scaled(np.stack([words >> np.uint64(32), words & np.uint64(0xFFFFFFFF)], axis=1), limits)
+
+
+def _scaled(words: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """Words of 32 random bits as integers in 0..limit-1."""
+    return ((words * limits.astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
+
+
+def _random_words(seed: int, stream: int, indices: np.ndarray) -> np.ndarray:
+    """64 random bits for each index: splitmix64 at that position of the sequence of (seed, stream)."""
+    return _mix(_sequence_start(seed, stream) + (indices.astype(np.uint64) + np.uint64(1)) * _STEP)
+
+
+@cache
+def _sequence_start(seed: int, stream: int) -> np.ndarray:
+    return _mix(np.array([seed % 2**64], np.uint64)) + _mix(np.array([stream + 1], np.uint64) * _STEP)
+
+
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _mix(words: np.ndarray) -> np.ndarray:
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
