@@ -1,0 +1,286 @@
+"""The README says what is so: files, links, commands, keys, defaults and sizes are compared with the repository."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import readme
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from readme import ROOT, plain, section, table
+
+import models
+from config.evaluate_schema import EvaluateConfig
+from config.overrides import force_overrides
+from config.schema import PretrainConfig, parse
+from config.solve_schema import SolveConfig, read_arguments
+from dataset import build_arc_dataset, build_maze_dataset, build_sudoku_dataset, report
+from export import ExportConfig
+from models.architectures import ARCHITECTURES
+from models.registry import build_model
+
+CONFIG = ROOT / "config"
+NOT_MEASURED = "TO MEASURE"
+
+
+def tracked_files() -> list[str]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout, so nothing says which files belong to the repository")
+    return [name for name in listed.stdout.splitlines() if (ROOT / name).exists()]
+
+
+def tree() -> dict[str, str]:
+    """Path to description, from the block below "Files"."""
+    (block,) = readme.blocks("", section("Files"))
+    described, folder = {}, ""
+    for line in block.splitlines():
+        match = re.fullmatch(r"( *)(\S+)(?:  +(.*))?", line)
+        assert match, line
+        indent, name, description = match.groups()
+        if name.endswith("/") and not description:
+            folder = name
+            continue
+        path = (folder if indent else "") + name
+        assert path not in described, f"{path} is listed twice"
+        described[path] = description
+    return described
+
+
+def test_the_tree_lists_every_file_outside_tests_with_a_line_on_it():
+    expected = {
+        name
+        for name in tracked_files()
+        if not name.startswith("tests/")
+        and (not name.endswith("__init__.py") or (ROOT / name).stat().st_size)
+    }
+    described = tree()
+    assert expected - described.keys() == set(), "missing in the tree of README.md"
+    assert described.keys() - expected == set(), "in the tree of README.md, but not in the repository"
+    assert [path for path, description in described.items() if not description] == []
+
+
+def test_links_lead_to_files_and_headings_that_exist():
+    page = re.sub(r"<!--.*?-->", "", readme.text(), flags=re.DOTALL)
+    targets = re.findall(r"\]\(([^)\s]+)\)", page)
+    headings = re.findall(r"^#+ (.+)$", readme.without_code(), re.MULTILINE)
+    anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    for target in targets:
+        if target.startswith("#"):
+            assert target[1:] in anchors, target
+        elif not target.startswith("https://"):
+            assert (ROOT / target).exists(), target
+    assert len(targets) > 20
+
+
+# ------------------------------------------------------------------------------------------------ commands
+
+
+@pytest.mark.parametrize("block", readme.blocks("bash"), ids=lambda block: block.strip().splitlines()[0][:50])
+def test_every_bash_block_is_bash(block):
+    done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    for script in re.findall(r"<<'EOF'\n(.*?)^EOF$", block, re.MULTILINE | re.DOTALL):
+        compile(script, "README.md", "exec")
+
+
+@pytest.mark.parametrize(
+    "block", readme.blocks("python"), ids=lambda block: block.strip().splitlines()[0][:50]
+)
+def test_every_python_block_is_python(block):
+    compile(block, "README.md", "exec")
+
+
+@pytest.fixture(scope="module")
+def own_architecture():
+    """The README's own architecture, where users put it: below `models.`."""
+    folder = str(ROOT / "tests" / "data")
+    models.__path__.append(folder)
+    yield
+    models.__path__.remove(folder)
+    sys.modules.pop("models.my_module", None)
+
+
+@pytest.mark.parametrize("command", readme.commands(), ids=lambda command: command.line[:60])
+def test_every_command_is_understood(command, own_architecture, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("FOLDER").mkdir()  # the two places that a builder's example reads from
+    Path("puzzles.txt").touch()
+    check = CHECKS.get(command.program)
+    assert check is not None, f"no check knows the program of {command.line}"
+    check(command.arguments)
+
+
+def check_pretrain(arguments: list[str]) -> None:
+    sweeps = "--multirun" in arguments
+    overrides = [argument for argument in arguments if argument != "--multirun"]
+    for chosen in _each_of_the_sweep(overrides) if sweeps else [overrides]:
+        parse(PretrainConfig, composed("cfg_pretrain", *force_overrides(chosen)))
+
+
+def _each_of_the_sweep(overrides: list[str]) -> Iterator[list[str]]:
+    """The first and the last combination of a sweep over values without brackets or quotes."""
+    for end in (0, -1):
+        yield [f"{key}={values.split(',')[end]}" for key, values in (o.split("=", 1) for o in overrides)]
+
+
+def check_evaluate(arguments: list[str]) -> None:
+    parse(EvaluateConfig, composed("cfg_evaluate", *force_overrides(arguments)))
+
+
+def check_export(arguments: list[str]) -> None:
+    parse(ExportConfig, OmegaConf.to_container(OmegaConf.from_dotlist(arguments)))
+
+
+def check_report(arguments: list[str]) -> None:
+    known = help_of(report.main)
+    assert [argument for argument in arguments if argument.startswith("--") and argument not in known] == []
+
+
+def help_of(main: Callable[[list[str]], object]) -> str:
+    """What a command prints when asked for `--help`."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    return printed.getvalue()
+
+
+CHECKS = {
+    "pretrain.py": check_pretrain,
+    "evaluate.py": check_evaluate,
+    "solve.py": read_arguments,
+    "export.py": check_export,
+    "dataset/build_sudoku_dataset.py": build_sudoku_dataset.parse_options,
+    "dataset/build_maze_dataset.py": build_maze_dataset.parse_options,
+    "-m dataset.build_arc_dataset": build_arc_dataset.parse_options,
+    "-m dataset.build_sudoku_dataset": build_sudoku_dataset.parse_options,
+    "-m dataset.report": check_report,
+}
+
+
+def composed(name: str, *overrides: str) -> dict[str, Any]:
+    with initialize_config_dir(str(CONFIG), version_base=None):
+        return OmegaConf.to_container(compose(name, list(overrides)), resolve=True)
+
+
+# ------------------------------------------------------------------------------------------------ tables of keys
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys to values of a nested mapping."""
+    leaves = {}
+    for key, value in values.items():
+        nested = isinstance(value, dict) and value
+        leaves |= flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return leaves
+
+
+def written(path: Path) -> dict[str, Any]:
+    """The keys that a config file sets itself; `defaults` and Hydra's own left out."""
+    values = OmegaConf.to_container(OmegaConf.create(path.read_text()))
+    return flat({key: value for key, value in values.items() if key not in ("defaults", "hydra")})
+
+
+def value_of(cell: str) -> Any:
+    """A cell such as `1e-4`, read as the config files are."""
+    return OmegaConf.to_container(OmegaConf.create(f"value: {plain(cell)}"))["value"]
+
+
+def keys_in(heading: str, column: str = "default") -> dict[str, Any]:
+    """Key to default of one column of a table of keys; rows with an empty cell left out."""
+    rows = table(heading)
+    keys = [plain(row["key"]) for row in rows]
+    assert len(keys) == len(set(keys)), f"{heading} has a key twice"
+    return {plain(row["key"]): value_of(row[column]) for row in rows if row[column]}
+
+
+@pytest.mark.parametrize("name", ["cfg_pretrain.yaml", "cfg_evaluate.yaml", "arch/trm.yaml"])
+def test_the_table_has_every_key_of_the_file_with_its_default_and_a_meaning(name):
+    heading = f"`config/{name}`"
+    assert keys_in(heading) == written(CONFIG / name)
+    assert [row["key"] for row in table(heading) if not row["meaning"]] == []
+
+
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "trm"])
+def test_the_table_of_the_other_architectures_has_what_each_file_sets(name):
+    assert keys_in("The other architectures", f"`{name}`") == written(CONFIG / "arch" / f"{name}.yaml")
+
+
+def groups() -> Iterator[Any]:
+    """Config groups with a table of their own, and their files."""
+    for folder in sorted(path for path in CONFIG.iterdir() if path.is_dir()):
+        if folder.name not in ("arch", "experiment", "__pycache__"):
+            for path in sorted(folder.glob("*.yaml")):
+                yield pytest.param(folder.name, path, id=f"{folder.name}/{path.stem}")
+
+
+@pytest.mark.parametrize(("group", "path"), list(groups()))
+def test_the_table_of_a_group_has_what_each_choice_sets(group, path):
+    assert keys_in(f"`{group}=`", f"`{path.stem}`") == written(path)
+
+
+def test_the_table_of_solve_has_every_argument_with_its_default():
+    defaults = {name: field.default for name, field in SolveConfig.model_fields.items()}
+    assert keys_in("`solve.py`") == defaults
+
+
+@pytest.mark.parametrize(
+    ("heading", "builder"),
+    [("Sudoku", build_sudoku_dataset), ("Mazes", build_maze_dataset), ("ARC-AGI", build_arc_dataset)],
+    ids=["sudoku", "maze", "arc"],
+)
+def test_the_tables_of_the_builders_have_every_option(heading, builder):
+    options = set(re.findall(r"^  (--[\w-]+)", help_of(builder.parse_options), re.MULTILINE))
+    assert {option for row in table(heading) for option in plain(row["option"]).split(", ")} == options
+
+
+# ------------------------------------------------------------------------------------------------ what else it says
+
+
+def test_the_table_of_architectures_has_their_sizes():
+    said = {plain(row["`arch=`"]): int(row["parameters"].replace(",", "")) for row in table("Architectures")}
+    built = {}
+    for name in ARCHITECTURES:
+        built[name] = _num_parameters(name)
+    built["trm with arch.mlp_t=True"] = _num_parameters("trm", "arch.mlp_t=True")
+    assert said == built
+
+
+def _num_parameters(name: str, *overrides: str) -> int:
+    arch = composed("cfg_pretrain", f"arch={name}", *overrides)["arch"]
+    with torch.device("meta"):
+        model = build_model(arch, seq_len=81, vocab_size=11, num_puzzle_identifiers=1)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_table_of_recipes_has_them_all():
+    recipes = {path.stem for path in (CONFIG / "experiment").glob("*.yaml")}
+    assert {plain(row["recipe"]) for row in table("Recipes")} == recipes
+
+
+def test_every_measured_result_is_a_figure_or_a_clearly_marked_slot():
+    cells = re.findall(r"[^|\n]*MEASURE[^|\n]*", readme.text())
+    assert {cell.strip() for cell in cells} <= {NOT_MEASURED}
+
+
+def test_the_format_is_described_as_builders_write_it(sudoku4x4):
+    metadata = yaml.safe_load((sudoku4x4 / "test" / "dataset.json").read_text())
+    format_section = section("The format")
+    for key in ("pad_id", "ignore_label_id", "blank_identifier_id", "vocab_size", "seq_len", "sets"):
+        assert key in metadata
+        assert f"`{key}`" in format_section
+    fields = {plain(row["field"]) for row in table("The format")}
+    assert {path.name for path in (sudoku4x4 / "train").glob("all__*.npy")} == {
+        f"all__{f}.npy" for f in fields
+    }

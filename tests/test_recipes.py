@@ -1,0 +1,113 @@
+"""A recipe is a claim that can be checked: its header's commands are its own, its values the documented ones."""
+
+from __future__ import annotations
+
+import shlex
+from functools import cache
+from pathlib import Path
+
+import pytest
+import readme
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from readme import ROOT, section
+
+from config.overrides import force_overrides
+from config.schema import PretrainConfig, parse
+from dataset import build_arc_dataset, build_maze_dataset, build_sudoku_dataset
+
+RECIPES = sorted((ROOT / "config" / "experiment").glob("*.yaml"))
+FIELDS = ("Data", "Train", "Time", "Score")
+BUILDERS = {
+    "python dataset/build_sudoku_dataset.py": build_sudoku_dataset,
+    "python dataset/build_maze_dataset.py": build_maze_dataset,
+    "python -m dataset.build_arc_dataset": build_arc_dataset,
+}
+each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+
+
+@cache
+def config(*overrides: str) -> PretrainConfig:
+    with initialize_config_dir(str(ROOT / "config"), version_base=None):
+        values = compose("cfg_pretrain", force_overrides(list(overrides)))
+    return parse(PretrainConfig, OmegaConf.to_container(values, resolve=True))
+
+
+def header(path: Path) -> dict[str, str]:
+    """The fields of a recipe's header; continued lines are joined as a shell joins them."""
+    lines = []
+    for line in path.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.removeprefix("#").strip())
+    assert lines[0] == "@package _global_"
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, _, rest = line.partition(" ")
+        if name in FIELDS:
+            fields[name] = rest.strip()
+        elif fields:
+            last = next(reversed(fields))
+            fields[last] = fields[last].removesuffix("\\") + line
+    return fields
+
+
+@each_recipe
+def test_the_header_says_how_to_build_and_train_how_long_it_takes_and_what_to_expect(path):
+    fields = header(path)
+    assert tuple(fields) == FIELDS
+    assert all(fields.values())
+
+
+@each_recipe
+def test_the_headers_command_builds_the_data_that_the_recipe_trains_on(path):
+    command = header(path)["Data"]
+    (program,) = [program for program in BUILDERS if command.startswith(program)]
+    options = BUILDERS[program].parse_options(shlex.split(command.removeprefix(program)))
+    chosen = config(f"+experiment={path.stem}")
+    assert chosen.data_paths == chosen.test_paths == [str(options.output_dir)]
+
+
+@each_recipe
+def test_the_headers_command_trains_the_recipe(path):
+    launcher, _, rest = header(path)["Train"].partition("pretrain.py")
+    assert launcher.startswith(("python", "torchrun"))
+    arguments = shlex.split(rest)
+    assert f"+experiment={path.stem}" in arguments
+    config(*arguments)
+
+
+@each_recipe
+def test_a_recipe_still_takes_overrides(path):
+    chosen = config(
+        f"+experiment={path.stem}", "arch=trm_singlez", "lr=3e-5", "arch.L_cycles=2", "run_name=mine"
+    )
+    assert (chosen.lr, chosen.arch["name"], chosen.arch["L_cycles"]) == (3e-5, "trm_singlez", 2)
+    assert (chosen.run_name, chosen.checkpoint_path) == (
+        "mine",
+        None,
+    )  # a recipe names no folder: it can be run again
+
+
+def documented(heading: str, which: int) -> PretrainConfig:
+    """The config of a training command in the README."""
+    block = readme.blocks("bash", section(heading))
+    calls = [command for command in readme.commands_in("\n".join(block)) if command.program == "pretrain.py"]
+    return config(*calls[which].arguments)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "heading", "which"),
+    [
+        ("sudoku_extreme_att", "Sudoku 9x9", 0),
+        ("sudoku_extreme_mlp", "Sudoku 9x9", 1),
+        ("arc1", "ARC-AGI and mazes", 0),
+        ("maze_hard", "ARC-AGI and mazes", 1),
+    ],
+)
+def test_the_recipe_of_a_published_run_trains_what_the_published_command_does(recipe, heading, which):
+    recipe, command = config(f"+experiment={recipe}"), documented(heading, which)
+    assert recipe.test_paths == command.test_paths
+    # Names, and what is evaluated beside the metrics of every run, do not change the training.
+    others = {"run_name", "checkpoint_path", "evaluators", "data_paths_test"}
+    assert recipe.model_dump(exclude=others) == command.model_dump(exclude=others)
