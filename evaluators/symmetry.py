@@ -17,7 +17,7 @@ from dataset.augment import DIHEDRAL_INVERSE, NUM_DIHEDRAL, SudokuSymmetry, dihe
 from dataset.format import BLANK_IDENTIFIER, Metadata
 from dataset.look import Look
 from dataset.sudoku import BoxShape, random_symmetries
-from evaluators.arc import identifier_names
+from evaluators.arc_tasks import identifier_names
 from utils.errors import UserError
 
 # Those that keep the shape of any rectangle: itself, half a turn, the two flips.

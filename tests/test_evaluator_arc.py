@@ -13,7 +13,8 @@ from arc_samples import build
 
 from dataset.arc import encode, split_name, submission_problems
 from dataset.format import open_split, read_identifiers
-from evaluators.arc import ARC, files_up_to
+from evaluators.arc import ARC
+from evaluators.arc_votes import files_up_to
 from utils.errors import UserError
 
 

@@ -1,0 +1,105 @@
+"""The test tasks of a run's ARC datasets, and the names of their puzzle identifiers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dataset.arc import grid_digest, parse_grid
+from dataset.arc_tasks import UNKNOWN_OUTPUT
+from dataset.format import BLANK_IDENTIFIER, read_identifiers, read_metadata
+from utils.errors import UserError
+
+
+@dataclass
+class TestTasks:
+    """The test tasks of all ARC datasets in a run.
+
+    slots: (task, digest of a test input) to its number; slots_of, answers: of each task its test inputs' slots and the
+    digests of their answers; scored: tasks whose answers are known.
+    """
+
+    __test__ = False  # the name is not a test's
+
+    slots: dict[tuple[str, bytes], int] = field(default_factory=dict)
+    slots_of: dict[str, list[int]] = field(default_factory=dict)
+    answers: dict[str, list[bytes]] = field(default_factory=dict)
+    scored: list[str] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, data_paths: Sequence[str]) -> TestTasks:
+        """The tasks in every `test_puzzles.json`; raises `UserError` when there is none or one is malformed."""
+        tasks, sources = cls(), {}
+        for data_path in _arc_paths(data_paths):
+            path = data_path / "test_puzzles.json"
+            try:
+                puzzles = json.loads(path.read_text(encoding="utf-8"))
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                raise UserError(f"{path}: is not valid JSON ({error})") from None
+            if not isinstance(puzzles, dict):
+                raise UserError(f"{path}: must hold an object of tasks by name")
+            unsolved = read_metadata(data_path / "test").extra.get("unsolved_tasks")
+            for name, puzzle in puzzles.items():
+                if name in sources:
+                    if sources[name][1] != puzzle:
+                        raise UserError(f"{path}: task {name} differs from the one in {sources[name][0]}")
+                    continue
+                sources[name] = path, puzzle
+                tasks._add(name, puzzle, path, unsolved)
+        return tasks
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash that differs between different sets of test inputs."""
+        text = "".join(f"{name} {digest.hex()} {slot}\n" for (name, digest), slot in self.slots.items())
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def _add(self, name: str, puzzle: object, path: Path, unsolved: list[str] | None) -> None:
+        where = f"{path}: task {name}"
+        tests = puzzle.get("test") if isinstance(puzzle, dict) else None
+        if not isinstance(tests, list) or not tests:
+            raise UserError(f"{where}: must hold a list of pairs under test")
+        self.slots_of[name], self.answers[name] = [], []
+        for number, pair in enumerate(tests):
+            if not isinstance(pair, dict) or "input" not in pair:
+                raise UserError(f"{where}, test pair {number}: lacks the key 'input'")
+            question = parse_grid(pair["input"], f"{where}, test pair {number}, input")
+            answer = parse_grid(pair.get("output", UNKNOWN_OUTPUT), f"{where}, test pair {number}, output")
+            slot = self.slots.setdefault((name, grid_digest(question)), len(self.slots))
+            self.slots_of[name].append(slot)
+            self.answers[name].append(grid_digest(answer))
+        if unsolved is None:  # built elsewhere: [[0]] throughout stands for answers that are not known
+            is_solved = any(pair.get("output", UNKNOWN_OUTPUT) != UNKNOWN_OUTPUT for pair in tests)
+        else:
+            is_solved = name not in unsolved and all("output" in pair for pair in tests)
+        if is_solved:
+            self.scored.append(name)
+
+
+def _arc_paths(data_paths: Sequence[str]) -> list[Path]:
+    """The data paths that are ARC datasets, known by `test_puzzles.json`."""
+    paths = [Path(path) for path in data_paths if (Path(path) / "test_puzzles.json").is_file()]
+    if not paths:
+        raise UserError(
+            f"evaluator arc@ARC: there is no test_puzzles.json in {' or '.join(map(str, data_paths))}; it suits "
+            "datasets of dataset/build_arc_dataset.py, so leave it out of evaluators= for others"
+        )
+    return paths
+
+
+def identifier_names(data_paths: Sequence[str]) -> list[str]:
+    """The names of all ARC datasets' identifiers; where several datasets are used each has a range of its own."""
+    merged: list[str] = []
+    for path in _arc_paths(data_paths):
+        names = read_identifiers(path)
+        merged += [BLANK_IDENTIFIER] * (len(names) - len(merged))
+        for identifier, name in enumerate(names):
+            if name != BLANK_IDENTIFIER:
+                merged[identifier] = name
+    return merged

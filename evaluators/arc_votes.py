@@ -1,0 +1,161 @@
+"""Candidates for ARC's test inputs and the votes for them: of one rank, of all ranks, of several evaluations.
+
+Legend: N predictions of a rank, slot: one test input of one task.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dataset.arc import grid_digest
+from utils.errors import UserError
+from utils.files import write_atomically
+
+CANDIDATES_FILE = "candidates.npz"
+_DIGEST_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Votes:
+    """One rank's predictions, compact: (N,) arrays, with `candidates` rows of `digests` (distinct grids, 32) uint8."""
+
+    sets: list[str]
+    set_numbers: np.ndarray
+    places: np.ndarray
+    slots: np.ndarray
+    confidences: np.ndarray
+    candidates: np.ndarray
+    digests: np.ndarray
+
+
+class Predictions:
+    """What one rank has seen: which grid was predicted for which slot, and every different grid once."""
+
+    def __init__(self):
+        self.grids: dict[bytes, np.ndarray] = {}
+        self._numbers: dict[bytes, int] = {}  # of the grids
+        self._sets: dict[str, int] = {}
+        self._votes: list[tuple[int, int, int, int]] = []
+        self._confidences: list[float] = []
+
+    def add(self, set_name: str, place: int, slot: int, grid: np.ndarray, confidence: float) -> None:
+        """One prediction; its set and place there decide between candidates that are otherwise equal."""
+        digest = grid_digest(grid)
+        if digest not in self.grids:
+            self.grids[digest] = grid.copy()  # a view would keep the whole batch alive
+            self._numbers[digest] = len(self._numbers)
+        set_number = self._sets.setdefault(set_name, len(self._sets))
+        self._votes.append((set_number, place, slot, self._numbers[digest]))
+        self._confidences.append(confidence)
+
+    def votes(self) -> Votes:
+        """Everything but the grids."""
+        set_numbers, places, slots, candidates = np.array(self._votes, np.int64).reshape(-1, 4).T
+        digests = np.frombuffer(b"".join(self.grids), np.uint8).reshape(-1, _DIGEST_BYTES)
+        confidences = np.array(self._confidences, np.float64)
+        return Votes(list(self._sets), set_numbers, places, slots, confidences, candidates, digests)
+
+
+class Candidates:
+    """Votes and summed confidences of the candidates of every slot, in order of their first votes."""
+
+    def __init__(self):
+        self._tallies: dict[tuple[int, bytes], list] = {}
+
+    @classmethod
+    def count(cls, votes_of_ranks: Sequence[Votes]) -> Candidates:
+        """Tally all ranks' votes in the order of the test stream, so that the number of ranks changes nothing."""
+        ordered = []
+        for votes in votes_of_ranks:
+            digests = [digest.tobytes() for digest in votes.digests]
+            columns = (votes.set_numbers, votes.places, votes.slots, votes.candidates, votes.confidences)
+            for number, place, slot, candidate, confidence in zip(
+                *(c.tolist() for c in columns), strict=True
+            ):
+                ordered.append((votes.sets[number], place, slot, digests[candidate], confidence))
+        ordered.sort()
+        tallied = cls()
+        for _, _, slot, digest, confidence in ordered:
+            tallied._add(slot, digest, 1, confidence)
+        return tallied
+
+    @classmethod
+    def pooled(cls, paths: Iterable[Path], fingerprint: str) -> Candidates:
+        """The sum of saved tallies; raises `UserError` for a file that is broken or about other test tasks."""
+        pool = cls()
+        for path in paths:
+            try:
+                with np.load(path, allow_pickle=False) as file:
+                    saved = str(file["fingerprint"][()])
+                    columns = [file[key] for key in ("slots", "digests", "votes", "confidences")]
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                raise UserError(
+                    f"{path}: is not readable ({error}); remove the folder to pool without it"
+                ) from None
+            if saved != fingerprint:
+                raise UserError(
+                    f"{path}: belongs to other test tasks than this run's; use another checkpoint_path, or remove "
+                    "the folder"
+                )
+            slots, digests, votes, confidences = columns
+            rows = zip(slots.tolist(), digests, votes.tolist(), confidences.tolist(), strict=True)
+            for slot, digest, count, confidence in rows:
+                pool._add(slot, digest.tobytes(), count, confidence)
+        return pool
+
+    def ranked(self, num_slots: int) -> list[list[bytes]]:
+        """Each slot's candidates, best first: by votes, then mean confidence, then the earlier first vote."""
+        of_slots = [[] for _ in range(num_slots)]
+        for (slot, digest), (votes, confidence) in self._tallies.items():
+            of_slots[slot].append((votes, confidence / votes, digest))
+        # sorted is stable, also in reverse
+        return [
+            [digest for *_, digest in sorted(rows, key=lambda row: row[:2], reverse=True)]
+            for rows in of_slots
+        ]
+
+    def save(self, path: Path, fingerprint: str) -> None:
+        """Write the tallies for `pooled`."""
+        content = io.BytesIO()
+        np.savez_compressed(
+            content,
+            fingerprint=np.array(fingerprint),
+            slots=np.array([slot for slot, _ in self._tallies], np.int32),
+            digests=np.frombuffer(b"".join(d for _, d in self._tallies), np.uint8).reshape(-1, _DIGEST_BYTES),
+            votes=np.array([votes for votes, _ in self._tallies.values()], np.int64),
+            confidences=np.array([confidence for _, confidence in self._tallies.values()], np.float64),
+        )
+        write_atomically(path, content.getvalue())
+
+    def _add(self, slot: int, digest: bytes, votes: int, confidence: float) -> None:
+        tally = self._tallies.setdefault((slot, digest), [0, 0.0])
+        tally[0] += votes
+        tally[1] += confidence
+
+
+def files_up_to(save_dir: Path) -> list[Path]:
+    """The saved candidates of all evaluations up to the one in `save_dir` (`..._step_N`), in order of their steps."""
+    match = re.fullmatch(r"(.*_step_)(\d+)", save_dir.name)
+    if match is None:
+        return [save_dir / CANDIDATES_FILE]
+    prefix, last = match[1], int(match[2])
+    steps = {}
+    for folder in save_dir.parent.iterdir():
+        step = folder.name[len(prefix) :]
+        if folder.name.startswith(prefix) and step.isdecimal() and int(step) <= last:
+            if (folder / CANDIDATES_FILE).is_file():
+                steps[int(step)] = folder / CANDIDATES_FILE
+            else:
+                print(
+                    f"{folder}: holds no {CANDIDATES_FILE}, so the pooled score leaves it out",
+                    file=sys.stderr,
+                )
+    return [steps[step] for step in sorted(steps)]
