@@ -132,7 +132,7 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
 
 
 def open_members(config: EvaluateConfig) -> list[Trained]:
-    """The checkpoint, or those of an ensemble: the ones named, otherwise every step_N of the run."""
+    """The checkpoint, or those of an ensemble: the ones named, otherwise every step_N of the run, newest first."""
     if config.strategy != "ensemble":
         return [open_trained(config.checkpoint, step=config.step)]
     if config.checkpoints:
@@ -144,7 +144,7 @@ def open_members(config: EvaluateConfig) -> list[Trained]:
             f"{newest.label}: an ensemble needs several checkpoints, and this folder holds {len(steps)} step_N; name "
             "them as checkpoints=[A,B]"
         )
-    return [open_trained(str(newest.located.folder), step=step) for step in steps]
+    return [open_trained(str(newest.located.folder), step=step) for step in reversed(steps)]
 
 
 def build(trained: Trained, config: EvaluateConfig, data: PuzzleDataset, world: World) -> ACTLossHead:

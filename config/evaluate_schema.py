@@ -98,10 +98,12 @@ class EvaluateConfig(BaseModel):
             raise ValueError(
                 "pick=first_stop needs chains in lockstep, and checkpoints run one after the other"
             )
-        if self.checkpoints and self.step is not None:
+        if self.strategy == "ensemble" and self.step is not None:
             raise ValueError(
-                "step is of one checkpoint; name the weights in checkpoints=[RUN/step_10, RUN/step_20]"
+                "step names one checkpoint; an ensemble's are checkpoints=[RUN/step_10,RUN/step_20]"
             )
+        if self.checkpoints and self.checkpoint is not None:
+            raise ValueError("checkpoint is one and checkpoints are several: leave one of them out")
         return self
 
     def completed(self, run: dict[str, Any]) -> EvaluateConfig:

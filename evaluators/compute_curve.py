@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluators.tally import Tally
+from evaluators.tally import ORACLE, Tally
 
 PLOT_NAME = "accuracy_against_compute_{}.png"  # of a strategy
 
@@ -15,7 +15,7 @@ _TITLES = {
     "steps": ("all steps", "o-"),
     "halted": ("stopping when q_halt says so", "D"),
     "chains": ("chains, picked without labels", "o-"),
-    "oracle_pass_at": ("oracle pass@K, picked by the labels", "o--"),
+    ORACLE: ("oracle pass@K, picked by the labels", "o--"),
     "rungs": ("after each rung of the ladder", "o-"),
     "with_checker": ("stopping at the first valid answer, which uses the rules", "s"),
 }
@@ -36,7 +36,8 @@ def tables(tally: Tally, applications_per_step: int) -> dict[str, Table]:
     """For each curve its points, all figures per puzzle and over all its chains.
 
     `exact_accuracy` and `token_accuracy` are shares of the puzzles with labels (None without any), `said_stop` of all:
-    those whose answer came with the halting rule's consent, or with the checker's where the curve is the checker's.
+    those whose answer came with the halting rule's consent, or with the checker's where that decides. An oracle has
+    none: it takes the right answer wherever there is one.
     """
     return {
         curve: [
@@ -46,7 +47,7 @@ def tables(tally: Tally, applications_per_step: int) -> dict[str, Table]:
                 "network_applications": round(sums["steps"] * applications_per_step / sums["rows"], 4),
                 "exact_accuracy": _share(sums["solved"], sums["labelled"]),
                 "token_accuracy": _share(sums["accuracy"], sums["labelled"]),
-                "said_stop": _share(sums["said_stop"], sums["rows"]),
+                "said_stop": None if curve == ORACLE else _share(sums["said_stop"], sums["rows"]),
             }
             for place, sums in places.items()
         ]
@@ -85,12 +86,12 @@ def as_text(curve: str, table: Table) -> list[str]:
     """Lines for the console; of a long table the points 1, 2, 4, 8, ... and the last."""
     last = len(table) - 1
     shown = [row for i, row in enumerate(table) if len(table) <= 8 or i == last or _is_power(i + 1)]
-    name = curve.replace("_", " ")
+    name = "oracle (by labels)" if curve == ORACLE else curve.replace("_", " ")
     width = max(len(name), *(len(str(row["at"])) for row in shown))
-    lines = [f"{name:>{width}}  applications   exact   token  said stop"]
+    lines = [f"{name:>{width}}  applications    exact    token  said stop"]
     for row in shown:
-        exact, token = ("     -" if row[key] is None else f"{row[key]:6.2%}" for key in _ACCURACIES)
-        figures = f"{row['network_applications']:12,.1f}  {exact:>6}  {token:>6}  {row['said_stop']:9.2%}"
+        exact, token, stop = ("-" if row[key] is None else f"{row[key]:.2%}" for key in _SHARES)
+        figures = f"{row['network_applications']:12,.1f}  {exact:>7}  {token:>7}  {stop:>9}"
         lines.append(f"{row['at']:>{width}}  {figures}")
     return lines
 
@@ -99,6 +100,7 @@ def plot(curves: dict[str, Table], path: Path, title: str) -> None:
     """Draw every curve that has accuracies into a PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # without pyplot, which would look for a display
+    from matplotlib.ticker import LogLocator, PercentFormatter, StrMethodFormatter
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -112,14 +114,19 @@ def plot(curves: dict[str, Table], path: Path, title: str) -> None:
             if curve in ("rungs", "chains"):
                 _annotate(axes, points)
     axes.set_xscale("log")
-    axes.set(xlabel="network applications per puzzle", ylabel="exact accuracy", title=title)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axes.xaxis.set_minor_formatter("")
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set(xlabel="network applications per puzzle", ylabel="exact accuracy")
+    axes.set_title(title, fontsize=9)
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)
 
 
-_ACCURACIES = ("exact_accuracy", "token_accuracy")
+_SHARES = ("exact_accuracy", "token_accuracy", "said_stop")
 
 
 def _annotate(axes, points: Sequence[dict]) -> None:

@@ -18,6 +18,8 @@ from dataset.format import IGNORE_LABEL_ID
 Answers = Tensor | np.ndarray
 EVERY = slice(None)
 
+ORACLE = "oracle_pass_at"  # the curve whose points pick the right answer by the labels
+
 # What is summed for each point of a curve.
 _COUNTS = ("rows", "labelled", "solved", "said_stop", "steps")
 

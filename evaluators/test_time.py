@@ -29,7 +29,7 @@ from evaluators.checker import Checker
 from evaluators.inference import Output, Solver
 from evaluators.latent_noise import LatentNoise, chain_keys
 from evaluators.symmetry import Symmetries
-from evaluators.tally import Tally
+from evaluators.tally import ORACLE, Tally
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ def choose(candidates: Candidates, pick: str, rows: Rows, tally: Tally) -> Answe
             chains = PICKS[pick](some)
             answers, stops = some.answers[each, chains], some.says_stop[each, chains]
             tally.point("chains", count, answers, some.steps * count, stops)
-            tally.point("oracle_pass_at", count, some.answers, some.steps * count)
+            tally.point(ORACLE, count, some.answers, some.steps * count)
     chains = PICKS[pick](candidates)
     if pick == "first_stop":
         answers, stops = candidates.answers[each, chains], candidates.says_stop[each, chains]

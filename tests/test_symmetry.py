@@ -1,0 +1,180 @@
+"""Symmetric copies of test puzzles: they invert exactly, keep solutions solutions, and depend on the seed alone."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from dataset import arc, maze
+from dataset.format import Metadata
+from dataset.sudoku import BoxShape, is_solution, random_symmetries, to_tokens
+from evaluators.symmetry import ArcSymmetries, MazeSymmetries, SudokuSymmetries, symmetries_of
+from utils.errors import UserError
+
+COUNT = 6
+BOXES = [BoxShape(2, 2), BoxShape(2, 3), BoxShape(3, 3), BoxShape(4, 4)]
+
+
+def solved_sudokus(box: BoxShape, count: int) -> np.ndarray:
+    """(count, N²) tokens of solved grids: images of the pattern that shifts each row."""
+    size = box.size
+    lines = np.arange(size)
+    pattern = (lines[:, None] * box.columns + lines[:, None] // box.rows + lines) % size + 1
+    grids = np.repeat(pattern[None].astype(np.uint8), count, 0)
+    assert is_solution(pattern.reshape(-1), box)
+    return to_tokens(random_symmetries(np.random.default_rng(1), count, box).apply(grids).reshape(count, -1))
+
+
+def copies(symmetries, tokens: np.ndarray, *, count: int = COUNT, seed: int = 3, first: int = 0, ids=None):
+    numbers = np.arange(first, first + len(tokens))
+    ids = np.zeros(len(tokens), np.int32) if ids is None else ids
+    return symmetries.copies(tokens, ids, numbers, count, seed)
+
+
+def of_family(name: str, rng: np.random.Generator, rows: int = 5):
+    """(symmetries, tokens (rows, S)) with tokens anywhere a model may put them."""
+    if name.startswith("sudoku"):
+        box = BoxShape.parse(name.removeprefix("sudoku "))
+        return SudokuSymmetries(box), rng.integers(0, box.vocab_size, (rows, box.num_cells)).astype(np.int16)
+    shape = (5, 5) if name == "maze" else (3, 7)
+    return MazeSymmetries(shape), rng.integers(0, maze.VOCAB_SIZE, (rows, shape[0] * shape[1])).astype(
+        np.int16
+    )
+
+
+FAMILIES = [*(f"sudoku {box}" for box in BOXES), "maze", "flat maze"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_undoing_gives_back_any_answer_exactly(family):
+    symmetries, tokens = of_family(family, np.random.default_rng(0))
+    count = min(COUNT, symmetries.most or COUNT)
+    made = copies(symmetries, tokens, count=count)
+    assert np.array_equal(made.tokens.reshape(5, count, -1)[:, 0], tokens)
+    assert np.array_equal(made.undo(made.tokens.astype(np.int16)), np.repeat(tokens, count, 0))
+    # Answers to copies are turned back each by its own symmetry, so one answer to all comes back as many.
+    same = np.repeat(tokens[:1], 5 * count, 0)
+    assert len(np.unique(made.undo(same).reshape(5, count, -1)[0], axis=0)) == count
+
+
+@pytest.mark.parametrize("box", BOXES, ids=str)
+def test_copies_of_solutions_are_solutions_and_answers_to_copies_come_back_as_solutions(box):
+    tokens = solved_sudokus(box, 8)
+    made = copies(SudokuSymmetries(box), tokens)
+    assert is_solution(made.tokens.astype(np.int64) - 1, box).all()
+    others = solved_sudokus(box, 8 * COUNT)
+    assert is_solution(made.undo(others).astype(np.int64) - 1, box).all()
+
+
+@pytest.mark.parametrize("family", ["maze", "flat maze"])
+def test_copies_of_a_maze_have_its_shortest_paths(family):
+    symmetries = MazeSymmetries((5, 5) if family == "maze" else (3, 7))
+    text = ("S    #### G", "S   ###   # #   G    ")[family == "flat maze"]
+    question = maze.encode(text.ljust(symmetries.shape[0] * symmetries.shape[1], " "))[None]
+    length = maze.path_lengths(question, symmetries.shape)
+    assert length > 3
+    made = copies(symmetries, question, count=symmetries.most)
+    assert (maze.path_lengths(made.tokens, symmetries.shape) == length).all()
+    assert len(np.unique(made.tokens, axis=0)) == symmetries.most
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_puzzles_copies_depend_on_the_seed_and_its_place_alone(family):
+    symmetries, tokens = of_family(family, np.random.default_rng(0))
+    count = 4
+    together = copies(symmetries, tokens, count=count).tokens.reshape(5, count, -1)
+    alone = [copies(symmetries, tokens[i : i + 1], count=count, first=i).tokens for i in range(5)]
+    assert np.array_equal(together, np.stack(alone))
+    assert not np.array_equal(
+        together, copies(symmetries, tokens, count=count, seed=4).tokens.reshape(together.shape)
+    )
+
+
+# ------------------------------------------------------------------------------ ARC
+
+TASK = "0a1b2c3d"
+NAMES = [
+    "<blank>",
+    TASK,
+    f"{TASK}|||t3|||0234567891",
+    f"{TASK}|||t6|||0987654321",
+    f"{TASK}|||t0|||0132456789",
+    "other",
+]
+
+
+def arc_question(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """A grid before its augmentation, and the sequence that shows it under the augmentation of `name`."""
+    grid = np.random.default_rng(5).integers(0, 10, (4, 7)).astype(np.uint8)
+    return grid, arc.encode(arc.split_name(name)[1].apply(grid))
+
+
+@pytest.mark.parametrize("identifier", [1, 2, 3, 4])
+def test_arc_copies_are_what_the_data_shows_under_their_identifiers(identifier):
+    grid, sequence = arc_question(NAMES[identifier])
+    made = copies(ArcSymmetries(NAMES), sequence[None], count=4, ids=np.array([identifier], np.int32))
+    assert made.identifiers[0] == identifier
+    assert sorted(made.identifiers) == [1, 2, 3, 4]
+    for tokens, shown_as in zip(made.tokens, made.identifiers, strict=True):
+        assert np.array_equal(tokens, arc.encode(arc.split_name(NAMES[shown_as])[1].apply(grid)))
+    answer = np.random.default_rng(6).integers(0, 10, (3, 5)).astype(np.uint8)
+    said = np.stack([arc.encode(arc.split_name(NAMES[i])[1].apply(answer)) for i in made.identifiers])
+    said[:, -1] = 9  # outside of the grid, which does not count
+    expected = arc.encode(arc.split_name(NAMES[identifier])[1].apply(answer))
+    assert (made.undo(said.astype(np.int16)) == expected).all()
+
+
+def test_arc_without_identifiers_takes_any_augmentation():
+    grid, sequence = arc_question(TASK)
+    made = copies(ArcSymmetries(None), sequence[None], count=12)
+    assert len(np.unique(made.tokens, axis=0)) == 12
+    assert (made.undo(made.tokens) == sequence).all()
+    blanks = [np.sort(np.bincount(arc.crop(tokens).reshape(-1), minlength=10)) for tokens in made.tokens]
+    assert all(
+        np.array_equal(counts, np.sort(np.bincount(grid.reshape(-1), minlength=10))) for counts in blanks
+    )
+    assert all((arc.crop(tokens) == 0).sum() == (grid == 0).sum() for tokens in made.tokens)
+
+
+@pytest.mark.parametrize(
+    ("identifier", "count", "message"),
+    [
+        (5, 2, r"task other has 1 identifiers.*at most symmetries=1"),
+        (1, 5, "has 4 identifiers"),
+        (0, 2, "names no task"),
+    ],
+)
+def test_arc_copies_without_an_identifier_of_their_own_are_refused(identifier, count, message):
+    _, sequence = arc_question(TASK)
+    with pytest.raises(UserError, match=message):
+        copies(ArcSymmetries(NAMES), sequence[None], count=count, ids=np.array([identifier], np.int32))
+
+
+# ------------------------------------------------------------------------------ which family
+
+
+def metadata(seq_len: int, vocab_size: int, *, identifiers: int = 1, **extra) -> Metadata:
+    return Metadata(0, 0, 0, vocab_size, seq_len, identifiers, 1, 1.0, 1, ("all",), extra)
+
+
+def test_the_family_says_which_symmetries_there_are(tmp_path):
+    def found(*arguments, knows_identifiers=True, **extra):
+        return symmetries_of(metadata(*arguments, **extra), [tmp_path], knows_identifiers=knows_identifiers)
+
+    assert found(36, 8, family="sudoku", box_shape=[3, 2]).box == BoxShape(3, 2)
+    assert found(21, 6, family="maze", grid_shape=[3, 7]).most == 4
+    assert found(25, 6, family="maze", grid_shape=[5, 5]).most == 8
+    (tmp_path / "test_puzzles.json").write_text("{}")
+    (tmp_path / "identifiers.json").write_text(json.dumps(NAMES))
+    with pytest.raises(UserError, match="task other has 1"):
+        copies(found(900, 12, identifiers=6, family="arc"), np.zeros((1, 900), np.uint8), ids=np.array([5]))
+    assert found(
+        900, 12, identifiers=6, family="arc", knows_identifiers=False
+    ).copies  # any augmentation will do
+    with pytest.raises(UserError, match="names no family"):
+        found(17, 9)
+    with pytest.raises(UserError, match="3 puzzle identifiers"):
+        found(16, 6, identifiers=3, family="sudoku")
+    found(16, 6, identifiers=3, family="sudoku", knows_identifiers=False)
