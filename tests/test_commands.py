@@ -1,8 +1,10 @@
-"""The documented training commands run as they are written, in a shell, made short only by sizes and length."""
+"""The README's commands run as they are written, in a shell, made short only by sizes and length."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,60 +12,35 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from readme import blocks, filled, section
 from training_runs import ROOT, metrics
 
-# Appended to each command: the later override wins.
+# Appended to each training command: the later override wins.
 SMALL = (
     "epochs=4 eval_interval=2 global_batch_size=8 arch.hidden_size=16 arch.num_heads=2 arch.halt_max_steps=2 "
     "arch.puzzle_emb_len=1 log_interval=4"
 )
-REFERENCE = """
-run_name="pretrain_att_sudoku_pt"
-python pretrain.py \\
-  arch=trm \\
-  data_paths="[data/sudoku-extreme-1k-aug-1000]" \\
-  data_paths_test="[data/sudoku-extreme-1k-aug-1000]" \\
-  evaluators="[]" \\
-  epochs=50000 eval_interval=5000 \\
-  lr=1e-4 puzzle_emb_lr=1e-4 weight_decay=1.0 puzzle_emb_weight_decay=1.0 \\
-  arch.L_layers=2 \\
-  arch.H_cycles=3 arch.L_cycles=6 \\
-  +run_name=${run_name} checkpoint_path="checkpoints/${run_name}" ema=True"""
-COMMANDS = {
-    "general form": """
-python pretrain.py \\
-  arch=trm \\
-  data_paths="[data/sudoku-6x6]" \\
-  epochs=20 eval_interval=10 \\
-  lr=1e-3 lr_warmup_steps=5 lr_min_ratio=0.5 \\
-  arch.H_cycles=2 arch.L_cycles=2 arch.L_layers=1 \\
-  +run_name="name_of_the_run" checkpoint_path="checkpoints/my_run\"""",
-    "reference": REFERENCE,
-    "mlp variant": REFERENCE + " arch.mlp_t=True arch.pos_encodings=none",
-    "without embeddings": """
-run_name="sudoku6x6_debug"
-python pretrain.py \\
-  arch=trm \\
-  data_paths="[data/sudoku-6x6]" \\
-  data_paths_test="[data/sudoku-6x6]" \\
-  evaluators="[]" \\
-  arch.puzzle_emb_ndim=0 \\
-  arch.L_layers=2 arch.H_cycles=3 arch.L_cycles=6 \\
-  global_batch_size=256 \\
-  epochs=20000 eval_interval=2000 \\
-  lr=1e-4 lr_warmup_steps=2000 lr_min_ratio=0.5 \\
-  weight_decay=0.1 puzzle_emb_lr=0 \\
-  +run_name=${run_name} checkpoint_path="checkpoints/${run_name}" \\
-  eval_save_outputs="[preds]\"""",
-}
+SAMPLES = ROOT / "tests" / "data"
+
+
+def block(heading: str, which: int = 0) -> str:
+    """A `bash` block of a section of the README, with the general form's placeholders filled in."""
+    return filled(blocks("bash", section(heading))[which]).rstrip()
+
+
+def line_of(commands: str, part: str) -> str:
+    """The one line of several that contains `part`."""
+    (line,) = [line for line in commands.splitlines() if part in line]
+    return line
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """A working folder with the data that the commands name: 6x6, and 9x9 from a table of puzzles and answers."""
+    """A folder like a clone of the repository, with the Sudoku data that the commands name built by the README's."""
     folder = tmp_path_factory.mktemp("place")
-    shell(folder, 'python "$ROOT/dataset/build_sudoku_dataset.py" --output-dir data/sudoku-6x6 --size 6 '
-          "--generate 16 --num-aug 1 --test-size 5")  # fmt: skip
+    for path in ROOT.iterdir():
+        if path.suffix == ".py" or (path / "__init__.py").exists():
+            (folder / path.name).symlink_to(path)
     answer = "534678912672195348198342567859761423426853791713924856961537284287419635345286179"
     (folder / "csv").mkdir()
     for split, hidden in (("train", range(0, 40, 2)), ("test", range(1, 12, 2))):
@@ -71,29 +48,27 @@ def place(tmp_path_factory) -> Path:
         (folder / "csv" / f"{split}.csv").write_text(
             "source,question,answer,rating\n" + "\n".join(rows) + "\n"
         )
-    shell(folder, 'python "$ROOT/dataset/build_sudoku_dataset.py" \\\n  --output-dir data/sudoku-extreme-1k-aug-1000 '
-          "\\\n  --subsample-size 10 \\\n  --num_aug 2 --source-csv csv")  # fmt: skip
+    shell(folder, block("Sudoku") + " --subsample-size 10 --num_aug 2 --source-csv csv")
+    generate = line_of(block("Sudoku", 1), "data/sudoku-6x6")
+    shell(folder, generate + " --generate 16 --num-aug 1 --test-size 5")
     return folder
 
 
 def shell(cwd: Path, script: str, **environment: str) -> str:
     """Run a script as a user's shell does after activating the environment; standard output and error together."""
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    variables |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "ROOT": str(ROOT)}
-    variables |= {"OMP_NUM_THREADS": "1", "WANDB_DISABLED": "true", "HOME": str(cwd)} | environment
-    done = subprocess.run(
-        ["bash", "-ec", script], cwd=cwd, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        timeout=180,
-    )  # fmt: skip
+    done = run_shell(cwd, script, **environment)
     assert done.returncode == 0, done.stdout
     return done.stdout
 
 
-def run_command(
-    place: Path, command: str, *, small: str = SMALL, launcher: str = "python", **environment: str
-) -> str:
-    script = command.replace("python pretrain.py", f'{launcher} "$ROOT/pretrain.py"', 1)
-    return shell(place, f"{script} {small}", **environment)
+def run_shell(cwd: Path, script: str, **environment: str) -> subprocess.CompletedProcess:
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    variables |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(cwd)}
+    variables |= {"OMP_NUM_THREADS": "1", "WANDB_DISABLED": "true"} | environment
+    return subprocess.run(
+        ["bash", "-ec", script], cwd=cwd, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        timeout=180,
+    )  # fmt: skip
 
 
 def folder_of(place: Path, name: str) -> Path:
@@ -101,53 +76,162 @@ def folder_of(place: Path, name: str) -> Path:
 
 
 def test_the_general_form(place):
-    run_command(place, COMMANDS["general form"])
+    shell(place, f"{block('Training')} {SMALL}")
     last = metrics(folder_of(place, "my_run"))[-1]
     assert {
         f"test/{name}" for name in ("lm_loss", "q_halt_loss", "accuracy", "exact_accuracy", "steps")
     } <= last.keys()
-    assert {path.name for path in place.iterdir()} <= {"data", "csv", "checkpoints", ".cache", ".config"}
+    made = {path.name for path in place.iterdir() if not path.is_symlink()}
+    assert made <= {"data", "csv", "checkpoints", ".cache", ".config"}
 
 
 def test_the_reference_run_and_its_mlp_variant(place):
-    run_command(place, COMMANDS["reference"])
+    shell(place, f"{block('Sudoku 9x9')} {SMALL}")
     folder = folder_of(place, "pretrain_att_sudoku_pt")
     config = yaml.safe_load((folder / "all_config.yaml").read_text())
     assert (config["run_name"], config["ema"], config["evaluators"]) == ("pretrain_att_sudoku_pt", True, [])
     assert (config["weight_decay"], config["puzzle_emb_weight_decay"]) == (1.0, 1.0)
     weights = torch.load(max(folder.glob("step_*")), weights_only=True)
     assert any("self_attn" in name for name in weights)
-    again = COMMANDS["mlp variant"].replace('run_name="pretrain_att_sudoku_pt"', 'run_name="mlp"')
+    again = block("Sudoku 9x9", 1)
     # The same spelling, and the other one: with a plus for the folder and without for the name.
-    run_command(place, again.replace("+run_name", "run_name").replace("checkpoint_path", "+checkpoint_path"))
-    weights = torch.load(max(folder_of(place, "mlp").glob("step_*")), weights_only=True)
+    again = again.replace("+run_name", "run_name").replace("checkpoint_path", "+checkpoint_path")
+    shell(place, f"{again} {SMALL}")
+    weights = torch.load(max(folder_of(place, "pretrain_mlp_sudoku_pt").glob("step_*")), weights_only=True)
     assert not any("self_attn" in name for name in weights)
 
 
-def test_six_by_six_without_embeddings_saves_what_the_checks_for_memorisation_need(place):
-    run_command(place, COMMANDS["without embeddings"], DISABLE_COMPILE="1")
+def test_six_by_six_without_embeddings_and_the_checks_for_memorisation(place):
+    shell(place, f"{block('Sudoku 6x6 without puzzle embeddings')} {SMALL}", DISABLE_COMPILE="1")
     folder = folder_of(place, "sudoku6x6_debug")
     lines = metrics(folder)
     assert "test/steps" in lines[-1]
     assert any("train/exact_accuracy" in line for line in lines)
-    for step in (line["step"] for line in lines if "test/steps" in line):
+    evaluated = [line["step"] for line in lines if "test/steps" in line]
+    assert len(evaluated) == 2
+    for step in evaluated:
         saved = torch.load(folder / f"step_{step}_all_preds.0", weights_only=True)
         assert saved.keys() == {"preds"}
         assert saved["preds"].shape == (5, 36)
+    out = shell(place, block("Does it memorise?"))
+    assert out.count("5 predictions, ") == 2
+    assert out.count("test/steps") == 2
 
 
 def test_the_same_overrides_behind_torchrun(place):
     """With `compile=true` asked for and turned off by the environment."""
     launcher = "torchrun --nproc-per-node 2 --rdzv_backend=c10d --rdzv_endpoint=localhost:0 --nnodes=1"
-    command = COMMANDS["reference"].replace('run_name="pretrain_att_sudoku_pt"', 'run_name="two"')
-    out = run_command(place, command, small=SMALL + " compile=true", launcher=launcher, DISABLE_COMPILE="1")
+    command = block("Sudoku 9x9").replace('run_name="pretrain_att_sudoku_pt"', 'run_name="two"')
+    command = command.replace("python pretrain.py", f"{launcher} pretrain.py")
+    out = shell(place, f"{command} {SMALL} compile=true", DISABLE_COMPILE="1")
     assert out.count("eager: DISABLE_COMPILE is set") == 1  # only one rank talks
     assert metrics(folder_of(place, "two"))[-1].keys() >= {"test/exact_accuracy"}
     assert len(list(folder_of(place, "two").glob("state_step_*/*-rank_1.pt"))) == 2
 
 
 def test_without_a_login_metrics_go_to_an_offline_run_with_one_line_and_no_question(place):
-    command = COMMANDS["general form"].replace("checkpoints/my_run", "checkpoints/offline")
-    out = run_command(place, command, WANDB_DISABLED="", WANDB_SILENT="true")
+    command = block("Training").replace("checkpoints/my_run", "checkpoints/offline")
+    out = shell(place, f"{command} {SMALL}", WANDB_DISABLED="", WANDB_SILENT="true")
     assert out.count("logging offline below checkpoints/offline") == 1
     assert list(folder_of(place, "offline").glob("wandb/offline-run-*"))
+
+
+def test_a_sweep_trains_each_combination_in_a_folder_of_its_own(place):
+    data = line_of(block("Recipes"), "data/sudoku-4x4")
+    shell(place, f"{data} --generate 16 --num-aug 1 --test-size 5")
+    shell(place, f"{block('Sweeps')} {SMALL} epochs=2 eval_interval=1")
+    for lr in ("0.001", "0.0003"):
+        for seed in (0, 1):
+            config = yaml.safe_load(
+                (folder_of(place, "sweep") / f"lr_{lr}_seed_{seed}" / "all_config.yaml").read_text()
+            )
+            assert (config["lr"], config["seed"]) == (float(lr), seed)
+    assert len(list(folder_of(place, "sweep").iterdir())) == 4
+    assert (folder_of(place, "multirun.yaml")).exists()
+    assert not (place / "outputs").exists()
+    assert not (place / "multirun").exists()
+
+
+@pytest.fixture(scope="module")
+def demo(place) -> Path:
+    """`checkpoints/demo`, which the commands around a trained model name."""
+    shell(place, "python pretrain.py +experiment=sudoku6x6 checkpoint_path=checkpoints/demo " + SMALL)
+    return place
+
+
+@pytest.mark.slow
+def test_solving_evaluating_and_exporting_a_trained_model(demo):
+    for line in block("Solve one puzzle").splitlines():
+        assert "step 1" in shell(demo, line)
+    shell(demo, block("Evaluate"))
+    report = json.loads((folder_of(demo, "demo") / "evaluation_step_8" / "report.json").read_text())
+    assert report["halt_max_steps"] == 32
+    shell(demo, block("Export and load"))
+    (python,) = blocks("python", section("Export and load"))
+    (demo / "load.py").write_text(python + "print(type(model).__name__)\n")
+    assert "ACTLossHead" in shell(demo, "python load.py")
+
+
+@pytest.mark.slow
+def test_arc_and_mazes_from_local_files(place):
+    shutil.copytree(SAMPLES / "arc", place / "arc")
+    build = block("ARC-AGI").partition("\npython")[0].replace("kaggle/combined/arc-agi", "arc/sample")
+    shell(place, f"{build} --num-aug 2")
+    shell(
+        place, f"{line_of(block('Mazes'), 'to data/maze').partition('#')[0]} --source-csv {SAMPLES / 'maze'}"
+    )
+    commands = block("ARC-AGI and mazes").replace("--nproc-per-node 4", "--nproc-per-node 2")
+    arc, torchrun, maze = commands.rpartition("torchrun")
+    shell(place, f"{arc.rstrip()} {SMALL} global_batch_size=2")
+    folder = next(place.glob("checkpoints/Arc1concept-aug-1000-ACT-torch/arc1"))
+    assert metrics(folder)[-1].keys() >= {"test/exact_accuracy", "ARC/pass@1"}
+    assert list(folder.glob("evaluator_ARC_step_*/submission.json"))
+    shell(place, f"{torchrun}{maze} {SMALL} global_batch_size=2")
+    folder = next(place.glob("checkpoints/Maze-30x30-hard-1k-ACT-torch/maze"))
+    assert metrics(folder)[-1].keys() >= {"test/exact_accuracy", "test/steps"}
+
+
+SRUN = """#!/bin/bash
+shift  # its own option
+for ((i = 0; i < SLURM_NTASKS; i++)); do
+  SLURM_PROCID=$i SLURM_LOCALID=$i "$@" & pids+=($!)
+done
+if [ -n "$SIGNAL_WHEN" ]; then
+  until [ -e "$SIGNAL_WHEN" ]; do sleep 0.1; done
+  kill -USR1 "${pids[@]}"
+fi
+code=0
+for pid in "${pids[@]}"; do wait "$pid"; (( $? > code )) && code=$?; done
+exit $code
+"""
+SCONTROL = """#!/bin/bash
+if [ "$1" = show ]; then echo localhost; else echo "$@" >> scontrol.log; fi
+"""
+
+
+@pytest.mark.slow
+def test_the_slurm_script_saves_at_the_signal_queues_itself_again_and_resumes(place):
+    shell(place, f"{line_of(block('Recipes'), 'data/sudoku-4x4')} --generate 16 --num-aug 1 --test-size 5")
+    (place / "bin").mkdir()
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (place / "bin" / name).write_text(text)
+        (place / "bin" / name).chmod(0o755)
+    (place / ".venv" / "bin").mkdir(parents=True)
+    (place / ".venv" / "bin" / "activate").touch()
+    script = block("Several nodes under Slurm").replace("+experiment=arc1", f"+experiment=debug {SMALL}")
+    script = script.replace("log_interval=4", "log_interval=4 epochs=100 eval_interval=50")
+    job = {"SLURM_SUBMIT_DIR": ".", "SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
+    job["PATH"] = f"{place / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    folder = folder_of(place, "arc1")
+    (place / "job.sh").write_text(script)
+
+    stopped = run_shell(place, "bash job.sh", SIGNAL_WHEN=str(folder / "metrics.jsonl"), **job)
+    assert stopped.returncode == 138, stopped.stdout
+    assert "stopped by SIGUSR1" in stopped.stdout
+    assert (place / "scontrol.log").read_text() == "requeue 7\n"
+    before = metrics(folder)
+    out = shell(place, "bash job.sh", **job)
+    assert "holds no checkpoint yet" not in out
+    assert (place / "scontrol.log").read_text() == "requeue 7\n"
+    assert metrics(folder)[: len(before) - 1] == before[:-1]
+    assert metrics(folder)[-1]["step"] > before[-1]["step"]
