@@ -12,10 +12,12 @@ import torch
 from config.resume import check_changes, check_data
 from config.schema import PretrainConfig, notices
 from evaluators.base import Evaluator, build_evaluators
+from models.curriculum import DepthCurriculum
 from models.ema import EMA
 from models.interval import IntervalMetrics
 from models.optim import Optimizers, OptimizerSettings
 from models.pretrained import load_weights
+from models.recursive import RecursiveModel
 from models.registry import build_model
 from models.training import TrainState
 from puzzle_dataset import PuzzleDataset, identifiers_hash
@@ -91,8 +93,21 @@ def build(config: PretrainConfig, world: World) -> Run:
     if optimizers.notice:
         world.print(optimizers.notice)
     folder = run_folder(config, type(model.model.inner).__name__, world)
-    state = TrainState(model, optimizers, ema, interval)
+    curriculum = depth_curriculum(model.model.inner, total_steps) if config.depth_curriculum else None
+    state = TrainState(model, optimizers, ema, interval, curriculum=curriculum)
     return Run(config, world, state, train_data, test_data, sizes, evaluators, folder)
+
+
+def depth_curriculum(inner: RecursiveModel, total_steps: int) -> DepthCurriculum:
+    """Raises UserError where no update would be shallower than the last."""
+    full = inner.H_cycles, inner.L_cycles
+    curriculum = DepthCurriculum(total_steps, *full)
+    if curriculum.cycles(1) == full:
+        raise UserError(
+            f"depth_curriculum=True begins with a third of the cycles, but H_cycles={full[0]} and L_cycles={full[1]} "
+            f"of {type(inner).__name__} leave nothing to begin with: use more cycles, or depth_curriculum=False"
+        )
+    return curriculum
 
 
 def run_folder(config: PretrainConfig, model_class: str, world: World) -> Path:

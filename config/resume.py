@@ -15,6 +15,7 @@ FIXED = (
     "ema",
     "freeze_weights",
     "grad_accum_steps",
+    "depth_curriculum",
     "supervision_steps_per_update",
     "augment",
     "optimizer.name",

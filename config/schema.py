@@ -67,6 +67,7 @@ class PretrainConfig(BaseModel):
     ema_rate: float = Field(default=0.999, ge=0, lt=1)
     ema_start_step: int = Field(default=0, ge=0)
     grad_accum_steps: int = Field(default=1, ge=1)
+    depth_curriculum: bool = False
     supervision_steps_per_update: int = Field(default=1, ge=1)
     activation_checkpointing: bool = False
 

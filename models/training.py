@@ -6,6 +6,7 @@ Shapes: B rows of this rank, S `seq_len`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from models.act import Carry, draw_min_steps
+from models.curriculum import DepthCurriculum
 from models.ema import EMA
 from models.interval import IntervalMetrics
 from models.losses import ACTLossHead
@@ -44,6 +46,13 @@ class TrainState:
     iteration: int = 1  # of the training stream, from 1
     batch: int = 0  # batches of this iteration already used
     seconds: float = 0.0  # spent in training, evaluations left out
+    curriculum: DepthCurriculum | None = None
+
+    def depth(self) -> AbstractContextManager[None]:
+        """The block in which the recursion is as deep as this update wants it."""
+        if self.curriculum is None:
+            return nullcontext()
+        return self.curriculum.applied(self.model.model.inner, self.step)
 
     def weights(self) -> dict[str, Tensor]:
         """The published form: the averages where there are any, under uncompiled names."""
@@ -106,12 +115,11 @@ def train_step(
     state.optimizers.schedule(state.step)
     batches = [batch, *more]
     sums: dict[str, Tensor] = {}
-    for number, offered in enumerate(batches):
-        draw = (state.step - 1) * len(batches) + number + 1
-        for name, value in supervise(
-            state, offered, ranks, seed, draw, global_batch_size, grad_accum_steps
-        ).items():
-            sums[name] = sums[name] + value if name in sums else value
+    with state.depth():
+        for number, offered in enumerate(batches):
+            draw = (state.step - 1) * len(batches) + number + 1
+            found = supervise(state, offered, ranks, seed, draw, global_batch_size, grad_accum_steps)
+            sums = {name: sums[name] + value if sums else value for name, value in found.items()}
 
     params = [p for p in state.model.parameters() if p.grad is not None]
     ranks.sum_gradients(params)
