@@ -10,9 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from dataset.format import IGNORE_LABEL_ID, ExampleSet, Metadata, open_split
+from dataset.mixing import named_sets
 from dataset.sudoku import BoxShape, is_solution, keeps_givens, recorded_shape, to_values
 from evaluators.base import Evaluator
-from puzzle_dataset import named_sets
 from utils.errors import UserError
 
 # Classes of difficulty with their upper bounds: for guesses, none, few, ... ; for ratings, what is rated so.

@@ -8,7 +8,8 @@ import pytest
 from golden_files import GOLDEN_DIR, load
 
 from dataset.format import IGNORE_LABEL_ID
-from puzzle_dataset import PuzzleDataset, TrainingOrder
+from dataset.training_order import TrainingOrder
+from puzzle_dataset import PuzzleDataset
 
 FIELDS = ("inputs", "labels", "puzzle_identifiers", "puzzle_indices", "group_indices")
 TRAIN_RUN = re.compile(

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from dataset.format import ExampleSet, SplitWriter, open_split, write_identifiers
-from puzzle_dataset import Prefetcher, PuzzleDataset, TrainingOrder, merge_metadata
+from dataset.mixing import merge_metadata
+from dataset.training_order import TrainingOrder
+from puzzle_dataset import Prefetcher, PuzzleDataset
 from utils.errors import UserError
 
 SEQ_LEN, VOCAB = 5, 60
@@ -81,7 +83,7 @@ def published_puzzles(groups, seed, iteration, epochs, batch_size):
 @pytest.mark.parametrize("at_once", [1, 7, 1 << 18])
 @pytest.mark.parametrize("groups", [random_groups(), [[1] * 4] * 9, [[2, 3, 1]] * 6, [[1]] * 5, [[25]]])
 def test_puzzles_follow_the_published_draws_however_they_are_cut(monkeypatch, groups, at_once):
-    monkeypatch.setattr("puzzle_dataset._DRAWS_AT_ONCE", at_once)
+    monkeypatch.setattr("dataset.training_order._DRAWS_AT_ONCE", at_once)
     puzzle_starts = np.cumsum([0] + [length for group in groups for length in group])
     group_starts = np.cumsum([0] + [len(group) for group in groups])
     order = TrainingOrder(group_starts, puzzle_starts, 8, seed=3, epochs_per_iter=11)

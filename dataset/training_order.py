@@ -1,0 +1,117 @@
+"""In which order a training stream shows the examples of a dataset: a pure function of the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from utils.errors import UserError
+
+_DRAWS_AT_ONCE = 1 << 18  # groups drawn per step of the plan: its memory, whatever the number of epochs
+
+
+class TrainingOrder:
+    """Which examples fill each batch of each iteration: a pure function of seed, iteration and batch index.
+
+    Groups come in the order of `epochs_per_iter` permutations drawn one after the other from Philox(seed +
+    iteration), then one puzzle of each group is drawn from the same generator, as published. Which examples of a
+    puzzle are taken, and in which order, comes from a generator of each batch's own.
+    """
+
+    def __init__(
+        self,
+        group_starts: np.ndarray,
+        puzzle_starts: np.ndarray,
+        batch_size: int,
+        seed: int,
+        epochs_per_iter: int,
+    ):
+        self._group_starts = (
+            group_starts  # (groups + 1,): puzzles of g are [group_starts[g], group_starts[g + 1])
+        )
+        self._puzzle_starts = puzzle_starts  # (puzzles + 1,): likewise examples of a puzzle
+        self._lengths = np.diff(puzzle_starts)
+        self._group_sizes = np.diff(group_starts)
+        self._batch_size, self._seed, self._epochs = batch_size, seed, epochs_per_iter
+        self._counts: dict[int, int] = {}
+
+    def num_batches(self, iteration: int) -> int:
+        """Whole batches of an iteration; raises `UserError` when there is none."""
+        if iteration not in self._counts:
+            shortest, longest = int(self._lengths.min()), int(self._lengths.max())
+            if shortest == longest:  # every batch takes the same number of draws
+                count = self._epochs * len(self._group_sizes) // -(-self._batch_size // longest)
+            else:
+                count = sum(1 for _ in self._batch_puzzles(iteration))
+            if not count:
+                raise UserError(self._too_few_examples())
+            self._counts[iteration] = count
+        return self._counts[iteration]
+
+    def batches(self, iteration: int, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(puzzles, examples), both (B,), of each batch from index `start` on."""
+        for index, puzzles in enumerate(self._batch_puzzles(iteration)):
+            if index >= start:
+                yield self._choose_examples(puzzles, iteration, index)
+
+    def _batch_puzzles(self, iteration: int) -> Iterator[np.ndarray]:
+        """The drawn puzzles of each whole batch; the last of them may contribute only some of its examples."""
+        waiting = np.empty(0, np.int64)
+        for drawn in self.drawn_puzzles(iteration):
+            puzzles = np.concatenate([waiting, drawn])
+            ends = np.cumsum(self._lengths[puzzles])
+            first = used = 0
+            while (last := int(np.searchsorted(ends, used + self._batch_size))) < len(puzzles):
+                yield puzzles[first : last + 1]
+                first, used = last + 1, int(ends[last])
+            waiting = puzzles[first:]
+
+    def drawn_puzzles(self, iteration: int) -> Iterator[np.ndarray]:
+        """One puzzle for each group of the iteration's order, in pieces that stay small."""
+        groups = len(self._group_sizes)
+        orders, draws = self._generator(iteration), self._generator(iteration)
+        for _ in range(self._epochs):
+            draws.permutation(
+                groups
+            )  # all permutations precede the first puzzle; kept, they could take gigabytes
+        per_piece = max(1, _DRAWS_AT_ONCE // groups)
+        same_size = int(self._group_sizes.min()) == int(self._group_sizes.max())
+        for begun in range(0, self._epochs, per_piece):
+            epochs = min(per_piece, self._epochs - begun)
+            order = np.concatenate([orders.permutation(groups) for _ in range(epochs)])
+            first = self._group_starts[order]
+            if same_size:  # the same sequence as below, ten times faster
+                yield first + draws.integers(0, self._group_sizes[0], size=len(order))
+            else:
+                yield draws.integers(first, first + self._group_sizes[order])
+
+    def _choose_examples(
+        self, puzzles: np.ndarray, iteration: int, index: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        lengths, starts = self._lengths[puzzles], self._puzzle_starts[puzzles]
+        if len(puzzles) == self._batch_size and lengths[-1] == 1:
+            return puzzles, starts
+        rng = np.random.Generator(
+            np.random.Philox(np.random.SeedSequence(self._seed, spawn_key=(iteration, index)))
+        )
+        # All examples of every puzzle but the last, shuffled within each puzzle by sorting (puzzle, random number).
+        whole = lengths[:-1]
+        position = np.repeat(np.arange(len(whole)), whole)
+        within = np.arange(len(position)) - np.repeat(np.cumsum(whole) - whole, whole)
+        shuffled = np.argsort(position + rng.random(len(position)))
+        room = self._batch_size - len(position)
+        tail = rng.choice(lengths[-1], room, replace=False)
+        examples = np.concatenate([(starts[position] + within)[shuffled], starts[-1] + tail])
+        return np.concatenate([puzzles[position], np.full(room, puzzles[-1])]), examples
+
+    def _generator(self, iteration: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(seed=self._seed + iteration))
+
+    def _too_few_examples(self) -> str:
+        longest = np.maximum.reduceat(self._lengths, self._group_starts[:-1]).sum()
+        return (
+            f"an iteration of {self._epochs} epochs over {len(self._group_sizes)} groups yields at most "
+            f"{int(longest) * self._epochs} examples and fills no batch: global_batch_size is {self._batch_size}; "
+            "use a smaller global_batch_size or a larger eval_interval"
+        )
