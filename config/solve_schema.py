@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from config.schema import parse
 from utils.errors import UserError
 
+Config = TypeVar("Config", bound=BaseModel)
 
-class SolveConfig(BaseModel):
-    """Everything that `solve.py` is told; None means as the run was trained."""
+
+class CheckpointConfig(BaseModel):
+    """What every command about trained weights is told."""
 
     model_config = ConfigDict(extra="forbid")
 
     checkpoint: str = Field(default=None, validate_default=True)  # required, with a message of its own
+
+    @field_validator("checkpoint", mode="before")
+    @classmethod
+    def require_checkpoint(cls, checkpoint):
+        if checkpoint is None:
+            raise ValueError("name the folder of a run, a weights file in it, an export, or hf://OWNER/NAME")
+        return checkpoint
+
+
+class SolveConfig(CheckpointConfig):
+    """Everything that `solve.py` is told; None means as the run was trained."""
+
     puzzle: str | None = None
     index: int | None = Field(default=None, ge=0)
     seed: int | None = Field(default=None, ge=0)
@@ -26,13 +40,6 @@ class SolveConfig(BaseModel):
     gif: str | None = None
     png: str | None = None
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
-
-    @field_validator("checkpoint", mode="before")
-    @classmethod
-    def require_checkpoint(cls, checkpoint):
-        if checkpoint is None:
-            raise ValueError("name the folder of a run, a weights file in it, an export, or hf://OWNER/NAME")
-        return checkpoint
 
     @field_validator("gif", "png")
     @classmethod
@@ -53,20 +60,20 @@ class SolveConfig(BaseModel):
         return self
 
 
-def read_arguments(arguments: Sequence[str]) -> SolveConfig:
-    """The command line's `key=value`; raises UserError that lists what is wrong."""
+def read_arguments(arguments: Sequence[str], schema: type[Config] = SolveConfig) -> Config:
+    """The command line's `key=value` as `schema`; raises UserError that lists what is wrong."""
     values: dict[str, Any] = {}
     for argument in arguments:
         key, equals, text = argument.partition("=")
         key = key.lstrip("+")
         if not equals or not key:
             raise UserError(
-                f"{argument!r} is not of the form key=value; keys are {', '.join(SolveConfig.model_fields)}"
+                f"{argument!r} is not of the form key=value; keys are {', '.join(schema.model_fields)}"
             )
         if key in values:
             raise UserError(f"{key}= is given twice")
         values[key] = _value(key, _unquoted(text))
-    return parse(SolveConfig, values)
+    return parse(schema, values)
 
 
 def _value(key: str, text: str) -> str | list[str] | None:
@@ -74,7 +81,7 @@ def _value(key: str, text: str) -> str | list[str] | None:
         return text
     if text == "null":
         return None
-    if key == "data_paths_test":
+    if key in ("data_paths", "data_paths_test"):
         inside = text[1:-1] if text[:1] + text[-1:] == "[]" else text
         return [_unquoted(path.strip()) for path in inside.split(",") if path.strip()]
     return text

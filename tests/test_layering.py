@@ -21,7 +21,10 @@ ALLOWED = {
     "config": {"config", "models", "utils", "dataset.format", "puzzle_dataset"},
 }
 # Users look for `load_pretrained` in models/, what it needs lies above: imported when called.
-EXCEPTIONS = {"models/__init__.py": "config.trained"}
+# Reports on a run are commands, and open what they report on as the entry points do.
+EXCEPTIONS = {"models/__init__.py": "config.trained"} | dict.fromkeys(
+    ("evaluators/of_run.py", "evaluators/plots.py", "evaluators/memorisation.py"), "config"
+)
 FORBIDDEN_LIBRARIES = {"dataset": {"torch"}, "models": {"wandb", "hydra", "omegaconf"}}
 
 

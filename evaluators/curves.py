@@ -1,0 +1,230 @@
+"""Figures of a run: its training curves, accuracy by supervision step, accuracy by difficulty.
+
+Each is drawn from numbers alone. A figure for which there are none raises `NothingToDraw`, which says why.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from evaluators.score import wilson_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Colours that people with any colour vision tell apart (Okabe and Ito, 2008).
+TRAIN, TEST, THIRD, GREY = "#0072B2", "#D55E00", "#009E73", "#8A8F98"
+_STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E3E5E9",
+    "grid.linewidth": 0.8,
+    "axes.edgecolor": "#6E727A",
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "figures",  # the same numbers make the same file
+}
+_SMOOTHED = 120  # points of a training curve above which a running mean is drawn over them
+
+
+class NothingToDraw(ValueError):
+    """Why a figure was left out."""
+
+
+def styled(draw: Callable) -> Callable:
+    """Decorate a function that draws: matplotlib takes the style when a part is made, not when it is saved."""
+
+    @functools.wraps(draw)
+    def wrapper(*args, **kwargs):
+        from matplotlib import rc_context
+
+        with rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return wrapper
+
+
+def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
+    """A figure and its axes (rows, columns), without a display."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+@styled
+def encoded(figure: Figure, kind: str) -> bytes:
+    """The content of a "png" or "svg" file."""
+    file = io.BytesIO()
+    # Without a date, so that the same numbers make the same file.
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    figure.savefig(file, format=kind, dpi=130, metadata=metadata)
+    return file.getvalue()
+
+
+@styled
+def training_curves(records: Sequence[Mapping[str, float]], global_batch_size: int) -> Figure:
+    """Loss, accuracies, supervision steps, learning rate and throughput of a run's metrics over its training steps."""
+    train = [record for record in records if any(name.startswith("train/") for name in record)]
+    if not records:
+        raise NothingToDraw("there is no metrics.jsonl, or it is empty")
+    figure, axes = new_figure(2, 3, (13, 6.6))
+    panels = (
+        ("loss", "lm_loss", "loss per puzzle (mean over its cells)", "log"),
+        ("puzzles solved", "exact_accuracy", "exact accuracy", "share"),
+        ("cells right", "accuracy", "cell accuracy", "share"),
+        ("steps until halting", "steps", "mean supervision steps", "linear"),
+    )
+    for place, (title, name, label, scale) in zip(axes.flat, panels, strict=False):
+        _train_and_test(place, records, name, scale)
+        place.set(title=title, ylabel=label)
+    rate, speed = axes.flat[4:]
+    rates = [(r["step"], r["train/lr"]) for r in train if "train/lr" in r]
+    if rates:
+        rate.plot(*zip(*rates, strict=True), color=TRAIN)
+        rate.set_ylim(bottom=0)
+    rate.set(title="learning rate", ylabel="learning rate")
+    steps, puzzles = throughput(records, global_batch_size)
+    if len(steps):
+        speed.plot(steps, puzzles, ".", color=GREY, markersize=3)
+        speed.axhline(float(np.median(puzzles)), color=TRAIN, label=f"median {np.median(puzzles):,.3g}")
+        speed.set_ylim(0, 1.3 * float(np.quantile(puzzles, 0.95)))
+        speed.legend(loc="lower right")
+    speed.set(title="throughput", ylabel="training puzzles per second")
+    for place in axes.flat:
+        place.set_xlabel("training step")
+        if not place.has_data():
+            place.text(0.5, 0.5, "not in metrics.jsonl", transform=place.transAxes, ha="center", color=GREY)
+    return figure
+
+
+def throughput(
+    records: Sequence[Mapping[str, float]], global_batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Training steps, and puzzles per second up to each; time in which an evaluation ran is not counted."""
+    found = [
+        (
+            after["step"],
+            (after["step"] - before["step"]) * global_batch_size / (after["time"] - before["time"]),
+        )
+        for before, after in pairwise(records)
+        if {"train/lr", "time"} <= before.keys() & after.keys()
+        and after["time"] > before["time"]
+        and after["step"] > before["step"]
+    ]
+    steps, puzzles = np.array(found, float).reshape(-1, 2).T
+    return steps, puzzles
+
+
+@styled
+def accuracy_by_step(table: Sequence[Mapping[str, float]], num_rows: int, trained_steps: int) -> Figure:
+    """Shares after each supervision step; `table` is `evaluators.compute_curve`'s of the curve "steps"."""
+    points = [row for row in table if row["exact_accuracy"] is not None]
+    if not points:
+        raise NothingToDraw("no row of the test data has labels")
+    figure, axes = new_figure(1, 1, (7, 4.4))
+    (place,) = axes.flat
+    steps = [int(row["at"]) for row in points]
+    exact = np.array([row["exact_accuracy"] for row in points])
+    low, high = np.array([wilson_interval(round(share * num_rows), num_rows) for share in exact]).T
+    place.fill_between(steps, low, high, color=TEST, alpha=0.15, linewidth=0)
+    marker = "o" if len(steps) <= 32 else None
+    place.plot(steps, exact, color=TEST, marker=marker, markersize=4, label="puzzles solved, 95% interval")
+    lines = (("token_accuracy", "cells right", TRAIN), ("said_stop", "halting rule says stop", THIRD))
+    for key, label, colour in lines:
+        place.plot(steps, [row[key] for row in points], color=colour, label=label)
+    if max(steps) > trained_steps:
+        place.axvline(trained_steps, color=GREY, linewidth=1, linestyle="--")
+        words = {"text": "steps in training", "rotation": 90, "ha": "right", "va": "center", "fontsize": 9}
+        place.annotate(xy=(trained_steps, 0.5), xycoords=("data", "axes fraction"), color=GREY, **words)
+    place.set(
+        title=f"accuracy by supervision step, {num_rows:,} test puzzles",
+        xlabel="supervision step",
+        ylabel="share",
+    )
+    place.xaxis.get_major_locator().set_params(integer=True)
+    _as_share(place)
+    place.legend()
+    return figure
+
+
+@styled
+def accuracy_by_difficulty(classes: Mapping[str, tuple[int, int]], unit: str) -> Figure:
+    """Exact accuracy of classes of puzzles: name -> (puzzles, solved), from easy to hard."""
+    classes = {name: counts for name, counts in classes.items() if counts[0]}
+    if not classes:
+        raise NothingToDraw("the dataset records no difficulty")
+    figure, axes = new_figure(1, 1, (7, 4.4))
+    (place,) = axes.flat
+    shares = np.array([solved / number for number, solved in classes.values()])
+    intervals = np.array([wilson_interval(solved, number) for number, solved in classes.values()])
+    errors = np.abs(intervals.T - shares)
+    x = np.arange(len(classes))
+    place.errorbar(x, shares, errors, fmt="o", color=TEST, markersize=7, elinewidth=1.6, capsize=5)
+    for at, (number, _), top in zip(x, classes.values(), intervals[:, 1], strict=True):
+        place.annotate(
+            f"n = {number:,}", (at, top), (0, 5), textcoords="offset points", ha="center", fontsize=9
+        )
+    place.set_xticks(x, classes)
+    place.grid(False, axis="x")
+    place.set(
+        title="puzzles solved by difficulty, with 95% intervals",
+        xlabel=f"difficulty: {unit}",
+        ylabel="exact accuracy",
+        xlim=(-0.6, max(len(classes) - 0.4, 1.6)),
+    )
+    _as_share(place, top=1.09)
+    return figure
+
+
+def running_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """Each value's mean with its neighbours, over `width` values, fewer at both ends."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    places = np.arange(len(values))
+    start, end = np.maximum(places - width // 2, 0), np.minimum(places + width // 2 + 1, len(values))
+    return (sums[end] - sums[start]) / (end - start)
+
+
+def _train_and_test(place: Axes, records: Sequence[Mapping[str, float]], name: str, scale: str) -> None:
+    for split, colour in (("train", TRAIN), ("test", TEST)):
+        key = f"{split}/{name}"
+        points = [(record["step"], record[key]) for record in records if key in record]
+        if not points:
+            continue
+        steps, values = np.array(points, float).T
+        if split == "train" and len(values) > _SMOOTHED:
+            place.plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
+            place.plot(
+                steps, running_mean(values, len(values) // 40), color=colour, label="train (running mean)"
+            )
+        else:
+            marker = "o" if split == "test" and len(values) <= 60 else None
+            place.plot(steps, values, color=colour, marker=marker, markersize=3.5, label=split)
+    if scale == "log" and place.has_data():
+        place.set_yscale("log")
+    elif scale == "share":
+        _as_share(place)
+    elif place.has_data():
+        place.set_ylim(bottom=0)
+    if place.has_data():
+        place.legend()
+
+
+def _as_share(place: Axes, top: float = 1.03) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    place.set_ylim(-0.03, top)
+    place.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))

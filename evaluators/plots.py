@@ -1,0 +1,162 @@
+"""Draw a run: its training curves, accuracy by supervision step, accuracy by difficulty, as PNG and SVG.
+
+    python -m evaluators.plots checkpoint=RUN_FOLDER
+
+checkpoint   a run's folder, step_N, best, an export, .safetensors, hf://OWNER/NAME[/file]
+out          folder for the files, by default plots in the run's folder
+limit        test puzzles to solve, the first 1000 by default
+steps        supervision steps, as many as in training by default; more are allowed
+data_paths_test  [DIR, ...] instead of the run's own test data
+device       auto, cuda, mps, cpu
+
+What cannot be drawn is left out, with a line that says why.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from config.report_schema import ReportConfig
+from config.solve_schema import read_arguments
+from config.trained import Trained, open_trained
+from dataset.format import IGNORE_LABEL_ID, Metadata, open_split
+from evaluators import curves, sudoku
+from evaluators.base import Evaluator
+from evaluators.compute_curve import tables
+from evaluators.curves import NothingToDraw
+from evaluators.measure import measure
+from evaluators.of_run import open_solver, open_test_data, read_metrics, report_folder
+from evaluators.test_time import Plain
+from puzzle_dataset import named_sets
+from utils.distributed import World
+from utils.errors import UserError, report_user_errors
+from utils.files import write_atomically
+
+
+def main(arguments: list[str]) -> None:
+    if {"-h", "--help", "help"} & set(arguments):
+        print(__doc__.strip())
+        return
+    config = read_arguments(arguments, ReportConfig)
+    trained = open_trained(config.checkpoint)
+    folder = report_folder(trained, config.out, "plots")
+    batch_size = trained.config.values["global_batch_size"]
+    records = read_metrics(trained.located.folder)
+    write(folder, "curves", lambda: curves.training_curves(records, batch_size))
+    try:
+        by_step, by_difficulty = solve_test_puzzles(trained, config)
+    except UserError as error:
+        if config.data_paths_test:
+            raise
+        print(
+            f"accuracy_by_step and accuracy_by_difficulty left out: {error}\n"
+            "(the data is the run's own; data_paths_test=[DIR] names it where it lies on this machine)"
+        )
+        return
+    write(folder, "accuracy_by_step", lambda: curves.accuracy_by_step(*by_step))
+    write(
+        folder,
+        "accuracy_by_difficulty",
+        lambda: curves.accuracy_by_difficulty(by_difficulty.classes(), by_difficulty.unit),
+    )
+
+
+def write(folder: Path, name: str, draw: Callable[[], Any]) -> None:
+    """The figure as PNG and SVG, or one line on why there is none."""
+    try:
+        figure = draw()
+    except NothingToDraw as reason:
+        print(f"{name} left out: {reason}")
+        return
+    for kind in ("png", "svg"):
+        write_atomically(folder / f"{name}.{kind}", curves.encoded(figure, kind))
+    print(f"{folder / name}.png and .svg")
+
+
+def solve_test_puzzles(trained: Trained, config: ReportConfig) -> tuple[tuple, ByDifficulty]:
+    """What `curves.accuracy_by_step` takes, and accuracy by difficulty, from one pass over the test puzzles."""
+    data = open_test_data(trained, config)
+    solver = open_solver(trained, data, config.device)
+    by_difficulty = ByDifficulty([path for path, _ in data.splits], data.metadata)
+    strategy = Plain(solver, config.steps or solver.trained_steps)
+    _, tally = measure(
+        strategy,
+        solver.head,
+        data,
+        World(device=solver.device),
+        evaluators={"by_difficulty": by_difficulty},
+        limit=config.limit,
+    )
+    table = tables(tally, solver.applications_per_step())["steps"]
+    labelled = next(iter(tally.curves["steps"].values()))["labelled"]
+    return (table, int(labelled), solver.trained_steps), by_difficulty
+
+
+class ByDifficulty(Evaluator):
+    """Which rows are solved, beside the difficulty that their dataset records; of one process."""
+
+    required_outputs: ClassVar[frozenset[str]] = frozenset({"labels", "preds"})
+    MOST_CLASSES: ClassVar[int] = 6
+
+    def __init__(self, data_paths: list[str], metadata: Metadata):
+        super().__init__(data_paths, metadata)
+        self._sets = named_sets([(path, open_split(path, "test")) for path in data_paths])
+        recorded = [s for s in self._sets.values() if s.difficulty is not None]
+        # Of unlike units there is no common scale.
+        units = {str(s.metadata.extra.get("difficulty", "as recorded")) for s in recorded}
+        self.unit = units.pop() if len(units) == 1 else ""
+        self.is_sudoku = all(s.metadata.extra.get("family") == "sudoku" for s in recorded)
+
+    def begin(self) -> None:
+        self._difficulty: list[np.ndarray] = []
+        self._solved: list[np.ndarray] = []
+
+    def update(self, set_name: str, outputs: dict[str, Tensor], example_indices: Tensor) -> None:
+        difficulty = self._sets[set_name].difficulty
+        if difficulty is None or not self.unit:
+            return
+        labels, preds = outputs["labels"].numpy(), outputs["preds"].numpy()
+        labelled = labels != IGNORE_LABEL_ID
+        known = labelled.any(1)
+        self._difficulty.append(np.asarray(difficulty[example_indices.numpy()])[known])
+        self._solved.append(((preds == labels) | ~labelled).all(1)[known])
+
+    def result(self, gather, save_dir) -> dict[str, float]:
+        return {}
+
+    def classes(self) -> dict[str, tuple[int, int]]:
+        """Name -> (puzzles, solved), from easy to hard: Sudoku's classes, elsewhere ones of about equal size."""
+        if not self._difficulty:
+            return {}
+        difficulty, solved = np.concatenate(self._difficulty), np.concatenate(self._solved)
+        if self.is_sudoku:
+            names = [name.replace("over_", "over ") for name in sudoku.CLASSES]
+            which = np.searchsorted(sudoku.BOUNDS, difficulty)
+        else:
+            cuts = np.quantile(difficulty, np.linspace(0, 1, self.MOST_CLASSES + 1)[1:-1], method="lower")
+            which = np.searchsorted(np.unique(cuts), difficulty)
+            spans = [difficulty[which == number] for number in range(len(np.unique(cuts)) + 1)]
+            names = [_span(values) for values in spans]
+        return {
+            name: (int((which == number).sum()), int(solved[which == number].sum()))
+            for number, name in enumerate(names)
+            if (which == number).any()
+        }
+
+
+def _span(values: np.ndarray) -> str:
+    """The range of a class's difficulties; "" of an empty class."""
+    if not len(values):
+        return ""
+    low, high = values.min(), values.max()
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+if __name__ == "__main__":
+    report_user_errors(main)(sys.argv[1:])
