@@ -6,7 +6,6 @@ are shared by its processes.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from datetime import datetime, timezone
@@ -17,14 +16,15 @@ import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from config.evaluate_schema import EvaluateConfig
+from config.evaluate_schema import OPTIONS, EvaluateConfig
 from config.overrides import force_overrides
 from config.schema import parse
 from config.trained import Trained, open_trained
 from evaluators.base import build_evaluators
-from evaluators.compute_curve import PLOT_NAME, as_text, compute_report, plot, tables
+from evaluators.compute_curve import PLOT_NAME, compute_report, plot, tables
 from evaluators.inference import Solver
 from evaluators.measure import measure
+from evaluators.report import make_output_folder, summary, write_report
 from evaluators.score import Score, wilson_interval
 from evaluators.strategies import Choice, Setting, build_strategy
 from models.losses import ACTLossHead
@@ -33,12 +33,7 @@ from utils.device import compile_policy
 from utils.distributed import World
 from utils.errors import UserError, report_user_errors
 from utils.hub import HUB_PREFIX
-from utils.loggers import METRICS_FILE
 from utils.weights import weights_steps
-
-REPORT_NAME = "report.json"
-# What the config passes on to the strategy.
-OPTIONS = ("halt", "checker", "symmetries", "chains", "sigma", "pick", "rungs", "more_steps", "seed")
 
 
 def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
@@ -77,6 +72,9 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     world.print(f"{trained.label}: {type(heads[0].model.inner).__name__} on {world.device}, {reason}")
 
     began = time.perf_counter()
+    for solver in solvers:
+        solver.warm_up(sizes)
+    seconds_compiling, began = time.perf_counter() - began, time.perf_counter()
     metrics, tally = measure(
         strategy,
         heads[0],
@@ -117,6 +115,7 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         "metrics": metrics,
         **compute_report(curves, tally, config.strategy),
         "seconds": round(seconds, 3),
+        "seconds_compiling_before": round(seconds_compiling, 3),
         "device": str(world.device),
         "processes": world.size,
         "global_batch_size": config.global_batch_size,
@@ -174,57 +173,6 @@ def default_output_folder(trained: Trained) -> Path:
     if trained.label.startswith(HUB_PREFIX):
         return Path("evaluations", trained.label.removeprefix(HUB_PREFIX).replace("/", "--"))
     return trained.located.folder / f"evaluation_{trained.located.weights.name}"
-
-
-def make_output_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be made ({error.strerror or error}); give another folder as out="
-        ) from error
-
-
-def write_report(folder: Path, report: dict[str, Any]) -> None:
-    """`report.json` is the latest evaluation; `reports.jsonl` and `metrics.jsonl` (figures only) get a line of each."""
-    figures = {"step": report["step"] or 0, "time": round(time.time(), 3), "strategy": report["strategy"]}
-    figures |= {key: report[key] for key in ("rows", "network_applications_per_puzzle", "seconds")}
-    lines = {"reports.jsonl": report, METRICS_FILE: figures | report["metrics"]}
-    try:
-        (folder / REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        for name, record in lines.items():
-            with open(folder / name, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written ({error.strerror or error}); give another out="
-        ) from error
-
-
-def summary(report: dict[str, Any], folder: Path) -> str:
-    """The report for the console."""
-    lines = [line for curve, table in report["curves"].items() for line in as_text(curve, table)]
-    for rung, counts in report.get("rungs", {}).items():
-        lines.append(f"rung {rung}: " + ", ".join(f"{k.replace('_', ' ')} {v:,}" for k, v in counts.items()))
-    if halting := report.get("halting"):
-        lines.append(", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in halting.items()))
-    lines += [f"{name}: {value:.4g}" for name, value in report["metrics"].items()]
-    rows = f"{report['rows']:,} of {report['rows_of_the_data']:,} rows"
-    if report["rows"] < report["rows_of_the_data"]:
-        rows = f"the first {rows}"
-    if report["exact_accuracy_interval_95"]:
-        low, high = report["exact_accuracy_interval_95"]
-        share = report["rows_solved"] / report["rows_with_labels"]
-        rules = " with the checker, which knows the rules" if report["answers_use_the_rules"] else ""
-        lines.append(f"exact accuracy{rules} {share:.2%}, 95% interval {low:.2%} to {high:.2%}, on {rows}")
-    else:
-        lines.append(f"no row of {rows} has a label, so there is no accuracy")
-    lines.append(
-        f"strategy {report['strategy']}, {report['halt_max_steps']} steps, "
-        f"{report['network_applications_per_puzzle']:,.1f} network applications per puzzle, "
-        f"{report['seconds']:.1f} s; {folder / REPORT_NAME}"
-    )
-    return "\n".join(lines)
 
 
 @hydra.main(config_path="config", config_name="cfg_evaluate", version_base=None)

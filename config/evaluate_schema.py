@@ -16,6 +16,8 @@ STRATEGIES = {
     "ensemble": {"checkpoints", "pick"},
     "ladder": {"halt", "rungs", "more_steps", "symmetries", "chains", "sigma", "pick", "seed"},
 }
+# What the strategy is told.
+OPTIONS = ("halt", "checker", "symmetries", "chains", "sigma", "pick", "rungs", "more_steps", "seed")
 PICKS = ("majority", "q_halt", "first_stop")
 RUNGS = ("steps", "more_steps", "symmetry", "noise")
 # Options of the ladder that are settings of one of its rungs.

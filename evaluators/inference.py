@@ -137,14 +137,19 @@ class Solver:
         """The rows before their first step, for who decides step by step; arguments as for `refine` and `Rollout`."""
         return Rollout(self.head.model, self._batch(tokens, puzzle_identifiers), sizes)
 
+    def warm_up(self, sizes: Sequence[int]) -> None:
+        """One step at each batch size, so that what a compiler takes is over before anything is timed."""
+        for size in sizes:
+            tokens = torch.zeros(size, self.head.model.inner.config.seq_len, dtype=torch.int32)
+            self.start(tokens).step().q_halt.sum().item()
+
     def applications_per_step(self) -> int:
         """How often one supervision step applies a network: (L_cycles + 1) · H_cycles times in TRM."""
         inner, calls = self.head.model.inner, []
         hooks = [
             getattr(inner, name).register_forward_hook(lambda *_: calls.append(1)) for name in inner.networks
         ]
-        tokens = torch.zeros(1, inner.config.seq_len, dtype=torch.int32, device=self.device)
-        batch = self._batch(tokens, None)
+        batch = self._batch(torch.zeros(1, inner.config.seq_len, dtype=torch.int32), None)
         with torch.inference_mode():  # `forward` itself, which is never the compiled one
             inner.forward(inner.initial_state(1), batch["inputs"], inner.puzzle_rows(batch))
         for hook in hooks:

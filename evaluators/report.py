@@ -1,0 +1,65 @@
+"""The report of an evaluation: its files and what the console shows of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from evaluators.compute_curve import as_text
+from utils.errors import UserError
+from utils.loggers import METRICS_FILE
+
+REPORT_NAME = "report.json"
+
+
+def make_output_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be made ({error.strerror or error}); give another folder as out="
+        ) from error
+
+
+def write_report(folder: Path, report: dict[str, Any]) -> None:
+    """`report.json` is the latest evaluation; `reports.jsonl` and `metrics.jsonl` (figures only) get a line of each."""
+    figures = {"step": report["step"] or 0, "time": round(time.time(), 3), "strategy": report["strategy"]}
+    figures |= {key: report[key] for key in ("rows", "network_applications_per_puzzle", "seconds")}
+    lines = {"reports.jsonl": report, METRICS_FILE: figures | report["metrics"]}
+    try:
+        (folder / REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        for name, record in lines.items():
+            with open(folder / name, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror or error}); give another out="
+        ) from error
+
+
+def summary(report: dict[str, Any], folder: Path) -> str:
+    """The report for the console."""
+    lines = [line for curve, table in report["curves"].items() for line in as_text(curve, table)]
+    for rung, counts in report.get("rungs", {}).items():
+        lines.append(f"rung {rung}: " + ", ".join(f"{k.replace('_', ' ')} {v:,}" for k, v in counts.items()))
+    if halting := report.get("halting"):
+        lines.append(", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in halting.items()))
+    lines += [f"{name}: {value:.4g}" for name, value in report["metrics"].items()]
+    rows = f"{report['rows']:,} of {report['rows_of_the_data']:,} rows"
+    if report["rows"] < report["rows_of_the_data"]:
+        rows = f"the first {rows}"
+    if report["exact_accuracy_interval_95"]:
+        low, high = report["exact_accuracy_interval_95"]
+        share = report["rows_solved"] / report["rows_with_labels"]
+        rules = " with the checker, which knows the rules" if report["answers_use_the_rules"] else ""
+        lines.append(f"exact accuracy{rules} {share:.2%}, 95% interval {low:.2%} to {high:.2%}, on {rows}")
+    else:
+        lines.append(f"no row of {rows} has a label, so there is no accuracy")
+    lines.append(
+        f"strategy {report['strategy']}, {report['halt_max_steps']} steps, "
+        f"{report['network_applications_per_puzzle']:,.1f} network applications per puzzle, "
+        f"{report['seconds']:.1f} s; {folder / REPORT_NAME}"
+    )
+    return "\n".join(lines)
