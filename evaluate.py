@@ -65,7 +65,7 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     strategy, options = build_strategy(Choice(config.strategy, steps, **options), setting)
     if compiles:
         for head in heads:
-            head.model.inner.compile(dynamic=False)
+            head.model.inner.compile_networks()
     folder = Path(config.out) if config.out else default_output_folder(trained)
     if world.is_main:
         make_output_folder(folder)

@@ -114,7 +114,7 @@ def train(config: PretrainConfig, world: World) -> int:
             write_run_folder(run)
         compiles, reason = compile_policy(config.compile, world.device)
         if compiles:
-            inner.compile(dynamic=False)
+            inner.compile_networks()
         num_parameters = sum(p.numel() for p in state.model.parameters())
         world.print(
             f"{type(inner).__name__}, {num_parameters:,} parameters, on {world.device}, {reason}; {run.folder}"

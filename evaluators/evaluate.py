@@ -24,7 +24,7 @@ from utils.files import write_atomically
 NOTHING: frozenset[str] = frozenset()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def run_steps(model: ACTModel, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
     """Run a fresh carry through all `halt_max_steps` steps: the last step's outputs, and when each row said stop.
 
@@ -51,7 +51,7 @@ def limited(batches: Iterable[Batch], limit: int | None) -> Iterator[Batch]:
         yield set_name, batch, num_global
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def evaluate(
     model: ACTLossHead,
     data: PuzzleDataset,

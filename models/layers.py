@@ -1,13 +1,15 @@
 """The layers every architecture shares: linear maps, embeddings, RMS norm, rotary positions, attention, SwiGLU.
 
 Shapes: B batch, L sequence length with the puzzle prefix, D hidden size, N heads, H head width.
-Parameters are float32; every layer casts its weight to the dtype of what comes in, so the caller's activations
-decide the compute dtype.
+Parameters are float32; every layer computes in the dtype of what comes in, so the caller's activations decide the
+compute dtype.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +36,32 @@ def rms_norm(x: Tensor, eps: float) -> Tensor:
     return (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
 
 
+class LinearByCast(torch.autograd.Function):
+    """`x @ cast.T`, whose gradient goes to `weight`, the float32 parameter that `cast` is a copy of.
+
+    A recursion applies one weight many times a step. Casting it inside each application costs a pass over the weight
+    each time; casting it once, inside autograd, would sum the applications' gradients in the lower precision.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, cast: Tensor) -> Tensor:
+        return F.linear(x, cast)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        x, _, cast = inputs
+        ctx.save_for_backward(x, cast)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, cast = ctx.saved_tensors
+        grad_x = grad @ cast if ctx.needs_input_grad[0] else None
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            grad_weight = (grad.flatten(0, -2).t() @ x.flatten(0, -2)).float()
+        return grad_x, grad_weight, None
+
+
 class Linear(nn.Module):
     """`x @ weight.T (+ bias)` with a truncated-normal weight of std 1/sqrt(fan_in) and a zero bias."""
 
@@ -43,10 +71,27 @@ class Linear(nn.Module):
             truncated_normal_(torch.empty(out_features, in_features), in_features**-0.5)
         )
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+        self.cast: Tensor | None = None  # `weight` in the compute dtype, while `weights_cast` lasts
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.cast is not None:
+            return LinearByCast.apply(x, self.weight, self.cast)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+@contextmanager
+def weights_cast(modules: Iterable[nn.Module], dtype: torch.dtype) -> Iterator[None]:
+    """Within the block every `Linear` below `modules` uses one copy of its weight in `dtype`, made here."""
+    linears = [m for module in modules for m in module.modules() if isinstance(m, Linear)]
+    for linear in linears:
+        assert linear.bias is None, "a cast for many applications is for the blocks' maps, which have no bias"
+        linear.cast = None if linear.weight.dtype == dtype else linear.weight.detach().to(dtype)
+    try:
+        yield
+    finally:
+        for linear in linears:
+            linear.cast = None
 
 
 class Embedding(nn.Module):
@@ -108,8 +153,23 @@ class Attention(nn.Module):
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
 
 
+# Up to this length the scores fit into a CPU's caches, and writing them out is cheaper than the fused kernel, most of
+# whose time in bfloat16 goes into its backward pass.
+LONGEST_WRITTEN_OUT = 512
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q kᵀ / sqrt(H)) v for (B, N, L, H)."""
+    """softmax(q kᵀ / sqrt(H)) v for (B, N, L, H), the softmax in float32."""
+    reduced = q.dtype in (torch.bfloat16, torch.float16)
+    # Only where it is compiled, which rounds in its own places anyway: eager stays bit-equal to the published code.
+    if (
+        torch.compiler.is_compiling()
+        and q.device.type == "cpu"
+        and reduced
+        and q.shape[-2] <= LONGEST_WRITTEN_OUT
+    ):
+        scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
+        return scores.softmax(-1).to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v)
 
 

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.blocks import Block, Network
 from models.embeddings import InputEmbedding, prefix_length
-from models.layers import Linear, truncated_normal_
+from models.layers import Linear, truncated_normal_, weights_cast
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -26,7 +26,7 @@ State = tuple[Tensor, ...]
 class RecursiveConfig(BaseModel):
     """Settings under `arch` plus the three numbers that the dataset decides. Unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
     seq_len: int = Field(gt=0)
     vocab_size: int = Field(gt=1)
@@ -134,6 +134,15 @@ class RecursiveModel(InputEmbedding):
             return checkpoint(network, h, injection, self.cos_sin(), use_reentrant=False)
         return network(h, injection, self.cos_sin())
 
+    def compile_networks(self, **options) -> None:
+        """Compile each network's application, once without and once with gradient; `options` of `torch.compile`.
+
+        Not the whole step: its 21 applications are alike, so compiling them one by one takes several times longer and
+        gains nothing that was measured.
+        """
+        for network in self.networks:
+            getattr(self, network).compile_blocks(**options)
+
     def heads(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (B, S, V) in the compute dtype and q_halt, q_continue (B,) in float32, read from the answer."""
         answer = state[0]
@@ -145,6 +154,7 @@ class RecursiveModel(InputEmbedding):
         self, state: State, inputs: Tensor, puzzle_rows: Tensor | None
     ) -> tuple[State, tuple[Tensor, Tensor, Tensor]]:
         """One supervision step from `state` on `inputs` (B, S): the detached new state, and the heads' outputs."""
-        state = self.recur(state, self.embed(inputs, puzzle_rows))
+        with weights_cast((getattr(self, network) for network in self.networks), self.dtype):
+            state = self.recur(state, self.embed(inputs, puzzle_rows))
         outputs = self.heads(state)
         return tuple(latent.detach() for latent in state), outputs

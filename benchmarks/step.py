@@ -1,0 +1,222 @@
+"""Time of a train step and of an evaluation batch, next to the matrix products that they need.
+
+    python -m benchmarks.step                                     the bf16 cases of benchmarks/README.md
+    python -m benchmarks.step --only "att 128" --dtype float32    chosen cases
+    python -m benchmarks.step --set arch.hidden_size=256 global_batch_size=64 --name mine
+
+The yardstick is the time of just those products, same shapes, dtype and device, back to back: forward, and for
+applications with gradient those of the backward pass. `efficiency = yardstick / step`. Steps and yardsticks take turns
+within one process, so that a busy machine slows both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+if not __package__:  # started by its path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from benchmarks.yardstick import Yardstick
+from config.overrides import force_overrides
+from config.schema import PretrainConfig, parse
+from evaluators.evaluate import run_steps
+from models.ema import EMA
+from models.interval import IntervalMetrics
+from models.losses import ACTLossHead
+from models.optim import Optimizers, OptimizerSettings
+from models.registry import build_model
+from models.training import TrainState, train_step
+from utils.device import make_deterministic, resolve_device
+from utils.distributed import World
+
+CONFIG = Path(__file__).resolve().parents[1] / "config"
+VOCAB_SIZE = {81: 11, 36: 8, 900: 12}
+LARGE = ("arch=trm", "seq_len=81")
+SMALL = ("arch=trm", "seq_len=36", "arch.hidden_size=128", "arch.num_heads=4", "global_batch_size=64")
+MLP = ("arch.mlp_t=True", "arch.pos_encodings=none")
+CASES: dict[str, tuple[str, ...]] = {
+    "att 512, batch 32": (*LARGE, "global_batch_size=32"),
+    "mlp 512, batch 32": (*LARGE, *MLP, "global_batch_size=32"),
+    "att 512, batch 8": (*LARGE, "global_batch_size=8"),
+    "att 128, batch 64": SMALL,
+    "mlp 128, batch 64": (*SMALL, *MLP),
+}
+
+
+@dataclass
+class Case:
+    """One model with what a training of it needs, on random tokens."""
+
+    config: PretrainConfig
+    seq_len: int
+    world: World
+    state: TrainState = field(init=False)
+    batch: dict[str, Tensor] = field(init=False)
+
+    def __post_init__(self):
+        torch.manual_seed(0)
+        config, device = self.config, self.world.device
+        vocab = VOCAB_SIZE.get(self.seq_len, 12)
+        model = build_model(config.arch, seq_len=self.seq_len, vocab_size=vocab, num_puzzle_identifiers=1)
+        model = model.to(device).train()
+        model.model.inner.activation_checkpointing = config.activation_checkpointing
+        keys = OptimizerSettings.__dataclass_fields__.keys() - {"total_steps"}
+        settings = OptimizerSettings(total_steps=10**6, **{key: getattr(config, key) for key in keys})
+        interval = IntervalMetrics(config.global_batch_size, device, lambda tensor: tensor)
+        self.state = TrainState(model, Optimizers(model, settings), EMA(model, 0.999), interval)
+        tokens = torch.randint(1, vocab, (2, config.global_batch_size, self.seq_len), dtype=torch.int32)
+        ids = torch.zeros(config.global_batch_size, dtype=torch.int32)
+        named = {"inputs": tokens[0], "labels": tokens[1], "puzzle_identifiers": ids}
+        self.batch = {name: value.to(device) for name, value in named.items()}
+
+    @property
+    def model(self) -> ACTLossHead:
+        return self.state.model
+
+    def train_step(self) -> None:
+        config = self.config
+        self.model.train()
+        train_step(
+            self.state,
+            self.batch,
+            self.world,
+            seed=0,
+            global_batch_size=config.global_batch_size,
+            grad_accum_steps=config.grad_accum_steps,
+        )
+
+    @torch.no_grad()
+    def evaluate(self) -> None:
+        """All steps of one batch."""
+        self.model.eval()
+        run_steps(self.model.model, self.batch)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.step", description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", default=[], help="cases whose name contains one of these")
+    parser.add_argument("--set", nargs="+", help="overrides of a case of your own (seq_len= too)")
+    parser.add_argument("--name", default="own case", help="what to call the case of --set")
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32", "float16"])
+    parser.add_argument("--modes", nargs="+", default=["eager", "compiled"], choices=["eager", "compiled"])
+    parser.add_argument("--repeats", type=int, default=3, help="timed train steps; the median counts")
+    parser.add_argument(
+        "--eval-steps", type=int, default=2, help="supervision steps of an evaluation; 0: none"
+    )
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, help="of the CPU; torch's choice otherwise")
+    parser.add_argument("--json", type=Path, help="append each result as a line to this file")
+    options = parser.parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = resolve_device(options.device)
+    make_deterministic(device)
+    cases = {options.name: tuple(options.set)} if options.set else CASES
+    chosen = {n: c for n, c in cases.items() if not options.only or any(part in n for part in options.only)}
+    print(f"torch {torch.__version__} on {device}, {torch.get_num_threads()} threads, {options.dtype}")
+    for name, overrides in chosen.items():
+        for mode in options.modes:
+            result = measure(overrides, mode, device, options)
+            print(f"{name:20} {mode:9} {line(result)}", flush=True)
+            if options.json:
+                with options.json.open("a") as file:
+                    file.write(
+                        json.dumps({"case": name, "mode": mode, "dtype": options.dtype} | result) + "\n"
+                    )
+
+
+def measure(overrides: tuple[str, ...], mode: str, device: torch.device, options) -> dict[str, float]:
+    """Seconds, efficiencies and peak memory of one case."""
+    own = [item for item in overrides if not item.startswith("seq_len=")]
+    (seq_len,) = [int(item.split("=")[1]) for item in overrides if item.startswith("seq_len=")] or [81]
+    case = Case(
+        config_of(*own, f"arch.forward_dtype={options.dtype}", "ema=True"), seq_len, World(device=device)
+    )
+    if mode == "compiled":
+        case.model.model.inner.compile_networks()
+    yardstick = Yardstick.of(case.model, case.batch, device)
+    first = timed(case.train_step, device)
+    reset_peak_memory(device)
+    timed(case.train_step, device)  # the second step creates nothing more, but warms the allocator
+    yardstick.train()
+    pairs = [(timed(case.train_step, device), timed(yardstick.train, device)) for _ in range(options.repeats)]
+    step, products = (statistics.median(column) for column in zip(*pairs, strict=True))
+    result = {
+        "first_step_s": first,
+        "step_s": step,
+        "yardstick_s": products,
+        "efficiency": products / step,
+        "puzzles_per_s": case.config.global_batch_size / step,
+        "peak_MB": peak_memory(device),
+        "TFLOPS": yardstick.train_flops / step / 1e12,
+    }
+    if options.eval_steps:
+        # Every step of an evaluation costs the same, so a few tell what 16 take.
+        case.model.model.max_steps = yardstick.num_eval_steps = options.eval_steps
+        case.evaluate()
+        pairs = [(timed(case.evaluate, device), timed(yardstick.evaluate, device)) for _ in range(2)]
+        seconds, products = (statistics.median(column) for column in zip(*pairs, strict=True))
+        result |= {"eval_step_s": seconds / options.eval_steps, "eval_efficiency": products / seconds}
+    return result
+
+
+def config_of(*overrides: str) -> PretrainConfig:
+    with initialize_config_dir(str(CONFIG), version_base=None):
+        cfg = compose("cfg_pretrain", force_overrides(list(overrides)))
+    return parse(PretrainConfig, OmegaConf.to_container(cfg, resolve=True))
+
+
+def timed(call: Callable[[], None], device: torch.device) -> float:
+    """Seconds until the device has done what `call` asked of it."""
+    started = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start anew to measure the peak; on Linux the process's own high-water mark, where the kernel lets us."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> float:
+    """MB: allocated on CUDA, the resident set of the process elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def line(result: dict[str, float]) -> str:
+    text = (
+        f"step {result['step_s']:.3f} s (first {result['first_step_s']:.1f}), yardstick {result['yardstick_s']:.3f} s, "
+        f"efficiency {result['efficiency']:.2f}, {result['puzzles_per_s']:.1f} puzzles/s, {result['peak_MB']:.0f} MB"
+    )
+    if "eval_step_s" in result:
+        text += (
+            f"; evaluation {result['eval_step_s']:.3f} s a step, efficiency {result['eval_efficiency']:.2f}"
+        )
+    return text
+
+
+if __name__ == "__main__":
+    main()

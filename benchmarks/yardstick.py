@@ -1,0 +1,121 @@
+"""The matrix products that a step cannot do without, to be timed on their own.
+
+A product is (rows, inner) by a weight (columns, inner), in attention (batch, rows, inner) by (batch, inner, columns).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.blocks import Block, Network
+from models.layers import Attention, SwiGLU
+from models.losses import ACTLossHead
+
+
+@dataclass
+class Product:
+    """`left @ right`, done `forward` times in a step and, of these, `backward` times with gradient."""
+
+    left: Tensor  # (rows, inner) or (batch, rows, inner)
+    right: Tensor  # (columns, inner) as a weight, or (batch, inner, columns)
+    forward: int
+    backward: int
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions of one product."""
+        columns = self.right.shape[0] if self.left.ndim == 2 else self.right.shape[-1]
+        return 2 * self.left.numel() * columns
+
+    def run(self, backward: bool) -> None:
+        out = F.linear(self.left, self.right) if self.left.ndim == 2 else torch.bmm(self.left, self.right)
+        if backward and self.left.ndim == 2:
+            out @ self.right
+            out.T @ self.left
+        elif backward:
+            torch.bmm(out, self.right.transpose(1, 2))
+            torch.bmm(self.left.transpose(1, 2), out)
+
+
+@dataclass
+class Yardstick:
+    """All products of a train step and of an evaluation batch of one model."""
+
+    products: list[Product]
+    num_eval_steps: int
+
+    @classmethod
+    def of(cls, model: ACTLossHead, batch: dict[str, Tensor], device: torch.device) -> Yardstick:
+        """Found by counting how often one supervision step applies each network, with and without gradient."""
+        inner = model.model.inner
+        rows, dtype = batch["inputs"].shape[0], inner.dtype
+        counts: dict[Network, list[int]] = {}
+
+        def count(network: nn.Module, *_) -> None:
+            pair = counts.setdefault(network, [0, 0])
+            pair[0] += 1
+            pair[1] += torch.is_grad_enabled()
+
+        hooks = [m.register_forward_pre_hook(count) for m in inner.modules() if isinstance(m, Network)]
+        state, inputs = inner.initial_state(1), batch["inputs"][:1]
+        inner(state, inputs, inner.puzzle_rows({name: value[:1] for name, value in batch.items()}))
+        if inner.prefix_len:
+            inner.puzzle_emb.leaves.clear()
+        for hook in hooks:
+            hook.remove()
+
+        def new(*shape: int) -> Tensor:
+            return torch.randn(shape, device=device).to(dtype)
+
+        def linear(num_rows: int, weight: Tensor, forward: int, backward: int) -> Product:
+            return Product(new(num_rows, weight.shape[1]), new(*weight.shape), forward, backward)
+
+        products = []
+        for network, (forward, backward) in counts.items():
+            for block in network.layers:
+                for module in _parts(block):
+                    if isinstance(module, Attention):
+                        n, h = rows * module.num_heads, module.head_dim
+                        products += [
+                            linear(rows * inner.length, module.qkv_proj.weight, forward, backward),
+                            Product(new(n, inner.length, h), new(n, h, inner.length), forward, backward),
+                            Product(
+                                new(n, inner.length, inner.length), new(n, inner.length, h), forward, backward
+                            ),
+                            linear(rows * inner.length, module.o_proj.weight, forward, backward),
+                        ]
+                    else:
+                        over_positions = module is getattr(block, "mlp_t", None)
+                        num_rows = rows * (inner.config.hidden_size if over_positions else inner.length)
+                        products += [
+                            linear(num_rows, module.gate_up_proj.weight, forward, backward),
+                            linear(num_rows, module.down_proj.weight, forward, backward),
+                        ]
+        products.append(linear(rows * inner.config.seq_len, inner.lm_head.weight, 1, 1))
+        return cls(products, model.model.max_steps)
+
+    @property
+    def train_flops(self) -> int:
+        """Of one train step, forward and backward."""
+        return sum(p.flops * (p.forward + 2 * p.backward) for p in self.products)
+
+    def train(self) -> None:
+        with torch.no_grad():
+            for p in self.products:
+                for i in range(p.forward):
+                    p.run(backward=i < p.backward)
+
+    def evaluate(self) -> None:
+        with torch.no_grad():
+            for _ in range(self.num_eval_steps):
+                for p in self.products:
+                    for _ in range(p.forward):
+                        p.run(backward=False)
+
+
+def _parts(block: Block) -> list[nn.Module]:
+    return [module for module in block.children() if isinstance(module, Attention | SwiGLU)]

@@ -1,0 +1,54 @@
+"""Weights that are cast once for all applications of a network give what casting at every use gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from models.layers import Linear, weights_cast
+
+
+def applied(linear: Linear, x: torch.Tensor, times: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradients of x and of the weight after applying the map `times` times in a row."""
+    x = x.clone().requires_grad_()
+    h = x
+    for _ in range(times):
+        h = linear(h)
+    h.float().square().sum().backward()
+    grad, linear.weight.grad = linear.weight.grad, None
+    return x.grad, grad
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_gradients_are_those_of_casting_at_every_use(dtype):
+    torch.manual_seed(0)
+    linear, x = Linear(8, 8), torch.randn(3, 5, 8).to(dtype)
+    expected = applied(linear, x, times=7)
+    with weights_cast([linear], dtype):
+        found = applied(linear, x, times=7)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+
+
+def test_the_weight_gets_a_float32_gradient():
+    linear, x = Linear(8, 4), torch.randn(2, 8).bfloat16()
+    with weights_cast([linear], torch.bfloat16):
+        linear(x).sum().backward()
+    assert linear.weight.grad.dtype == torch.float32
+
+
+def test_after_the_block_a_changed_weight_is_seen():
+    linear, x = Linear(8, 4), torch.ones(2, 8).bfloat16()
+    with weights_cast([linear], torch.bfloat16):
+        linear(x)
+    with torch.no_grad():
+        linear.weight.zero_()
+    assert not linear(x).any()
+
+
+def test_an_exception_inside_leaves_no_cast_behind():
+    linear = Linear(8, 4)
+    with pytest.raises(KeyError), weights_cast([linear], torch.bfloat16):
+        raise KeyError
+    assert linear.cast is None
