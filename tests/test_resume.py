@@ -162,6 +162,25 @@ def test_every_kind_of_run_resumes_exactly(identified, tmp_path, monkeypatch, ov
     assert_same_run(folder, reference)
 
 
+def test_a_resumed_run_goes_on_in_the_same_wandb_run(identified, tmp_path, monkeypatch):
+    asked, given, make_loggers = [], [], pretrain.make_loggers
+
+    def remembering(*args, run_id=None, **kwargs):
+        loggers = make_loggers(*args, run_id=run_id, **kwargs)
+        asked.append(run_id)
+        given.append(loggers.run_id)
+        return loggers
+
+    monkeypatch.setattr(pretrain, "make_loggers", remembering)
+    with monkeypatch.context() as patch:
+        call_at(patch, "train_step", 4, terminate)
+        assert train(identified, tmp_path / "run") == STOPPED
+    assert train(identified, tmp_path / "run", resume="auto") == 0
+    assert train(identified, tmp_path / "other") == 0
+    assert asked == [None, given[0], None]
+    assert given[1] == given[0] != given[2]
+
+
 def test_resuming_an_empty_folder_is_a_fresh_start_and_says_so(identified, undisturbed, tmp_path, capsys):
     folder = tmp_path / "run"
     assert train(identified, folder, **SETTINGS, resume="auto") == 0
