@@ -164,8 +164,10 @@ def test_solving_evaluating_and_exporting_a_trained_model(demo):
     for line in block("Solve one puzzle").splitlines():
         assert "step 1" in shell(demo, line)
     shell(demo, block("Evaluate"))
-    report = json.loads((folder_of(demo, "demo") / "evaluation_step_8" / "report.json").read_text())
-    assert report["halt_max_steps"] == 32
+    lines = (folder_of(demo, "demo") / "evaluation_step_8" / "reports.jsonl").read_text().splitlines()
+    reports = [json.loads(line) for line in lines]
+    assert [report["halt_max_steps"] for report in reports] == [2, 32, 2, 2]
+    assert [report["strategy"] for report in reports] == ["plain", "plain", "plain", "ladder"]
     shell(demo, block("Export and load"))
     (python,) = blocks("python", section("Export and load"))
     (demo / "load.py").write_text(python + "print(type(model).__name__)\n")

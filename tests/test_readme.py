@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from readme import ROOT, plain, section, table
 import models
 from config.evaluate_schema import EvaluateConfig
 from config.overrides import force_overrides
+from config.report_schema import MemorisationConfig, ReportConfig
 from config.schema import PretrainConfig, parse
 from config.solve_schema import SolveConfig, read_arguments
 from dataset import build_arc_dataset, build_maze_dataset, build_sudoku_dataset, report
@@ -166,6 +168,8 @@ CHECKS = {
     "-m dataset.build_arc_dataset": build_arc_dataset.parse_options,
     "-m dataset.build_sudoku_dataset": build_sudoku_dataset.parse_options,
     "-m dataset.report": check_report,
+    "-m evaluators.plots": partial(read_arguments, schema=ReportConfig),
+    "-m evaluators.memorisation": partial(read_arguments, schema=MemorisationConfig),
 }
 
 
@@ -230,9 +234,19 @@ def test_the_table_of_a_group_has_what_each_choice_sets(group, path):
     assert keys_in(f"`{group}=`", f"`{path.stem}`") == written(path)
 
 
-def test_the_table_of_solve_has_every_argument_with_its_default():
-    defaults = {name: field.default for name, field in SolveConfig.model_fields.items()}
-    assert keys_in("`solve.py`") == defaults
+@pytest.mark.parametrize(
+    ("heading", "column", "schema"),
+    [
+        ("`solve.py`", "default", SolveConfig),
+        ("Reports: `evaluators.plots` and `evaluators.memorisation`", "`plots`", ReportConfig),
+        ("Reports: `evaluators.plots` and `evaluators.memorisation`", "`memorisation`", MemorisationConfig),
+    ],
+)
+def test_the_table_of_a_command_without_a_config_file_has_every_argument_with_its_default(
+    heading, column, schema
+):
+    defaults = {name: field.default for name, field in schema.model_fields.items()}
+    assert keys_in(heading, column) == defaults
 
 
 @pytest.mark.parametrize(
