@@ -185,9 +185,16 @@ def write_run_folder(run: Run) -> None:
 def write_result(run: Run) -> None:
     """One line on how the run ended, printed and kept in `result.txt`."""
     if run.world.is_main and "test/exact_accuracy" in run.results:
-        share, num_puzzles = run.results["test/exact_accuracy"], run.test_data.num_examples
+        share, num_examples = run.results["test/exact_accuracy"], run.test_data.num_examples
+        num_puzzles = run.test_data.metadata.total_groups
+        # ARC's test split holds a puzzle's augmented copies too.
+        what = (
+            "unseen puzzles"
+            if num_puzzles == num_examples
+            else f"test examples of {num_puzzles} unseen puzzles"
+        )
         line = (
-            f"solved {round(share * num_puzzles)} of {num_puzzles} unseen puzzles ({share:.1%}) "
+            f"solved {round(share * num_examples)} of {num_examples} {what} ({share:.1%}) "
             f"after {run.state.seconds:.0f} s of training"
         )
         run.world.print(line)

@@ -6,6 +6,7 @@ import inspect
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -22,6 +23,7 @@ from training_runs import (
 )
 
 import pretrain
+from dataset.format import SplitWriter
 from evaluators.evaluate import evaluate
 from models.training import TrainState, train_step
 from puzzle_dataset import PuzzleDataset
@@ -397,3 +399,19 @@ def test_a_learning_rate_beyond_reason_ends_with_the_step_and_no_broken_weights_
         train(identified, folder, lr=1e30, epochs=40, eval_interval=2)
     for path in folder.glob("step_*"):
         assert all(value.isfinite().all() for value in torch.load(path, weights_only=True).values())
+
+
+@pytest.mark.parametrize(
+    ("copies", "counted"), [(1, "of 5 unseen puzzles"), (3, "of 15 test examples of 5 unseen puzzles")]
+)
+def test_a_run_ends_with_how_many_test_examples_it_solves(tmp_path, capsys, copies, counted):
+    data = write_identified(tmp_path / "data")
+    with SplitWriter(data / "test", seq_len=4, vocab_size=7) as writer:
+        for _ in range(5):
+            rows = np.ones((copies, 4), np.uint8)
+            writer.add_group(rows, rows, np.arange(1, 1 + copies))
+        writer.close(7)
+    assert train(data, tmp_path / "run") == 0
+    line = (tmp_path / "run" / "result.txt").read_text()
+    assert counted in line
+    assert line in capsys.readouterr().out
