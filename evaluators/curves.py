@@ -156,7 +156,7 @@ def accuracy_by_step(table: Sequence[Mapping[str, float]], num_rows: int, traine
         ylabel="share",
     )
     place.xaxis.get_major_locator().set_params(integer=True)
-    _as_share(place)
+    as_share(place)
     place.legend()
     return figure
 
@@ -186,7 +186,7 @@ def accuracy_by_difficulty(classes: Mapping[str, tuple[int, int]], unit: str) ->
         ylabel="exact accuracy",
         xlim=(-0.6, max(len(classes) - 0.4, 1.6)),
     )
-    _as_share(place, top=1.09)
+    as_share(place, top=1.09)
     return figure
 
 
@@ -196,6 +196,14 @@ def running_mean(values: np.ndarray, width: int) -> np.ndarray:
     places = np.arange(len(values))
     start, end = np.maximum(places - width // 2, 0), np.minimum(places + width // 2 + 1, len(values))
     return (sums[end] - sums[start]) / (end - start)
+
+
+def as_share(place: Axes, top: float = 1.03) -> None:
+    """Percentages from 0 to 100 upwards."""
+    from matplotlib.ticker import PercentFormatter
+
+    place.set_ylim(-0.03, top)
+    place.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
 def _train_and_test(place: Axes, records: Sequence[Mapping[str, float]], name: str, scale: str) -> None:
@@ -216,15 +224,8 @@ def _train_and_test(place: Axes, records: Sequence[Mapping[str, float]], name: s
     if scale == "log" and place.has_data():
         place.set_yscale("log")
     elif scale == "share":
-        _as_share(place)
+        as_share(place)
     elif place.has_data():
         place.set_ylim(bottom=0)
     if place.has_data():
         place.legend()
-
-
-def _as_share(place: Axes, top: float = 1.03) -> None:
-    from matplotlib.ticker import PercentFormatter
-
-    place.set_ylim(-0.03, top)
-    place.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
 
 from config.report_schema import ReportConfig
 from config.trained import Trained
@@ -14,8 +19,10 @@ from utils.errors import UserError
 from utils.files import make_folder
 from utils.hub import HUB_PREFIX
 from utils.loggers import METRICS_FILE
+from utils.weights import read_state_dict
 
 Records = list[dict[str, float]]
+_PREDICTIONS = re.compile(r"step_(\d+)_all_preds\.(\d+)")
 
 
 def read_metrics(folder: Path) -> Records:
@@ -39,6 +46,18 @@ def read_metrics(folder: Path) -> Records:
             raise UserError(f"{path}: line {number} has no step, so it is no line of metrics")
         records.append({name: value for name, value in record.items() if isinstance(value, int | float)})
     return records
+
+
+def read_predictions(folder: Path) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """(step, (n, S) predictions of each rank) of the evaluations that saved them, in their order, one at a time."""
+    files: dict[int, dict[int, Path]] = defaultdict(dict)
+    for path in folder.iterdir():
+        if match := _PREDICTIONS.fullmatch(path.name):
+            files[int(match[1])][int(match[2])] = path
+    for step, by_rank in sorted(files.items()):
+        saved = [read_state_dict(by_rank[rank]) for rank in sorted(by_rank)]
+        if all("preds" in tensors for tensors in saved):
+            yield step, [tensors["preds"].numpy() for tensors in saved]
 
 
 def open_solver(trained: Trained, data: PuzzleDataset, device: str, notice=print) -> Solver:

@@ -1,0 +1,124 @@
+"""Has the model learned to solve its puzzles, or its train puzzles by heart? Four checks and a verdict, on one page.
+
+    python -m evaluators.memorisation checkpoint=RUN_FOLDER
+
+checkpoint   a run's folder, step_N, best, an export, .safetensors, hf://OWNER/NAME[/file]
+out          folder for memorisation.md and memorisation.png, by default the run's
+limit        train and test puzzles to solve, 500 of each by default
+copies       symmetric copies of each train puzzle, 1 by default
+seed         of the copies, 0 by default
+steps        supervision steps, as many as in training by default; more are allowed
+data_paths   [DIR, ...] instead of the run's own train data
+data_paths_test  [DIR, ...] instead of the run's own test data
+device       auto, cuda, mps, cpu
+
+A check for which something is missing is left out, with the reason.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import numpy as np
+
+from config.report_schema import MemorisationConfig
+from config.solve_schema import read_arguments
+from config.trained import Trained, open_trained
+from evaluators.curves import encoded
+from evaluators.memorisation_checks import (
+    Finding,
+    check_copies,
+    check_duplicates,
+    check_gap,
+    check_steps,
+    page,
+    picture,
+)
+from evaluators.of_run import open_solver, open_test_data, read_metrics, read_predictions, report_folder
+from evaluators.train_copies import NotKnown, solve_with_copies
+from puzzle_dataset import PuzzleDataset
+from utils.errors import UserError, report_user_errors
+from utils.files import write_atomically
+
+
+def main(arguments: list[str]) -> None:
+    if {"-h", "--help", "help"} & set(arguments):
+        print(__doc__.strip())
+        return
+    config = read_arguments(arguments, MemorisationConfig)
+    trained = open_trained(config.checkpoint)
+    folder = report_folder(trained, config.out)
+    run = trained.located.folder
+    records = read_metrics(run)
+    max_steps = trained.settings().halt_max_steps
+    findings = [
+        examine("Train against test", lambda: check_gap(records)),
+        examine("Test steps against accuracy", lambda: check_steps(records, max_steps)),
+        examine(
+            "Duplicate predictions",
+            lambda: check_duplicates(read_predictions(run), lambda: test_labels(trained, config)),
+        ),
+        examine("Fresh copies of train puzzles", lambda: check_copies(solve_puzzles(trained, config))),
+    ]
+    text = page(trained.label, findings)
+    write_atomically(folder / "memorisation.md", text.encode())
+    print(text)
+    written = [folder / "memorisation.md"]
+    if any(finding.draw for finding in findings):
+        written.append(folder / "memorisation.png")
+        write_atomically(written[1], encoded(picture(findings), "png"))
+    print(f"written to {' and '.join(map(str, written))}")
+
+
+def examine(title: str, check: Callable[[], Finding]) -> Finding:
+    """What a check finds, or why it could not be made."""
+    try:
+        return check()
+    except NotKnown as reason:
+        return Finding(title, None, str(reason))
+
+
+def test_labels(trained: Trained, config: MemorisationConfig) -> np.ndarray | None:
+    """(n, S) labels of the test data in the order of its evaluation, -100 where ignored; None without the data."""
+    try:
+        data = open_test_data(trained, config)
+    except UserError:
+        if config.data_paths_test:
+            raise
+        return None
+    rows = [batch["labels"][:number].numpy() for _, batch, number in data.batches()]
+    return np.concatenate(rows).astype(np.int16)
+
+
+def solve_puzzles(trained: Trained, config: MemorisationConfig) -> dict[str, tuple[int, int]]:
+    """Train puzzles, their copies and test puzzles, solved by the model; raises NotKnown where that cannot be done."""
+    values = trained.config.values
+    if values.get("augment") == "online":
+        raise NotKnown("the run was trained with augment=online, so any copy may have been trained on")
+    try:
+        test = open_test_data(trained, config)
+        train = PuzzleDataset(
+            config.data_paths or values["data_paths"], "train", global_batch_size=1, shuffle=False
+        )
+    except UserError as error:
+        if config.data_paths or config.data_paths_test:
+            raise
+        raise NotKnown(
+            f"{error} (the data is the run's own; data_paths=[DIR] and data_paths_test=[DIR] name it where it lies on "
+            "this machine)"
+        ) from error
+    solver = open_solver(trained, test, config.device)
+    return solve_with_copies(
+        solver,
+        train,
+        test,
+        limit=config.limit,
+        copies=config.copies,
+        num_steps=config.steps or solver.trained_steps,
+        seed=config.seed,
+    )
+
+
+if __name__ == "__main__":
+    report_user_errors(main)(sys.argv[1:])
