@@ -37,7 +37,7 @@ class EvaluatorConfig(BaseModel):
 class PretrainConfig(BaseModel):
     """Everything that `pretrain.py` is told. `arch` is checked against the architecture's own schema."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     arch: dict
 
@@ -71,7 +71,7 @@ class PretrainConfig(BaseModel):
     supervision_steps_per_update: int = Field(default=1, ge=1)
     activation_checkpointing: bool = False
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     project_name: str | None = None
     run_name: str | None = None
     checkpoint_path: str | None = None
@@ -88,6 +88,11 @@ class PretrainConfig(BaseModel):
     keep_last: int = Field(default=2, ge=1)
     best_metric: str | None = "test/exact_accuracy"
     early_stop_patience: int | None = Field(default=None, ge=1)
+
+    @field_validator("data_paths_test", mode="before")
+    @classmethod
+    def accept_null_as_empty(cls, paths):
+        return [] if paths is None else paths
 
     @field_validator("eval_save_outputs")
     @classmethod

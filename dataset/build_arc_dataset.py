@@ -32,6 +32,7 @@ from dataset.metadata import write_text
 from dataset.options import OptionParser, check_output_dir, whole_number
 from dataset.parallel import available_cpus, ordered_map
 from utils.errors import UserError, report_user_errors
+from utils.files import writing_into
 
 BUILDER = "build_arc_dataset"
 BUILDER_VERSION = 1
@@ -44,7 +45,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse_options(arguments)
     output_dir = check_output_dir(options.output_dir, "arc")
     plan, notes = plan_dataset(options)
-    metadata = write_dataset(output_dir, plan, options)
+    with writing_into(output_dir, "--output-dir"):
+        metadata = write_dataset(output_dir, plan, options)
 
     copies = sum(len(group.numbers) for group in plan.groups)
     print(f"{output_dir}: ARC, {len(plan.groups):,} tasks, {copies:,} with their augmented copies")

@@ -36,6 +36,7 @@ from dataset.parallel import available_cpus
 from dataset.provenance import write_source_rows
 from dataset.sources import Rows, find_table, read_rows
 from utils.errors import UserError, report_user_errors
+from utils.files import writing_into
 
 BUILDER = "build_maze_dataset"
 BUILDER_VERSION = 1
@@ -72,7 +73,8 @@ def main(arguments: list[str] | None = None) -> None:
     output_dir = check_output_dir(options.output_dir, "maze")
     splits = load_splits(options)
     shared = overlap(splits)
-    write_dataset(output_dir, splits, options, shared)
+    with writing_into(output_dir, "--output-dir"):
+        write_dataset(output_dir, splits, options, shared)
 
     (rows, columns), train, test = splits.shape, len(splits.train), len(splits.test)
     copies = NUM_DIHEDRAL if options.aug else 1

@@ -37,6 +37,7 @@ from dataset.sudoku_splits import (
     row_keys,
 )
 from utils.errors import UserError, report_user_errors
+from utils.files import writing_into
 
 BUILDER = "build_sudoku_dataset"
 BUILDER_VERSION = 1
@@ -51,7 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
     output_dir = check_output_dir(options.output_dir, "sudoku")
     splits = load_splits(options)
     shared = overlap(splits.train, splits.test, splits.shape, options.workers)
-    write_dataset(output_dir, splits, options, shared)
+    with writing_into(output_dir, "--output-dir"):
+        write_dataset(output_dir, splits, options, shared)
 
     size, train, test = splits.shape.size, len(splits.train), len(splits.test)
     copies = options.num_aug + 1

@@ -91,7 +91,9 @@ def recorded_shape(extra: dict, num_cells: int, where: str) -> BoxShape:
     recorded = extra.get("box_shape")
     try:
         shape = BoxShape.for_cells(num_cells) if recorded is None else BoxShape(*recorded)
-    except (TypeError, UserError) as error:
+    except TypeError:
+        raise UserError(f"{where}: box_shape is {recorded!r}, but must be [rows, columns] of a box") from None
+    except UserError as error:
         raise UserError(f"{where}: {error}") from None
     if shape.num_cells != num_cells:
         raise UserError(

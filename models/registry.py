@@ -90,8 +90,16 @@ def split_arch(arch: dict) -> tuple[type[RecursiveModel], type[ACTLossHead], dic
     if not isinstance(settings.get("name"), str):
         raise ValueError(f"arch.name is missing: use one of {', '.join(ARCHITECTURES)}")
     cls = architecture_class(settings.pop("name"))
-    loss = dict(settings.pop("loss", None) or {"name": "losses@ACTLossHead"})
-    head = loss_class(loss.pop("name", "losses@ACTLossHead"))
+    loss = settings.pop("loss", None) or {}
+    if not isinstance(loss, dict):
+        raise ValueError(
+            f"arch.loss={loss!r}: must be a mapping such as {{loss_type: softmax_cross_entropy}}"
+        )
+    loss = dict(loss)
+    name = loss.pop("name", "losses@ACTLossHead")
+    if not isinstance(name, str):
+        raise ValueError(f"arch.loss.name={name!r}: must be a name such as losses@ACTLossHead")
+    head = loss_class(name)
     return cls, head, settings, loss
 
 
@@ -101,7 +109,9 @@ def check_arch(arch: dict, **sizes: int) -> RecursiveConfig:
     Raises ConfigError with every problem.
     """
     cls, head, settings, loss = split_arch(arch)
-    problems = []
+    problems = [
+        (f"arch.{key}", "comes from the data and cannot be set", []) for key in sizes if key in settings
+    ]
     config = None
     for prefix, schema, values in (("arch", cls.Config, settings | sizes), ("arch.loss", head.Config, loss)):
         try:
@@ -130,6 +140,8 @@ def describe(item: dict) -> str:
     if item["type"] == "missing":
         return "missing"
     message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "list_type" and isinstance(item["input"], str):
+        message = f"must be a list, written [{item['input']}]"
     return message if not item["loc"] else f"{item['input']!r} is not valid: {message}"
 
 

@@ -157,6 +157,14 @@ def test_an_unknown_architecture_lists_those_there_are(refused):
         ("load_checkpoint=nothing/step_5", "nothing/step_5: no such file or folder"),
         ("resume=nothing/step_5", "resume=nothing/step_5: no full training state there"),
         ("data_paths=[]", "data_paths: "),
+        ("data_paths=data", "data_paths: 'data' is not valid: must be a list, written [data]"),
+        ("lr=inf", "lr: inf is not valid"),
+        ("weight_decay=inf", "weight_decay: inf is not valid"),
+        ("arch.rope_theta=inf", "arch.rope_theta: inf is not valid"),
+        ("seed=99999999999999999999", "seed: 99999999999999999999 is not valid"),
+        ("arch.seq_len=5", "arch.seq_len: comes from the data and cannot be set"),
+        ("arch.loss=3", "arch.loss=3: must be a mapping"),
+        ("arch.loss.name=null", "arch.loss.name=None: must be a name"),
     ],
 )
 def test_values_that_cannot_be(refused, override, expected):

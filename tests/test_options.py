@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 
 import pytest
@@ -90,6 +91,19 @@ def test_a_dataset_of_another_family_is_refused(tmp_path):
     (tmp_path / "arc" / "test_puzzles.json").write_text("{}")
     with pytest.raises(UserError, match="holds a dataset of the family arc"):
         check_output_dir(tmp_path / "arc", "sudoku")
+
+
+@pytest.mark.parametrize("builder", ["sudoku", "maze"])
+def test_a_folder_that_cannot_be_made_is_one_message(builder, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    main = importlib.import_module(f"dataset.build_{builder}_dataset").main
+    size = ["--size", "4" if builder == "sudoku" else "5"]
+    with pytest.raises(SystemExit) as exit_:
+        main(["--output-dir", str(tmp_path / "file" / "new"), "--generate", "2", "--test-size", "1", *size])
+    assert exit_.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {tmp_path}/file/new")
+    assert "choose another --output-dir" in message
 
 
 def test_help_shows_defaults_but_not_those_of_options_left_out():

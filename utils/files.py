@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from utils.errors import UserError
@@ -11,14 +13,10 @@ from utils.errors import UserError
 TEMPORARY_SUFFIX = ".tmp"
 
 _CURES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free space there or choose another {option}"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "choose a {option} that you may write to"),
     **dict.fromkeys(
-        (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free space there or choose another checkpoint_path"
-    ),
-    **dict.fromkeys(
-        (errno.EROFS, errno.EACCES, errno.EPERM), "choose a checkpoint_path that you may write to"
-    ),
-    **dict.fromkeys(
-        (errno.ENOTDIR, errno.EEXIST), "a file stands where a folder must be: choose another checkpoint_path"
+        (errno.ENOTDIR, errno.EEXIST), "a file stands where a folder must be: choose another {option}"
     ),
 }
 
@@ -66,7 +64,16 @@ def make_folder(path: Path) -> None:
         raise cannot_write(path, error) from error
 
 
-def cannot_write(path: Path, error: OSError) -> UserError:
-    """The message for a file or folder that could not be written."""
-    cure = _CURES.get(error.errno, "check the disk or choose another checkpoint_path")
+@contextmanager
+def writing_into(folder: Path, option: str) -> Iterator[None]:
+    """Within the block an `OSError` becomes a `UserError` that names the file and `option`, which chose the folder."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(Path(error.filename or folder), error, option) from error
+
+
+def cannot_write(path: Path, error: OSError, option: str = "checkpoint_path") -> UserError:
+    """The message for a file or folder, chosen by `option`, that could not be written."""
+    cure = _CURES.get(error.errno, "check the disk or choose another {option}").format(option=option)
     return UserError(f"{path}: cannot be written ({error.strerror or error}); {cure}")
