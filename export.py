@@ -19,7 +19,8 @@ from yaml import YAMLError, safe_dump
 from config.schema import parse
 from config.trained import IDENTIFIERS_KEY, Trained, open_trained
 from dataset.format import Metadata
-from evaluate import REPORT_NAME, default_output_folder
+from evaluate import default_output_folder
+from evaluators.report import REPORT_NAME
 from utils.errors import UserError, report_user_errors
 from utils.hub import check_repository_name, upload_files
 from utils.weights import EXPORTED_NAME
