@@ -67,7 +67,7 @@ def run_shell(cwd: Path, script: str, **environment: str) -> subprocess.Complete
     variables |= {"OMP_NUM_THREADS": "1", "WANDB_DISABLED": "true"} | environment
     return subprocess.run(
         ["bash", "-ec", script], cwd=cwd, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        timeout=180,
+        timeout=600,
     )  # fmt: skip
 
 
@@ -203,7 +203,11 @@ if [ -n "$SIGNAL_WHEN" ]; then
   kill -USR1 "${pids[@]}"
 fi
 code=0
-for pid in "${pids[@]}"; do wait "$pid"; (( $? > code )) && code=$?; done
+for pid in "${pids[@]}"; do
+  wait "$pid"
+  status=$?
+  if ((status > code)); then code=$status; fi
+done
 exit $code
 """
 SCONTROL = """#!/bin/bash
