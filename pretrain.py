@@ -10,6 +10,7 @@ import inspect
 import sys
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from config.overrides import force_overrides
 from config.schema import PretrainConfig, parse
 from config.trained import IDENTIFIERS_KEY, identifier_hashes
 from evaluators.evaluate import evaluate
+from evaluators.run_pictures import evaluation_pictures
 from models.interval import NonFiniteLoss
 from models.training import train_step
 from puzzle_dataset import Prefetcher, in_groups
@@ -83,6 +85,7 @@ def fit(run: Run, loggers: Loggers, keeper: Keeper, bar: tqdm) -> None:
                     step=state.step,
                     poll=keeper.poll,
                 )
+                loggers.draw(partial(evaluation_pictures, state.model, run.test_data, results), state.step)
             loggers.log(results, state.step)
             run.results = results
         state.iteration, state.batch = state.iteration + 1, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -24,6 +25,9 @@ class Logger:
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Record metrics, by their full names, at a training step."""
+
+    def draw(self, make_pictures: Callable[[], Mapping[str, bytes]], step: int) -> None:
+        """Record the pictures (name -> PNG) of a training step; only made where somebody shows them."""
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Record values that describe the run as a whole."""
@@ -85,11 +89,23 @@ class ConsoleLogger(Logger):
 class WandbLogger(Logger):
     """A W&B run, continued where `run_id` is known to the server; its files lie below `directory`."""
 
-    def __init__(self, run):
-        self._run = run
+    def __init__(self, run, print_line: Callable[[str], None] = print):
+        self._run, self._print = run, print_line
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self._run.log(dict(metrics), step=step)
+
+    def draw(self, make_pictures: Callable[[], Mapping[str, bytes]], step: int) -> None:
+        try:
+            import wandb
+            from PIL import Image
+
+            pictures = {
+                name: wandb.Image(Image.open(io.BytesIO(png))) for name, png in make_pictures().items()
+            }
+            self._run.log(pictures, step=step)
+        except Exception as error:  # whatever it is, a picture is not worth a run
+            self._print(f"W&B: no pictures of step {step} ({type(error).__name__}: {error})")
 
     def summary(self, values: Mapping[str, Any]) -> None:
         self._run.summary.update(dict(values))
@@ -112,6 +128,10 @@ class Loggers(Logger):
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         for logger in self.loggers:
             logger.log(metrics, step)
+
+    def draw(self, make_pictures: Callable[[], Mapping[str, bytes]], step: int) -> None:
+        for logger in self.loggers:
+            logger.draw(make_pictures, step)
 
     def summary(self, values: Mapping[str, Any]) -> None:
         for logger in self.loggers:
@@ -142,7 +162,7 @@ def make_loggers(
     run_id = run_id or secrets.token_hex(4)  # not from a seeded generator: two runs of one seed are two runs
     loggers: list[Logger] = [JsonLinesLogger(Path(directory, METRICS_FILE), num_lines)]
     if run := start_wandb(directory, project, run_name, config, run_id, world.print):
-        loggers.append(WandbLogger(run))
+        loggers.append(WandbLogger(run, world.print))
     return Loggers([*loggers, ConsoleLogger(world.print, bar)], run_id)
 
 

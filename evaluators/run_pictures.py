@@ -1,0 +1,86 @@
+"""The pictures that a training run shows of an evaluation, from one batch of its test data and from its results."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from dataset.format import IGNORE_LABEL_ID
+from dataset.look import Look
+from evaluators.curves import accuracy_by_difficulty, accuracy_by_step, encoded
+from evaluators.families import Verdict, family_of
+from evaluators.inference import Solver
+from evaluators.pictures import Panel, sheet
+from evaluators.tally import right_cells
+from models.losses import ACTLossHead
+from puzzle_dataset import PuzzleDataset
+
+_BY_DIFFICULTY = re.compile(r"sudoku/exact_difficulty_(\w+)")
+
+
+def evaluation_pictures(
+    model: ACTLossHead, data: PuzzleDataset, results: Mapping[str, float]
+) -> dict[str, bytes]:
+    """Name -> PNG: the first test puzzle after each step, and accuracies by step and by difficulty.
+
+    Costs one batch of an evaluation. The model is left in the mode, training or evaluation, that it was in.
+    """
+    was_training = model.training
+    try:
+        pictures = _solve_first_batch(model, data)
+    finally:
+        model.train(was_training)
+    classes = {
+        match[1].replace("over_", "over "): _counts(results, match[1], share)
+        for name, share in results.items()
+        if (match := _BY_DIFFICULTY.fullmatch(name))
+    }
+    if classes:
+        unit = str(data.metadata.extra.get("difficulty", "as recorded"))
+        pictures["accuracy_by_difficulty"] = encoded(accuracy_by_difficulty(classes, unit), "png")
+    return {f"pictures/{name}": picture for name, picture in pictures.items()}
+
+
+def _solve_first_batch(model: ACTLossHead, data: PuzzleDataset) -> dict[str, bytes]:
+    solver = Solver(model, next(model.parameters()).device)
+    family = family_of(Look.of(data.metadata))
+    _, batch, num_global = next(data.batches())
+    # All rows run, padding too: a compiled model then sees the shape that evaluation has.
+    num_rows = min(num_global, len(batch["inputs"]))
+    labels = batch["labels"][:num_rows]
+    question, answer_is = batch["inputs"][0].numpy(), labels[0].numpy()
+    known = answer_is if (answer_is != IGNORE_LABEL_ID).any() else None
+    panels = [Panel(0, family.counted(question))]
+    previous = question if family.completes else None
+    verdict: Verdict | None = None
+    table = []
+    for step in solver.refine(batch["inputs"], batch["puzzle_identifiers"]):
+        answers = step.answer[:num_rows].cpu()
+        correct, labelled = right_cells(answers, labels)
+        counted = labelled > 0
+        table.append(
+            {
+                "at": step.number,
+                "exact_accuracy": float((correct == labelled)[counted].float().mean()),
+                "token_accuracy": float((correct[counted] / labelled[counted]).mean()),
+                "said_stop": float(step.says_stop[:num_rows].float().mean()),
+            }
+        )
+        answer = family.counted(answers[0].numpy())
+        if verdict is None or not np.array_equal(answer, previous):
+            verdict = family.judge(question, answer, known)
+        panels.append(Panel.of(family, question, previous, answer, step, verdict))
+        previous = answer
+    pictures = {"first_test_puzzle": sheet(family, panels)}
+    if num_labelled := int(counted.sum()):
+        figure = accuracy_by_step(table, num_labelled, solver.trained_steps)
+        pictures["accuracy_by_step"] = encoded(figure, "png")
+    return pictures
+
+
+def _counts(results: Mapping[str, float], name: str, share: float) -> tuple[int, int]:
+    """(puzzles, solved) of a class of difficulty."""
+    number = int(results[f"sudoku/count_difficulty_{name}"])
+    return number, round(share * number)
