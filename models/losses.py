@@ -5,10 +5,13 @@ Shapes: B rows, S `seq_len`, V vocabulary. A label of -100 is not trained on.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
 from models.act import ACTModel, Carry
 
@@ -20,8 +23,11 @@ def stablemax(x: Tensor) -> Tensor:
     return F.relu(x) + 1 / (1 - x.clamp(max=0))
 
 
-def stablemax_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def stablemax_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     """-log(s(x_label) / Σ s(x)) per token, (B, S) float32; 0 where the label is ignored.
+
+    With `smoothing` ε the target is not the label alone but (1 - ε) of it and ε/V of every token: the cross-entropy
+    of that distribution, which is defined for any probabilities, stablemax's too.
 
     In float32: on logits of either dtype it agrees with the published float64 form to float32 rounding, and float64
     is slow on consumer GPUs and missing on MPS.
@@ -29,13 +35,20 @@ def stablemax_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     s = stablemax(logits.float())
     valid = labels != IGNORE_LABEL_ID
     picked = s.gather(-1, torch.where(valid, labels, 0).long().unsqueeze(-1)).squeeze(-1)
-    return torch.where(valid, s.sum(-1).log() - picked.log(), 0)
+    target = picked.log()
+    if smoothing:
+        target = (1 - smoothing) * target + smoothing * s.log().mean(-1)
+    return torch.where(valid, s.sum(-1).log() - target, 0)
 
 
-def softmax_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Softmax cross-entropy per token in float32, (B, S); 0 where the label is ignored."""
+def softmax_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Softmax cross-entropy per token in float32, (B, S); 0 where the label is ignored. `smoothing` as above."""
     flat = F.cross_entropy(
-        logits.float().flatten(0, 1), labels.long().flatten(), ignore_index=IGNORE_LABEL_ID, reduction="none"
+        logits.float().flatten(0, 1),
+        labels.long().flatten(),
+        ignore_index=IGNORE_LABEL_ID,
+        reduction="none",
+        label_smoothing=smoothing,
     )
     return flat.view(labels.shape)
 
@@ -52,13 +65,25 @@ class ACTLossHead(nn.Module):
     class Config(BaseModel):
         model_config = ConfigDict(extra="forbid")
         loss_type: str = "stablemax_cross_entropy"
+        label_smoothing: float = Field(default=0.0, ge=0, lt=1)  # in training only
+        q_halt_weight: float = Field(default=0.5, ge=0)  # of the halting losses, q_continue's too
+        supervision_decay: float = Field(default=1.0, gt=0, le=1)  # of a row's weight from step to step
 
-    def __init__(self, model: ACTModel, loss_type: str = "stablemax_cross_entropy"):
+    def __init__(
+        self,
+        model: ACTModel,
+        loss_type: str = "stablemax_cross_entropy",
+        label_smoothing: float = 0.0,
+        q_halt_weight: float = 0.5,
+        supervision_decay: float = 1.0,
+    ):
         super().__init__()
         if loss_type not in TOKEN_LOSSES:
             raise ValueError(f"loss_type={loss_type!r} is not one of {', '.join(TOKEN_LOSSES)}")
         self.model = model
         self.token_loss = TOKEN_LOSSES[loss_type]
+        self.label_smoothing, self.q_halt_weight = label_smoothing, q_halt_weight
+        self.supervision_decay = supervision_decay
 
     def initial_carry(self, batch: dict[str, Tensor]) -> Carry:
         return self.model.initial_carry(batch)
@@ -75,8 +100,9 @@ class ACTLossHead(nn.Module):
     def loss(
         self, outputs: dict[str, Tensor], labels: Tensor, halted: Tensor, steps: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """`lm + 0.5 (q_halt + q_continue)`, summed over rows and not divided, and the metrics as sums.
+        """`lm + q_halt_weight (q_halt + q_continue)`, summed over rows and not divided, and the metrics as sums.
 
+        In the loss, but not in the metrics, each row counts by its weight of `weighted_sums`.
         Losses sum over all rows; `count`, `accuracy`, `exact_accuracy`, `q_halt_accuracy` and `steps` over the rows
         that halted at this step and have a label. Every value is a float32 scalar on the device.
         """
@@ -89,16 +115,20 @@ class ACTLossHead(nn.Module):
             divisor = num_labelled.clamp(min=1)
 
         q_halt = outputs["q_halt_logits"]
-        lm_loss = (self.token_loss(outputs["logits"], labels).sum(-1) / divisor).sum()
-        q_halt_loss = F.binary_cross_entropy_with_logits(q_halt, solved.to(q_halt.dtype), reduction="sum")
-        loss = lm_loss + 0.5 * q_halt_loss
-        metrics = {"lm_loss": lm_loss.detach(), "q_halt_loss": q_halt_loss.detach()}
+        smoothing = self.label_smoothing if self.training else 0.0
+        rows = {  # (B,) each
+            "lm_loss": self.token_loss(outputs["logits"], labels, smoothing).sum(-1) / divisor,
+            "q_halt_loss": binary_cross_entropy(q_halt, solved.to(q_halt.dtype), reduction="none"),
+        }
         if "target_q_continue" in outputs:
-            q_continue_loss = F.binary_cross_entropy_with_logits(
-                outputs["q_continue_logits"], outputs["target_q_continue"], reduction="sum"
+            rows["q_continue_loss"] = binary_cross_entropy(
+                outputs["q_continue_logits"], outputs["target_q_continue"], reduction="none"
             )
-            loss = loss + 0.5 * q_continue_loss
-            metrics["q_continue_loss"] = q_continue_loss.detach()
+        metrics = {name: values.detach().sum() for name, values in rows.items()}
+        lm_loss, *halting_losses = self.weighted_sums(rows.values(), steps)
+        loss = lm_loss
+        for halting_loss in halting_losses:
+            loss = loss + self.q_halt_weight * halting_loss
 
         with torch.no_grad():
             metrics |= {
@@ -109,3 +139,16 @@ class ACTLossHead(nn.Module):
                 "steps": torch.where(counted, steps, 0).sum().float(),
             }
         return loss, metrics
+
+    def weighted_sums(self, losses: Iterable[Tensor], steps: Tensor) -> list[Tensor]:
+        """Each loss (B,) summed over its rows, `steps` (B,) being the supervision steps done since their reset.
+
+        With `supervision_decay` λ below 1 the step t counts λ^(t-1), divided by the mean of that over all steps
+        (arXiv 2511.08653, here for each row by its own step): a puzzle that runs all of them weighs as much as without.
+        """
+        if self.supervision_decay == 1:
+            return [loss.sum() for loss in losses]
+        last, decay = self.model.max_steps, self.supervision_decay
+        mean = sum(decay**t for t in range(last)) / last
+        weights = decay ** (steps - 1).float() / mean
+        return [(loss * weights).sum() for loss in losses]

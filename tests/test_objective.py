@@ -1,0 +1,146 @@
+"""Options of the loss, by hand: smoothing, the halting weight, and weights of supervision steps."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from test_resume import STOPPED, call_at, terminate
+from training_runs import assert_same_run, tiny, train
+
+from models.losses import TOKEN_LOSSES, stablemax
+from models.registry import build_model
+from training_run import build
+from utils.distributed import World
+from utils.errors import UserError
+
+ARCH = {
+    "name": "trm",
+    "hidden_size": 16,
+    "num_heads": 2,
+    "H_cycles": 1,
+    "L_cycles": 1,
+    "L_layers": 1,
+    "halt_max_steps": 4,
+    "puzzle_emb_ndim": 0,
+    "forward_dtype": "float32",
+}
+SIZES = {"seq_len": 4, "vocab_size": 7, "num_puzzle_identifiers": 1}
+
+
+def head(**loss):
+    torch.manual_seed(0)
+    return build_model(ARCH | {"loss": {"name": "losses@ACTLossHead", **loss}}, **SIZES).train()
+
+
+@pytest.fixture
+def outputs() -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    logits = 3 * torch.randn(3, 4, 7)
+    return {"logits": logits, "preds": logits.argmax(-1), "q_halt_logits": torch.randn(3)}
+
+
+LABELS = torch.tensor([[1, 2, -100, 4], [3, 3, 3, 3], [-100, -100, 6, 1]])
+STEPS = torch.tensor([1, 2, 4], dtype=torch.int32)
+HALTED = torch.tensor([False, True, True])
+
+
+@pytest.mark.parametrize("name", TOKEN_LOSSES)
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_a_smoothed_loss_is_the_cross_entropy_of_the_smoothed_target(name, smoothing, outputs):
+    logits = outputs["logits"].double()
+    found = TOKEN_LOSSES[name](outputs["logits"], LABELS, smoothing)
+    positive = stablemax(logits) if name.startswith("stablemax") else logits.exp()
+    log_p = (positive / positive.sum(-1, keepdim=True)).log()
+    for row in range(3):
+        for cell in range(4):
+            label = int(LABELS[row, cell])
+            if label < 0:
+                assert found[row, cell] == 0
+                continue
+            target = torch.full((7,), smoothing / 7, dtype=torch.float64)
+            target[label] += 1 - smoothing
+            assert float(found[row, cell]) == pytest.approx(-float(target @ log_p[row, cell]), rel=1e-5)
+
+
+def test_smoothing_has_a_finite_gradient_and_is_left_out_in_evaluation(outputs):
+    model = head(label_smoothing=0.3)
+    logits = outputs["logits"].requires_grad_()
+    loss, metrics = model.loss(outputs, LABELS, HALTED, STEPS)
+    loss.backward()
+    assert logits.grad.isfinite().all()
+    assert (logits.grad[LABELS == -100] == 0).all()
+    _, plain = head().loss(outputs, LABELS, HALTED, STEPS)
+    _, evaluated = model.eval().loss(outputs, LABELS, HALTED, STEPS)
+    assert torch.equal(evaluated["lm_loss"], plain["lm_loss"])
+    assert metrics["lm_loss"] != plain["lm_loss"]
+
+
+def test_the_halting_weight_weighs_both_halting_losses(outputs):
+    outputs |= {"q_continue_logits": torch.randn(3), "target_q_continue": torch.rand(3)}
+    for weight in (0.05, 0.5, 0.0):
+        loss, metrics = head(q_halt_weight=weight).loss(outputs, LABELS, HALTED, STEPS)
+        expected = metrics["lm_loss"] + weight * (metrics["q_halt_loss"] + metrics["q_continue_loss"])
+        torch.testing.assert_close(loss, expected)
+
+
+def test_rows_count_by_their_own_step_and_metrics_do_not(outputs):
+    decay = 0.7
+    loss, metrics = head(supervision_decay=decay).loss(outputs, LABELS, HALTED, STEPS)
+    _, plain = head().loss(outputs, LABELS, HALTED, STEPS)
+    assert {name: float(value) for name, value in metrics.items()} == {n: float(v) for n, v in plain.items()}
+    alone = []
+    for row in range(3):
+        one = {name: value[row : row + 1] for name, value in outputs.items()}
+        alone.append(
+            float(head().loss(one, LABELS[row : row + 1], HALTED[row : row + 1], STEPS[row : row + 1])[0])
+        )
+    mean = (1 + 0.7 + 0.49 + 0.343) / 4
+    expected = (alone[0] + 0.7 * alone[1] + 0.343 * alone[2]) / mean
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    assert math.isclose(sum(decay**t / mean for t in range(4)), 4)
+
+
+def test_the_defaults_are_the_published_loss_bit_for_bit(outputs):
+    loss, metrics = head().loss(outputs, LABELS, HALTED, STEPS)
+    named, _ = head(label_smoothing=0.0, q_halt_weight=0.5, supervision_decay=1.0).loss(
+        outputs, LABELS, HALTED, STEPS
+    )
+    assert torch.equal(loss, named)
+    assert torch.equal(loss, metrics["lm_loss"] + 0.5 * metrics["q_halt_loss"])
+
+
+OPTIONS = [
+    [
+        "+arch.loss.label_smoothing=0.2",
+        "arch.loss.loss_type=softmax_cross_entropy",
+        "arch.loss.q_halt_weight=0.05",
+    ],
+    ["arch.loss.supervision_decay=0.7"],
+]
+
+
+@pytest.mark.parametrize("overrides", OPTIONS, ids=["smoothed", "decaying"])
+def test_runs_with_such_a_loss_resume_exactly(identified, tmp_path, monkeypatch, overrides):
+    assert train(identified, tmp_path / "reference", *overrides) == 0
+    with monkeypatch.context() as patch:
+        call_at(patch, "train_step", 4, terminate)
+        assert train(identified, tmp_path / "run", *overrides) == STOPPED
+    assert train(identified, tmp_path / "run", *overrides, resume="auto") == 0
+    assert_same_run(tmp_path / "run", tmp_path / "reference")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "label_smoothing=1.0",
+        "label_smoothing=-0.1",
+        "q_halt_weight=-1",
+        "supervision_decay=0",
+        "smoothing=0.1",
+    ],
+)
+def test_impossible_settings_are_refused_with_their_key(identified, tmp_path, bad):
+    with pytest.raises(UserError, match=rf"arch\.loss\.{bad.partition('=')[0]}: "):
+        build(tiny(identified, tmp_path / "run", f"arch.loss.{bad}"), World())
