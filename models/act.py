@@ -11,7 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.randomness import seeded
 from models.recursive import RecursiveModel, State
+
+_EVALUATION = 0xE7A1  # keeps what evaluation draws apart from training's
 
 
 @dataclass
@@ -76,6 +79,7 @@ class ACTModel(nn.Module):
         config = inner.config
         self.max_steps = config.halt_max_steps
         self.act_enabled, self.act_inference = config.act_enabled, config.act_inference
+        self.num_calls = 0  # in evaluation, since the last `initial_carry`
         self.rule = HaltingRule.resolve(config.halting, inner.published_halting, config.no_ACT_continue)
 
     @property
@@ -84,6 +88,7 @@ class ACTModel(nn.Module):
 
     def initial_carry(self, batch: dict[str, Tensor]) -> Carry:
         """A carry whose every slot is free, so that the next call loads all of `batch` (inputs (B, S), ...)."""
+        self.num_calls = 0
         size, device = batch["inputs"].shape[0], batch["inputs"].device
         return Carry(
             state=self.inner.initial_state(size),
@@ -117,8 +122,19 @@ class ACTModel(nn.Module):
         `min_steps` (B,) int32 is the exploration of `draw_min_steps`, used in training only. Returns the new carry
         and `logits` (B, S, V), `q_halt_logits`, `q_continue_logits` (B,) float32 and, where q_continue is learned and
         the model trains, `target_q_continue` (B,). In evaluation all slots run `halt_max_steps` steps; with
-        `act_inference` a slot that says stop is frozen until the caller starts a fresh carry.
+        `act_inference` a slot that says stop is frozen until the caller starts a fresh carry. What an architecture
+        draws is decided by the caller's generator in training, in evaluation by the number of the call since
+        `initial_carry` alone.
         """
+        if self.inner.draws and not self.training:
+            self.num_calls += 1
+            with seeded(carry.halted.device, _EVALUATION, self.num_calls):
+                return self.supervise(carry, batch, min_steps)
+        return self.supervise(carry, batch, min_steps)
+
+    def supervise(
+        self, carry: Carry, batch: dict[str, Tensor], min_steps: Tensor | None
+    ) -> tuple[Carry, dict[str, Tensor]]:
         halts_in_eval = self.act_inference and not self.training
         frozen = carry.halted & (carry.steps > 0) if halts_in_eval else None
         if frozen is None:

@@ -45,6 +45,9 @@ class Hier6(TRM):
 
     class Config(RecursiveConfig):
         L_cycles: int = Field(default=6, ge=1, le=6)  # more steps than latents would have nothing to replace
+        damping: float = Field(
+            default=0.0, ge=0, le=0
+        )  # the network is given a sum, not the latent it replaces
 
     latents: ClassVar = {"z_H": "H_init"} | {f"z_L{i}": f"L{i}_init" for i in range(1, 7)}
 

@@ -8,28 +8,36 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.layers import Attention, SwiGLU, rms_norm
+from models.feedforward import FFNS
+from models.layers import Attention, rms_norm
 
 
 class Block(nn.Module):
     """Post-norm block: `h = rms(h + mix(h)); h = rms(h + SwiGLU(h))`.
 
     `mix` is self-attention, or with `mlp_t` a SwiGLU over the `length` positions of each channel
-    (arXiv 2510.04871, section 4.5), whose sum is normalised over the positions.
+    (arXiv 2510.04871, section 4.5), whose sum is normalised over the positions. `ffn` names what stands for SwiGLU.
     """
 
     def __init__(
-        self, hidden_size: int, num_heads: int, expansion: float, length: int, mlp_t: bool, eps: float
+        self,
+        hidden_size: int,
+        num_heads: int,
+        expansion: float,
+        length: int,
+        mlp_t: bool,
+        eps: float,
+        ffn: str = "swiglu",
     ):
         super().__init__()
         self.eps = eps
         # The attribute names are those of published checkpoints.
         if mlp_t:
-            self.mlp_t = SwiGLU(length, expansion)
+            self.mlp_t = FFNS[ffn](length, expansion, eps)
         else:
             self.self_attn = Attention(hidden_size, num_heads)
         self.mixes_by_mlp = mlp_t
-        self.mlp = SwiGLU(hidden_size, expansion)
+        self.mlp = FFNS[ffn](hidden_size, expansion, eps)
 
     def forward(self, h: Tensor, cos_sin: tuple[Tensor, Tensor] | None) -> Tensor:
         if self.mixes_by_mlp:

@@ -27,7 +27,7 @@ class DepthCurriculum:
 
     @contextmanager
     def applied(self, inner: RecursiveModel, step: int) -> Iterator[None]:
-        """Within the block the recursion is as deep as update `step` wants it; each depth is compiled once."""
+        """Within the block the recursion is as deep as update `step` wants it; what is compiled does not change."""
         inner.H_cycles, inner.L_cycles = self.cycles(step)
         try:
             yield

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.grid_rotary import GridRotaryEmbedding
 from models.layers import Embedding, RotaryEmbedding
 from models.puzzle_embedding import PuzzleEmbedding
 
@@ -54,6 +55,10 @@ class InputEmbedding(nn.Module):
         if config.pos_encodings == "rope":
             head_dim = config.hidden_size // config.num_heads
             self.rotary_emb = RotaryEmbedding(head_dim, self.length, config.rope_theta)
+        elif config.pos_encodings == "rope2d":
+            self.rotary_emb = GridRotaryEmbedding(
+                config.hidden_size // config.num_heads, self.prefix_len, config.seq_len, config.rope_theta
+            )
         elif config.pos_encodings == "learned":
             self.embed_pos = Embedding(self.length, config.hidden_size, std=1 / self.scale, dtype=self.dtype)
 

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.blocks import Block, Network
 from models.embeddings import InputEmbedding, prefix_length
+from models.grid_rotary import grid_side
 from models.layers import Linear, truncated_normal_, weights_cast
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -39,13 +40,21 @@ class RecursiveConfig(BaseModel):
     L_cycles: int = Field(default=6, ge=1)
     H_layers: int = Field(default=0, ge=0)
     L_layers: int = Field(default=2, ge=0)
-    pos_encodings: Literal["rope", "learned", "none"] = "rope"
+    pos_encodings: Literal["rope", "rope2d", "learned", "none"] = "rope"
     rope_theta: float = Field(default=10000.0, gt=0)
     rms_norm_eps: float = Field(default=1e-5, gt=0)
     mlp_t: bool = False
+    ffn: Literal["swiglu", "rms_swiglu", "conv_swiglu"] = "swiglu"
     puzzle_emb_ndim: int = Field(default=512, ge=0)
     puzzle_emb_len: int = Field(default=16, ge=0)
     forward_dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
+
+    # Equilibrium reasoning (arXiv 2605.21488), in training and in evaluation
+    random_init: bool = (
+        False  # the latents of a reset row: a truncated normal of std 1 per position and channel
+    )
+    damping: float = Field(default=0.0, ge=0, lt=1)  # share of the old latent that an update keeps
+    noise: float = Field(default=0.0, ge=0)  # std of the normal noise that is added to each updated latent
 
     halt_max_steps: int = Field(default=16, ge=1)
     halt_exploration_prob: float = Field(default=0.1, ge=0, le=1)
@@ -66,6 +75,22 @@ class RecursiveConfig(BaseModel):
             raise ValueError(
                 f"rope needs an even head width, but hidden_size={self.hidden_size} / num_heads={self.num_heads} "
                 f"gives {head_dim}: change one of them, or pos_encodings"
+            )
+        if not self.mlp_t and self.pos_encodings == "rope2d":
+            grid_side(self.seq_len)
+            if head_dim % 4:
+                raise ValueError(
+                    f"rope2d needs a head width that is a multiple of 4, but hidden_size={self.hidden_size} / "
+                    f"num_heads={self.num_heads} gives {head_dim}: change one of them, or pos_encodings"
+                )
+        if self.mlp_t and self.pos_encodings == "rope2d":
+            raise ValueError(
+                "pos_encodings=rope2d turns what attention compares, and mlp_t=True has no attention"
+            )
+        if self.mlp_t and self.ffn == "conv_swiglu":
+            raise ValueError(
+                "ffn=conv_swiglu convolves over the positions, which mlp_t=True mixes by an MLP: use mlp_t=False, or "
+                "another ffn"
             )
         return self
 
@@ -107,14 +132,17 @@ class RecursiveModel(InputEmbedding):
         c = self.config
         return Network(
             [
-                Block(c.hidden_size, c.num_heads, c.expansion, self.length, c.mlp_t, c.rms_norm_eps)
+                Block(c.hidden_size, c.num_heads, c.expansion, self.length, c.mlp_t, c.rms_norm_eps, c.ffn)
                 for _ in range(num_layers)
             ]
         )
 
     def initial_state(self, batch_size: int) -> State:
         """The latents before the first supervision step, each (B, L, D), in the compute dtype."""
-        inits = (getattr(self, init) for init in self.latents.values())
+        inits = [getattr(self, init) for init in self.latents.values()]
+        if self.config.random_init:
+            shape = batch_size, self.length, inits[0].shape[-1]
+            return tuple(truncated_normal_(init.new_empty(shape), std=1.0) for init in inits)
         return tuple(init.expand(batch_size, self.length, -1) for init in inits)
 
     def cycle(self, state: State, x: Tensor) -> State:
@@ -129,10 +157,21 @@ class RecursiveModel(InputEmbedding):
         return self.cycle(state, x)
 
     def apply_network(self, network: nn.Module, h: Tensor, injection: Tensor | None) -> Tensor:
-        """`network(h, injection)`, both (B, L, D)."""
+        """`network(h, injection)`, both (B, L, D); with damping and noise a step from `h` towards it."""
         if self.activation_checkpointing and torch.is_grad_enabled():
-            return checkpoint(network, h, injection, self.cos_sin(), use_reentrant=False)
-        return network(h, injection, self.cos_sin())
+            new = checkpoint(network, h, injection, self.cos_sin(), use_reentrant=False)
+        else:
+            new = network(h, injection, self.cos_sin())
+        if self.config.damping:
+            new = torch.lerp(new, h, self.config.damping)
+        if self.config.noise:
+            new = new + self.config.noise * torch.randn_like(new)
+        return new
+
+    @property
+    def draws(self) -> bool:
+        """Whether random numbers have a part in a supervision step."""
+        return self.config.random_init or self.config.noise > 0
 
     def compile_networks(self, **options) -> None:
         """Compile each network's application, once without and once with gradient; `options` of `torch.compile`.

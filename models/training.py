@@ -20,6 +20,7 @@ from models.interval import IntervalMetrics
 from models.losses import ACTLossHead
 from models.optim import Optimizers
 from models.optim.guard import all_finite, guarded
+from models.randomness import seeded
 
 
 class Ranks(Protocol):
@@ -151,9 +152,10 @@ def supervise(
 ) -> dict[str, Tensor]:
     """One supervision step of every row, its gradient added to what is there; the metrics' sums.
 
-    `draw` counts the supervision steps of the run, from 1: exploration is a function of it and the seed.
+    `draw` counts the supervision steps of the run, from 1: exploration is a function of it and the seed, random latents
+    of it, the seed, the rank and the micro-batch.
     """
-    arch = state.model.model.inner.config
+    arch, draws = state.model.model.inner.config, state.model.model.inner.draws
     min_steps = torch.from_numpy(
         draw_min_steps(seed, draw, global_batch_size, arch.halt_exploration_prob, arch.halt_max_steps)
     )
@@ -167,7 +169,8 @@ def supervise(
 
     sums: dict[str, Tensor] = {}
     for i, (rows, least) in enumerate(zip(micro_batches, min_steps.chunk(grad_accum_steps), strict=True)):
-        state.carries[i], loss, metrics, _ = state.model(state.carries[i], rows, least)
+        with seeded(ranks.device, seed, draw, ranks.rank, i) if draws else nullcontext():
+            state.carries[i], loss, metrics, _ = state.model(state.carries[i], rows, least)
         (loss / global_batch_size).backward()
         sums = {name: sums[name] + value if sums else value for name, value in metrics.items()}
     return sums

@@ -1,0 +1,39 @@
+"""Rotary positions of a grid: rows turn one half of a head's pairs, columns the other.
+
+Shapes: P prefix length, S cells, L = P + S, H head width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def grid_side(seq_len: int) -> int:
+    """The side of a square grid of `seq_len` cells. Raises ValueError where that is no square."""
+    side = math.isqrt(seq_len)
+    if side * side != seq_len:
+        raise ValueError(
+            f"pos_encodings=rope2d needs a square grid, but seq_len={seq_len}: use rope or learned"
+        )
+    return side
+
+
+class GridRotaryEmbedding(nn.Module):
+    """Cosine and sine tables (L, H) like `RotaryEmbedding`'s, of (row, column); the prefix is not turned."""
+
+    def __init__(self, head_dim: int, prefix_len: int, seq_len: int, theta: float):
+        super().__init__()
+        side, half = grid_side(seq_len), head_dim // 2
+        frequencies = theta ** (-torch.arange(0, half, 2, dtype=torch.float32) / half)  # (H/4,)
+        places = torch.outer(torch.arange(side, dtype=torch.float32), frequencies)
+        rows, columns = places.repeat_interleave(side, 0), places.repeat(side, 1)  # (S, H/4) each
+        angles = torch.cat((torch.zeros(prefix_len, half), torch.cat((rows, columns), dim=-1)))
+        angles = torch.cat((angles, angles), dim=-1)  # (L, H), split halves
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        return self.cos, self.sin
