@@ -11,6 +11,7 @@ import torch
 
 from config.resume import check_changes, check_data
 from config.schema import PretrainConfig, notices
+from config.trained import identifier_hashes
 from evaluators.base import Evaluator, build_evaluators
 from models.curriculum import DepthCurriculum
 from models.ema import EMA
@@ -20,7 +21,7 @@ from models.pretrained import load_weights
 from models.recursive import RecursiveModel
 from models.registry import build_model
 from models.training import TrainState
-from puzzle_dataset import PuzzleDataset, identifiers_hash
+from puzzle_dataset import PuzzleDataset
 from utils.cadence import BestMetric
 from utils.checkpoint import Checkpoint, Checkpointer
 from utils.device import make_deterministic, seed_everything, set_random_state
@@ -199,7 +200,7 @@ def facts_of_run(run: Run) -> dict[str, Any]:
 
 def facts_of_data(run: Run) -> dict[str, Any]:
     """What the train data says of itself, and which puzzle its identifiers stand for."""
-    identifiers = identifiers_hash(run.config.data_paths)
+    identifiers = " ".join(map(str, identifier_hashes(run.config.data_paths)))
     return run.train_data.metadata.to_json() | {"puzzle identifiers (SHA-256)": identifiers}
 
 

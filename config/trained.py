@@ -117,7 +117,7 @@ class Trained:
         saved = self.metadata.get(IDENTIFIERS_KEY)
         if saved is None and (self.located.folder / "identifiers.json").exists():
             saved = identifier_hashes([str(self.located.folder)])
-        if saved is None:
+        if saved is None or None in saved:
             notice(
                 f"{self.label} comes without a record of its puzzle identifiers: the scores hold only if "
                 f"{', '.join(data_paths)} numbers them as its training data did"
@@ -199,9 +199,10 @@ def _as_source(path_or_repo: str | Path) -> str:
 
 
 def identifier_hashes(data_paths: Iterable[str]) -> list[str | None]:
-    """For each dataset what tells its puzzle identifiers from others, None where it has no identifiers.json."""
+    """For each dataset what tells its puzzle identifiers from others, None where no file names them."""
+    files = ("identifiers.json", "identifiers.npz")  # lazy datasets have the second
     return [
-        identifiers_hash([path]) if (Path(path) / "identifiers.json").exists() else None
+        identifiers_hash([path]) if any((Path(path) / file).exists() for file in files) else None
         for path in data_paths
     ]
 

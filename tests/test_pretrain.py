@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -50,6 +51,13 @@ def test_two_runs_of_one_seed_are_equal_but_for_times_and_another_seed_is_not(id
         train(identified, tmp_path / name, ema=True, seed=seed)
     assert_same_run(tmp_path / "one", tmp_path / "two")
     assert metrics(tmp_path / "one") != metrics(tmp_path / "other")
+
+
+def test_a_dataset_whose_identifiers_nobody_named_trains_to_its_end(identified, tmp_path):
+    data = shutil.copytree(identified, tmp_path / "data")
+    (data / "identifiers.json").unlink()
+    assert train(data, tmp_path / "run") == 0
+    assert newest_state(tmp_path / "run")
 
 
 def test_every_line_of_the_metrics_has_a_step_a_time_and_names(identified, tmp_path):
