@@ -61,7 +61,12 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     steps = config.halt_max_steps or solvers[0].trained_steps
     options = {name: getattr(config, name) for name in OPTIONS}
     sizes = [size for power in range(4) if (size := data.local_batch_size >> power)] if compiles else []
-    setting = Setting(solvers, data.metadata, config.data_paths_test, data.local_batch_size, sizes)
+    identifiers = sorted(
+        {i for _, s in data.splits for part in s.sets.values() for i in part.puzzle_identifiers.tolist()}
+    )
+    setting = Setting(
+        solvers, data.metadata, config.data_paths_test, data.local_batch_size, sizes, identifiers
+    )
     strategy, options = build_strategy(Choice(config.strategy, steps, **options), setting)
     if compiles:
         for head in heads:
@@ -125,8 +130,8 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     }
     if world.is_main:
         write_report(folder, report)
-        plot(curves, folder / PLOT_NAME.format(config.strategy), f"{config.strategy}: {trained.label}")
         world.print(summary(report, folder))
+        plot(curves, folder / PLOT_NAME.format(config.strategy), f"{config.strategy}: {trained.label}")
     return report
 
 

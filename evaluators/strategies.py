@@ -49,6 +49,7 @@ class Setting:
     data_paths: Sequence[str]
     capacity: int  # rows that run at once
     sizes: Sequence[int] = ()  # batch sizes to run at (`Rollout`)
+    identifiers: Sequence[int] = (0,)  # those of the test puzzles, each once
 
     @property
     def family(self) -> str:
@@ -113,7 +114,7 @@ def _rungs_that_can_be(setting: Setting, choice: Choice) -> list[str]:
     rungs = list(RUNGS)
     if choice.symmetries is None:
         try:
-            _symmetries(setting)
+            _symmetry(choice, setting, None, "first_stop")
         except UserError:
             rungs.remove("symmetry")
     asked = {choice.chains, choice.sigma, choice.pick} != {None}
@@ -124,7 +125,7 @@ def _rungs_that_can_be(setting: Setting, choice: Choice) -> list[str]:
 
 def _symmetries(setting: Setting) -> Symmetries:
     knows = bool(setting.solvers[0].head.model.inner.prefix_len)
-    return symmetries_of(setting.metadata, setting.data_paths, knows_identifiers=knows)
+    return symmetries_of(setting.metadata, setting.data_paths, setting.identifiers, knows_identifiers=knows)
 
 
 def _symmetry(
@@ -132,9 +133,10 @@ def _symmetry(
 ) -> tuple[Voting, dict[str, Any]]:
     symmetries = _symmetries(setting)
     most = symmetries.most
-    if most is not None and (choice.symmetries or 0) > most:
+    if most is not None and max(choice.symmetries or 0, 2) > most:
         raise UserError(
-            f"symmetries={choice.symmetries}: these puzzles have {most} different copies; use at most {most}"
+            f"symmetries={choice.symmetries or NUM_SYMMETRIES}: of some of these puzzles the model can be asked {most} "
+            "different copies and no more (of an ARC task, one for each of its identifiers)"
         )
     count = choice.symmetries or min(NUM_SYMMETRIES, most or NUM_SYMMETRIES)
     options = {"symmetries": count, "pick": pick, "seed": choice.seed or 0}

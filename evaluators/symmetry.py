@@ -100,12 +100,20 @@ class ArcSymmetries(Symmetries):
     and is given with it: under any other the model would be asked about an augmented task that it was never shown.
     """
 
-    def __init__(self, identifier_names: Sequence[str] | None):
+    def __init__(self, identifier_names: Sequence[str] | None, asked: Sequence[int] = ()):
+        """`identifier_names` is None where the model knows none; `asked` are the identifiers of all test puzzles.
+
+        Raises `UserError` where one of them names no task.
+        """
         self._known = None if identifier_names is None else [_split(name) for name in identifier_names]
+        if self._known is None:
+            return
         self._siblings: dict[str, list[int]] = {}
-        for identifier, known in enumerate(self._known or ()):
+        for identifier, known in enumerate(self._known):
             if known is not None:
                 self._siblings.setdefault(known[0], []).append(identifier)
+        tasks = {self._named(identifier)[0] for identifier in asked}
+        self.most = min((len(self._siblings[task]) for task in tasks), default=None)
 
     def copies(self, tokens, identifiers, numbers, count, seed):
         copies, ids, undoings = [], [], []
@@ -134,32 +142,32 @@ class ArcSymmetries(Symmetries):
             # Without replacement, and without number 0, which is the puzzle as it is.
             numbers = 1 + rng.choice(arc.NUM_AUGMENTATIONS - 1, count, replace=False)
             return arc.Augmentation(), [(identifier, _augmentation(number)) for number in numbers.tolist()]
+        task, now = self._named(identifier)
+        others = [other for other in self._siblings[task] if other != identifier]
+        chosen = rng.choice(others, count, replace=False)
+        return now, [(other, self._known[other][1]) for other in chosen.tolist()]
+
+    def _named(self, identifier: int) -> tuple[str, arc.Augmentation]:
         known = self._known[identifier] if identifier < len(self._known) else None
         if known is None:
             raise UserError(
                 f"strategy: a test puzzle has the identifier {identifier}, which names no task, so there is no "
-                "telling which identifiers its copies have"
+                "telling which identifiers its copies have; use strategy=plain, noise or ensemble"
             )
-        task, now = known
-        others = [other for other in self._siblings[task] if other != identifier]
-        if len(others) < count:
-            raise UserError(
-                f"symmetries={count + 1}: task {task} has {len(others) + 1} identifiers, one for each of its "
-                f"augmentations in the data; use at most symmetries={len(others) + 1}, or build the data with more"
-            )
-        chosen = rng.choice(others, count, replace=False)
-        return now, [(other, self._known[other][1]) for other in chosen.tolist()]
+        return known
 
 
-def symmetries_of(metadata: Metadata, data_paths: Sequence[str], *, knows_identifiers: bool) -> Symmetries:
+def symmetries_of(
+    metadata: Metadata, data_paths: Sequence[str], asked: Sequence[int], *, knows_identifiers: bool
+) -> Symmetries:
     """The symmetries of the data's family; raises `UserError` where there are none that the model can be asked with.
 
-    `knows_identifiers`: whether the model has a table of puzzle embeddings.
+    `asked` are the test puzzles' identifiers, `knows_identifiers` is whether the model has an embedding for each.
     """
     look = Look.of(metadata)
     many = knows_identifiers and metadata.num_puzzle_identifiers > 1
     if look.family == "arc":
-        return ArcSymmetries(identifier_names(list(data_paths)) if many else None)
+        return ArcSymmetries(identifier_names(list(data_paths)) if many else None, asked)
     if look.family not in ("sudoku", "maze"):
         raise UserError(
             f"strategy: {', '.join(map(str, data_paths))} names no family (sudoku, maze or arc), so no symmetry of its "

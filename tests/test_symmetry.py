@@ -138,18 +138,13 @@ def test_arc_without_identifiers_takes_any_augmentation():
     assert all((arc.crop(tokens) == 0).sum() == (grid == 0).sum() for tokens in made.tokens)
 
 
-@pytest.mark.parametrize(
-    ("identifier", "count", "message"),
-    [
-        (5, 2, r"task other has 1 identifiers.*at most symmetries=1"),
-        (1, 5, "has 4 identifiers"),
-        (0, 2, "names no task"),
-    ],
-)
-def test_arc_copies_without_an_identifier_of_their_own_are_refused(identifier, count, message):
-    _, sequence = arc_question(TASK)
-    with pytest.raises(UserError, match=message):
-        copies(ArcSymmetries(NAMES), sequence[None], count=count, ids=np.array([identifier], np.int32))
+def test_arc_has_as_many_copies_as_the_poorest_test_task_has_identifiers():
+    assert ArcSymmetries(NAMES, [1, 3]).most == 4
+    assert ArcSymmetries(NAMES, [1, 5]).most == 1
+    assert ArcSymmetries(None, [0]).most is None
+    for unnamed in (0, 6):
+        with pytest.raises(UserError, match=f"identifier {unnamed}, which names no task"):
+            ArcSymmetries(NAMES, [1, unnamed])
 
 
 # ------------------------------------------------------------------------------ which family
@@ -161,18 +156,16 @@ def metadata(seq_len: int, vocab_size: int, *, identifiers: int = 1, **extra) ->
 
 def test_the_family_says_which_symmetries_there_are(tmp_path):
     def found(*arguments, knows_identifiers=True, **extra):
-        return symmetries_of(metadata(*arguments, **extra), [tmp_path], knows_identifiers=knows_identifiers)
+        about = metadata(*arguments, **extra)
+        return symmetries_of(about, [tmp_path], [1, 5], knows_identifiers=knows_identifiers)
 
     assert found(36, 8, family="sudoku", box_shape=[3, 2]).box == BoxShape(3, 2)
     assert found(21, 6, family="maze", grid_shape=[3, 7]).most == 4
     assert found(25, 6, family="maze", grid_shape=[5, 5]).most == 8
     (tmp_path / "test_puzzles.json").write_text("{}")
     (tmp_path / "identifiers.json").write_text(json.dumps(NAMES))
-    with pytest.raises(UserError, match="task other has 1"):
-        copies(found(900, 12, identifiers=6, family="arc"), np.zeros((1, 900), np.uint8), ids=np.array([5]))
-    assert found(
-        900, 12, identifiers=6, family="arc", knows_identifiers=False
-    ).copies  # any augmentation will do
+    assert found(900, 12, identifiers=6, family="arc").most == 1
+    assert found(900, 12, identifiers=6, family="arc", knows_identifiers=False).most is None
     with pytest.raises(UserError, match="names no family"):
         found(17, 9)
     with pytest.raises(UserError, match="3 puzzle identifiers"):

@@ -393,7 +393,11 @@ ARC = Metadata(0, 0, 0, 12, 900, 1, 1, 1.0, 1, ("all",), {"family": "arc"})
         (UNKNOWN, {"strategy": "noise"}, "sigma is needed"),
         (UNKNOWN, {"strategy": "plain", "checker": True}, "checker=True"),
         (ARC, {"strategy": "plain", "checker": True}, "an answer to arc is right"),
-        (MAZE, {"strategy": "symmetry", "symmetries": 5}, "4 different copies; use at most 4"),
+        (
+            MAZE,
+            {"strategy": "symmetry", "symmetries": 5},
+            "symmetries=5: of some of these puzzles the model can be asked 4 different copies",
+        ),
         (SUDOKU, {"strategy": "ladder", "more_steps": STEPS}, "more than the 6 steps"),
     ],
 )
