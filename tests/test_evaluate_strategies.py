@@ -194,6 +194,12 @@ def test_an_ensemble_is_by_default_every_checkpoint_of_the_run_newest_first(run,
     first, both = report["curves"]["chains"]
     assert first["exact_accuracy"] == report_of(run, tmp_path)["curves"]["steps"][-1]["exact_accuracy"]
     assert report["curves"]["oracle_pass_at"][-1]["exact_accuracy"] == 1.0  # labels are one's or the other's
+    # Two grids of one vote each: the surer one's, which is not always the right one.
+    solved = [Solver(undecided(seed)).solve(questions()) for seed in (0, 1)]
+    own = np.arange(NUM_TEST) % 3 == 0  # rows whose label is the second one's answer
+    surer = (solved[1].q_halt > solved[0].q_halt).numpy()
+    alike = (solved[0].answer == solved[1].answer).all(1).numpy()
+    assert both["exact_accuracy"] == pytest.approx(((surer == own) | alike)[:9].mean(), abs=1e-6)
     assert both["exact_accuracy"] < 1.0
     write_run(tmp_path / "one", undecided(0), metadata=SIZES)
     with pytest.raises(UserError, match="this folder holds 1 step_N"):
