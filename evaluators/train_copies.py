@@ -54,7 +54,7 @@ def solve_with_copies(
     if knows and train.metadata.num_puzzle_identifiers > 1:
         raise NotKnown("the model knows puzzles by identifier, and a fresh copy has none")
     paths = [path for path, _ in train.splits]
-    symmetries = symmetries_of(train.metadata, paths, knows_identifiers=knows)
+    symmetries = symmetries_of(train.metadata, paths, (), knows_identifiers=knows)
     family = family_of(look)
     train_sets, test_sets = (list(named_sets(data.splits).values()) for data in (train, test))
     originals, identifiers = first_examples(train_sets, limit)
