@@ -22,5 +22,7 @@ def force_overrides(argv: list[str], groups: frozenset[str] = GROUPS) -> list[st
         match = _PLAIN.match(argument)
         if match and match[1] not in groups:
             argument = "++" + argument.lstrip("+")
+        elif argument in ("arch=null", "arch="):  # at which Hydra would show its own traceback
+            argument = "++arch.name=null"
         forced.append(argument)
     return forced

@@ -163,6 +163,7 @@ def test_an_unknown_architecture_lists_those_there_are(refused):
         ("arch.rope_theta=inf", "arch.rope_theta: inf is not valid"),
         ("seed=99999999999999999999", "seed: 99999999999999999999 is not valid"),
         ("arch.seq_len=5", "arch.seq_len: comes from the data and cannot be set"),
+        ("arch=null", "arch.name is missing: use one of trm"),
         ("arch.loss=3", "arch.loss=3: must be a mapping"),
         ("arch.loss.name=null", "arch.loss.name=None: must be a name"),
     ],
