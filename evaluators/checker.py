@@ -1,15 +1,22 @@
-"""Whether answers obey the rules of their family: what a solver may ask that has no labels."""
+"""Whether answers obey the rules of their family: what a solver may ask that has no labels.
+
+Shapes: n puzzles, C chains of each, m of the puzzles that are still in flight, S `seq_len`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import numpy as np
+from torch import Tensor
 
 from dataset import maze
 from dataset.format import Metadata
 from dataset.look import Look
 from dataset.sudoku import is_solution, keeps_givens, to_values
+from evaluators.chains import NONE, Bundle, Rows, StopRule
+from evaluators.inference import Output
+from evaluators.tally import EVERY, Tally
 from utils.errors import UserError
 
 # (m, S) questions and answers, tokens -> (m,) bool
@@ -39,3 +46,65 @@ def checker_of(metadata: Metadata) -> Checker:
 
 def _named(family: str) -> str:
     return "puzzles of an unknown family" if family == "unknown" else family
+
+
+class Found:
+    """The first answers that a checker accepts, noted while chains run on; without a checker it does nothing."""
+
+    @classmethod
+    def watching(cls, checker: Checker | None, rows: Rows, bundle: Bundle | None = None) -> Found:
+        return cls(checker, rows, bundle or Bundle.repeated(rows))
+
+    def __init__(self, checker: Checker | None, rows: Rows, bundle: Bundle):
+        self._checker, self._bundle = checker, bundle
+        self._answers = np.zeros((len(bundle.inputs), bundle.inputs.shape[1]), np.int16)
+        self._chain = np.full(len(rows), NONE)
+        self._steps = np.zeros(len(rows), np.int64)
+        self._questions = bundle.inputs.cpu().numpy() if checker else None
+
+    def look(self, answers: np.ndarray | None, steps: int, puzzles: np.ndarray | None = None) -> np.ndarray:
+        """Note what the checker accepts of the (m·C, S) answers of some puzzles (m,), after `steps` in all.
+
+        Copies under a symmetry are checked as they are: it keeps solutions solutions. Returns the accepted chain of
+        each puzzle, or NONE.
+        """
+        if self._checker is None:
+            return np.full(0, NONE)
+        chains = self._bundle.num_chains
+        puzzles = np.arange(len(self._chain)) if puzzles is None else puzzles
+        rows = (puzzles[:, None] * chains + np.arange(chains)).reshape(-1)
+        valid = self._checker(self._questions[rows], answers).reshape(-1, chains)
+        chosen = np.where(valid.any(1), valid.argmax(1), NONE)
+        new = np.flatnonzero((chosen != NONE) & (self._chain[puzzles] == NONE))
+        where = puzzles[new]
+        self._chain[where], self._steps[where] = chosen[new], steps
+        self._answers[where * chains + chosen[new]] = answers[new * chains + chosen[new]]
+        return chosen
+
+    def then(self, decide: StopRule | None, steps_before: int = 0) -> StopRule | None:
+        """A rule that looks at every step, and leaves the decision to `decide`."""
+        if self._checker is None:
+            return decide
+
+        def look_and_decide(number: int, output: Output, answers: Tensor, puzzles: np.ndarray) -> np.ndarray:
+            spent = steps_before + number * self._bundle.num_chains
+            self.look(answers.cpu().numpy(), spent, puzzles)
+            if decide is None:
+                return np.full(len(puzzles), NONE)
+            return decide(number, output, answers, puzzles)
+
+        return look_and_decide
+
+    def report(
+        self, tally: Tally, otherwise: np.ndarray | None, steps: int | np.ndarray, part: slice = EVERY
+    ) -> None:
+        """Tell the tally: the accepted answers where there are any, at their cost, and elsewhere the usual ones."""
+        if self._checker is None:
+            return
+        chains = self._bundle.num_chains
+        accepted = self._chain != NONE
+        undone = self._bundle.undo(self._answers).reshape(-1, chains, self._answers.shape[1])
+        answers = undone[np.arange(len(undone)), np.maximum(self._chain, 0)]
+        answers = np.where(accepted[:, None], answers, otherwise)
+        spent = np.where(accepted, self._steps, steps)
+        tally.point("with_checker", "with_checker", answers, spent, accepted, part)

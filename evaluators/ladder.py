@@ -25,10 +25,10 @@ from evaluators.chains import (
     run_chains,
     solve_bundle,
 )
-from evaluators.checker import Checker
+from evaluators.checker import Checker, Found
 from evaluators.inference import Solver
 from evaluators.tally import Tally
-from evaluators.test_time import Answered, Found, Strategy, Voting
+from evaluators.test_time import Answered, Strategy, Voting
 
 RUNGS = ("steps", "more_steps", "symmetry", "noise")
 
