@@ -25,10 +25,12 @@ from config.evaluate_schema import EvaluateConfig
 from config.overrides import force_overrides
 from config.report_schema import MemorisationConfig, ReportConfig
 from config.schema import PretrainConfig, parse
-from config.solve_schema import SolveConfig, read_arguments
+from config.solve_schema import AppConfig, SolveConfig, read_arguments
 from dataset import build_arc_dataset, build_maze_dataset, build_sudoku_dataset, report
 from export import ExportConfig
 from models.architectures import ARCHITECTURES
+from models.losses import ACTLossHead
+from models.recursive import RecursiveConfig
 from models.registry import build_model
 
 CONFIG = ROOT / "config"
@@ -162,6 +164,7 @@ CHECKS = {
     "pretrain.py": check_pretrain,
     "evaluate.py": check_evaluate,
     "solve.py": read_arguments,
+    "app.py": partial(read_arguments, schema=AppConfig),
     "export.py": check_export,
     "dataset/build_sudoku_dataset.py": build_sudoku_dataset.parse_options,
     "dataset/build_maze_dataset.py": build_maze_dataset.parse_options,
@@ -216,6 +219,17 @@ def test_the_table_has_every_key_of_the_file_with_its_default_and_a_meaning(name
     assert [row["key"] for row in table(heading) if not row["meaning"]] == []
 
 
+def test_the_table_of_further_keys_has_what_the_schema_knows_beyond_the_files():
+    sizes, defaults = ("seq_len", "vocab_size", "num_puzzle_identifiers"), {}
+    for prefix, schema in (("", RecursiveConfig), ("loss.", ACTLossHead.Config)):
+        defaults |= {f"{prefix}{name}": field.default for name, field in schema.model_fields.items()}
+    files = [written(path) for path in (CONFIG / "arch").glob("*.yaml")]
+    beyond = {key: value for key, value in defaults.items() if not any(key in keys for keys in files)}
+    assert keys_in("Further keys of `arch`") == {
+        key: value for key, value in beyond.items() if key not in sizes
+    }
+
+
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "trm"])
 def test_the_table_of_the_other_architectures_has_what_each_file_sets(name):
     assert keys_in("The other architectures", f"`{name}`") == written(CONFIG / "arch" / f"{name}.yaml")
@@ -238,6 +252,7 @@ def test_the_table_of_a_group_has_what_each_choice_sets(group, path):
     ("heading", "column", "schema"),
     [
         ("`solve.py`", "default", SolveConfig),
+        ("`app.py`", "default", AppConfig),
         ("Reports: `evaluators.plots` and `evaluators.memorisation`", "`plots`", ReportConfig),
         ("Reports: `evaluators.plots` and `evaluators.memorisation`", "`memorisation`", MemorisationConfig),
     ],

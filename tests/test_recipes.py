@@ -64,7 +64,7 @@ def test_the_headers_command_builds_the_data_that_the_recipe_trains_on(path):
     command = header(path)["Data"]
     (program,) = [program for program in BUILDERS if command.startswith(program)]
     options = BUILDERS[program].parse_options(shlex.split(command.removeprefix(program)))
-    chosen = config(f"+experiment={path.stem}")
+    chosen = config(f"+experiment={path.stem}", "run_name=any")
     assert chosen.data_paths == chosen.test_paths == [str(options.output_dir)]
 
 
