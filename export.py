@@ -18,7 +18,7 @@ from yaml import YAMLError, safe_dump
 
 from config.schema import parse
 from config.trained import IDENTIFIERS_KEY, Trained, open_trained
-from dataset.format import Metadata
+from dataset.format import Metadata, read_identifiers, write_identifiers
 from evaluate import default_output_folder
 from evaluators.report import REPORT_NAME
 from utils.errors import UserError, report_user_errors
@@ -56,7 +56,7 @@ def export(config: ExportConfig) -> Path:
     sizes = trained.sizes(config.seq_len)
     model = trained.build(sizes=sizes)  # so that nothing is exported that does not load
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
-    identifiers = identifiers_file(trained) if sizes["num_puzzle_identifiers"] > 1 else None
+    identifiers = identifiers_of(trained) if sizes["num_puzzle_identifiers"] > 1 else None
     description = {
         "library_name": "tiny-recursion",
         "architecture": trained.arch["name"],
@@ -72,7 +72,7 @@ def export(config: ExportConfig) -> Path:
         (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         (folder / CARD_NAME).write_text(card, encoding="utf-8")
         if identifiers is not None:
-            (folder / identifiers.name).write_bytes(identifiers.read_bytes())
+            write_identifiers(folder, identifiers)
     except OSError as error:
         raise UserError(
             f"out={folder}: cannot be written ({error.strerror or error}); give another folder"
@@ -92,13 +92,12 @@ def refuse_other_folders(folder: Path) -> None:
         raise UserError(f"out={folder}: holds other files ({', '.join(others[:3])}): give a new folder")
 
 
-def identifiers_file(trained: Trained) -> Path | None:
-    """The identifiers.json that the puzzle table belongs to, where it can be found."""
-    values = trained.config.values
-    folders = [trained.located.folder, *map(Path, values["data_paths"])]
-    return next(
-        (path / "identifiers.json" for path in folders if (path / "identifiers.json").is_file()), None
-    )
+def identifiers_of(trained: Trained) -> list[str] | None:
+    """The names of the puzzle identifiers that the table belongs to, where they can be found."""
+    folders = [trained.located.folder, *map(Path, trained.config.values["data_paths"])]
+    names_files = ("identifiers.json", "identifiers.npz")  # lazy datasets have the second
+    named = (path for path in folders if any((path / name).is_file() for name in names_files))
+    return next(map(read_identifiers, named), None)
 
 
 def scores_of(trained: Trained) -> dict[str, float]:

@@ -12,11 +12,12 @@ import huggingface_hub
 import pytest
 import torch
 import yaml
+from arc_samples import build
 from trained_folders import SIZES, published_run, randomised, write_run
 
 import models
 from config.trained import open_trained
-from dataset.format import write_identifiers
+from dataset.format import read_identifiers, read_metadata, write_identifiers
 from export import ExportConfig, export, main
 
 METADATA = SIZES | {
@@ -124,6 +125,16 @@ def test_identifiers_travel_with_a_table_of_several_rows(tmp_path):
         "a",
         "b",
     ]
+
+
+def test_identifiers_of_a_lazy_dataset_travel_as_names(tmp_path):
+    data = build(tmp_path / "data", "--num-aug", "1", "--store", "lazy")
+    sizes = SIZES | {"num_puzzle_identifiers": read_metadata(data / "train").num_puzzle_identifiers}
+    folder = write_run(
+        tmp_path / "run", randomised(sizes=sizes), metadata=sizes, data_paths=[str(data)], evaluators=[]
+    )
+    assert read_identifiers(do(folder, tmp_path / "out")) == read_identifiers(data)
+    assert (tmp_path / "out" / "identifiers.json").is_file()
 
 
 def test_exporting_again_replaces_an_export_but_nothing_else(run, tmp_path, capsys):
