@@ -199,7 +199,7 @@ for ((i = 0; i < SLURM_NTASKS; i++)); do
   SLURM_PROCID=$i SLURM_LOCALID=$i "$@" & pids+=($!)
 done
 if [ -n "$SIGNAL_WHEN" ]; then
-  until [ -e "$SIGNAL_WHEN" ]; do sleep 0.1; done
+  until [ -s "$SIGNAL_WHEN" ]; do sleep 0.1; done
   kill -USR1 "${pids[@]}"
 fi
 code=0
@@ -225,7 +225,7 @@ def test_the_slurm_script_saves_at_the_signal_queues_itself_again_and_resumes(pl
     (place / ".venv" / "bin").mkdir(parents=True)
     (place / ".venv" / "bin" / "activate").touch()
     script = block("Several nodes under Slurm").replace("+experiment=arc1", f"+experiment=debug {SMALL}")
-    script = script.replace("log_interval=4", "log_interval=4 epochs=100 eval_interval=50")
+    script = script.replace("log_interval=4", "log_interval=1 epochs=40 eval_interval=20")
     job = {"SLURM_SUBMIT_DIR": ".", "SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
     job["PATH"] = f"{place / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     folder = folder_of(place, "arc1")
@@ -239,5 +239,5 @@ def test_the_slurm_script_saves_at_the_signal_queues_itself_again_and_resumes(pl
     out = shell(place, "bash job.sh", **job)
     assert "holds no checkpoint yet" not in out
     assert (place / "scontrol.log").read_text() == "requeue 7\n"
-    assert metrics(folder)[: len(before) - 1] == before[:-1]
+    assert metrics(folder)[: len(before)] == before != []
     assert metrics(folder)[-1]["step"] > before[-1]["step"]
