@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,15 @@ class Run:
     evaluators: dict[str, Evaluator]
     folder: Path
     results: dict[str, float] = field(default_factory=dict)  # of the last evaluation
+
+    @cached_property
+    def facts_of_data(self) -> dict[str, Any]:
+        """What the train data says of itself, and which puzzle its identifiers stand for.
+
+        Reading a million names takes a second, which not every save shall cost.
+        """
+        identifiers = " ".join(map(str, identifier_hashes(self.config.data_paths)))
+        return self.train_data.metadata.to_json() | {"puzzle identifiers (SHA-256)": identifiers}
 
 
 def build(config: PretrainConfig, world: World) -> Run:
@@ -171,7 +181,7 @@ def restore(
     for name in ("project_name", "run_name"):  # drawn or derived at the start: no change unless one is given
         if getattr(config, name) is None:
             setattr(config, name, saved["config"][name])
-    check_data(saved["data"], facts_of_data(run))
+    check_data(saved["data"], run.facts_of_data)
     before = PretrainConfig(**saved["config"]).model_dump()  # with defaults of keys that are newer than it
     for line in check_changes(before, config.model_dump()):
         world.print(f"resume: {line}")
@@ -193,15 +203,9 @@ def facts_of_run(run: Run) -> dict[str, Any]:
     """What a checkpoint says about its run, so that continuing it can be checked."""
     return {
         "config": run.config.model_dump(),
-        "data": facts_of_data(run),
+        "data": run.facts_of_data,
         "versions": {"torch": str(torch.__version__), "python": sys.version.split()[0]},
     }
-
-
-def facts_of_data(run: Run) -> dict[str, Any]:
-    """What the train data says of itself, and which puzzle its identifiers stand for."""
-    identifiers = " ".join(map(str, identifier_hashes(run.config.data_paths)))
-    return run.train_data.metadata.to_json() | {"puzzle identifiers (SHA-256)": identifiers}
 
 
 def start_from(run: Run, source: str) -> None:

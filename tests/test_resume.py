@@ -14,6 +14,7 @@ from conftest import write_identified
 from training_runs import ROOT, assert_same_run, metrics, newest_state, run_python, tiny, train
 
 import pretrain
+import training_run
 from training_run import build
 from utils.checkpoint import Checkpointer
 from utils.distributed import World
@@ -432,6 +433,16 @@ def test_resuming_reads_no_batch_that_was_used(identified, tmp_path, monkeypatch
     )
     train(identified, folder, **SETTINGS, resume="auto")
     assert asked[0] == (1, 3)
+
+
+def test_the_names_of_identifiers_are_read_once_whatever_the_number_of_saves(
+    identified, tmp_path, monkeypatch
+):
+    read, hashes = [], training_run.identifier_hashes
+    monkeypatch.setattr(training_run, "identifier_hashes", lambda paths: read.append(1) or hashes(paths))
+    train(identified, tmp_path / "run", checkpoint_interval_steps=1)
+    assert len(list((tmp_path / "run").glob("step_*"))) > 5
+    assert len(read) == 1
 
 
 @pytest.mark.slow
