@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 WANDB_DISABLED=true $(BIN)/python -m pytest -n $(TES
 DEMO_DATA := data/sudoku-6x6-demo
 DEMO_RUN := checkpoints/demo
 
-.PHONY: demo test test-all lint venv clean
+.PHONY: demo app test test-all lint venv clean
 .DEFAULT_GOAL := test
 
 # A finished demo starts again; one that was interrupted goes on where it stopped.
@@ -28,6 +28,11 @@ $(DEMO_RUN)/result.txt: $(DEMO_DATA)/test/dataset.json | $(INSTALLED)
 $(DEMO_DATA)/test/dataset.json: | $(INSTALLED)
 	$(BIN)/python dataset/build_sudoku_dataset.py --output-dir $(DEMO_DATA) \
 		--size 6 --generate 2000 --num-aug 30 --test-size 1000 --seed 0
+
+# Gradio is no part of the environment until somebody wants the page.
+app: venv $(DEMO_RUN)/result.txt  ## a local page to play with the demo's model, which is trained if there is none
+	$(BIN)/python -m pip install --quiet -r requirements-app.txt -c $(VENV)/constraints.txt
+	$(BIN)/python app.py checkpoint=$(DEMO_RUN)
 
 test: venv  ## the fast tests
 	$(PYTEST) -m "not slow"

@@ -60,6 +60,14 @@ class SolveConfig(CheckpointConfig):
         return self
 
 
+class AppConfig(CheckpointConfig):
+    """Everything that `app.py` is told."""
+
+    seq_len: int | None = Field(default=None, gt=0)
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    port: int = Field(default=7860, ge=1024, le=65535)
+
+
 def read_arguments(arguments: Sequence[str], schema: type[Config] = SolveConfig) -> Config:
     """The command line's `key=value` as `schema`; raises UserError that lists what is wrong."""
     values: dict[str, Any] = {}

@@ -56,16 +56,21 @@ class Panel:
         answer: np.ndarray,
         step: Step,
         verdict: Verdict,
-        row: int = 0,
+        confidence: np.ndarray | None = None,
     ) -> Panel:
-        """The panel of one row of a step: its `answer` (S,), as the family counts it, after the `previous` one."""
+        """The panel of a step's first row: its `answer` (S,), as the family counts it, after the `previous` one.
+
+        `confidence` (S,) takes the place of the model's own.
+        """
+        if confidence is None:
+            confidence = step.confidence[0].float().cpu().numpy()
         return cls(
             step.number,
             answer,
             kinds(family, question, previous, answer),
-            step.confidence[row].float().cpu().numpy(),
-            float(step.halt_probability[row]),
-            bool(step.says_stop[row]),
+            confidence,
+            float(step.halt_probability[0]),
+            bool(step.says_stop[0]),
             None if previous is None else int((answer != previous).sum()),
             verdict,
         )
@@ -116,9 +121,33 @@ def animation(family: Family, panels: list[Panel]) -> bytes:
     )
 
 
-def still(family: Family, panel: Panel, num_steps: int) -> Image.Image:
-    """One panel as a Pillow image."""
-    return _panel(family, panel, num_steps)
+def still(family: Family, panel: Panel, num_steps: int, scale: float = 1.0) -> Image.Image:
+    """One panel as a Pillow image, at a multiple of its usual size."""
+    picture = _panel(family, panel, num_steps)
+    if scale == 1:
+        return picture
+    return picture.resize((round(picture.width * scale), round(picture.height * scale)))
+
+
+def halting_chart(picture: Image.Image, panels: list[Panel], current: int) -> Image.Image:
+    """The picture above bars of the halting probability after each step, the current one marked."""
+    height, steps = 90, panels[1:]
+    canvas, draw = _canvas(picture.width, picture.height + height + 44)
+    canvas.paste(picture, (0, 0))
+    top, base = picture.height, picture.height + height
+    draw.text((_MARGIN, top - 4), "halting probability after each step", _FAINT, _font(14))
+    width = (picture.width - 2 * _MARGIN) / len(steps)
+    for place, panel in enumerate(steps):
+        left, right = _MARGIN + place * width, _MARGIN + (place + 1) * width - (2 if width > 6 else 0)
+        colour = _RIGHT if panel.says_stop else _FAINT
+        if panel.number != current:
+            colour = _mix(colour, _PAPER, 0.6)
+        draw.rectangle((left, base - 2 - (height - 22) * panel.halt_probability, right, base), colour)
+        if panel.number in (1, current, steps[-1].number):
+            bold = panel.number == current
+            draw.text(((left + right) / 2, base + 6), str(panel.number), _INK, _font(13, bold), anchor="ma")
+    draw.line((_MARGIN, base, picture.width - _MARGIN, base), _RULE)
+    return canvas
 
 
 def thinned(panels: list[Panel], most: int) -> list[Panel]:

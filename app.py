@@ -1,0 +1,164 @@
+"""A local page to play with a trained model: type or sample a Sudoku or a maze, watch it being solved step by step.
+
+    python app.py checkpoint=RUN
+
+checkpoint   a run's folder, step_N, best, an export, .safetensors, hf://OWNER/NAME[/file]
+seq_len      cells of the puzzle, where nothing beside a published checkpoint says it
+device       auto, cuda, mps, cpu
+port         of the page, 7860 by default
+
+The page listens on this machine only (127.0.0.1). Needs Gradio: pip install -r requirements-app.txt
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+
+from config.solve_schema import AppConfig, read_arguments
+from config.trained import open_trained
+from dataset.look import Look
+from evaluators.families import family_of
+from evaluators.inference import Solver
+from evaluators.play import MOST_STEPS, Game, Solved
+from evaluators.symmetry import symmetries_of
+from solve import described
+from utils.device import resolve_device
+from utils.errors import UserError, report_user_errors
+
+HELP = {
+    "sudoku": "Symbols in reading order, `.` or `0` for a blank; white space and `| - + /` mean nothing.",
+    "maze": "`#` wall, `.` or space free, `S` start, `G` goal; a line for each row.",
+}
+STYLE = "#puzzle textarea {font-family: monospace; line-height: 1.15} #picture img {max-width: 520px}"
+
+
+def main(arguments: list[str]) -> None:
+    if {"-h", "--help", "help"} & set(arguments):
+        print(__doc__.strip())
+        return
+    config = read_arguments(arguments, AppConfig)
+    require_gradio()
+    game, label = open_game(config)
+    serve(game, label, config.port)
+
+
+def require_gradio() -> None:
+    # Gradio reads this when it is imported: nothing here reports to anybody.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        import gradio  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"the page needs Gradio, which cannot be imported ({error}): pip install -r requirements-app.txt"
+        ) from error
+
+
+def open_game(config: AppConfig) -> tuple[Game, str]:
+    """The model that the command line names, ready to play."""
+    trained = open_trained(config.checkpoint)
+    sizes = trained.sizes(config.seq_len)
+    metadata = described(trained.metadata, sizes)
+    device = resolve_device(config.device)
+    solver = Solver(trained.build(sizes=sizes, device=device, notice=print), device)
+    knows = bool(solver.head.model.inner.prefix_len)
+    many = knows and metadata.num_puzzle_identifiers > 1
+    family = family_of(Look.of(metadata))
+    known = family.look.family in ("sudoku", "maze") and not many
+    symmetries = symmetries_of(metadata, (), (), knows_identifiers=knows) if known else None
+    return Game(solver, family, symmetries, metadata.blank_identifier_id), trained.label
+
+
+def page(game: Game, label: str):
+    """The Gradio page. Answers stay on the server; the page sends text and numbers, and gets pictures."""
+    import gradio
+
+    def sample() -> str:
+        return game.sample(secrets.randbits(32))
+
+    def solve(text: str, num_steps: float, voting: bool):
+        try:
+            solved = game.solve(text, int(num_steps), bool(voting))
+        except UserError as error:
+            return None, f"**{error}**", gradio.Image(visible=False), gradio.Slider(visible=False)
+        last = len(solved.panels) - 1
+        words = "\n\n".join([f"**{solved.summary}**", *(f"Warning: {remark}." for remark in solved.remarks)])
+        slider = gradio.Slider(maximum=last, value=last, visible=True)
+        return solved, words, gradio.Image(game.show(solved, last), visible=True), slider
+
+    def scrub(solved: Solved | None, number: float):
+        return gradio.skip() if solved is None else game.show(solved, int(number))
+
+    trained = game.solver.trained_steps
+    most = min(MOST_STEPS, max(64, 4 * trained))
+    with gradio.Blocks(title="Solve step by step", analytics_enabled=False) as blocks:
+        gradio.Markdown(f"## Solve step by step\n`{label}`, trained with {trained} steps")
+        solved = gradio.State()
+        with gradio.Row():
+            with gradio.Column():
+                text = gradio.Textbox(
+                    label="puzzle", lines=11, max_lines=40, max_length=game.most_characters, elem_id="puzzle"
+                )
+                gradio.Markdown(HELP[game.family.look.family])
+                steps = gradio.Slider(1, most, trained, step=1, label="supervision steps", elem_id="steps")
+                voting = gradio.Checkbox(
+                    label="let symmetric copies of the puzzle vote (shade: share of the copies)",
+                    interactive=game.symmetries is not None,
+                    elem_id="voting",
+                )
+                with gradio.Row():
+                    sampler = gradio.Button("Sample a puzzle", elem_id="sample")
+                    button = gradio.Button("Solve", variant="primary", elem_id="solve")
+            with gradio.Column():
+                words = gradio.Markdown(elem_id="words")
+                slider = gradio.Slider(
+                    0, trained, trained, step=1, label="step", visible=False, elem_id="step"
+                )
+                picture = gradio.Image(
+                    show_label=False,
+                    interactive=False,
+                    visible=False,
+                    buttons=[],
+                    format="png",
+                    elem_id="picture",
+                )
+        # Private: reached from this page only, not listed as an API.
+        quiet = {"api_visibility": "private"}
+        sampler.click(sample, None, text, **quiet)
+        button.click(solve, [text, steps, voting], [solved, words, picture, slider], **quiet)
+        slider.change(
+            scrub, [solved, slider], picture, show_progress="hidden", trigger_mode="always_last", **quiet
+        )
+    return blocks
+
+
+def serve(game: Game, label: str, port: int) -> None:
+    """Serve the page on the loopback address until it is interrupted."""
+    import gradio
+
+    # Fonts of the reader's system: the default theme would fetch them from Google.
+    theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
+    blocks = page(game, label)
+    try:
+        blocks.queue(max_size=16).launch(
+            server_name="127.0.0.1",
+            server_port=port,
+            share=False,
+            prevent_thread_lock=True,
+            quiet=True,
+            max_file_size=1,  # a byte: nothing is uploaded here
+            state_session_capacity=64,
+            ssr_mode=False,
+            footer_links=[],
+            theme=theme,
+            css=STYLE,
+        )
+    except OSError as error:
+        raise UserError(f"port={port}: cannot be listened on ({error}); choose another port") from error
+    print(f"{label}: http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
+    blocks.block_thread()
+
+
+if __name__ == "__main__":
+    report_user_errors(main)(sys.argv[1:])

@@ -1,0 +1,133 @@
+"""What the page to play with does, without the page: read or draw a puzzle, solve it step by step, show a step.
+
+Shapes: S cells of a puzzle, C symmetric copies that vote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dataset import maze, sudoku
+from dataset.maze_generate import MazeSpec, default_min_path, random_maze
+from dataset.sudoku_generate import PuzzleSpec, default_clues, random_puzzle
+from evaluators.chains import Candidates, majority
+from evaluators.families import Family
+from evaluators.inference import Solver, Step
+from evaluators.pictures import Panel, halting_chart, still
+from evaluators.symmetry import Symmetries
+from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MOST_STEPS = 256
+NUM_COPIES = 8
+# Room for boxes, rules and line breaks in a puzzle that is drawn as text.
+_CHARACTERS_PER_CELL = 6
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A puzzle and the model's answers, one panel for the puzzle and each step."""
+
+    panels: list[Panel]
+    remarks: list[str]
+
+    @property
+    def summary(self) -> str:
+        """The last verdict, and since when answers were right."""
+        last = self.panels[-1]
+        right = [panel.number for panel in self.panels[1:] if panel.verdict.solved]
+        if not last.verdict.solved:
+            lost = f" It was solved at step {right[0]}, and lost again." if right else ""
+            return f"Not solved: {last.verdict.words}.{lost}"
+        first = last.number
+        while first - 1 in right:
+            first -= 1
+        return f"Solved from step {first} on: {last.verdict.words}."
+
+
+class Game:
+    """A model of Sudoku or mazes that answers what people type; raises UserError for another family."""
+
+    def __init__(self, solver: Solver, family: Family, symmetries: Symmetries | None, identifier: int = 0):
+        if family.look.family not in ("sudoku", "maze"):
+            raise UserError(
+                f"checkpoint= is a model of {family.look.family} puzzles; the page is for Sudoku and mazes, solve.py "
+                "shows others"
+            )
+        self.solver, self.family, self.symmetries, self.identifier = solver, family, symmetries, identifier
+
+    @property
+    def most_characters(self) -> int:
+        """Of a puzzle as text."""
+        rows, columns = self.family.look.shape
+        return rows * columns * _CHARACTERS_PER_CELL
+
+    def sample(self, seed: int) -> str:
+        """A random puzzle as text, of the kind that datasets are generated of."""
+        rng, look = np.random.default_rng(seed), self.family.look
+        if look.family == "sudoku":
+            puzzle, _ = random_puzzle(rng, PuzzleSpec(look.box, default_clues(look.box)))
+            return sudoku.draw_grid(puzzle, look.box)
+        question, _ = random_maze(rng, MazeSpec(look.shape, default_min_path(min(look.shape))))
+        return maze.decode(question).replace(" ", ".")
+
+    def solve(self, text: str, num_steps: int, voting: bool = False) -> Solved:
+        """The model's answers to a puzzle as text. Raises UserError saying what is wrong with text or numbers."""
+        if len(text) > self.most_characters:
+            raise UserError(f"the puzzle has {len(text):,} characters, more than {self.most_characters:,}")
+        if not 1 <= num_steps <= MOST_STEPS:
+            raise UserError(f"{num_steps} steps are asked for: choose 1 to {MOST_STEPS}")
+        if not text.strip():
+            raise UserError("there is no puzzle yet: type one, or sample one")
+        question = self._read(text)
+        panels = [Panel(0, question)]
+        previous = question
+        for step, answer, confidence in (self._votes if voting else self._answers)(question, num_steps):
+            verdict = self.family.judge(question, answer, None)
+            panels.append(Panel.of(self.family, question, previous, answer, step, verdict, confidence))
+            previous = answer
+        return Solved(panels, self.family.remarks(question))
+
+    def show(self, solved: Solved, number: int) -> Image.Image:
+        """The panel of a step, 0 for the puzzle, above the halting probability of all steps."""
+        number = min(max(number, 0), len(solved.panels) - 1)
+        picture = still(self.family, solved.panels[number], len(solved.panels) - 1, scale=1.5)
+        return halting_chart(picture, solved.panels, number)
+
+    def _read(self, text: str) -> np.ndarray:
+        try:
+            return self.family.read(text)
+        except UserError as error:  # written for solve.py's argument of that name
+            raise UserError(str(error).replace("puzzle= has", "the puzzle has")) from error
+
+    def _answers(self, question: np.ndarray, num_steps: int) -> Iterator[tuple[Step, np.ndarray, np.ndarray]]:
+        for step in self.solver.refine(question[None], [self.identifier], num_steps):
+            yield step, step.answer[0].cpu().numpy(), step.confidence[0].float().cpu().numpy()
+
+    def _votes(self, question: np.ndarray, num_steps: int) -> Iterator[tuple[Step, np.ndarray, np.ndarray]]:
+        """The grid that most of C symmetric copies answer with, turned back; a cell's confidence is the copies' share.
+
+        The step is that of the chosen copy, so that its halting probability goes with the answer.
+        """
+        if self.symmetries is None:
+            raise UserError("this model knows puzzles by identifier, and copies that could vote have none")
+        count = min(NUM_COPIES, self.symmetries.most or NUM_COPIES)
+        copies = self.symmetries.copies(
+            question[None], np.array([self.identifier]), np.zeros(1, np.int64), count, 0
+        )
+        none, steps = np.full(1, -1), np.zeros(1, np.int64)
+        for step in self.solver.refine(copies.tokens, copies.identifiers, num_steps):
+            answers = copies.undo(step.answer.cpu().numpy()).astype(np.int16)  # (C, S)
+            q_halt, stops = step.q_halt.cpu().numpy(), step.says_stop.cpu().numpy()
+            (chosen,) = majority(Candidates(answers[None], q_halt[None], stops[None], none, steps))
+            row = slice(chosen, chosen + 1)
+            own = Step(
+                step.number, step.answer[row], step.confidence[row], step.q_halt[row], step.says_stop[row]
+            )
+            yield own, answers[chosen].astype(np.int64), (answers == answers[chosen]).mean(0)

@@ -1,0 +1,319 @@
+"""The page to play with: its logic without Gradio, and, where they are installed, in a real browser."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import torch
+from trained_folders import TINY_ARCH, randomised, write_run
+
+import app
+from config.solve_schema import AppConfig, read_arguments
+from dataset.sudoku_solve import solve as solve_by_rules
+from evaluators.play import MOST_STEPS, Game
+from utils.errors import UserError
+
+PUZZLE = "12..|34../..3.|.3.2"
+SUDOKU = {"seq_len": 16, "vocab_size": 6, "num_puzzle_identifiers": 1}
+MAZE = {"seq_len": 64, "vocab_size": 6, "num_puzzle_identifiers": 1}
+FAMILIES = {
+    "sudoku": SUDOKU | {"family": "sudoku", "grid_shape": [4, 4], "box_shape": [2, 2]},
+    "maze": MAZE | {"family": "maze", "grid_shape": [8, 8]},
+}
+ROOT = Path(__file__).parents[1]
+
+
+def write(folder: Path, metadata: dict, arch: dict = TINY_ARCH) -> Path:
+    sizes = {key: metadata[key] for key in SUDOKU}
+    return write_run(folder, randomised(arch, sizes), arch, metadata=metadata)
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("played")
+    return {family: write(root / family, metadata) for family, metadata in FAMILIES.items()}
+
+
+@pytest.fixture
+def games(runs) -> dict[str, Game]:
+    return {
+        family: app.open_game(AppConfig(checkpoint=str(run), device="cpu"))[0] for family, run in runs.items()
+    }
+
+
+def test_every_step_gets_a_panel_and_a_picture_with_the_halting_probabilities(games):
+    solved = games["sudoku"].solve(PUZZLE, 6)
+    assert [panel.number for panel in solved.panels] == list(range(7))
+    pictures = [np.asarray(games["sudoku"].show(solved, number)) for number in range(7)]
+    assert len({picture.shape for picture in pictures}) == 1
+    assert all((pictures[i] != pictures[j]).any() for i in range(7) for j in range(i))
+    # Numbers from outside of the run show its ends.
+    assert (np.asarray(games["sudoku"].show(solved, 99)) == pictures[6]).all()
+
+
+def test_the_page_gives_the_answers_that_the_solver_gives(games):
+    game = games["sudoku"]
+    solved = game.solve(PUZZLE, 3)
+    question = game.family.read(PUZZLE)
+    for panel, step in zip(solved.panels[1:], game.solver.refine(question[None], None, 3), strict=True):
+        assert (panel.tokens == step.answer[0].numpy()).all()
+        assert panel.halt_probability == pytest.approx(float(step.halt_probability[0]))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sampled_puzzles_can_be_put_back_in_and_have_one_solution(games, family):
+    game = games[family]
+    texts = {game.sample(seed) for seed in range(3)}
+    assert len(texts) == 3
+    for text in texts:
+        assert game.solve(text, 1).remarks == []
+        assert game.sample(0) == game.sample(0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_symmetric_copies_vote_on_every_step(games, family):
+    game = games[family]
+    text = game.sample(1)
+    solved = game.solve(text, 2, voting=True)
+    assert len(solved.panels) == 3
+    # With random weights copies disagree; a cell's confidence is how many of 8 answer as the winner does.
+    confidence = solved.panels[-1].confidence * 8
+    assert confidence == pytest.approx(confidence.round())
+    assert confidence.min() >= 1
+
+
+def test_a_vote_is_the_answer_turned_back(games):
+    game = games["sudoku"]
+
+    class SolvesByRules:
+        """Stands in for a model that has learned the rules."""
+
+        def refine(self, tokens, identifiers, num_steps):
+            box = game.family.look.box
+            values = [solve_by_rules(np.maximum(row - 1, 0), box).solutions[0] for row in tokens]
+            answers = np.array(values).astype(np.int64) + 1
+            (step,) = Game(real, game.family, None).solver.refine(tokens, identifiers, 1)
+            yield replace(step, answer=torch.from_numpy(answers))
+
+    real, game.solver = game.solver, SolvesByRules()
+    solved = game.solve(PUZZLE, 1, voting=True)
+    assert solved.panels[-1].verdict.solved
+    assert (solved.panels[-1].confidence == 1).all()
+    assert solved.summary == "Solved from step 1 on: valid."
+
+
+@pytest.mark.parametrize(
+    ("text", "steps", "message"),
+    [
+        ("", 4, "there is no puzzle yet"),
+        ("12..", 4, "the puzzle has 4 cells, but this model solves 4x4 Sudoku, of 16 cells"),
+        ("12x." * 4, 4, "the puzzle has 'x' at character 3; allowed are 1234"),
+        ("1" * 1000, 4, "the puzzle has 1,000 characters, more than 96"),
+        (PUZZLE, 0, "0 steps are asked for: choose 1 to 256"),
+        (PUZZLE, MOST_STEPS + 1, "257 steps are asked for"),
+        ("../../etc/passwd", 4, "the puzzle has 'e' at character 7"),
+    ],
+)
+def test_bad_input_is_explained(games, text, steps, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        games["sudoku"].solve(text, steps)
+
+
+def test_a_puzzle_without_a_solution_is_put_all_the_same_with_a_warning(games):
+    solved = games["sudoku"].solve("11..............", 2)
+    assert len(solved.panels) == 3
+    assert "contradicts itself" in solved.remarks[0]
+    assert solved.summary.startswith("Not solved: ")
+
+
+def test_models_of_other_families_are_refused_by_name(tmp_path):
+    arc = {"seq_len": 900, "vocab_size": 12, "num_puzzle_identifiers": 3, "family": "arc"}
+    with pytest.raises(UserError, match="a model of arc puzzles"):
+        app.open_game(AppConfig(checkpoint=str(write(tmp_path / "run", arc)), device="cpu"))
+
+
+def test_a_model_that_knows_identifiers_plays_without_voting(tmp_path):
+    game, _ = app.open_game(
+        AppConfig(
+            checkpoint=str(write(tmp_path / "run", FAMILIES["sudoku"] | {"num_puzzle_identifiers": 5})),
+            device="cpu",
+        )
+    )
+    assert len(game.solve(PUZZLE, 2).panels) == 3
+    with pytest.raises(UserError, match="knows puzzles by identifier"):
+        game.solve(PUZZLE, 2, voting=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "checkpoint: None is not valid"),
+        (["checkpoint=x", "port=80"], "port: '80' is not valid"),
+        (["checkpoint=x", "share=true"], "share: unknown key"),
+    ],
+)
+def test_arguments_are_checked(arguments, message):
+    with pytest.raises(UserError, match=message):
+        read_arguments(arguments, AppConfig)
+
+
+def test_help_says_every_key(capsys):
+    app.main(["--help"])
+    text = capsys.readouterr().out
+    assert all(f"\n{key} " in text for key in AppConfig.model_fields)
+
+
+def test_without_gradio_the_command_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(UserError, match=r"pip install -r requirements-app\.txt"):
+        app.main(["checkpoint=x"])
+
+
+# ------------------------------------------------------------------------------ in a browser
+
+MISSING = [name for name in ("gradio", "selenium") if importlib.util.find_spec(name) is None] + [
+    name for name in ("chromium", "chromedriver") if shutil.which(name) is None
+]
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1200,1000",
+)
+
+
+@pytest.fixture(scope="module")
+def address(runs):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable,
+        str(ROOT / "app.py"),
+        f"checkpoint={runs['sudoku']}",
+        "device=cpu",
+        f"port={port}",
+    ]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        until(lambda: listens(port) or server.poll() is not None, "the page is served")
+        assert server.poll() is None, server.stdout.read()
+        yield "127.0.0.1", port
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+def until(condition, what: str, seconds: float = 120):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(0.1)
+    return found
+
+
+def listens(port: int, host: str = "127.0.0.1") -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((host, port)) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+def test_the_page_loads_solves_scrubs_and_explains_bad_input(address, browser):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    def find(selector: str):
+        found = browser.find_elements(By.CSS_SELECTOR, selector)
+        return found[0] if found and found[0].is_displayed() else None
+
+    def words() -> str:
+        return find("#words").text if find("#words") else ""
+
+    def source() -> str:
+        return find("#picture img").get_attribute("src") if find("#picture img") else ""
+
+    def put(text: str) -> None:
+        box = until(lambda: find("#puzzle textarea"), "there is a box for the puzzle")
+        box.clear()
+        box.send_keys(text)
+        find("#solve").click()
+
+    browser.get("http://{}:{}/".format(*address))
+    put("12..")
+    until(lambda: "the puzzle has 4 cells" in words(), "bad input is explained")
+    assert not source()
+    put(PUZZLE)
+    until(lambda: "olved" in words() and source(), "the answer is shown")
+    last = source()
+    number = until(lambda: find("#step input[type=number]"), "there is a slider of steps")
+    assert number.get_attribute("value") == "4"
+    number.send_keys(Keys.CONTROL, "a")
+    number.send_keys("1", Keys.ENTER)
+    until(lambda: source() not in ("", last), "another step is shown")
+    # A later mistake takes the answer away.
+    put("x")
+    until(lambda: "allowed are" in words() and not source(), "the old picture is gone")
+    find("#sample").click()
+    box = find("#puzzle textarea")
+    until(lambda: len(re.findall("[1-4.]", box.get_attribute("value"))) == 16, "a puzzle is sampled")
+
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    # The browser's own pages (chrome://) and what is inside of a page (data:, blob:) ask nobody.
+    asked = {urlsplit(url).hostname for url in urls if url.startswith(("http", "ws"))}
+    assert asked == {"127.0.0.1"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("gradio" in MISSING, reason="not installed: gradio")
+def test_the_page_listens_on_this_machine_only_and_takes_no_files(address):
+    import urllib.error
+    import urllib.request
+
+    own = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} - {
+        "127.0.0.1"
+    }
+    assert not any(listens(address[1], host) for host in own if not host.startswith("127."))
+    body = (
+        b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.pkl"\r\n\r\n'
+        + b"A" * 2000
+        + b"\r\n--x--\r\n"
+    )
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    url = "http://{}:{}/gradio_api/upload".format(*address)
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=20)
