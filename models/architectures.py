@@ -1,4 +1,4 @@
-"""The five architectures: which latents exist, which networks, and what one cycle does. Nothing else differs.
+"""The architectures: which latents exist, which networks, and what one cycle does. Nothing else differs.
 
 Everything shared (embedding, heads, gradient in the last cycle only) is in `models/recursive.py`; `self.net` is
 the two-layer network f(h, injection) of arXiv 2510.04871, x the embedded question.
@@ -6,13 +6,14 @@ the two-layer network f(h, injection) of arXiv 2510.04871, x the embedded questi
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from models.recursive import RecursiveConfig, RecursiveModel, State
+from models.symbols import SERRM
 
 
 class TRM(RecursiveModel):
@@ -112,10 +113,29 @@ class TransformersBaseline(RecursiveModel):
         return (self.apply_network(self.H_level, y, x),)
 
 
+class URM(TRM):
+    """Universal reasoning model, arXiv 2512.14693: one latent, z = f(z, x) L times a cycle."""
+
+    class Config(RecursiveConfig):
+        H_cycles: int = Field(default=2, ge=1)
+        L_layers: int = Field(default=4, ge=1)
+        ffn: Literal["swiglu", "rms_swiglu", "conv_swiglu"] = "conv_swiglu"
+
+    latents: ClassVar = {"z_H": "H_init"}
+
+    def cycle(self, state: State, x: Tensor) -> State:
+        (z,) = state
+        for _ in range(self.L_cycles):
+            z = self.net(z, x)
+        return (z,)
+
+
 ARCHITECTURES: dict[str, type[RecursiveModel]] = {
     "trm": TRM,
     "trm_singlez": SingleZ,
     "trm_hier6": Hier6,
     "hrm": HRM,
     "transformers_baseline": TransformersBaseline,
+    "urm": URM,
+    "se_rrm": SERRM,
 }

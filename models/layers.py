@@ -131,12 +131,12 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Bidirectional multi-head self-attention without biases; the head width is floor(D / N)."""
+    """Bidirectional multi-head self-attention without biases; the head width is floor(D / N) unless given."""
 
-    def __init__(self, hidden_size: int, num_heads: int):
+    def __init__(self, hidden_size: int, num_heads: int, head_dim: int | None = None):
         super().__init__()
         self.num_heads = num_heads
-        self.head_dim = hidden_size // num_heads
+        self.head_dim = head_dim or hidden_size // num_heads
         width = num_heads * self.head_dim
         self.qkv_proj = Linear(hidden_size, 3 * width)
         self.o_proj = Linear(width, hidden_size)

@@ -63,7 +63,7 @@ class ACTLossHead(nn.Module):
     """The ACT model under its loss; published checkpoints are state dicts of this module (`model.inner...`)."""
 
     class Config(BaseModel):
-        model_config = ConfigDict(extra="forbid")
+        model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
         loss_type: str = "stablemax_cross_entropy"
         label_smoothing: float = Field(default=0.0, ge=0, lt=1)  # in training only
         q_halt_weight: float = Field(default=0.5, ge=0)  # of the halting losses, q_continue's too

@@ -28,6 +28,7 @@ class RecursiveConfig(BaseModel):
     """Settings under `arch` plus the three numbers that the dataset decides. Unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+    any_size: ClassVar[bool] = False  # whether the weights serve every seq_len and vocab_size
 
     seq_len: int = Field(gt=0)
     vocab_size: int = Field(gt=1)

@@ -17,7 +17,7 @@ Elementwise = Literal["adam_atan2", "adamw"]
 
 
 class Choice(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     name: str
 
     @property

@@ -1,0 +1,98 @@
+"""A symbol-equivariant recursion (SE-RRM, arXiv 2603.02193): relabelling the digits relabels the answer.
+
+Shapes: B batch, V vocabulary, R registers (extra positions), S `seq_len`, L = R + S, D hidden size. The one latent
+keeps a vector for every symbol at every position, (B, V·L, D). No weight knows V or S, so a model trained on grids of
+one size answers grids of another. Differs from the paper: halting is learned as in TRM (there: at random), and there
+is no dropout.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from models.blocks import Network
+from models.feedforward import FFNS
+from models.grid_rotary import GridRotaryEmbedding
+from models.layers import Attention, Embedding, Linear, rms_norm
+from models.recursive import RecursiveConfig, RecursiveModel, State
+
+PAD, BLANK, SYMBOL = range(3)  # what a token is; all symbols share one input vector
+
+
+class SymbolBlock(nn.Module):
+    """Post-norm: attention over the positions of each symbol, over the symbols of each position, feed-forward."""
+
+    def __init__(self, config: SERRM.Config):
+        super().__init__()
+        c, head_dim = config, config.hidden_size // config.num_heads
+        self.num_symbols, self.eps = c.vocab_size, c.rms_norm_eps
+        self.over_positions = Attention(c.hidden_size, c.num_heads, head_dim)
+        self.over_symbols = Attention(c.hidden_size, max(1, c.num_heads // 2), head_dim)
+        self.mlp = FFNS[c.ffn](c.hidden_size, c.expansion, c.rms_norm_eps)
+
+    def forward(self, h: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
+        batch, _, width = h.shape
+        h = h.reshape(batch * self.num_symbols, -1, width)  # (B·V, L, D)
+        h = rms_norm(h + self.over_positions(h, cos_sin), self.eps)
+        h = h.view(batch, self.num_symbols, -1, width).transpose(1, 2)  # (B, L, V, D)
+        shape, h = h.shape, h.flatten(0, 1)
+        h = rms_norm(h + self.over_symbols(h, None), self.eps)
+        h = rms_norm(h + self.mlp(h), self.eps)
+        return h.view(shape).transpose(1, 2).reshape(batch, -1, width)
+
+
+class SERRM(RecursiveModel):
+    """z = f(z, x), L times a cycle, with f over symbols and positions; for tokens as Sudoku has them."""
+
+    class Config(RecursiveConfig):
+        any_size: ClassVar = True
+        hidden_size: int = Field(default=256, gt=0)
+        num_heads: int = Field(default=4, gt=0)
+        num_registers: int = Field(default=4, ge=1)  # learned extra positions; q reads the first
+        pos_encodings: Literal["rope2d"] = "rope2d"
+        ffn: Literal["swiglu", "rms_swiglu"] = "swiglu"
+        mlp_t: Literal[False] = False
+        puzzle_emb_ndim: int = Field(default=0, ge=0, le=0)
+        puzzle_emb_len: int = Field(default=0, ge=0, le=0)
+
+    latents: ClassVar = {"z_H": "H_init"}
+
+    def __init__(self, config: SERRM.Config):
+        super().__init__(config)
+        c, std = config, 1 / self.scale
+        self.length = c.vocab_size * (c.num_registers + c.seq_len)
+        self.embed_tokens = Embedding(3, c.hidden_size, std, self.dtype)
+        self.registers = Embedding(c.num_registers, c.hidden_size, std, self.dtype)
+        self.lm_head = Linear(c.hidden_size, 1)
+        head_dim = c.hidden_size // c.num_heads
+        self.rotary_emb = GridRotaryEmbedding(head_dim, c.num_registers, c.seq_len, c.rope_theta)
+
+    def make_network(self, num_layers: int) -> Network:
+        return Network([SymbolBlock(self.config) for _ in range(num_layers)])
+
+    def embed(self, inputs: Tensor, puzzle_rows: Tensor | None) -> Tensor:
+        """(B, V·L, D): a cell's vector at its own symbol, sqrt(V) times, 0 at others; registers at all symbols."""
+        num_symbols = self.config.vocab_size
+        cells = self.embed_tokens(inputs.clamp(max=SYMBOL)).unsqueeze(1)  # (B, 1, S, D)
+        is_its = F.one_hot(inputs.long(), num_symbols).transpose(1, 2).unsqueeze(-1)  # (B, V, S, 1)
+        cells = math.sqrt(num_symbols) * is_its.to(cells.dtype) * cells
+        registers = self.registers.embedding_weight.to(cells.dtype).expand(*cells.shape[:2], -1, -1)
+        return self.scale * torch.cat((registers, cells), dim=2).flatten(1, 2)
+
+    def cycle(self, state: State, x: Tensor) -> State:
+        (z,) = state
+        for _ in range(self.L_cycles):
+            z = self.apply_network(self.L_level, z, x)
+        return (z,)
+
+    def heads(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
+        z = state[0].unflatten(1, (self.config.vocab_size, -1))  # (B, V, L, D)
+        logits = self.lm_head(z[:, :, self.config.num_registers :]).squeeze(-1).transpose(1, 2)
+        q = self.q_head(z[:, :, 0].mean(1)).float()
+        return logits.contiguous(), q[:, 0], q[:, 1]
