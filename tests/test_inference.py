@@ -19,8 +19,10 @@ def arch_of(name: str, **settings) -> dict:
     """The tiny settings as far as the architecture knows them."""
     config: type[RecursiveConfig] = architecture_class(name).Config
     known = {key: value for key, value in TINY_ARCH.items() if key in config.model_fields}
-    if name in ("hrm", "transformers_baseline"):
-        known["puzzle_emb_len"] = 0  # they derive it
+    if name in ("hrm", "transformers_baseline", "se_rrm"):
+        known["puzzle_emb_len"] = 0  # they derive it, or have none
+    if name == "se_rrm":
+        known["puzzle_emb_ndim"] = 0
     return known | {"name": name, "H_layers": 1} | settings
 
 
