@@ -14,12 +14,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from evaluators.base import Evaluator
+from evaluators.saved import SavedOutputs
 from models.act import ACTModel
 from models.losses import ACTLossHead
 from puzzle_dataset import Batch, PuzzleDataset
-from utils import state_files
 from utils.distributed import World
-from utils.files import write_atomically
 
 NOTHING: frozenset[str] = frozenset()
 
@@ -37,6 +36,9 @@ def run_steps(model: ACTModel, batch: dict[str, Tensor]) -> tuple[dict[str, Tens
         carry, outputs = model(carry, batch)
         stops = model.rule.says_stop(outputs["q_halt_logits"], outputs["q_continue_logits"])
         first_stop = torch.where(stops, first_stop.clamp(max=step), first_stop)
+        # Where evaluation halts, stopped rows are frozen: once all are, further steps change nothing.
+        if model.act_inference and bool(carry.halted.all()):
+            break
     outputs["preds"] = outputs["logits"].argmax(-1)
     return outputs, first_stop
 
@@ -74,7 +76,6 @@ def evaluate(
     was_training = model.training
     model.eval()
     sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    saved: dict[str, list[Tensor]] = {name: [] for name in save_outputs}
     needed = set(save_outputs).union(*(evaluator.required_outputs for evaluator in evaluators.values()))
     seen: dict[str, int] = defaultdict(int)  # examples of the global stream so far, by set
     for evaluator in evaluators.values():
@@ -89,37 +90,35 @@ def evaluate(
         leave=False,
         disable=None if world.is_main else True,
     )
-    for set_name, batch, num_global in batches:
-        poll()
-        size = batch["inputs"].shape[0]
-        start = seen[set_name] + world.rank * size
-        seen[set_name] += num_global
-        num_rows = max(0, min(size, seen[set_name] - start))
-        if num_rows == 0:
-            continue
-        # The padded batch keeps one shape for the compiler; padding rows are dropped from what is counted.
-        batch = {name: value.to(world.device) for name, value in batch.items()}
-        outputs, first_stop = run_steps(model.model, batch)
-        first_stop = first_stop[:num_rows]
-        batch, outputs = ({k: v[:num_rows] for k, v in named.items()} for named in (batch, outputs))
-        halted = torch.ones_like(first_stop, dtype=torch.bool)
-        _, metrics = model.loss(outputs, batch["labels"], halted, first_stop)
-        for name, value in zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True):
-            sums[set_name][name] += value
-        if count := sum(values["count"] for values in sums.values()):
-            exact = sum(values["exact_accuracy"] for values in sums.values()) / count
-            batches.set_postfix_str(f"exact accuracy {exact:.2%}", refresh=False)
-        rows = {name: value.cpu() for name, value in (batch | outputs).items() if name in needed}
-        for name, parts in saved.items():
-            parts.append(rows[name])
-        for evaluator in evaluators.values():
-            wanted = {name: rows[name] for name in evaluator.required_outputs}
-            evaluator.update(set_name, wanted, torch.arange(start, start + num_rows))
+    path = None if save_dir is None else save_dir / f"step_{step}_all_preds.{world.rank}"
+    with SavedOutputs(path, save_outputs) as saved:
+        for set_name, batch, num_global in batches:
+            poll()
+            size = batch["inputs"].shape[0]
+            start = seen[set_name] + world.rank * size
+            seen[set_name] += num_global
+            num_rows = max(0, min(size, seen[set_name] - start))
+            if num_rows == 0:
+                continue
+            # The padded batch keeps one shape for the compiler; padding rows are dropped from what is counted.
+            batch = {name: value.to(world.device) for name, value in batch.items()}
+            outputs, first_stop = run_steps(model.model, batch)
+            first_stop = first_stop[:num_rows]
+            batch, outputs = ({k: v[:num_rows] for k, v in named.items()} for named in (batch, outputs))
+            halted = torch.ones_like(first_stop, dtype=torch.bool)
+            _, metrics = model.loss(outputs, batch["labels"], halted, first_stop)
+            for name, value in zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True):
+                sums[set_name][name] += value
+            if count := sum(values["count"] for values in sums.values()):
+                exact = sum(values["exact_accuracy"] for values in sums.values()) / count
+                batches.set_postfix_str(f"exact accuracy {exact:.2%}", refresh=False)
+            rows = {name: value.cpu() for name, value in (batch | outputs).items() if name in needed}
+            saved.add(rows)
+            for evaluator in evaluators.values():
+                wanted = {name: rows[name] for name in evaluator.required_outputs}
+                evaluator.update(set_name, wanted, torch.arange(start, start + num_rows))
+        saved.write()
 
-    if save_outputs and save_dir is not None:
-        tensors = {name: torch.cat(parts) for name, parts in saved.items() if parts}
-        path = save_dir / f"step_{step}_all_preds.{world.rank}"
-        write_atomically(path, state_files.serialise(tensors))
     results = means(world.gather_object({name: dict(values) for name, values in sums.items()}))
     for name, evaluator in evaluators.items():
         folder = None if save_dir is None else save_dir / f"evaluator_{name}_step_{step}"

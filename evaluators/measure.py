@@ -16,14 +16,13 @@ from tqdm import tqdm
 from evaluators.base import Evaluator
 from evaluators.chains import Rows
 from evaluators.evaluate import NOTHING, limited, means
+from evaluators.saved import SavedOutputs
 from evaluators.tally import Tally, right_cells
 from evaluators.test_time import Answered, Strategy
 from models.losses import ACTLossHead
 from puzzle_dataset import PuzzleDataset
-from utils import state_files
 from utils.distributed import World
 from utils.errors import UserError
-from utils.files import write_atomically
 
 _OF_THE_BATCH = {"inputs", "labels", "puzzle_identifiers"}
 
@@ -47,7 +46,6 @@ def measure(
     output to save that the strategy does not have.
     """
     sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    saved: dict[str, list[Tensor]] = {name: [] for name in save_outputs}
     needed = set(save_outputs).union(*(evaluator.required_outputs for evaluator in evaluators.values()))
     seen: dict[str, int] = defaultdict(int)  # examples of the global stream so far, by set
     if missing := needed - strategy.outputs - _OF_THE_BATCH:
@@ -67,7 +65,8 @@ def measure(
         leave=False,
         disable=None if world.is_main else True,
     )
-    with progress:
+    path = None if save_dir is None else save_dir / f"step_{step}_all_preds.{world.rank}"
+    with progress, SavedOutputs(path, save_outputs) as saved:
         for set_name, batch, num_global in limited(data.batches(), limit):
             size = data.local_batch_size
             start, number = (count + world.rank * size for count in (seen[set_name], sum(seen.values())))
@@ -85,8 +84,7 @@ def measure(
                 for name, value in batch_sums(head, answered, outputs, batch["labels"]).items():
                     of_set[name] += value
                 kept = {name: value.cpu() for name, value in (batch | outputs).items() if name in needed}
-                for name, parts in saved.items():
-                    parts.append(kept[name])
+                saved.add(kept)
                 for evaluator in evaluators.values():
                     wanted = {name: kept[name] for name in evaluator.required_outputs}
                     evaluator.update(set_name, wanted, torch.arange(start, start + num_rows))
@@ -94,10 +92,8 @@ def measure(
                     exact = sum(values["exact_accuracy"] for values in sums.values()) / count
                     progress.set_postfix_str(f"exact accuracy {exact:.2%}", refresh=False)
             progress.update(num_global)
+        saved.write()
 
-    if save_outputs and save_dir is not None:
-        tensors = {name: torch.cat(parts) for name, parts in saved.items() if parts}
-        write_atomically(save_dir / f"step_{step}_all_preds.{world.rank}", state_files.serialise(tensors))
     tally.gather(world.gather_object)
     metrics = means(world.gather_object({name: dict(values) for name, values in sums.items()}))
     for name, evaluator in evaluators.items():

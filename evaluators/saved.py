@@ -1,0 +1,73 @@
+"""Outputs of an evaluation on disk: written batch by batch, so that memory does not grow with their number.
+
+Shapes: B rows of this rank.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from utils.files import TEMPORARY_SUFFIX, sync_folder, writing_into
+
+
+class SavedOutputs:
+    """Appends rows to one file a name and, when closed, makes of them `path`: `torch.save` of a dict of tensors.
+
+    A context manager that removes the pieces. Without a `path` or `names` it does nothing.
+    """
+
+    def __init__(self, path: Path | None, names: Collection[str]):
+        self.path, self.names = path, tuple(names) if path is not None else ()
+        self._files: dict[str, object] = {}
+        self._kinds: dict[str, tuple[torch.dtype, torch.Size]] = {}
+
+    def __enter__(self) -> SavedOutputs:
+        return self
+
+    def add(self, rows: dict[str, Tensor]) -> None:
+        """Append the rows, (B, ...) CPU tensors of which `names` are taken. Raises UserError if it cannot write."""
+        for name in self.names:
+            tensor = rows[name].contiguous()
+            kind = tensor.dtype, tensor.shape[1:]
+            assert self._kinds.setdefault(name, kind) == kind, (
+                f"{name} changed from {self._kinds[name]} to {kind}"
+            )
+            with writing_into(self.path.parent, "checkpoint_path"):
+                if name not in self._files:
+                    self.path.parent.mkdir(parents=True, exist_ok=True)
+                    self._files[name] = open(self._piece(name), "wb")  # noqa: SIM115 - open until __exit__
+                self._files[name].write(tensor.view(torch.uint8).numpy() if tensor.numel() else b"")
+
+    def write(self) -> None:
+        """Make `path` of what was added; nothing if no row was. Raises UserError if it cannot write."""
+        if not self._files:
+            return
+        temporary = self.path.with_name(self.path.name + TEMPORARY_SUFFIX)
+        with writing_into(self.path.parent, "checkpoint_path"):
+            for file in self._files.values():
+                file.flush()
+            # The pieces are mapped, not read: what is written comes from the page cache.
+            torch.save({name: self._mapped(name) for name in self._files}, temporary)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path)
+            sync_folder(self.path.parent)
+
+    def __exit__(self, *_) -> None:
+        for name, file in self._files.items():
+            file.close()
+            self._piece(name).unlink(missing_ok=True)
+
+    def _piece(self, name: str) -> Path:
+        return self.path.with_name(f"{self.path.name}.{name}{TEMPORARY_SUFFIX}")
+
+    def _mapped(self, name: str) -> Tensor:
+        dtype, shape = self._kinds[name]
+        num_elements = os.path.getsize(self._piece(name)) // dtype.itemsize
+        flat = torch.from_file(str(self._piece(name)), shared=True, size=num_elements, dtype=dtype)
+        return flat.view(-1, *shape)
