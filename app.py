@@ -93,7 +93,7 @@ def page(game: Game, label: str):
     trained = game.solver.trained_steps
     most = min(MOST_STEPS, max(64, 4 * trained))
     with gradio.Blocks(title="Solve step by step", analytics_enabled=False) as blocks:
-        gradio.Markdown(f"## Solve step by step\n`{label}`, trained with {trained} steps")
+        gradio.Markdown(f"## Solve step by step\n`{label}`, supervision steps in training: {trained}")
         solved = gradio.State()
         with gradio.Row():
             with gradio.Column():
