@@ -188,5 +188,38 @@ class SwiGLU(nn.Module):
         self.down_proj = Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
-        return self.down_proj(F.silu(gate) * up)
+        return self.down_proj(gated(self.gate_up_proj(x)))
+
+
+def gated(gate_up: Tensor) -> Tensor:
+    """`silu(gate) · up` of (..., 2 K), (..., K)."""
+    if torch.compiler.is_compiling():  # which fuses it by itself
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.silu(gate) * up
+    return Gated.apply(gate_up)
+
+
+class Gated(torch.autograd.Function):
+    """`silu(gate) · up`, bit-equal to the plain form, without what autograd would keep and copy for it.
+
+    silu(gate) is computed again in the backward pass instead of kept, and both gradients are written into one tensor.
+    """
+
+    @staticmethod
+    def forward(gate_up: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        (gate_up,) = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, dim=-1)
+        grad_gate_up = torch.empty_like(gate_up)
+        grad_gate, grad_up = grad_gate_up.chunk(2, dim=-1)
+        torch.mul(grad, F.silu(gate), out=grad_up)
+        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
+        return grad_gate_up
