@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import re
 
+from omegaconf import OmegaConf
+
+from utils.device import faster_dtype
+
 # `key=value` or `a.b=value`; not `+key=`, `~key`, `--flag`, `hydra.x=`.
 _PLAIN = re.compile(r"^\+?(?!hydra[./])([A-Za-z_][\w.]*)=")
 
+
+# Recipes for CPUs write `forward_dtype: ${faster_dtype:${device}}`; a run's all_config.yaml holds what it came to.
+OmegaConf.register_new_resolver("faster_dtype", faster_dtype, replace=True)
 
 GROUPS = frozenset({"arch", "experiment", "optimizer"})
 

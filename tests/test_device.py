@@ -7,8 +7,16 @@ import numpy as np
 import pytest
 import torch
 
+from config.overrides import OmegaConf  # which registers the resolver
 from utils import device as device_module
-from utils.device import compile_policy, make_deterministic, random_state, resolve_device, seed_everything
+from utils.device import (
+    compile_policy,
+    faster_dtype,
+    make_deterministic,
+    random_state,
+    resolve_device,
+    seed_everything,
+)
 from utils.device import set_random_state as restore
 from utils.errors import UserError
 
@@ -136,3 +144,11 @@ def test_make_deterministic_binds_the_cpu_only():
         assert torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(("has_amx", "dtype"), [(True, "bfloat16"), (False, "float32")])
+def test_a_cpu_recipe_uses_the_dtype_that_its_processor_multiplies_faster(monkeypatch, has_amx, dtype):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx, raising=False)
+    assert faster_dtype("cpu") == dtype
+    config = OmegaConf.create({"device": "cpu", "arch": {"forward_dtype": "${faster_dtype:${device}}"}})
+    assert OmegaConf.to_container(config, resolve=True)["arch"]["forward_dtype"] == dtype

@@ -48,6 +48,18 @@ def resolve_device(name: str, local_rank: int = 0, num_local_ranks: int = 1) -> 
     return torch.device(name)
 
 
+def faster_dtype(device_name: str = "auto") -> str:
+    """The `forward_dtype` that multiplies faster on a device: bfloat16 on CUDA and on CPUs with AMX, else float32.
+
+    Without AMX a CPU multiplies both alike (measured with avx512_bf16), and float32 needs no conversions.
+    """
+    device = resolve_device(device_name)
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    return "bfloat16" if device.type == "cpu" and has_amx() else "float32"
+
+
 def seed_everything(seed: int) -> None:
     """Seed Python's, NumPy's and torch's global generators (torch's on every device)."""
     random.seed(seed)
