@@ -12,6 +12,7 @@ within one process, so that a busy machine slows both.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import resource
 import statistics
@@ -149,8 +150,11 @@ def measure(overrides: tuple[str, ...], mode: str, device: torch.device, options
         case.model.model.inner.compile_networks()
     yardstick = Yardstick.of(case.model, case.batch, device)
     first = timed(case.train_step, device)
-    reset_peak_memory(device)
-    timed(case.train_step, device)  # the second step creates nothing more, but warms the allocator
+    before = reset_peak_memory(device)
+    timed(
+        case.train_step, device
+    )  # creates nothing that lasts, so that what it adds are activations and gradients
+    peak = peak_memory(device)
     yardstick.train()
     pairs = [(timed(case.train_step, device), timed(yardstick.train, device)) for _ in range(options.repeats)]
     step, products = (statistics.median(column) for column in zip(*pairs, strict=True))
@@ -160,7 +164,8 @@ def measure(overrides: tuple[str, ...], mode: str, device: torch.device, options
         "yardstick_s": products,
         "efficiency": products / step,
         "puzzles_per_s": case.config.global_batch_size / step,
-        "peak_MB": peak_memory(device),
+        "peak_MB": peak,
+        "activations_MB": peak - before,
         "TFLOPS": yardstick.train_flops / step / 1e12,
     }
     if options.eval_steps:
@@ -188,12 +193,16 @@ def timed(call: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def reset_peak_memory(device: torch.device) -> None:
-    """Start anew to measure the peak; on Linux the process's own high-water mark, where the kernel lets us."""
+def reset_peak_memory(device: torch.device) -> float:
+    """Start anew to measure the peak; what is in use now, MB. Off CUDA, Linux's high-water mark of the process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    elif Path("/proc/self/clear_refs").exists():
-        Path("/proc/self/clear_refs").write_text("5")
+    else:
+        if hasattr(ctypes.CDLL(None), "malloc_trim"):
+            ctypes.CDLL(None).malloc_trim(0)  # what is free would hide how much a step needs
+        if Path("/proc/self/clear_refs").exists():
+            Path("/proc/self/clear_refs").write_text("5")
+    return peak_memory(device)
 
 
 def peak_memory(device: torch.device) -> float:

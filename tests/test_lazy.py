@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from arc_samples import build
 
+from config.trained import identifier_hashes
 from dataset.arc import GRID_SIZE, SEQ_LEN, encode, split_name
 from dataset.arc_render import Frames, unpack
 from dataset.augment import dihedral
@@ -205,3 +206,12 @@ def test_an_identifier_table_survives_its_file(tmp_path):
     loaded = IdentifierTable.load(tmp_path)
     assert list(loaded.names()) == ["<blank>"] * 4 + ["a", "a|||t3|||0123456789", "b"]
     assert len(loaded) == 7
+
+
+def test_lazy_datasets_of_other_augmentations_have_other_identifiers(stores, tmp_path):
+    full, lazy = stores
+    options = ("--num-aug", "40", "--test-set-name2", "concept", "--store", "lazy")
+    others = [build(tmp_path / seed, *options, "--seed", seed) for seed in ("42", "7")]
+    of_full, of_lazy, same_seed, other_seed = identifier_hashes(map(str, (full, lazy, *others)))
+    assert of_full == of_lazy == same_seed
+    assert other_seed != of_lazy
