@@ -42,7 +42,7 @@ class Symmetries:
         self, tokens: np.ndarray, identifiers: np.ndarray, numbers: np.ndarray, count: int, seed: int
     ) -> Copies:
         """`count` copies of each of the puzzles: tokens (n, S), identifiers (n,), places in the stream (n,)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define copies")
 
 
 class SudokuSymmetries(Symmetries):

@@ -49,7 +49,8 @@ class Strategy:
         return frozenset({"preds", "q_halt_logits"})
 
     def solve(self, rows: Rows, tally: Tally) -> Answered:
-        raise NotImplementedError
+        """The answers to a batch's rows; the tally is told of each step and of what it cost."""
+        raise NotImplementedError(f"{type(self).__name__} must define solve")
 
 
 class Plain(Strategy):
@@ -143,7 +144,7 @@ class Voting(Strategy):
 
     def bundle(self, rows: Rows) -> Bundle:
         """The chains of some puzzles before their first step."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define bundle")
 
     def solve(self, rows: Rows, tally: Tally) -> Answered:
         return self.choose(self.candidates(rows, tally), rows, tally)
