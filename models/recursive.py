@@ -177,8 +177,8 @@ class RecursiveModel(InputEmbedding):
     def compile_networks(self, **options) -> None:
         """Compile each network's application, once without and once with gradient; `options` of `torch.compile`.
 
-        Not the whole step: its 21 applications are alike, so compiling them one by one takes several times longer and
-        gains nothing that was measured.
+        Not the whole step: its applications are alike, and unrolled they took several times longer to compile
+        (figures in benchmarks/README.md).
         """
         for network in self.networks:
             getattr(self, network).compile_blocks(**options)

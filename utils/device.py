@@ -16,7 +16,7 @@ from utils.errors import UserError
 
 DEVICE_NAMES = ("auto", "cuda", "mps", "cpu")
 
-# What `compile=auto` does on a CPU. Compiling takes 15 to 45 s, which a run of a few minutes does not gain back.
+# What `compile=auto` does on a CPU. Compiling takes 11 to 45 s, which a run of a few minutes does not gain back.
 COMPILE_ON_CPU = False
 
 
