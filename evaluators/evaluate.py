@@ -5,8 +5,7 @@ Shapes: B rows of this rank, S `seq_len`.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
@@ -14,13 +13,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from evaluators.base import Evaluator
-from evaluators.saved import SavedOutputs
+from evaluators.collect import NOTHING, Collector, shares
 from models.act import ACTModel
 from models.losses import ACTLossHead
-from puzzle_dataset import Batch, PuzzleDataset
+from puzzle_dataset import PuzzleDataset
 from utils.distributed import World
-
-NOTHING: frozenset[str] = frozenset()
 
 
 @torch.no_grad()
@@ -43,16 +40,6 @@ def run_steps(model: ACTModel, batch: dict[str, Tensor]) -> tuple[dict[str, Tens
     return outputs, first_stop
 
 
-def limited(batches: Iterable[Batch], limit: int | None) -> Iterator[Batch]:
-    """The batches up to the stream's first `limit` examples; of the last one fewer count as real."""
-    for set_name, batch, num_global in batches:
-        if limit is not None:
-            if limit <= 0:
-                return
-            num_global, limit = min(num_global, limit), limit - num_global
-        yield set_name, batch, num_global
-
-
 @torch.no_grad()
 def evaluate(
     model: ACTLossHead,
@@ -64,84 +51,37 @@ def evaluate(
     save_dir: Path | None = None,
     step: int = 0,
     poll: Callable[[], None] = lambda: None,
-    limit: int | None = None,
 ) -> dict[str, float]:
     """Metrics of the test stream `data` under the names they are logged by, on every rank.
 
-    `test/metric` pools the sets; with several sets each is also reported as `test/{set}/metric`. `save_outputs` are
-    written per rank to `{save_dir}/step_{step}_all_preds.{rank}`, evaluators' files below
-    `{save_dir}/evaluator_{name}_step_{step}/`. Padding rows count nowhere. `poll` is called before each batch, on all
-    ranks alike; what it raises ends the evaluation. `limit` stops after the stream's first rows.
+    `test/metric` pools the sets; with several sets each is also reported as `test/{set}/metric`. Padding rows count
+    nowhere. Files are those of `Collector`. `poll` is called before each batch, on all ranks alike; what it raises
+    ends the evaluation.
     """
     was_training = model.training
     model.eval()
-    sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    needed = set(save_outputs).union(*(evaluator.required_outputs for evaluator in evaluators.values()))
-    seen: dict[str, int] = defaultdict(int)  # examples of the global stream so far, by set
-    for evaluator in evaluators.values():
-        evaluator.begin()
-
     batches = tqdm(
-        limited(data.batches(), limit),
-        total=data.num_batches()
-        if limit is None
-        else min(data.num_batches(), -(-limit // data.global_batch_size)),
+        shares(data, world.rank),
+        total=data.num_batches(),
         desc="evaluate",
         leave=False,
         disable=None if world.is_main else True,
     )
-    path = None if save_dir is None else save_dir / f"step_{step}_all_preds.{world.rank}"
-    with SavedOutputs(path, save_outputs) as saved:
-        for set_name, batch, num_global in batches:
+    with Collector(world, evaluators, save_outputs, save_dir, step) as collector:
+        for share in batches:
             poll()
-            size = batch["inputs"].shape[0]
-            start = seen[set_name] + world.rank * size
-            seen[set_name] += num_global
-            num_rows = max(0, min(size, seen[set_name] - start))
-            if num_rows == 0:
+            if share.num_rows == 0:
                 continue
             # The padded batch keeps one shape for the compiler; padding rows are dropped from what is counted.
-            batch = {name: value.to(world.device) for name, value in batch.items()}
+            batch = {name: value.to(world.device) for name, value in share.batch.items()}
             outputs, first_stop = run_steps(model.model, batch)
-            first_stop = first_stop[:num_rows]
-            batch, outputs = ({k: v[:num_rows] for k, v in named.items()} for named in (batch, outputs))
+            named = {name: value[: share.num_rows] for name, value in (batch | outputs).items()}
+            first_stop = first_stop[: share.num_rows]
             halted = torch.ones_like(first_stop, dtype=torch.bool)
-            _, metrics = model.loss(outputs, batch["labels"], halted, first_stop)
-            for name, value in zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True):
-                sums[set_name][name] += value
-            if count := sum(values["count"] for values in sums.values()):
-                exact = sum(values["exact_accuracy"] for values in sums.values()) / count
-                batches.set_postfix_str(f"exact accuracy {exact:.2%}", refresh=False)
-            rows = {name: value.cpu() for name, value in (batch | outputs).items() if name in needed}
-            saved.add(rows)
-            for evaluator in evaluators.values():
-                wanted = {name: rows[name] for name in evaluator.required_outputs}
-                evaluator.update(set_name, wanted, torch.arange(start, start + num_rows))
-        saved.write()
-
-    results = means(world.gather_object({name: dict(values) for name, values in sums.items()}))
-    for name, evaluator in evaluators.items():
-        folder = None if save_dir is None else save_dir / f"evaluator_{name}_step_{step}"
-        results |= world.broadcast_object(evaluator.result(world.gather_object, folder))
+            _, metrics = model.loss(named, named["labels"], halted, first_stop)
+            values = torch.stack(list(metrics.values())).tolist()
+            collector.add(share, dict(zip(metrics, values, strict=True)), named)
+            batches.set_postfix_str(collector.standing, refresh=False)
+    results = collector.results()
     model.train(was_training)
     return results
-
-
-def means(sums_by_rank: list[dict[str, dict[str, float]]]) -> dict[str, float]:
-    """Sums per rank and set, divided by the count, under the names they are logged by."""
-    per_set: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    pooled: dict[str, float] = defaultdict(float)
-    for of_rank in sums_by_rank:
-        for set_name, values in of_rank.items():
-            for name, value in values.items():
-                per_set[set_name][name] += value
-                pooled[name] += value
-    groups = {"test": pooled}
-    if len(per_set) > 1:
-        groups |= {f"test/{set_name}": values for set_name, values in per_set.items()}
-    return {
-        f"{prefix}/{name}": value / values["count"]
-        for prefix, values in groups.items()
-        for name, value in values.items()
-        if name != "count" and values["count"]
-    }
