@@ -130,6 +130,21 @@ def test_an_error_of_the_user_that_every_rank_meets_is_shown_once_without_a_trac
     assert "".join(result.stderr for result in results) == "error: data_paths: no such folder\n"
 
 
+def meet_it_late(late_rank: int):
+    with World.start("cpu") as world:
+        world.barrier()
+        if world.rank == late_rank:
+            time.sleep(1)
+        raise UserError("data_paths: no such folder")
+
+
+@pytest.mark.parametrize("late_rank", [0, 1])
+def test_a_rank_that_meets_the_same_error_later_stays_silent(tmp_path, late_rank):
+    results = run_ranks(tmp_path, meet_it_late, late_rank)
+    assert [result.returncode for result in results] == [2, 2]
+    assert "".join(result.stderr for result in results) == "error: data_paths: no such folder\n"
+
+
 def kill_a_rank(victim: int):
     with World.start("cpu") as world:
         world.barrier()

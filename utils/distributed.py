@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ BUCKET_BYTES = 25 * 2**20
 DEFAULT_TIMEOUT_SECONDS = 600.0
 # How long a rank that fails after another one waits for that one to have shown its error.
 SHOW_SECONDS = 5.0
+# How long rank 0 stays after its error for others that fail with it; those that do not fail wait for it this long.
+STORE_SECONDS = 3.0
 
 
 @dataclass
@@ -190,6 +193,11 @@ class World:
             else:
                 # Ending earlier could make the launcher kill the first rank before it has shown its error.
                 store.wait(["failure shown"], timedelta(seconds=SHOW_SECONDS))
+            store.add("left", 1)
+            # Rank 0 may hold the store: gone at once, it would make a rank that fails with it speak as well.
+            deadline = time.monotonic() + STORE_SECONDS
+            while self.rank == 0 and store.add("left", 0) < self.size and time.monotonic() < deadline:
+                time.sleep(0.01)
         except (RuntimeError, ValueError):  # the store lived in a process that is gone, or was never made
             self._show(error)
         sys.stdout.flush()
