@@ -194,9 +194,11 @@ class World:
                 # Ending earlier could make the launcher kill the first rank before it has shown its error.
                 store.wait(["failure shown"], timedelta(seconds=SHOW_SECONDS))
             store.add("left", 1)
-            # Rank 0 may hold the store: gone at once, it would make a rank that fails with it speak as well.
+            # Rank 0 may hold the store: gone at once, it would make a rank that fails with it speak as well. Where it
+            # has lost another rank, there is nobody to wait for.
             deadline = time.monotonic() + STORE_SECONDS
-            while self.rank == 0 and store.add("left", 0) < self.size and time.monotonic() < deadline:
+            waits = self.rank == 0 and not _is_lost_contact(error)
+            while waits and store.add("left", 0) < self.size and time.monotonic() < deadline:
                 time.sleep(0.01)
         except (RuntimeError, ValueError):  # the store lived in a process that is gone, or was never made
             self._show(error)
