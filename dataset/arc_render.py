@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cache
-from itertools import chain, repeat
 
 import numpy as np
 
@@ -88,8 +87,9 @@ class Frames:
 
 
 def unpack(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and labels, each (n, S) uint8, of packed rows (n, S)."""
-    return packed >> np.uint8(4), packed & np.uint8(0x0F)
+    """Inputs and labels, each (n, S) uint8, of packed rows (n, S), whose memory the labels take over."""
+    inputs = packed >> np.uint8(4)
+    return inputs, np.bitwise_and(packed, np.uint8(0x0F), out=packed)
 
 
 def render(
@@ -113,21 +113,21 @@ def render(
         return np.empty((0, SEQ_LEN), np.uint8)
     starts = np.flatnonzero(np.diff(puzzles, prepend=puzzles[0] - 1))  # runs of rows of one puzzle
     run_lengths = np.diff(starts, append=len(puzzles))
+    runs = np.repeat(np.arange(len(starts)), run_lengths)
     run_transforms, run_colours = decode_numbers(numbers[starts])
-    transforms = np.repeat(run_transforms, run_lengths)
+    transforms = run_transforms[runs]
     shifts = None
     if shift_seed is not None:
         shifts = _scaled_pairs(_random_words(shift_seed, 1, examples), frames.room(pairs, transforms) + 1)
         kept = _scaled(_random_words(shift_seed, 0, puzzles[starts]) >> np.uint64(32), lengths[starts])
-        shifts[places == np.repeat(kept, run_lengths)] = 0
+        shifts[places == kept[runs]] = 0
 
     tokens = np.zeros((len(starts), 16), np.uint8)
     tokens[:, BORDER] = BORDER
     tokens[:, FIRST_COLOUR:VOCAB_SIZE] = run_colours + np.uint8(FIRST_COLOUR)
-    tables = (tokens[:, :, None] << np.uint8(4) | tokens[:, None]).tobytes()
-    run_tables = [tables[first : first + 256] for first in range(0, len(tables), 256)]
-    row_tables = chain.from_iterable(map(repeat, run_tables, run_lengths.tolist()))
-    return frames.rows(pairs, transforms, shifts, row_tables)
+    tables = np.repeat(tokens << np.uint8(4), 16, axis=1) | np.tile(tokens, 16)
+    run_tables = tables.view("V256").ravel().tolist()
+    return frames.rows(pairs, transforms, shifts, [run_tables[run] for run in runs.tolist()])
 
 
 # Shifts are a pure function of the seed and the numbers of puzzle and example, so that any row can be rendered alone.
