@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from safetensors.torch import save_file
 from yaml import YAMLError, safe_dump
 
@@ -21,6 +21,7 @@ from config.trained import IDENTIFIERS_KEY, Trained, open_trained
 from dataset.format import Metadata, read_identifiers, write_identifiers
 from evaluate import default_output_folder
 from evaluators.report import REPORT_NAME
+from models.settings import Settings
 from utils.errors import UserError, report_user_errors
 from utils.hub import check_repository_name, upload_files
 from utils.weights import EXPORTED_NAME
@@ -31,10 +32,8 @@ FILES = (EXPORTED_NAME, "config.json", CARD_NAME, "identifiers.json")
 PAPER = "https://arxiv.org/abs/2510.04871"
 
 
-class ExportConfig(BaseModel):
+class ExportConfig(Settings):
     """What `export.py` is told."""
-
-    model_config = ConfigDict(extra="forbid")
 
     checkpoint: str
     out: str

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from config.schema import SAVABLE_OUTPUTS, EvaluatorConfig
+from models.settings import Settings
 
 # The strategies of evaluators/test_time.py and evaluators/ladder.py, and the options that each has of its own.
 STRATEGIES = {
@@ -30,10 +31,8 @@ _OF_RUNG = {
 }
 
 
-class EvaluateConfig(BaseModel):
+class EvaluateConfig(Settings):
     """Everything that `evaluate.py` is told; None means as the run was trained, of a strategy its default."""
-
-    model_config = ConfigDict(extra="forbid")
 
     checkpoints: list[str] | None = Field(default=None, min_length=2)
     checkpoint: str | None = Field(default=None, validate_default=True)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from models.optim.choices import AS_PUBLISHED, CHOICES, OptimizerChoice
 from models.registry import ConfigError, check_arch, describe
+from models.settings import Settings
 from utils.errors import UserError
 
 SAVABLE_OUTPUTS = (
@@ -34,15 +35,13 @@ class EvaluatorConfig(BaseModel):
         return dict(self.model_extra or {})
 
 
-class PretrainConfig(BaseModel):
+class PretrainConfig(Settings):
     """Everything that `pretrain.py` is told. `arch` is checked against the architecture's own schema."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     arch: dict
 
     data_paths: list[str] = Field(min_length=1)
-    data_paths_test: list[str] = []
+    data_paths_test: list[str] = Field(default=[])
     augment: Literal["online"] | None = None
     evaluators: list[EvaluatorConfig] | None = None
 

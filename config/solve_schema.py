@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from config.schema import parse
+from models.settings import Settings
 from utils.errors import UserError
 
 Config = TypeVar("Config", bound=BaseModel)
 
 
-class CheckpointConfig(BaseModel):
+class CheckpointConfig(Settings):
     """What every command about trained weights is told."""
-
-    model_config = ConfigDict(extra="forbid")
 
     checkpoint: str = Field(default=None, validate_default=True)  # required, with a message of its own
 

@@ -9,11 +9,12 @@ from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
 from models.act import ACTModel, Carry
+from models.settings import Settings
 
 IGNORE_LABEL_ID = -100  # as in dataset.format; torch's own convention
 
@@ -62,8 +63,7 @@ TOKEN_LOSSES = {
 class ACTLossHead(nn.Module):
     """The ACT model under its loss; published checkpoints are state dicts of this module (`model.inner...`)."""
 
-    class Config(BaseModel):
-        model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    class Config(Settings):
         loss_type: str = "stablemax_cross_entropy"
         label_smoothing: float = Field(default=0.0, ge=0, lt=1)  # in training only
         q_halt_weight: float = Field(default=0.5, ge=0)  # of the halting losses, q_continue's too

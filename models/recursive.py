@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -18,16 +18,16 @@ from models.blocks import Block, Network
 from models.embeddings import InputEmbedding, prefix_length
 from models.grid_rotary import grid_side
 from models.layers import Linear, truncated_normal_, weights_cast
+from models.settings import Settings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 State = tuple[Tensor, ...]
 
 
-class RecursiveConfig(BaseModel):
+class RecursiveConfig(Settings):
     """Settings under `arch` plus the three numbers that the dataset decides. Unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
     any_size: ClassVar[bool] = False  # whether the weights serve every seq_len and vocab_size
 
     seq_len: int = Field(gt=0)

@@ -159,6 +159,16 @@ def test_an_unknown_architecture_lists_those_there_are(refused):
         ("data_paths=[]", "data_paths: "),
         ("data_paths=data", "data_paths: 'data' is not valid: must be a list, written [data]"),
         ("lr=inf", "lr: inf is not valid"),
+        ("global_batch_size=true", "global_batch_size: true is not valid: Input should be a valid integer"),
+        ("arch.L_cycles=true", "arch.L_cycles: true is not valid: Input should be a valid integer"),
+        (
+            "arch.loss.q_halt_weight=false",
+            "arch.loss.q_halt_weight: false is not valid: Input should be a valid number",
+        ),
+        (
+            "optimizer=muon optimizer.ns_steps=true",
+            "optimizer.ns_steps: true is not valid: Input should be",
+        ),
         ("weight_decay=inf", "weight_decay: inf is not valid"),
         ("arch.rope_theta=inf", "arch.rope_theta: inf is not valid"),
         ("seed=99999999999999999999", "seed: 99999999999999999999 is not valid"),

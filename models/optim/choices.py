@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from torch import nn
 from torch.optim import Muon
+
+from models.settings import Settings
 
 Elementwise = Literal["adam_atan2", "adamw"]
 
 
-class Choice(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+class Choice(Settings):
+    model_config = ConfigDict(frozen=True)
+
     name: str
 
     @property

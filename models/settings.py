@@ -1,0 +1,53 @@
+"""The base of every closed schema: what a config may not hold, whatever its fields are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+
+class Settings(BaseModel):
+    """Refuses unknown keys, infinities, NaN, and true or false for a number (Python counts them as 1 and 0)."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+    # On the whole model, because pydantic allows no such validator on a field that tells the members of a union apart.
+    @model_validator(mode="before")
+    @classmethod
+    def refuse_booleans_as_numbers(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        booleans = [
+            key for key, value in values.items() if isinstance(value, bool) and key in cls.model_fields
+        ]
+        refused = [key for key in booleans if _takes_only_numbers(cls.model_fields[key].annotation)]
+        return values | {key: _NoNumber(values[key]) for key in refused}
+
+
+@dataclass(frozen=True, repr=False)
+class _NoNumber:
+    """A boolean that pydantic does not count as a number: it refuses it with the field's own message."""
+
+    value: bool
+
+    def __repr__(self) -> str:
+        return str(self.value).lower()
+
+
+def _takes_only_numbers(annotation: Any) -> bool:
+    return _types(annotation) <= {int, float, type(None)}
+
+
+def _types(annotation: Any) -> set[Any]:
+    """What a union or an optional allows; of a `Literal` the types of its values."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return {type(value) for value in arguments}
+    if origin is Annotated:
+        return _types(arguments[0])
+    if origin in (Union, UnionType):
+        return set().union(*map(_types, arguments))
+    return {annotation}

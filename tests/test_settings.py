@@ -1,0 +1,88 @@
+"""What every config refuses, whichever command or architecture it belongs to."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from config.evaluate_schema import EvaluateConfig
+from config.report_schema import MemorisationConfig, ReportConfig
+from config.schema import PretrainConfig, parse
+from config.solve_schema import AppConfig, SolveConfig
+from export import ExportConfig
+from models.architectures import ARCHITECTURES
+from models.losses import ACTLossHead
+from models.optim.choices import CHOICES
+from utils.errors import UserError
+
+COMMANDS = [
+    PretrainConfig,
+    EvaluateConfig,
+    SolveConfig,
+    AppConfig,
+    ReportConfig,
+    MemorisationConfig,
+    ExportConfig,
+]
+SCHEMAS = {schema.__name__: schema for schema in COMMANDS}
+SCHEMAS |= {f"arch={name}": architecture.Config for name, architecture in ARCHITECTURES.items()}
+SCHEMAS |= {f"optimizer={name}": choice for name, choice in CHOICES.items()}
+SCHEMAS["arch.loss"] = ACTLossHead.Config
+
+
+def fields_of_type(schema, *types: str) -> list[str]:
+    """The fields that take these JSON types and no others but null."""
+    found = []
+    for name, field in schema.model_json_schema()["properties"].items():
+        options = field.get("anyOf", [field])
+        if {option.get("type") for option in options} - {"null"} <= set(types):
+            found.append(name)
+    return found
+
+
+def refused_keys(schema, values: dict) -> dict[str, str]:
+    with pytest.raises(ValidationError) as caught:
+        schema(**values, unknown_key=1)  # so that there is always an error to look at
+    return {str(error["loc"][0]): error["msg"] for error in caught.value.errors() if error["loc"]}
+
+
+@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=list(SCHEMAS))
+@pytest.mark.parametrize("value", [True, False])
+def test_no_number_is_given_as_true_or_false(schema, value):
+    numbers = fields_of_type(schema, "integer", "number")
+    refused = refused_keys(schema, dict.fromkeys(numbers, value))
+    for name in numbers:
+        assert refused[name] in ("Input should be a valid integer", "Input should be a valid number")
+
+
+@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=list(SCHEMAS))
+@pytest.mark.parametrize("value", [True, False])
+def test_what_is_true_or_false_still_is(schema, value):
+    switches = fields_of_type(schema, "boolean")
+    refused = refused_keys(schema, dict.fromkeys(switches, value))
+    # An architecture may fix a switch ("should be False"), but none takes it for something else.
+    assert not any("should be a valid" in refused.get(name, "") for name in switches)
+
+
+def test_the_introspection_finds_numbers_and_switches():
+    assert {"global_batch_size", "lr", "grad_clip"} <= set(
+        fields_of_type(PretrainConfig, "integer", "number")
+    )
+    assert {"ema", "freeze_weights"} <= set(fields_of_type(PretrainConfig, "boolean"))
+    assert {"expansion", "H_cycles"} <= set(fields_of_type(SCHEMAS["arch=trm"], "integer", "number"))
+    assert {"lr", "ns_steps"} <= set(fields_of_type(SCHEMAS["optimizer=muon"], "integer", "number"))
+
+
+def test_a_switch_that_also_has_a_word_takes_all_three():
+    for value in ("auto", True, False):
+        assert parse(EvaluateConfig, {"checkpoint": "run", "compile": value}).compile is value
+
+
+def test_numbers_keep_their_coercions():
+    config = parse(EvaluateConfig, {"checkpoint": "run", "limit": "7", "global_batch_size": 8.0})
+    assert (config.limit, config.global_batch_size) == (7, 8)
+
+
+def test_the_error_names_the_key():
+    with pytest.raises(UserError, match="limit: true is not valid: Input should be a valid integer"):
+        parse(EvaluateConfig, {"checkpoint": "run", "limit": True})
