@@ -115,7 +115,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--modes", nargs="+", default=["eager", "compiled"], choices=["eager", "compiled"])
     parser.add_argument("--repeats", type=int, default=3, help="timed train steps; the median counts")
     parser.add_argument(
-        "--eval-steps", type=int, default=2, help="supervision steps of an evaluation; 0: none"
+        "--eval-steps", type=int, default=1, help="supervision steps of an evaluation; 0: none"
     )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, help="of the CPU; torch's choice otherwise")
@@ -150,13 +150,13 @@ def measure(overrides: tuple[str, ...], mode: str, device: torch.device, options
         case.model.model.inner.compile_networks()
     yardstick = Yardstick.of(case.model, case.batch, device)
     first = timed(case.train_step, device)
-    before = reset_peak_memory(device)
-    timed(
-        case.train_step, device
-    )  # creates nothing that lasts, so that what it adds are activations and gradients
-    peak = peak_memory(device)
     yardstick.train()
-    pairs = [(timed(case.train_step, device), timed(yardstick.train, device)) for _ in range(options.repeats)]
+    before, pairs = reset_peak_memory(device), []
+    for _ in range(options.repeats):
+        seconds = timed(case.train_step, device)
+        if not pairs:  # creates nothing that lasts, so that what it adds are activations and gradients
+            peak = peak_memory(device)
+        pairs.append((seconds, timed(yardstick.train, device)))
     step, products = (statistics.median(column) for column in zip(*pairs, strict=True))
     result = {
         "first_step_s": first,
@@ -169,7 +169,7 @@ def measure(overrides: tuple[str, ...], mode: str, device: torch.device, options
         "TFLOPS": yardstick.train_flops / step / 1e12,
     }
     if options.eval_steps:
-        # Every step of an evaluation costs the same, so a few tell what 16 take.
+        # Every step of an evaluation costs the same, so one tells what 16 take.
         case.model.model.max_steps = yardstick.num_eval_steps = options.eval_steps
         case.evaluate()
         pairs = [(timed(case.evaluate, device), timed(yardstick.evaluate, device)) for _ in range(2)]
