@@ -146,6 +146,7 @@ def measure(overrides: tuple[str, ...], mode: str, device: torch.device, options
     case = Case(
         config_of(*own, f"arch.forward_dtype={options.dtype}", "ema=True"), seq_len, World(device=device)
     )
+    torch.compiler.reset()  # Dynamo keeps what it compiled for other models and stops at a limit
     if mode == "compiled":
         case.model.model.inner.compile_networks()
     yardstick = Yardstick.of(case.model, case.batch, device)
