@@ -89,6 +89,7 @@ RECIPES: dict[str, list[str]] = {
     "rms_swiglu": ["arch.ffn=rms_swiglu"],
     "random_init": ["arch.random_init=True"],
     "damped_noise": ["arch.random_init=True", "arch.damping=0.05", "arch.noise=0.01"],
+    "chains": ["arch.chains=4"],
     "attention": ATTENTION,
     "rope2d": [*ATTENTION, "arch.pos_encodings=rope2d"],
     "conv_swiglu": [*ATTENTION, "arch.ffn=conv_swiglu"],

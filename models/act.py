@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.chains import Chains, RowLoss
 from models.randomness import seeded
 from models.recursive import RecursiveModel, State
 
@@ -21,7 +22,7 @@ _EVALUATION = 0xE7A1  # keeps what evaluation draws apart from training's
 class Carry:
     """What a slot of the batch keeps between supervision steps."""
 
-    state: State  # the architecture's latents, each (B, L, D), detached
+    state: State  # the architecture's latents, each (B, L, D), detached; of chains as models/chains.py says
     steps: Tensor  # (B,) int32, supervision steps done on the current puzzle
     halted: Tensor  # (B,) bool; a halted slot takes its row of the next batch
     current: dict[str, Tensor]  # the data each slot is working on
@@ -81,17 +82,27 @@ class ACTModel(nn.Module):
         self.act_enabled, self.act_inference = config.act_enabled, config.act_inference
         self.num_calls = 0  # in evaluation, since the last `initial_carry`
         self.rule = HaltingRule.resolve(config.halting, inner.published_halting, config.no_ACT_continue)
+        self.chains = Chains(inner, config.chains) if config.chains > 1 else None
 
     @property
     def latent_names(self) -> list[str]:
         return list(self.inner.latents)
+
+    @property
+    def runs_chains(self) -> bool:
+        """Whether a slot has several chains: in training only."""
+        return self.training and self.chains is not None
+
+    def initial_state(self, batch_size: int) -> State:
+        """What a slot starts from."""
+        return (self.chains if self.runs_chains else self.inner).initial_state(batch_size)
 
     def initial_carry(self, batch: dict[str, Tensor]) -> Carry:
         """A carry whose every slot is free, so that the next call loads all of `batch` (inputs (B, S), ...)."""
         self.num_calls = 0
         size, device = batch["inputs"].shape[0], batch["inputs"].device
         return Carry(
-            state=self.inner.initial_state(size),
+            state=self.initial_state(size),
             steps=torch.zeros(size, dtype=torch.int32, device=device),
             halted=torch.ones(size, dtype=torch.bool, device=device),
             current={name: torch.zeros_like(value) for name, value in batch.items()},
@@ -100,10 +111,10 @@ class ACTModel(nn.Module):
     def load(self, carry: Carry, batch: dict[str, Tensor]) -> Carry:
         """Give halted slots their row of `batch`, the initial latents and zero steps; the others go on."""
         free = carry.halted
-        inits = self.inner.initial_state(free.shape[0])
+        inits = self.initial_state(free.shape[0])
         return Carry(
             state=tuple(
-                torch.where(free.view(-1, 1, 1), init, old)
+                torch.where(free.view(-1, *[1] * (old.ndim - 1)), init, old)
                 for init, old in zip(inits, carry.state, strict=True)
             ),
             steps=carry.steps.masked_fill(free, 0),
@@ -115,11 +126,16 @@ class ACTModel(nn.Module):
         )
 
     def forward(
-        self, carry: Carry, batch: dict[str, Tensor], min_steps: Tensor | None = None
+        self,
+        carry: Carry,
+        batch: dict[str, Tensor],
+        min_steps: Tensor | None = None,
+        row_loss: RowLoss | None = None,
     ) -> tuple[Carry, dict[str, Tensor]]:
         """One supervision step of every slot.
 
-        `min_steps` (B,) int32 is the exploration of `draw_min_steps`, used in training only. Returns the new carry
+        `min_steps` (B,) int32 is the exploration of `draw_min_steps`, used in training only, `row_loss` what chooses
+        between chains, needed where there are several: outputs and halting are the chosen one's. Returns the new carry
         and `logits` (B, S, V), `q_halt_logits`, `q_continue_logits` (B,) float32 and, where q_continue is learned and
         the model trains, `target_q_continue` (B,). In evaluation all slots run `halt_max_steps` steps; with
         `act_inference` a slot that says stop is frozen until the caller starts a fresh carry. What an architecture
@@ -129,11 +145,15 @@ class ACTModel(nn.Module):
         if self.inner.draws and not self.training:
             self.num_calls += 1
             with seeded(carry.halted.device, _EVALUATION, self.num_calls):
-                return self.supervise(carry, batch, min_steps)
-        return self.supervise(carry, batch, min_steps)
+                return self.supervise(carry, batch, min_steps, row_loss)
+        return self.supervise(carry, batch, min_steps, row_loss)
 
     def supervise(
-        self, carry: Carry, batch: dict[str, Tensor], min_steps: Tensor | None
+        self,
+        carry: Carry,
+        batch: dict[str, Tensor],
+        min_steps: Tensor | None,
+        row_loss: RowLoss | None,
     ) -> tuple[Carry, dict[str, Tensor]]:
         halts_in_eval = self.act_inference and not self.training
         frozen = carry.halted & (carry.steps > 0) if halts_in_eval else None
@@ -142,9 +162,17 @@ class ACTModel(nn.Module):
         else:
             carry = self.load(Carry(carry.state, carry.steps, carry.halted & ~frozen, carry.current), batch)
 
-        state, (logits, q_halt, q_continue) = self.inner(
-            carry.state, carry.current["inputs"], self.inner.puzzle_rows(carry.current)
-        )
+        puzzle_rows = self.inner.puzzle_rows(carry.current)
+        if self.runs_chains:
+            if row_loss is None:
+                raise ValueError(
+                    f"training with arch.chains={self.chains.num} chooses chains by their loss: call the loss head"
+                )
+            state, best, heads = self.chains.step(carry.state, carry.current, puzzle_rows, row_loss)
+        else:
+            state, heads = self.inner(carry.state, carry.current["inputs"], puzzle_rows)
+            best = state
+        logits, q_halt, q_continue = heads
         steps = carry.steps + 1
         if frozen is not None:
             state = tuple(
@@ -166,7 +194,7 @@ class ACTModel(nn.Module):
             if frozen is not None:
                 halted = halted | frozen
             if self.training and self.max_steps > 1 and self.rule.learns_continue:
-                outputs["target_q_continue"] = self.continue_target(state, carry.current, is_last)
+                outputs["target_q_continue"] = self.continue_target(best, carry.current, is_last)
         return Carry(state, steps, halted, carry.current), outputs
 
     def continue_target(self, state: State, current: dict[str, Tensor], is_last: Tensor) -> Tensor:

@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def truncated_normal_(tensor: Tensor, std: float, bound: float = 2.0) -> Tensor:
+def truncated_normal_(
+    tensor: Tensor, std: float, bound: float = 2.0, generator: torch.Generator | None = None
+) -> Tensor:
     """Fill `tensor` in place from a normal truncated at ±`bound` σ whose *resulting* std is `std`.
 
     `torch.nn.init.trunc_normal_` leaves the truncated std smaller than asked for (0.88 of it at 2σ).
@@ -27,7 +29,9 @@ def truncated_normal_(tensor: Tensor, std: float, bound: float = 2.0) -> Tensor:
     mass = math.erf(bound / math.sqrt(2))
     sigma = std / math.sqrt(1 - 2 * bound * density / mass)
     with torch.no_grad():
-        return nn.init.trunc_normal_(tensor, std=sigma, a=-bound * sigma, b=bound * sigma)
+        return nn.init.trunc_normal_(
+            tensor, std=sigma, a=-bound * sigma, b=bound * sigma, generator=generator
+        )
 
 
 def rms_norm(x: Tensor, eps: float) -> Tensor:
