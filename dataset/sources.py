@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import UserError
+from utils.hub import hub_library
 
 COLUMNS = ("source", "question", "answer", "rating")
 
@@ -57,16 +58,13 @@ def download_table(source_repo: str, name: str) -> Path:
         "or make puzzles here with --generate N"
     )
     try:
-        import huggingface_hub
-        from huggingface_hub import errors
-    except ImportError:
-        raise UserError(
-            f"reading {source_repo} from the hub needs `pip install huggingface_hub`. {alternatives}"
-        ) from None
+        hub = hub_library()
+    except UserError as error:
+        raise UserError(f"{error}. {alternatives}") from None
     # ValueError: a malformed repository name. HTTPError exists in the releases built on httpx only.
-    failures = (OSError, ValueError, errors.EntryNotFoundError, getattr(errors, "HTTPError", OSError))
+    failures = (OSError, ValueError, hub.errors.EntryNotFoundError, getattr(hub.errors, "HTTPError", OSError))
     try:
-        return Path(huggingface_hub.hf_hub_download(source_repo, name, repo_type="dataset"))
+        return Path(hub.hf_hub_download(source_repo, name, repo_type="dataset"))
     except failures as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -153,6 +154,25 @@ def test_a_hub_that_cannot_be_reached_is_said_with_the_alternatives(monkeypatch,
     assert "--source-csv DIR" in message
     assert "--generate N" in message
     assert "\n" not in message
+
+
+def test_a_hub_that_never_answers_is_asked_again_in_silence(tmp_path):
+    code = (
+        "import time; waits = []; time.sleep = waits.append\n"  # the library's pauses between attempts
+        "from dataset.sources import download_table; from utils.errors import UserError\n"
+        "try: download_table('a/b', 'train.csv')\n"
+        "except UserError as error: print(len(waits), error)"
+    )
+    nobody = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "NO_PROXY": "*"}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | nobody
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    num_waits, _, message = done.stdout.partition(" ")
+    assert int(num_waits) > 0
+    assert message.startswith("cannot get train.csv of the dataset a/b from the hub")
+    assert message.count("\n") == 1
+    assert done.stderr == ""
 
 
 def test_the_hub_library_is_imported_only_where_it_is_used():

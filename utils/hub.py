@@ -1,12 +1,14 @@
-"""The Hugging Face hub: `hf://OWNER/NAME[@REVISION][/file or folder]` down, an exported folder up."""
+"""The Hugging Face hub: `hf://OWNER/NAME[@REVISION][/file or folder]` down, an exported folder up; without torch."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from utils.errors import UserError
 
@@ -38,7 +40,7 @@ class HubAddress:
 
     def download(self, file: str) -> Path | None:
         """The local copy of a file of the repository, None where the repository has no such file."""
-        hub = _hub()
+        hub = hub_library()
         with self._errors_for_users():
             try:
                 return Path(hub.hf_hub_download(repo_id=self.name, filename=file, revision=self.revision))
@@ -50,11 +52,11 @@ class HubAddress:
     def files(self) -> list[str]:
         """The names of all files of the repository."""
         with self._errors_for_users():
-            return list(_hub().list_repo_files(self.name, revision=self.revision))
+            return list(hub_library().list_repo_files(self.name, revision=self.revision))
 
     @contextmanager
     def _errors_for_users(self) -> Iterator[None]:
-        errors = _hub().errors
+        errors = hub_library().errors
         try:
             yield
         except errors.RepositoryNotFoundError as error:
@@ -85,7 +87,7 @@ def upload_files(folder: Path, files: Sequence[str], name: str, message: str) ->
 
     Raises UserError where the hub refuses or cannot be reached; the folder stays.
     """
-    hub = _hub()
+    hub = hub_library()
     try:
         address = hub.create_repo(name, repo_type="model", exist_ok=True)
         hub.upload_folder(
@@ -104,12 +106,19 @@ def upload_files(folder: Path, files: Sequence[str], name: str, message: str) ->
     return str(address)
 
 
-def _hub():
+def hub_library() -> ModuleType:
+    """The package huggingface_hub, without its warnings of attempts that it repeats: the error at their end says all.
+
+    `HF_HUB_VERBOSITY` in the environment wins. Raises UserError where the package is not installed.
+    """
     try:
         import huggingface_hub
         import huggingface_hub.errors
+        from huggingface_hub.utils import logging
     except ImportError as error:
         raise UserError(
             f"the hub needs the package huggingface_hub ({error}): pip install huggingface_hub"
         ) from None
+    if not os.environ.get("HF_HUB_VERBOSITY"):
+        logging.set_verbosity_error()
     return huggingface_hub
