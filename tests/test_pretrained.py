@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -228,7 +229,7 @@ def test_truncated_and_foreign_files_are_named(tmp_path):
         "half": content[: len(content) // 2],
         "flipped": bytes(flipped),
         "text": b"arch:\n  name: trm\n",
-        "words": b"hello",
+        "words": b"hello",  # a pickle too, which asks for what is not there
         "half.safetensors": (tmp_path / "x.safetensors").read_bytes()[:200],
         "text.safetensors": b"hello",
     }
@@ -236,6 +237,31 @@ def test_truncated_and_foreign_files_are_named(tmp_path):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(UserError, match=f"{name}: is damaged"):
             read_state_dict(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it is empty"),
+        (b"hello", "it begins with b'hell', unlike all that torch.save writes"),
+        (b"\x80\x02he", "what is pickled in it is cut off or garbled"),
+        (b"\x80\x02", "what is pickled in it is cut off or garbled"),
+    ],
+)
+def test_the_reason_why_a_file_is_no_weights_is_in_words(tmp_path, content, reason):
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(f"file: is damaged or no weights file ({reason})")):
+        read_state_dict(tmp_path / "file")
+
+
+def test_no_random_bytes_behind_a_pickles_beginning_bring_more_than_that_error(tmp_path):
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        (tmp_path / "file").write_bytes(b"\x80\x02" + rng.bytes(rng.integers(1, 40)))
+        with pytest.raises(
+            UserError, match=r"file: is (damaged or no weights file|a pickle that wants to run code)"
+        ):
+            read_state_dict(tmp_path / "file")
 
 
 @pytest.mark.parametrize(

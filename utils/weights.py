@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -28,6 +29,10 @@ EXPORTED_NAME = "model.safetensors"
 _STEP = re.compile(r"step_(\d+)")
 _PREDICTIONS = re.compile(r"step_\d+_all_preds\.\d+")
 _STATE = re.compile(r"state_step_(\d+)")
+_SAVED_BY_TORCH = (b"PK", b"\x80")  # a zip archive; a pickle, as old versions wrote
+_GARBLED = "what is pickled in it is cut off or garbled"
+# How torch's reader of pickles fails at such a file: with a missing key or the like, which says nothing to a user.
+_TRIPPED = (EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError, struct.error)
 
 
 @dataclass(frozen=True)
@@ -188,6 +193,11 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> object:
     try:
+        with open(path, "rb") as file:
+            beginning = file.read(4)
+        if not beginning.startswith(_SAVED_BY_TORCH):
+            other = f"it begins with {beginning!r}, unlike all that torch.save writes"
+            raise _damaged(path, other if beginning else "it is empty")
         if zipfile.is_zipfile(path):  # torch itself reads damaged records without a word
             with zipfile.ZipFile(path) as records:
                 if damaged := records.testzip():
@@ -202,12 +212,16 @@ def _read_torch(path: Path) -> object:
             f"{path}: is a pickle that wants to run code{code} while it is read, which is refused: a file from "
             "somebody else could do anything. If it is yours, load it where you trust it and save its state_dict()"
         ) from error
-    # A foreign file fails inside torch's reader in any of these ways.
-    except (RuntimeError, EOFError, LookupError, ValueError, OSError, zipfile.BadZipFile) as error:
-        if isinstance(error, UserError):
-            raise
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UserError(f"{path}: is damaged or no weights file ({reason})") from error
+    except UserError:
+        raise
+    except _TRIPPED as error:
+        raise _damaged(path, _GARBLED) from error
+    except (RuntimeError, OSError, zipfile.BadZipFile) as error:
+        raise _damaged(path, str(error).strip().partition("\n")[0] or type(error).__name__) from error
+
+
+def _damaged(path: Path, reason: str) -> UserError:
+    return UserError(f"{path}: is damaged or no weights file ({reason})")
 
 
 def _refuse_other_contents(path: Path, loaded: Mapping, others: list[str]) -> None:
