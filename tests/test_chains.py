@@ -155,17 +155,30 @@ def test_the_winners_answer_goes_on_in_all_chains_and_each_keeps_its_own_z():
 
 
 def test_the_choice_is_by_the_smoothed_loss_where_that_is_trained():
-    head = model(chains=4, loss=ARCH["loss"] | {"label_smoothing": 0.5}).train()
-    data = batch()
+    loss = ARCH["loss"] | {"label_smoothing": 0.6}
+    head, plain = model(chains=4, loss=loss).train(), model(loss=loss).train()
+    data = batch(100)
     start = loaded(head, head.initial_carry(data), data)
-    _, _, sums, _ = stepped(head, head.initial_carry(data), data)
-    each = []
-    for chain in range(4):
-        plain = model(loss=ARCH["loss"] | {"label_smoothing": 0.5}).train()
-        plain.load_state_dict(head.state_dict())
-        _, _, _, outputs = plain(alone(head, start, torch.full((ROWS,), chain)), data)
-        each.append(plain.row_loss(outputs["logits"], data["labels"]))
-    torch.testing.assert_close(sums["lm_loss"], torch.stack(each).min(0).values.sum().detach())
+    _, _, sums, chosen = stepped(head, head.initial_carry(data), data)
+    each = [plain(alone(head, start, torch.full((100,), chain)), data)[3]["logits"] for chain in range(4)]
+    labels = data["labels"].long().expand(4, -1, -1).flatten(1)  # (4, 600)
+    logits = torch.stack(each).flatten(1, 2)
+    smoothed, sharp = (
+        torch.stack(
+            [
+                F.cross_entropy(x, y, reduction="none", label_smoothing=share)
+                for x, y in zip(logits, labels, strict=True)
+            ]
+        )
+        .view(4, 100, 6)
+        .sum(-1)
+        / 5
+        for share in (0.6, 0.0)
+    )  # (4, 100)
+    torch.testing.assert_close(sums["lm_loss"], smoothed.min(0).values.sum().detach())
+    winner = smoothed.argmin(0)
+    torch.testing.assert_close(chosen["logits"], torch.stack(each)[winner, torch.arange(100)])
+    assert not torch.equal(winner, sharp.argmin(0))
 
 
 # Starts
