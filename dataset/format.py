@@ -47,6 +47,7 @@ __all__ = [
     "close_splits",
     "load_arrays",
     "open_split",
+    "open_valid",
     "read_identifiers",
     "read_metadata",
     "validate",
@@ -102,8 +103,10 @@ class ExampleSet:
     def num_groups(self) -> int:
         return len(self.group_indices) - 1
 
-    def read(self, example_indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and labels, each (n, S), of the given examples."""
+    def read(self, example_indices: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and labels, each (n, S), of the given examples; of a slice without copying."""
+        if isinstance(example_indices, slice):
+            return self.inputs[example_indices], self.labels[example_indices]
         # `take` gathers short rows about four times faster than indexing does.
         return self.inputs.take(example_indices, axis=0), self.labels.take(example_indices, axis=0)
 
@@ -205,19 +208,27 @@ def open_split(dataset_dir: str | Path, split: str) -> Split:
 
 def validate(dataset_dir: str | Path) -> list[str]:
     """Every broken rule of all splits and of `identifiers.json`, with file and index; [] when fine."""
+    return open_valid(dataset_dir)[1]
+
+
+def open_valid(dataset_dir: str | Path) -> tuple[dict[str, Split], list[str]]:
+    """By name the splits that break no rule, memory-mapped, and what `validate` says; each file is read once."""
     dataset_dir = Path(dataset_dir)
     present = [split for split in SPLITS if (dataset_dir / split).is_dir()]
     if not present:
-        return [_missing_split(dataset_dir, SPLITS[0])]
-    problems, metadata = [], {}
-    for split in present:
-        problems += _open_checked(dataset_dir, split)[1]
-        parsed, _ = parse_metadata(dataset_dir / split / "dataset.json")
+        return {}, [_missing_split(dataset_dir, SPLITS[0])]
+    splits, problems, metadata = {}, [], {}
+    for name in present:
+        split, found = _open_checked(dataset_dir, name)
+        problems += found
+        if split is not None:
+            splits[name] = split
+        parsed, _ = parse_metadata(dataset_dir / name / "dataset.json")
         if parsed is not None:
-            metadata[split] = parsed
+            metadata[name] = parsed
     if len(metadata) == len(SPLITS):
         problems += split_disagreements(dataset_dir, *(metadata[split] for split in SPLITS))
-    return [*problems, *identifier_problems(dataset_dir, metadata)]
+    return splits, [*problems, *identifier_problems(dataset_dir, metadata)]
 
 
 def _open_checked(dataset_dir: Path, split: str) -> tuple[Split | None, list[str]]:

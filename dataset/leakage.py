@@ -21,6 +21,17 @@ _CHUNK_CELLS = 1 << 20  # cells read at a time
 _BLANK_TOKEN = 1  # of Sudoku; tokens above are digits
 
 Canonical = Callable[[np.ndarray], np.ndarray]
+Sample = Callable[
+    [np.ndarray], np.ndarray
+]  # (E, S) rows to some cells (E, 48) of what `Canonical` makes of them
+
+_SAMPLE_CELLS = 48
+# Within a frame of 30 x 30, dense at the top left: grids may be small.
+_NEAR = (0, 1, 2, 4, 6, 9, 13)
+_UNSHIFTED_PLACES = np.array([30 * row + column for row in _NEAR for column in _NEAR][1:])
+_MULTIPLIERS = np.random.default_rng(0).integers(1 << 63, 1 << 64, _SAMPLE_CELLS // 8, np.uint64) | np.uint64(
+    1
+)
 
 
 @dataclass(frozen=True)
@@ -38,8 +49,10 @@ def leakage(train: Split, test: Split, look: Look) -> list[Overlap]:
     ARC grids are compared without their position in the frame, because train examples are shifted; Sudoku and
     maze puzzles are also compared up to their symmetries.
     """
-    canonical = unshifted if look.family == "arc" else _unchanged
-    overlaps = _shared_rows(train, test, canonical)
+    if look.family == "arc":
+        overlaps = _shared_rows(train, test, unshifted, _sample_of_unshifted)
+    else:
+        overlaps = _shared_rows(train, test, _unchanged, _sample)
     if look.family == "sudoku":
         overlaps.append(_equivalent_sudoku(train, test, look.box))
     if look.family == "maze":
@@ -47,20 +60,81 @@ def leakage(train: Split, test: Split, look: Look) -> list[Overlap]:
     return overlaps
 
 
-def _shared_rows(train: Split, test: Split, canonical: Canonical) -> list[Overlap]:
-    wanted = [[], []]  # keys of the inputs, of the labels
-    for rows in _rows(test):
-        for keys, part in zip(wanted, rows, strict=True):
-            keys += _keys(canonical(part))
-    found = [set(), set()]
-    unseen = [set(keys) for keys in wanted]
+def _shared_rows(train: Split, test: Split, canonical: Canonical, sample: Sample) -> list[Overlap]:
+    """Rows are compared in full only where some of their cells agree: most differ there already."""
+    wanted = tuple(map(_HashSet, _sample_hashes(test, sample)))  # of the inputs, of the labels
+    seen, common = (set(), set()), ([], [])
     for rows in _rows(train):
-        for keys, left, part in zip(found, unseen, rows, strict=True):
-            keys.update(left.intersection(_keys(canonical(part))))
-    return [
-        Overlap(what, sum(key in seen for key in keys), len(keys))
-        for what, keys, seen in zip(("inputs", "outputs"), wanted, found, strict=True)
-    ]
+        for hashes, keys, hits, part in zip(wanted, seen, common, rows, strict=True):
+            drawn = _hashes(sample(part))
+            alike = hashes.indices_in(drawn)
+            keys.update(_keys(canonical(part[alike])))
+            hits.append(np.unique(drawn[alike]))
+    candidates = [_HashSet(np.concatenate(hits)) for hits in common]
+    counts, total = [0, 0], 0
+    for rows in _rows(test):
+        total += len(rows[0])
+        for which, part in enumerate(rows):
+            alike = candidates[which].indices_in(_hashes(sample(part)))
+            counts[which] += sum(key in seen[which] for key in _keys(canonical(part[alike])))
+    return [Overlap(what, count, total) for what, count in zip(("inputs", "outputs"), counts, strict=True)]
+
+
+def _sample_hashes(split: Split, sample: Sample) -> list[np.ndarray]:
+    """Hashes of the samples of all inputs, of all labels."""
+    hashes = [[_hashes(sample(part)) for part in rows] for rows in _rows(split)]
+    return [np.concatenate(parts) for parts in zip(*hashes, strict=True)]
+
+
+class _HashSet:
+    """A set of (n,) uint64 hashes that answers for whole arrays at once."""
+
+    _BITS = 24
+
+    def __init__(self, hashes: np.ndarray):
+        self._sorted = np.unique(hashes)
+        self._table = np.zeros(1 << self._BITS, bool)  # which beginnings of a hash there are
+        self._table[self._beginnings(self._sorted)] = True
+
+    def indices_in(self, hashes: np.ndarray) -> np.ndarray:
+        """The indices of those (n,) hashes that are in the set, ascending."""
+        # A search costs as much as twenty look-ups, which tell nearly all of the others.
+        perhaps = np.flatnonzero(self._table.take(self._beginnings(hashes)))
+        if not len(perhaps):
+            return perhaps
+        chosen = hashes[perhaps]
+        places = np.minimum(self._sorted.searchsorted(chosen), len(self._sorted) - 1)
+        return perhaps[self._sorted[places] == chosen]
+
+    def _beginnings(self, hashes: np.ndarray) -> np.ndarray:
+        return (hashes >> np.uint64(64 - self._BITS)).astype(np.int64)
+
+
+def _hashes(samples: np.ndarray) -> np.ndarray:
+    """(E,) uint64 hashes of (E, n) uint8, n a multiple of 8."""
+    words = samples.view(np.uint64)
+    odd = _MULTIPLIERS[: words.shape[1]]
+    mixed = words * odd
+    mixed ^= mixed >> np.uint64(32)
+    return (mixed * odd[::-1]).sum(1, dtype=np.uint64) * odd[0]
+
+
+def _sample(rows: np.ndarray) -> np.ndarray:
+    """(E, 48) uint8: cells of the rows (E, S), spread evenly."""
+    places = np.linspace(0, rows.shape[1] - 1, _SAMPLE_CELLS).astype(np.int64)
+    return np.ascontiguousarray(rows.take(places, axis=1), np.uint8)
+
+
+def _sample_of_unshifted(rows: np.ndarray) -> np.ndarray:
+    """(E, 48) uint8: cells of what `unshifted` makes of rows (E, S), without making it."""
+    rows = np.ascontiguousarray(rows)
+    count, length = rows.shape
+    places = (rows > 1).argmax(1)[:, None] + _UNSHIFTED_PLACES
+    inside = places < length
+    places = np.minimum(places, length - 1, out=places)
+    places += length * np.arange(count)[:, None]
+    cells = rows.reshape(-1).take(places)
+    return np.where(inside & (cells > 1), cells, 0).astype(np.uint8, copy=False)
 
 
 def _equivalent_mazes(train: Split, test: Split, shape: tuple[int, int]) -> Overlap:
@@ -150,9 +224,10 @@ def _rows(
     """Inputs and labels of all sets, or of the given examples of each, in pieces."""
     step = max(1, _CHUNK_CELLS // split.metadata.seq_len)
     for name, example_set in split.sets.items():
-        chosen = np.arange(example_set.num_examples) if examples is None else examples[name]
-        for start in range(0, len(chosen), step):
-            yield example_set.read(chosen[start : start + step])
+        count = example_set.num_examples if examples is None else len(examples[name])
+        for start in range(0, count, step):
+            part = slice(start, start + step)
+            yield example_set.read(part if examples is None else examples[name][part])
 
 
 def _keys(rows: np.ndarray) -> list[bytes]:

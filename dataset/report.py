@@ -18,7 +18,7 @@ from itertools import chain, zip_longest
 
 import numpy as np
 
-from dataset.format import SPLITS, Split, open_split, read_identifiers, validate
+from dataset.format import SPLITS, Split, open_valid, read_identifiers
 from dataset.leakage import leakage
 from dataset.look import Look
 from dataset.metadata import temporary_path
@@ -41,10 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     directory = Path(options.dataset_dir)
-    problems = validate(directory)
+    splits, problems = open_valid(directory)
     if not any((directory / name).is_dir() for name in SPLITS):
         raise UserError(problems[0])
-    splits = _readable_splits(directory)
     lines = report_lines(directory, splits, problems)
     if options.examples:
         colour = _wants_colour(options.color)
@@ -66,16 +65,6 @@ def _print_lines(lines: Iterable[str]) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # lest Python's own flush complain
-
-
-def _readable_splits(directory: Path) -> dict[str, Split]:
-    splits = {}
-    for name in SPLITS:
-        try:
-            splits[name] = open_split(directory, name)
-        except UserError:  # `validate` has listed why
-            continue
-    return splits
 
 
 def report_lines(directory: Path, splits: dict[str, Split], problems: list[str]) -> Iterator[str]:

@@ -218,6 +218,36 @@ def test_arc_grids_are_compared_wherever_they_lie_in_the_frame(tmp_path):
     assert overlaps(tmp_path) == {"inputs": (3, 4), "outputs": (2, 4)}
 
 
+def test_arc_rows_that_differ_in_any_one_cell_are_told_apart(tmp_path):
+    """Also in the cells that are not looked at first."""
+    rng = np.random.default_rng(0)
+    grid = rng.integers(0, 10, (20, 20))
+    others = np.repeat(grid[None], 400, axis=0)
+    others.reshape(400, 400)[np.arange(400), np.arange(400)] += 1
+    others %= 10
+    train = np.stack([arc_row(grid, *rng.integers(0, 11, 2))] * 2)
+    test = np.stack([arc_row(other) for other in [grid, *others]])
+    write_split(tmp_path / "train", train, train, vocab_size=12, extra={"family": "arc"})
+    write_split(tmp_path / "test", test, test, vocab_size=12, extra={"family": "arc"})
+    assert overlaps(tmp_path) == {"inputs": (1, 401), "outputs": (1, 401)}
+
+
+@pytest.mark.parametrize("seq_len", [1, 4, 7, 81, 100])
+def test_equal_rows_of_any_length_are_counted_as_a_set_would(tmp_path, seq_len):
+    rng = np.random.default_rng(seq_len)
+    train, test = (rng.integers(0, 3, (count, seq_len)).astype(np.uint8) for count in (3000, 500))
+    test[:50] = train[rng.integers(0, 3000, 50)]
+    write_split(tmp_path / "train", train, train[::-1], vocab_size=9)
+    write_split(tmp_path / "test", test, test[:, ::-1], vocab_size=9)
+    known = {row.tobytes() for row in train}
+    expected = (
+        sum(row.tobytes() in known for row in test),
+        sum(row[::-1].tobytes() in known for row in test),
+    )
+    found = overlaps(tmp_path)
+    assert (found["inputs"], found["outputs"]) == ((expected[0], 500), (expected[1], 500))
+
+
 def test_a_dataset_that_names_no_family_is_told_by_its_sizes(tmp_path):
     sizes = {"sudoku": (36, 8), "maze": (25, 6), "arc": (900, 12), "unknown": (7, 8)}
     for family, (seq_len, vocab_size) in sizes.items():
