@@ -6,7 +6,6 @@ are shared by its processes.
 
 from __future__ import annotations
 
-import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import Any
 
 import hydra
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from config.evaluate_schema import OPTIONS, EvaluateConfig
-from config.overrides import force_overrides
+from config.overrides import resolved, run_command
 from config.schema import parse
 from config.trained import Trained, open_trained
 from evaluators.base import build_evaluators
@@ -183,12 +182,10 @@ def default_output_folder(trained: Trained) -> Path:
 @hydra.main(config_path="config", config_name="cfg_evaluate", version_base=None)
 @report_user_errors
 def launch(cfg: DictConfig) -> None:
-    values = OmegaConf.to_container(cfg, resolve=True)
-    config = parse(EvaluateConfig, values)
+    config = parse(EvaluateConfig, resolved(cfg))
     with World.start(config.device) as world:
         run_evaluation(config, world)
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = force_overrides(sys.argv[1:])
-    launch()
+    run_command(launch)

@@ -16,10 +16,10 @@ from typing import Any
 
 import hydra
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
 
-from config.overrides import force_overrides
+from config.overrides import resolved, run_command
 from config.schema import PretrainConfig, parse
 from config.trained import IDENTIFIERS_KEY, identifier_hashes
 from evaluators.evaluate import evaluate
@@ -101,6 +101,7 @@ def train(config: PretrainConfig, world: World) -> int:
     run = build(config, world)
     state, inner = run.state, run.state.model.model.inner
     best = BestMetric(config.best_metric, config.early_stop_patience) if config.best_metric else None
+
     with (
         StopSignals() as signals,
         Checkpointer(run.folder, world, keep_last=config.keep_last) as checkpointer,
@@ -207,7 +208,7 @@ def write_result(run: Run) -> None:
 @hydra.main(config_path="config", config_name="cfg_pretrain", version_base=None)
 @report_user_errors
 def launch(cfg: DictConfig) -> None:
-    values = OmegaConf.to_container(cfg, resolve=True)
+    values = resolved(cfg)
     with World.start(str(values.get("device"))) as world:
         exit_code = train(parse(PretrainConfig, values), world)
     if exit_code:
@@ -215,5 +216,4 @@ def launch(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = force_overrides(sys.argv[1:])
-    launch()
+    run_command(launch)

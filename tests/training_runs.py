@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import pretrain
-from config.overrides import force_overrides
+from config.overrides import force_overrides, run_command
 from config.schema import PretrainConfig, parse
 from utils.distributed import World
 
@@ -119,9 +119,10 @@ def run_python(*arguments: str, cwd: Path, timeout: float = 120, **environment: 
 def in_process_command(monkeypatch, cwd: Path, *arguments: str) -> int:
     """The exit code of `python pretrain.py ARGUMENTS` in the folder `cwd`, without the seconds of a new process."""
     monkeypatch.chdir(cwd)
-    monkeypatch.setattr(sys, "argv", ["pretrain.py", *force_overrides(list(arguments))])
+    monkeypatch.setattr(sys, "argv", ["pretrain.py", *arguments])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # to be put back, as the command sets it
     try:
-        pretrain.launch()
+        run_command(pretrain.launch)
     except SystemExit as end:
         return end.code or 0
     return 0
