@@ -22,7 +22,7 @@ from tqdm import tqdm
 from config.overrides import resolved, run_command
 from config.schema import PretrainConfig, parse
 from config.trained import IDENTIFIERS_KEY, identifier_hashes
-from evaluators.evaluate import evaluate
+from evaluators.evaluate import evaluate, metric_names
 from evaluators.run_pictures import evaluation_pictures
 from models.interval import NonFiniteLoss
 from models.training import train_step
@@ -101,7 +101,9 @@ def train(config: PretrainConfig, world: World) -> int:
     run = build(config, world)
     state, inner = run.state, run.state.model.model.inner
     best = BestMetric(config.best_metric, config.early_stop_patience) if config.best_metric else None
-
+    possible = metric_names(state.model, run.test_data, run.evaluators)
+    if best is not None and possible is not None:
+        best.check(possible)
     with (
         StopSignals() as signals,
         Checkpointer(run.folder, world, keep_last=config.keep_last) as checkpointer,

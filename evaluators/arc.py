@@ -64,6 +64,11 @@ class ARC(Evaluator):
         self._identifier_names = identifier_names(data_paths)
         self.begin()
 
+    def metric_names(self) -> set[str]:
+        prefixes = ["ARC/pass", "ARC/pooled_pass"] if self.aggregated_voting else ["ARC/pass"]
+        sizes = self.pass_sizes if self.tasks.scored else ()
+        return {f"{prefix}@{size}" for prefix in prefixes for size in sizes}
+
     def begin(self) -> None:
         """Forget the evaluation before."""
         self._predictions = Predictions()

@@ -27,6 +27,16 @@ class Evaluator:
     def __init__(self, data_paths: list[str], metadata: Metadata):
         self.data_paths, self.metadata = data_paths, metadata
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # Other values than the parent's go by names that the parent does not know.
+        if "result" in vars(cls) and "metric_names" not in vars(cls):
+            cls.metric_names = Evaluator.metric_names
+
+    def metric_names(self) -> set[str] | None:
+        """Every name that a value of `result` can have; None: not known before an evaluation."""
+        return None
+
     def begin(self) -> None:
         """Forget the evaluation before."""
 

@@ -41,6 +41,27 @@ def run_steps(model: ACTModel, batch: dict[str, Tensor]) -> tuple[dict[str, Tens
 
 
 @torch.no_grad()
+def metric_names(
+    model: ACTLossHead, data: PuzzleDataset, evaluators: dict[str, Evaluator]
+) -> set[str] | None:
+    """Every name that a value of `evaluate` can have; None where the loss head or an evaluator does not say.
+
+    Not all of them need occur: there may be no such puzzles, or none with labels.
+    """
+    of_evaluators = [evaluator.metric_names() for evaluator in evaluators.values()]
+    if type(model).loss is not ACTLossHead.loss or None in of_evaluators:
+        return None
+    row = torch.zeros(1)
+    outputs = {"logits": row.view(1, 1, 1), "preds": row.view(1, 1), "q_halt_logits": row}
+    _, metrics = model.loss(outputs, row.view(1, 1), row == 0, row + 1)
+    sets = data.metadata.sets
+    prefixes = ["test", *(f"test/{name}" for name in sets if len(sets) > 1)]
+    return {f"{prefix}/{name}" for prefix in prefixes for name in metrics if name != "count"}.union(
+        *of_evaluators
+    )
+
+
+@torch.no_grad()
 def evaluate(
     model: ACTLossHead,
     data: PuzzleDataset,

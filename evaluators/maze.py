@@ -29,6 +29,12 @@ class Maze(Evaluator):
         self.grid_shape = _grid_shape(data_paths, metadata)
         self.begin()
 
+    def metric_names(self) -> set[str]:
+        prefixes = ["maze"]
+        if len(self.metadata.sets) > 1:
+            prefixes += [f"maze/{set_name}" for set_name in self.metadata.sets]
+        return {f"{prefix}/{metric}" for prefix in prefixes for metric in self.METRICS}
+
     def begin(self) -> None:
         # Per set: the number of mazes, then how many of them each metric counts.
         self._counts: dict[str, np.ndarray] = {}

@@ -38,6 +38,17 @@ class Sudoku(Evaluator):
         self.comparable = len(kinds) == 1  # guesses and ratings are not to be pooled
         self.begin()
 
+    def metric_names(self) -> set[str]:
+        by_difficulty = {"sudoku": self.comparable}
+        if len(self.sets) > 1:
+            by_difficulty |= {f"sudoku/{name}": s.difficulty is not None for name, s in self.sets.items()}
+        names = set()
+        for prefix, known in by_difficulty.items():
+            names |= {f"{prefix}/valid", f"{prefix}/exact"}
+            if known:
+                names |= {f"{prefix}/{what}_difficulty_{c}" for what in ("exact", "count") for c in CLASSES}
+        return names
+
     def begin(self) -> None:
         # Per set (classes + 1, 3): number of puzzles, valid and exact answers, by class of difficulty.
         self._counts: dict[str, np.ndarray] = {}

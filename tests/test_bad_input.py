@@ -204,6 +204,7 @@ def test_a_choice_needs_its_plus_no_more_than_a_key_does(refused):
             "best_metric=test/foo",
             "best_metric=test/foo: no such metric; this run has test/accuracy, test/exact",
         ),
+        ("best_metric=test/count", "best_metric=test/count: no such metric; this run has test/accuracy"),
         ("arch.loss=3", "arch.loss=3: must be a mapping"),
         ("arch.loss.name=null", "arch.loss.name=None: must be a name"),
     ],

@@ -385,13 +385,14 @@ def test_a_run_out_of_patience_stops_keeps_its_best_and_is_then_finished(identif
     assert "this run is finished" in capsys.readouterr().out
 
 
-def test_a_metric_that_does_not_exist_costs_no_training(identified, tmp_path):
-    folder = tmp_path / "run"
-    with pytest.raises(UserError, match="best_metric=test/exact: no such metric; this run has test/accuracy"):
-        train(identified, folder, best_metric="test/exact")
+def test_a_metric_that_the_evaluation_does_not_bring_costs_no_training(sudoku4x4, tmp_path):
+    """The evaluator could name it, so that the start cannot refuse it, but no 4x4 puzzle is that hard."""
+    folder, name = tmp_path / "run", "sudoku/exact_difficulty_over_100"
+    with pytest.raises(UserError, match=f"best_metric={name}: no such metric; this run has sudoku/"):
+        train(sudoku4x4, folder, evaluators=None, best_metric=name)
     with pytest.raises(UserError, match="no such metric"):  # what was trained is there, so the end is reached
-        train(identified, folder, best_metric="test/exact", resume="auto")
-    assert train(identified, folder, best_metric="test/accuracy", resume="auto") == 0
+        train(sudoku4x4, folder, evaluators=None, best_metric=name, resume="auto")
+    assert train(sudoku4x4, folder, evaluators=None, best_metric="test/accuracy", resume="auto") == 0
 
 
 def test_an_evaluator_that_fails_costs_no_training(identified, undisturbed, tmp_path, monkeypatch):

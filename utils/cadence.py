@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from utils.distributed import World
@@ -106,12 +106,16 @@ class BestMetric:
         self.value: float | None = None
         self.evaluations_without_better = 0
 
+    def check(self, names: Collection[str]) -> None:
+        """Raise `UserError` unless the metric is among these."""
+        if self.name not in names:
+            raise UserError(
+                f"best_metric={self.name}: no such metric; this run has {', '.join(sorted(names))}"
+            )
+
     def update(self, metrics: Mapping[str, float]) -> bool:
         """Whether these are the best so far. `UserError` if the metric is not among them."""
-        if self.name not in metrics:
-            raise UserError(
-                f"best_metric={self.name}: no such metric; this run has {', '.join(sorted(metrics))}"
-            )
+        self.check(metrics)
         value = float(metrics[self.name])
         sign = -1 if self.name.endswith("loss") else 1
         better = value == value and (
