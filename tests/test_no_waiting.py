@@ -1,0 +1,43 @@
+"""A train step never waits for the device: it runs on the meta device, whose tensors have no values to wait for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.step import Case, config_of
+from utils.distributed import World
+
+SMALL = ("arch.hidden_size=32", "arch.num_heads=2", "arch.L_cycles=2", "global_batch_size=4", "ema=True")
+
+
+def case_on_meta(*overrides: str) -> Case:
+    return Case(config_of(*overrides, *SMALL), 36, World(device=torch.device("meta")))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("arch=trm",),
+        ("arch=trm", "arch.mlp_t=True", "arch.pos_encodings=none", "arch.loss.supervision_decay=0.7"),
+        ("arch=trm", "optimizer=muon", "grad_clip=1.0", "grad_accum_steps=2"),
+        ("arch=trm", "optimizer=adamw", "arch.random_init=True", "arch.noise=0.01"),
+        ("arch=trm", "arch.chains=2"),
+        ("arch=hrm",),
+        ("arch=urm",),
+        ("arch=se_rrm",),
+    ],
+    ids=" ".join,
+)
+def test_a_step_reads_no_value_back(overrides):
+    case = case_on_meta(*overrides)
+    for _ in range(2):  # the first step makes the carry and the optimizers' states, the second finds them
+        case.train_step()
+    assert case.state.step == 2
+
+
+def test_reading_the_metrics_does_wait():
+    case = case_on_meta("arch=trm")
+    case.train_step()
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        case.state.interval.check_finite()
