@@ -74,7 +74,7 @@ class Rollout:
         self._act, self._sizes = act, sorted(sizes)
         inputs = batch["inputs"]
         self._inputs, self._puzzle_rows = inputs, act.inner.puzzle_rows(batch)
-        self._state = act.inner.initial_state(len(inputs))
+        self._state = act.start_evaluation(len(inputs), inputs.device)
         self._places = torch.arange(len(inputs), device=inputs.device)
         self.num_steps, self.num_rows = 0, len(inputs)
         self._gather(self._places)
@@ -90,7 +90,9 @@ class Rollout:
         self.num_steps += 1
         if perturb is not None:
             self._state = perturb(self._state, self.num_steps, self._places)
-        self._state, outputs = self._act.inner(self._state, self._inputs, self._puzzle_rows)
+        self._state, outputs = self._act.evaluation_step(
+            self.num_steps, self._state, self._inputs, self._puzzle_rows
+        )
         logits, q_halt, q_continue = (output[: self.num_rows] for output in outputs)
         return Output(logits, q_halt, q_continue, self._act.rule.says_stop(q_halt, q_continue))
 

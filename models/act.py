@@ -5,6 +5,7 @@ Shapes: B rows of this rank, S `seq_len`, V vocabulary.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from models.randomness import seeded
 from models.recursive import RecursiveModel, State
 
 _EVALUATION = 0xE7A1  # keeps what evaluation draws apart from training's
+_RESET, _STEP = 0, 1  # the parts of an evaluation step that draw
 
 
 @dataclass
@@ -97,6 +99,24 @@ class ACTModel(nn.Module):
         """What a slot starts from."""
         return (self.chains if self.runs_chains else self.inner).initial_state(batch_size)
 
+    def evaluation_draws(self, device: torch.device, call: int, part: int) -> AbstractContextManager[None]:
+        """Within it, what an evaluation draws at its `call`-th step (from 1) is decided by that and the part alone."""
+        if self.training or not self.inner.draws:
+            return nullcontext()
+        return seeded(device, _EVALUATION, call, part)
+
+    def start_evaluation(self, batch_size: int, device: torch.device) -> State:
+        """The latents with which an evaluation of that many rows starts, each (B, L, D)."""
+        with self.evaluation_draws(device, 1, _RESET):
+            return self.initial_state(batch_size)
+
+    def evaluation_step(
+        self, call: int, state: State, inputs: Tensor, puzzle_rows: Tensor | None
+    ) -> tuple[State, tuple[Tensor, Tensor, Tensor]]:
+        """What `inner` returns at the `call`-th step of an evaluation, without this module's halting and resets."""
+        with self.evaluation_draws(inputs.device, call, _STEP):
+            return self.inner(state, inputs, puzzle_rows)
+
     def initial_carry(self, batch: dict[str, Tensor]) -> Carry:
         """A carry whose every slot is free, so that the next call loads all of `batch` (inputs (B, S), ...)."""
         self.num_calls = 0
@@ -142,25 +162,13 @@ class ACTModel(nn.Module):
         draws is decided by the caller's generator in training, in evaluation by the number of the call since
         `initial_carry` alone.
         """
-        if self.inner.draws and not self.training:
-            self.num_calls += 1
-            with seeded(carry.halted.device, _EVALUATION, self.num_calls):
-                return self.supervise(carry, batch, min_steps, row_loss)
-        return self.supervise(carry, batch, min_steps, row_loss)
-
-    def supervise(
-        self,
-        carry: Carry,
-        batch: dict[str, Tensor],
-        min_steps: Tensor | None,
-        row_loss: RowLoss | None,
-    ) -> tuple[Carry, dict[str, Tensor]]:
+        self.num_calls += 1
         halts_in_eval = self.act_inference and not self.training
         frozen = carry.halted & (carry.steps > 0) if halts_in_eval else None
-        if frozen is None:
+        if frozen is not None:
+            carry = Carry(carry.state, carry.steps, carry.halted & ~frozen, carry.current)
+        with self.evaluation_draws(carry.halted.device, self.num_calls, _RESET):
             carry = self.load(carry, batch)
-        else:
-            carry = self.load(Carry(carry.state, carry.steps, carry.halted & ~frozen, carry.current), batch)
 
         puzzle_rows = self.inner.puzzle_rows(carry.current)
         if self.runs_chains:
@@ -170,7 +178,8 @@ class ACTModel(nn.Module):
                 )
             state, best, heads = self.chains.step(carry.state, carry.current, puzzle_rows, row_loss)
         else:
-            state, heads = self.inner(carry.state, carry.current["inputs"], puzzle_rows)
+            inputs = carry.current["inputs"]
+            state, heads = self.evaluation_step(self.num_calls, carry.state, inputs, puzzle_rows)
             best = state
         logits, q_halt, q_continue = heads
         steps = carry.steps + 1

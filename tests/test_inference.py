@@ -64,6 +64,16 @@ def test_the_last_step_is_what_evaluation_sees(name):
     assert torch.equal(steps[-1].halt_probability, steps[-1].q_halt.sigmoid())
 
 
+def test_a_model_that_draws_gives_the_answers_of_training_s_evaluation_each_time():
+    model = randomised(arch_of("trm", random_init=True, noise=0.5))
+    tokens, ids = rows(), torch.zeros(NUM_ROWS, dtype=torch.int64)
+    first, second = (list(Solver(model).refine(tokens, ids)) for _ in range(2))
+    assert all(torch.equal(a.confidence, b.confidence) for a, b in zip(first, second, strict=True))
+    assert not torch.equal(first[0].confidence, first[-1].confidence)
+    outputs, _ = evaluated(model, tokens, ids)
+    assert torch.equal(outputs["q_halt_logits"], first[-1].q_halt)
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_more_steps_than_trained_go_on_from_the_trained_ones(name):
     short = undecided(name)
