@@ -41,11 +41,18 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor, cos_sin: tuple[Tensor, Tensor] | None) -> Tensor:
         if self.mixes_by_mlp:
-            h = h.transpose(1, 2)  # (B, D, L)
-            h = rms_norm(h + self.mlp_t(h), self.eps).transpose(1, 2)
+            h = laid_out(h.transpose(1, 2))  # (B, D, L)
+            h = laid_out(rms_norm(h + self.mlp_t(h), self.eps).transpose(1, 2))
         else:
             h = rms_norm(h + self.self_attn(h, cos_sin), self.eps)
         return rms_norm(h + self.mlp(h), self.eps)
+
+
+def laid_out(h: Tensor) -> Tensor:
+    """The same values, contiguous where products of transposed tensors are slower than a copy."""
+    reduced = h.dtype in (torch.bfloat16, torch.float16)
+    # Only where it is compiled: the products round differently, and eager stays bit-equal to the published code.
+    return h.contiguous() if torch.compiler.is_compiling() and h.device.type == "cpu" and reduced else h
 
 
 class Network(nn.Module):
