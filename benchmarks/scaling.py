@@ -34,7 +34,8 @@ SIZES = {
     "arch.H_cycles": (1, 2, 4),
 }
 FIXED = ["arch=trm", "arch.num_heads=4", "arch.puzzle_emb_ndim=0"]
-# What is done about memory, at the middle and a large number of L-cycles.
+# What is done about memory, at few and at many L-cycles.
+SAVING_CYCLES = (2, 8)
 SAVING = {
     "plain": [],
     "activation_checkpointing=True": ["activation_checkpointing=True"],
@@ -84,9 +85,10 @@ def main(arguments: list[str] | None = None) -> None:
             row(f"{LABELS[key]} {size}", *(f"{k}={v}" for k, v in (MIDDLE | {key: size}).items()))
             for size in sizes
         ]
-    deep = [f"{k}={v}" for k, v in (MIDDLE | {"arch.L_cycles": 8, "global_batch_size": 32}).items()]
-    for name, overrides in SAVING.items():
-        row(f"batch 32, L_cycles 8, {name}", *deep, *overrides)
+    for cycles in SAVING_CYCLES:
+        deep = [f"{k}={v}" for k, v in (MIDDLE | {"arch.L_cycles": cycles, "global_batch_size": 32}).items()]
+        for name, overrides in SAVING.items():
+            row(f"batch 32, L_cycles {cycles}, {name}", *deep, *overrides)
     if options.png:
         draw(curves, options.png)
 
