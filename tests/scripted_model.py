@@ -80,6 +80,12 @@ class ScriptedAct(nn.Module):
         self.inner, self.max_steps, self.act_inference = ScriptedInner(), 6, False
         self.rule = HaltingRule(compares=False, learns_continue=False)
 
+    def start_evaluation(self, batch_size: int, device: torch.device):
+        return self.inner.initial_state(batch_size)
+
+    def evaluation_step(self, call: int, state, inputs, puzzle_rows):
+        return self.inner(state, inputs, puzzle_rows)
+
 
 class ScriptedHead(nn.Module):
     def __init__(self):

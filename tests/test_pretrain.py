@@ -355,7 +355,7 @@ def poisoned(monkeypatch):
 
         def injected(self, *args):
             total, named = loss(self, *args)
-            if self.training:
+            if torch.is_grad_enabled():
                 calls.append(1)
                 if len(calls) == step:
                     total = total * value
