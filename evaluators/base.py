@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from torch import Tensor
 
 from dataset.format import Metadata
@@ -53,6 +54,15 @@ class Evaluator:
         `gather` returns every rank's object in rank order and must be called by all ranks alike.
         """
         raise NotImplementedError(f"{type(self).__name__} must define result")
+
+
+def summed_by_set(of_ranks: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The sums over ranks of what each has counted for each set."""
+    sums: dict[str, np.ndarray] = {}
+    for of_rank in of_ranks:
+        for set_name, part in of_rank.items():
+            sums[set_name] = sums.get(set_name, 0) + part
+    return sums
 
 
 def build_evaluators(

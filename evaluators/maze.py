@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dataset.format import IGNORE_LABEL_ID, Metadata, read_metadata
 from dataset.maze import VOCAB_SIZE, judge, square_shape
-from evaluators.base import Evaluator
+from evaluators.base import Evaluator, summed_by_set
 from utils.errors import UserError
 
 
@@ -47,10 +47,7 @@ class Maze(Evaluator):
         self._counts[set_name] = self._counts.get(set_name, 0) + counts
 
     def result(self, gather: Callable[[Any], list[Any]], save_dir: Path | None) -> dict[str, float]:
-        counts: dict[str, np.ndarray] = {}
-        for of_rank in gather(self._counts):
-            for set_name, part in of_rank.items():
-                counts[set_name] = counts.get(set_name, 0) + part
+        counts = summed_by_set(gather(self._counts))
         if not counts:
             return {}
         named = {"maze": sum(counts.values())}

@@ -12,7 +12,7 @@ from torch import Tensor
 from dataset.format import IGNORE_LABEL_ID, ExampleSet, Metadata, open_split
 from dataset.mixing import named_sets
 from dataset.sudoku import BoxShape, is_solution, keeps_givens, recorded_shape, to_values
-from evaluators.base import Evaluator
+from evaluators.base import Evaluator, summed_by_set
 from utils.errors import UserError
 
 # Classes of difficulty with their upper bounds: for guesses, none, few, ... ; for ratings, what is rated so.
@@ -63,10 +63,7 @@ class Sudoku(Evaluator):
         np.add.at(counts, self._classes(set_name, example_indices.numpy()), rows)
 
     def result(self, gather: Callable[[Any], list[Any]], save_dir: Path | None) -> dict[str, float]:
-        counts: dict[str, np.ndarray] = {}
-        for of_rank in gather(self._counts):
-            for set_name, part in of_rank.items():
-                counts[set_name] = counts.get(set_name, 0) + part
+        counts = summed_by_set(gather(self._counts))
         if not counts:
             return {}
         values = _values("sudoku", sum(counts.values()), by_difficulty=self.comparable)
