@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.feedforward import FFNS
-from models.layers import Attention, rms_norm
+from models.layers import Attention, compiled_reduced_on_cpu, rms_norm
 
 
 class Block(nn.Module):
@@ -50,9 +50,7 @@ class Block(nn.Module):
 
 def laid_out(h: Tensor) -> Tensor:
     """The same values, contiguous where products of transposed tensors are slower than a copy."""
-    reduced = h.dtype in (torch.bfloat16, torch.float16)
-    # Only where it is compiled: the products round differently, and eager stays bit-equal to the published code.
-    return h.contiguous() if torch.compiler.is_compiling() and h.device.type == "cpu" and reduced else h
+    return h.contiguous() if compiled_reduced_on_cpu(h) else h
 
 
 class Network(nn.Module):
