@@ -101,8 +101,10 @@ def train(config: PretrainConfig, world: World) -> int:
     run = build(config, world)
     state, inner = run.state, run.state.model.model.inner
     best = BestMetric(config.best_metric, config.early_stop_patience) if config.best_metric else None
-    possible = metric_names(state.model, run.test_data, run.evaluators)
-    if best is not None and possible is not None:
+    if (
+        best is not None
+        and (possible := metric_names(state.model, run.test_data, run.evaluators)) is not None
+    ):
         best.check(possible)
     with (
         StopSignals() as signals,

@@ -90,7 +90,7 @@ class Rollout:
         self.num_steps += 1
         if perturb is not None:
             self._state = perturb(self._state, self.num_steps, self._places)
-        self._state, outputs = self._act.evaluation_step(
+        self._state, outputs = self._act.run_inner(
             self.num_steps, self._state, self._inputs, self._puzzle_rows
         )
         logits, q_halt, q_continue = (output[: self.num_rows] for output in outputs)

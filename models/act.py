@@ -82,7 +82,7 @@ class ACTModel(nn.Module):
         config = inner.config
         self.max_steps = config.halt_max_steps
         self.act_enabled, self.act_inference = config.act_enabled, config.act_inference
-        self.num_calls = 0  # in evaluation, since the last `initial_carry`
+        self.num_calls = 0  # since the last `initial_carry`
         self.rule = HaltingRule.resolve(config.halting, inner.published_halting, config.no_ACT_continue)
         self.chains = Chains(inner, config.chains) if config.chains > 1 else None
 
@@ -110,10 +110,10 @@ class ACTModel(nn.Module):
         with self.evaluation_draws(device, 1, _RESET):
             return self.initial_state(batch_size)
 
-    def evaluation_step(
+    def run_inner(
         self, call: int, state: State, inputs: Tensor, puzzle_rows: Tensor | None
     ) -> tuple[State, tuple[Tensor, Tensor, Tensor]]:
-        """What `inner` returns at the `call`-th step of an evaluation, without this module's halting and resets."""
+        """What `inner` returns at the `call`-th step, without this module's halting and resets."""
         with self.evaluation_draws(inputs.device, call, _STEP):
             return self.inner(state, inputs, puzzle_rows)
 
@@ -179,7 +179,7 @@ class ACTModel(nn.Module):
             state, best, heads = self.chains.step(carry.state, carry.current, puzzle_rows, row_loss)
         else:
             inputs = carry.current["inputs"]
-            state, heads = self.evaluation_step(self.num_calls, carry.state, inputs, puzzle_rows)
+            state, heads = self.run_inner(self.num_calls, carry.state, inputs, puzzle_rows)
             best = state
         logits, q_halt, q_continue = heads
         steps = carry.steps + 1

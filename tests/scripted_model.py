@@ -83,7 +83,7 @@ class ScriptedAct(nn.Module):
     def start_evaluation(self, batch_size: int, device: torch.device):
         return self.inner.initial_state(batch_size)
 
-    def evaluation_step(self, call: int, state, inputs, puzzle_rows):
+    def run_inner(self, call: int, state, inputs, puzzle_rows):
         return self.inner(state, inputs, puzzle_rows)
 
 
