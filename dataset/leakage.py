@@ -21,17 +21,14 @@ _CHUNK_CELLS = 1 << 20  # cells read at a time
 _BLANK_TOKEN = 1  # of Sudoku; tokens above are digits
 
 Canonical = Callable[[np.ndarray], np.ndarray]
-Sample = Callable[
-    [np.ndarray], np.ndarray
-]  # (E, S) rows to some cells (E, 48) of what `Canonical` makes of them
+Sample = Callable[[np.ndarray], np.ndarray]  # rows (E, S) to 48 cells of each, as `Canonical` would have them
 
 _SAMPLE_CELLS = 48
 # Within a frame of 30 x 30, dense at the top left: grids may be small.
 _NEAR = (0, 1, 2, 4, 6, 9, 13)
 _UNSHIFTED_PLACES = np.array([30 * row + column for row in _NEAR for column in _NEAR][1:])
-_MULTIPLIERS = np.random.default_rng(0).integers(1 << 63, 1 << 64, _SAMPLE_CELLS // 8, np.uint64) | np.uint64(
-    1
-)
+_MULTIPLIERS = np.random.default_rng(0).integers(1 << 63, 1 << 64, _SAMPLE_CELLS // 8, np.uint64)
+_MULTIPLIERS |= np.uint64(1)  # odd ones lose no bit
 
 
 @dataclass(frozen=True)
