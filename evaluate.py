@@ -49,7 +49,7 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         evaluators = build_evaluators(wanted, config.data_paths_test, data.metadata)
     except ValueError as error:
         raise UserError(str(error)) from error
-    compiles, reason = compile_policy(config.compile, world.device)
+    mode, reason = compile_policy(config.compile, world.device)
     solvers = [Solver(head, world.device) for head in heads]
     applications = {solver.applications_per_step() for solver in solvers}
     if len(applications) > 1:
@@ -59,7 +59,7 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         )
     steps = config.halt_max_steps or solvers[0].trained_steps
     options = {name: getattr(config, name) for name in OPTIONS}
-    sizes = [size for power in range(4) if (size := data.local_batch_size >> power)] if compiles else []
+    sizes = [size for power in range(4) if (size := data.local_batch_size >> power)] if mode else []
     identifiers = sorted(
         {i for _, s in data.splits for part in s.sets.values() for i in part.puzzle_identifiers.tolist()}
     )
@@ -67,9 +67,9 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         solvers, data.metadata, config.data_paths_test, data.local_batch_size, sizes, identifiers
     )
     strategy, options = build_strategy(Choice(config.strategy, steps, **options), setting)
-    if compiles:
+    if mode:
         for head in heads:
-            head.model.inner.compile_networks()
+            head.model.inner.compile_networks(mode)
     folder = Path(config.out) if config.out else default_output_folder(trained)
     if world.is_main:
         make_output_folder(folder)
@@ -123,7 +123,7 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         "device": str(world.device),
         "processes": world.size,
         "global_batch_size": config.global_batch_size,
-        "compiled": compiles,
+        "compiled": mode,
         "torch": str(torch.__version__),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

@@ -120,9 +120,9 @@ def train(config: PretrainConfig, world: World) -> int:
             return 0
         if world.is_main:
             write_run_folder(run)
-        compiles, reason = compile_policy(config.compile, world.device)
-        if compiles:
-            inner.compile_networks()
+        mode, reason = compile_policy(config.compile, world.device)
+        if mode:
+            inner.compile_networks(mode)
         num_parameters = sum(p.numel() for p in state.model.parameters())
         world.print(
             f"{type(inner).__name__}, {num_parameters:,} parameters, on {world.device}, {reason}; {run.folder}"

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from config.schema import SAVABLE_OUTPUTS, EvaluatorConfig
+from config.schema import SAVABLE_OUTPUTS, CompileChoice, EvaluatorConfig
 from models.settings import Settings
 
 # The strategies of evaluators/test_time.py and evaluators/ladder.py, and the options that each has of its own.
@@ -60,7 +60,7 @@ class EvaluateConfig(Settings):
     seed: int | None = Field(default=None, ge=0, lt=2**31)
 
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
-    compile: Literal["auto"] | bool = "auto"
+    compile: CompileChoice = "auto"
 
     @field_validator("checkpoint", mode="before")
     @classmethod

@@ -24,6 +24,11 @@ SAVABLE_OUTPUTS = (
 )
 
 
+CompileChoice = (
+    Literal["auto", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | bool
+)
+
+
 class EvaluatorConfig(BaseModel):
     """One entry of `evaluators`: a class below `evaluators.`, and its own options."""
 
@@ -78,7 +83,7 @@ class PretrainConfig(Settings):
     eval_save_outputs: list[str] | None = None
 
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
-    compile: Literal["auto", True, False] = "auto"
+    compile: CompileChoice = "auto"
     log_interval: int = Field(default=10, ge=1)
 
     resume: str | None = None

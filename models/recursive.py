@@ -23,6 +23,9 @@ from models.settings import Settings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+# The modes of `torch.compile` that record CUDA graphs: an application's output is then the graph's own memory.
+CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
+
 State = tuple[Tensor, ...]
 
 
@@ -118,6 +121,9 @@ class RecursiveModel(InputEmbedding):
         self.H_cycles, self.L_cycles = config.H_cycles, config.L_cycles
         # Keep only the input of each network application for backward, and compute its inside again.
         self.activation_checkpointing = False
+        self.replays = (
+            False  # whether the networks' outputs lie in memory that CUDA graphs write anew each step
+        )
         self.lm_head = Linear(config.hidden_size, config.vocab_size)
         self.q_head = Linear(config.hidden_size, 2, bias=True)
         with torch.no_grad():  # nothing halts until the head has learned to say so
@@ -182,14 +188,15 @@ class RecursiveModel(InputEmbedding):
         """Whether random numbers have a part in a supervision step."""
         return self.config.random_init or self.config.noise > 0 or self.config.chains > 1
 
-    def compile_networks(self, **options) -> None:
-        """Compile each network's application, once without and once with gradient; `options` of `torch.compile`.
+    def compile_networks(self, mode: str = "default", **options) -> None:
+        """Compile each network's application, once without and once with gradient; `torch.compile`'s mode and options.
 
         Not the whole step: its applications are alike, and unrolled they took several times longer to compile
         (figures in benchmarks/README.md).
         """
+        self.replays = mode in CUDA_GRAPH_MODES and self.q_head.weight.is_cuda
         for network in self.networks:
-            getattr(self, network).compile_blocks(**options)
+            getattr(self, network).compile_blocks(mode=mode, **options)
 
     def heads(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (B, S, V) in the compute dtype and q_halt, q_continue (B,) in float32, read from the answer."""
@@ -202,7 +209,11 @@ class RecursiveModel(InputEmbedding):
         self, state: State, inputs: Tensor, puzzle_rows: Tensor | None
     ) -> tuple[State, tuple[Tensor, Tensor, Tensor]]:
         """One supervision step from `state` on `inputs` (B, S): the detached new state, and the heads' outputs."""
+        # Not where training looks a step ahead without gradient: the step before it still waits for its backward pass.
+        if self.replays and (torch.is_grad_enabled() or not self.training):
+            torch.compiler.cudagraph_mark_step_begin()
         with weights_cast((getattr(self, network) for network in self.networks), self.dtype):
             state = self.recur(state, self.embed(inputs, puzzle_rows))
         outputs = self.heads(state)
-        return tuple(latent.detach() for latent in state), outputs
+        carried = tuple(latent.detach() for latent in state)
+        return tuple(latent.clone() for latent in carried) if self.replays else carried, outputs

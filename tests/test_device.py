@@ -10,6 +10,7 @@ import torch
 from config.overrides import OmegaConf  # which registers the resolver
 from utils import device as device_module
 from utils.device import (
+    COMPILE_MODES,
     compile_policy,
     faster_dtype,
     make_deterministic,
@@ -68,7 +69,7 @@ def test_a_device_that_is_not_there_is_refused_with_the_cure(monkeypatch, name, 
 @pytest.mark.parametrize("value", ["1", "true", "yes"])
 def test_disable_compile_wins_over_compile_true(monkeypatch, value):
     monkeypatch.setenv("DISABLE_COMPILE", value)
-    assert compile_policy(True, CUDA) == (False, "eager: DISABLE_COMPILE is set")
+    assert compile_policy(True, CUDA) == (None, "eager: DISABLE_COMPILE is set")
 
 
 @pytest.mark.parametrize("value", ["", "0", "false"])
@@ -80,16 +81,23 @@ def test_disable_compile_set_to_nothing_or_zero_disables_nothing(monkeypatch, va
 
 def test_compile_auto_compiles_on_cuda_and_not_on_mps(monkeypatch):
     monkeypatch.setattr(device_module, "missing_toolchain", lambda: None)
-    assert compile_policy("auto", CUDA)[0]
-    assert not compile_policy("auto", torch.device("mps"))[0]
-    assert compile_policy(True, torch.device("mps"))[0]
-    assert not compile_policy(False, CUDA)[0]
+    assert compile_policy("auto", CUDA)[0] == "default"
+    assert compile_policy("auto", torch.device("mps"))[0] is None
+    assert compile_policy(True, torch.device("mps"))[0] == "default"
+    assert compile_policy(False, CUDA)[0] is None
+
+
+@pytest.mark.parametrize("mode", COMPILE_MODES)
+def test_a_mode_of_the_compiler_can_be_asked_for_on_any_device(monkeypatch, mode):
+    monkeypatch.setattr(device_module, "missing_toolchain", lambda: None)
+    for device in (CPU, CUDA):
+        assert compile_policy(mode, device) == (mode, f"compiled: compile={mode} on {device.type}")
 
 
 def test_without_a_compiler_compile_true_falls_back_to_eager_and_names_it(monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
-    compiled, reason = compile_policy(True, CPU)
-    assert not compiled
+    mode, reason = compile_policy(True, CPU)
+    assert mode is None
     assert "C++ compiler" in reason
     assert "\n" not in reason
 

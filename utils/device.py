@@ -18,6 +18,8 @@ DEVICE_NAMES = ("auto", "cuda", "mps", "cpu")
 
 # What `compile=auto` does on a CPU. Compiling takes 11 to 45 s, which a run of a few minutes does not gain back.
 COMPILE_ON_CPU = False
+# What `torch.compile` calls its modes, the first of them what `compile=true` and `auto` take.
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
 def resolve_device(name: str, local_rank: int = 0, num_local_ranks: int = 1) -> torch.device:
@@ -103,25 +105,26 @@ def set_random_state(state: dict, device: torch.device) -> None:
         torch.mps.set_rng_state(state["mps"])
 
 
-def compile_policy(compile: str | bool, device: torch.device) -> tuple[bool, str]:
-    """Whether to use `torch.compile`, and the reason in one line.
+def compile_policy(compile: str | bool, device: torch.device) -> tuple[str | None, str]:
+    """The mode of `torch.compile`, None for eager, and the reason in one line.
 
     `DISABLE_COMPILE` in the environment wins over the setting (any value but an empty one, 0, false and no).
     """
-    if compile not in ("auto", True, False):
-        raise UserError(f"compile={compile}: unknown; use auto, true or false")
+    if compile not in ("auto", True, False, *COMPILE_MODES):
+        raise UserError(f"compile={compile}: unknown; use auto, true, false, {', '.join(COMPILE_MODES)}")
     if os.environ.get("DISABLE_COMPILE", "").strip().lower() not in ("", "0", "false", "no"):
-        return False, "eager: DISABLE_COMPILE is set"
+        return None, "eager: DISABLE_COMPILE is set"
     if compile is False:
-        return False, "eager: compile=false"
+        return None, "eager: compile=false"
     if compile == "auto" and not (device.type == "cuda" or (device.type == "cpu" and COMPILE_ON_CPU)):
         return (
-            False,
+            None,
             f"eager: compile=auto compiles on CUDA, this is {device.type} (compile=true asks for it)",
         )
     if missing := missing_toolchain():
-        return False, f"eager: torch.compile needs {missing}, which this machine lacks"
-    return True, f"compiled: compile={str(compile).lower()} on {device.type}"
+        return None, f"eager: torch.compile needs {missing}, which this machine lacks"
+    mode = compile if compile in COMPILE_MODES else COMPILE_MODES[0]
+    return mode, f"compiled: compile={str(compile).lower()} on {device.type}"
 
 
 def missing_toolchain() -> str | None:

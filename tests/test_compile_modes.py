@@ -1,0 +1,147 @@
+"""CUDA graphs write an application's output anew each step: simulated here by memory that is spoilt when one begins."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._inductor import list_mode_options
+
+from benchmarks.step import Case, config_of
+from config.evaluate_schema import EvaluateConfig
+from config.schema import parse
+from evaluators.evaluate import run_steps
+from models.recursive import CUDA_GRAPH_MODES
+from utils.device import COMPILE_MODES, missing_toolchain
+from utils.distributed import World
+
+CPU = torch.device("cpu")
+SMALL = (
+    "arch.hidden_size=32",
+    "arch.num_heads=2",
+    "arch.H_cycles=2",
+    "arch.L_cycles=2",
+    "arch.halt_max_steps=4",
+    "arch.forward_dtype=float32",
+    "global_batch_size=4",
+    "ema=True",
+)
+
+
+def case(*overrides: str) -> Case:
+    return Case(config_of(*SMALL, *overrides), 36, World(device=CPU))
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Makes a case's networks behave as if replayed from CUDA graphs; returns the number of steps begun."""
+    outputs, begun = [], []
+
+    def begin() -> None:
+        begun.append(len(outputs))
+        for output in outputs:
+            output.data.fill_(torch.nan)
+        outputs.clear()
+
+    def behave(case: Case) -> list[int]:
+        inner = case.model.model.inner
+        inner.replays = True
+        for name in inner.networks:
+            network = getattr(inner, name)
+            apply = network.apply_blocks
+
+            def applied(*inputs, apply=apply):
+                outputs.append(apply(*inputs))
+                return outputs[-1]
+
+            monkeypatch.setattr(network, "apply_blocks", applied)
+        return begun
+
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", begin)
+    return behave
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("arch=trm",),
+        ("arch=trm", "arch.no_ACT_continue=False"),
+        ("arch=trm", "arch.chains=2"),
+        ("arch=trm", "grad_accum_steps=2"),
+        ("arch=trm", "arch.random_init=True", "arch.noise=0.01", "arch.damping=0.05"),
+        ("arch=hrm",),
+        ("arch=urm",),
+        ("arch=se_rrm",),
+    ],
+    ids=" ".join,
+)
+def test_nothing_is_read_from_a_step_that_is_over(graphs, overrides):
+    plain, replayed = case(*overrides), case(*overrides)
+    begun = graphs(replayed)
+    for _ in range(2):
+        plain.train_step()
+        replayed.train_step()
+    assert len(begun) == 2 * replayed.config.grad_accum_steps
+    for (name, one), other in zip(
+        plain.model.state_dict().items(), replayed.model.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, msg=name)
+
+    plain.model.eval(), replayed.model.eval()
+    expected, found = (run_steps(c.model.model, c.batch)[0] for c in (plain, replayed))
+    for name, value in expected.items():
+        torch.testing.assert_close(value, found[name], rtol=0, atol=0, msg=name)
+
+
+def two_steps(case: Case) -> tuple[torch.Tensor, ...]:
+    """The latents after two steps of `inner` by itself, as the strategies at test time run it."""
+    model = case.model.model.eval()
+    with torch.no_grad():
+        state = model.initial_state(len(case.batch["inputs"]))
+        rows = model.inner.puzzle_rows(case.batch)
+        for call in (1, 2):
+            state, _ = model.run_inner(call, state, case.batch["inputs"], rows)
+    return state
+
+
+def test_a_state_lives_on_into_the_next_step(graphs, monkeypatch):
+    plain, replayed = case("arch=trm"), case("arch=trm")
+    graphs(replayed)
+    for one, other in zip(two_steps(plain), two_steps(replayed), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    monkeypatch.setattr(
+        torch.Tensor, "clone", lambda tensor: tensor
+    )  # the simulation sees what is not copied
+    assert all(latent.isnan().all() for latent in two_steps(replayed))
+
+
+def test_the_modes_said_to_record_graphs_are_those_that_the_compiler_makes_record_them():
+    recording = {mode for mode in COMPILE_MODES if list_mode_options(mode).get("triton.cudagraphs")}
+    assert recording == set(CUDA_GRAPH_MODES)
+
+
+def test_only_on_cuda_are_the_outputs_taken_for_a_graphs_memory():
+    inner = case("arch=trm").model.model.inner
+    inner.compile_networks("reduce-overhead")
+    assert not inner.replays
+
+
+def test_training_and_evaluation_take_the_same_choices():
+    assert parse(EvaluateConfig, {"checkpoint": "run", "compile": "max-autotune"}).compile == "max-autotune"
+    for mode in COMPILE_MODES:
+        assert config_of("arch=trm", f"compile={mode}").compile == mode
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", COMPILE_MODES)
+def test_every_mode_trains_like_eager(mode):
+    if missing := missing_toolchain():
+        pytest.skip(f"torch.compile needs {missing}")
+    plain, compiled = case("arch=trm"), case("arch=trm")
+    compiled.model.model.inner.compile_networks(mode)
+    for _ in range(2):
+        plain.train_step()
+        compiled.train_step()
+    for (name, one), other in zip(
+        plain.model.state_dict().items(), compiled.model.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3, msg=name)
