@@ -94,10 +94,10 @@ RECIPES: dict[str, list[str]] = {
     "rms_swiglu": ["arch.ffn=rms_swiglu"],
     "random_init": ["arch.random_init=True"],
     "damped_noise": ["arch.random_init=True", "arch.damping=0.05", "arch.noise=0.01"],
-    "chains": ["arch.chains=4"],
+    "chains": ["arch.chains=2"],
     "attention": ATTENTION,
     "rope2d": [*ATTENTION, "arch.pos_encodings=rope2d"],
-    "conv_swiglu": [*ATTENTION, "arch.ffn=conv_swiglu"],
+    "conv_swiglu": [*ATTENTION, "arch.pos_encodings=rope2d", "arch.ffn=conv_swiglu"],
     "speedrun": SPEEDRUN,
 }
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -78,15 +77,18 @@ class HRM(RecursiveModel):
     def update_y(self, y: Tensor, z: Tensor) -> Tensor:
         return self.apply_network(self.H_level, y, z)
 
-    def recur(self, state: State, x: Tensor) -> State:
+    def without_gradient(self, state: State, x: Tensor) -> State:
         y, z = state
-        with torch.no_grad():
-            for i in range(self.H_cycles):
-                last = i == self.H_cycles - 1
-                for _ in range(self.L_cycles - last):
-                    z = self.update_z(y, z, x)
-                if not last:
-                    y = self.update_y(y, z)
+        for i in range(self.H_cycles):
+            last = i == self.H_cycles - 1
+            for _ in range(self.L_cycles - last):
+                z = self.update_z(y, z, x)
+            if not last:
+                y = self.update_y(y, z)
+        return y, z
+
+    def with_gradient(self, state: State, x: Tensor) -> State:
+        y, z = state
         z = self.update_z(y, z, x)
         return self.update_y(y, z), z
 
@@ -108,7 +110,10 @@ class TransformersBaseline(RecursiveModel):
     networks: ClassVar = ("H_level",)
     published_halting: ClassVar = "q_untrained"
 
-    def recur(self, state: State, x: Tensor) -> State:
+    def without_gradient(self, state: State, x: Tensor) -> State:
+        return state
+
+    def with_gradient(self, state: State, x: Tensor) -> State:
         (y,) = state
         return (self.apply_network(self.H_level, y, x),)
 

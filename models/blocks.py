@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.feedforward import FFNS
-from models.layers import Attention, compiled_reduced_on_cpu, rms_norm
+from models.layers import Attention, compiled_on_cpu, rms_norm
 
 
 class Block(nn.Module):
@@ -50,7 +50,7 @@ class Block(nn.Module):
 
 def laid_out(h: Tensor) -> Tensor:
     """The same values, contiguous where products of transposed tensors are slower than a copy."""
-    return h.contiguous() if compiled_reduced_on_cpu(h) else h
+    return h.contiguous() if compiled_on_cpu(h) else h
 
 
 class Network(nn.Module):

@@ -157,13 +157,12 @@ class Attention(nn.Module):
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
 
 
-def compiled_reduced_on_cpu(x: Tensor) -> bool:
-    """Whether a CPU's compiler is at work on a 16-bit dtype: what it makes rounds in its own places anyway.
+def compiled_on_cpu(x: Tensor) -> bool:
+    """Whether a CPU's compiler is at work: what it makes rounds in its own places anyway.
 
     Only there a faster form of other rounding is taken; eager stays bit-equal to the published code.
     """
-    reduced = x.dtype in (torch.bfloat16, torch.float16)
-    return torch.compiler.is_compiling() and x.device.type == "cpu" and reduced
+    return torch.compiler.is_compiling() and x.device.type == "cpu"
 
 
 # Up to this length the scores fit into a CPU's caches, and writing them out is cheaper than the fused kernel, most of
@@ -173,7 +172,8 @@ LONGEST_WRITTEN_OUT = 512
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q kᵀ / sqrt(H)) v for (B, N, L, H), the softmax in float32."""
-    if compiled_reduced_on_cpu(q) and q.shape[-2] <= LONGEST_WRITTEN_OUT:
+    reduced = q.dtype in (torch.bfloat16, torch.float16)
+    if reduced and compiled_on_cpu(q) and q.shape[-2] <= LONGEST_WRITTEN_OUT:
         scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
         return scores.softmax(-1).to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v)

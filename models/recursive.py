@@ -7,6 +7,7 @@ Shapes: B batch, S `seq_len`, P prefix length, L = P + S, D hidden size, V vocab
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
@@ -25,6 +26,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 # The modes of `torch.compile` that record CUDA graphs: an application's output is then the graph's own memory.
 CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
+# On a CPU what an application writes between its products then stays in the caches until the next one reads it.
+POSITIONS_PER_THREAD = 1024
 
 State = tuple[Tensor, ...]
 
@@ -121,9 +124,10 @@ class RecursiveModel(InputEmbedding):
         self.H_cycles, self.L_cycles = config.H_cycles, config.L_cycles
         # Keep only the input of each network application for backward, and compute its inside again.
         self.activation_checkpointing = False
-        self.replays = (
-            False  # whether the networks' outputs lie in memory that CUDA graphs write anew each step
-        )
+        # How many positions of a batch go through the recursion together where no gradient is wanted; None: all.
+        self.positions_at_once: int | None = None
+        # Whether the networks' outputs lie in memory that CUDA graphs write anew each step.
+        self.replays = False
         self.lm_head = Linear(config.hidden_size, config.vocab_size)
         self.q_head = Linear(config.hidden_size, 2, bias=True)
         with torch.no_grad():  # nothing halts until the head has learned to say so
@@ -164,12 +168,37 @@ class RecursiveModel(InputEmbedding):
         """One H-cycle: the architecture's own equations."""
         raise NotImplementedError(f"{type(self).__name__} must define cycle(state, x)")
 
+    def without_gradient(self, state: State, x: Tensor) -> State:
+        """The first part of a supervision step."""
+        for _ in range(self.H_cycles - 1):
+            state = self.cycle(state, x)
+        return state
+
+    def with_gradient(self, state: State, x: Tensor) -> State:
+        """The rest of it."""
+        return self.cycle(state, x)
+
     def recur(self, state: State, x: Tensor) -> State:
         """One supervision step: `H_cycles` cycles, only the last with gradient."""
+        if not torch.is_grad_enabled():
+            return self.in_parts(
+                lambda state, x: self.with_gradient(self.without_gradient(state, x), x), state, x
+            )
         with torch.no_grad():
-            for _ in range(self.H_cycles - 1):
-                state = self.cycle(state, x)
-        return self.cycle(state, x)
+            state = self.in_parts(self.without_gradient, state, x)
+        return self.with_gradient(state, x)
+
+    def in_parts(self, recursion: Callable[[State, Tensor], State], state: State, x: Tensor) -> State:
+        """`recursion(state, x)`, by equal parts of the rows where `positions_at_once` asks for it."""
+        rows, length, _ = x.shape
+        most = rows if self.positions_at_once is None else max(1, self.positions_at_once // length)
+        size = next(size for size in range(min(most, rows), 0, -1) if rows % size == 0)
+        # Parts that are far smaller than wanted cost more than they bring; draws are for the batch as a whole.
+        if size == rows or 2 * size < most or self.config.noise:
+            return recursion(state, x)
+        parts = zip(*(tensor.split(size) for tensor in (*state, x)), strict=True)
+        done = [recursion(tuple(latents), part) for *latents, part in parts]
+        return tuple(torch.cat(latents) for latents in zip(*done, strict=True))
 
     def apply_network(self, network: nn.Module, h: Tensor, injection: Tensor | None) -> Tensor:
         """`network(h, injection)`, both (B, L, D); with damping and noise a step from `h` towards it."""
@@ -195,6 +224,8 @@ class RecursiveModel(InputEmbedding):
         (figures in benchmarks/README.md).
         """
         self.replays = mode in CUDA_GRAPH_MODES and self.q_head.weight.is_cuda
+        if self.q_head.weight.device.type == "cpu":
+            self.positions_at_once = POSITIONS_PER_THREAD * torch.get_num_threads()
         for network in self.networks:
             getattr(self, network).compile_blocks(mode=mode, **options)
 
