@@ -1,10 +1,12 @@
-"""CUDA graphs write an application's output anew each step: simulated here by memory that is spoilt when one begins."""
+"""What compiling changes around the networks: the memory that CUDA graphs write anew each step, and rows in parts.
+
+The graphs are simulated, by memory that is spoilt when a step begins.
+"""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch._inductor import list_mode_options
 
 from benchmarks.step import Case, config_of
 from config.evaluate_schema import EvaluateConfig
@@ -115,6 +117,8 @@ def test_a_state_lives_on_into_the_next_step(graphs, monkeypatch):
 
 
 def test_the_modes_said_to_record_graphs_are_those_that_the_compiler_makes_record_them():
+    from torch._inductor import list_mode_options  # seconds of import
+
     recording = {mode for mode in COMPILE_MODES if list_mode_options(mode).get("triton.cudagraphs")}
     assert recording == set(CUDA_GRAPH_MODES)
 
@@ -129,6 +133,74 @@ def test_training_and_evaluation_take_the_same_choices():
     assert parse(EvaluateConfig, {"checkpoint": "run", "compile": "max-autotune"}).compile == "max-autotune"
     for mode in COMPILE_MODES:
         assert config_of("arch=trm", f"compile={mode}").compile == mode
+
+
+class Applications(list):
+    """The number of rows of each application of the networks."""
+
+    def __init__(self, inner):
+        for name in inner.networks:
+            getattr(inner, name).register_forward_pre_hook(lambda _, inputs: self.append(len(inputs[0])))
+
+
+def evaluated(case: Case, positions_at_once: int | None) -> tuple[tuple[torch.Tensor, ...], set[int]]:
+    """The latents after two steps of an evaluation, and with how many rows the networks were applied."""
+    inner = case.model.model.inner
+    inner.positions_at_once = positions_at_once
+    applications = Applications(inner)
+    return two_steps(case), set(applications)
+
+
+@pytest.mark.parametrize(
+    "arch", ["trm", "trm_singlez", "trm_hier6", "hrm", "transformers_baseline", "urm", "se_rrm"]
+)
+def test_rows_in_parts_give_what_they_give_together(arch):
+    overrides = ("arch=trm", f"arch.name={arch}") if arch.startswith("trm") else (f"arch={arch}",)
+    one = case(*overrides)
+    length = one.model.model.inner.length
+    together, all_rows = evaluated(one, None)
+    in_parts, parts = evaluated(one, 2 * length)
+    assert (all_rows, parts) == ({4}, {2})
+    for whole, joined in zip(together, in_parts, strict=True):
+        torch.testing.assert_close(whole, joined, rtol=1e-4, atol=1e-5)
+
+
+def test_training_takes_only_what_needs_no_gradient_in_parts():
+    plain, parted = case("arch=trm"), case("arch=trm")
+    inner = parted.model.model.inner
+    inner.positions_at_once = 2 * inner.length
+    rows = Applications(inner)
+    for _ in range(2):
+        plain.train_step(), parted.train_step()
+    per_cycle = inner.L_cycles + 1
+    assert (
+        rows == ([2] * 2 * per_cycle + [4] * per_cycle) * 2
+    )  # H_cycles=2: one cycle in two parts, one whole
+    for (name, one), other in zip(
+        plain.model.state_dict().items(), parted.model.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "positions", "rows"),
+    [
+        ((), 3, {2}),  # 3 of 4 rows do not go into equal parts, 2 do
+        (("global_batch_size=7",), 3, {7}),  # parts of a single row would be far smaller than asked for
+        ((), 9, {4}),
+        (("arch.noise=0.1",), 2, {4}),  # drawn for the batch as a whole
+    ],
+)
+def test_parts_are_equal_and_not_much_smaller_than_wanted(overrides, positions, rows):
+    one = case("arch=trm", *overrides)
+    assert evaluated(one, positions * one.model.model.inner.length)[1] == rows
+
+
+def test_compiling_on_a_cpu_asks_for_parts():
+    inner = case("arch=trm").model.model.inner
+    assert inner.positions_at_once is None
+    inner.compile_networks(backend="eager")
+    assert inner.positions_at_once == 1024 * torch.get_num_threads()
 
 
 @pytest.mark.slow
