@@ -67,6 +67,10 @@ def _in_words(error: HydraException) -> str:
     reason = " ".join(line.strip() for line in str(error).splitlines() if "https://" not in line)
     if isinstance(error, OverrideParseException):
         return f"{error.override.lstrip('+')}: cannot be read as key=value ({reason})"
+    if group := re.match(r"Could not override '([^']+)'\. No match in the defaults list", reason):
+        return (
+            f"{group[1]}: this command has no such group of configs; its keys are in README.md, Config keys"
+        )
     return f"the arguments are not valid: {reason}"
 
 

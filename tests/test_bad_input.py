@@ -12,6 +12,7 @@ import torch
 from conftest import write_identified
 from training_runs import TINY, command, in_process_command, train
 
+import evaluate
 from models.architectures import ARCHITECTURES
 
 
@@ -126,6 +127,13 @@ def test_every_bad_key_is_listed_at_once(refused):
     message = refused("lr=-1", "arch.pos_encodings=roep", "arch.num_heads=0", "beta1=1")
     for key in ("lr", "arch.pos_encodings", "arch.num_heads", "beta1"):
         assert f"  {key}: " in message
+
+
+def test_a_group_of_another_command_is_no_advice_on_hydra(monkeypatch, tmp_path, capfd):
+    assert in_process_command(monkeypatch, tmp_path, "checkpoint=run", "arch=trm", entry=evaluate) == 2
+    assert capfd.readouterr().err == (
+        "error: arch: this command has no such group of configs; its keys are in README.md, Config keys\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -116,13 +116,13 @@ def run_python(*arguments: str, cwd: Path, timeout: float = 120, **environment: 
     )
 
 
-def in_process_command(monkeypatch, cwd: Path, *arguments: str) -> int:
+def in_process_command(monkeypatch, cwd: Path, *arguments: str, entry=pretrain) -> int:
     """The exit code of `python pretrain.py ARGUMENTS` in the folder `cwd`, without the seconds of a new process."""
     monkeypatch.chdir(cwd)
-    monkeypatch.setattr(sys, "argv", ["pretrain.py", *arguments])
+    monkeypatch.setattr(sys, "argv", [f"{entry.__name__}.py", *arguments])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # to be put back, as the command sets it
     try:
-        run_command(pretrain.launch)
+        run_command(entry.launch)
     except SystemExit as end:
         return end.code or 0
     return 0
