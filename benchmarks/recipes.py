@@ -8,7 +8,8 @@
 
 Trains through `pretrain.py` on generated 6x6 Sudoku with at most 17 of 36 cells given. A run's result is one JSON file
 below --folder, so that an interrupted benchmark goes on with the runs that are missing. Time is training time on this
-machine, evaluations left out; steps are updates; a share is of unseen puzzles, by the averaged weights.
+machine, evaluations left out; steps are updates; a share is of unseen puzzles, by the averaged weights. Results of
+several machines may lie in one folder: their seconds are scaled by the time of the baseline's step.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
@@ -184,7 +186,8 @@ def run_once(name: str, seed: int, data: Path, options: argparse.Namespace) -> N
             "ended": ended,
             "wall_seconds": round(seconds, 1),
             "threads": options.threads,
-            "machine": platform.processor() or platform.machine(),
+            "machine": processor(),
+            "compiled": "compile=true" in overrides,
             "data": str(options.data or DATA),
             "evaluations": points,  # [updates, seconds of training, share of unseen puzzles solved]
         }
@@ -243,6 +246,42 @@ def evaluations(path: Path) -> list[tuple[int, float, float]]:
     return points
 
 
+def processor() -> str:
+    """What this machine computes with, in words."""
+    facts = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.+)$", facts.read_text(), re.MULTILINE) if facts.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def pace(points: list) -> float:
+    """Seconds of a step."""
+    return points[-1][1] / points[-1][0]
+
+
+def on_one_machine(results: list[dict]) -> list[dict]:
+    """The results with the seconds that they would show where most baselines ran.
+
+    What was measured on another processor, with other threads or compiled is scaled by what a step of the baseline
+    takes there; it stays as it is where no baseline ran.
+    """
+
+    def place(result: dict) -> tuple:
+        return result.get("machine"), result.get("threads"), result.get("compiled")
+
+    paces: dict[tuple, list[float]] = {}
+    for result in results:
+        if result["recipe"] == "baseline":
+            paces.setdefault(place(result), []).append(pace(result["evaluations"]))
+    reference = max(paces.values(), key=len, default=[1.0])
+    scaled = []
+    for result in results:
+        here = paces.get(place(result), reference)
+        factor = statistics.median(reference) / statistics.median(here)
+        points = [(step, seconds * factor, share) for step, seconds, share in result["evaluations"]]
+        scaled.append(result | {"evaluations": points})
+    return scaled
+
+
 def reached(points: list, threshold: float) -> tuple[int, float] | None:
     """(updates, seconds) of the first evaluation that reaches the share."""
     return next(((step, seconds) for step, seconds, share in points if share >= threshold), None)
@@ -250,6 +289,7 @@ def reached(points: list, threshold: float) -> tuple[int, float] | None:
 
 def table(results: list[dict]) -> Iterator[str]:
     """Markdown: for every recipe the median over seeds, with least and most; how many seeds got there if not all."""
+    results = on_one_machine(results)
     heads = [f"{threshold:.0%}: s, steps" for threshold in THRESHOLDS]
     yield f"| recipe | seeds | {' | '.join(heads)} | final score | s per step |"
     yield "| --- " * (len(heads) + 4) + "|"
@@ -265,7 +305,7 @@ def table(results: list[dict]) -> Iterator[str]:
             times, steps = [seconds for _, seconds in there], [step for step, _ in there]
             cells.append(f"{spread(times, '.0f')}; {spread(steps, '.0f')}{share}" if there else "-")
         finals = spread([100 * points[-1][2] for points in runs], ".1f")
-        speed = spread([points[-1][1] / points[-1][0] for points in runs], ".3f")
+        speed = spread([pace(points) for points in runs], ".3f")
         yield f"| {name} | {len(runs)} | {' | '.join(cells)} | {finals}% | {speed} |"
 
 

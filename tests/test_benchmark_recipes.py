@@ -52,6 +52,23 @@ def test_the_table_shows_medians_spread_and_who_did_not_get_there():
     assert muon == "| muon | 1 | 5; 10 | 5; 10 | 5; 10 | 98.0% | 0.500 |"
 
 
+def test_seconds_of_another_machine_are_scaled_by_its_baseline():
+    def record(recipe: str, machine: str, seconds: float) -> dict:
+        return {"recipe": recipe, "machine": machine, "evaluations": [(10, seconds, 0.5)]}
+
+    results = [
+        record("baseline", "here", 4.0),
+        record("baseline", "here", 5.0),
+        record("baseline", "here", 6.0),
+        record("baseline", "slow", 20.0),
+        record("muon", "slow", 24.0),
+        record("muon", "nowhere", 7.0),
+    ]
+    _, _, baseline, muon = recipes.table(results)
+    assert baseline.startswith("| baseline | 4 | 5 (4 to 6); 10 (10 to 10) |")
+    assert muon.startswith("| muon | 2 | 6 (6 to 7); 10 (10 to 10) |")
+
+
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_every_recipe_is_a_config_that_builds_and_changes_something(sudoku4x4, tmp_path, name):
     small = ["arch.hidden_size=16", "arch.num_heads=2"]
