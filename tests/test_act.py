@@ -5,22 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from smallest import SMALLEST_TRM
 
 from models.act import Carry, HaltingRule, draw_min_steps
 from models.registry import build_model
 
-ARCH = {
-    "name": "trm",
-    "hidden_size": 16,
-    "num_heads": 2,
-    "H_cycles": 1,
-    "L_cycles": 1,
-    "L_layers": 1,
-    "halt_max_steps": 4,
-    "puzzle_emb_ndim": 16,
-    "puzzle_emb_len": 1,
-    "forward_dtype": "float32",
-}
+ARCH = SMALLEST_TRM | {"puzzle_emb_ndim": 16, "puzzle_emb_len": 1}
 SIZES = {"seq_len": 4, "vocab_size": 7, "num_puzzle_identifiers": 5}
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from ranks import outputs_of, run_ranks
+from smallest import SMALLEST_TRM
 from test_ranks import run_training
 from test_resume import STOPPED, call_at, terminate
 from training_runs import assert_same_run, metrics, newest_state, tiny, train
@@ -25,17 +26,11 @@ from training_run import build
 from utils.distributed import World
 from utils.errors import UserError
 
-ARCH = {
-    "name": "trm",
-    "hidden_size": 16,
-    "num_heads": 2,
+ARCH = SMALLEST_TRM | {
     "H_cycles": 2,
     "L_cycles": 2,
-    "L_layers": 1,
-    "halt_max_steps": 4,
     "puzzle_emb_ndim": 16,
     "puzzle_emb_len": 1,
-    "forward_dtype": "float32",
     "loss": {"loss_type": "softmax_cross_entropy"},
 }
 SIZES = {"seq_len": 6, "vocab_size": 7, "num_puzzle_identifiers": 3}

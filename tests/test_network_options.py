@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from smallest import SMALLEST_TRM
 from test_resume import STOPPED, call_at, terminate
 from training_runs import assert_same_run, metrics, tiny, train
 
@@ -17,17 +18,7 @@ from training_run import build
 from utils.distributed import World
 from utils.errors import UserError
 
-ARCH = {
-    "name": "trm",
-    "hidden_size": 16,
-    "num_heads": 2,
-    "H_cycles": 2,
-    "L_cycles": 2,
-    "L_layers": 1,
-    "halt_max_steps": 4,
-    "puzzle_emb_ndim": 0,
-    "forward_dtype": "float32",
-}
+ARCH = SMALLEST_TRM | {"H_cycles": 2, "L_cycles": 2}
 SIZES = {"seq_len": 16, "vocab_size": 6, "num_puzzle_identifiers": 1}
 
 

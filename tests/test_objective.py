@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from smallest import SMALLEST_TRM
 from test_resume import STOPPED, call_at, terminate
 from training_runs import assert_same_run, tiny, train
 
@@ -15,23 +16,12 @@ from training_run import build
 from utils.distributed import World
 from utils.errors import UserError
 
-ARCH = {
-    "name": "trm",
-    "hidden_size": 16,
-    "num_heads": 2,
-    "H_cycles": 1,
-    "L_cycles": 1,
-    "L_layers": 1,
-    "halt_max_steps": 4,
-    "puzzle_emb_ndim": 0,
-    "forward_dtype": "float32",
-}
 SIZES = {"seq_len": 4, "vocab_size": 7, "num_puzzle_identifiers": 1}
 
 
 def head(**loss):
     torch.manual_seed(0)
-    return build_model(ARCH | {"loss": {"name": "losses@ACTLossHead", **loss}}, **SIZES).train()
+    return build_model(SMALLEST_TRM | {"loss": {"name": "losses@ACTLossHead", **loss}}, **SIZES).train()
 
 
 @pytest.fixture
