@@ -75,7 +75,7 @@ SPEEDRUN = [
     "ema_rate=0.9",
     "ema_start_step=640",
 ]
-# What each recipe changes. Those of ATTENTION are to be read against `attention`, the rest against `baseline`.
+# What each recipe changes: of `baseline`, but `conv_swiglu` of `rope2d`, and that of `attention`.
 RECIPES: dict[str, list[str]] = {
     "baseline": [],
     "adamw": ["optimizer=adamw"],
