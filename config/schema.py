@@ -24,9 +24,9 @@ SAVABLE_OUTPUTS = (
 )
 
 
-CompileChoice = (
-    Literal["auto", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | bool
-)
+CompileChoice = Literal[
+    "auto", True, False, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"
+]
 
 
 class EvaluatorConfig(BaseModel):
