@@ -27,7 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.step import LARGE, MLP, Case, config_of, peak_memory, reset_peak_memory, timed
 from benchmarks.yardstick import Yardstick
 from puzzle_dataset import Prefetcher
-from utils.device import make_deterministic, resolve_device
+from utils.device import COMPILE_MODES, make_deterministic, resolve_device
 from utils.distributed import World
 
 CASES = {
@@ -35,7 +35,7 @@ CASES = {
     "att 512, batch 768": (*LARGE, "global_batch_size=768"),
     "att 512, 30x30, batch 96": ("arch=trm", "seq_len=900", "global_batch_size=96"),
 }
-MODES = ["eager", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+MODES = ["eager", *COMPILE_MODES]
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 LARGEST_PRODUCT = {"cuda": 8192, "cpu": 2048}
 
