@@ -1,10 +1,9 @@
-"""Building Sudoku datasets end to end: sources, options, and how wrong data and options are refused."""
+"""Building Sudoku datasets end to end: tables and lists of puzzles, options, and replacing an earlier dataset."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,67 +11,29 @@ from pathlib import Path
 import huggingface_hub
 import numpy as np
 import pytest
+from sudoku_builds import (
+    SAMPLES,
+    SOLVED_4X4,
+    UNIQUE_4X4,
+    build,
+    files_of,
+    puzzle_list,
+    puzzles_6x6,
+    read,
+    refused,
+    table,
+    texts,
+    values,
+)
 
-from dataset.build_sudoku_dataset import BUILDER_VERSION, main, parse_options
-from dataset.format import open_split, read_identifiers, validate
-from dataset.sudoku import BoxShape, format_grid, is_solution, to_values
+from dataset.build_sudoku_dataset import BUILDER_VERSION, parse_options
+from dataset.format import read_identifiers, validate
+from dataset.sudoku import BoxShape, is_solution, to_values
 from dataset.sudoku_batch import solve_batch
-from dataset.sudoku_generate import PuzzleSpec, generate_split
 from dataset.sudoku_hash import invariant_hashes
 
 ROOT = Path(__file__).resolve().parents[1]
-SAMPLES = Path(__file__).parent / "data" / "sudoku"
-HEADER = "source,question,answer,rating"
-SOLVED_4X4 = "1234341221434321"
-UNIQUE_4X4 = "1234" + "341." + "21.." + "...."
 NINE = BoxShape(3, 3)
-
-
-def table(folder: Path, split: str, rows: list[tuple], header: str = HEADER) -> None:
-    folder.mkdir(exist_ok=True)
-    with (folder / f"{split}.csv").open("w", newline="") as file:
-        file.write(header + "\n")
-        csv.writer(file).writerows(("made up", *row) for row in rows)
-
-
-def puzzles_6x6(number: int, box: str = "2x3") -> list[tuple[str, str]]:
-    made = generate_split(PuzzleSpec(BoxShape.parse(box), 20), number, seed=3, split=0, workers=1)
-    return [(format_grid(p), format_grid(s)) for p, s in zip(made.puzzles, made.solutions, strict=True)]
-
-
-def build(*arguments) -> None:
-    """The builder in this process, on one worker."""
-    main([str(argument) for argument in (*arguments, "--workers", 1)])
-
-
-def refused(capsys, *arguments) -> str:
-    """The message of a build that must fail: one line, exit status 2."""
-    with pytest.raises(SystemExit) as exit_status:
-        build(*arguments)
-    assert exit_status.value.code == 2
-    message = capsys.readouterr().err
-    assert message.startswith("error: ")
-    assert message.count("\n") == 1
-    return message
-
-
-def read(folder: Path, split: str):
-    opened = open_split(folder, split)
-    return opened.metadata, opened.sets["all"]
-
-
-def values(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    _, examples = read(folder, split)
-    return to_values(examples.inputs), to_values(examples.labels)
-
-
-def files_of(folder: Path) -> dict[str, str]:
-    paths = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
-
-
-def texts(grids: np.ndarray) -> list[str]:
-    return [format_grid(grid) for grid in grids]
 
 
 def source(split: str, column: str) -> list[str]:
@@ -278,11 +239,6 @@ def test_defaults_are_the_published_ones():
 # --- lists of puzzles ---
 
 
-def puzzle_list(path: Path, lines: list[str]) -> Path:
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
 def test_a_list_is_solved_and_split(tmp_path):
     rows = puzzles_6x6(10)
     lines = [row[0].replace(".", "0") for row in rows]
@@ -317,121 +273,6 @@ def test_nine_by_nine_lists_are_read_with_their_difficulty(tmp_path):
     assert is_solution(to_values(examples.labels), NINE).all()
 
 
-# --- generated ---
-
-
-def test_generated_splits_are_complete_unique_and_apart(tmp_path):
-    arguments = ("--generate", 60, "--test-size", 40, "--size", 6, "--clues", 14, "--num-aug", 20)
-    build("--output-dir", tmp_path / "d", *arguments)
-    assert validate(tmp_path / "d") == []
-    shape = BoxShape(2, 3)
-    (train, train_solutions), (test, test_solutions) = (values(tmp_path / "d", s) for s in ("train", "test"))
-    assert (len(train), len(test)) == (60 * 21, 40)
-    assert (np.count_nonzero(np.concatenate([train, test]), axis=1) <= 14).all()
-    solved = solve_batch(np.concatenate([train[::21], test]), shape)
-    assert (solved.num_solutions == 1).all()
-    assert (solved.solutions == np.concatenate([train_solutions[::21], test_solutions])).all()
-    train_hashes = set(invariant_hashes(train, train_solutions, shape).tolist())
-    test_hashes = set(invariant_hashes(test, test_solutions, shape).tolist())
-    assert len(train_hashes) == 60
-    assert len(test_hashes) == 40
-    assert not train_hashes & test_hashes
-    assert not {*texts(train_solutions)} & {*texts(test_solutions)}
-    metadata, examples = read(tmp_path / "d", "test")
-    assert examples.difficulty.tolist() == solved.guesses[60:].tolist()
-    assert metadata.extra["options"]["clues"] == 14
-    assert not (tmp_path / "d" / "train" / "source_rows.npy").exists()
-
-
-def test_no_4x4_puzzle_is_in_both_splits_not_even_as_a_copy(tmp_path):
-    # So many copies of so few puzzles that without drawing again thousands of them would be test puzzles.
-    build(
-        "--output-dir", tmp_path / "d", "--generate", 200, "--test-size", 200, "--size", 4, "--num-aug", 100
-    )
-    train, test = (texts(values(tmp_path / "d", split)[0]) for split in ("train", "test"))
-    assert len({*train[::101]}) == 200
-    assert len({*test}) == 200
-    assert not {*train} & {*test}
-    hashes = [
-        invariant_hashes(*values(tmp_path / "d", split), BoxShape(2, 2)).tolist()
-        for split in ("train", "test")
-    ]
-    assert {*hashes[0]} & {*hashes[1]}  # in equivalent form they are
-
-
-def test_copies_never_have_the_solution_of_a_test_puzzle(tmp_path, monkeypatch):
-    import dataset.build_sudoku_dataset as builder
-
-    options = ("--generate", 3, "--test-size", 5, "--size", 6, "--num-aug", 400)
-    secret = []
-    leaks = builder.leaks
-
-    def first_copies_are_test_solutions(splits):
-        # As if test solutions happened to be those of copies: the first ones that the unhindered build draws.
-        grids = builder.with_copies(
-            np.random.default_rng([0, builder.AUGMENT_STREAM]),
-            splits.train.puzzles,
-            splits.train.solutions,
-            400,
-            splits.shape,
-        )[1]
-        splits.test.solutions[:] = grids[[1, 2, 500, 900, 1000]]
-        secret.extend(texts(splits.test.solutions))
-        return leaks(splits)
-
-    monkeypatch.setattr(builder, "leaks", first_copies_are_test_solutions)
-    build("--output-dir", tmp_path / "d", *options)
-    assert len(secret) == 5
-    assert not {*texts(values(tmp_path / "d", "train")[1])} & {*secret}
-
-
-@pytest.mark.parametrize("size", ["4", "6"])
-def test_the_number_of_workers_does_not_matter(tmp_path, size):
-    for workers in (1, 3):
-        arguments = (
-            "--output-dir",
-            tmp_path / f"{workers}",
-            "--generate",
-            150,
-            "--size",
-            size,
-            "--num-aug",
-            2,
-        )
-        main([str(argument) for argument in (*arguments, "--workers", workers)])
-    assert files_of(tmp_path / "1") == files_of(tmp_path / "3")
-
-
-def test_workers_do_not_matter_for_tables_and_lists_either(tmp_path, monkeypatch):
-    monkeypatch.setattr("dataset.sudoku_splits._BATCH", 2)  # so that there is work for several
-    for workers in (1, 3):
-        for name, path in (("table", SAMPLES), ("list", SAMPLES / "hardest.txt")):
-            arguments = ("--output-dir", tmp_path / f"{name}{workers}", "--source-csv", path)
-            main([str(argument) for argument in (*arguments, "--workers", workers)])
-    for name in ("table", "list"):
-        assert files_of(tmp_path / f"{name}1") == files_of(tmp_path / f"{name}3")
-
-
-def test_minimal_puzzles_are_minimal(tmp_path):
-    build(
-        "--output-dir", tmp_path / "d", "--generate", 4, "--test-size", 1, "--box-shape", "3x2", "--minimal"
-    )
-    shape = BoxShape(3, 2)
-    puzzles, _ = values(tmp_path / "d", "train")
-    assert read(tmp_path / "d", "train")[0].extra["box_shape"] == [3, 2]
-    for puzzle in puzzles:
-        fewer = np.tile(puzzle, (np.count_nonzero(puzzle), 1))
-        fewer[np.arange(len(fewer)), np.flatnonzero(puzzle)] = 0
-        assert (solve_batch(fewer, shape).num_solutions == 2).all()
-
-
-def test_sixteen_by_sixteen_puzzles_are_generated(tmp_path):
-    build("--output-dir", tmp_path / "d", "--generate", 2, "--test-size", 1, "--size", 16, "--clues", 150)
-    metadata, examples = read(tmp_path / "d", "train")
-    assert (metadata.seq_len, metadata.vocab_size) == (256, 18)
-    assert is_solution(to_values(examples.labels), BoxShape(4, 4)).all()
-
-
 # --- replacing ---
 
 
@@ -461,130 +302,3 @@ def test_a_folder_with_other_things_is_not_written(tmp_path, capsys):
     message = refused(capsys, "--output-dir", tmp_path, "--source-csv", SAMPLES)
     assert "is not empty and holds no dataset" in message
     assert files_of(tmp_path).keys() == {"thesis.tex"}
-
-
-# --- wrong data ---
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        (
-            [(UNIQUE_4X4, SOLVED_4X4, ""), (UNIQUE_4X4[1:], SOLVED_4X4, "")],
-            "row 2: its question has 15 characters",
-        ),
-        ([(UNIQUE_4X4, SOLVED_4X4[1:], "")], "row 1: its answer has 15 characters instead of 16"),
-        ([(UNIQUE_4X4[:-1] + "5", SOLVED_4X4, "")], "row 1: its question has '5' at character 16"),
-        ([(UNIQUE_4X4, SOLVED_4X4[:-1] + ".", "")], "row 1: its answer has '.' at character 16"),
-        ([(UNIQUE_4X4, SOLVED_4X4[:-1] + "2", "")], "is no solution: 2 occurs 2 times in row 4"),
-        ([("2" + UNIQUE_4X4[1:], SOLVED_4X4, "")], "changes given cells of its question"),
-        ([("." * 15, "1" * 15, "")], "15 cells are no square grid"),
-        ([("." * 25, "1" * 25, "")], "no Sudoku grid has size 5"),
-        ([], "train.csv has no row"),
-    ],
-)
-def test_a_wrong_table_is_refused_by_file_and_row(tmp_path, capsys, rows, message):
-    table(tmp_path / "s", "train", rows)
-    table(tmp_path / "s", "test", [(UNIQUE_4X4, SOLVED_4X4, "")])
-    assert message in refused(capsys, "--output-dir", tmp_path / "d", "--source-csv", tmp_path / "s")
-    assert not (tmp_path / "d").exists()
-
-
-def test_a_refusal_prints_no_traceback_and_exits_with_2(tmp_path):
-    path = puzzle_list(tmp_path / "list.txt", [UNIQUE_4X4, "." * 16])
-    for start in (["dataset/build_sudoku_dataset.py"], ["-m", "dataset.build_sudoku_dataset"]):
-        command = [sys.executable, *start, "--output-dir", str(tmp_path / "d"), "--source-csv", str(path)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 2
-        assert done.stderr.startswith(f"error: {path} line 2: the puzzle")
-        assert done.stderr.count("\n") == 1
-
-
-def test_test_rows_must_have_the_grid_of_the_train_rows(tmp_path, capsys):
-    table(tmp_path / "s", "train", [(UNIQUE_4X4, SOLVED_4X4, "")])
-    table(tmp_path / "s", "test", [(*row, "") for row in puzzles_6x6(1)])
-    message = refused(capsys, "--output-dir", tmp_path / "d", "--source-csv", tmp_path / "s")
-    assert "test.csv row 1: its question has 36 characters instead of 16" in message
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        ([UNIQUE_4X4, "." * 16], f"line 2: the puzzle {'.' * 16} has more than one solution"),
-        ([UNIQUE_4X4, "", "11" + "." * 14], "line 3: the puzzle 11.............. has no solution"),
-        ([UNIQUE_4X4, UNIQUE_4X4[1:]], "line 2 has 15 characters instead of the 16 of a 4x4 grid"),
-        ([UNIQUE_4X4, UNIQUE_4X4[:-1] + "x"], "line 2 has 'x' at character 16"),
-        ([UNIQUE_4X4], "--test-size 1 leaves none of the 1 puzzles in"),
-        ([HEADER, f"a,{UNIQUE_4X4},{SOLVED_4X4},"], "has a header: a table with columns goes into a folder"),
-        (["", ""], "holds no puzzle"),
-    ],
-)
-def test_a_wrong_list_is_refused_by_line(tmp_path, capsys, lines, message):
-    path = puzzle_list(tmp_path / "list.txt", lines)
-    assert message in refused(capsys, "--output-dir", tmp_path / "d", "--source-csv", path)
-    assert not (tmp_path / "d").exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--source-csv", "nowhere"], "--source-csv nowhere does not exist"),
-        (["--source-csv", "tests"], "train.csv does not exist: --source-csv takes a folder with"),
-        (["--source-csv", "tests", "--generate", "3"], "not allowed with argument"),
-        (["--source-repo", "a/b", "--generate", "3"], "not allowed with argument"),
-        (
-            ["--source-csv", "tests", "--test-size", "3"],
-            "--test-size goes only with --generate or --source-csv FILE",
-        ),
-        (["--generate", "3", "--subsample-size", "3"], "--subsample-size goes only with a source"),
-        (["--generate", "3", "--min_difficulty", "3"], "--min-difficulty goes only with rated tables"),
-        (["--source-csv", "tests", "--clues", "3"], "--clues goes only with --generate"),
-        (["--source-csv", "tests", "--minimal"], "--minimal goes only with --generate"),
-        (["--generate", "3", "--size", "7"], "no Sudoku grid has size 7: it must be one of 4, 6"),
-        (["--generate", "3", "--box-shape", "2by3"], "box shape '2by3' is not ROWSxCOLUMNS"),
-        (["--generate", "3", "--box-shape", "2x3", "--size", "9"], "makes 6x6 grids, but --size says 9"),
-        (["--generate", "3", "--size", "6", "--clues", "36"], "--clues 36 leaves nothing to solve"),
-        (["--generate", "0"], "0 is too small: the least is 1"),
-        (["--num-augs", "3"], "unknown option --num-augs; did you mean --num-aug?"),
-        (["--seed", "-1"], "-1 is too small"),
-    ],
-)
-def test_options_that_do_not_go_together_are_refused(options, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
-    assert message in refused(capsys, "--output-dir", tmp_path / "d", *options)
-    assert not (tmp_path / "d").exists()
-
-
-def test_a_size_that_contradicts_the_source_is_refused(tmp_path, capsys):
-    for options, message in (
-        (["--size", "6"], "grids have 81 cells, but --size asks for 36"),
-        (["--box-shape", "2x2"], "grids have 81 cells, but --box-shape asks for 16"),
-    ):
-        assert message in refused(capsys, "--output-dir", tmp_path / "d", "--source-csv", SAMPLES, *options)
-
-
-def test_a_table_without_header_or_rating_is_refused(tmp_path, capsys):
-    shutil.copytree(SAMPLES, tmp_path / "s")
-    arguments = ("--output-dir", tmp_path / "d", "--source-csv", tmp_path / "s")
-    message = refused(capsys, *arguments, "--min-difficulty", 1)
-    assert "train.csv row 1 has no rating, which --min-difficulty needs" in message
-    lines = (SAMPLES / "test.csv").read_text().splitlines(keepends=True)
-    (tmp_path / "s" / "test.csv").write_text("".join(lines[1:]))
-    assert "test.csv has no column source, question" in refused(capsys, *arguments)
-
-
-def test_a_hub_that_cannot_be_reached_is_one_readable_line(tmp_path, monkeypatch, capsys):
-    def download(*arguments, **settings):
-        raise ConnectionError("Temporary failure in name resolution")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    message = refused(capsys, "--output-dir", tmp_path / "d")
-    assert "sapientinc/sudoku-extreme" in message
-    assert "--source-csv" in message
-    assert "--generate" in message
-
-
-def test_what_is_recorded_names_no_machine_or_time(tmp_path):
-    build("--output-dir", tmp_path / "d", "--generate", 3, "--size", 4)
-    recorded = read(tmp_path / "d", "train")[0].extra
-    assert not {"workers", "output_dir", "time"} & {*recorded, *recorded["options"]}

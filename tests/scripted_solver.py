@@ -1,0 +1,68 @@
+"""A solver that says what it is told to, step by step, and what `solve.py` prints of it, for tests."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+import solve
+from dataset import arc, maze
+from dataset.look import Look
+from dataset.sudoku import BoxShape, parse_grid, to_tokens
+from evaluators.families import family_of
+from evaluators.inference import Step
+from evaluators.show import GridPrinter
+
+# One solution, found by singles alone.
+PUZZLE, ANSWER = "12..34....3..3.2", "1243342121344312"
+RELABELLED = str.maketrans("1234", "2143")
+
+
+class ScriptedSolver:
+    """Says what it is told to: (answer (S,), q_halt) per step."""
+
+    def __init__(self, steps: list[tuple[np.ndarray, float]], halts: bool = False, compares: bool = False):
+        self.steps, self.halts, self.trained_steps = steps, halts, len(steps)
+        self.head = SimpleNamespace(model=SimpleNamespace(rule=SimpleNamespace(compares=compares)))
+
+    def refine(self, tokens, puzzle_identifiers, max_steps):
+        for number, (answer, q_halt) in enumerate(self.steps[:max_steps], start=1):
+            q = torch.tensor([q_halt])
+            yield Step(number, torch.from_numpy(answer)[None].long(), torch.ones(1, len(answer)), q, q > 0)
+
+
+def look_of(family: str, shape: tuple[int, int], vocab_size: int, **extra) -> Look:
+    sizes = {"seq_len": shape[0] * shape[1], "vocab_size": vocab_size, "num_puzzle_identifiers": 1}
+    return Look.of(solve.described({"family": family, "grid_shape": shape} | extra, sizes))
+
+
+def sudoku_look(rows: int = 2, columns: int = 2) -> Look:
+    box = BoxShape(rows, columns)
+    return look_of("sudoku", (box.size, box.size), box.vocab_size, box_shape=[rows, columns])
+
+
+def grid(text: str) -> np.ndarray:
+    """Tokens of a 4x4 Sudoku."""
+    return to_tokens(parse_grid(text, BoxShape(2, 2)))
+
+
+def watched(look: Look, question, labels, steps, *, colour=False, width=80, **solver) -> list[str]:
+    out = io.StringIO()
+    printer = GridPrinter(look, out, colour=colour, width=width)
+    puzzle = solve.Puzzle(question, labels, 0, "a puzzle")
+    last = solve.watch(ScriptedSolver(steps, **solver), family_of(look), puzzle, len(steps), printer, [])
+    return [*out.getvalue().splitlines(), last]
+
+
+LOOKS = {
+    "sudoku4": sudoku_look(),
+    "sudoku6": sudoku_look(2, 3),
+    "sudoku9": sudoku_look(3, 3),
+    "sudoku16": sudoku_look(4, 4),
+    "maze30": look_of("maze", (30, 30), maze.VOCAB_SIZE),
+    "arc": look_of("arc", (30, 30), arc.VOCAB_SIZE),
+    "unknown": look_of("other", (6, 6), 9),
+}

@@ -1,0 +1,170 @@
+"""`solve.py` on each family of puzzles: what it reads as one, and when an answer counts as solved."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from scripted_solver import LOOKS, PUZZLE, grid, look_of, sudoku_look, watched
+
+from dataset import arc, maze
+from dataset.format import IGNORE_LABEL_ID
+from evaluators.families import family_of
+from utils.errors import UserError
+
+# ------------------------------------------------------------------------------ Sudoku as text
+
+
+def test_letters_of_large_grids_are_read_in_either_case():
+    family = family_of(sudoku_look(4, 4))
+    text = "1e10aA" + "." * 250
+    assert family.read(text)[:6].tolist() == [2, 15, 2, 1, 11, 11]
+
+
+def test_a_drawn_grid_is_read_as_its_cells():
+    drawn = "1 2 | . .\n3 4 | . .\n----+-----\n. . | 3 .\r\n. 3 | . 2\n"
+    assert np.array_equal(family_of(sudoku_look()).read(drawn), grid(PUZZLE))
+    assert np.array_equal(family_of(sudoku_look()).read(r"12..\n34..\n..3.\n.3.2"), grid(PUZZLE))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("12..34.5..3..3.2", "'5' at character 8; allowed are 1234, . or 0"),
+        ("12..\n34.x\n..3.\n.3.2", "'x' at line 2, character 4"),
+        ("12..34....3..3.", "has 15 cells, but this model solves 4x4 Sudoku, of 16 cells"),
+        ("1", "has 1 cell,"),
+        ("", "has 0 cells"),
+        ("12..34....3..3.²", "'²' at character 16"),
+    ],
+)
+def test_a_sudoku_that_cannot_be_read_names_the_place(text, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        family_of(sudoku_look()).read(text)
+
+
+# ------------------------------------------------------------------------------ mazes
+
+MAZE = ["S   #", "# # #", "  # G", " ##  ", "     "]
+MAZE_LOOK = look_of("maze", (5, 5), maze.VOCAB_SIZE)
+SHORTEST = ["Sooo#", "# #o#", "  #oG", " ##  ", "     "]
+LONGER = ["So  #", "#o# #", "oo# G", "o##oo", "oooo "]
+
+
+def mazes(*rows: list[str]) -> np.ndarray:
+    return np.stack([maze.encode("".join(lines)) for lines in rows])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n".join(MAZE),
+        "/".join(MAZE),
+        "".join(MAZE),
+        "\n" + "\n".join(MAZE).replace(" ", ".") + "\n",
+        r"\n".join(MAZE),
+    ],
+)
+def test_a_maze_is_read_from_rows_or_from_one_line(text):
+    assert np.array_equal(family_of(MAZE_LOOK).read(text), mazes(MAZE)[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("/".join(SHORTEST), "'o' at character 2; allowed are # (wall), space or . (free), S, G"),
+        ("\n".join(MAZE).replace("G", "X"), "'X' at line 3, character 5"),
+        ("/".join(MAZE[:4]), "has 4 rows, but this model solves mazes of 5 rows of 5"),
+        ("S#G", "has one row of 3 cells, but this model solves mazes of 5 rows of 5"),
+        (
+            "/".join([*MAZE[:3], MAZE[3].rstrip(), MAZE[4]]),
+            "has 3 cells in row 4 instead of 5 (write . for free cells",
+        ),
+        ("/".join(MAZE).replace("S", "."), "has 0 cells with S, but a maze has one"),
+        ("/".join(MAZE).replace("#", "G"), "cells with G, but a maze has one"),
+    ],
+)
+def test_a_maze_that_cannot_be_read_names_the_place(text, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        family_of(MAZE_LOOK).read(text)
+
+
+def maze_verdict(answer: list[str], labels: list[str] | None = None) -> str:
+    question, ours = mazes(MAZE, answer)
+    return watched(MAZE_LOOK, question, None if labels is None else mazes(labels)[0], [(ours, 1.0)])[-1]
+
+
+def test_a_maze_is_solved_by_a_shortest_path_only():
+    assert maze_verdict(SHORTEST) == "solved in 1 step: valid, a shortest path of 6 steps"
+    assert maze_verdict(SHORTEST, SHORTEST).endswith("of 6 steps, and equal to the answer")
+    assert maze_verdict(LONGER) == "not solved: a path of 12 steps, but 6 are enough"
+    assert maze_verdict(MAZE) == "not solved: no path is marked"
+    gap = [SHORTEST[0].replace("oo", " o"), *SHORTEST[1:]]
+    assert maze_verdict(gap, SHORTEST) == (
+        "not solved: the marked cells (4) are not one path from S to G; 24 of 25 cells as in the answer"
+    )
+    moved = ["Soooo", *SHORTEST[1:]]
+    assert maze_verdict(moved).startswith("not solved: 1 cell of the maze changed; ")
+
+
+def test_a_maze_without_a_way_is_said():
+    closed = [line.replace("G", "#") for line in MAZE[:4]] + ["   #G"]
+    closed[3] = " ## #"
+    lines = watched(MAZE_LOOK, mazes(closed)[0], None, [(mazes(closed)[0], 0.0)])
+    assert any("G cannot be reached from S" in line for line in lines)
+
+
+def test_a_maze_shows_new_lost_and_broken_cells():
+    question, first, second = mazes(MAZE, LONGER, ["Sooo ", *SHORTEST[1:]])
+    lines = watched(MAZE_LOOK, question, None, [(first, -1.0), (second, -1.0)])
+    assert any("SoOO!" in line for line in lines)
+    assert any("#-# " in line for line in lines) or any("#-#O#" in line for line in lines)
+
+
+# ------------------------------------------------------------------------------ ARC and unknown families
+
+
+def test_arc_puzzles_come_from_the_dataset_only():
+    with pytest.raises(UserError, match="knows by puzzle identifier"):
+        family_of(LOOKS["arc"]).read("123")
+    with pytest.raises(UserError, match="names no family"):
+        family_of(LOOKS["unknown"]).read("123")
+
+
+def test_of_an_arc_answer_only_the_grid_counts():
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 10, (2, 3))
+    encoded = arc.encode(colours.astype(np.uint8)).astype(np.int64)
+    labels = np.where(encoded == arc.PAD, IGNORE_LABEL_ID, encoded)
+    noise = np.where(encoded == arc.PAD, rng.integers(2, 12, encoded.shape), encoded)
+    lines = watched(LOOKS["arc"], encoded, labels, [(noise, 1.0), (encoded, 1.0)])
+    assert lines[-1] == "solved in 1 step: equal to the answer"
+    assert "step 2: no change, halting 73.1%" in lines
+    wrong = encoded.copy()
+    wrong[0] = (wrong[0] - 1) % 10 + 2
+    assert (
+        watched(LOOKS["arc"], encoded, labels, [(wrong, 1.0)])[-1]
+        == "not solved: 5 of 6 cells as in the answer"
+    )
+    small = arc.encode(colours[:, :2].astype(np.uint8)).astype(np.int64)
+    assert (
+        watched(LOOKS["arc"], encoded, labels, [(small, 1.0)])[-1]
+        == "not solved: the grid is 2x2, the answer 2x3"
+    )
+    nothing = watched(LOOKS["arc"], encoded, labels, [(np.zeros_like(encoded), 1.0)])
+    assert nothing[-1] == "not solved: the grid is empty, the answer 2x3"
+    assert any("no grid" in line for line in nothing)
+
+
+def test_an_unknown_family_is_judged_by_the_answer_alone():
+    look = LOOKS["unknown"]
+    question, answer = np.arange(36) % 9, np.arange(36) % 7
+    ignoring = np.where(np.arange(36) < 30, answer, IGNORE_LABEL_ID)
+    other = np.where(np.arange(36) < 30, answer, 8)
+    assert watched(look, question, ignoring, [(other, 1.0)])[-1] == "solved in 1 step: equal to the answer"
+    assert (
+        watched(look, question, answer, [(other, 1.0)])[-1] == "not solved: 30 of 36 cells as in the answer"
+    )
+    last = watched(look, question, None, [(other, 1.0)])[-1]
+    assert last == "done after 1 step: there are no rules and no answer to judge it by"
