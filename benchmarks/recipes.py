@@ -75,7 +75,21 @@ SPEEDRUN = [
     "ema_rate=0.9",
     "ema_start_step=640",
 ]
-# What each recipe changes: of `baseline`, but `conv_swiglu` of `rope2d`, and that of `attention`.
+# The speedrun's recipe with one part of it left out: what that part brings beside the others.
+PARTS = {
+    "muon": MUON,
+    "softmax": ["arch.loss.loss_type=softmax_cross_entropy"],
+    "smoothing": SMOOTHING,
+    "q_halt_weight": ["arch.loss.q_halt_weight=0.05"],
+    "rms_swiglu": ["arch.ffn=rms_swiglu"],
+    "augment": ["augment=online"],
+    "grad_clip": ["grad_clip=1.0"],
+    "cosine": ["lr_min_ratio=0"],
+    "late_ema": ["ema_rate=0.9", "ema_start_step=640"],
+}
+DEEP = ["arch.H_cycles=3", "arch.L_cycles=6"]
+# What each recipe changes: of `baseline`, but `deep_curriculum` of `deep`, `conv_swiglu` of `rope2d`, and that and `urm`
+# of `attention`.
 RECIPES: dict[str, list[str]] = {
     "baseline": [],
     "adamw": ["optimizer=adamw"],
@@ -93,6 +107,8 @@ RECIPES: dict[str, list[str]] = {
     "supervision_decay": ["arch.loss.supervision_decay=0.7"],
     "two_steps": ["supervision_steps_per_update=2"],
     "depth_curriculum": ["depth_curriculum=True"],
+    "deep": DEEP,
+    "deep_curriculum": [*DEEP, "depth_curriculum=True"],
     "rms_swiglu": ["arch.ffn=rms_swiglu"],
     "random_init": ["arch.random_init=True"],
     "damped_noise": ["arch.random_init=True", "arch.damping=0.05", "arch.noise=0.01"],
@@ -100,7 +116,9 @@ RECIPES: dict[str, list[str]] = {
     "attention": ATTENTION,
     "rope2d": [*ATTENTION, "arch.pos_encodings=rope2d"],
     "conv_swiglu": [*ATTENTION, "arch.pos_encodings=rope2d", "arch.ffn=conv_swiglu"],
+    "urm": [*ATTENTION, "arch=urm"],
     "speedrun": SPEEDRUN,
+    **{f"speedrun_without_{part}": [o for o in SPEEDRUN if o not in own] for part, own in PARTS.items()},
 }
 
 
