@@ -88,8 +88,8 @@ PARTS = {
     "late_ema": ["ema_rate=0.9", "ema_start_step=640"],
 }
 DEEP = ["arch.H_cycles=3", "arch.L_cycles=6"]
-# What each recipe changes: of `baseline`, but `deep_curriculum` of `deep`, `conv_swiglu` of `rope2d`, and that and `urm`
-# of `attention`.
+# What each recipe changes: of `baseline`, but `deep_curriculum` of `deep`, `conv_swiglu` of `rope2d`, and that and
+# `urm` of `attention`.
 RECIPES: dict[str, list[str]] = {
     "baseline": [],
     "adamw": ["optimizer=adamw"],
