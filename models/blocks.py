@@ -5,6 +5,8 @@ Shapes: B batch, L sequence length with the puzzle prefix, D hidden size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -59,17 +61,32 @@ class Network(nn.Module):
     def __init__(self, blocks: list[Block]):
         super().__init__()
         self.layers = nn.ModuleList(blocks)
+        self.apply_in_thread: Callable[..., Tensor] | None = (
+            None  # `apply_blocks` where no gradient is wanted
+        )
 
     def forward(self, h: Tensor, injection: Tensor | None, cos_sin: tuple[Tensor, Tensor] | None) -> Tensor:
         # The sum stays outside of what `compile_blocks` compiles: one tensor comes in, contiguous, so that a graph
         # with gradient and one without serve all applications.
-        return self.apply_blocks(h if injection is None else h + injection, cos_sin)
+        in_thread = self.apply_in_thread is not None and not torch.is_grad_enabled()
+        apply = self.apply_in_thread if in_thread else self.apply_blocks
+        return apply(h if injection is None else h + injection, cos_sin)
 
     def apply_blocks(self, h: Tensor, cos_sin: tuple[Tensor, Tensor] | None) -> Tensor:
         for block in self.layers:
             h = block(h, cos_sin)
         return h
 
-    def compile_blocks(self, **options) -> None:
-        """Compile what an application does, with `options` of `torch.compile`; the state dict keeps its names."""
-        self.apply_blocks = torch.compile(self.apply_blocks, dynamic=False, **options)
+    def compile_blocks(self, mode: str = "default", in_threads: bool = False, **options) -> None:
+        """Compile what an application does, by `torch.compile`; the state dict keeps its names.
+
+        `in_threads`: applications without gradient will run in several threads of this process at once.
+        """
+        plain = self.apply_blocks
+        self.apply_blocks = torch.compile(plain, dynamic=False, mode=mode, **options)
+        if in_threads and not options:
+            from torch._inductor import list_mode_options  # seconds of import
+
+            # Called from C++, an application holds Python's lock at its start and end only.
+            in_thread = list_mode_options(mode) | {"cpp_wrapper": True}
+            self.apply_in_thread = torch.compile(plain, dynamic=False, options=in_thread)

@@ -20,16 +20,13 @@ from models.chains import evaluation_start
 from models.embeddings import InputEmbedding, prefix_length
 from models.grid_rotary import grid_side
 from models.layers import Linear, truncated_normal_, weights_cast
+from models.row_parts import RowParts, State
 from models.settings import Settings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # The modes of `torch.compile` that record CUDA graphs: an application's output is then the graph's own memory.
 CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
-# On a CPU what an application writes between its products then stays in the caches until the next one reads it.
-POSITIONS_PER_THREAD = 1024
-
-State = tuple[Tensor, ...]
 
 
 class RecursiveConfig(Settings):
@@ -124,8 +121,8 @@ class RecursiveModel(InputEmbedding):
         self.H_cycles, self.L_cycles = config.H_cycles, config.L_cycles
         # Keep only the input of each network application for backward, and compute its inside again.
         self.activation_checkpointing = False
-        # How many positions of a batch go through the recursion together where no gradient is wanted; None: all.
-        self.positions_at_once: int | None = None
+        # How rows go through the recursion where no gradient is wanted; None: all together.
+        self.row_parts: RowParts | None = None
         # Whether the networks' outputs lie in memory that CUDA graphs write anew each step.
         self.replays = False
         self.lm_head = Linear(config.hidden_size, config.vocab_size)
@@ -181,24 +178,17 @@ class RecursiveModel(InputEmbedding):
     def recur(self, state: State, x: Tensor) -> State:
         """One supervision step: `H_cycles` cycles, only the last with gradient."""
         if not torch.is_grad_enabled():
-            return self.in_parts(
+            return self.apart(
                 lambda state, x: self.with_gradient(self.without_gradient(state, x), x), state, x
             )
-        with torch.no_grad():
-            state = self.in_parts(self.without_gradient, state, x)
-        return self.with_gradient(state, x)
+        return self.with_gradient(self.apart(self.without_gradient, state, x), x)
 
-    def in_parts(self, recursion: Callable[[State, Tensor], State], state: State, x: Tensor) -> State:
-        """`recursion(state, x)`, by equal parts of the rows where `positions_at_once` asks for it."""
-        rows, length, _ = x.shape
-        most = rows if self.positions_at_once is None else max(1, self.positions_at_once // length)
-        size = next(size for size in range(min(most, rows), 0, -1) if rows % size == 0)
-        # Parts that are far smaller than wanted cost more than they bring; draws are for the batch as a whole.
-        if size == rows or 2 * size < most or self.config.noise:
+    def apart(self, recursion: Callable[[State, Tensor], State], state: State, x: Tensor) -> State:
+        """`recursion(state, x)` without gradient."""
+        if self.row_parts is not None and not self.config.noise:  # which is drawn for the batch as a whole
+            return self.row_parts.apply(recursion, state, x)
+        with torch.no_grad():
             return recursion(state, x)
-        parts = zip(*(tensor.split(size) for tensor in (*state, x)), strict=True)
-        done = [recursion(tuple(latents), part) for *latents, part in parts]
-        return tuple(torch.cat(latents) for latents in zip(*done, strict=True))
 
     def apply_network(self, network: nn.Module, h: Tensor, injection: Tensor | None) -> Tensor:
         """`network(h, injection)`, both (B, L, D); with damping and noise a step from `h` towards it."""
@@ -224,10 +214,11 @@ class RecursiveModel(InputEmbedding):
         (figures in benchmarks/README.md).
         """
         self.replays = mode in CUDA_GRAPH_MODES and self.q_head.weight.is_cuda
+        threads = torch.get_num_threads() if self.q_head.weight.device.type == "cpu" else 1
         if self.q_head.weight.device.type == "cpu":
-            self.positions_at_once = POSITIONS_PER_THREAD * torch.get_num_threads()
+            self.row_parts = RowParts(threads)
         for network in self.networks:
-            getattr(self, network).compile_blocks(mode=mode, **options)
+            getattr(self, network).compile_blocks(mode, in_threads=threads > 1, **options)
 
     def heads(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (B, S, V) in the compute dtype and q_halt, q_continue (B,) in float32, read from the answer."""

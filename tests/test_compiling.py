@@ -5,6 +5,8 @@ The graphs are simulated, by memory that is spoilt when a step begins.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from config.evaluate_schema import EvaluateConfig
 from config.schema import parse
 from evaluators.evaluate import run_steps
 from models.recursive import CUDA_GRAPH_MODES
+from models.row_parts import RowParts, lone_threads
 from utils.device import COMPILE_MODES, missing_toolchain
 from utils.distributed import World
 
@@ -165,32 +168,34 @@ class Applications(list):
             getattr(inner, name).register_forward_pre_hook(lambda _, inputs: self.append(len(inputs[0])))
 
 
-def evaluated(case: Case, positions_at_once: int | None) -> tuple[tuple[torch.Tensor, ...], set[int]]:
-    """The latents after two steps of an evaluation, and with how many rows the networks were applied."""
+def evaluated(case: Case, row_parts: RowParts | None) -> tuple[tuple[torch.Tensor, ...], list[int]]:
+    """The latents after two steps of an evaluation, and with how many rows each application of the networks ran."""
     inner = case.model.model.inner
-    inner.positions_at_once = positions_at_once
+    inner.row_parts = row_parts
     applications = Applications(inner)
-    return two_steps(case), set(applications)
+    return two_steps(case), list(applications)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
     "arch", ["trm", "trm_singlez", "trm_hier6", "hrm", "transformers_baseline", "urm", "se_rrm"]
 )
-def test_rows_in_parts_give_what_they_give_together(arch):
+def test_rows_in_parts_give_what_they_give_together(arch, threads):
     overrides = ("arch=trm", f"arch.name={arch}") if arch.startswith("trm") else (f"arch={arch}",)
     one = case(*overrides)
     length = one.model.model.inner.length
-    together, all_rows = evaluated(one, None)
-    in_parts, parts = evaluated(one, 2 * length)
-    assert (all_rows, parts) == ({4}, {2})
+    together, whole_rows = evaluated(one, None)
+    in_parts, part_rows = evaluated(one, RowParts(threads, 2 * length))
+    assert (set(whole_rows), set(part_rows), len(part_rows)) == ({4}, {2}, 2 * len(whole_rows))
     for whole, joined in zip(together, in_parts, strict=True):
         torch.testing.assert_close(whole, joined, rtol=1e-4, atol=1e-5)
 
 
-def test_training_takes_only_what_needs_no_gradient_in_parts():
+@pytest.mark.parametrize("threads", [1, 2])
+def test_training_takes_only_what_needs_no_gradient_in_parts(threads):
     plain, parted = case("arch=trm"), case("arch=trm")
     inner = parted.model.model.inner
-    inner.positions_at_once = 2 * inner.length
+    inner.row_parts = RowParts(threads, 2 * inner.length)
     rows = Applications(inner)
     assert_same_training(plain, parted)
     per_cycle = inner.L_cycles + 1
@@ -198,34 +203,67 @@ def test_training_takes_only_what_needs_no_gradient_in_parts():
     assert rows == ([2] * 2 * per_cycle + [4] * per_cycle) * 2
 
 
+def test_what_is_drawn_is_drawn_for_the_batch_as_a_whole():
+    one = case("arch=trm", "arch.noise=0.1")
+    assert set(evaluated(one, RowParts(2, 2 * one.model.model.inner.length))[1]) == {4}
+
+
 @pytest.mark.parametrize(
-    ("overrides", "positions", "rows"),
+    ("rows", "fits", "threads", "size"),
     [
-        ((), 3, {2}),  # 3 of 4 rows do not go into equal parts, 2 do
-        (("global_batch_size=7",), 3, {7}),  # parts of a single row would be far smaller than asked for
-        ((), 9, {4}),
-        (("arch.noise=0.1",), 2, {4}),  # drawn for the batch as a whole
+        (64, 19, 1, 16),
+        (64, 19, 2, 16),
+        (4, 3, 1, 2),  # 3 of 4 rows do not go into equal parts, 2 do
+        (4, 9, 1, 4),
+        (8, 10, 2, 4),  # a part for each thread
+        (8, 10, 1, 8),
+        (7, 4, 1, 7),  # parts of a single row would be far smaller than what fits
+        (64, 19, 3, 8),  # 4 parts of 16 would leave threads idle in the second round
+        (64, 19, 16, 64),  # 16 parts of 4 rows would be far smaller
+        (1, 5, 2, 1),
     ],
 )
-def test_parts_are_equal_and_not_much_smaller_than_wanted(overrides, positions, rows):
-    one = case("arch=trm", *overrides)
-    assert evaluated(one, positions * one.model.model.inner.length)[1] == rows
+def test_parts_are_equal_busy_all_threads_and_are_not_far_smaller_than_what_fits(rows, fits, threads, size):
+    assert RowParts(threads, fits * 36).size(rows, 36) == size
+
+
+def test_threads_of_parts_compute_alone_and_leave_the_others_number_as_it_is():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        threads = lone_threads(2)
+        assert list(threads.map(lambda _: torch.get_num_threads(), range(8))) == [1] * 8
+        with ThreadPoolExecutor(1) as later:
+            assert torch.get_num_threads() == later.submit(torch.get_num_threads).result() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_error_of_a_part_is_the_callers():
+    def failing(state, x):
+        raise ValueError("no such row")
+
+    rows = torch.zeros(4, 36, 2)
+    with pytest.raises(ValueError, match="no such row"):
+        RowParts(2, 2 * 36).apply(failing, (rows,), rows)
 
 
 def test_compiling_on_a_cpu_asks_for_parts():
     inner = case("arch=trm").model.model.inner
-    assert inner.positions_at_once is None
+    assert inner.row_parts is None
     inner.compile_networks(backend="eager")
-    assert inner.positions_at_once == 1024 * torch.get_num_threads()
+    assert inner.row_parts.num_threads == torch.get_num_threads()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", COMPILE_MODES)
-def test_every_mode_trains_like_eager(mode):
+def test_every_mode_trains_and_evaluates_like_eager(mode):
     if missing := missing_toolchain():
         pytest.skip(f"torch.compile needs {missing}")
     plain, compiled = case("arch=trm"), case("arch=trm")
     inner = compiled.model.model.inner
     inner.compile_networks(mode)
-    inner.positions_at_once = 2 * inner.length
+    inner.row_parts = RowParts(torch.get_num_threads(), 2 * inner.length)
     assert_same_training(plain, compiled)
+    for one, other in zip(two_steps(plain), two_steps(compiled), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
