@@ -51,7 +51,7 @@ class SERRM(RecursiveModel):
     """z = f(z, x), L times a cycle, with f over symbols and positions; for tokens as Sudoku has them."""
 
     class Config(RecursiveConfig):
-        any_size: ClassVar = True
+        any_size: ClassVar[bool] = True
         hidden_size: int = Field(default=256, gt=0)
         num_heads: int = Field(default=4, gt=0)
         num_registers: int = Field(default=4, ge=1)  # learned extra positions; q reads the first

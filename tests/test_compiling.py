@@ -267,3 +267,23 @@ def test_every_mode_trains_and_evaluates_like_eager(mode):
     assert_same_training(plain, compiled)
     for one, other in zip(two_steps(plain), two_steps(compiled), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides", [(), ("arch.mlp_t=True", "arch.pos_encodings=none")], ids=["att", "mlp"]
+)
+def test_compiled_threads_are_as_close_to_float32_as_eager_bfloat16(overrides):
+    if missing := missing_toolchain():
+        pytest.skip(f"torch.compile needs {missing}")
+    exact, eager, compiled = (
+        case("arch=trm", *overrides, f"arch.forward_dtype={dtype}")
+        for dtype in ("float32", "bfloat16", "bfloat16")
+    )
+    inner = compiled.model.model.inner
+    inner.compile_networks()
+    inner.row_parts = RowParts(2, 2 * inner.length)
+    expected, *found = (torch.cat(two_steps(c)).float() for c in (exact, eager, compiled))
+    assert expected.std() > 0.5
+    of_eager, of_compiled = ((latents - expected).abs().mean() for latents in found)
+    assert 0 < of_compiled < 1.5 * of_eager
