@@ -61,9 +61,8 @@ class Network(nn.Module):
     def __init__(self, blocks: list[Block]):
         super().__init__()
         self.layers = nn.ModuleList(blocks)
-        self.apply_in_thread: Callable[..., Tensor] | None = (
-            None  # `apply_blocks` where no gradient is wanted
-        )
+        # `apply_blocks` compiled for where no gradient is wanted, if that differs.
+        self.apply_in_thread: Callable[..., Tensor] | None = None
 
     def forward(self, h: Tensor, injection: Tensor | None, cos_sin: tuple[Tensor, Tensor] | None) -> Tensor:
         # The sum stays outside of what `compile_blocks` compiles: one tensor comes in, contiguous, so that a graph

@@ -1,4 +1,4 @@
-"""What the five architectures share: settings, embedding, recursion with gradient in its last cycle, heads.
+"""What the architectures share: settings, embedding, recursion with gradient in its last cycle, heads.
 
 The paper's letters (arXiv 2510.04871): x is the embedded question, y the current answer (HRM's z_H), z the latent
 reasoning state (HRM's z_L). A *state* is the tuple of latents that a supervision step carries on, each (B, L, D).
