@@ -71,8 +71,13 @@ def lone_threads(number: int) -> ThreadPoolExecutor:
     """`number` threads whose operations run on themselves alone, however many threads the caller's have."""
     callers = torch.get_num_threads()
     started = threading.Barrier(number)
-    pool = ThreadPoolExecutor(number, "rows", initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(number, "rows", initializer=_compute_alone)
     list(pool.map(lambda _: started.wait(), range(number)))
     # Of the calling thread, and of those that start later, which take the number that was set last.
     torch.set_num_threads(callers)
     return pool
+
+
+def _compute_alone() -> None:
+    torch.set_num_threads(1)
+    torch.get_num_threads()  # a thread that asks for the first time takes the number that was set last, by any thread

@@ -231,9 +231,12 @@ def test_threads_of_parts_compute_alone_and_leave_the_others_number_as_it_is():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        threads = lone_threads(2)
-        assert list(threads.map(lambda _: torch.get_num_threads(), range(8))) == [1] * 8
-        with ThreadPoolExecutor(1) as later:
+        with lone_threads.__wrapped__(2) as threads, ThreadPoolExecutor(1) as later:
+            torch.set_num_threads(4)
+            assert list(threads.map(lambda _: torch.get_num_threads(), range(8))) == [1] * 8
+            assert torch.get_num_threads() == later.submit(torch.get_num_threads).result() == 4
+        torch.set_num_threads(3)
+        with lone_threads.__wrapped__(2), ThreadPoolExecutor(1) as later:
             assert torch.get_num_threads() == later.submit(torch.get_num_threads).result() == 3
     finally:
         torch.set_num_threads(before)
