@@ -20,8 +20,9 @@ class TRM(RecursiveModel):
 
     def cycle(self, state: State, x: Tensor) -> State:
         y, z = state
+        question = y + x
         for _ in range(self.L_cycles):
-            z = self.net(z, y + x)
+            z = self.net(z, question)
         return self.net(y, z), z
 
     def net(self, h: Tensor, injection: Tensor | None) -> Tensor:
@@ -53,8 +54,9 @@ class Hier6(TRM):
 
     def cycle(self, state: State, x: Tensor) -> State:
         y, *zs = state
+        question = y + x
         for j in range(self.L_cycles):
-            zs[j] = self.net(sum(zs), y + x)
+            zs[j] = self.net(sum(zs), question)
         return self.net(y, sum(zs)), *zs
 
 
