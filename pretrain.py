@@ -26,7 +26,7 @@ from evaluators.evaluate import evaluate, metric_names
 from evaluators.run_pictures import evaluation_pictures
 from models.interval import NonFiniteLoss
 from models.training import train_step
-from puzzle_dataset import Prefetcher, in_groups
+from puzzle_dataset import Prefetcher
 from training_run import Run, build, facts_of_run, find_checkpoint, restore, settle_names, start_from
 from utils.cadence import BestMetric, Cadence, StopSignals
 from utils.checkpoint import Checkpointer
@@ -45,7 +45,6 @@ def fit(run: Run, loggers: Loggers, keeper: Keeper, bar: tqdm) -> None:
     """The loop: train, log, evaluate, keep. Starts where `run.state` stands."""
     config, world, state = run.config, run.world, run.state
     settings = {name: getattr(config, name) for name in ("seed", "global_batch_size", "grad_accum_steps")}
-    per_update = config.supervision_steps_per_update
 
     def log_training() -> None:
         if state.interval.num_steps:
@@ -55,14 +54,12 @@ def fit(run: Run, loggers: Loggers, keeper: Keeper, bar: tqdm) -> None:
 
     while state.iteration <= config.num_iterations and not keeper.stopped_early:
         remaining = config.num_iterations - state.iteration + 1
-        updates = run.train_data.num_batches(state.iteration) // per_update
-        bar.total = state.step - state.batch // per_update + remaining * updates
+        bar.total = state.step - state.batch + remaining * run.train_data.num_batches(state.iteration)
         stream = run.train_data.batches(state.iteration, start=state.batch)
         lap = time.perf_counter()
         with Prefetcher(stream, pin_memory=world.device.type == "cuda") as batches:
-            for group in in_groups(batches, per_update):
-                batch, *more = (on_device(batch, world.device) for _, batch, _ in group)
-                train_step(state, batch, world, more=more, **settings)
+            for _, batch, _ in batches:
+                train_step(state, on_device(batch, world.device), world, **settings)
                 bar.update()
                 state.seconds, lap = state.seconds + time.perf_counter() - lap, time.perf_counter()
                 if state.step % config.log_interval == 0:

@@ -164,16 +164,6 @@ def identifiers_hash(dataset_paths: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def in_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
-    """Successive groups of `size` batches; what is left over at the end is dropped."""
-    group = []
-    for batch in batches:
-        group.append(batch)
-        if len(group) == size:
-            yield group
-            group = []
-
-
 class Prefetcher:
     """Iterates over `batches` in a background thread, at most `depth` items ahead, in unchanged order.
 

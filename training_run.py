@@ -94,13 +94,7 @@ def build(config: PretrainConfig, world: World) -> Run:
     except ValueError as error:
         raise UserError(str(error)) from error
     ema = EMA(model, config.ema_rate, config.ema_start_step) if config.ema else None
-    batches_per_step = config.supervision_steps_per_update
-    interval = IntervalMetrics(config.global_batch_size, world.device, world.sum_, batches_per_step)
-    if train_data.num_batches(1) < batches_per_step:
-        raise UserError(
-            f"supervision_steps_per_update={batches_per_step}, but an iteration of {config.epochs_per_iteration} "
-            f"epochs has only {train_data.num_batches(1)} batches: raise eval_interval"
-        )
+    interval = IntervalMetrics(config.global_batch_size, world.device, world.sum_)
     if optimizers.notice:
         world.print(optimizers.notice)
     folder = run_folder(config, type(model.model.inner).__name__, world)

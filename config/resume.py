@@ -16,7 +16,6 @@ FIXED = (
     "freeze_weights",
     "grad_accum_steps",
     "depth_curriculum",
-    "supervision_steps_per_update",
     "augment",
     "optimizer.name",
     "optimizer.rest",

@@ -71,7 +71,6 @@ class PretrainConfig(Settings):
     ema_start_step: int = Field(default=0, ge=0)
     grad_accum_steps: int = Field(default=1, ge=1)
     depth_curriculum: bool = False
-    supervision_steps_per_update: int = Field(default=1, ge=1)
     activation_checkpointing: bool = False
 
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -157,8 +156,7 @@ class PretrainConfig(Settings):
 
     def total_steps(self, total_groups: int, mean_puzzle_examples: float) -> int:
         """The updates that the schedule counts on (the stream yields a few fewer)."""
-        batches = self.epochs * total_groups * mean_puzzle_examples / self.global_batch_size
-        return int(batches / self.supervision_steps_per_update)
+        return int(self.epochs * total_groups * mean_puzzle_examples / self.global_batch_size)
 
 
 def parse(schema: type[BaseModel], values: dict) -> BaseModel:

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.chains import Chains, RowLoss
 from models.randomness import seeded
 from models.recursive import RecursiveModel, State
 
@@ -24,7 +23,7 @@ _RESET, _STEP = 0, 1  # the parts of an evaluation step that draw
 class Carry:
     """What a slot of the batch keeps between supervision steps."""
 
-    state: State  # the architecture's latents, each (B, L, D), detached; of chains as models/chains.py says
+    state: State  # the architecture's latents, each (B, L, D), detached
     steps: Tensor  # (B,) int32, supervision steps done on the current puzzle
     halted: Tensor  # (B,) bool; a halted slot takes its row of the next batch
     current: dict[str, Tensor]  # the data each slot is working on
@@ -84,20 +83,10 @@ class ACTModel(nn.Module):
         self.act_enabled, self.act_inference = config.act_enabled, config.act_inference
         self.num_calls = 0  # since the last `initial_carry`
         self.rule = HaltingRule.resolve(config.halting, inner.published_halting, config.no_ACT_continue)
-        self.chains = Chains(inner, config.chains) if config.chains > 1 else None
 
     @property
     def latent_names(self) -> list[str]:
         return list(self.inner.latents)
-
-    @property
-    def runs_chains(self) -> bool:
-        """Whether a slot has several chains: in training only."""
-        return self.training and self.chains is not None
-
-    def initial_state(self, batch_size: int) -> State:
-        """What a slot starts from."""
-        return (self.chains if self.runs_chains else self.inner).initial_state(batch_size)
 
     def evaluation_draws(self, device: torch.device, call: int, part: int) -> AbstractContextManager[None]:
         """Within it, what an evaluation draws at its `call`-th step (from 1) is decided by that and the part alone."""
@@ -108,7 +97,7 @@ class ACTModel(nn.Module):
     def start_evaluation(self, batch_size: int, device: torch.device) -> State:
         """The latents with which an evaluation of that many rows starts, each (B, L, D)."""
         with self.evaluation_draws(device, 1, _RESET):
-            return self.initial_state(batch_size)
+            return self.inner.initial_state(batch_size)
 
     def run_inner(
         self, call: int, state: State, inputs: Tensor, puzzle_rows: Tensor | None
@@ -122,7 +111,7 @@ class ACTModel(nn.Module):
         self.num_calls = 0
         size, device = batch["inputs"].shape[0], batch["inputs"].device
         return Carry(
-            state=self.initial_state(size),
+            state=self.inner.initial_state(size),
             steps=torch.zeros(size, dtype=torch.int32, device=device),
             halted=torch.ones(size, dtype=torch.bool, device=device),
             current={name: torch.zeros_like(value) for name, value in batch.items()},
@@ -131,10 +120,10 @@ class ACTModel(nn.Module):
     def load(self, carry: Carry, batch: dict[str, Tensor]) -> Carry:
         """Give halted slots their row of `batch`, the initial latents and zero steps; the others go on."""
         free = carry.halted
-        inits = self.initial_state(free.shape[0])
+        inits = self.inner.initial_state(free.shape[0])
         return Carry(
             state=tuple(
-                torch.where(free.view(-1, *[1] * (old.ndim - 1)), init, old)
+                torch.where(free.view(-1, 1, 1), init, old)
                 for init, old in zip(inits, carry.state, strict=True)
             ),
             steps=carry.steps.masked_fill(free, 0),
@@ -146,18 +135,13 @@ class ACTModel(nn.Module):
         )
 
     def forward(
-        self,
-        carry: Carry,
-        batch: dict[str, Tensor],
-        min_steps: Tensor | None = None,
-        row_loss: RowLoss | None = None,
+        self, carry: Carry, batch: dict[str, Tensor], min_steps: Tensor | None = None
     ) -> tuple[Carry, dict[str, Tensor]]:
         """One supervision step of every slot.
 
-        `min_steps` (B,) int32 is the exploration of `draw_min_steps`, used in training only, `row_loss` what chooses
-        between chains, needed where there are several: outputs and halting are the chosen one's. Returns the new carry
-        and `logits` (B, S, V), `q_halt_logits`, `q_continue_logits` (B,) float32 and, where q_continue is learned and
-        the model trains, `target_q_continue` (B,). In evaluation all slots run `halt_max_steps` steps; with
+        `min_steps` (B,) int32 is the exploration of `draw_min_steps`, used in training only. Returns the new carry and
+        `logits` (B, S, V), `q_halt_logits`, `q_continue_logits` (B,) float32 and, where q_continue is learned and the
+        model trains, `target_q_continue` (B,). In evaluation all slots run `halt_max_steps` steps; with
         `act_inference` a slot that says stop is frozen until the caller starts a fresh carry. What an architecture
         draws is decided by the caller's generator in training, in evaluation by the number of the call since
         `initial_carry` alone.
@@ -171,16 +155,8 @@ class ACTModel(nn.Module):
             carry = self.load(carry, batch)
 
         puzzle_rows = self.inner.puzzle_rows(carry.current)
-        if self.runs_chains:
-            if row_loss is None:
-                raise ValueError(
-                    f"training with arch.chains={self.chains.num} chooses chains by their loss: call the loss head"
-                )
-            state, best, heads = self.chains.step(carry.state, carry.current, puzzle_rows, row_loss)
-        else:
-            inputs = carry.current["inputs"]
-            state, heads = self.run_inner(self.num_calls, carry.state, inputs, puzzle_rows)
-            best = state
+        inputs = carry.current["inputs"]
+        state, heads = self.run_inner(self.num_calls, carry.state, inputs, puzzle_rows)
         logits, q_halt, q_continue = heads
         steps = carry.steps + 1
         if frozen is not None:
@@ -203,7 +179,7 @@ class ACTModel(nn.Module):
             if frozen is not None:
                 halted = halted | frozen
             if self.training and self.max_steps > 1 and self.rule.learns_continue:
-                outputs["target_q_continue"] = self.continue_target(best, carry.current, is_last)
+                outputs["target_q_continue"] = self.continue_target(state, carry.current, is_last)
         return Carry(state, steps, halted, carry.current), outputs
 
     def continue_target(self, state: State, current: dict[str, Tensor], is_last: Tensor) -> Tensor:

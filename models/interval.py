@@ -16,20 +16,12 @@ class NonFiniteLoss(ValueError):
 
 
 class IntervalMetrics:
-    """Sums of the steps since the last fetch, and the first step whose loss or gradient was not finite.
-
-    A step (update) takes `batches_per_step` batches of the stream.
-    """
+    """Sums of the steps since the last fetch, and the first step whose loss or gradient was not finite."""
 
     def __init__(
-        self,
-        global_batch_size: int,
-        device: torch.device,
-        sum_over_ranks: Callable[[Tensor], Tensor],
-        batches_per_step: int = 1,
+        self, global_batch_size: int, device: torch.device, sum_over_ranks: Callable[[Tensor], Tensor]
     ):
         self.global_batch_size, self.device, self.sum_over_ranks = global_batch_size, device, sum_over_ranks
-        self.batches_per_step = batches_per_step
         self.names: list[str] = []
         self.sums: Tensor | None = None  # (metrics,) float32
         self.num_steps = 0
@@ -39,7 +31,7 @@ class IntervalMetrics:
     def add(self, metrics: dict[str, Tensor], ok: Tensor, step: int, iteration: int, batch: int) -> None:
         """Add one step's sums (scalars on the device); `ok` (bool scalar) is false where its update was masked.
 
-        `batch`, from 1, is the step's last batch within its iteration of the stream.
+        `batch`, from 1, is the step's batch within its iteration of the stream.
         """
         self.place = step, iteration, batch
         values = torch.stack([value.float() for value in metrics.values()])
@@ -62,7 +54,7 @@ class IntervalMetrics:
         self.check_finite()
         sums = dict(zip(self.names, self.sum_over_ranks(self.sums).tolist(), strict=True))
         count = sums.pop("count")
-        examples = self.num_steps * self.batches_per_step * self.global_batch_size
+        examples = self.num_steps * self.global_batch_size
         self.sums, self.num_steps = None, 0
         return {
             f"train/{name}": value / (count if name in PER_COUNT else examples)
@@ -75,7 +67,7 @@ class IntervalMetrics:
         bad_step = 0 if self.bad_step is None else int(self.bad_step)
         if bad_step:
             step, iteration, batch = self.place
-            batch -= (step - bad_step) * self.batches_per_step
+            batch -= step - bad_step
             raise NonFiniteLoss(
                 f"step {bad_step} (batch {batch} of iteration {iteration} of the training stream): "
                 f"the loss or its gradient is not finite. No update since then has touched the weights, and nothing "

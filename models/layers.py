@@ -16,9 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def truncated_normal_(
-    tensor: Tensor, std: float, bound: float = 2.0, generator: torch.Generator | None = None
-) -> Tensor:
+def truncated_normal_(tensor: Tensor, std: float, bound: float = 2.0) -> Tensor:
     """Fill `tensor` in place from a normal truncated at ±`bound` σ whose *resulting* std is `std`.
 
     `torch.nn.init.trunc_normal_` leaves the truncated std smaller than asked for (0.88 of it at 2σ).
@@ -29,9 +27,7 @@ def truncated_normal_(
     mass = math.erf(bound / math.sqrt(2))
     sigma = std / math.sqrt(1 - 2 * bound * density / mass)
     with torch.no_grad():
-        return nn.init.trunc_normal_(
-            tensor, std=sigma, a=-bound * sigma, b=bound * sigma, generator=generator
-        )
+        return nn.init.trunc_normal_(tensor, std=sigma, a=-bound * sigma, b=bound * sigma)
 
 
 def rms_norm(x: Tensor, eps: float) -> Tensor:

@@ -92,16 +92,10 @@ class ACTLossHead(nn.Module):
         self, carry: Carry, batch: dict[str, Tensor], min_steps: Tensor | None = None
     ) -> tuple[Carry, Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """One supervision step: the new carry, the summed loss, the metrics' sums, and the model's outputs."""
-        carry, outputs = self.model(carry, batch, min_steps, self.row_loss)
+        carry, outputs = self.model(carry, batch, min_steps)
         outputs["preds"] = outputs["logits"].detach().argmax(-1)  # (B, S)
         loss, metrics = self.loss(outputs, carry.current["labels"], carry.halted, carry.steps)
         return carry, loss, metrics, outputs
-
-    def row_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The token loss that is trained on (in training smoothed), mean over the labelled tokens of each row, (B,)."""
-        smoothing = self.label_smoothing if self.training else 0.0
-        num_labelled = (labels != IGNORE_LABEL_ID).sum(-1).clamp(min=1)
-        return self.token_loss(logits, labels, smoothing).sum(-1) / num_labelled
 
     def loss(
         self, outputs: dict[str, Tensor], labels: Tensor, halted: Tensor, steps: Tensor
@@ -121,8 +115,9 @@ class ACTLossHead(nn.Module):
             divisor = num_labelled.clamp(min=1)
 
         q_halt = outputs["q_halt_logits"]
+        smoothing = self.label_smoothing if self.training else 0.0
         rows = {  # (B,) each
-            "lm_loss": self.row_loss(outputs["logits"], labels),
+            "lm_loss": self.token_loss(outputs["logits"], labels, smoothing).sum(-1) / divisor,
             "q_halt_loss": binary_cross_entropy(q_halt, solved.to(q_halt.dtype), reduction="none"),
         }
         if "target_q_continue" in outputs:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.blocks import Block, Network
-from models.chains import evaluation_start
 from models.embeddings import InputEmbedding, prefix_length
 from models.grid_rotary import grid_side
 from models.layers import Linear, truncated_normal_, weights_cast
@@ -60,8 +59,6 @@ class RecursiveConfig(Settings):
     )
     damping: float = Field(default=0.0, ge=0, lt=1)  # share of the old latent that an update keeps
     noise: float = Field(default=0.0, ge=0)  # std of the normal noise that is added to each updated latent
-
-    chains: int = Field(default=1, ge=1)  # of each puzzle in training, of which the best is trained
 
     halt_max_steps: int = Field(default=16, ge=1)
     halt_exploration_prob: float = Field(default=0.1, ge=0, le=1)
@@ -135,9 +132,6 @@ class RecursiveModel(InputEmbedding):
             # Of the compute dtype: float32 ones would silently promote the whole recursion.
             value = truncated_normal_(torch.empty(config.hidden_size), std=1.0).to(self.dtype)
             self.register_buffer(init, value)
-        if config.chains > 1:
-            start = evaluation_start(len(self.latents) - 1, self.length, config.hidden_size)
-            self.register_buffer("chain_start", start.to(self.dtype), persistent=False)
         for network in self.networks:
             num_layers = config.H_layers if network == "H_level" else config.L_layers
             setattr(self, network, self.make_network(num_layers))
@@ -152,13 +146,11 @@ class RecursiveModel(InputEmbedding):
         )
 
     def initial_state(self, batch_size: int) -> State:
-        """The latents of one chain before its first supervision step, each (B, L, D), in the compute dtype."""
+        """The latents before the first supervision step, each (B, L, D), in the compute dtype."""
         inits = [getattr(self, init) for init in self.latents.values()]
         if self.config.random_init:
             shape = batch_size, self.length, inits[0].shape[-1]
             return tuple(truncated_normal_(init.new_empty(shape), std=1.0) for init in inits)
-        if self.config.chains > 1:  # trained with drawn latents, so that L_init means nothing to the weights
-            inits = [inits[0], *self.chain_start]
         return tuple(init.expand(batch_size, self.length, -1) for init in inits)
 
     def cycle(self, state: State, x: Tensor) -> State:
@@ -205,7 +197,7 @@ class RecursiveModel(InputEmbedding):
     @property
     def draws(self) -> bool:
         """Whether random numbers have a part in a supervision step."""
-        return self.config.random_init or self.config.noise > 0 or self.config.chains > 1
+        return self.config.random_init or self.config.noise > 0
 
     def compile_networks(self, mode: str = "default", **options) -> None:
         """Compile each network's application, once without and once with gradient; `torch.compile`'s mode and options.

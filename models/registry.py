@@ -124,12 +124,6 @@ def check_arch(arch: dict, **sizes: int) -> RecursiveConfig:
             for item in error.errors():
                 key = ".".join([prefix, *map(str, item["loc"])])
                 problems.append((key, describe(item), valid if item["type"] == "extra_forbidden" else []))
-    if not problems and config.chains > 1 and len(cls.latents) == 1:
-        message = (
-            f"{config.chains} chains of a puzzle share the answer's latent and differ in another one, which "
-            f"{arch['name']} has not: use 1, or an architecture with two latents such as trm"
-        )
-        problems.append(("arch.chains", message, []))
     if loss.get("loss_type", "stablemax_cross_entropy") not in TOKEN_LOSSES and not problems:
         problems.append(
             ("arch.loss.loss_type", f"{loss['loss_type']!r} is not one of {', '.join(TOKEN_LOSSES)}", [])

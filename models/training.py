@@ -5,7 +5,7 @@ Shapes: B rows of this rank, S `seq_len`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -106,21 +106,15 @@ def train_step(
     seed: int,
     global_batch_size: int,
     grad_accum_steps: int = 1,
-    more: Sequence[dict[str, Tensor]] = (),
 ) -> None:
-    """One update from one supervision step of every row; with `more` batches from one further step for each.
+    """One update from one supervision step of every row; `batch` is this rank's share, on the device.
 
-    Every batch is this rank's share, on the device. Nothing here waits for the device.
+    Nothing here waits for the device.
     """
     state.step += 1
     state.optimizers.schedule(state.step)
-    batches = [batch, *more]
-    sums: dict[str, Tensor] = {}
     with state.depth():
-        for number, offered in enumerate(batches):
-            draw = (state.step - 1) * len(batches) + number + 1
-            found = supervise(state, offered, ranks, seed, draw, global_batch_size, grad_accum_steps)
-            sums = {name: sums[name] + value if sums else value for name, value in found.items()}
+        sums = supervise(state, batch, ranks, seed, global_batch_size, grad_accum_steps)
 
     params = [p for p in state.model.parameters() if p.grad is not None]
     ranks.sum_gradients(params)
@@ -137,7 +131,7 @@ def train_step(
 
     guarded(ok, state.optimizers, state.ema.shadow.values() if state.ema else [], update)
     state.optimizers.zero_grad()
-    state.batch += len(batches)
+    state.batch += 1
     state.interval.add(sums, ok, state.step, state.iteration, state.batch)
 
 
@@ -146,18 +140,16 @@ def supervise(
     batch: dict[str, Tensor],
     ranks: Ranks,
     seed: int,
-    draw: int,
     global_batch_size: int,
     grad_accum_steps: int,
 ) -> dict[str, Tensor]:
     """One supervision step of every row, its gradient added to what is there; the metrics' sums.
 
-    `draw` counts the supervision steps of the run, from 1: exploration is a function of it and the seed, random latents
-    of it, the seed, the rank and the micro-batch.
+    Exploration is a function of the step and the seed, random latents of these, the rank and the micro-batch.
     """
     arch, draws = state.model.model.inner.config, state.model.model.inner.draws
     min_steps = torch.from_numpy(
-        draw_min_steps(seed, draw, global_batch_size, arch.halt_exploration_prob, arch.halt_max_steps)
+        draw_min_steps(seed, state.step, global_batch_size, arch.halt_exploration_prob, arch.halt_max_steps)
     )
     min_steps = min_steps.chunk(ranks.size)[ranks.rank].to(ranks.device, non_blocking=True)
     micro_batches = [
@@ -169,7 +161,7 @@ def supervise(
 
     sums: dict[str, Tensor] = {}
     for i, (rows, least) in enumerate(zip(micro_batches, min_steps.chunk(grad_accum_steps), strict=True)):
-        with seeded(ranks.device, seed, draw, ranks.rank, i) if draws else nullcontext():
+        with seeded(ranks.device, seed, state.step, ranks.rank, i) if draws else nullcontext():
             state.carries[i], loss, metrics, _ = state.model(state.carries[i], rows, least)
         (loss / global_batch_size).backward()
         sums = {name: sums[name] + value if sums else value for name, value in metrics.items()}

@@ -72,7 +72,6 @@ def graphs(monkeypatch):
     [
         ("arch=trm",),
         ("arch=trm", "arch.no_ACT_continue=False"),
-        ("arch=trm", "arch.chains=2"),
         ("arch=trm", "grad_accum_steps=2"),
         ("arch=trm", "arch.random_init=True", "arch.noise=0.01", "arch.damping=0.05"),
         ("arch=hrm",),
@@ -102,7 +101,7 @@ def two_steps(case: Case) -> tuple[torch.Tensor, ...]:
     """The latents after two steps of `inner` by itself, as the strategies at test time run it."""
     model = case.model.model.eval()
     with torch.no_grad():
-        state = model.initial_state(len(case.batch["inputs"]))
+        state = model.inner.initial_state(len(case.batch["inputs"]))
         rows = model.inner.puzzle_rows(case.batch)
         for call in (1, 2):
             state, _ = model.run_inner(call, state, case.batch["inputs"], rows)

@@ -175,7 +175,7 @@ def test_evaluation_repeats_whatever_was_drawn_before_and_leaves_no_trace(option
 DYNAMICS = {
     "random": ["arch.random_init=True"],
     "noise": ["arch.damping=0.05", "arch.noise=0.01", "grad_accum_steps=2"],
-    "both": ["arch.random_init=True", "arch.noise=0.1", "supervision_steps_per_update=2"],
+    "both": ["arch.random_init=True", "arch.noise=0.1"],
     "recomputed": ["arch.noise=0.1", "activation_checkpointing=True"],
     "conv": ["arch.ffn=conv_swiglu", "optimizer=muon"],
     "grid": ["arch.pos_encodings=rope2d", "arch.ffn=rms_swiglu"],

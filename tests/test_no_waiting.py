@@ -22,7 +22,6 @@ def case_on_meta(*overrides: str) -> Case:
         ("arch=trm", "arch.mlp_t=True", "arch.pos_encodings=none", "arch.loss.supervision_decay=0.7"),
         ("arch=trm", "optimizer=muon", "grad_clip=1.0", "grad_accum_steps=2"),
         ("arch=trm", "optimizer=adamw", "arch.random_init=True", "arch.noise=0.01"),
-        ("arch=trm", "arch.chains=2"),
         ("arch=hrm",),
         ("arch=urm",),
         ("arch=se_rrm",),
