@@ -21,6 +21,8 @@ IGNORED_AS_PUBLISHED = {
 }
 # Names of older published code.
 RENAMED = {"data_path": "data_paths"}
+# Options that were taken out, with the value that meant without them: older runs recorded it.
+TAKEN_OUT = {"supervision_steps_per_update": 1}
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,9 @@ def parse_run_config(values: dict[str, Any], source: str) -> RunConfig:
         if old in values:
             value = values.pop(old)
             values.setdefault(new, [value] if isinstance(value, str) else value)
+    for key, without in TAKEN_OUT.items():
+        if values.get(key) == without:
+            del values[key]
     arch = dict(values["arch"])
     sizes = {key: arch.pop(key) for key in SIZES if arch.get(key) is not None}
     if arch["name"] in PUBLISHED_NAMES:
