@@ -170,8 +170,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q kᵀ / sqrt(H)) v for (B, N, L, H), the softmax in float32."""
     reduced = q.dtype in (torch.bfloat16, torch.float16)
     if reduced and compiled_on_cpu(q) and q.shape[-2] <= LONGEST_WRITTEN_OUT:
-        scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
-        return scores.softmax(-1).to(v.dtype) @ v
+        # A column for each query, so that maxima and sums over the keys go by whole vectors of queries.
+        scores = (k @ q.transpose(-1, -2)).float()
+        weights = ((scores - scores.amax(-2, keepdim=True)) * q.shape[-1] ** -0.5).exp()
+        weights = (weights / weights.sum(-2, keepdim=True)).to(v.dtype)
+        return weights.transpose(-1, -2) @ v
     return F.scaled_dot_product_attention(q, k, v)
 
 

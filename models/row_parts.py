@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-# Of a part: more do not fit into a core's caches, less than a third of it costs more than it brings.
-POSITIONS = 1024
+# Of a part: more do not fit into a core's caches, less than a sixth of it costs more than it brings.
+POSITIONS = 2048
 
 State = tuple[Tensor, ...]
 Recursion = Callable[[State, Tensor], State]
@@ -35,7 +35,7 @@ class RowParts:
         for size in range(min(fits, rows // self.num_threads), 0, -1):
             rounds = -(-rows // (size * self.num_threads))
             busy = rows / (rounds * size * self.num_threads)  # share of the threads' time
-            if rows % size == 0 and busy > 0.75 and 3 * size >= fits:
+            if rows % size == 0 and busy > 0.75 and 6 * size >= fits:
                 return size
         return rows
 

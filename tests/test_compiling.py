@@ -14,6 +14,7 @@ from benchmarks.step import Case, config_of
 from config.evaluate_schema import EvaluateConfig
 from config.schema import parse
 from evaluators.evaluate import run_steps
+from models import layers
 from models.recursive import CUDA_GRAPH_MODES
 from models.row_parts import RowParts, lone_threads
 from utils.device import COMPILE_MODES, missing_toolchain
@@ -216,9 +217,10 @@ def test_what_is_drawn_is_drawn_for_the_batch_as_a_whole():
         (4, 9, 1, 4),
         (8, 10, 2, 4),  # a part for each thread
         (8, 10, 1, 8),
-        (7, 4, 1, 7),  # parts of a single row would be far smaller than what fits
+        (8, 21, 2, 4),
+        (11, 8, 1, 11),  # parts of a single row would be far smaller than what fits
         (64, 19, 3, 8),  # 4 parts of 16 would leave threads idle in the second round
-        (64, 19, 16, 64),  # 16 parts of 4 rows would be far smaller
+        (64, 19, 32, 64),  # 32 parts of 2 rows would be far smaller
         (1, 5, 2, 1),
     ],
 )
@@ -269,6 +271,27 @@ def test_every_mode_trains_and_evaluates_like_eager(mode):
     assert_same_training(plain, compiled)
     for one, other in zip(two_steps(plain), two_steps(compiled), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_written_out_is_the_fused_kernels_but_for_roundings(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    # Queries, keys, values, and the gradient that comes from above, of values that bfloat16 has.
+    *qkv, upstream = torch.randn(4, 2, 4, 52, 32, generator=generator).bfloat16()
+
+    def attended(dtype: torch.dtype) -> torch.Tensor:
+        """The output and the gradients of queries, keys and values."""
+        leaves = [tensor.to(dtype).requires_grad_() for tensor in qkv]
+        out = layers.attend(*leaves)
+        return torch.stack((out, *torch.autograd.grad(out, leaves, upstream.to(dtype)))).detach().float()
+
+    expected, fused = attended(torch.float32), attended(torch.bfloat16)
+    monkeypatch.setattr(layers, "compiled_on_cpu", lambda tensor: True)
+    written_out = attended(torch.bfloat16)
+    assert not torch.equal(written_out, fused)
+    of_fused, of_written_out = ((found - expected).abs().mean((1, 2, 3, 4)) for found in (fused, written_out))
+    # The scores are rounded to bfloat16, which the kernel keeps in float32.
+    assert (of_written_out < 2 * of_fused).all()
+    assert (of_written_out < 0.005 * expected.abs().mean((1, 2, 3, 4))).all()
 
 
 @pytest.mark.slow
