@@ -155,7 +155,10 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--override", nargs="*", default=[], metavar="KEY=VALUE", help="of every run, baseline too"
     )
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.seeds < 1:
+        parser.error(f"--seeds {options.seeds}: the number of runs of each recipe, 1 or more")
+    return options
 
 
 def dataset(folder: Path) -> Path:
