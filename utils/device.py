@@ -16,7 +16,7 @@ from utils.errors import UserError
 
 DEVICE_NAMES = ("auto", "cuda", "mps", "cpu")
 
-# What `compile=auto` does on a CPU. Compiling takes 11 to 45 s, which a run of a few minutes does not gain back.
+# What `compile=auto` does on a CPU. Compiling takes 10 to 45 s, which a run of a few minutes gains back on some only.
 COMPILE_ON_CPU = False
 # What `torch.compile` calls its modes, the first of them what `compile=true` and `auto` take.
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
