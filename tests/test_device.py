@@ -155,30 +155,18 @@ def test_make_deterministic_binds_the_cpu_only():
         torch.use_deterministic_algorithms(False)
 
 
-XEON = {"cpu_name": "Intel(R) Xeon(R)", "avx512_bf16": True}
-ZEN = {"cpu_name": "AMD EPYC", "avx512_bf16": True}
-
-
 @pytest.mark.parametrize(
-    ("has_amx", "processor", "dtype"),
+    ("processor", "dtype"),
     [
-        (True, XEON, "bfloat16"),
-        (False, XEON, "float32"),
-        (False, ZEN, "bfloat16"),
-        (False, ZEN | {"avx512_bf16": False}, "float32"),
-        (False, {}, "float32"),
-        (True, None, "bfloat16"),  # a torch that does not name the processor
-        (False, None, "float32"),
+        ({"cpu_name": "Intel(R) Xeon(R)", "avx512_bf16": True, "amx_bf16": True}, "bfloat16"),
+        ({"cpu_name": "Intel(R) Xeon(R)", "avx512_bf16": True, "amx_bf16": False}, "float32"),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": True, "amx_bf16": False}, "bfloat16"),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": False, "amx_bf16": False}, "float32"),
+        ({"architecture": "aarch64"}, "float32"),
     ],
 )
-def test_a_cpu_recipe_uses_the_dtype_that_its_processor_multiplies_faster(
-    monkeypatch, has_amx, processor, dtype
-):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx, raising=False)
-    if processor is None:
-        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    else:
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor, raising=False)
+def test_a_cpu_recipe_uses_the_dtype_that_its_processor_multiplies_faster(monkeypatch, processor, dtype):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
     assert faster_dtype("cpu") == dtype
     config = OmegaConf.create({"device": "cpu", "arch": {"forward_dtype": "${faster_dtype:${device}}"}})
     assert OmegaConf.to_container(config, resolve=True)["arch"]["forward_dtype"] == dtype

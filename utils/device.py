@@ -16,7 +16,7 @@ from utils.errors import UserError
 
 DEVICE_NAMES = ("auto", "cuda", "mps", "cpu")
 
-# What `compile=auto` does on a CPU. Compiling takes 10 to 45 s, which a run of a few minutes gains back on some only.
+# What `compile=auto` does on a CPU. Compiling takes 10 to 45 s, which not every processor gains back in minutes.
 COMPILE_ON_CPU = False
 # What `torch.compile` calls its modes, the first of them what `compile=true` and `auto` take.
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
@@ -60,10 +60,10 @@ def faster_dtype(device_name: str = "auto") -> str:
     device = resolve_device(device_name)
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    processor = getattr(torch.cpu, "get_capabilities", dict)()  # not in every torch that is supported
-    multiplies_fast = str(processor.get("cpu_name")).startswith("AMD") and processor.get("avx512_bf16")
-    return "bfloat16" if device.type == "cpu" and (has_amx() or multiplies_fast) else "float32"
+    processor = torch.cpu.get_capabilities()  # what it names depends on the architecture
+    is_amd = processor.get("cpu_name", "").startswith("AMD")
+    multiplies_fast = processor.get("amx_bf16") or (is_amd and processor.get("avx512_bf16"))
+    return "bfloat16" if device.type == "cpu" and multiplies_fast else "float32"
 
 
 def seed_everything(seed: int) -> None:
