@@ -120,3 +120,10 @@ def test_an_interrupted_benchmark_goes_on_with_what_is_missing(sudoku4x4, tmp_pa
     }
     assert all(r["ended"] == "finished" and len(r["evaluations"]) == 2 for r in results)
     assert benchmark("--table").count("| baseline | 2 |") == 1
+
+
+def test_a_benchmark_of_no_seeds_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["recipes.py", "--seeds", "0"])
+    with pytest.raises(SystemExit):
+        recipes.main()
+    assert "--seeds 0: the number of runs" in capsys.readouterr().err
