@@ -170,7 +170,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q kᵀ / sqrt(H)) v for (B, N, L, H), the softmax in float32."""
     reduced = q.dtype in (torch.bfloat16, torch.float16)
     if reduced and compiled_on_cpu(q) and q.shape[-2] <= LONGEST_WRITTEN_OUT:
-        # A column for each query, so that maxima and sums over the keys go by whole vectors of queries.
+        # Scores rounded to q's dtype, a column for each query: maxima and sums over the keys go by vectors of queries.
         scores = (k @ q.transpose(-1, -2)).float()
         # Any shift gives the same weights, so that none needs a gradient.
         shifted = scores - scores.detach().amax(-2, keepdim=True)
