@@ -10,8 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from models.compiled_cpu import compiled_on_cpu
 from models.feedforward import FFNS
-from models.layers import Attention, compiled_on_cpu, rms_norm
+from models.layers import Attention, rms_norm
 
 
 class Block(nn.Module):
@@ -76,16 +77,24 @@ class Network(nn.Module):
             h = block(h, cos_sin)
         return h
 
-    def compile_blocks(self, mode: str = "default", in_threads: bool = False, **options) -> None:
+    def compile_blocks(
+        self, mode: str = "default", on_cpu: bool = False, in_threads: bool = False, **options
+    ) -> None:
         """Compile what an application does, by `torch.compile`; the state dict keeps its names.
 
-        `in_threads`: applications without gradient will run in several threads of this process at once.
+        `in_threads`: applications without gradient will run in several threads of this process at once. `options`
+        are `torch.compile`'s own, and take the place of what is chosen for a CPU here.
         """
         plain = self.apply_blocks
-        self.apply_blocks = torch.compile(plain, dynamic=False, mode=mode, **options)
-        if in_threads and not options:
-            from torch._inductor import list_mode_options  # seconds of import
+        if not on_cpu or options:
+            self.apply_blocks = torch.compile(plain, dynamic=False, mode=mode, **options)
+            return
+        from torch._inductor import list_mode_options  # seconds of import
 
+        # A row's last elements are stored under a mask, which the next load waits for if it is of the same buffer.
+        chosen = list_mode_options(mode) | {"inplace_buffers": False}
+        self.apply_blocks = torch.compile(plain, dynamic=False, options=chosen)
+        if in_threads:
             # Called from C++, an application holds Python's lock at its start and end only.
-            in_thread = list_mode_options(mode) | {"cpp_wrapper": True}
+            in_thread = chosen | {"cpp_wrapper": True}
             self.apply_in_thread = torch.compile(plain, dynamic=False, options=in_thread)

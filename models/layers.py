@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.compiled_cpu import GatedByExp2, WrittenOutAttention, compiled_on_cpu
+
 
 def truncated_normal_(tensor: Tensor, std: float, bound: float = 2.0) -> Tensor:
     """Fill `tensor` in place from a normal truncated at ±`bound` σ whose *resulting* std is `std`.
@@ -55,10 +57,9 @@ class LinearByCast(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, cast = ctx.saved_tensors
-        grad_x = grad @ cast if ctx.needs_input_grad[0] else None
-        grad_weight = None
-        if ctx.needs_input_grad[1]:
-            grad_weight = (grad.flatten(0, -2).t() @ x.flatten(0, -2)).float()
+        flat = grad.flatten(0, -2)
+        grad_x = (flat @ cast).view(x.shape) if ctx.needs_input_grad[0] else None
+        grad_weight = (flat.t() @ x.flatten(0, -2)).float() if ctx.needs_input_grad[1] else None
         return grad_x, grad_weight, None
 
 
@@ -123,11 +124,13 @@ class RotaryEmbedding(nn.Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate queries or keys (B, L, N, H) by their positions; `cos`, `sin` (L, H) in float32."""
-    x32 = x.to(cos.dtype)
-    first, second = x32.chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
-    return (x32 * cos.unsqueeze(-2) + turned * sin.unsqueeze(-2)).to(x.dtype)
+    """Rotate queries or keys (B, N, L, H) by their positions; `cos`, `sin` (L, H) in float32."""
+    first, second = x.to(cos.dtype).chunk(2, dim=-1)
+    (cos_first, cos_second), (sin_first, sin_second) = cos.chunk(2, dim=-1), sin.chunk(2, dim=-1)
+    # Each half rounded on its own: a compiler writes both in one pass, where a turned copy of `x` is a pass of its own.
+    turned_first = (first * cos_first - second * sin_first).to(x.dtype)
+    turned_second = (second * cos_second + first * sin_second).to(x.dtype)
+    return torch.cat((turned_first, turned_second), dim=-1)
 
 
 class Attention(nn.Module):
@@ -146,19 +149,11 @@ class Attention(nn.Module):
         qkv = self.qkv_proj(h).view(
             batch, length, 3 * self.num_heads, self.head_dim
         )  # q heads, k heads, v heads
-        q, k, v = qkv.split(self.num_heads, dim=2)  # each (B, L, N, H)
+        q, k, v = qkv.transpose(1, 2).split(self.num_heads, dim=1)  # each (B, N, L, H)
         if cos_sin is not None:
             q, k = rotate(q, *cos_sin), rotate(k, *cos_sin)
-        out = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))  # (B, N, L, H)
+        out = attend(q, k, v)  # (B, N, L, H)
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
-
-
-def compiled_on_cpu(x: Tensor) -> bool:
-    """Whether a CPU's compiler is at work: what it makes rounds in its own places anyway.
-
-    Only there a faster form of other rounding is taken; eager stays bit-equal to the published code.
-    """
-    return torch.compiler.is_compiling() and x.device.type == "cpu"
 
 
 # Up to this length the scores fit into a CPU's caches, and writing them out is cheaper than the fused kernel, most of
@@ -170,13 +165,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q kᵀ / sqrt(H)) v for (B, N, L, H), the softmax in float32."""
     reduced = q.dtype in (torch.bfloat16, torch.float16)
     if reduced and compiled_on_cpu(q) and q.shape[-2] <= LONGEST_WRITTEN_OUT:
-        # Scores rounded to q's dtype, a column for each query: maxima and sums over the keys go by vectors of queries.
-        scores = (k @ q.transpose(-1, -2)).float()
-        # Any shift gives the same weights, so that none needs a gradient.
-        shifted = scores - scores.detach().amax(-2, keepdim=True)
-        weights = (shifted * q.shape[-1] ** -0.5).exp()
-        weights = (weights / weights.sum(-2, keepdim=True)).to(v.dtype)
-        return weights.transpose(-1, -2) @ v
+        out, *_ = WrittenOutAttention.apply(*(x.flatten(0, 1) for x in (q, k, v)))
+        return out.unflatten(0, q.shape[:2])
     return F.scaled_dot_product_attention(q, k, v)
 
 
@@ -200,6 +190,8 @@ class SwiGLU(nn.Module):
 
 def gated(gate_up: Tensor) -> Tensor:
     """`silu(gate) · up` of (..., 2 K), (..., K)."""
+    if compiled_on_cpu(gate_up):
+        return GatedByExp2.apply(gate_up)
     if torch.compiler.is_compiling():  # which fuses it by itself
         gate, up = gate_up.chunk(2, dim=-1)
         return F.silu(gate) * up

@@ -206,11 +206,12 @@ class RecursiveModel(InputEmbedding):
         (figures in benchmarks/README.md).
         """
         self.replays = mode in CUDA_GRAPH_MODES and self.q_head.weight.is_cuda
-        threads = torch.get_num_threads() if self.q_head.weight.device.type == "cpu" else 1
-        if self.q_head.weight.device.type == "cpu":
+        on_cpu = self.q_head.weight.device.type == "cpu"
+        threads = torch.get_num_threads() if on_cpu else 1
+        if on_cpu:
             self.row_parts = RowParts(threads)
         for network in self.networks:
-            getattr(self, network).compile_blocks(mode, in_threads=threads > 1, **options)
+            getattr(self, network).compile_blocks(mode, on_cpu=on_cpu, in_threads=threads > 1, **options)
 
     def heads(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (B, S, V) in the compute dtype and q_halt, q_continue (B,) in float32, read from the answer."""

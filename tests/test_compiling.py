@@ -15,6 +15,7 @@ from config.evaluate_schema import EvaluateConfig
 from config.schema import parse
 from evaluators.evaluate import run_steps
 from models import layers
+from models.compiled_cpu import GatedByExp2
 from models.recursive import CUDA_GRAPH_MODES
 from models.row_parts import RowParts, lone_threads
 from utils.device import COMPILE_MODES, missing_toolchain
@@ -292,6 +293,26 @@ def test_attention_written_out_is_the_fused_kernels_but_for_roundings(monkeypatc
     # The scores are rounded to bfloat16, which the kernel keeps in float32.
     assert (of_written_out < 2 * of_fused).all()
     assert (of_written_out < 0.005 * expected.abs().mean((1, 2, 3, 4))).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=["float64", "bfloat16"])
+def test_the_gate_by_exp2_is_silus_but_for_roundings(dtype):
+    generator = torch.Generator().manual_seed(0)
+    # Also where the exponential is infinite or zero.
+    gate = torch.cat(
+        (10 * torch.randn(5, 60, generator=generator), torch.tensor([[-200.0, 0.0, 200.0, 90.0]] * 5)), 1
+    )
+    gate_up = torch.cat((gate, torch.randn(5, 64, generator=generator)), 1).to(dtype).requires_grad_()
+    upstream = torch.randn(5, 64, generator=generator).to(dtype)
+    found = GatedByExp2.apply(gate_up)
+    exact = gate_up.detach().double().requires_grad_()
+    expected = torch.nn.functional.silu(exact[:, :64]) * exact[:, 64:]
+    assert found.dtype == dtype
+    close = {"rtol": 1e-2, "atol": 1e-6} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-6}
+    torch.testing.assert_close(found.double(), expected, **close)
+    (grad,) = torch.autograd.grad(found, gate_up, upstream)
+    (expected_grad,) = torch.autograd.grad(expected, exact, upstream.double())
+    torch.testing.assert_close(grad.double(), expected_grad, **close)
 
 
 @pytest.mark.slow

@@ -86,8 +86,8 @@ def test_rms_swiglu_also_mixes_cells_and_convolution_does_not():
 def test_scores_depend_on_the_difference_of_rows_and_of_columns_only():
     table = GridRotaryEmbedding(8, prefix_len=0, seq_len=16, theta=100.0)
     torch.manual_seed(0)
-    q, k = (torch.randn(8).expand(1, 16, 1, 8) for _ in range(2))
-    q, k = rotate(q, *table())[0, :, 0], rotate(k, *table())[0, :, 0]
+    q, k = (torch.randn(8).expand(1, 1, 16, 8) for _ in range(2))
+    q, k = rotate(q, *table())[0, 0], rotate(k, *table())[0, 0]
     scores = (q @ k.T).view(4, 4, 4, 4)  # [query row, query column, key row, key column]
     torch.testing.assert_close(scores[0, 1, 2, 2], scores[1, 2, 3, 3])
     torch.testing.assert_close(scores[3, 0, 2, 0], scores[2, 3, 1, 3])
