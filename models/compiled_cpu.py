@@ -1,7 +1,7 @@
 """Attention and SwiGLU's gate where a CPU's compiler is at work.
 
-What autograd finds by itself, in fewer passes over memory and rounded in other places, as everything compiled is. Eager
-code, which stays bit-equal to the published one, uses none of it.
+What autograd finds by itself, in fewer passes over memory and rounded in other places, as everything compiled in 16 bits
+is. Eager code, which stays bit-equal to the published one, uses none of it.
 Shapes: M batch times heads, L positions, H head width, K inner width of SwiGLU.
 """
 
@@ -16,8 +16,13 @@ LOG2_E = math.log2(math.e)  # for exp2, which takes a CPU less time than exp
 
 
 def compiled_on_cpu(x: Tensor) -> bool:
-    """Whether a CPU's compiler is at work: only there a faster form of other rounding is taken."""
+    """Whether a CPU's compiler is at work."""
     return torch.compiler.is_compiling() and x.device.type == "cpu"
+
+
+def may_round_elsewhere(x: Tensor) -> bool:
+    """Whether a faster form may be taken whose roundings are others: a CPU's compiler at work in 16 bits."""
+    return compiled_on_cpu(x) and x.dtype in (torch.bfloat16, torch.float16)
 
 
 class WrittenOutAttention(torch.autograd.Function):

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.compiled_cpu import GatedByExp2, WrittenOutAttention, compiled_on_cpu
+from models.compiled_cpu import GatedByExp2, WrittenOutAttention, may_round_elsewhere
 
 
 def truncated_normal_(tensor: Tensor, std: float, bound: float = 2.0) -> Tensor:
@@ -163,8 +163,7 @@ LONGEST_WRITTEN_OUT = 512
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q kᵀ / sqrt(H)) v for (B, N, L, H), the softmax in float32."""
-    reduced = q.dtype in (torch.bfloat16, torch.float16)
-    if reduced and compiled_on_cpu(q) and q.shape[-2] <= LONGEST_WRITTEN_OUT:
+    if may_round_elsewhere(q) and q.shape[-2] <= LONGEST_WRITTEN_OUT:
         out, *_ = WrittenOutAttention.apply(*(x.flatten(0, 1) for x in (q, k, v)))
         return out.unflatten(0, q.shape[:2])
     return F.scaled_dot_product_attention(q, k, v)
@@ -190,7 +189,7 @@ class SwiGLU(nn.Module):
 
 def gated(gate_up: Tensor) -> Tensor:
     """`silu(gate) · up` of (..., 2 K), (..., K)."""
-    if compiled_on_cpu(gate_up):
+    if may_round_elsewhere(gate_up):
         return GatedByExp2.apply(gate_up)
     if torch.compiler.is_compiling():  # which fuses it by itself
         gate, up = gate_up.chunk(2, dim=-1)
