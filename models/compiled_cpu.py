@@ -1,7 +1,7 @@
 """Attention and SwiGLU's gate where a CPU's compiler is at work.
 
-What autograd finds by itself, in fewer passes over memory and rounded in other places. Eager code, which stays bit-equal
-to the published one, uses none of it.
+What autograd finds by itself, in fewer passes over memory and rounded in other places. Eager code, bit-equal to the
+published one, uses none of it.
 Shapes: M batch times heads, L positions, H head width, K inner width of SwiGLU.
 """
 
