@@ -62,17 +62,21 @@ class WrittenOutAttention(torch.autograd.Function):
         return grad_q, torch.bmm(grad_scores, q), torch.bmm(weights, grad)
 
 
-class GatedByExp2(torch.autograd.Function):
+class KeepsInput(torch.autograd.Function):
+    """A function of one tensor that needs nothing else for its backward pass."""
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+
+class GatedByExp2(KeepsInput):
     """`silu(gate) · up` of (..., 2 K), gate first, with one exponential and one division each way; (..., K)."""
 
     @staticmethod
     def forward(gate_up: Tensor) -> Tensor:
         gate, up = gate_up.float().chunk(2, dim=-1)
         return (gate * up / (1 + torch.exp2(-LOG2_E * gate))).to(gate_up.dtype)
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.compiled_cpu import GatedByExp2, WrittenOutAttention, may_round_elsewhere
+from models.compiled_cpu import GatedByExp2, KeepsInput, WrittenOutAttention, may_round_elsewhere
 
 
 def truncated_normal_(tensor: Tensor, std: float, bound: float = 2.0) -> Tensor:
@@ -197,7 +197,7 @@ def gated(gate_up: Tensor) -> Tensor:
     return Gated.apply(gate_up)
 
 
-class Gated(torch.autograd.Function):
+class Gated(KeepsInput):
     """`silu(gate) · up`, bit-equal to the plain form, without what autograd would keep and copy for it.
 
     silu(gate) is computed again in the backward pass instead of kept, and both gradients are written into one tensor.
@@ -207,10 +207,6 @@ class Gated(torch.autograd.Function):
     def forward(gate_up: Tensor) -> Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
         return F.silu(gate).mul_(up)
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
