@@ -91,7 +91,7 @@ class Network(nn.Module):
             return
         from torch._inductor import list_mode_options  # seconds of import
 
-        # A row's last elements are stored under a mask, which the next load waits for if it is of the same buffer.
+        # Measured: attention's softmax takes a third longer in place (benchmarks/README.md).
         chosen = list_mode_options(mode) | {"inplace_buffers": False}
         self.apply_blocks = torch.compile(plain, dynamic=False, options=chosen)
         if in_threads:

@@ -149,7 +149,8 @@ class Attention(nn.Module):
         qkv = self.qkv_proj(h).view(
             batch, length, 3 * self.num_heads, self.head_dim
         )  # q heads, k heads, v heads
-        q, k, v = qkv.transpose(1, 2).split(self.num_heads, dim=1)  # each (B, N, L, H)
+        # Split as it lies in memory: the backward pass then writes the three gradients where they belong.
+        q, k, v = (part.transpose(1, 2) for part in qkv.split(self.num_heads, dim=2))  # each (B, N, L, H)
         if cos_sin is not None:
             q, k = rotate(q, *cos_sin), rotate(k, *cos_sin)
         out = attend(q, k, v)  # (B, N, L, H)
