@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -271,3 +272,27 @@ def test_workers_that_torchrun_restarts_join_each_other_and_not_the_dead(tmp_pat
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "sum 2 in attempt 1\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds threads in /proc")
+def test_a_rank_that_is_done_leaves_no_thread_that_could_abort_it(tmp_path):
+    done = torchrun(
+        tmp_path,
+        """
+        import torch
+        from pathlib import Path
+        from utils.distributed import World
+
+        def threads():
+            names = (Path(task, "comm").read_text() for task in Path("/proc/self/task").iterdir())
+            return sum("gloo" in name for name in names)
+
+        with World.start("cpu") as world:
+            weight = torch.ones(1, requires_grad=True)
+            weight.grad = world.sum_(torch.ones(1))
+            torch.optim.SGD([weight], lr=0.1).step()  # imports what keeps a reference to the group of now
+            assert threads() > 0
+        assert threads() == 0
+        """,
+    )
+    assert done.returncode == 0, done.stderr

@@ -14,6 +14,10 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
+# Its functions take the process group of the moment as a default. torch's optimizers import it at their first step, and
+# a group that is kept by it outlives `close`: its threads, still at work when Python ends, abort the process at times.
+import torch.distributed.nn.functional
+
 from utils.device import resolve_device
 from utils.errors import UserError
 
