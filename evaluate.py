@@ -27,6 +27,7 @@ from evaluators.report import make_output_folder, summary, write_report
 from evaluators.score import Score, wilson_interval
 from evaluators.strategies import Choice, Setting, build_strategy
 from models.losses import ACTLossHead
+from models.recursive import FUSED
 from puzzle_dataset import PuzzleDataset
 from utils.device import compile_policy
 from utils.distributed import World
@@ -49,7 +50,8 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         evaluators = build_evaluators(wanted, config.data_paths_test, data.metadata)
     except ValueError as error:
         raise UserError(str(error)) from error
-    mode, reason = compile_policy(config.compile, world.device)
+    fused = FUSED if all(head.model.inner.can_be_fused for head in heads) else None
+    mode, reason = compile_policy(config.compile, world.device, fused)
     solvers = [Solver(head, world.device) for head in heads]
     applications = {solver.applications_per_step() for solver in solvers}
     if len(applications) > 1:
@@ -59,7 +61,9 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         )
     steps = config.halt_max_steps or solvers[0].trained_steps
     options = {name: getattr(config, name) for name in OPTIONS}
-    sizes = [size for power in range(4) if (size := data.local_batch_size >> power)] if mode else []
+    # Each size is compiled anew by torch.compile.
+    num_sizes = 4 if mode not in (None, FUSED) else 0
+    sizes = [size for power in range(num_sizes) if (size := data.local_batch_size >> power)]
     identifiers = sorted(
         {i for _, s in data.splits for part in s.sets.values() for i in part.puzzle_identifiers.tolist()}
     )

@@ -25,6 +25,7 @@ from config.trained import IDENTIFIERS_KEY, identifier_hashes
 from evaluators.evaluate import evaluate, metric_names
 from evaluators.run_pictures import evaluation_pictures
 from models.interval import NonFiniteLoss
+from models.recursive import FUSED
 from models.training import train_step
 from puzzle_dataset import Prefetcher
 from training_run import Run, build, facts_of_run, find_checkpoint, restore, settle_names, start_from
@@ -117,7 +118,8 @@ def train(config: PretrainConfig, world: World) -> int:
             return 0
         if world.is_main:
             write_run_folder(run)
-        mode, reason = compile_policy(config.compile, world.device)
+        fused = FUSED if inner.can_be_fused else None
+        mode, reason = compile_policy(config.compile, world.device, fused)
         if mode:
             inner.compile_networks(mode)
         num_parameters = sum(p.numel() for p in state.model.parameters())

@@ -57,6 +57,10 @@ CASES: dict[str, tuple[str, ...]] = {
 }
 
 
+MODES = ["eager", "compiled", "torch.compile"]
+MODES_HELP = "compiled: what compile=true takes, on some CPUs models/fused_cpu instead of torch.compile"
+
+
 @dataclass
 class Case:
     """One model with what a training of it needs, on random tokens."""
@@ -112,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--set", nargs="+", help="overrides of a case of your own (seq_len= too)")
     parser.add_argument("--name", default="own case", help="what to call the case of --set")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32", "float16"])
-    parser.add_argument("--modes", nargs="+", default=["eager", "compiled"], choices=["eager", "compiled"])
+    parser.add_argument("--modes", nargs="+", default=["eager", "compiled"], choices=MODES, help=MODES_HELP)
     parser.add_argument("--repeats", type=int, default=3, help="timed train steps; the median counts")
     parser.add_argument(
         "--eval-steps", type=int, default=1, help="supervision steps of an evaluation; 0: none"
@@ -131,7 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name, overrides in chosen.items():
         for mode in options.modes:
             result = measure(overrides, mode, device, options)
-            print(f"{name:20} {mode:9} {line(result)}", flush=True)
+            print(f"{name:20} {mode:13} {line(result)}", flush=True)
             if options.json:
                 with options.json.open("a") as file:
                     file.write(
@@ -147,8 +151,8 @@ def measure(overrides: tuple[str, ...], mode: str, device: torch.device, options
         config_of(*own, f"arch.forward_dtype={options.dtype}", "ema=True"), seq_len, World(device=device)
     )
     torch.compiler.reset()  # Dynamo keeps what it compiled for other models and stops at a limit
-    if mode == "compiled":
-        case.model.model.inner.compile_networks()
+    if mode != "eager":
+        case.model.model.inner.compile_networks("default" if mode == "torch.compile" else None)
     yardstick = Yardstick.of(case.model, case.batch, device)
     first = timed(case.train_step, device)
     yardstick.train()

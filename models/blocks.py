@@ -5,14 +5,17 @@ Shapes: B batch, L sequence length with the puzzle prefix, D hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from models.compiled_cpu import compiled_on_cpu
 from models.feedforward import FFNS
-from models.layers import Attention, rms_norm
+from models.fused_cpu import FusedNetwork
+from models.fused_cpu.weights import Weights
+from models.layers import Attention, rms_norm, weights_cast
 
 
 class Block(nn.Module):
@@ -64,8 +67,19 @@ class Network(nn.Module):
         self.layers = nn.ModuleList(blocks)
         # `apply_blocks` compiled for where no gradient is wanted, if that differs.
         self.apply_in_thread: Callable[..., Tensor] | None = None
+        self.fused: FusedNetwork | None = None  # what takes the place of all of it, once asked for
+        self.fused_weights: Weights | None = None  # while `weights_ready` lasts
 
-    def forward(self, h: Tensor, injection: Tensor | None, cos_sin: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(
+        self,
+        h: Tensor,
+        injection: Tensor | None,
+        cos_sin: tuple[Tensor, Tensor] | None,
+        fused_weights: Weights | None = None,
+    ) -> Tensor:
+        if self.fused is not None:
+            weights = fused_weights or self.fused_weights or self.fused.weights()
+            return self.fused(h, injection, cos_sin, weights)
         # The sum stays outside of what `compile_blocks` compiles: one tensor comes in, contiguous, so that a graph
         # with gradient and one without serve all applications.
         in_thread = self.apply_in_thread is not None and not torch.is_grad_enabled()
@@ -98,3 +112,18 @@ class Network(nn.Module):
             # Called from C++, an application holds Python's lock at its start and end only.
             in_thread = chosen | {"cpp_wrapper": True}
             self.apply_in_thread = torch.compile(plain, dynamic=False, options=in_thread)
+
+
+@contextmanager
+def weights_ready(networks: Iterable[Network], dtype: torch.dtype) -> Iterator[None]:
+    """Within the block the networks use one copy of their weights in `dtype`, as their applications want them."""
+    networks = list(networks)
+    fused = [network for network in networks if network.fused is not None]
+    for network in fused:
+        network.fused_weights = network.fused.weights()
+    try:
+        with weights_cast([network for network in networks if network.fused is None], dtype):
+            yield
+    finally:
+        for network in fused:
+            network.fused_weights = None

@@ -7,18 +7,20 @@ Shapes: B batch, S `seq_len`, P prefix length, L = P + S, D hidden size, V vocab
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from models.blocks import Block, Network
+from models.blocks import Block, Network, weights_ready
 from models.embeddings import InputEmbedding, prefix_length
+from models.fused_cpu import FusedNetwork, fits
 from models.grid_rotary import grid_side
-from models.layers import Linear, truncated_normal_, weights_cast
+from models.layers import Linear, truncated_normal_
 from models.row_parts import RowParts, State
 from models.settings import Settings
 
@@ -26,6 +28,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 # The modes of `torch.compile` that record CUDA graphs: an application's output is then the graph's own memory.
 CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
+FUSED = "fused"  # what `compile_networks` calls the C++ of `models.fused_cpu`
 
 
 class RecursiveConfig(Settings):
@@ -182,10 +185,16 @@ class RecursiveModel(InputEmbedding):
         with torch.no_grad():
             return recursion(state, x)
 
-    def apply_network(self, network: nn.Module, h: Tensor, injection: Tensor | None) -> Tensor:
+    def apply_network(self, network: Network, h: Tensor, injection: Tensor | None) -> Tensor:
         """`network(h, injection)`, both (B, L, D); with damping and noise a step from `h` towards it."""
         if self.activation_checkpointing and torch.is_grad_enabled():
-            new = checkpoint(network, h, injection, self.cos_sin(), use_reentrant=False)
+            inputs = (
+                h,
+                injection,
+                self.cos_sin(),
+                network.fused_weights,
+            )  # which are gone in the backward pass
+            new = checkpoint(network, *inputs, use_reentrant=False)
         else:
             new = network(h, injection, self.cos_sin())
         if self.config.damping:
@@ -199,19 +208,36 @@ class RecursiveModel(InputEmbedding):
         """Whether random numbers have a part in a supervision step."""
         return self.config.random_init or self.config.noise > 0
 
-    def compile_networks(self, mode: str = "default", **options) -> None:
-        """Compile each network's application, once without and once with gradient; `torch.compile`'s mode and options.
+    @property
+    def can_be_fused(self) -> bool:
+        """Whether `models.fused_cpu` does what the networks do, where they are."""
+        on_cpu = self.q_head.weight.device.type == "cpu"
+        return on_cpu and all(fits(getattr(self, network), self.dtype) for network in self.networks)
 
-        Not the whole step: its applications are alike, and unrolled they took several times longer to compile
-        (figures in benchmarks/README.md).
+    def compile_networks(self, mode: str | None = None, **options) -> None:
+        """Compile each network's application: by `torch.compile` in a mode and with options of it, or FUSED.
+
+        None: fused where it can be, else the default mode. Not the whole step is compiled: its applications are alike,
+        and unrolled they took several times longer to compile (figures in benchmarks/README.md).
         """
+        if mode is None:
+            mode = FUSED if self.can_be_fused and not options else "default"
+        networks = [getattr(self, network) for network in self.networks]
+        if mode == FUSED:
+            try:
+                for network in networks:
+                    network.fused = FusedNetwork(network)
+                return
+            except Exception as error:
+                warnings.warn(f"models/fused_cpu cannot be used, torch.compile is: {error}", stacklevel=2)
+                mode = "default"
         self.replays = mode in CUDA_GRAPH_MODES and self.q_head.weight.is_cuda
         on_cpu = self.q_head.weight.device.type == "cpu"
         threads = torch.get_num_threads() if on_cpu else 1
         if on_cpu:
             self.row_parts = RowParts(threads)
-        for network in self.networks:
-            getattr(self, network).compile_blocks(mode, on_cpu=on_cpu, in_threads=threads > 1, **options)
+        for network in networks:
+            network.compile_blocks(mode, on_cpu=on_cpu, in_threads=threads > 1, **options)
 
     def heads(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (B, S, V) in the compute dtype and q_halt, q_continue (B,) in float32, read from the answer."""
@@ -227,7 +253,7 @@ class RecursiveModel(InputEmbedding):
         # Not where training looks a step ahead without gradient: the step before it still waits for its backward pass.
         if self.replays and (torch.is_grad_enabled() or not self.training):
             torch.compiler.cudagraph_mark_step_begin()
-        with weights_cast((getattr(self, network) for network in self.networks), self.dtype):
+        with weights_ready((getattr(self, network) for network in self.networks), self.dtype):
             state = self.recur(state, self.embed(inputs, puzzle_rows))
         outputs = self.heads(state)
         carried = tuple(latent.detach() for latent in state)

@@ -87,6 +87,15 @@ def test_compile_auto_compiles_on_cuda_and_not_on_mps(monkeypatch):
     assert compile_policy(False, CUDA)[0] is None
 
 
+def test_code_of_the_models_own_is_what_auto_and_true_take_where_there_is_some(monkeypatch):
+    monkeypatch.setattr(device_module, "missing_toolchain", lambda: None)
+    assert compile_policy("auto", CPU)[0] is None
+    assert compile_policy("auto", CPU, "fused") == ("fused", "compiled: compile=auto on cpu, fused")
+    assert compile_policy(True, CPU, "fused")[0] == "fused"
+    assert compile_policy("default", CPU, "fused")[0] == "default"
+    assert compile_policy(False, CPU, "fused")[0] is None
+
+
 @pytest.mark.parametrize("mode", COMPILE_MODES)
 def test_a_mode_of_the_compiler_can_be_asked_for_on_any_device(monkeypatch, mode):
     monkeypatch.setattr(device_module, "missing_toolchain", lambda: None)

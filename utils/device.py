@@ -16,8 +16,6 @@ from utils.errors import UserError
 
 DEVICE_NAMES = ("auto", "cuda", "mps", "cpu")
 
-# What `compile=auto` does on a CPU. Compiling takes 10 to 45 s, which not every processor gains back in minutes.
-COMPILE_ON_CPU = False
 # What `torch.compile` calls its modes, the first of them what `compile=true` and `auto` take.
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
@@ -109,9 +107,13 @@ def set_random_state(state: dict, device: torch.device) -> None:
         torch.mps.set_rng_state(state["mps"])
 
 
-def compile_policy(compile: str | bool, device: torch.device) -> tuple[str | None, str]:
-    """The mode of `torch.compile`, None for eager, and the reason in one line.
+def compile_policy(
+    compile: str | bool, device: torch.device, fused: str | None = None
+) -> tuple[str | None, str]:
+    """The mode of `torch.compile` or `fused`, None for eager, and the reason in one line.
 
+    `fused`: what to call the code that the model has for this device, if it has. It takes seconds to compile, and
+    `torch.compile` on a CPU up to a minute, which not every processor gains back soon: `auto` leaves it out there.
     `DISABLE_COMPILE` in the environment wins over the setting (any value but an empty one, 0, false and no).
     """
     if compile not in ("auto", True, False, *COMPILE_MODES):
@@ -120,15 +122,14 @@ def compile_policy(compile: str | bool, device: torch.device) -> tuple[str | Non
         return None, "eager: DISABLE_COMPILE is set"
     if compile is False:
         return None, "eager: compile=false"
-    if compile == "auto" and not (device.type == "cuda" or (device.type == "cpu" and COMPILE_ON_CPU)):
-        return (
-            None,
-            f"eager: compile=auto compiles on CUDA, this is {device.type} (compile=true asks for it)",
-        )
+    if compile == "auto" and device.type != "cuda" and not fused:
+        why = f"compile=auto compiles on CUDA and for some CPUs, this is {device.type} (compile=true asks for it)"
+        return None, f"eager: {why}"
     if missing := missing_toolchain():
-        return None, f"eager: torch.compile needs {missing}, which this machine lacks"
-    mode = compile if compile in COMPILE_MODES else COMPILE_MODES[0]
-    return mode, f"compiled: compile={str(compile).lower()} on {device.type}"
+        return None, f"eager: compiling needs {missing}, which this machine lacks"
+    mode = compile if compile in COMPILE_MODES else fused or COMPILE_MODES[0]
+    chosen = "" if mode == compile else f", {mode}"
+    return mode, f"compiled: compile={str(compile).lower()} on {device.type}{chosen}"
 
 
 def missing_toolchain() -> str | None:

@@ -1,0 +1,10 @@
+"""A network's application, forward and backward, in C++ for CPUs that multiply bfloat16: what `compile` takes there.
+
+A few rows go through all layers before the next ones, by `brgemm`, the product of small blocks that torch's own kernels
+are made of, and what follows a product is done to its float32 result while a cache holds it. So memory is hardly
+waited for, and numbers are rounded to bfloat16 in fewer places than by eager code.
+"""
+
+from models.fused_cpu.network import FusedNetwork, fits
+
+__all__ = ["FusedNetwork", "fits"]

@@ -1,0 +1,60 @@
+// What Python calls. The rows are divided into parts, each of them a thread's. Returns what went wrong, or nothing.
+
+namespace {
+
+template <typename Work>
+const char* in_parts(Index rows, Index parts, Work work) {
+  static thread_local std::string message;
+  std::string failure;
+#pragma omp parallel for num_threads(parts) schedule(static, 1) if (parts > 1)
+  for (Index part = 0; part < parts; ++part) {
+    static thread_local Arena arena;
+    try {
+      arena.restart();
+      work(arena, part, rows * part / parts, rows * (part + 1) / parts);
+    } catch (const std::exception& error) {
+#pragma omp critical
+      failure = error.what();
+    }
+  }
+  message = failure;
+  return message.empty() ? nullptr : message.c_str();
+}
+
+}  // namespace
+
+extern "C" const char* forward(const Shape* shape, const Layer* layers, Index parts, const Kept* kept, const bf16* in,
+                               const bf16* injection, bf16* out) {
+  return in_parts(shape->rows, parts, [&](Arena& arena, Index, Index from, Index to) {
+    Forward(*shape, arena).run(layers, kept, in, injection, out, from, to);
+  });
+}
+
+// `grads`: of each part all layers.
+extern "C" const char* backward(const Shape* shape, const Layer* layers, Index parts, const Kept* kept,
+                                const Gradients* grads, const bf16* grad_out, bf16* grad_in) {
+  return in_parts(shape->rows, parts, [&](Arena& arena, Index part, Index from, Index to) {
+    const Gradients* own = grads + part * shape->layers;
+    Backward(*shape, *layers, arena).run(layers, kept, own, grad_out, grad_in, from, to);
+  });
+}
+
+// Whether products come out right on this processor, tried with one that fills no register evenly.
+extern "C" const char* check() {
+  return in_parts(1, 1, [](Arena& arena, Index, Index, Index) {
+    constexpr Index m = 3, n = 16, k = 34;
+    bf16 *a = arena.take<bf16>(m * k), *rows = arena.take<bf16>(k * n), *b = arena.take<bf16>(k * n);
+    float* c = arena.take<float>(m * n);
+    for (Index i = 0; i < m * k; ++i) a[i] = (float)(i % 7 - 3);
+    for (Index i = 0; i < k * n; ++i) rows[i] = (float)(i % 5 - 2);
+    pair_rows(rows, n, k, n, b, 2 * n);
+    product(m, n, k, a, k, b, n, c, n);
+    at::native::cpublas::brgemm_release(true);
+    for (Index i = 0; i < m; ++i)
+      for (Index j = 0; j < n; ++j) {
+        float expected = 0;
+        for (Index l = 0; l < k; ++l) expected += (float)a[i * k + l] * (float)rows[l * n + j];
+        if (c[i * n + j] != expected) throw std::runtime_error("torch's brgemm gives wrong products here");
+      }
+  });
+}

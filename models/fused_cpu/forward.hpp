@@ -1,0 +1,289 @@
+// One application of the network: h = rms(h + mix(h)), h = rms(h + SwiGLU(h)), layer after layer.
+//
+// A group of rows goes through all of it before the next, so that what lies between two products stays in the caches,
+// and what follows a product is done to its float32 result, block by block.
+// T positions of a group, L of a row, D width, W heads times head width H, I inner width of SwiGLU, J of the one that
+// mixes the positions.
+
+extern "C" {
+
+struct Layer {
+  Right qkv, out, gate_up, down;          // transposed weights
+  Right qkv_t, out_t, gate_up_t, down_t;  // the weights, for the gradient
+  // Left sides: (2 J, even L), (L, J), and transposed (even L, 2 J), (J, even L), zeros in the last where L is odd
+  const bf16 *mix_gate_up, *mix_down, *mix_gate_up_t, *mix_down_t;
+};
+
+// What the gradient needs of a layer, for all rows of the batch.
+struct Kept {
+  bf16 *before, *q, *k, *v, *mixed;   // (B L, D), queries and keys rotated, and attention's output: (B L, W)
+  bf16 *mix_gate_up;                  // (B, 2 J, D)
+  bf16 *between, *after;              // (B L, D)
+  bf16* gate_up;                      // (I / block, B L, 2, block)
+  float *lse;                         // (B, heads, L): log2 of the sum of the scores' exponentials
+  float *scale_between, *scale_after; // what rms multiplied by: (B L), or (B, D) where it is over the positions
+};
+
+struct Shape {
+  Index rows, length, width, heads, head_dim, inner, mix_inner, layers;
+  float eps;
+  const float *cos, *sin;  // (L, H), or none
+};
+
+}  // extern "C"
+
+namespace {
+
+constexpr Index kGroup = 208;     // positions that go through the network together, at least one row
+constexpr Index kQueries = 128;   // queries whose scores are computed at once
+constexpr Index kMixed = 64;      // inner columns of the mixing SwiGLU at once
+constexpr Index kWidest = 128;    // columns of a block
+
+inline Index block_of(Index columns) {
+  for (Index block : {128, 64, 32})
+    if (columns % block == 0) return block;
+  return 16;
+}
+
+inline void sum(Index n, const bf16* a, const bf16* b, bf16* out) {
+  for (Index i = 0; i < n; i += kLanes) {
+    const __m512 x = load(a + i);
+    store(out + i, b ? _mm512_add_ps(x, load(b + i)) : x);
+  }
+}
+
+// x + h, and the sum of its squares added to `squares`.
+inline __m512 added(float* x, const bf16* h, __m512 squares) {
+  const __m512 z = _mm512_add_ps(load(x), load(h));
+  store(x, z);
+  return _mm512_fmadd_ps(z, z, squares);
+}
+
+// to = rms(x + h) along rows of D values; their factors to `scale`, if any.
+inline void add_and_norm(float* x, const bf16* h, Index rows, Index D, float eps, bf16* to, float* scale) {
+  for (Index i = 0; i < rows; ++i, x += D, h += D, to += D) {
+    __m512 squares = _mm512_setzero_ps();
+    for (Index d = 0; d < D; d += kLanes) squares = added(x + d, h + d, squares);
+    const float by = 1.f / std::sqrt(_mm512_reduce_add_ps(squares) / D + eps);
+    for (Index d = 0; d < D; d += kLanes) store(to + d, _mm512_mul_ps(load(x + d), _mm512_set1_ps(by)));
+    if (scale) scale[i] = by;
+  }
+}
+
+// The same down the columns.
+inline void add_and_norm_columns(float* x, const bf16* h, Index rows, Index D, float eps, bf16* to, float* scale) {
+  for (Index d = 0; d < D; d += kLanes) {
+    __m512 squares = _mm512_setzero_ps();
+    for (Index i = 0; i < rows; ++i) squares = added(x + i * D + d, h + i * D + d, squares);
+    const __m512 mean = _mm512_div_ps(squares, _mm512_set1_ps((float)rows));
+    const __m512 root = _mm512_sqrt_ps(_mm512_add_ps(mean, _mm512_set1_ps(eps)));
+    const __m512 by = _mm512_div_ps(_mm512_set1_ps(1.f), root);
+    for (Index i = 0; i < rows; ++i) store(to + i * D + d, _mm512_mul_ps(load(x + i * D + d), by));
+    if (scale) store(scale + d, by);
+  }
+}
+
+// Halves of a head's H values, turned by a position's angles; `back`: by the opposite ones. arXiv 2104.09864
+inline void rotate(const float* x, const float* cos, const float* sin, Index H, bf16* to, bool back = false) {
+  const Index half = H / 2;
+  for (Index d = 0; d < half; d += kLanes) {
+    const __mmask16 mask = first(half - d);
+    const __m512 x0 = load(x + d, mask), x1 = load(x + half + d, mask);
+    const __m512 c0 = load(cos + d, mask), c1 = load(cos + half + d, mask);
+    const __m512 s0 = load(sin + d, mask), s1 = load(sin + half + d, mask);
+    if (back) {
+      store(to + d, _mm512_fmadd_ps(x0, c0, _mm512_mul_ps(x1, s1)), mask);
+      store(to + half + d, _mm512_fmsub_ps(x1, c1, _mm512_mul_ps(x0, s0)), mask);
+    } else {
+      store(to + d, _mm512_fmsub_ps(x0, c0, _mm512_mul_ps(x1, s0)), mask);
+      store(to + half + d, _mm512_fmadd_ps(x1, c1, _mm512_mul_ps(x0, s1)), mask);
+    }
+  }
+}
+
+inline void copy(const float* x, Index H, bf16* to) {
+  for (Index d = 0; d < H; d += kLanes) store(to + d, load(x + d));
+}
+
+// Softmax of m rows of L scores: unnormalised weights (m, ld), zeros up to an even number, and what divides them.
+inline void softmax(const float* scores, Index m, Index L, Index ld, float scale, bf16* weights, float* inverse,
+                    float* lse) {
+  const __m512 by = _mm512_set1_ps(scale * kLog2E);
+  for (Index i = 0; i < m; ++i, scores += ld, weights += ld) {
+    __m512 most = _mm512_set1_ps(-INFINITY);
+    for (Index j = 0; j < L; j += kLanes) most = _mm512_mask_max_ps(most, first(L - j), most, load(scores + j));
+    const float top = _mm512_reduce_max_ps(most) * scale * kLog2E;
+    __m512 total = _mm512_setzero_ps();
+    for (Index j = 0; j < L; j += kLanes) {
+      const __m512 x = exp2_of(_mm512_fmsub_ps(load(scores + j), by, _mm512_set1_ps(top)));
+      const __m512 y = _mm512_maskz_mov_ps(first(L - j), x);
+      total = _mm512_add_ps(total, y);
+      store(weights + j, y);
+    }
+    const float all = _mm512_reduce_add_ps(total);
+    inverse[i] = 1.f / all;
+    if (lse) lse[i] = top + std::log2(all);
+  }
+}
+
+class Forward {
+ public:
+  Forward(const Shape& s, Arena& arena) : s(s), W(s.heads * s.head_dim), ld(multiple(s.length, 32)) {
+    const Index T = rows_together() * s.length, tile = std::min(T, kGroup), L = s.length;
+    const Index J = s.mix_inner;
+    q = arena.take<bf16>(T * W);
+    k = arena.take<bf16>(T * W);
+    v = arena.take<bf16>(T * W);
+    mixed = arena.take<bf16>(T * W);
+    keys = arena.take<bf16>(s.head_dim * ld);
+    values = arena.take<bf16>(s.head_dim * ld);
+    weights = arena.take<bf16>(kQueries * ld);
+    pairs = arena.take<bf16>(J ? ld * s.width : 0);
+    inner = arena.take<bf16>(std::max(tile * s.inner, J * s.width));
+    wide = arena.take<float>(std::max(tile, J ? L : 0) * s.width);
+    block = arena.take<float>(std::max({2 * tile, 2 * kMixed, kQueries}) * kWidest);
+    scores = arena.take<float>(kQueries * ld);
+  }
+
+  // Rows [from, to) of the batch; `kept`: of each layer, or none. `injection` is added to `in`, if given.
+  void run(const Layer* layers, const Kept* kept, const bf16* in, const bf16* injection, bf16* out, Index from,
+           Index to) {
+    const Index L = s.length, D = s.width, step = rows_together();
+    for (Index row = from; row < to; row += step) {
+      const Index n = std::min(step, to - row), at = row * L * D;
+      bf16* h = kept ? kept[0].before + at : out + at;
+      sum(n * L * D, in + at, injection ? injection + at : nullptr, h);
+      for (Index i = 0; i < s.layers; ++i) {
+        const Kept* keep = kept ? kept + i : nullptr;
+        bf16* between = keep ? keep->between + at : h;
+        if (s.mix_inner)
+          mix(layers[i], keep, h, between, row, n);
+        else
+          attend(layers[i], keep, h, between, row, n);
+        bf16* after = keep ? keep->after + at : h;
+        feed_forward(layers[i], keep, between, after, row * L, n * L);
+        h = after;
+      }
+    }
+    at::native::cpublas::brgemm_release(true);
+  }
+
+ private:
+  Index rows_together() const { return std::max<Index>(1, kGroup / s.length); }
+
+  void attend(const Layer& l, const Kept* keep, const bf16* h, bf16* to, Index row, Index rows) {
+    const Index L = s.length, D = s.width, T = rows * L, at = row * L * W;
+    bf16* const qkv[3] = {keep ? keep->q + at : q, keep ? keep->k + at : k, keep ? keep->v + at : v};
+    bf16* const out = keep ? keep->mixed + at : mixed;
+    for (Index t = 0; t < T; t += kGroup) project(l, h + t * D, t, std::min(kGroup, T - t), qkv);
+    for (Index r = 0; r < rows; ++r)
+      for (Index head = 0; head < s.heads; ++head) {
+        const Index place = r * L * W + head * s.head_dim;
+        float* lse = keep ? keep->lse + ((row + r) * s.heads + head) * L : nullptr;
+        attend(qkv[0] + place, qkv[1] + place, qkv[2] + place, out + place, lse);
+      }
+    for (Index t = 0; t < T; t += kGroup) {
+      const Index m = std::min(kGroup, T - t);
+      float* scale = keep ? keep->scale_between + row * L + t : nullptr;
+      for (Index j = 0; j < blocks(l.out); ++j) product(m, out + t * W, W, l.out, j, wide + j * l.out.block, D);
+      add_and_norm(wide, h + t * D, m, D, s.eps, to + t * D, scale);
+    }
+  }
+
+  // Queries, keys and values of m positions from the t-th of the group, each (T, W).
+  void project(const Layer& l, const bf16* h, Index t, Index m, bf16* const qkv[3]) {
+    const Index H = s.head_dim;
+    for (Index j = 0; j < blocks(l.qkv); ++j) {
+      product(m, h, s.width, l.qkv, j, block, l.qkv.block);
+      for (Index b = 0; b < l.qkv.block; b += H) {
+        const Index column = j * l.qkv.block + b, part = column / W;
+        bf16* to = qkv[part] + t * W + column % W;
+        for (Index i = 0; i < m; ++i, to += W) {
+          const float* x = block + i * l.qkv.block + b;
+          const Index position = (t + i) % s.length;
+          if (part < 2 && s.cos)
+            rotate(x, s.cos + position * H, s.sin + position * H, H, to);
+          else
+            copy(x, H, to);
+        }
+      }
+    }
+  }
+
+  // One head of one row, queries, keys, values and output with W values between positions.
+  void attend(const bf16* q, const bf16* k, const bf16* v, bf16* out, float* lse) {
+    const Index L = s.length, H = s.head_dim;
+    float inverse[kQueries];
+    transpose(k, W / 2, L, H / 2, keys, ld);
+    pair_rows(v, W, L, H, values, 2 * H);
+    for (Index i = 0; i < L; i += kQueries) {
+      const Index m = std::min(kQueries, L - i);
+      product(m, L, H, q + i * W, W, keys, ld, scores, ld);
+      softmax(scores, m, L, ld, 1 / std::sqrt((float)H), weights, inverse, lse ? lse + i : nullptr);
+      product(m, H, even(L), weights, ld, values, H, block, H);
+      for (Index r = 0; r < m; ++r)
+        for (Index d = 0; d < H; d += kLanes)
+          store(out + (i + r) * W + d, _mm512_mul_ps(load(block + r * H + d), _mm512_set1_ps(inverse[r])));
+    }
+  }
+
+  // SwiGLU over the positions of each column, row by row (arXiv 2510.04871, section 4.5).
+  void mix(const Layer& l, const Kept* keep, const bf16* h, bf16* to, Index row, Index rows) {
+    const Index L = s.length, D = s.width, J = s.mix_inner, n = block_of(D), Le = even(L);
+    float *gate = block, *up = block + kMixed * n;
+    for (Index r = 0; r < rows; ++r, h += L * D, to += L * D) {
+      bf16* kept_gate = keep ? keep->mix_gate_up + (row + r) * 2 * J * D : nullptr;
+      pair_rows(h, D, L, D, pairs, 2 * D);
+      for (Index j = 0; j < J; j += kMixed)
+        for (Index d = 0; d < D; d += n) {
+          product(kMixed, n, Le, l.mix_gate_up + j * Le, Le, pairs + 2 * d, D, gate, n);
+          product(kMixed, n, Le, l.mix_gate_up + (J + j) * Le, Le, pairs + 2 * d, D, up, n);
+          for (Index i = 0; i < kMixed; i += 2)
+            for (Index c = 0; c < n; c += kLanes) {
+              const float *g = gate + i * n + c, *u = up + i * n + c;
+              const __m512 g0 = load(g), g1 = load(g + n), u0 = load(u), u1 = load(u + n);
+              _mm512_storeu_si512(inner + (j + i) * D + 2 * (d + c),
+                                  paired(rounded(gated(g0, u0)), rounded(gated(g1, u1))));
+              if (kept_gate) {
+                bf16 *kg = kept_gate + (j + i) * D + d + c, *ku = kg + J * D;
+                store(kg, g0), store(kg + D, g1), store(ku, u0), store(ku + D, u1);
+              }
+            }
+        }
+      for (Index d = 0; d < D; d += n) product(L, n, J, l.mix_down, J, inner + 2 * d, D, wide + d, D);
+      add_and_norm_columns(wide, h, L, D, s.eps, to, keep ? keep->scale_between + (row + r) * D : nullptr);
+    }
+  }
+
+  // T positions from the `at`-th of the batch.
+  void feed_forward(const Layer& l, const Kept* keep, const bf16* h, bf16* to, Index at, Index T) {
+    const Index D = s.width, I = s.inner, n = l.gate_up.block;
+    for (Index t = 0; t < T; t += kGroup, h += kGroup * D, to += kGroup * D) {
+      const Index m = std::min(kGroup, T - t);
+      float *gate = block, *up = block + m * n;
+      for (Index j = 0; j < I; j += n) {
+        bf16* kept_gate = keep ? keep->gate_up + (j * s.rows * s.length + (at + t) * n) * 2 : nullptr;
+        product(m, h, D, l.gate_up, j / n, gate, n);
+        product(m, h, D, l.gate_up, (I + j) / n, up, n);
+        for (Index i = 0; i < m; ++i)
+          for (Index c = 0; c < n; c += kLanes) {
+            const __m512 g = load(gate + i * n + c), u = load(up + i * n + c);
+            store(inner + i * I + j + c, gated(g, u));
+            if (kept_gate) {
+              store(kept_gate + i * 2 * n + c, g);
+              store(kept_gate + i * 2 * n + n + c, u);
+            }
+          }
+      }
+      for (Index j = 0; j < blocks(l.down); ++j) product(m, inner, I, l.down, j, wide + j * l.down.block, D);
+      add_and_norm(wide, h, m, D, s.eps, to, keep ? keep->scale_after + at + t : nullptr);
+    }
+  }
+
+  const Shape& s;
+  const Index W, ld;  // `ld`: between rows of scores, whole vectors
+  bf16 *q, *k, *v, *mixed, *keys, *values, *weights, *pairs, *inner;
+  float *wide, *block, *scores;
+};
+
+}  // namespace

@@ -1,0 +1,65 @@
+"""The C++ library: compiled when first wanted, kept in torch.compile's cache, called through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+
+import torch
+
+SOURCES = (
+    "vectors.hpp",
+    "forward.hpp",
+    "backward.hpp",
+    "entry.cpp",
+)  # of one translation unit, in this order
+
+Index, Pointer = ctypes.c_int64, ctypes.c_void_p
+
+
+def structure(name: str, **fields: type) -> type[ctypes.Structure]:
+    """A C structure of the sources; its fields must be in their order."""
+    return type(name, (ctypes.Structure,), {"_fields_": list(fields.items())})
+
+
+RIGHT_SIDES = ("qkv", "out", "gate_up", "down", "qkv_t", "out_t", "gate_up_t", "down_t")
+LEFT_SIDES = ("mix_gate_up", "mix_down", "mix_gate_up_t", "mix_down_t")
+KEPT = (
+    *("before", "q", "k", "v", "mixed", "mix_gate_up", "between", "after", "gate_up"),
+    *("lse", "scale_between", "scale_after"),
+)
+GRADIENTS = ("qkv", "out", "gate_up", "down", "mix_gate_up", "mix_down")
+SIZES = ("rows", "length", "width", "heads", "head_dim", "inner", "mix_inner", "layers")
+
+Right = structure("Right", data=Pointer, inner=Index, columns=Index, block=Index)
+Layer = structure("Layer", **dict.fromkeys(RIGHT_SIDES, Right), **dict.fromkeys(LEFT_SIDES, Pointer))
+Kept = structure("Kept", **dict.fromkeys(KEPT, Pointer))
+Gradients = structure("Gradients", **dict.fromkeys(GRADIENTS, Pointer))
+Shape = structure("Shape", **dict.fromkeys(SIZES, Index), eps=ctypes.c_float, cos=Pointer, sin=Pointer)
+
+
+def source() -> str:
+    folder = Path(__file__).parent
+    return "\n".join((folder / name).read_text() for name in SOURCES)
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """Raises an Exception with what the compiler says, or RuntimeError where its products come out wrong."""
+    from torch._inductor.codecache import CppCodeCache  # seconds of import
+
+    loaded = CppCodeCache.load(source())
+    for function in (loaded.forward, loaded.backward):
+        function.argtypes = [Pointer, Pointer, Index, *[Pointer] * 4]
+    for function in (loaded.forward, loaded.backward, loaded.check):
+        function.restype = ctypes.c_char_p
+    if message := loaded.check():
+        raise RuntimeError(message.decode())
+    return loaded
+
+
+def processor_fits() -> bool:
+    """Whether the processor has the instructions that the sources are written with, and torch its products for it."""
+    has_instructions = torch.cpu.get_capabilities().get("avx512_bf16", False)
+    return bool(has_instructions) and torch.backends.mkldnn.is_available()

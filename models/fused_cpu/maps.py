@@ -1,0 +1,115 @@
+"""How a block's weights, and the sums of their gradients, lie in memory for the C++ library.
+
+A product's right side (inner, columns) lies in blocks of columns, its rows in pairs: (columns / n, inner / 2, n, 2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.fused_cpu.library import Right
+from models.layers import Linear
+
+if TYPE_CHECKING:
+    from models.blocks import Block
+
+GATE_BLOCK = 64  # columns of gate, and as many of up, that a product leaves to be gated
+
+
+def block_of(columns: int) -> int:
+    """Columns of a block: the most of 128 that divide them."""
+    return next(n for n in (128, 64, 32, 16) if columns % n == 0)
+
+
+def heads_block(num_heads: int, head_dim: int) -> int:
+    """The same for queries, keys and values: whole heads."""
+    return head_dim * max(n for n in range(1, max(1, 128 // head_dim) + 1) if 3 * num_heads % n == 0)
+
+
+@dataclass(frozen=True)
+class RightMap:
+    """`x @ weight.T`, weight (outputs, inputs): right sides are `weight.T` and, for the gradient of x, `weight`."""
+
+    linear: Linear
+    output_block: int
+    input_block: int
+    by_output: bool  # whether the weight's gradient is summed in blocks of outputs, transposed, or of inputs
+
+    def forward_side(self, weight: Tensor) -> Tensor:
+        outputs, inputs = weight.shape
+        pairs = weight.view(torch.int32).view(outputs // self.output_block, self.output_block, inputs // 2)
+        return pairs.transpose(1, 2).contiguous()  # two neighbours as one number
+
+    def backward_side(self, weight: Tensor) -> Tensor:
+        outputs, inputs = weight.shape
+        pairs = weight.view(outputs // 2, 2, inputs // self.input_block, self.input_block)
+        return pairs.permute(2, 0, 3, 1).contiguous()
+
+    def pointer(self, address: int, backward: bool) -> Right:
+        """What the library is given of a side."""
+        outputs, inputs = self.linear.weight.shape
+        if backward:
+            return Right(address, outputs, inputs, self.input_block)
+        return Right(address, inputs, outputs, self.output_block)
+
+    @property
+    def sum_shape(self) -> tuple[int, ...]:
+        outputs, inputs = self.linear.weight.shape
+        if self.by_output:
+            return outputs // self.output_block, inputs, self.output_block
+        return inputs // self.input_block, outputs, self.input_block
+
+    def gradient(self, total: Tensor) -> Tensor:
+        total = total.transpose(1, 2) if self.by_output else total.transpose(0, 1)
+        return total.reshape(self.linear.weight.shape)
+
+
+@dataclass(frozen=True)
+class LeftMap:
+    """`weight @ x` over the positions, weight (outputs, inputs): the left side, zeros where `inputs` is odd."""
+
+    linear: Linear
+    transposed_sum: bool  # whether the gradient's sum is that of `weight.T`
+
+    def forward_side(self, weight: Tensor) -> Tensor:
+        return F.pad(weight, (0, weight.shape[1] % 2)).contiguous()
+
+    def backward_side(self, weight: Tensor) -> Tensor:
+        return self.forward_side(weight.t())
+
+    def pointer(self, address: int, backward: bool) -> int:
+        return address
+
+    @property
+    def sum_shape(self) -> tuple[int, ...]:
+        shape = tuple(self.linear.weight.shape)
+        return shape[::-1] if self.transposed_sum else shape
+
+    def gradient(self, total: Tensor) -> Tensor:
+        return total.t().contiguous() if self.transposed_sum else total
+
+
+def maps_of(block: Block) -> dict[str, RightMap | LeftMap]:
+    """A block's maps by their names in the C++ sources."""
+    width = block.mlp.down_proj.weight.shape[0]
+    feed_forward = {
+        "gate_up": RightMap(block.mlp.gate_up_proj, GATE_BLOCK, block_of(width), by_output=True),
+        "down": RightMap(block.mlp.down_proj, block_of(width), GATE_BLOCK, by_output=False),
+    }
+    if block.mixes_by_mlp:
+        return feed_forward | {
+            "mix_gate_up": LeftMap(block.mlp_t.gate_up_proj, transposed_sum=False),
+            "mix_down": LeftMap(block.mlp_t.down_proj, transposed_sum=True),
+        }
+    attention = block.self_attn
+    heads = heads_block(attention.num_heads, attention.head_dim)
+    inner = block_of(attention.num_heads * attention.head_dim)
+    return feed_forward | {
+        "qkv": RightMap(attention.qkv_proj, heads, block_of(width), by_output=True),
+        "out": RightMap(attention.o_proj, block_of(width), inner, by_output=False),
+    }

@@ -1,0 +1,292 @@
+"""The application of a network in C++ against the one in PyTorch, whose roundings to bfloat16 it has not all."""
+
+from __future__ import annotations
+
+import re
+import warnings
+
+import pytest
+import torch
+
+from benchmarks.step import Case, config_of
+from models import fused_cpu, recursive
+from models.blocks import Network
+from models.fused_cpu import library as library_module
+from models.fused_cpu.library import library, processor_fits
+from models.fused_cpu.network import FusedNetwork, fits
+from utils.device import missing_toolchain
+from utils.distributed import World
+
+needs_processor = pytest.mark.skipif(
+    not processor_fits() or missing_toolchain() is not None,
+    reason="needs a processor with avx512_bf16, and a C++ compiler",
+)
+MLP = ("arch.mlp_t=True", "arch.pos_encodings=none")
+BFLOAT16 = torch.bfloat16
+
+
+def case(*overrides: str, seq_len: int = 36, dtype: str = "bfloat16", rows: int = 4) -> Case:
+    small = "arch.hidden_size=32", "arch.num_heads=2", "arch.H_cycles=2", "arch.L_cycles=2"
+    own = f"arch.forward_dtype={dtype}", f"global_batch_size={rows}"
+    return Case(
+        config_of("arch=trm", *small, "ema=True", *overrides, *own),
+        seq_len,
+        World(device=torch.device("cpu")),
+    )
+
+
+def network_of(
+    case: Case, network: str = "L_level"
+) -> tuple[Network, tuple[torch.Tensor, torch.Tensor] | None]:
+    inner = case.model.model.inner
+    return getattr(inner, network), inner.cos_sin()
+
+
+def gradients(
+    apply, inputs: list[torch.Tensor], upstream: torch.Tensor, network: Network
+) -> list[torch.Tensor]:
+    """The output, and the gradients of the inputs and of all weights."""
+    leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+    out = apply(*leaves)
+    found = torch.autograd.grad(out, [*leaves, *network.parameters()], upstream.to(out.dtype))
+    return [tensor.detach().float() for tensor in (out, *found)]
+
+
+def errors(found: list[torch.Tensor], expected: list[torch.Tensor]) -> torch.Tensor:
+    """Of each tensor, relative to its size."""
+    return torch.stack(
+        [(one - other).norm() / other.norm() for one, other in zip(found, expected, strict=True)]
+    )
+
+
+@needs_processor
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("overrides", "seq_len", "rows"),
+    [
+        ((), 36, 7),  # a group of four rows, and three
+        (("arch.pos_encodings=rope2d",), 81, 2),
+        (("arch.pos_encodings=none", "arch.puzzle_emb_ndim=0"), 81, 3),  # an odd length
+        (("arch.hidden_size=48", "arch.num_heads=3"), 36, 2),  # blocks of 16 columns
+        (("arch.hidden_size=128", "arch.num_heads=1"), 36, 2),  # a head as wide as a block
+        (("arch.hidden_size=192", "arch.num_heads=2"), 9, 5),  # of 96: one head to a block
+        (("arch.hidden_size=64", "arch.num_heads=4", "arch.L_layers=3"), 200, 2),  # two tiles of queries
+        (("arch.puzzle_emb_ndim=0",), 441, 2),  # an odd length of three tiles, a row at a time
+        (("arch.puzzle_emb_ndim=0",), 1, 600),  # three groups of a position each
+        (MLP, 36, 7),
+        ((*MLP, "arch.hidden_size=128", "arch.puzzle_emb_ndim=0"), 81, 3),
+        ((*MLP, "arch.hidden_size=48"), 225, 2),
+    ],
+    ids=str,
+)
+def test_outputs_and_gradients_are_as_close_to_float32_as_eager_ones(overrides, seq_len, rows, threads):
+    network, cos_sin = network_of(case(*overrides, seq_len=seq_len))
+    width, length = network.layers[0].mlp.down_proj.weight.shape[0], seq_len + 16
+    if "arch.puzzle_emb_ndim=0" in overrides:
+        length = seq_len
+    h, injection, upstream = torch.randn(
+        3, rows, length, width, generator=torch.Generator().manual_seed(0)
+    ).to(BFLOAT16)
+
+    def plain(*inputs: torch.Tensor) -> torch.Tensor:
+        return network(*inputs, cos_sin)
+
+    exact = gradients(plain, [h.float(), injection.float()], upstream, network)
+    eager = gradients(plain, [h, injection], upstream, network)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert fits(network, BFLOAT16)
+        network.fused = FusedNetwork(network)
+        fused = gradients(plain, [h, injection], upstream, network)
+        again = gradients(plain, [h, injection], upstream, network)
+        with torch.no_grad():
+            without_gradient = network(h, injection, cos_sin).float()
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(fused, again, strict=True))
+    assert torch.equal(fused[0], without_gradient)
+    of_eager, of_fused = errors(eager, exact), errors(fused, exact)
+    assert (of_fused > 0).all()
+    assert (of_fused < 1.1 * of_eager).all(), (of_fused / of_eager).tolist()
+
+
+@needs_processor
+def test_rows_are_the_same_whatever_is_beside_them():
+    for overrides in ((), MLP):
+        network, cos_sin = network_of(case(*overrides))
+        network.fused = FusedNetwork(network)
+        h = torch.randn(9, 52, 32).to(BFLOAT16)
+        with torch.no_grad():
+            together = network(h, None, cos_sin)
+            alone = torch.cat([network(row, None, cos_sin) for row in h.split(1)])
+        assert torch.equal(together, alone)
+
+
+@needs_processor
+def test_what_is_not_finite_stays_so():
+    for overrides in ((), MLP):
+        network, cos_sin = network_of(case(*overrides))
+        network.fused = FusedNetwork(network)
+        h = torch.randn(3, 52, 32).to(BFLOAT16)
+        h[1, 5, 3] = torch.nan
+        with torch.no_grad():
+            out = network(h, None, cos_sin)
+        finite = out.isfinite().flatten(1).all(1).tolist()
+        assert finite == [True, False, True]
+
+
+@needs_processor
+@pytest.mark.parametrize("overrides", [(), MLP, ("arch=hrm", "arch.H_layers=3", "arch.L_layers=2")], ids=str)
+def test_a_training_goes_the_way_of_an_eager_one(overrides):
+    exact, eager, fused, checkpointed = (
+        case(*overrides, dtype=dtype) for dtype in ("float32", "bfloat16", "bfloat16", "bfloat16")
+    )
+    fused.model.model.inner.compile_networks()
+    checkpointed.model.model.inner.compile_networks()
+    checkpointed.model.model.inner.activation_checkpointing = True
+
+    def trained(case: Case) -> list[torch.Tensor]:
+        """All gradients of two supervision steps."""
+        model = case.model.train()
+        carry = model.model.initial_carry(case.batch)
+        for _ in range(2):
+            carry, loss, *_ = model(carry, case.batch)
+            loss.backward()
+        names = [name for name, _ in model.named_parameters() if name.startswith("model.inner.")]
+        assert any("gate_up_proj" in name for name in names)
+        return [model.get_parameter(name).grad for name in names]
+
+    expected, of_eager, of_fused, of_checkpointed = (trained(c) for c in (exact, eager, fused, checkpointed))
+    assert all(torch.equal(one, other) for one, other in zip(of_fused, of_checkpointed, strict=True))
+    limits = 1.5 * errors(of_eager, expected) + 1e-3
+    assert (errors(of_fused, expected) < limits).all()
+
+
+@needs_processor
+def test_a_gradient_that_is_asked_for_twice_does_not_count_twice():
+    network, cos_sin = network_of(case())
+    network.fused = FusedNetwork(network)
+    h = torch.randn(4, 52, 32).to(BFLOAT16).requires_grad_()
+    out = network(network(h, None, cos_sin), h, cos_sin).float().square().sum()
+    one, other = (torch.autograd.grad(out, network.parameters(), retain_graph=True) for _ in range(2))
+    for first, second in zip(one, other, strict=True):
+        assert torch.equal(first, second)
+
+
+@needs_processor
+def test_updates_between_steps_are_seen():
+    one = case("lr=1e-2", "lr_warmup_steps=0")
+    inner = one.model.model.inner
+    inner.compile_networks()
+    h = torch.randn(4, 52, 32).to(BFLOAT16)
+
+    def latents() -> torch.Tensor:
+        with torch.no_grad():
+            (_, state), _ = inner((h, h), one.batch["inputs"], inner.puzzle_rows(one.batch))
+        return state
+
+    before = latents()
+    assert torch.equal(before, latents())
+    one.train_step()
+    assert not torch.equal(before, latents())
+    assert inner.L_level.fused_weights is None
+
+
+@needs_processor
+@pytest.mark.parametrize(
+    ("overrides", "dtype"),
+    [
+        ((), "float32"),
+        ((), "float16"),
+        (("arch.ffn=rms_swiglu",), "bfloat16"),
+        (("arch=urm",), "bfloat16"),
+        (("arch=se_rrm",), "bfloat16"),
+        (("arch.hidden_size=24", "arch.num_heads=3"), "bfloat16"),  # not whole vectors
+        (("arch.hidden_size=40", "arch.num_heads=1", *MLP), "bfloat16"),
+        (("arch.hidden_size=256", "arch.num_heads=1"), "bfloat16"),  # a head wider than a block
+        (("arch.L_layers=0",), "bfloat16"),
+    ],
+    ids=str,
+)
+def test_what_it_does_not_do_is_left_to_torch(overrides, dtype):
+    inner = case(*overrides, dtype=dtype).model.model.inner
+    assert not inner.can_be_fused
+    inner.compile_networks(backend="eager")
+    assert all(getattr(inner, network).fused is None for network in inner.networks)
+
+
+def test_a_processor_without_the_instructions_is_left_to_torch(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
+    assert not case().model.model.inner.can_be_fused
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "aarch64"})
+    assert not case().model.model.inner.can_be_fused
+
+
+@pytest.mark.parametrize("problem", ["does not compile", "computes something else"])
+def test_a_library_that_cannot_be_used_makes_room_for_torch_compile_with_a_warning(monkeypatch, problem):
+    def failing():
+        raise RuntimeError(problem)
+
+    monkeypatch.setattr(fused_cpu.network, "library", failing)
+    inner = case().model.model.inner
+    with pytest.warns(UserWarning, match=problem):
+        inner.compile_networks(recursive.FUSED)
+    assert inner.L_level.fused is None
+    assert inner.row_parts is not None
+
+
+@needs_processor
+def test_an_error_in_it_is_raised(monkeypatch):
+    network, cos_sin = network_of(case())
+    network.fused = FusedNetwork(network)
+
+    class Failing:
+        @staticmethod
+        def forward(*_) -> bytes:
+            return b"no memory for it"
+
+    monkeypatch.setattr(fused_cpu.network, "library", lambda: Failing)
+    with pytest.raises(RuntimeError, match="no memory for it"):
+        network(torch.zeros(1, 52, 32, dtype=BFLOAT16), None, cos_sin)
+
+
+@needs_processor
+def test_products_that_come_out_wrong_are_noticed(monkeypatch):
+    assert library().check() is None
+    # The same sources with a product that forgets its last column.
+    source = library_module.source().replace("brgemm(m, n, k,", "brgemm(m, n - 1, k,")
+    monkeypatch.setattr(library_module, "source", lambda: source)
+    with pytest.raises(RuntimeError, match="wrong products"):
+        library.__wrapped__()
+
+
+def test_structures_have_the_fields_of_the_sources_in_their_order():
+    source = re.sub(r"//.*", "", library_module.source())
+    for name in ("Right", "Layer", "Kept", "Gradients", "Shape"):
+        (body,) = re.findall(rf"struct {name} \{{(.*?)\}};", source, re.DOTALL)
+        declared = []
+        for line in filter(str.strip, body.split(";")):
+            kind, *names = re.split(r"(?<=\w)[\s*]+\*?", line.strip().removeprefix("const "), maxsplit=1)
+            is_pointer = "*" in line
+            fields = [field.strip(" *\n") for field in names[0].split(",")]
+            declared += [(field, "pointer" if is_pointer else kind) for field in fields]
+        kinds = {
+            library_module.Index: "Index",
+            library_module.Pointer: "pointer",
+            library_module.Right: "Right",
+            library_module.ctypes.c_float: "float",
+        }
+        ours = [(field, kinds[kind]) for field, kind in getattr(library_module, name)._fields_]
+        assert ours == declared, name
+
+
+@needs_processor
+def test_it_is_what_compile_true_and_auto_take_and_no_mode_of_torch_compile():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for mode, expected in ((None, True), (recursive.FUSED, True), ("default", False)):
+            inner = case().model.model.inner
+            inner.compile_networks(mode)
+            assert (inner.L_level.fused is not None) == expected
+            assert (inner.row_parts is None) == expected
