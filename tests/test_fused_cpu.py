@@ -76,6 +76,8 @@ def errors(found: list[torch.Tensor], expected: list[torch.Tensor]) -> torch.Ten
         (MLP, 36, 7),
         ((*MLP, "arch.hidden_size=128", "arch.puzzle_emb_ndim=0"), 81, 3),
         ((*MLP, "arch.hidden_size=48"), 225, 2),
+        (("arch.ffn=rms_swiglu",), 36, 7),
+        (("arch.ffn=rms_swiglu", *MLP, "arch.hidden_size=96", "arch.puzzle_emb_ndim=0"), 81, 3),
     ],
     ids=str,
 )
@@ -199,7 +201,7 @@ def test_updates_between_steps_are_seen():
     [
         ((), "float32"),
         ((), "float16"),
-        (("arch.ffn=rms_swiglu",), "bfloat16"),
+        (("arch.ffn=conv_swiglu",), "bfloat16"),
         (("arch=urm",), "bfloat16"),
         (("arch=se_rrm",), "bfloat16"),
         (("arch.hidden_size=24", "arch.num_heads=3"), "bfloat16"),  # not whole vectors

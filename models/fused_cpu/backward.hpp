@@ -21,11 +21,20 @@ struct GatedBack {
   __m512 gate, up, out;
 };
 
-// The gradients of gate and up, and silu(gate) · up, from the gradient of this.
-inline GatedBack gated_back(__m512 gate, __m512 up, __m512 grad) {
-  const __m512 s = sigmoid(gate), silu = _mm512_mul_ps(gate, s);
-  const __m512 slope = _mm512_fmadd_ps(silu, _mm512_sub_ps(_mm512_set1_ps(1.f), s), s);
-  return {_mm512_mul_ps(_mm512_mul_ps(grad, up), slope), _mm512_mul_ps(grad, silu), _mm512_mul_ps(silu, up)};
+// The gradients of gate and up, and out = scale sigmoid(gate) gate up, from the gradient of this. `slope` is what rms,
+// if `scale` is its factor, takes back from the gradient of gate up, times this; else scale is 1 and slope 0.
+inline GatedBack gated_back(__m512 gate, __m512 up, __m512 grad, __m512 scale, __m512 slope) {
+  const __m512 s = sigmoid(gate), p = _mm512_mul_ps(gate, up), g = _mm512_mul_ps(grad, scale);
+  const __m512 gated = _mm512_mul_ps(s, p);
+  const __m512 grad_p = _mm512_fmsub_ps(s, g, _mm512_mul_ps(p, slope));
+  const __m512 through_s = _mm512_mul_ps(_mm512_mul_ps(gated, g), _mm512_sub_ps(_mm512_set1_ps(1.f), s));
+  return {_mm512_fmadd_ps(grad_p, up, through_s), _mm512_mul_ps(grad_p, gate), _mm512_mul_ps(gated, scale)};
+}
+
+// scale³ dot / n: the slope from the product of grad and sigmoid(gate) gate up, summed over n.
+inline __m512 rms_slope(__m512 scale, __m512 dot, Index n) {
+  const __m512 cube = _mm512_mul_ps(scale, _mm512_mul_ps(scale, scale));
+  return _mm512_div_ps(_mm512_mul_ps(cube, dot), _mm512_set1_ps((float)n));
 }
 
 // Gradient of what rms normalised to y with the factors `scale`, along rows of D values; g may be `to`.
@@ -100,6 +109,11 @@ class Backward {
     wide = arena.take<float>(std::max(tile, J ? L : 0) * D);
     narrow = arena.take<bf16>(std::max(tile, J ? L : 0) * D);
     block = arena.take<float>(std::max(tile, kMixed) * kWidest);
+    const Index most = std::max(tile, D);
+    ones = arena.take<float>(most), slopes = arena.take<float>(most);
+    std::fill(ones, ones + most, 1.f);
+    std::fill(slopes, slopes + most, 0.f);
+    grad_inner = arena.take<float>(s.rms_gated ? std::max(tile * I, J * D) : 0);
     if (J) {
       mix_inner = arena.take<bf16>(J * D);
       grad_pairs = arena.take<bf16>(2 * J * D);
@@ -154,9 +168,23 @@ class Backward {
       norm_back(grad + t * D, keep.after + place * D, keep.scale_after + place, m, D, wide, narrow);
       after_left.put(narrow, t, m, D);
       between_left.put(between, t, m, D);
+      auto gate_up = [&](Index j) { return keep.gate_up + (j * s.rows * L + place * n) * 2; };
+      const float* scale = s.rms_gated ? keep.scale_inner + place : ones;
+      if (s.rms_gated) {
+        std::fill(slopes, slopes + m, 0.f);
+        for (Index j = 0; j < I; j += n) {
+          product(m, narrow, D, l.down_t, j / n, grad_inner + j, I);
+          add_dots(gate_up(j), m, j, n);
+        }
+        for (Index i = 0; i < m; i += kLanes) {
+          const __mmask16 mask = first(m - i);
+          const __m512 slope = rms_slope(load(scale + i, mask), load(slopes + i, mask), I);
+          _mm512_mask_storeu_ps(slopes + i, mask, slope);
+        }
+      }
       for (Index j = 0; j < I; j += n) {
-        product(m, narrow, D, l.down_t, j / n, block, n);
-        gate_back(keep.gate_up + (j * s.rows * L + place * n) * 2, t, m, j, n);
+        if (!s.rms_gated) product(m, narrow, D, l.down_t, j / n, block, n);
+        gate_back(gate_up(j), s.rms_gated ? grad_inner + j : block, s.rms_gated ? I : n, scale, t, m, j, n);
       }
       for (Index j = 0; j < blocks(l.gate_up_t); ++j)
         product(m, grad_gate_up, 2 * I, l.gate_up_t, j, wide + j * l.gate_up_t.block, D, true);
@@ -176,8 +204,19 @@ class Backward {
     add_product(after_left, D, inner_right, I, T, grads.down);
   }
 
-  // Columns [j, j + n) of gate and up for m positions, from the gradient of the gated product in `block` (m, n).
-  void gate_back(const bf16* gate_up, Index t, Index m, Index j, Index n) {
+  // Columns [j, j + n) of what `rms_slope` wants, for m positions.
+  void add_dots(const bf16* gate_up, Index m, Index j, Index n) {
+    for (Index i = 0; i < m; ++i, gate_up += 2 * n) {
+      __m512 dot = _mm512_setzero_ps();
+      for (Index c = 0; c < n; c += kLanes)
+        dot = _mm512_fmadd_ps(gated(load(gate_up + c), load(gate_up + n + c)), load(grad_inner + i * s.inner + j + c), dot);
+      slopes[i] += _mm512_reduce_add_ps(dot);
+    }
+  }
+
+  // Columns [j, j + n) of gate and up for m positions, from the gradient of the gated product, (m, ld).
+  void gate_back(const bf16* gate_up, const float* grad, Index ld, const float* scale, Index t, Index m, Index j,
+                 Index n) {
     const Index I = s.inner;
     for (Index i = 0; i < m; i += 2) {
       const bool last = i + 1 == m;
@@ -189,7 +228,8 @@ class Backward {
             continue;
           }
           const bf16* kept = gate_up + (i + r) * 2 * n + c;
-          const GatedBack back = gated_back(load(kept), load(kept + n), load(block + (i + r) * n + c));
+          const __m512 by = _mm512_set1_ps(scale[i + r]), slope = _mm512_set1_ps(slopes[i + r]);
+          const GatedBack back = gated_back(load(kept), load(kept + n), load(grad + (i + r) * ld + c), by, slope);
           gate[r] = rounded(back.gate), up[r] = rounded(back.up), out[r] = rounded(back.out);
           bf16* to = grad_gate_up + (i + r) * 2 * I + j + c;
           _mm256_storeu_si256((__m256i*)to, gate[r]);
@@ -298,10 +338,17 @@ class Backward {
       pair_rows(narrow, D, L, D, narrow_pairs, 2 * D);
       transpose(narrow, D / 2, L, D / 2, narrow_right, ld);
       transpose(keep.before + at, D / 2, L, D / 2, input_right, ld);
+      const float* scale = s.rms_gated ? keep.scale_mix_inner + (row + r) * D : ones;
+      if (s.rms_gated) {
+        for (Index d = 0; d < D; d += n)
+          product(J, n, Le, l.mix_down_t, Le, narrow_pairs + 2 * d, D, grad_inner + d, D);
+        mix_slopes(gate_up, scale);
+      }
       for (Index j = 0; j < J; j += kMixed)
         for (Index d = 0; d < D; d += n) {
-          product(kMixed, n, Le, l.mix_down_t + j * Le, Le, narrow_pairs + 2 * d, D, block, n);
-          mix_gate_back(gate_up, j, d, n);
+          const float* grad = s.rms_gated ? grad_inner + j * D + d : block;
+          if (!s.rms_gated) product(kMixed, n, Le, l.mix_down_t + j * Le, Le, narrow_pairs + 2 * d, D, block, n);
+          mix_gate_back(gate_up, grad, s.rms_gated ? D : n, scale, j, d, n);
         }
       for (Index d = 0; d < D; d += n)
         product(L, n, 2 * J, l.mix_gate_up_t, 2 * J, grad_pairs + 2 * d, D, wide + d, D, true);
@@ -311,16 +358,29 @@ class Backward {
     }
   }
 
-  // Inner rows [j, j + kMixed), columns [d, d + n), from the gradient of the gated product in `block`.
-  void mix_gate_back(const bf16* gate_up, Index j, Index d, Index n) {
+  // What `rms_slope` gives for each column, from `grad_inner` (J, D).
+  void mix_slopes(const bf16* gate_up, const float* scale) {
+    const Index D = s.width, J = s.mix_inner;
+    std::fill(slopes, slopes + D, 0.f);
+    for (Index j = 0; j < J; ++j)
+      for (Index d = 0; d < D; d += kLanes) {
+        const __m512 out = gated(load(gate_up + j * D + d), load(gate_up + (J + j) * D + d));
+        store(slopes + d, _mm512_fmadd_ps(out, load(grad_inner + j * D + d), load(slopes + d)));
+      }
+    for (Index d = 0; d < D; d += kLanes) store(slopes + d, rms_slope(load(scale + d), load(slopes + d), J));
+  }
+
+  // Inner rows [j, j + kMixed), columns [d, d + n), from the gradient of the gated product, (kMixed, ld).
+  void mix_gate_back(const bf16* gate_up, const float* grad, Index ld, const float* scale, Index j, Index d, Index n) {
     const Index D = s.width, J = s.mix_inner;
     for (Index i = 0; i < kMixed; i += 2)
       for (Index c = 0; c < n; c += kLanes) {
         __m256i gate[2], up[2];
         for (Index r = 0; r < 2; ++r) {
           const Index at = (j + i + r) * D + d + c;
+          const __m512 by = load(scale + d + c), slope = load(slopes + d + c);
           const GatedBack back =
-              gated_back(load(gate_up + at), load(gate_up + J * D + at), load(block + (i + r) * n + c));
+              gated_back(load(gate_up + at), load(gate_up + J * D + at), load(grad + (i + r) * ld + c), by, slope);
           gate[r] = rounded(back.gate), up[r] = rounded(back.up);
           store(mix_inner + at, back.out);
           _mm256_storeu_si256((__m256i*)(grad_gate_up + at), gate[r]);
@@ -339,6 +399,7 @@ class Backward {
   bf16 *mix_inner, *grad_pairs, *input_right, *narrow_right, *narrow_pairs;
   bf16 *queries_right, *mixed_heads_right, *query_pairs, *mixed_pairs, *keys_left, *weights, *grad_scores, *score_pairs;
   float *wide, *block, *scores, *grad_weights, *grad_k, *grad_v, *grad_q_t, *grad_q;
+  float *ones, *slopes, *grad_inner;
 };
 
 }  // namespace

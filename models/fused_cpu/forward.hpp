@@ -2,6 +2,8 @@
 //
 // A group of rows goes through all of it before the next, so that what lies between two products stays in the caches,
 // and what follows a product is done to its float32 result, block by block.
+// If `rms_gated`, SwiGLU is down(sigmoid(gate) rms(gate up)) (arXiv 2601.19085). What rms multiplies a position by is a
+// number that may as well multiply what `down` gives: it is known by then.
 // T positions of a group, L of a row, D width, W heads times head width H, I inner width of SwiGLU, J of the one that
 // mixes the positions.
 
@@ -22,10 +24,11 @@ struct Kept {
   bf16* gate_up;                      // (I / block, B L, 2, block)
   float *lse;                         // (B, heads, L): log2 of the sum of the scores' exponentials
   float *scale_between, *scale_after; // what rms multiplied by: (B L), or (B, D) where it is over the positions
+  float *scale_mix_inner, *scale_inner;  // the same within the SwiGLUs, if `rms_gated`: (B, D), (B L)
 };
 
 struct Shape {
-  Index rows, length, width, heads, head_dim, inner, mix_inner, layers;
+  Index rows, length, width, heads, head_dim, inner, mix_inner, layers, rms_gated;
   float eps;
   const float *cos, *sin;  // (L, H), or none
 };
@@ -39,10 +42,11 @@ constexpr Index kQueries = 128;   // queries whose scores are computed at once
 constexpr Index kMixed = 64;      // inner columns of the mixing SwiGLU at once
 constexpr Index kWidest = 128;    // columns of a block
 
+// Columns of a block: the most whole vectors that divide them.
 inline Index block_of(Index columns) {
-  for (Index block : {128, 64, 32})
-    if (columns % block == 0) return block;
-  return 16;
+  Index block = kWidest;
+  while (columns % block) block -= kLanes;
+  return block;
 }
 
 inline void sum(Index n, const bf16* a, const bf16* b, bf16* out) {
@@ -52,32 +56,41 @@ inline void sum(Index n, const bf16* a, const bf16* b, bf16* out) {
   }
 }
 
-// x + h, and the sum of its squares added to `squares`.
-inline __m512 added(float* x, const bf16* h, __m512 squares) {
-  const __m512 z = _mm512_add_ps(load(x), load(h));
+// factor x + h, and the sum of its squares added to `squares`.
+inline __m512 added(float* x, __m512 factor, const bf16* h, __m512 squares) {
+  const __m512 z = _mm512_fmadd_ps(load(x), factor, load(h));
   store(x, z);
   return _mm512_fmadd_ps(z, z, squares);
 }
 
-// to = rms(x + h) along rows of D values; their factors to `scale`, if any.
-inline void add_and_norm(float* x, const bf16* h, Index rows, Index D, float eps, bf16* to, float* scale) {
+inline float rms_factor(float squares, Index n, float eps) { return 1.f / std::sqrt(squares / n + eps); }
+
+inline __m512 rms_factor(__m512 squares, Index n, float eps) {
+  const __m512 mean = _mm512_div_ps(squares, _mm512_set1_ps((float)n));
+  return _mm512_div_ps(_mm512_set1_ps(1.f), _mm512_sqrt_ps(_mm512_add_ps(mean, _mm512_set1_ps(eps))));
+}
+
+// to = rms(factor x + h) along rows of D values, a factor for each row or none; rms's own go to `scale`, if any.
+inline void add_and_norm(float* x, const float* factors, const bf16* h, Index rows, Index D, float eps, bf16* to,
+                         float* scale) {
   for (Index i = 0; i < rows; ++i, x += D, h += D, to += D) {
+    const __m512 factor = _mm512_set1_ps(factors ? factors[i] : 1.f);
     __m512 squares = _mm512_setzero_ps();
-    for (Index d = 0; d < D; d += kLanes) squares = added(x + d, h + d, squares);
-    const float by = 1.f / std::sqrt(_mm512_reduce_add_ps(squares) / D + eps);
+    for (Index d = 0; d < D; d += kLanes) squares = added(x + d, factor, h + d, squares);
+    const float by = rms_factor(_mm512_reduce_add_ps(squares), D, eps);
     for (Index d = 0; d < D; d += kLanes) store(to + d, _mm512_mul_ps(load(x + d), _mm512_set1_ps(by)));
     if (scale) scale[i] = by;
   }
 }
 
 // The same down the columns.
-inline void add_and_norm_columns(float* x, const bf16* h, Index rows, Index D, float eps, bf16* to, float* scale) {
+inline void add_and_norm_columns(float* x, const float* factors, const bf16* h, Index rows, Index D, float eps,
+                                 bf16* to, float* scale) {
   for (Index d = 0; d < D; d += kLanes) {
+    const __m512 factor = factors ? load(factors + d) : _mm512_set1_ps(1.f);
     __m512 squares = _mm512_setzero_ps();
-    for (Index i = 0; i < rows; ++i) squares = added(x + i * D + d, h + i * D + d, squares);
-    const __m512 mean = _mm512_div_ps(squares, _mm512_set1_ps((float)rows));
-    const __m512 root = _mm512_sqrt_ps(_mm512_add_ps(mean, _mm512_set1_ps(eps)));
-    const __m512 by = _mm512_div_ps(_mm512_set1_ps(1.f), root);
+    for (Index i = 0; i < rows; ++i) squares = added(x + i * D + d, factor, h + i * D + d, squares);
+    const __m512 by = rms_factor(squares, rows, eps);
     for (Index i = 0; i < rows; ++i) store(to + i * D + d, _mm512_mul_ps(load(x + i * D + d), by));
     if (scale) store(scale + d, by);
   }
@@ -99,6 +112,12 @@ inline void rotate(const float* x, const float* cos, const float* sin, Index H, 
       store(to + half + d, _mm512_fmadd_ps(x1, c1, _mm512_mul_ps(x0, s1)), mask);
     }
   }
+}
+
+// squares + (gate up)²
+inline __m512 squared(__m512 gate, __m512 up, __m512 squares) {
+  const __m512 product = _mm512_mul_ps(gate, up);
+  return _mm512_fmadd_ps(product, product, squares);
 }
 
 inline void copy(const float* x, Index H, bf16* to) {
@@ -143,6 +162,7 @@ class Forward {
     wide = arena.take<float>(std::max(tile, J ? L : 0) * s.width);
     block = arena.take<float>(std::max({2 * tile, 2 * kMixed, kQueries}) * kWidest);
     scores = arena.take<float>(kQueries * ld);
+    factors = arena.take<float>(std::max(tile, s.width));
   }
 
   // Rows [from, to) of the batch; `kept`: of each layer, or none. `injection` is added to `in`, if given.
@@ -186,7 +206,7 @@ class Forward {
       const Index m = std::min(kGroup, T - t);
       float* scale = keep ? keep->scale_between + row * L + t : nullptr;
       for (Index j = 0; j < blocks(l.out); ++j) product(m, out + t * W, W, l.out, j, wide + j * l.out.block, D);
-      add_and_norm(wide, h + t * D, m, D, s.eps, to + t * D, scale);
+      add_and_norm(wide, nullptr, h + t * D, m, D, s.eps, to + t * D, scale);
     }
   }
 
@@ -234,6 +254,7 @@ class Forward {
     for (Index r = 0; r < rows; ++r, h += L * D, to += L * D) {
       bf16* kept_gate = keep ? keep->mix_gate_up + (row + r) * 2 * J * D : nullptr;
       pair_rows(h, D, L, D, pairs, 2 * D);
+      std::fill(factors, factors + D, 0.f);
       for (Index j = 0; j < J; j += kMixed)
         for (Index d = 0; d < D; d += n) {
           product(kMixed, n, Le, l.mix_gate_up + j * Le, Le, pairs + 2 * d, D, gate, n);
@@ -242,6 +263,10 @@ class Forward {
             for (Index c = 0; c < n; c += kLanes) {
               const float *g = gate + i * n + c, *u = up + i * n + c;
               const __m512 g0 = load(g), g1 = load(g + n), u0 = load(u), u1 = load(u + n);
+              if (s.rms_gated) {
+                float* squares = factors + d + c;
+                store(squares, squared(g1, u1, squared(g0, u0, load(squares))));
+              }
               _mm512_storeu_si512(inner + (j + i) * D + 2 * (d + c),
                                   paired(rounded(gated(g0, u0)), rounded(gated(g1, u1))));
               if (kept_gate) {
@@ -251,7 +276,14 @@ class Forward {
             }
         }
       for (Index d = 0; d < D; d += n) product(L, n, J, l.mix_down, J, inner + 2 * d, D, wide + d, D);
-      add_and_norm_columns(wide, h, L, D, s.eps, to, keep ? keep->scale_between + (row + r) * D : nullptr);
+      if (s.rms_gated)
+        for (Index d = 0; d < D; d += kLanes) {
+          const __m512 factor = rms_factor(load(factors + d), J, s.eps);
+          store(factors + d, factor);
+          if (keep) store(keep->scale_mix_inner + (row + r) * D + d, factor);
+        }
+      float* scale = keep ? keep->scale_between + (row + r) * D : nullptr;
+      add_and_norm_columns(wide, s.rms_gated ? factors : nullptr, h, L, D, s.eps, to, scale);
     }
   }
 
@@ -261,29 +293,40 @@ class Forward {
     for (Index t = 0; t < T; t += kGroup, h += kGroup * D, to += kGroup * D) {
       const Index m = std::min(kGroup, T - t);
       float *gate = block, *up = block + m * n;
+      std::fill(factors, factors + m, 0.f);
       for (Index j = 0; j < I; j += n) {
         bf16* kept_gate = keep ? keep->gate_up + (j * s.rows * s.length + (at + t) * n) * 2 : nullptr;
         product(m, h, D, l.gate_up, j / n, gate, n);
         product(m, h, D, l.gate_up, (I + j) / n, up, n);
-        for (Index i = 0; i < m; ++i)
+        for (Index i = 0; i < m; ++i) {
+          __m512 squares = _mm512_setzero_ps();
           for (Index c = 0; c < n; c += kLanes) {
             const __m512 g = load(gate + i * n + c), u = load(up + i * n + c);
+            if (s.rms_gated) squares = squared(g, u, squares);
             store(inner + i * I + j + c, gated(g, u));
             if (kept_gate) {
               store(kept_gate + i * 2 * n + c, g);
               store(kept_gate + i * 2 * n + n + c, u);
             }
           }
+          if (s.rms_gated) factors[i] += _mm512_reduce_add_ps(squares);
+        }
       }
+      if (s.rms_gated)
+        for (Index i = 0; i < m; ++i) {
+          factors[i] = rms_factor(factors[i], I, s.eps);
+          if (keep) keep->scale_inner[at + t + i] = factors[i];
+        }
       for (Index j = 0; j < blocks(l.down); ++j) product(m, inner, I, l.down, j, wide + j * l.down.block, D);
-      add_and_norm(wide, h, m, D, s.eps, to, keep ? keep->scale_after + at + t : nullptr);
+      float* scale = keep ? keep->scale_after + at + t : nullptr;
+      add_and_norm(wide, s.rms_gated ? factors : nullptr, h, m, D, s.eps, to, scale);
     }
   }
 
   const Shape& s;
   const Index W, ld;  // `ld`: between rows of scores, whole vectors
   bf16 *q, *k, *v, *mixed, *keys, *values, *weights, *pairs, *inner;
-  float *wide, *block, *scores;
+  float *wide, *block, *scores, *factors;
 };
 
 }  // namespace

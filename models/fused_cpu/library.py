@@ -27,10 +27,10 @@ RIGHT_SIDES = ("qkv", "out", "gate_up", "down", "qkv_t", "out_t", "gate_up_t", "
 LEFT_SIDES = ("mix_gate_up", "mix_down", "mix_gate_up_t", "mix_down_t")
 KEPT = (
     *("before", "q", "k", "v", "mixed", "mix_gate_up", "between", "after", "gate_up"),
-    *("lse", "scale_between", "scale_after"),
+    *("lse", "scale_between", "scale_after", "scale_mix_inner", "scale_inner"),
 )
 GRADIENTS = ("qkv", "out", "gate_up", "down", "mix_gate_up", "mix_down")
-SIZES = ("rows", "length", "width", "heads", "head_dim", "inner", "mix_inner", "layers")
+SIZES = ("rows", "length", "width", "heads", "head_dim", "inner", "mix_inner", "layers", "rms_gated")
 
 Right = structure("Right", data=Pointer, inner=Index, columns=Index, block=Index)
 Layer = structure("Layer", **dict.fromkeys(RIGHT_SIDES, Right), **dict.fromkeys(LEFT_SIDES, Pointer))

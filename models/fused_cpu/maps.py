@@ -22,8 +22,8 @@ GATE_BLOCK = 64  # columns of gate, and as many of up, that a product leaves to 
 
 
 def block_of(columns: int) -> int:
-    """Columns of a block: the most of 128 that divide them."""
-    return next(n for n in (128, 64, 32, 16) if columns % n == 0)
+    """Columns of a block: the most whole vectors that divide them."""
+    return next(n for n in range(128, 0, -16) if columns % n == 0)
 
 
 def heads_block(num_heads: int, head_dim: int) -> int:

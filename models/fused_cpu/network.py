@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from models.feedforward import RMSSwiGLU
 from models.fused_cpu.library import Kept, Shape, library, processor_fits
 from models.fused_cpu.weights import Weights
 from models.layers import SwiGLU
@@ -35,7 +36,7 @@ def fits(network: Network, dtype: torch.dtype) -> bool:
 
 def block_fits(block) -> bool:
     width = block.mlp.down_proj.weight.shape[0]
-    if type(block.mlp) is not SwiGLU or width % 16:
+    if type(block.mlp) not in (SwiGLU, RMSSwiGLU) or width % 16:
         return False
     return block.mixes_by_mlp or (block.self_attn.head_dim % 16 == 0 and block.self_attn.head_dim <= 128)
 
@@ -53,6 +54,7 @@ class FusedNetwork:
         else:
             self.heads, self.head_dim = block.self_attn.num_heads, block.self_attn.head_dim
         self.inner = block.mlp.down_proj.weight.shape[1]
+        self.rms_gated = isinstance(block.mlp, RMSSwiGLU)
 
     def weights(self) -> Weights:
         """Those of now, for as many applications as use them."""
@@ -67,7 +69,17 @@ class FusedNetwork:
     def shape(self, rows: int, length: int, width: int, cos_sin: CosSin) -> Shape:
         cos, sin = (None, None) if cos_sin is None else (table.data_ptr() for table in cos_sin)
         layers, eps = len(self.network.layers), self.network.layers[0].eps
-        sizes = rows, length, width, self.heads, self.head_dim, self.inner, self.mix_inner, layers
+        sizes = (
+            rows,
+            length,
+            width,
+            self.heads,
+            self.head_dim,
+            self.inner,
+            self.mix_inner,
+            layers,
+            self.rms_gated,
+        )
         return Shape(*sizes, eps, cos, sin)
 
 
@@ -135,11 +147,12 @@ def kept_tensors(fused: FusedNetwork, out: Tensor) -> KeptTensors:
         layer = {name: torch.empty_like(out) for name in ("before", "between")}
         if mix_inner:
             layer["mix_gate_up"] = out.new_empty(rows, 2 * mix_inner, width)
-            layer["scale_between"] = floats(rows, width)
+            layer |= {name: floats(rows, width) for name in ("scale_between", "scale_mix_inner")}
         else:
             layer |= {name: out.new_empty(rows, length, heads_width) for name in ("q", "k", "v", "mixed")}
             layer |= {"lse": floats(rows, fused.heads, length), "scale_between": floats(rows, length)}
         layer |= {"gate_up": out.new_empty(rows, length, 2 * inner), "scale_after": floats(rows, length)}
+        layer["scale_inner"] = floats(rows, length)
         layers.append(layer)
     following = [layer["before"] for layer in layers[1:]] + [out]
     return [layer | {"after": after} for layer, after in zip(layers, following, strict=True)]
