@@ -229,7 +229,9 @@ class RecursiveModel(InputEmbedding):
                     network.fused = FusedNetwork(network)
                 return
             except Exception as error:
-                warnings.warn(f"models/fused_cpu cannot be used, torch.compile is: {error}", stacklevel=2)
+                lines = str(error).splitlines()
+                why = next((line for line in lines if "error:" in line), lines[0])  # of a compiler's pages
+                warnings.warn(f"models/fused_cpu cannot be used, torch.compile is: {why}", stacklevel=2)
                 mode = "default"
         self.replays = mode in CUDA_GRAPH_MODES and self.q_head.weight.is_cuda
         on_cpu = self.q_head.weight.device.type == "cpu"

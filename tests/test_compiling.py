@@ -327,7 +327,7 @@ def test_compiled_threads_are_as_close_to_float32_as_eager_bfloat16(overrides):
         for dtype in ("float32", "bfloat16", "bfloat16")
     )
     inner = compiled.model.model.inner
-    inner.compile_networks()
+    inner.compile_networks("default")
     inner.row_parts = RowParts(2, 2 * inner.length)
     expected, *found = (torch.cat(two_steps(c)).float() for c in (exact, eager, compiled))
     assert expected.std() > 0.5

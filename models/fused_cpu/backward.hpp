@@ -3,69 +3,7 @@
 // A chunk of rows goes through a layer before the next. What the weights' gradients need of it is laid down as a left
 // side (columns, positions) and a right side in pairs of positions; one product then adds the chunk to the gradient.
 
-extern "C" {
-
-// Added to, in float32. In blocks of columns (columns / block, rows, block): of the transposed qkv (D, 3 W) and
-// gate_up (D, 2 I), of out (D, W) and down (D, I). As they are: mix_gate_up (2 J, L) and the transposed mix_down (J, L).
-struct Gradients {
-  float *qkv, *out, *gate_up, *down, *mix_gate_up, *mix_down;
-};
-
-}  // extern "C"
-
 namespace {
-
-constexpr Index kChunk = 1024;  // positions of a chunk, at least one row
-
-struct GatedBack {
-  __m512 gate, up, out;
-};
-
-// The gradients of gate and up, and out = scale sigmoid(gate) gate up, from the gradient of this. `slope` is what rms,
-// if `scale` is its factor, takes back from the gradient of gate up, times this; else scale is 1 and slope 0.
-inline GatedBack gated_back(__m512 gate, __m512 up, __m512 grad, __m512 scale, __m512 slope) {
-  const __m512 s = sigmoid(gate), p = _mm512_mul_ps(gate, up), g = _mm512_mul_ps(grad, scale);
-  const __m512 gated = _mm512_mul_ps(s, p);
-  const __m512 grad_p = _mm512_fmsub_ps(s, g, _mm512_mul_ps(p, slope));
-  const __m512 through_s = _mm512_mul_ps(_mm512_mul_ps(gated, g), _mm512_sub_ps(_mm512_set1_ps(1.f), s));
-  return {_mm512_fmadd_ps(grad_p, up, through_s), _mm512_mul_ps(grad_p, gate), _mm512_mul_ps(gated, scale)};
-}
-
-// scale³ dot / n: the slope from the product of grad and sigmoid(gate) gate up, summed over n.
-inline __m512 rms_slope(__m512 scale, __m512 dot, Index n) {
-  const __m512 cube = _mm512_mul_ps(scale, _mm512_mul_ps(scale, scale));
-  return _mm512_div_ps(_mm512_mul_ps(cube, dot), _mm512_set1_ps((float)n));
-}
-
-// Gradient of what rms normalised to y with the factors `scale`, along rows of D values; g may be `to`.
-template <typename G>
-inline void norm_back(const G* g, const bf16* y, const float* scale, Index rows, Index D, float* to, bf16* rounded_to) {
-  for (Index i = 0; i < rows; ++i, g += D, y += D, to += D, rounded_to += D) {
-    __m512 dot = _mm512_setzero_ps();
-    for (Index d = 0; d < D; d += kLanes) dot = _mm512_fmadd_ps(load(g + d), load(y + d), dot);
-    const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(dot) / D), by = _mm512_set1_ps(scale[i]);
-    for (Index d = 0; d < D; d += kLanes) {
-      const __m512 x = _mm512_mul_ps(by, _mm512_fnmadd_ps(load(y + d), mean, load(g + d)));
-      store(to + d, x);
-      store(rounded_to + d, x);
-    }
-  }
-}
-
-// The same down the columns.
-inline void norm_back_columns(const bf16* g, const bf16* y, const float* scale, Index rows, Index D, float* to,
-                              bf16* rounded_to) {
-  for (Index d = 0; d < D; d += kLanes) {
-    __m512 dot = _mm512_setzero_ps();
-    for (Index i = 0; i < rows; ++i) dot = _mm512_fmadd_ps(load(g + i * D + d), load(y + i * D + d), dot);
-    const __m512 mean = _mm512_div_ps(dot, _mm512_set1_ps((float)rows)), by = load(scale + d);
-    for (Index i = 0; i < rows; ++i) {
-      const __m512 x = _mm512_mul_ps(by, _mm512_fnmadd_ps(load(y + i * D + d), mean, load(g + i * D + d)));
-      store(to + i * D + d, x);
-      store(rounded_to + i * D + d, x);
-    }
-  }
-}
 
 // Positions as the left side of a weight's gradient (columns, ld), and as the right one, in blocks of columns.
 struct LeftSide {
@@ -93,8 +31,7 @@ inline void add_product(const LeftSide& left, Index D, const RightSide& right, I
 
 class Backward {
  public:
-  Backward(const Shape& s, const Layer& l, Arena& arena)
-      : s(s), W(s.heads * s.head_dim), ld(multiple(s.length, 32)) {
+  Backward(const Shape& s, const Layer& l, Arena& arena) : s(s), W(s.heads * s.head_dim), ld(multiple(s.length, 32)) {
     const Index D = s.width, I = s.inner, J = s.mix_inner, L = s.length;
     const Index T = rows_together() * L, tile = std::min(T, kGroup), wide_ld = multiple(T, 32);
     auto left = [&](Index columns) { return LeftSide{arena.take<bf16>(columns * wide_ld), wide_ld}; };
@@ -209,7 +146,8 @@ class Backward {
     for (Index i = 0; i < m; ++i, gate_up += 2 * n) {
       __m512 dot = _mm512_setzero_ps();
       for (Index c = 0; c < n; c += kLanes)
-        dot = _mm512_fmadd_ps(gated(load(gate_up + c), load(gate_up + n + c)), load(grad_inner + i * s.inner + j + c), dot);
+        dot = _mm512_fmadd_ps(gated(load(gate_up + c), load(gate_up + n + c)), load(grad_inner + i * s.inner + j + c),
+                              dot);
       slopes[i] += _mm512_reduce_add_ps(dot);
     }
   }
@@ -309,8 +247,7 @@ class Backward {
         __m256i pair[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
         for (Index r = 0; r < 2 && j + r < s.length; ++r) {
           const Index at = (j + r) * kQueries + c;
-          const __m512 weight =
-              _mm512_maskz_mov_ps(mask, exp2_of(_mm512_fmsub_ps(load(scores + at, mask), by, shift)));
+          const __m512 weight = _mm512_maskz_mov_ps(mask, exp2_of(_mm512_fmsub_ps(load(scores + at, mask), by, shift)));
           const __m512 above = _mm512_sub_ps(load(grad_weights + at, mask), subtract);
           pair[r] = rounded(_mm512_mul_ps(_mm512_mul_ps(weight, above), slope));
           store(weights + at, weight);
@@ -334,7 +271,8 @@ class Backward {
     for (Index r = 0; r < rows; ++r, to += L * D) {
       const Index at = (row + r) * L * D;
       const bf16* gate_up = keep.mix_gate_up + (row + r) * 2 * J * D;
-      norm_back_columns(residual + r * L * D, keep.between + at, keep.scale_between + (row + r) * D, L, D, wide, narrow);
+      norm_back_columns(residual + r * L * D, keep.between + at, keep.scale_between + (row + r) * D, L, D, wide,
+                        narrow);
       pair_rows(narrow, D, L, D, narrow_pairs, 2 * D);
       transpose(narrow, D / 2, L, D / 2, narrow_right, ld);
       transpose(keep.before + at, D / 2, L, D / 2, input_right, ld);

@@ -8,12 +8,8 @@ from pathlib import Path
 
 import torch
 
-SOURCES = (
-    "vectors.hpp",
-    "forward.hpp",
-    "backward.hpp",
-    "entry.cpp",
-)  # of one translation unit, in this order
+# Of one translation unit, in this order.
+SOURCES = ("vectors.hpp", "structures.hpp", "elementwise.hpp", "forward.hpp", "backward.hpp", "entry.cpp")
 
 Index, Pointer = ctypes.c_int64, ctypes.c_void_p
 

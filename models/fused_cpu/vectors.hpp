@@ -64,7 +64,8 @@ inline __m512i paired(__m256i upper, __m256i lower) {
   return _mm512_or_si512(_mm512_cvtepu16_epi32(upper), _mm512_slli_epi32(_mm512_cvtepu16_epi32(lower), 16));
 }
 
-// Pairs of rows of x (rows, columns), zeros below the last; `ld` values lie between the rows, of `to` between the pairs.
+// Pairs of rows of x (rows, columns), zeros below the last; `ld` values lie between the rows, of `to` between the
+// pairs.
 inline void pair_rows(const bf16* x, Index ld, Index rows, Index columns, bf16* to, Index ld_to) {
   for (Index i = 0; i < rows; i += 2)
     for (Index j = 0; j < columns; j += kLanes) {
@@ -100,7 +101,7 @@ inline void transpose(__m512i x[16]) {
   for (int i = 0; i < 16; ++i) x[i] = y[i];
 }
 
-// x (rows, columns) of 32-bit values, transposed. In bfloat16 terms: of x (rows, 2 columns) the right side xᵀ in pairs.
+// x (rows, columns) of 32-bit values, transposed: of x (rows, 2 columns) in bfloat16 the right side xᵀ in pairs.
 inline void transpose(const void* x, Index ld, Index rows, Index columns, void* to, Index ld_to) {
   const uint32_t* from = (const uint32_t*)x;
   uint32_t* target = (uint32_t*)to;
@@ -124,7 +125,8 @@ inline void transpose_left(const bf16* x, Index ld, Index rows, Index columns, b
       for (Index r = 0; r < 16; ++r) {
         const bf16* at = x + (i + 2 * r) * ld + j;
         const Index left = rows - i - 2 * r;
-        block[r] = left <= 0 ? _mm512_setzero_si512() : paired(raw(at), left > 1 ? raw(at + ld) : _mm256_setzero_si256());
+        block[r] =
+            left <= 0 ? _mm512_setzero_si512() : paired(raw(at), left > 1 ? raw(at + ld) : _mm256_setzero_si256());
       }
       transpose(block);
       const __mmask16 high = first((rows - i + 1) / 2);
@@ -136,19 +138,6 @@ inline void transpose_left(const bf16* x, Index ld, Index rows, Index columns, b
 inline void product(Index m, Index n, Index k, const bf16* a, Index lda, const bf16* b, Index ldb, float* c, Index ldc,
                     bool add = false) {
   at::native::cpublas::brgemm(m, n, k, lda, ldb, ldc, add, a, b, c, true);
-}
-
-// A right side (inner, columns) in blocks of columns: (columns / block, inner / 2, block, 2), inner even.
-struct Right {
-  const bf16* data;
-  Index inner, columns, block;
-};
-
-inline Index blocks(const Right& w) { return w.columns / w.block; }
-
-// Block j of x w for m rows of x (m, inner).
-inline void product(Index m, const bf16* x, Index ldx, const Right& w, Index j, float* c, Index ldc, bool add = false) {
-  product(m, w.block, w.inner, x, ldx, w.data + j * w.block * w.inner, w.block, c, ldc, add);
 }
 
 // Memory that a thread keeps from call to call, in pieces that grow as they must.

@@ -1,0 +1,67 @@
+// What Python fills in, field by field (library.py), and how much of it is worked on at once.
+// B rows of the batch, L positions of each, D width, W heads times head width H, I inner width of SwiGLU, J of the one
+// that mixes the positions.
+
+extern "C" {
+
+// A right side (inner, columns) in blocks of columns: (columns / block, inner / 2, block, 2), inner even.
+struct Right {
+  const bf16* data;
+  Index inner, columns, block;
+};
+
+struct Layer {
+  Right qkv, out, gate_up, down;          // transposed weights
+  Right qkv_t, out_t, gate_up_t, down_t;  // the weights, for the gradient
+  // Left sides: (2 J, even L), (L, J), for the gradient (L, 2 J), (J, even L); zeros in the last column of an odd L
+  const bf16 *mix_gate_up, *mix_down, *mix_gate_up_t, *mix_down_t;
+};
+
+// What the gradient needs of a layer, for all rows of the batch.
+struct Kept {
+  bf16 *before, *q, *k, *v, *mixed;      // (B L, D), queries and keys rotated, and attention's output: (B L, W)
+  bf16* mix_gate_up;                     // (B, 2 J, D)
+  bf16 *between, *after;                 // (B L, D)
+  bf16* gate_up;                         // (I / block, B L, 2, block)
+  float* lse;                            // (B, heads, L): log2 of the sum of the scores' exponentials
+  float *scale_between, *scale_after;    // what rms multiplied by: (B L), or (B, D) where it is over the positions
+  float *scale_mix_inner, *scale_inner;  // the same within the SwiGLUs, if `rms_gated`: (B, D), (B L)
+};
+
+struct Shape {
+  Index rows, length, width, heads, head_dim, inner, mix_inner, layers, rms_gated;
+  float eps;
+  const float *cos, *sin;  // (L, H), or none
+};
+
+// Added to, in float32. In blocks of columns (columns / block, rows, block): of the transposed qkv (D, 3 W) and
+// gate_up (D, 2 I), of out (D, W) and down (D, I). As they are: mix_gate_up (2 J, L), the transposed mix_down (J, L).
+struct Gradients {
+  float *qkv, *out, *gate_up, *down, *mix_gate_up, *mix_down;
+};
+
+}  // extern "C"
+
+namespace {
+
+constexpr Index kGroup = 208;    // positions that go through the network together, at least one row
+constexpr Index kQueries = 128;  // queries whose scores are computed at once
+constexpr Index kMixed = 64;     // inner columns of the mixing SwiGLU at once
+constexpr Index kWidest = 128;   // columns of a block
+constexpr Index kChunk = 1024;   // positions of a chunk, at least one row
+
+// Columns of a block: the most whole vectors that divide them.
+inline Index block_of(Index columns) {
+  Index block = kWidest;
+  while (columns % block) block -= kLanes;
+  return block;
+}
+
+inline Index blocks(const Right& w) { return w.columns / w.block; }
+
+// Block j of x w for m rows of x (m, inner).
+inline void product(Index m, const bf16* x, Index ldx, const Right& w, Index j, float* c, Index ldc, bool add = false) {
+  product(m, w.block, w.inner, x, ldx, w.data + j * w.block * w.inner, w.block, c, ldc, add);
+}
+
+}  // namespace
