@@ -229,7 +229,7 @@ class RecursiveModel(InputEmbedding):
                     network.fused = FusedNetwork(network)
                 return
             except Exception as error:
-                lines = str(error).splitlines()
+                lines = str(error).splitlines() or [type(error).__name__]
                 why = next((line for line in lines if "error:" in line), lines[0])  # of a compiler's pages
                 warnings.warn(f"models/fused_cpu cannot be used, torch.compile is: {why}", stacklevel=2)
                 mode = "default"
