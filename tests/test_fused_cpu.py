@@ -126,6 +126,16 @@ def test_rows_are_the_same_whatever_is_beside_them():
 
 
 @needs_processor
+def test_no_rows_give_no_rows():
+    network, cos_sin = network_of(case())
+    network.fused = FusedNetwork(network)
+    h = torch.zeros(0, 52, 32, dtype=BFLOAT16, requires_grad=True)
+    out = network(h, None, cos_sin)
+    assert out.shape == h.shape
+    assert torch.autograd.grad(out.sum(), h)[0].shape == h.shape
+
+
+@needs_processor
 def test_what_is_not_finite_stays_so():
     for overrides in ((), MLP):
         network, cos_sin = network_of(case(*overrides))

@@ -68,19 +68,14 @@ class FusedNetwork:
 
     def shape(self, rows: int, length: int, width: int, cos_sin: CosSin) -> Shape:
         cos, sin = (None, None) if cos_sin is None else (table.data_ptr() for table in cos_sin)
-        layers, eps = len(self.network.layers), self.network.layers[0].eps
-        sizes = (
-            rows,
-            length,
-            width,
-            self.heads,
-            self.head_dim,
-            self.inner,
-            self.mix_inner,
-            layers,
-            self.rms_gated,
-        )
-        return Shape(*sizes, eps, cos, sin)
+        sizes = {"rows": rows, "length": length, "width": width, "layers": len(self.network.layers)}
+        sizes |= {
+            "heads": self.heads,
+            "head_dim": self.head_dim,
+            "inner": self.inner,
+            "mix_inner": self.mix_inner,
+        }
+        return Shape(**sizes, rms_gated=self.rms_gated, eps=self.network.layers[0].eps, cos=cos, sin=sin)
 
 
 @dataclass
@@ -95,7 +90,7 @@ class Call:
     @property
     def parts(self) -> int:
         """Into how many parts the rows go, one for each thread."""
-        return min(torch.get_num_threads(), self.shape.rows)
+        return max(1, min(torch.get_num_threads(), self.shape.rows))
 
 
 class Application(torch.autograd.Function):
