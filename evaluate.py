@@ -27,9 +27,8 @@ from evaluators.report import make_output_folder, summary, write_report
 from evaluators.score import Score, wilson_interval
 from evaluators.strategies import Choice, Setting, build_strategy
 from models.losses import ACTLossHead
-from models.recursive import FUSED
 from puzzle_dataset import PuzzleDataset
-from utils.device import compile_policy
+from utils.device import FUSED, compile_policy
 from utils.distributed import World
 from utils.errors import UserError, report_user_errors
 from utils.hub import HUB_PREFIX
@@ -50,8 +49,8 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         evaluators = build_evaluators(wanted, config.data_paths_test, data.metadata)
     except ValueError as error:
         raise UserError(str(error)) from error
-    fused = FUSED if all(head.model.inner.can_be_fused for head in heads) else None
-    mode, reason = compile_policy(config.compile, world.device, fused)
+    can_be_fused = all(head.model.inner.can_be_fused for head in heads)
+    mode, reason = compile_policy(config.compile, world.device, can_be_fused)
     solvers = [Solver(head, world.device) for head in heads]
     applications = {solver.applications_per_step() for solver in solvers}
     if len(applications) > 1:

@@ -25,7 +25,6 @@ from config.trained import IDENTIFIERS_KEY, identifier_hashes
 from evaluators.evaluate import evaluate, metric_names
 from evaluators.run_pictures import evaluation_pictures
 from models.interval import NonFiniteLoss
-from models.recursive import FUSED
 from models.training import train_step
 from puzzle_dataset import Prefetcher
 from training_run import Run, build, facts_of_run, find_checkpoint, restore, settle_names, start_from
@@ -118,8 +117,7 @@ def train(config: PretrainConfig, world: World) -> int:
             return 0
         if world.is_main:
             write_run_folder(run)
-        fused = FUSED if inner.can_be_fused else None
-        mode, reason = compile_policy(config.compile, world.device, fused)
+        mode, reason = compile_policy(config.compile, world.device, inner.can_be_fused)
         if mode:
             inner.compile_networks(mode)
         num_parameters = sum(p.numel() for p in state.model.parameters())

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from models.optim.choices import AS_PUBLISHED, CHOICES, OptimizerChoice
 from models.registry import ConfigError, check_arch, describe
 from models.settings import Settings
-from utils.device import COMPILE_MODES
+from utils.device import COMPILE_MODES, FUSED
 from utils.errors import UserError
 
 SAVABLE_OUTPUTS = (
@@ -25,7 +25,9 @@ SAVABLE_OUTPUTS = (
 )
 
 
-CompileChoice = Literal[("auto", True, False, *COMPILE_MODES)]  # a tuple, as Python 3.10 unpacks in no index
+CompileChoice = Literal[
+    ("auto", True, False, FUSED, *COMPILE_MODES)
+]  # a tuple, as Python 3.10 unpacks in no index
 
 
 class EvaluatorConfig(BaseModel):

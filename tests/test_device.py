@@ -87,13 +87,17 @@ def test_compile_auto_compiles_on_cuda_and_not_on_mps(monkeypatch):
     assert compile_policy(False, CUDA)[0] is None
 
 
-def test_code_of_the_models_own_is_what_auto_and_true_take_where_there_is_some(monkeypatch):
+def test_code_of_the_models_own_is_taken_where_it_is_asked_for_and_fits(monkeypatch):
     monkeypatch.setattr(device_module, "missing_toolchain", lambda: None)
-    assert compile_policy("auto", CPU)[0] is None
-    assert compile_policy("auto", CPU, "fused") == ("fused", "compiled: compile=auto on cpu, fused")
-    assert compile_policy(True, CPU, "fused")[0] == "fused"
-    assert compile_policy("default", CPU, "fused")[0] == "default"
-    assert compile_policy(False, CPU, "fused")[0] is None
+    assert compile_policy("auto", CPU, True)[0] is None
+    assert compile_policy("fused", CPU, True) == ("fused", "compiled: compile=fused on cpu")
+    assert compile_policy(True, CPU, True) == ("fused", "compiled: compile=true on cpu, fused")
+    assert compile_policy("default", CPU, True)[0] == "default"
+    assert compile_policy(False, CPU, True)[0] is None
+    mode, reason = compile_policy("fused", CPU, False)
+    assert mode is None
+    assert "models/fused_cpu" in reason
+    assert compile_policy("fused", CUDA) == ("default", "compiled: compile=fused on cuda, default")
 
 
 @pytest.mark.parametrize("mode", COMPILE_MODES)

@@ -14,6 +14,7 @@ from models.blocks import Network
 from models.fused_cpu import library as library_module
 from models.fused_cpu.library import library, processor_fits
 from models.fused_cpu.network import FusedNetwork, fits
+from utils import device
 from utils.device import missing_toolchain
 from utils.distributed import World
 
@@ -294,7 +295,8 @@ def test_structures_have_the_fields_of_the_sources_in_their_order():
 
 
 @needs_processor
-def test_it_is_what_compile_true_and_auto_take_and_no_mode_of_torch_compile():
+def test_it_is_taken_where_no_mode_of_torch_compile_is_asked_for():
+    assert recursive.FUSED == device.FUSED
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for mode, expected in ((None, True), (recursive.FUSED, True), ("default", False)):

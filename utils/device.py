@@ -16,6 +16,7 @@ from utils.errors import UserError
 
 DEVICE_NAMES = ("auto", "cuda", "mps", "cpu")
 
+FUSED = "fused"  # the C++ of models/fused_cpu
 # What `torch.compile` calls its modes, the first of them what `compile=true` and `auto` take.
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
@@ -108,26 +109,29 @@ def set_random_state(state: dict, device: torch.device) -> None:
 
 
 def compile_policy(
-    compile: str | bool, device: torch.device, fused: str | None = None
+    compile: str | bool, device: torch.device, can_be_fused: bool = False
 ) -> tuple[str | None, str]:
-    """The mode of `torch.compile` or `fused`, None for eager, and the reason in one line.
+    """The mode of `torch.compile` or FUSED, None for eager, and the reason in one line.
 
-    `fused`: what to call the code that the model has for this device, if it has. It takes seconds to compile, and
-    `torch.compile` on a CPU up to a minute, which not every processor gains back soon: `auto` leaves it out there.
+    `can_be_fused`: whether the model has code of its own for this device. It rounds elsewhere than eager code, and
+    `torch.compile` on a CPU takes up to a minute that not every processor gains back soon: `auto` leaves both out.
     `DISABLE_COMPILE` in the environment wins over the setting (any value but an empty one, 0, false and no).
     """
-    if compile not in ("auto", True, False, *COMPILE_MODES):
-        raise UserError(f"compile={compile}: unknown; use auto, true, false, {', '.join(COMPILE_MODES)}")
+    if compile not in ("auto", True, False, FUSED, *COMPILE_MODES):
+        choices = ", ".join(("auto, true, false", FUSED, *COMPILE_MODES))
+        raise UserError(f"compile={compile}: unknown; use {choices}")
     if os.environ.get("DISABLE_COMPILE", "").strip().lower() not in ("", "0", "false", "no"):
         return None, "eager: DISABLE_COMPILE is set"
     if compile is False:
         return None, "eager: compile=false"
-    if compile == "auto" and device.type != "cuda" and not fused:
-        why = f"compile=auto compiles on CUDA and for some CPUs, this is {device.type} (compile=true asks for it)"
+    takes_fused = can_be_fused and compile in (True, FUSED)
+    if compile in ("auto", FUSED) and device.type != "cuda" and not takes_fused:
+        where = "on CUDA" if compile == "auto" else "on CUDA and what models/fused_cpu fits"
+        why = f"compile={compile} compiles {where}, this is {device.type} (compile=true asks for it)"
         return None, f"eager: {why}"
     if missing := missing_toolchain():
         return None, f"eager: compiling needs {missing}, which this machine lacks"
-    mode = compile if compile in COMPILE_MODES else fused or COMPILE_MODES[0]
+    mode = FUSED if takes_fused else compile if compile in COMPILE_MODES else COMPILE_MODES[0]
     chosen = "" if mode == compile else f", {mode}"
     return mode, f"compiled: compile={str(compile).lower()} on {device.type}{chosen}"
 

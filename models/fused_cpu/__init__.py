@@ -1,4 +1,4 @@
-"""A network's application, forward and backward, in C++ for CPUs that multiply bfloat16: what `compile` takes there.
+"""A network's application, forward and backward, in C++ for CPUs that multiply bfloat16: `compile=fused`.
 
 A few rows go through all layers before the next ones, by `brgemm`, the product of small blocks that torch's own kernels
 are made of, and what follows a product is done to its float32 result while a cache holds it. So memory is hardly
