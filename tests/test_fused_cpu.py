@@ -11,8 +11,8 @@ import torch
 from benchmarks.step import Case, config_of
 from models import fused_cpu, recursive
 from models.blocks import Network
-from models.fused_cpu import library as library_module
-from models.fused_cpu.library import library, processor_fits
+from models.fused_cpu import bindings
+from models.fused_cpu.bindings import library, processor_fits
 from models.fused_cpu.network import FusedNetwork, fits
 from utils import device
 from utils.device import missing_toolchain
@@ -268,14 +268,14 @@ def test_an_error_in_it_is_raised(monkeypatch):
 def test_products_that_come_out_wrong_are_noticed(monkeypatch):
     assert library().check() is None
     # The same sources with a product that forgets its last column.
-    source = library_module.source().replace("brgemm(m, n, k,", "brgemm(m, n - 1, k,")
-    monkeypatch.setattr(library_module, "source", lambda: source)
+    source = bindings.source().replace("brgemm(m, n, k,", "brgemm(m, n - 1, k,")
+    monkeypatch.setattr(bindings, "source", lambda: source)
     with pytest.raises(RuntimeError, match="wrong products"):
         library.__wrapped__()
 
 
 def test_structures_have_the_fields_of_the_sources_in_their_order():
-    source = re.sub(r"//.*", "", library_module.source())
+    source = re.sub(r"//.*", "", bindings.source())
     for name in ("Right", "Layer", "Kept", "Gradients", "Shape"):
         (body,) = re.findall(rf"struct {name} \{{(.*?)\}};", source, re.DOTALL)
         declared = []
@@ -285,12 +285,12 @@ def test_structures_have_the_fields_of_the_sources_in_their_order():
             fields = [field.strip(" *\n") for field in names[0].split(",")]
             declared += [(field, "pointer" if is_pointer else kind) for field in fields]
         kinds = {
-            library_module.Index: "Index",
-            library_module.Pointer: "pointer",
-            library_module.Right: "Right",
-            library_module.ctypes.c_float: "float",
+            bindings.Index: "Index",
+            bindings.Pointer: "pointer",
+            bindings.Right: "Right",
+            bindings.ctypes.c_float: "float",
         }
-        ours = [(field, kinds[kind]) for field, kind in getattr(library_module, name)._fields_]
+        ours = [(field, kinds[kind]) for field, kind in getattr(bindings, name)._fields_]
         assert ours == declared, name
 
 

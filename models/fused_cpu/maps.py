@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.fused_cpu.library import Right
+from models.fused_cpu.bindings import Right
 from models.layers import Linear
 
 if TYPE_CHECKING:

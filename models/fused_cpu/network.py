@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models.feedforward import RMSSwiGLU
-from models.fused_cpu.library import Kept, Shape, library, processor_fits
+from models.fused_cpu.bindings import Kept, Shape, library, processor_fits
 from models.fused_cpu.weights import Weights
 from models.layers import SwiGLU
 

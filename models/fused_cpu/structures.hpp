@@ -1,4 +1,4 @@
-// What Python fills in, field by field (library.py), and how much of it is worked on at once.
+// What Python fills in, field by field (bindings.py), and how much of it is worked on at once.
 // B rows of the batch, L positions of each, D width, W heads times head width H, I inner width of SwiGLU, J of the one
 // that mixes the positions.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from models.fused_cpu.library import Gradients, Layer, Right
+from models.fused_cpu.bindings import Gradients, Layer, Right
 from models.fused_cpu.maps import LeftMap, RightMap, maps_of
 
 if TYPE_CHECKING:
