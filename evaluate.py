@@ -60,9 +60,9 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         )
     steps = config.halt_max_steps or solvers[0].trained_steps
     options = {name: getattr(config, name) for name in OPTIONS}
-    # Each size is compiled anew by torch.compile.
-    num_sizes = 4 if mode not in (None, FUSED) else 0
-    sizes = [size for power in range(num_sizes) if (size := data.local_batch_size >> power)]
+    sizes = [size for power in range(4) if (size := data.local_batch_size >> power)]
+    if mode in (None, FUSED):  # which take any size without compiling anew
+        sizes = []
     identifiers = sorted(
         {i for _, s in data.splits for part in s.sets.values() for i in part.puzzle_identifiers.tolist()}
     )

@@ -25,9 +25,8 @@ SAVABLE_OUTPUTS = (
 )
 
 
-CompileChoice = Literal[
-    ("auto", True, False, FUSED, *COMPILE_MODES)
-]  # a tuple, as Python 3.10 unpacks in no index
+# A tuple, as Python 3.10 unpacks in no index.
+CompileChoice = Literal[("auto", True, False, FUSED, *COMPILE_MODES)]
 
 
 class EvaluatorConfig(BaseModel):

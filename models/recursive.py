@@ -188,13 +188,8 @@ class RecursiveModel(InputEmbedding):
     def apply_network(self, network: Network, h: Tensor, injection: Tensor | None) -> Tensor:
         """`network(h, injection)`, both (B, L, D); with damping and noise a step from `h` towards it."""
         if self.activation_checkpointing and torch.is_grad_enabled():
-            inputs = (
-                h,
-                injection,
-                self.cos_sin(),
-                network.fused_weights,
-            )  # which are gone in the backward pass
-            new = checkpoint(network, *inputs, use_reentrant=False)
+            weights = network.fused_weights  # which the network has no more in the backward pass
+            new = checkpoint(network, h, injection, self.cos_sin(), weights, use_reentrant=False)
         else:
             new = network(h, injection, self.cos_sin())
         if self.config.damping:
@@ -225,14 +220,16 @@ class RecursiveModel(InputEmbedding):
         networks = [getattr(self, network) for network in self.networks]
         if mode == FUSED:
             try:
-                for network in networks:
-                    network.fused = FusedNetwork(network)
-                return
+                fused = [FusedNetwork(network) for network in networks]
             except Exception as error:
                 lines = str(error).splitlines() or [type(error).__name__]
                 why = next((line for line in lines if "error:" in line), lines[0])  # of a compiler's pages
                 warnings.warn(f"models/fused_cpu cannot be used, torch.compile is: {why}", stacklevel=2)
                 mode = "default"
+            else:
+                for network, its_own in zip(networks, fused, strict=True):
+                    network.fused = its_own
+                return
         self.replays = mode in CUDA_GRAPH_MODES and self.q_head.weight.is_cuda
         on_cpu = self.q_head.weight.device.type == "cpu"
         threads = torch.get_num_threads() if on_cpu else 1
