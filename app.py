@@ -18,6 +18,7 @@ import sys
 
 from config.solve_schema import AppConfig, read_arguments
 from config.trained import open_trained
+from dataset.family import family_notices
 from dataset.look import Look
 from evaluators.families import family_of
 from evaluators.inference import Solver
@@ -64,6 +65,8 @@ def open_game(config: AppConfig) -> tuple[Game, str]:
     solver = Solver(trained.build(sizes=sizes, device=device, notice=print), device)
     knows = bool(solver.head.model.inner.prefix_len)
     many = knows and metadata.num_puzzle_identifiers > 1
+    for notice in family_notices([(trained.label, metadata)]):
+        print(f"note: {notice}")
     family = family_of(Look.of(metadata))
     known = family.look.family in ("sudoku", "maze") and not many
     symmetries = symmetries_of(metadata, (), (), knows_identifiers=knows) if known else None

@@ -42,6 +42,8 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     uses_own_data = config.data_paths_test is None
     config = config.completed(trained.config.values)
     data = open_data(config, world, uses_own_data)
+    for notice in data.notices:
+        world.print(notice)
     heads = [build(member, config, data, world) for member in members]
     wanted = None if config.evaluators is None else [(e.name, e.options) for e in config.evaluators]
     score = Score(config.data_paths_test, data.metadata)

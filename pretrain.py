@@ -22,6 +22,7 @@ from tqdm import tqdm
 from config.overrides import resolved, run_command
 from config.schema import PretrainConfig, parse
 from config.trained import IDENTIFIERS_KEY, identifier_hashes
+from dataset.family import recorded_family
 from evaluators.evaluate import evaluate, metric_names
 from evaluators.run_pictures import evaluation_pictures
 from models.interval import NonFiniteLoss
@@ -182,7 +183,7 @@ def write_run_folder(run: Run) -> None:
     sources = [
         Path(inspect.getfile(cls)) for cls in {type(model.model.inner), type(model), type(model.model)}
     ]
-    metadata = run.train_data.metadata.to_json() | run.sizes
+    metadata = run.train_data.metadata.to_json() | recorded_family(run.train_data.metadata) | run.sizes
     metadata[IDENTIFIERS_KEY] = identifier_hashes(dict.fromkeys([*config.data_paths, *config.test_paths]))
     create_run_folder(run.folder, config.model_dump(), metadata, sources)
 

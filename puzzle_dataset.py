@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
+from dataset.family import family_notices
 from dataset.format import IGNORE_LABEL_ID, Split, open_split, read_identifiers
 from dataset.mixing import (
     MixedSets,
@@ -88,6 +89,11 @@ class PuzzleDataset(IterableDataset):
             self._seed = seed
             self._augment = common_augmentation(self.splits) if augment else None
             self.num_batches(1)  # refuses an iteration that fills no batch
+
+    @property
+    def notices(self) -> list[str]:
+        """What to tell the user about the datasets: how their families were found if they do not say so themselves."""
+        return family_notices([(path, opened.metadata) for path, opened in self.splits])
 
     @property
     def num_examples(self) -> int:

@@ -21,13 +21,14 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from config.solve_schema import SolveConfig, read_arguments
 from config.trained import Trained, open_trained
+from dataset.family import family_by_sizes, family_notices
 from dataset.format import IGNORE_LABEL_ID, Metadata
 from dataset.look import Look
 from evaluators.families import Family, Verdict, family_of
@@ -61,7 +62,9 @@ def main(arguments: list[str]) -> None:
     trained = open_trained(config.checkpoint)
     if config.puzzle is not None:
         sizes = trained.sizes(config.seq_len)
-        family = family_of(Look.of(described(trained.metadata, sizes)))
+        metadata = described(trained.metadata, sizes)
+        notices = family_notices([(trained.label, metadata)])
+        family = family_of(Look.of(metadata))
         blank = trained.metadata.get("blank_identifier_id", 0)
         puzzle = Puzzle(family.read(config.puzzle), None, blank, "your puzzle")
     else:
@@ -69,6 +72,7 @@ def main(arguments: list[str]) -> None:
         keys = ("seq_len", "vocab_size", "num_puzzle_identifiers")
         sizes = {key: getattr(data.metadata, key) for key in keys}
         sizes = trained.sizes_for(sizes, [path for path, _ in data.splits], print)
+        notices = data.notices
         family = family_of(Look.of(data.metadata))
         puzzle = take(data, config)
     solver = Solver(trained.build(sizes=sizes, device=device, notice=print), device)
@@ -77,6 +81,8 @@ def main(arguments: list[str]) -> None:
     print(
         f"{trained.label}: {type(solver.head.model.inner).__name__} on {device}, {steps} steps{trained_for}"
     )
+    for notice in notices:
+        print(f"note: {notice}")
     if config.puzzle is not None and sizes["num_puzzle_identifiers"] > 1:
         print("note: the model knows puzzles by identifier and gets the blank one, which may cost accuracy")
     printer = GridPrinter(
@@ -99,7 +105,8 @@ def described(metadata: dict, sizes: dict[str, int]) -> Metadata:
         "sets": ("all",),
     }
     known = {key: metadata.get(key, value) for key, value in assumed.items()} | sizes
-    return Metadata(**known, extra={key: value for key, value in metadata.items() if key not in known})
+    described = Metadata(**known, extra={key: value for key, value in metadata.items() if key not in known})
+    return replace(described, finding=family_by_sizes(described))
 
 
 def open_data(config: SolveConfig, trained: Trained) -> PuzzleDataset:

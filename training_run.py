@@ -77,6 +77,8 @@ def build(config: PretrainConfig, world: World) -> Run:
         **places,
     )
     test_data = PuzzleDataset(config.test_paths, "test", **places)
+    for line in dict.fromkeys(train_data.notices + test_data.notices):
+        world.print(line)
     sizes = model_sizes(train_data, test_data)
     wanted = None if config.evaluators is None else [(e.name, e.options) for e in config.evaluators]
     try:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dataset.family import find_family
 from dataset.metadata import (
     AGREEING_KEYS,
     BLANK_IDENTIFIER,
@@ -147,9 +148,17 @@ class ExampleSet:
         limit = self.metadata.num_puzzle_identifiers
         allowed = f"0..{limit - 1} (num_puzzle_identifiers is {limit})"
         yield from _range_problems(self._path("puzzle_identifiers"), self.puzzle_identifiers, limit, allowed)
-        if self.difficulty is not None and len(self.difficulty) != self.num_examples:
-            path = self._path("difficulty")
+        if self.difficulty is not None:
+            yield from self._difficulty_problems(array_path(self.split_dir, self.name, "difficulty"))
+
+    def _difficulty_problems(self, path: Path) -> Iterator[str]:
+        if len(self.difficulty) != self.num_examples:
             yield f"{path}: has {len(self.difficulty)} entries, but there are {self.num_examples} examples"
+        wrong = np.flatnonzero(~((self.difficulty >= 0) & (self.difficulty < np.inf)))
+        if len(wrong):
+            more = f"; {len(wrong)} such values in all" if len(wrong) > 1 else ""
+            value = self.difficulty[wrong[0]]
+            yield f"{path}: index {wrong[0]} is {value}, but a difficulty must be a finite number of at least 0{more}"
 
     def _path(self, field: str) -> Path:
         return array_path(self.split_dir, self.name, field)
@@ -196,12 +205,16 @@ def load_arrays(
 
 
 def open_split(dataset_dir: str | Path, split: str) -> Split:
-    """The split, memory-mapped, after a full check of tokens, identifiers and indices.
+    """The split, memory-mapped, after the checks of `validate` that concern it; identifiers.json may be missing.
 
     Raises `UserError` naming file and index of the first few broken rules.
     """
-    opened, problems = _open_checked(Path(dataset_dir), split)
-    if opened is None:
+    dataset_dir = Path(dataset_dir)
+    opened, problems = _open_checked(dataset_dir, split)
+    if opened is not None:
+        # Without names the arrays can be used all the same.
+        problems = list(identifier_problems(dataset_dir, {split: opened.metadata}, may_be_missing=True))
+    if problems:
         raise UserError(problems_text(problems))
     return opened
 
@@ -251,7 +264,13 @@ def _open_checked(dataset_dir: Path, split: str) -> tuple[Split | None, list[str
     problems += _count_problems(path, metadata, list(sets.values()))
     if problems:
         return None, problems
-    metadata = replace(metadata, total_puzzles=sum(example_set.num_puzzles for example_set in sets.values()))
+    metadata = replace(
+        metadata,
+        total_puzzles=sum(example_set.num_puzzles for example_set in sets.values()),
+        finding=find_family(metadata, list(sets.values()), dataset_dir),
+    )
+    for example_set in sets.values():
+        example_set.metadata = metadata
     return Split(metadata, split_dir, sets), []
 
 

@@ -12,10 +12,10 @@ from math import isqrt
 import numpy as np
 
 from dataset import arc, maze, sudoku
+from dataset.family import box_shape, family_of
 from dataset.format import Metadata
 from dataset.png import draw_text
 from dataset.sudoku import BoxShape
-from utils.errors import UserError
 
 _GENERIC_SYMBOLS = ".0123456789abcdefghijklmnopqrstuvwxyz"
 # The colours that the ARC viewers use for 0..9.
@@ -45,23 +45,28 @@ class Look:
     colours: np.ndarray
     legible: bool
     box: BoxShape | None = None
+    reason: str = ""  # why the family is what it is, or is unknown, as the end of a sentence
 
     @classmethod
     def of(cls, metadata: Metadata) -> Look:
-        """The look of a dataset, by its `family` or, where an older one names none, by its sizes."""
-        family, shape = _family(metadata), _grid_shape(metadata)
+        """The look of a dataset of this metadata's family (`dataset.family`), "unknown" if it has none."""
+        found, shape = family_of(metadata), _grid_shape(metadata)
+        family, reason = found.name or "unknown", found.reason
         if family == "sudoku":
-            box = _box_shape(metadata)
+            box = box_shape(metadata)
             symbols = " ." + sudoku.SYMBOLS[: box.size]
-            return cls(family, shape, symbols, _rgb((_EMPTY, _BLANK, *_hues(box.size))), True, box)
+            return cls(family, shape, symbols, _rgb((_EMPTY, _BLANK, *_hues(box.size))), True, box, reason)
         if family == "maze":
-            return cls(family, shape, "?" + maze.SYMBOLS, _rgb(_MAZE_COLOURS), False)
+            return cls(family, shape, "?" + maze.SYMBOLS, _rgb(_MAZE_COLOURS), False, None, reason)
         if family == "arc":
             digits = "".join(map(str, range(arc.NUM_COLOURS)))
-            return cls(family, shape, " |" + digits, _rgb((_EMPTY, _BLANK, *_ARC_COLOURS)), False)
+            return cls(
+                family, shape, " |" + digits, _rgb((_EMPTY, _BLANK, *_ARC_COLOURS)), False, None, reason
+            )
         known = _GENERIC_SYMBOLS[: metadata.vocab_size]
         symbols = known + "?" * (metadata.vocab_size - len(known))
-        return cls(family, shape, symbols, _rgb((_EMPTY, *_hues(metadata.vocab_size - 1))), True)
+        colours = _rgb((_EMPTY, *_hues(metadata.vocab_size - 1)))
+        return cls(family, shape, symbols, colours, True, None, reason)
 
     def grid(self, tokens: np.ndarray) -> np.ndarray:
         """(H, W) tokens of a row (S,), ignored labels outside the vocabulary as 0; of ARC without the frame."""
@@ -148,27 +153,6 @@ def _hues(count: int) -> list[int]:
     golden = 0.61803398875
     rgb = [colorsys.hsv_to_rgb(i * golden % 1, 0.45 + 0.2 * (i % 2), 0.95) for i in range(count)]
     return [int(r * 255) << 16 | int(g * 255) << 8 | int(b * 255) for r, g, b in rgb]
-
-
-def _family(metadata: Metadata) -> str:
-    """sudoku, maze or arc where the sizes are such and no other family is named; "unknown" otherwise."""
-    size, vocab_size = isqrt(metadata.seq_len), metadata.vocab_size
-    square = size * size == metadata.seq_len
-    fits = {
-        "sudoku": square and vocab_size == size + 2 and any(size % rows == 0 for rows in range(2, size)),
-        "maze": vocab_size == maze.VOCAB_SIZE and (square or "grid_shape" in metadata.extra),
-        "arc": (metadata.seq_len, vocab_size) == (arc.SEQ_LEN, arc.VOCAB_SIZE),
-    }
-    named = metadata.extra.get("family")
-    return next((family for family, fit in fits.items() if fit and named in (None, family)), "unknown")
-
-
-def _box_shape(metadata: Metadata) -> BoxShape:
-    sides = metadata.extra.get("box_shape")
-    box = BoxShape(*sides) if sides else BoxShape.for_cells(metadata.seq_len)
-    if box.num_cells != metadata.seq_len:
-        raise UserError(f"dataset.json: box_shape is {sides}, but seq_len is {metadata.seq_len}")
-    return box
 
 
 def _grid_shape(metadata: Metadata) -> tuple[int, int]:

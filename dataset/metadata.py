@@ -7,10 +7,14 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from dataset.family import Finding
 
 BLANK_IDENTIFIER = "<blank>"
 SPLITS = ("train", "test")
@@ -21,6 +25,8 @@ AGREEING_KEYS = ("seq_len", "vocab_size", "pad_id", "ignore_label_id", "blank_id
 @dataclass(frozen=True)
 class Metadata:
     """What `dataset.json` says; `extra` holds keys that are not part of the format (family, grid_shape, ...).
+
+    `finding` is the family that an opened split was found to be of (see `dataset.family`), not a key of the file.
 
     `total_puzzles` is the number of puzzles in the arrays once a split is opened: older datasets lack the key
     or hold the number of groups in it.
@@ -37,6 +43,7 @@ class Metadata:
     total_puzzles: int
     sets: tuple[str, ...]
     extra: dict = field(default_factory=dict)
+    finding: Finding | None = field(default=None, compare=False)
 
     def to_json(self) -> dict:
         """The content of `dataset.json`, extra keys included."""
@@ -44,7 +51,7 @@ class Metadata:
         return {**known, "sets": list(self.sets), **self.extra}
 
 
-_KEYS = tuple(name for name in Metadata.__dataclass_fields__ if name != "extra")
+_KEYS = tuple(name for name in Metadata.__dataclass_fields__ if name not in ("extra", "finding"))
 _REQUIRED_KEYS = tuple(key for key in _KEYS if key != "total_puzzles")
 _SMALLEST = {
     "pad_id": 0,
@@ -140,20 +147,34 @@ def read_identifiers(dataset_dir: str | Path) -> list[str]:
     return names
 
 
-def identifier_problems(dataset_dir: Path, metadata: dict[str, Metadata]) -> Iterator[str]:
+def identifier_problems(
+    dataset_dir: Path, metadata: dict[str, Metadata], *, may_be_missing: bool = False
+) -> Iterator[str]:
     """What is wrong with `identifiers.json`; metadata by split."""
+    path = dataset_dir / "identifiers.json"
+    if not path.exists() and path.with_suffix(".npz").exists():  # of a lazy dataset
+        path = path.with_suffix(".npz")
+    if may_be_missing and not path.exists():
+        return
     try:
-        names = read_identifiers(dataset_dir)
+        # A file that has not changed since is not read again: it may hold a million names.
+        version = (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None
+        count = _count_identifiers(dataset_dir, version)
     except UserError as error:
         yield str(error)
         return
     for split, split_metadata in metadata.items():
-        needed = split_metadata.num_puzzle_identifiers
-        if needed > len(names):
+        stated = split_metadata.num_puzzle_identifiers
+        if stated != count:
             yield (
-                f"{dataset_dir / 'identifiers.json'}: holds {len(names)} names, but num_puzzle_identifiers is "
-                f"{needed} in {split}/dataset.json"
+                f"{path}: holds {count} names, but num_puzzle_identifiers is {stated} in {split}/dataset.json: build "
+                "the dataset again, or correct the number"
             )
+
+
+@lru_cache(maxsize=64)
+def _count_identifiers(dataset_dir: Path, version: tuple[int, int] | None) -> int:
+    return len(read_identifiers(dataset_dir))
 
 
 def write_identifiers(dataset_dir: str | Path, names: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dataset.family import family_of, merged_finding
 from dataset.format import AGREEING_KEYS, ExampleSet, Metadata, Split, read_identifiers
 from dataset.online_augment import Augmentation, augmentation_of
 from utils.errors import UserError
@@ -71,6 +72,7 @@ def merge_metadata(described: Sequence[tuple[str, Metadata]]) -> Metadata:
         mean_puzzle_examples=sum(m.mean_puzzle_examples * m.total_puzzles for m in every) / total_puzzles,
         total_puzzles=total_puzzles,
         extra={k: v for k, v in first.extra.items() if all(k in m.extra and m.extra[k] == v for m in every)},
+        finding=merged_finding([(path, family_of(metadata)) for path, metadata in described]),
     )
 
 

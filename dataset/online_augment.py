@@ -77,6 +77,6 @@ def augmentation_of(metadata: Metadata, where: str) -> Augmentation:
             "augment"
         )
     raise UserError(
-        f"{where}: augment=online needs a family whose symmetries are known (sudoku or maze); this data names none "
-        "(family in dataset.json) and its sizes are of none. Leave out augment"
+        f"{where}: augment=online needs a family whose symmetries are known (sudoku or maze), but "
+        f"{look.reason}. Leave out augment"
     )

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dataset.metadata import SPLITS
+from dataset.family import TEST_PUZZLES_FILE, family_of
+from dataset.format import SPLITS, open_split
 from utils.errors import UserError
 
 
@@ -98,13 +99,13 @@ def check_output_dir(output_dir: str | Path, family: str) -> Path:
     if not output_dir.is_dir():
         raise UserError(f"--output-dir {output_dir} is a file: give a folder")
     entries = {path.name for path in output_dir.iterdir()}
-    found = {_family(output_dir / split / "dataset.json") for split in SPLITS} - {None}
+    found = {_family(output_dir, split) for split in SPLITS} - {None}
     # What a build that was killed may leave without any dataset.json.
     if not found and not entries <= {*SPLITS, "identifiers.json", "identifiers.npz", "test_puzzles.json"}:
         raise UserError(
             f"--output-dir {output_dir} is not empty and holds no dataset: choose another folder, or remove it"
         )
-    if "test_puzzles.json" in entries:
+    if TEST_PUZZLES_FILE in entries:  # which no other builder would replace
         found = {"arc"}
     others = found - {family, ""}
     if others:
@@ -115,10 +116,13 @@ def check_output_dir(output_dir: str | Path, family: str) -> Path:
     return output_dir
 
 
-def _family(path: Path) -> str | None:
-    """The family in a dataset.json, "" where it names none, None where there is no such file."""
-    try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+def _family(output_dir: Path, split: str) -> str | None:
+    """The family of a split, "" if it is not known, None if there is no such split."""
+    if not (output_dir / split / "dataset.json").exists():
         return None
-    return str(metadata.get("family", "")) if isinstance(metadata, dict) else None
+    try:
+        metadata = json.loads((output_dir / split / "dataset.json").read_text(encoding="utf-8"))
+        stated = metadata.get("family") if isinstance(metadata, dict) else None
+        return str(stated or family_of(open_split(output_dir, split).metadata).name or "")
+    except (OSError, ValueError):  # UserError is a ValueError
+        return ""

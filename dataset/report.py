@@ -18,6 +18,7 @@ from itertools import chain, zip_longest
 
 import numpy as np
 
+from dataset.family import family_of
 from dataset.format import SPLITS, Split, open_valid, read_identifiers
 from dataset.leakage import leakage
 from dataset.look import Look
@@ -88,6 +89,8 @@ def _split_lines(name: str, split: Split) -> Iterator[str]:
     rows, columns = look.shape
     boxes = f", boxes of {look.box}" if look.box else ""
     yield f"{name}: {look.family}, {rows}x{columns}{boxes}"
+    if not family_of(meta).is_stated:
+        yield f"  family {look.family}: {look.reason}"
     yield (
         f"  {examples:,} examples of {meta.total_puzzles:,} puzzles in {meta.total_groups:,} groups; "
         f"{meta.mean_puzzle_examples:.4g} examples a puzzle, {meta.total_puzzles / meta.total_groups:.4g} puzzles "

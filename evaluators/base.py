@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
+from dataset.family import family_of
 from dataset.format import Metadata
 from models.registry import import_below
 
@@ -89,15 +90,12 @@ def build_evaluators(
 
 
 def default_evaluators(data_paths: list[str]) -> list[str]:
-    """What suits the data: ARC datasets are known by `test_puzzles.json`, the others by `family` in dataset.json."""
+    """The evaluators of the families that the data is of (`dataset.family`)."""
     from dataset.format import open_split  # here, because a run that names its evaluators need not ask
 
     names = []
     for path in data_paths:
-        if (Path(path) / "test_puzzles.json").exists():
-            family = "arc"
-        else:
-            family = open_split(path, "test").metadata.extra.get("family")
+        family = family_of(open_split(path, "test").metadata).name
         name = {"arc": "arc@ARC", "sudoku": "sudoku@Sudoku", "maze": "maze@Maze"}.get(family)
         if name and name not in names:
             names.append(name)

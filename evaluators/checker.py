@@ -39,13 +39,8 @@ def checker_of(metadata: Metadata) -> Checker:
     if look.family == "maze":
         return lambda questions, answers: maze.judge(questions, answers, look.shape)[1]
     raise UserError(
-        f"checker=True: there is no rule that tells whether an answer to {_named(look.family)} is right; it works for "
-        "sudoku and maze"
+        f"checker=True: no rule tells whether an answer is right, because {look.reason}; it works for sudoku and maze"
     )
-
-
-def _named(family: str) -> str:
-    return "puzzles of an unknown family" if family == "unknown" else family
 
 
 class Found:

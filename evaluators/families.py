@@ -40,8 +40,8 @@ class Family:
     def read(self, text: str) -> np.ndarray:
         """(S,) uint8 tokens of a puzzle that a user wrote; raises UserError naming the place of what is wrong."""
         raise UserError(
-            "puzzle=: this model's data names no family, so there is no way to write its puzzles as text; "
-            "take one of its dataset with index="
+            f"puzzle=: there is no way to write this model's puzzles as text: {self.look.reason}; take one of its "
+            "dataset with index="
         )
 
     def remarks(self, question: np.ndarray) -> list[str]:

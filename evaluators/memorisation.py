@@ -108,6 +108,8 @@ def solve_puzzles(trained: Trained, config: MemorisationConfig) -> dict[str, tup
             f"{error} (the data is the run's own; data_paths=[DIR] and data_paths_test=[DIR] name it where it lies on "
             "this machine)"
         ) from error
+    for notice in dict.fromkeys(train.notices + test.notices):
+        print(notice)
     solver = open_solver(trained, test, config.device)
     return solve_with_copies(
         solver,

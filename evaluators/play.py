@@ -56,10 +56,13 @@ class Game:
 
     def __init__(self, solver: Solver, family: Family, symmetries: Symmetries | None, identifier: int = 0):
         if family.look.family not in ("sudoku", "maze"):
-            raise UserError(
-                f"checkpoint= is a model of {family.look.family} puzzles; the page is for Sudoku and mazes, solve.py "
-                "shows others"
+            unknown = family.look.family == "unknown"
+            what = (
+                f"is not usable here ({family.look.reason})"
+                if unknown
+                else f"is a model of {family.look.family}"
             )
+            raise UserError(f"checkpoint= {what}; the page is for Sudoku and mazes, solve.py shows others")
         self.solver, self.family, self.symmetries, self.identifier = solver, family, symmetries, identifier
 
     @property

@@ -25,6 +25,7 @@ from torch import Tensor
 from config.report_schema import ReportConfig
 from config.solve_schema import read_arguments
 from config.trained import Trained, open_trained
+from dataset.family import family_of
 from dataset.format import IGNORE_LABEL_ID, Metadata, open_split
 from evaluators import curves, sudoku
 from evaluators.base import Evaluator
@@ -82,6 +83,8 @@ def write(folder: Path, name: str, draw: Callable[[], Any]) -> None:
 def solve_test_puzzles(trained: Trained, config: ReportConfig) -> tuple[tuple, ByDifficulty]:
     """What `curves.accuracy_by_step` takes, and accuracy by difficulty, from one pass over the test puzzles."""
     data = open_test_data(trained, config)
+    for notice in data.notices:
+        print(notice)
     solver = open_solver(trained, data, config.device)
     by_difficulty = ByDifficulty([path for path, _ in data.splits], data.metadata)
     strategy = Plain(solver, config.steps or solver.trained_steps)
@@ -111,7 +114,7 @@ class ByDifficulty(Evaluator):
         # Of unlike units there is no common scale.
         units = {str(s.metadata.extra.get("difficulty", "as recorded")) for s in recorded}
         self.unit = units.pop() if len(units) == 1 else ""
-        self.is_sudoku = all(s.metadata.extra.get("family") == "sudoku" for s in recorded)
+        self.is_sudoku = all(family_of(s.metadata).name == "sudoku" for s in recorded)
 
     def begin(self) -> None:
         self._difficulty: list[np.ndarray] = []

@@ -163,7 +163,10 @@ def _noise(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[V
         )
     sigma = SIGMA.get(family) if choice.sigma is None else choice.sigma
     if sigma is None:
-        raise UserError("sigma is needed, because the data names no family that has a usual one (0.2 to 1.0)")
+        raise UserError(
+            "sigma is needed, because only known families have a usual one (0.2 to 1.0), and "
+            f"{Look.of(setting.metadata).reason}"
+        )
     options = {
         "chains": choice.chains or NUM_CHAINS,
         "sigma": sigma,

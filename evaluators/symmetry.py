@@ -170,8 +170,8 @@ def symmetries_of(
         return ArcSymmetries(identifier_names(list(data_paths)) if many else None, asked)
     if look.family not in ("sudoku", "maze"):
         raise UserError(
-            f"strategy: {', '.join(map(str, data_paths))} names no family (sudoku, maze or arc), so no symmetry of its "
-            "puzzles is known; use strategy=plain, noise or ensemble"
+            f"strategy: no symmetry of the puzzles in {', '.join(map(str, data_paths))} is known: "
+            f"{look.reason}; use strategy=plain, noise or ensemble"
         )
     if many:
         raise UserError(

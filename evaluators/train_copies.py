@@ -49,7 +49,7 @@ def solve_with_copies(
         raise NotKnown(
             "of ARC a model knows the tasks and their augmentations by identifier, and a fresh copy has none"
             if look.family == "arc"
-            else "the data names no family, so no symmetry of its puzzles is known"
+            else f"no symmetry of the data's puzzles is known: {look.reason}"
         )
     if knows and train.metadata.num_puzzle_identifiers > 1:
         raise NotKnown("the model knows puzzles by identifier, and a fresh copy has none")

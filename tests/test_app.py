@@ -140,7 +140,7 @@ def test_a_puzzle_without_a_solution_is_put_all_the_same_with_a_warning(games):
 
 def test_models_of_other_families_are_refused_by_name(tmp_path):
     arc = {"seq_len": 900, "vocab_size": 12, "num_puzzle_identifiers": 3, "family": "arc"}
-    with pytest.raises(UserError, match="a model of arc puzzles"):
+    with pytest.raises(UserError, match="a model of arc; the page is for Sudoku and mazes"):
         app.open_game(AppConfig(checkpoint=str(write(tmp_path / "run", arc)), device="cpu"))
 
 

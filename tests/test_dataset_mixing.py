@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numbered_datasets import RAGGED, SEQ_LEN, VOCAB, as_lists, build, train
 
-from dataset.format import SplitWriter
+from dataset.format import SplitWriter, write_identifiers
 from dataset.mixing import merge_metadata
 from puzzle_dataset import PuzzleDataset
 from utils.errors import UserError
@@ -42,6 +42,7 @@ def test_several_sets_of_a_directory_mix_in_training_and_are_apart_in_evaluation
             "num_puzzle_identifiers": 11,
         }
         (both / split / "dataset.json").write_text(json.dumps({**meta, **counts, "sets": ["all", "hard"]}))
+    write_identifiers(both, ["<blank>", *map(str, range(1, 11))])
     parts = [build(tmp_path / "a", RAGGED[0]), str(tmp_path / "b")]
     build(tmp_path / "b", RAGGED[1], first_identifier=6, first_token=40)
     mixed = [batch for _, batch, _ in as_lists(train(str(both)))]

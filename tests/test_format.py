@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from toy_splits import SEQ_LEN, VOCAB, build
 
-from dataset.format import FIELD_DTYPES, SplitWriter, open_split, validate
+from dataset.format import FIELD_DTYPES, SplitWriter, open_split, validate, write_identifiers
 from dataset.metadata import _REQUIRED_KEYS
 from utils.errors import UserError
 
@@ -17,6 +17,10 @@ def edit_array(root, field, edit, split="train"):
     array = np.load(path)
     changed = edit(array)
     np.save(path, array if changed is None else changed)
+
+
+def save_difficulty(root, values):
+    np.save(root / "train" / "all__difficulty.npy", np.array(values))
 
 
 def edit_json(root, split="train", **changes):
@@ -201,6 +205,26 @@ CORRUPTIONS = {
     "a blank identifier outside the table": (
         lambda root: edit_json(root, blank_identifier_id=4),
         ["dataset.json", "blank_identifier_id is 4", "num_puzzle_identifiers, which is 4"],
+    ),
+    "fewer names than identifiers": (
+        lambda root: edit_json(root, num_puzzle_identifiers=5),
+        ["identifiers.json", "holds 4 names", "num_puzzle_identifiers is 5 in train/dataset.json"],
+    ),
+    "more names than identifiers": (
+        lambda root: write_identifiers(root, ["<blank>", *"abcde"]),
+        ["identifiers.json", "holds 6 names", "num_puzzle_identifiers is 4 in train/dataset.json"],
+    ),
+    "a difficulty that is no number": (
+        lambda root: save_difficulty(root, [0, 1, np.nan, 2, 3, np.nan]),
+        ["all__difficulty.npy", "index 2 is nan", "at least 0", "2 such values"],
+    ),
+    "a difficulty without bound": (
+        lambda root: save_difficulty(root, [0, np.inf, 1, 2, 3, 4]),
+        ["all__difficulty.npy", "index 1 is inf", "finite"],
+    ),
+    "a negative difficulty": (
+        lambda root: save_difficulty(root, np.array([0, 1, 2, 3, 4, -1])),
+        ["all__difficulty.npy", "index 5 is -1", "at least 0"],
     ),
     "an unknown store": (
         lambda root: edit_json(root, store="zip"),

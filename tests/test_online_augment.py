@@ -151,14 +151,16 @@ def metadata(**changes) -> Metadata:
     return Metadata(**values | changes)
 
 
-def test_a_dataset_of_the_published_builders_is_known_by_its_sizes():
-    assert augmentation_of(metadata(), "x") == SudokuCopies(sudoku.BoxShape(3, 3))
-    assert augmentation_of(metadata(vocab_size=6, seq_len=900), "x") == MazeCopies((30, 30))
+def test_the_family_decides_which_copies_there_are():
+    nine = metadata(extra={"family": "sudoku"})
+    assert augmentation_of(nine, "x") == SudokuCopies(sudoku.BoxShape(3, 3))
+    maze = metadata(vocab_size=6, seq_len=900, extra={"family": "maze"})
+    assert augmentation_of(maze, "x") == MazeCopies((30, 30))
 
 
 def test_arc_is_refused_with_the_reason():
     with pytest.raises(UserError, match=r"FOLDER: augment=online is not possible with ARC.*identifier"):
-        augmentation_of(metadata(vocab_size=12, seq_len=900), "FOLDER")
+        augmentation_of(metadata(vocab_size=12, seq_len=900, extra={"family": "arc"}), "FOLDER")
 
 
 def test_data_of_no_known_family_is_refused(identified, tmp_path):

@@ -248,17 +248,6 @@ def test_equal_rows_of_any_length_are_counted_as_a_set_would(tmp_path, seq_len):
     assert (found["inputs"], found["outputs"]) == ((expected[0], 500), (expected[1], 500))
 
 
-def test_a_dataset_that_names_no_family_is_told_by_its_sizes(tmp_path):
-    sizes = {"sudoku": (36, 8), "maze": (25, 6), "arc": (900, 12), "unknown": (7, 8)}
-    for family, (seq_len, vocab_size) in sizes.items():
-        rows = np.full((2, seq_len), 1)
-        write_split(tmp_path / family / "train", rows, rows, vocab_size=vocab_size)
-        look = Look.of(open_split(tmp_path / family, "train").metadata)
-        assert look.family == family
-        assert look.grid(rows[0]).size == seq_len
-        assert len(look.symbols) == len(look.colours) == vocab_size
-
-
 def test_coloured_text_shows_the_same_symbols(sudoku_dataset):
     split = open_split(sudoku_dataset, "test")
     look, tokens = Look.of(split.metadata), split.sets["all"].inputs[0]

@@ -235,7 +235,9 @@ def test_a_published_checkpoint_without_metadata_needs_the_number_of_cells(tmp_p
     run = write_run(tmp_path / "run", randomised(sizes=SIZES_4))
     with pytest.raises(UserError, match="seq_len="):
         printed(capsys, f"checkpoint={run}", f"puzzle={PUZZLE}")
-    assert printed(capsys, f"checkpoint={run}", f"puzzle={PUZZLE}", "seq_len=16")[1] == "your puzzle"
+    lines = printed(capsys, f"checkpoint={run}", f"puzzle={PUZZLE}", "seq_len=16")
+    assert "taken for sudoku: nothing but its sizes, 16 cells and 6 tokens, says" in lines[1]
+    assert lines[2] == "your puzzle"
 
 
 def test_a_model_of_many_identifiers_says_that_it_gets_the_blank_one(tmp_path, capsys):

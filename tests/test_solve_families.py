@@ -128,7 +128,7 @@ def test_a_maze_shows_new_lost_and_broken_cells():
 def test_arc_puzzles_come_from_the_dataset_only():
     with pytest.raises(UserError, match="knows by puzzle identifier"):
         family_of(LOOKS["arc"]).read("123")
-    with pytest.raises(UserError, match="names no family"):
+    with pytest.raises(UserError, match="names the family 'other', which is not one of sudoku"):
         family_of(LOOKS["unknown"]).read("123")
 
 

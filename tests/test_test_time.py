@@ -392,7 +392,7 @@ ARC = Metadata(0, 0, 0, 12, 900, 1, 1, 1.0, 1, ("all",), {"family": "arc"})
         (UNKNOWN, {"strategy": "symmetry"}, "names no family"),
         (UNKNOWN, {"strategy": "noise"}, "sigma is needed"),
         (UNKNOWN, {"strategy": "plain", "checker": True}, "checker=True"),
-        (ARC, {"strategy": "plain", "checker": True}, "an answer to arc is right"),
+        (ARC, {"strategy": "plain", "checker": True}, "because dataset.json names the family arc"),
         (
             MAZE,
             {"strategy": "symmetry", "symmetries": 5},
