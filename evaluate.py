@@ -19,7 +19,7 @@ from config.evaluate_schema import OPTIONS, EvaluateConfig
 from config.overrides import resolved, run_command
 from config.schema import parse
 from config.trained import Trained, open_trained
-from evaluators.base import build_evaluators
+from evaluators.base import build_evaluators, remarks
 from evaluators.compute_curve import PLOT_NAME, compute_report, plot, tables
 from evaluators.inference import Solver
 from evaluators.measure import measure
@@ -42,8 +42,8 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     uses_own_data = config.data_paths_test is None
     config = config.completed(trained.config.values)
     data = open_data(config, world, uses_own_data)
-    for notice in data.notices:
-        world.print(notice)
+    for line in data.notices:
+        world.print(line)
     heads = [build(member, config, data, world) for member in members]
     wanted = None if config.evaluators is None else [(e.name, e.options) for e in config.evaluators]
     score = Score(config.data_paths_test, data.metadata)
@@ -122,6 +122,7 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         "halt_max_steps_of_training": trained.settings().halt_max_steps,
         "forward_dtype": heads[0].model.inner.config.forward_dtype,
         "metrics": metrics,
+        "remarks": remarks(evaluators),
         **compute_report(curves, tally, config.strategy),
         "seconds": round(seconds, 3),
         "seconds_compiling_before": round(seconds_compiling, 3),

@@ -23,6 +23,7 @@ from config.overrides import resolved, run_command
 from config.schema import PretrainConfig, parse
 from config.trained import IDENTIFIERS_KEY, identifier_hashes
 from dataset.family import recorded_family
+from evaluators.base import remarks
 from evaluators.evaluate import evaluate, metric_names
 from evaluators.run_pictures import evaluation_pictures
 from models.interval import NonFiniteLoss
@@ -67,7 +68,7 @@ def fit(run: Run, loggers: Loggers, keeper: Keeper, bar: tqdm) -> None:
                     log_training()
                 keeper.after_step()
         log_training()
-        results = {}
+        results = None
         if state.iteration >= config.min_eval_interval:
             with (
                 keeper.guarding_evaluation(),
@@ -77,15 +78,17 @@ def fit(run: Run, loggers: Loggers, keeper: Keeper, bar: tqdm) -> None:
                     state.model,
                     run.test_data,
                     world,
-                    evaluators=run.evaluators,
+                    evaluators={"score": run.score} | run.evaluators,
                     save_outputs=config.eval_save_outputs or (),
                     save_dir=run.folder,
                     step=state.step,
                     poll=keeper.poll,
                 )
                 loggers.draw(partial(evaluation_pictures, state.model, run.test_data, results), state.step)
-            loggers.log(results, state.step)
-            run.results = results
+            if results:
+                loggers.log(results, state.step)
+            for line in remarks(run.evaluators):
+                world.print(line)
         state.iteration, state.batch = state.iteration + 1, 0
         keeper.after_iteration(results)
 
@@ -190,19 +193,10 @@ def write_run_folder(run: Run) -> None:
 
 def write_result(run: Run) -> None:
     """One line on how the run ended, printed and kept in `result.txt`."""
-    if run.world.is_main and "test/exact_accuracy" in run.results:
-        share, num_examples = run.results["test/exact_accuracy"], run.test_data.num_examples
-        num_puzzles = run.test_data.metadata.total_groups
-        # ARC's test split holds a puzzle's augmented copies too.
-        what = (
-            "unseen puzzles"
-            if num_puzzles == num_examples
-            else f"test examples of {num_puzzles} unseen puzzles"
-        )
-        line = (
-            f"solved {round(share * num_examples)} of {num_examples} {what} ({share:.1%}) "
-            f"after {run.state.seconds:.0f} s of training"
-        )
+    if run.world.is_main and run.score.rows:
+        line = run.score.in_words(run.test_data.metadata.total_groups)
+        line += f" after {run.state.seconds:.0f} s of training"
+        line = "; ".join([line, *remarks(run.evaluators)])
         run.world.print(line)
         (run.folder / "result.txt").write_text(line + "\n")
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
+from dataset.arc_tasks import placeholder_rows
 from dataset.family import family_notices
 from dataset.format import IGNORE_LABEL_ID, Split, open_split, read_identifiers
 from dataset.mixing import (
@@ -139,8 +140,12 @@ class PuzzleDataset(IterableDataset):
                 first = index * size + self.rank * rows
                 mine = np.arange(first, max(first, min(first + rows, count)))  # may be empty
                 inputs, labels = example_set.read(mine)
+                unknown = placeholder_rows(example_set.metadata, labels)
                 identifiers = example_set.puzzle_identifiers[example_set.puzzles_of(mine)]
-                yield name, self._tensors(inputs, labels, identifiers), min(size, count - index * size)
+                batch = self._tensors(inputs, labels, identifiers)
+                if unknown is not None:
+                    batch["labels"][: len(unknown)][torch.from_numpy(unknown)] = IGNORE_LABEL_ID
+                yield name, batch, min(size, count - index * size)
             start = max(0, start - here)
 
     def _tensors(

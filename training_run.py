@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import torch
 from config.resume import check_changes, check_data
 from config.schema import PretrainConfig, notices
 from config.trained import identifier_hashes
-from evaluators.base import Evaluator, build_evaluators
+from evaluators.base import Evaluator, build_evaluators, remarks
+from evaluators.score import Score
 from models.curriculum import DepthCurriculum
 from models.ema import EMA
 from models.interval import IntervalMetrics
@@ -44,7 +45,7 @@ class Run:
     sizes: dict[str, int]
     evaluators: dict[str, Evaluator]
     folder: Path
-    results: dict[str, float] = field(default_factory=dict)  # of the last evaluation
+    score: Score  # of the last evaluation
 
     @cached_property
     def facts_of_data(self) -> dict[str, Any]:
@@ -83,6 +84,8 @@ def build(config: PretrainConfig, world: World) -> Run:
     wanted = None if config.evaluators is None else [(e.name, e.options) for e in config.evaluators]
     try:
         evaluators = build_evaluators(wanted, config.test_paths, test_data.metadata)
+        for line in remarks(evaluators):
+            world.print(line)
         model = build_model(config.arch, **sizes).to(world.device)
         model.model.inner.activation_checkpointing = config.activation_checkpointing
         model.train()
@@ -102,7 +105,8 @@ def build(config: PretrainConfig, world: World) -> Run:
     folder = run_folder(config, type(model.model.inner).__name__, world)
     curriculum = depth_curriculum(model.model.inner, total_steps) if config.depth_curriculum else None
     state = TrainState(model, optimizers, ema, interval, curriculum=curriculum)
-    return Run(config, world, state, train_data, test_data, sizes, evaluators, folder)
+    score = Score(config.test_paths, test_data.metadata)
+    return Run(config, world, state, train_data, test_data, sizes, evaluators, folder, score)
 
 
 def depth_curriculum(inner: RecursiveModel, total_steps: int) -> DepthCurriculum:

@@ -28,10 +28,10 @@ class Group:
     identifiers: np.ndarray
 
     def pairs(self, split: str) -> list[Pair]:
-        """The pairs of one copy that go into a split."""
+        """The pairs of one copy that go into a split; unknown answers are empty grids."""
         if split == "test":
-            return self.task.test if self.in_test else []
-        return self.task.train + ([] if self.in_test else self.task.test)
+            return self.task.labelled_test if self.in_test else []
+        return self.task.train + ([] if self.in_test else self.task.labelled_test)
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,13 @@ def plan_dataset(options: argparse.Namespace) -> tuple[Plan, list[str]]:
         tasks += [(read[index], subset in test_names) for index in order]
         for task in read:
             subsets_of.setdefault(task.name, []).append(subset)
-        unsolved = sum(not task.solved for task in read)
+        unsolved = sum(bool(task.unknown) for task in read)
         if unsolved:
-            use = "left out of the score" if subset in test_names else "trained on as [[0]], as published"
-            notes.append(f"{unsolved} tasks of {subset} lack answers to their tests: {use}")
+            use = "submitted, but not scored" if subset in test_names else "in train with ignored labels"
+            inputs = sum(len(task.unknown) for task in read)
+            notes.append(
+                f"{unsolved} tasks of {subset} lack answers to {inputs} test inputs: these are {use}"
+            )
     notes += _repetition_notes(subsets_of, test_names)
 
     # Identifiers count up in order of first use; a task in two subsets has the augmentations common to both once.

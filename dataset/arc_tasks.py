@@ -10,21 +10,40 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.arc import NAME_SEPARATOR, parse_grid
+from dataset.arc import NAME_SEPARATOR, encode, parse_grid
+from dataset.family import family_of
+from dataset.metadata import Metadata
 from utils.errors import UserError
 
 Pair = tuple[np.ndarray, np.ndarray]
 UNKNOWN_OUTPUT = [[0]]  # stands for the answer of a test input that has none, as in published datasets
+NO_GRID = np.zeros((0, 0), np.uint8)  # renders to a label without a labelled cell
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task: its demonstration and test pairs as grids, and whether the answers to its tests are known."""
+    """One task: its demonstration and test pairs as grids, and which of the test pairs have a known answer.
+
+    An unknown answer is `UNKNOWN_OUTPUT` in `test`, which decides augmentations and test_puzzles.json as in published
+    datasets, and `NO_GRID` in `labelled_test`, which is trained and scored on.
+    """
 
     name: str
     train: list[Pair]
     test: list[Pair]
-    solved: bool
+    known: tuple[bool, ...]
+
+    @property
+    def labelled_test(self) -> list[Pair]:
+        return [
+            (question, answer if known else NO_GRID)
+            for (question, answer), known in zip(self.test, self.known, strict=True)
+        ]
+
+    @property
+    def unknown(self) -> list[int]:
+        """The test inputs whose answers are not known."""
+        return [number for number, known in enumerate(self.known) if not known]
 
     def to_json(self) -> dict:
         """The task as the official files hold it, unknown answers as `[[0]]`."""
@@ -32,6 +51,36 @@ class Task:
             key: [{"input": question.tolist(), "output": answer.tolist()} for question, answer in pairs]
             for key, pairs in (("train", self.train), ("test", self.test))
         }
+
+
+def unknown_answers(metadata: Metadata) -> dict[str, list[int] | None] | None:
+    """By task the numbers of the test inputs whose answers are not known, None for all of them, as a test split says.
+
+    None if the split does not say it: it was not built here.
+    """
+    if "unknown_answers" in metadata.extra:
+        unknown = metadata.extra["unknown_answers"]
+        if not isinstance(unknown, dict) or not all(
+            isinstance(numbers, list) for numbers in unknown.values()
+        ):
+            raise UserError(
+                f"test/dataset.json: unknown_answers is {unknown!r}, but must be an object of lists of numbers by task"
+            )
+        return unknown
+    tasks = metadata.extra.get("unsolved_tasks")  # of earlier versions
+    return None if tasks is None else dict.fromkeys(tasks)
+
+
+def placeholder_rows(metadata: Metadata, labels: np.ndarray) -> np.ndarray | None:
+    """(n,) bool: which rows of a test split's labels (n, S) stand for an unknown answer; None where there are none.
+
+    Datasets of other builders, and of earlier versions of ours, hold `UNKNOWN_OUTPUT` there as if it were the answer.
+    """
+    if family_of(metadata).name != "arc" or "unknown_answers" in metadata.extra:
+        return None
+    if unknown_answers(metadata) == {}:
+        return None
+    return (labels == encode(np.array(UNKNOWN_OUTPUT, np.uint8))).all(1)
 
 
 def read_subset(prefix: str, subset: str) -> list[Task]:
@@ -83,15 +132,16 @@ def _parse_task(name: str, raw: object, where: str, answers: object = None, answ
                 f"{answers_where}: has {count} answers, but the task has {len(tests)} test inputs"
             )
         for number, answer in enumerate(answers):
-            parse_grid(answer, f"{answers_where}, answer {number}")
+            if answer is not None:
+                parse_grid(answer, f"{answers_where}, answer {number}")
         tests = [
             {**pair, "output": answer} if isinstance(pair, dict) else pair
             for pair, answer in zip(tests, answers, strict=True)
         ]
     train = [_parse_pair(pair, f"{where}, train pair {number}") for number, pair in enumerate(raw["train"])]
     test = [_parse_pair(pair, f"{where}, test pair {number}", True) for number, pair in enumerate(tests)]
-    solved = all("output" in pair for pair in tests)
-    return Task(name, train, test, solved)
+    known = tuple(pair.get("output") is not None for pair in tests)
+    return Task(name, train, test, known)
 
 
 def _parse_pair(pair: object, where: str, may_lack_output: bool = False) -> Pair:
@@ -102,7 +152,10 @@ def _parse_pair(pair: object, where: str, may_lack_output: bool = False) -> Pair
     if "output" not in pair and not may_lack_output:
         raise UserError(f"{where}: lacks the key 'output'")
     question = parse_grid(pair["input"], f"{where}, input")
-    return question, parse_grid(pair.get("output", UNKNOWN_OUTPUT), f"{where}, output")
+    answer = pair.get("output")
+    if answer is None and may_lack_output:
+        answer = UNKNOWN_OUTPUT
+    return question, parse_grid(answer, f"{where}, output")
 
 
 def _read_object(path: Path, what: str) -> dict:

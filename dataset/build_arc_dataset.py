@@ -35,7 +35,7 @@ from utils.errors import UserError, report_user_errors
 from utils.files import writing_into
 
 BUILDER = "build_arc_dataset"
-BUILDER_VERSION = 1
+BUILDER_VERSION = 2
 _PART_EXAMPLES = 4096  # rendered at once: this, and not --num-aug, bounds the memory
 
 
@@ -125,8 +125,11 @@ def provenance(plan: Plan, options: argparse.Namespace, split: str) -> dict:
         "options": recorded,
     }
     if split == "test":
-        # test_puzzles.json has [[0]] for answers that are not known, which could be an answer too.
-        extra["unsolved_tasks"] = sorted({g.task.name for g in plan.in_split("test") if not g.task.solved})
+        # By task the numbers of test inputs; test_puzzles.json has [[0]] there, which could be an answer too.
+        tasks = {group.task.name: group.task for group in plan.in_split("test")}
+        extra["unknown_answers"] = {
+            name: task.unknown for name, task in sorted(tasks.items()) if task.unknown
+        }
     return extra
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from dataset.arc import GRID_SIZE, Augmentation, crop_sizes, grid_digest, split_name
-from dataset.arc_tasks import UNKNOWN_OUTPUT
+from dataset.arc_tasks import NO_GRID
 from dataset.augment import inverse_dihedral
 from dataset.format import BLANK_IDENTIFIER, Metadata
 from evaluators.arc_tasks import TestTasks, identifier_names
@@ -28,16 +28,14 @@ from evaluators.base import Evaluator
 from utils.errors import UserError
 from utils.files import make_folder, write_atomically
 
-PLACEHOLDER = (
-    UNKNOWN_OUTPUT  # attempted where there is no usable prediction: a submission must have some grid
-)
+_NO_GRID = grid_digest(NO_GRID)  # of a prediction without any colour at the top left
 
 
 class ARC(Evaluator):
     """`ARC/pass@K` of this evaluation and `submission.json`; with `aggregated_voting` also `ARC/pooled_pass@K`.
 
     The pooled score lets all evaluations of the run up to this one vote together, read from the files that each leaves
-    below the checkpoint folder. Tasks without known answers are submitted but not scored; without any task to score
+    below the checkpoint folder. Test inputs without known answers are submitted but not scored; without any to score
     there is no score. Raises `UserError` for impossible options and data that are not ARC's.
     """
 
@@ -66,12 +64,22 @@ class ARC(Evaluator):
 
     def metric_names(self) -> set[str]:
         prefixes = ["ARC/pass", "ARC/pooled_pass"] if self.aggregated_voting else ["ARC/pass"]
-        sizes = self.pass_sizes if self.tasks.scored else ()
-        return {f"{prefix}@{size}" for prefix in prefixes for size in sizes}
+        return {f"{prefix}@{size}" for prefix in prefixes for size in self.pass_sizes}
+
+    def remark(self) -> str | None:
+        unknown, count = self.tasks.num_unknown, self.tasks.num_inputs
+        if not unknown:
+            return None
+        whose = "answers" if unknown == count else f"{unknown:,} of {count:,} answers"
+        if self._submission_path is None:
+            return f"{whose} unknown: these test inputs are not scored, each evaluation writes a submission"
+        where = f"{self._submission_path} with {len(self.tasks.slots_of):,} tasks, {count:,} inputs"
+        return f"{whose} unknown, submission written to {where}"
 
     def begin(self) -> None:
         """Forget the evaluation before."""
         self._predictions = Predictions()
+        self._submission_path: Path | None = None
 
     def update(self, set_name: str, outputs: dict[str, Tensor], example_indices: Tensor) -> None:
         """Crop, map back and hash the predictions of a batch; rows with the blank identifier are not ARC's."""
@@ -101,7 +109,8 @@ class ARC(Evaluator):
         if is_first:
             candidates = Candidates.count([votes for _, votes in gathered])
             ranked = candidates.ranked(len(self.tasks))
-            submitted = {digest for digests in ranked for digest in digests[: self.submission_size]}
+            best = [[d for d in digests if d != _NO_GRID][: self.submission_size] for digests in ranked]
+            submitted = {digest for digests in best for digest in digests}
         submitted = gather(submitted if is_first else None)[0]
         parts = gather({d: g for d, g in self._predictions.grids.items() if d in submitted})
         if not is_first:
@@ -112,9 +121,8 @@ class ARC(Evaluator):
             save_dir = Path(save_dir)
             make_folder(save_dir)
             grids = {digest: grid for part in parts for digest, grid in part.items()}
-            write_atomically(
-                save_dir / "submission.json", json.dumps(self._submission(ranked, grids)).encode()
-            )
+            self._submission_path = save_dir / "submission.json"
+            write_atomically(self._submission_path, json.dumps(self._submission(best, grids)).encode())
             candidates.save(save_dir / CANDIDATES_FILE, self.tasks.fingerprint)
         if self.aggregated_voting:
             if save_dir is None:
@@ -141,30 +149,40 @@ class ARC(Evaluator):
             return {}
         shares = np.zeros(len(self.pass_sizes))
         for name in self.tasks.scored:
-            slots = self.tasks.slots_of[name]
-            answers = self.tasks.answers[name]
+            pairs = zip(self.tasks.slots_of[name], self.tasks.answers[name], strict=True)
+            known = [(slot, answer) for slot, answer in pairs if answer is not None]
             for column, size in enumerate(self.pass_sizes):
-                solved = sum(
-                    answer in ranked[slot][:size] for slot, answer in zip(slots, answers, strict=True)
-                )
-                shares[column] += solved / len(slots)
+                solved = sum(answer in ranked[slot][:size] for slot, answer in known)
+                shares[column] += solved / len(known)
         rates = shares / len(self.tasks.scored)
         return {f"{prefix}@{size}": float(rate) for size, rate in zip(self.pass_sizes, rates, strict=True)}
 
-    def _submission(self, ranked: list[list[bytes]], grids: dict[bytes, np.ndarray]) -> dict[str, list[dict]]:
-        """Attempts for every test input: the best candidates, the first again where there are too few."""
+    def _submission(self, best: list[list[bytes]], grids: dict[bytes, np.ndarray]) -> dict[str, list[dict]]:
+        """Attempts for every test input: its best candidates (digests by slot), and fallbacks if there are too few."""
         submission = {}
         for name, slots in self.tasks.slots_of.items():
             submission[name] = []
             for slot in slots:
-                attempts = [
-                    grids[digest].tolist() or PLACEHOLDER for digest in ranked[slot][: self.submission_size]
-                ]
-                attempts += [attempts[0] if attempts else PLACEHOLDER] * (
-                    self.submission_size - len(attempts)
-                )
-                submission[name].append({f"attempt_{n + 1}": attempt for n, attempt in enumerate(attempts)})
+                attempts = [grids[digest] for digest in best[slot]]
+                for fallback in _fallbacks(self.tasks.questions[slot]):
+                    if len(attempts) == self.submission_size:
+                        break
+                    if all(fallback.shape != attempt.shape for attempt in attempts):
+                        attempts.append(fallback)
+                named = {f"attempt_{n + 1}": attempt.tolist() for n, attempt in enumerate(attempts)}
+                submission[name].append(named)
         return submission
+
+
+def _fallbacks(question: np.ndarray) -> Iterator[np.ndarray]:
+    """Grids of different shapes to attempt where predictions run out: a repeated attempt could not score.
+
+    First the test input, as in many tasks the answer has its shape and most of its cells, then blank grids.
+    """
+    yield question
+    for height in range(1, GRID_SIZE + 1):
+        for width in range(1, GRID_SIZE + 1):
+            yield np.zeros((height, width), np.uint8)
 
 
 class _Cropped:

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from dataset.arc import grid_digest, parse_grid
-from dataset.arc_tasks import UNKNOWN_OUTPUT
+from dataset.arc_tasks import UNKNOWN_OUTPUT, unknown_answers
 from dataset.format import BLANK_IDENTIFIER, read_identifiers, read_metadata
 from utils.errors import UserError
 
@@ -19,15 +21,15 @@ class TestTasks:
     """The test tasks of all ARC datasets in a run.
 
     slots: (task, digest of a test input) to its number; slots_of, answers: of each task its test inputs' slots and the
-    digests of their answers; scored: tasks whose answers are known.
+    digests of their answers, None for an unknown one; questions: the test input of each slot.
     """
 
     __test__ = False  # the name is not a test's
 
     slots: dict[tuple[str, bytes], int] = field(default_factory=dict)
     slots_of: dict[str, list[int]] = field(default_factory=dict)
-    answers: dict[str, list[bytes]] = field(default_factory=dict)
-    scored: list[str] = field(default_factory=list)
+    answers: dict[str, list[bytes | None]] = field(default_factory=dict)
+    questions: list[np.ndarray] = field(default_factory=list)
 
     @classmethod
     def load(cls, data_paths: Sequence[str]) -> TestTasks:
@@ -41,14 +43,14 @@ class TestTasks:
                 raise UserError(f"{path}: is not valid JSON ({error})") from None
             if not isinstance(puzzles, dict):
                 raise UserError(f"{path}: must hold an object of tasks by name")
-            unsolved = read_metadata(data_path / "test").extra.get("unsolved_tasks")
+            unknown = unknown_answers(read_metadata(data_path / "test"))
             for name, puzzle in puzzles.items():
                 if name in sources:
                     if sources[name][1] != puzzle:
                         raise UserError(f"{path}: task {name} differs from the one in {sources[name][0]}")
                     continue
                 sources[name] = path, puzzle
-                tasks._add(name, puzzle, path, unsolved)
+                tasks._add(name, puzzle, path, unknown)
         return tasks
 
     @property
@@ -60,11 +62,34 @@ class TestTasks:
     def __len__(self) -> int:
         return len(self.slots)
 
-    def _add(self, name: str, puzzle: object, path: Path, unsolved: list[str] | None) -> None:
+    @property
+    def scored(self) -> list[str]:
+        """The tasks of which an answer is known."""
+        return [name for name, answers in self.answers.items() if any(answers)]
+
+    @property
+    def num_inputs(self) -> int:
+        return sum(map(len, self.answers.values()))
+
+    @property
+    def num_unknown(self) -> int:
+        """Test inputs whose answers are not known."""
+        return sum(answer is None for answers in self.answers.values() for answer in answers)
+
+    def _add(
+        self, name: str, puzzle: object, path: Path, unknown: dict[str, list[int] | None] | None
+    ) -> None:
         where = f"{path}: task {name}"
         tests = puzzle.get("test") if isinstance(puzzle, dict) else None
         if not isinstance(tests, list) or not tests:
             raise UserError(f"{where}: must hold a list of pairs under test")
+        if unknown is None:  # built elsewhere: [[0]] throughout stands for answers that are not known
+            is_known = any(
+                isinstance(p, dict) and p.get("output", UNKNOWN_OUTPUT) != UNKNOWN_OUTPUT for p in tests
+            )
+            numbers = None if not is_known else []
+        else:
+            numbers = unknown.get(name, [])
         self.slots_of[name], self.answers[name] = [], []
         for number, pair in enumerate(tests):
             if not isinstance(pair, dict) or "input" not in pair:
@@ -72,14 +97,11 @@ class TestTasks:
             question = parse_grid(pair["input"], f"{where}, test pair {number}, input")
             answer = parse_grid(pair.get("output", UNKNOWN_OUTPUT), f"{where}, test pair {number}, output")
             slot = self.slots.setdefault((name, grid_digest(question)), len(self.slots))
+            if slot == len(self.questions):
+                self.questions.append(question)
+            is_known = numbers is not None and number not in numbers and "output" in pair
             self.slots_of[name].append(slot)
-            self.answers[name].append(grid_digest(answer))
-        if unsolved is None:  # built elsewhere: [[0]] throughout stands for answers that are not known
-            is_solved = any(pair.get("output", UNKNOWN_OUTPUT) != UNKNOWN_OUTPUT for pair in tests)
-        else:
-            is_solved = name not in unsolved and all("output" in pair for pair in tests)
-        if is_solved:
-            self.scored.append(name)
+            self.answers[name].append(grid_digest(answer) if is_known else None)
 
 
 def _arc_paths(data_paths: Sequence[str]) -> list[Path]:

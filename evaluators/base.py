@@ -39,6 +39,10 @@ class Evaluator:
         """Every name that a value of `result` can have; None: not known before an evaluation."""
         return None
 
+    def remark(self) -> str | None:
+        """A line for the user, None for nothing: before an evaluation about the data, after it about its result."""
+        return None
+
     def begin(self) -> None:
         """Forget the evaluation before."""
 
@@ -55,6 +59,11 @@ class Evaluator:
         `gather` returns every rank's object in rank order and must be called by all ranks alike.
         """
         raise NotImplementedError(f"{type(self).__name__} must define result")
+
+
+def remarks(evaluators: Mapping[str, Evaluator]) -> list[str]:
+    """The lines of all evaluators that have one."""
+    return [line for evaluator in evaluators.values() if (line := evaluator.remark())]
 
 
 def summed_by_set(of_ranks: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dataset.format import IGNORE_LABEL_ID
 from evaluators.base import Evaluator
 from evaluators.saved import SavedOutputs
 from puzzle_dataset import PuzzleDataset
@@ -46,6 +47,20 @@ def shares(data: PuzzleDataset, rank: int, limit: int | None = None) -> Iterator
         offset = rank * data.local_batch_size
         num_rows = max(0, min(data.local_batch_size, num_global - offset))
         yield Share(set_name, batch, num_rows, in_set + offset, before + offset, num_global)
+
+
+def labelled_only(labels: Tensor, *named: dict[str, Tensor]) -> list[dict[str, Tensor]] | None:
+    """Tensors (B, ...) by name without the rows whose labels (B, S) are all ignored; None if no row is left.
+
+    Such a row, whose answer nobody knows, counts nowhere. Labels on the CPU spare a wait for the device.
+    """
+    has_label = (labels != IGNORE_LABEL_ID).any(-1)
+    if has_label.all():
+        return list(named)
+    rows = has_label.nonzero().squeeze(-1)
+    if not len(rows):
+        return None
+    return [{name: value[rows.to(value.device)] for name, value in part.items()} for part in named]
 
 
 class Collector:

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from evaluators.base import Evaluator
-from evaluators.collect import NOTHING, Collector, shares
+from evaluators.collect import NOTHING, Collector, Share, labelled_only, shares
 from models.act import ACTModel
 from models.losses import ACTLossHead
 from puzzle_dataset import PuzzleDataset
@@ -61,6 +61,19 @@ def metric_names(
     )
 
 
+def loss_sums(
+    model: ACTLossHead, share: Share, named: dict[str, Tensor], first_stop: Tensor
+) -> dict[str, float]:
+    """The loss head's metrics of a share's real rows, `named` (B, ...) and `first_stop` (B,), as sums."""
+    scored = labelled_only(share.batch["labels"][: share.num_rows], named, {"first_stop": first_stop})
+    if scored is None:
+        return {}
+    outputs, stops = scored
+    halted = torch.ones_like(stops["first_stop"], dtype=torch.bool)
+    _, metrics = model.loss(outputs, outputs["labels"], halted, stops["first_stop"])
+    return dict(zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True))
+
+
 @torch.no_grad()
 def evaluate(
     model: ACTLossHead,
@@ -75,8 +88,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Metrics of the test stream `data` under the names they are logged by, on every rank.
 
-    `test/metric` pools the sets; with several sets each is also reported as `test/{set}/metric`. Padding rows count
-    nowhere. Files are those of `Collector`. `poll` is called before each batch, on all ranks alike; what it raises
+    `test/metric` pools the sets; with several sets each is also reported as `test/{set}/metric`. Padding
+    rows and rows without a label count nowhere. Files are those of `Collector`. `poll` is called before each batch, on all ranks alike; what it raises
     ends the evaluation.
     """
     was_training = model.training
@@ -97,11 +110,7 @@ def evaluate(
             batch = {name: value.to(world.device) for name, value in share.batch.items()}
             outputs, first_stop = run_steps(model.model, batch)
             named = {name: value[: share.num_rows] for name, value in (batch | outputs).items()}
-            first_stop = first_stop[: share.num_rows]
-            halted = torch.ones_like(first_stop, dtype=torch.bool)
-            _, metrics = model.loss(named, named["labels"], halted, first_stop)
-            values = torch.stack(list(metrics.values())).tolist()
-            collector.add(share, dict(zip(metrics, values, strict=True)), named)
+            collector.add(share, loss_sums(model, share, named, first_stop[: share.num_rows]), named)
             batches.set_postfix_str(collector.standing, refresh=False)
     results = collector.results()
     model.train(was_training)

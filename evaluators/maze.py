@@ -19,7 +19,8 @@ class Maze(Evaluator):
     """Values `maze/valid_path`, `maze/optimal`, `maze/exact`: shares of the test mazes.
 
     `optimal` counts every shortest path (`dataset.maze.judge`), `exact` only the one in the labels: in the
-    published data there are many of the same length. With several sets also `maze/{set}/...` for each.
+    published data there are many of the same length. Mazes without a label do not count for `exact`. With several sets
+    also `maze/{set}/...` for each.
     """
 
     METRICS = ("valid_path", "optimal", "exact")
@@ -36,14 +37,17 @@ class Maze(Evaluator):
         return {f"{prefix}/{metric}" for prefix in prefixes for metric in self.METRICS}
 
     def begin(self) -> None:
-        # Per set: the number of mazes, then how many of them each metric counts.
+        # Per set, for each metric: the number of mazes that it is a share of, then how many of them it counts.
         self._counts: dict[str, np.ndarray] = {}
 
     def update(self, set_name: str, outputs: dict[str, Tensor], example_indices: Tensor) -> None:
         inputs, labels, predictions = (outputs[name].numpy() for name in ("inputs", "labels", "preds"))
         valid, optimal = judge(inputs, predictions, self.grid_shape)
-        exact = ((predictions == labels) | (labels == IGNORE_LABEL_ID)).all(axis=1)
-        counts = np.array([len(inputs), valid.sum(), optimal.sum(), exact.sum()], np.int64)
+        ignored = labels == IGNORE_LABEL_ID
+        labelled = ~ignored.all(axis=1)
+        exact = ((predictions == labels) | ignored).all(axis=1) & labelled
+        numbers = [len(inputs), len(inputs), labelled.sum()]
+        counts = np.array([numbers, [valid.sum(), optimal.sum(), exact.sum()]], np.int64)
         self._counts[set_name] = self._counts.get(set_name, 0) + counts
 
     def result(self, gather: Callable[[Any], list[Any]], save_dir: Path | None) -> dict[str, float]:
@@ -54,9 +58,10 @@ class Maze(Evaluator):
         if len(counts) > 1:
             named |= {f"maze/{set_name}": of_set for set_name, of_set in counts.items()}
         return {
-            f"{prefix}/{metric}": float(solved / num_mazes)
-            for prefix, (num_mazes, *numbers_solved) in named.items()
-            for metric, solved in zip(self.METRICS, numbers_solved, strict=True)
+            f"{prefix}/{metric}": float(solved / number)
+            for prefix, counts in named.items()
+            for metric, number, solved in zip(self.METRICS, *counts, strict=True)
+            if number
         }
 
 

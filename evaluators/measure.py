@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from evaluators.base import Evaluator
 from evaluators.chains import Rows
-from evaluators.collect import NOTHING, Collector, shares
+from evaluators.collect import NOTHING, Collector, labelled_only, shares
 from evaluators.tally import Tally, right_cells
 from evaluators.test_time import Answered, Strategy
 from models.losses import ACTLossHead
@@ -81,8 +81,12 @@ def batch_sums(
 ) -> dict[str, float]:
     """Metrics of a batch as sums over its rows: those of the loss head, or as many of them as need no logits."""
     if "logits" in outputs:
-        every = torch.ones_like(answered.steps, dtype=torch.bool)
-        _, metrics = head.loss(outputs, labels, every, answered.steps)
+        scored = labelled_only(labels, outputs, {"labels": labels, "steps": answered.steps})
+        if scored is None:
+            return {}
+        outputs, rows = scored
+        every = torch.ones_like(rows["steps"], dtype=torch.bool)
+        _, metrics = head.loss(outputs, rows["labels"], every, rows["steps"])
         return dict(zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True))
     correct, labelled = right_cells(answered.preds, labels)
     counted, solved = labelled > 0, correct == labelled

@@ -57,6 +57,7 @@ def summary(report: dict[str, Any], folder: Path) -> str:
         lines.append(f"exact accuracy{rules} {share:.2%}, 95% interval {low:.2%} to {high:.2%}, on {rows}")
     else:
         lines.append(f"no row of {rows} has a label, so there is no accuracy")
+    lines += report["remarks"]
     lines.append(
         f"strategy {report['strategy']}, {report['halt_max_steps']} steps, "
         f"{report['network_applications_per_puzzle']:,.1f} network applications per puzzle, "

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from dataset.format import IGNORE_LABEL_ID
+from dataset.format import IGNORE_LABEL_ID, Metadata
 from evaluators.base import Evaluator
 
 
@@ -17,6 +17,13 @@ class Score(Evaluator):
     """Counts what was evaluated, beside the metrics of the loop; after `result` every rank knows the totals."""
 
     required_outputs: ClassVar[frozenset[str]] = frozenset({"labels", "preds"})
+
+    def __init__(self, data_paths: list[str], metadata: Metadata):
+        super().__init__(data_paths, metadata)
+        self.begin()
+
+    def metric_names(self) -> set[str]:
+        return set()
 
     def begin(self) -> None:
         self.rows = self.labelled = self.solved = 0
@@ -33,6 +40,17 @@ class Score(Evaluator):
         totals = zip(*gather((self.rows, self.labelled, self.solved)), strict=True)
         self.rows, self.labelled, self.solved = (sum(total) for total in totals)
         return {}
+
+    def in_words(self, num_puzzles: int) -> str:
+        """How many of the examples were solved; ARC's test split has several of each of its `num_puzzles` puzzles."""
+        if not self.labelled:
+            return f"no score, because the answers to all {self.rows} test examples are unknown,"
+        what = (
+            "unseen puzzles" if num_puzzles == self.rows else f"test examples of {num_puzzles} unseen puzzles"
+        )
+        if self.labelled < self.rows:
+            what = f"test examples with a known answer, of {self.rows},"
+        return f"solved {self.solved} of {self.labelled} {what} ({self.solved / self.labelled:.1%})"
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:

@@ -27,7 +27,7 @@ class Sudoku(Evaluator):
     valid: every row, column and box holds each symbol once, and given cells are kept. exact: the answer is the
     one in the labels, which for puzzles with one solution says the same. Where the dataset records difficulty
     also `sudoku/exact_difficulty_{class}` and the number of puzzles in it, `sudoku/count_difficulty_{class}`.
-    With several sets also `sudoku/{set}/...` for each.
+    Puzzles without a label count for `valid` only. With several sets also `sudoku/{set}/...` for each.
     """
 
     def __init__(self, data_paths: list[str], metadata: Metadata):
@@ -50,16 +50,18 @@ class Sudoku(Evaluator):
         return names
 
     def begin(self) -> None:
-        # Per set (classes + 1, 3): number of puzzles, valid and exact answers, by class of difficulty.
+        # Per set (classes + 1, 4): puzzles, valid answers, labelled puzzles, exact answers, by class of difficulty.
         self._counts: dict[str, np.ndarray] = {}
 
     def update(self, set_name: str, outputs: dict[str, Tensor], example_indices: Tensor) -> None:
         inputs, labels, predictions = (outputs[name].numpy() for name in ("inputs", "labels", "preds"))
         answers = predictions.astype(np.int64) - 1
         valid = is_solution(answers, self.shapes[set_name]) & keeps_givens(to_values(inputs), answers)
-        exact = ((predictions == labels) | (labels == IGNORE_LABEL_ID)).all(axis=1)
-        counts = self._counts.setdefault(set_name, np.zeros((len(CLASSES) + 1, 3), np.int64))
-        rows = np.stack([np.ones_like(valid), valid, exact], axis=1).astype(np.int64)
+        ignored = labels == IGNORE_LABEL_ID
+        labelled = ~ignored.all(axis=1)
+        exact = ((predictions == labels) | ignored).all(axis=1) & labelled
+        counts = self._counts.setdefault(set_name, np.zeros((len(CLASSES) + 1, 4), np.int64))
+        rows = np.stack([np.ones_like(valid), valid, labelled, exact], axis=1).astype(np.int64)
         np.add.at(counts, self._classes(set_name, example_indices.numpy()), rows)
 
     def result(self, gather: Callable[[Any], list[Any]], save_dir: Path | None) -> dict[str, float]:
@@ -80,11 +82,13 @@ class Sudoku(Evaluator):
 
 
 def _values(prefix: str, counts: np.ndarray, *, by_difficulty: bool) -> dict[str, float]:
-    """Named shares from (classes + 1, 3) counts."""
-    number, valid, exact = counts.sum(axis=0)
-    values = {f"{prefix}/valid": float(valid / number), f"{prefix}/exact": float(exact / number)}
+    """Named shares from (classes + 1, 4) counts."""
+    number, valid, labelled, exact = counts.sum(axis=0)
+    values = {f"{prefix}/valid": float(valid / number)}
+    if labelled:
+        values[f"{prefix}/exact"] = float(exact / labelled)
     if by_difficulty:
-        for name, (of_class, _, solved) in zip(
+        for name, (*_, of_class, solved) in zip(
             CLASSES, counts, strict=False
         ):  # not those of unknown difficulty
             if of_class:

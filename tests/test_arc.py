@@ -260,10 +260,23 @@ def test_broken_json_missing_files_and_bad_names_are_refused(tmp_path):
 def test_answers_come_from_the_solutions_and_are_unknown_without_them(tmp_path):
     answers = {"t0": [[[7]], [[8, 9]]]}
     solved, unsolved = read_subset(write_kaggle(tmp_path, {"t0": TASK, "t1": TASK}, answers), "sub")
-    assert solved.solved
+    assert solved.unknown == []
     assert [answer.tolist() for _, answer in solved.test] == answers["t0"]
-    assert not unsolved.solved
+    assert unsolved.unknown == [0, 1]
     assert [answer.tolist() for _, answer in unsolved.test] == [[[0]], [[0]]]
+    assert [answer.size for _, answer in unsolved.labelled_test] == [0, 0]
+
+
+def test_one_of_several_answers_may_be_unknown(tmp_path):
+    answers = {"t0": [[[7]], None]}
+    (task,) = read_subset(write_kaggle(tmp_path, {"t0": TASK}, answers), "sub")
+    assert task.unknown == [1]
+    assert [answer.tolist() for _, answer in task.labelled_test] == [[[7]], []]
+    folder = tmp_path / "data" / "sub"
+    folder.mkdir(parents=True)
+    raw = {**TASK, "test": [{**TASK["test"][0], "output": None}, {**TASK["test"][1], "output": [[5]]}]}
+    (folder / "t0.json").write_text(json.dumps(raw))
+    assert read_subset(str(tmp_path / "data"), "sub")[0].unknown == [0]
 
 
 def test_the_official_folders_read_like_the_kaggle_files(tmp_path):
@@ -273,8 +286,8 @@ def test_the_official_folders_read_like_the_kaggle_files(tmp_path):
     for task in kaggle:
         (tmp_path / "data" / "training" / f"{task.name}.json").write_text(json.dumps(task.to_json()))
     official = read_subset(str(tmp_path / "data"), "training")
-    assert [(t.name, t.solved, t.to_json()) for t in official] == [
-        (t.name, t.solved, t.to_json()) for t in kaggle
+    assert [(t.name, t.known, t.to_json()) for t in official] == [
+        (t.name, t.known, t.to_json()) for t in kaggle
     ]
     (tmp_path / "data" / "training" / "c.json").write_text("[1]")
     with pytest.raises(UserError, match=r"c.json: must be an object"):

@@ -15,7 +15,7 @@ from dataset import arc_plan, build_arc_dataset
 from dataset.arc import Augmentation, decode_numbers, encode, puzzle_hash, split_name
 from dataset.arc_plan import choose_augmentations
 from dataset.build_arc_dataset import parse_options
-from dataset.format import open_split, read_identifiers, validate
+from dataset.format import SPLITS, open_split, read_identifiers, validate
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,7 +50,7 @@ def test_a_built_dataset_is_valid_and_says_how_it_was_made(built):
     extra = open_split(built, "test").metadata.extra
     assert (extra["family"], extra["grid_shape"], extra["seed"]) == ("arc", [30, 30], 42)
     assert extra["options"]["num_aug"] == 5
-    assert extra["unsolved_tasks"] == []
+    assert extra["unknown_answers"] == {}
     assert "workers" not in extra["options"]
 
 
@@ -241,16 +241,41 @@ def test_a_second_test_subset_is_tested_too(tmp_path):
     assert set(json.loads((folder / "test_puzzles.json").read_text())) == {*expected[0], *expected[1]}
 
 
-def test_unknown_answers_are_0_in_the_files_and_named_beside_them(tmp_path, capsys):
+def test_unknown_answers_are_0_in_the_raw_tasks_and_named_beside_them(tmp_path, capsys):
     questions = {"known": task(([[1]], [[2]]), [[3]]), "unknown": task(([[1, 2]], [[2]]), [[3]])}
     prefix = write_tasks(tmp_path, "evaluation", questions, {"known": [[[0]]]})
     folder = build(tmp_path / "built", subsets="evaluation", prefix=prefix)
-    assert open_split(folder, "test").metadata.extra["unsolved_tasks"] == ["unknown"]
+    assert open_split(folder, "test").metadata.extra["unknown_answers"] == {"unknown": [0]}
     outputs = {
         k: p["test"][0]["output"] for k, p in json.loads((folder / "test_puzzles.json").read_text()).items()
     }
     assert outputs == {"known": [[0]], "unknown": [[0]]}
-    assert "1 tasks of evaluation lack answers" in capsys.readouterr().out
+    note = "1 tasks of evaluation lack answers to 1 test inputs: these are submitted, but not scored"
+    assert note in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("store", ["full", "lazy"])
+def test_an_unknown_answer_is_an_ignored_label_and_nothing_else_changes(tmp_path, store):
+    """The same tasks with [[0]] as the true answer give the same inputs, names and raw tasks, and the other labels."""
+    pair, tests = {"input": [[1, 2]], "output": [[2, 3]]}, [{"input": [[3]]}, {"input": [[4, 5]]}]
+    rows, beside = {}, {}
+    for kind, answers in (("unknown", [[[9, 9]], None]), ("known", [[[9, 9]], [[0]]])):
+        (tmp_path / kind).mkdir()
+        for subset in ("training", "evaluation"):
+            tasks = {f"{subset}{number}": {"train": [pair], "test": tests} for number in range(2)}
+            prefix = write_tasks(tmp_path / kind, subset, tasks, dict.fromkeys(tasks, answers))
+        folder = tmp_path / f"{kind}_built"
+        build(folder, "--store", store, subsets="training evaluation", prefix=prefix)
+        assert validate(folder) == []
+        rows[kind] = {split: open_split(folder, split).sets["all"].read(slice(None)) for split in SPLITS}
+        beside[kind] = read_identifiers(folder), (folder / "test_puzzles.json").read_text()
+    assert beside["unknown"] == beside["known"]
+    for split in SPLITS:
+        (inputs, labels), (same_inputs, known_labels) = rows["unknown"][split], rows["known"][split]
+        assert np.array_equal(inputs, same_inputs)
+        is_placeholder = (known_labels > 1).sum(1) == 1
+        assert is_placeholder.sum() >= 4
+        assert np.array_equal(labels, np.where(is_placeholder[:, None], 0, known_labels))
 
 
 def test_a_task_in_two_subsets_keeps_one_identifier_and_the_leak_is_told(tmp_path, capsys):

@@ -147,7 +147,7 @@ def test_candidates_rank_by_votes_then_confidence_then_order(tmp_path, votes, ra
     assert answer == [{"attempt_1": [[ranking[0]]], "attempt_2": [[ranking[1]]]}]
 
 
-def test_an_input_without_prediction_and_an_empty_prediction_become_placeholders(tmp_path):
+def test_attempts_never_repeat_and_every_input_has_them(tmp_path):
     folder = one_task(tmp_path / "x", [[[5]], [[6]]])
     arc = evaluator(folder, submission_K=3)
     outputs = predict((1, 5, 0.0), (1, 5, 0.0), (1, 7, 0.0))
@@ -155,9 +155,37 @@ def test_an_input_without_prediction_and_an_empty_prediction_become_placeholders
     feed(arc, outputs)
     assert arc.result(alone, tmp_path / "out")["ARC/pass@1"] == 0.5
     submission = json.loads((tmp_path / "out" / "submission.json").read_text())
-    first = {"attempt_1": [[5]], "attempt_2": [[0]], "attempt_3": [[5]]}
-    assert submission == {"t": [first, {key: [[0]] for key in first}]}
+    fallbacks = {"attempt_2": [[0, 0]], "attempt_3": [[0, 0, 0]]}  # of other shapes than the first attempt
+    assert submission == {"t": [{"attempt_1": [[5]], **fallbacks}, {"attempt_1": [[2]], **fallbacks}]}
     assert submission_problems(submission, {"t": [0, 1]}, attempts=3) == []
+
+
+def test_the_runner_up_takes_the_place_of_an_empty_prediction_and_the_input_fills_in(tmp_path):
+    folder = one_task(tmp_path / "x", [[[5]]])
+    arc = evaluator(folder)
+    outputs = predict(*[(1, 5, 0.0)] * 6)
+    outputs["preds"][:3] = 0  # most votes are for no grid at all
+    outputs["preds"][5] = torch.from_numpy(encode(np.full((2, 2), 7, np.uint8)))
+    feed(arc, outputs)
+    arc.result(alone, tmp_path / "out")
+    submitted = json.loads((tmp_path / "out" / "submission.json").read_text())["t"]
+    assert submitted == [{"attempt_1": [[5]], "attempt_2": [[7, 7], [7, 7]]}]
+    arc.begin()
+    feed(arc, {key: value[[5, 5]] for key, value in outputs.items()})
+    arc.result(alone, tmp_path / "out")
+    submitted = json.loads((tmp_path / "out" / "submission.json").read_text())["t"]
+    assert submitted == [{"attempt_1": [[7, 7], [7, 7]], "attempt_2": [[1]]}]
+
+
+def test_known_answers_count_beside_unknown_ones(tmp_path):
+    arc = evaluator(one_task(tmp_path / "x", [[[5]], None]), pass_Ks=[1])
+    assert arc.remark() == (
+        "1 of 2 answers unknown: these test inputs are not scored, each evaluation writes a submission"
+    )
+    feed(arc, predict((1, 5, 0.0), (2, 0, 0.0)))
+    assert arc.result(alone, tmp_path / "out") == {"ARC/pass@1": 1.0}
+    path = tmp_path / "out" / "submission.json"
+    assert arc.remark() == f"1 of 2 answers unknown, submission written to {path} with 1 tasks, 2 inputs"
 
 
 def test_tasks_without_known_answers_are_submitted_but_not_scored(built, tmp_path):
@@ -171,12 +199,20 @@ def test_tasks_without_known_answers_are_submitted_but_not_scored(built, tmp_pat
     arc = evaluator(known, pass_Ks=[1])
     feed(arc, predict((1, 0, 0.0)))
     assert arc.result(alone, None) == {"ARC/pass@1": 1.0}
+    assert arc.remark() is None
     # ... unless the dataset comes from a builder that does not say which answers are known.
     path = known / "test" / "dataset.json"
     metadata = json.loads(path.read_text())
-    del metadata["unsolved_tasks"]
+    del metadata["unknown_answers"]
     path.write_text(json.dumps(metadata))
     assert evaluator(known).tasks.scored == []
+    # An earlier version of the builder names them by task.
+    for tasks in ([], ["t"]):
+        path.write_text(json.dumps(metadata | {"unsolved_tasks": tasks}))
+        assert evaluator(known).tasks.scored == [name for name in ["t"] if name not in tasks]
+    path.write_text(json.dumps(metadata | {"unknown_answers": ["t"]}))
+    with pytest.raises(UserError, match="unknown_answers is \\['t'\\], but must be an object"):
+        evaluator(known)
 
 
 def test_rows_with_the_blank_identifier_count_nowhere(tmp_path):

@@ -85,20 +85,28 @@ def unshifted(sequence: np.ndarray) -> np.ndarray:
     return found
 
 
-def puzzles(arrays: dict[str, np.ndarray], names: list[str]) -> Counter:
-    """How often each un-augmented puzzle occurs: (task, its pairs without order, shift and augmentation)."""
+def puzzles(arrays: dict[str, np.ndarray], names: list[str], unknown: set[tuple[str, str]]) -> Counter:
+    """How often each un-augmented puzzle occurs: (task, its pairs without order, shift and augmentation).
+
+    Of pairs in `unknown`, (task, input), the label must be that of an unknown answer: here none, published [[0]].
+    """
     found = Counter()
+
+    def original(augmentation, sequence) -> str:
+        return json.dumps(augmentation.invert(unshifted(sequence)).tolist()) if sequence.any() else "unknown"
+
     bounds = arrays["puzzle_indices"]
     for puzzle, identifier in enumerate(arrays["puzzle_identifiers"]):
         task, augmentation = split_name(names[identifier])
-        pairs = sorted(
-            tuple(
-                json.dumps(augmentation.invert(unshifted(arrays[key][row])).tolist())
-                for key in ("inputs", "labels")
-            )
-            for row in range(bounds[puzzle], bounds[puzzle + 1])
-        )
-        found[task, tuple(pairs)] += 1
+        pairs = []
+        for row in range(bounds[puzzle], bounds[puzzle + 1]):
+            question, answer = (original(augmentation, arrays[key][row]) for key in ("inputs", "labels"))
+            assert (answer == "unknown") <= ((task, question) in unknown)
+            if (task, question) in unknown:
+                assert answer in ("unknown", "[[0]]")
+                answer = "unknown"
+            pairs.append((question, answer))
+        found[task, tuple(sorted(pairs))] += 1
     return found
 
 
@@ -110,6 +118,8 @@ def test_the_builder_writes_the_published_dataset_up_to_order_shift_and_choice(t
         if key.startswith("arc_src/") and str(golden[key]):
             name = key.removeprefix("arc_src/").removesuffix("_json")
             (tmp_path / f"src_{name}.json").write_text(str(golden[key]))
+    gamma = json.loads(str(golden["arc_src/gamma_challenges_json"]))  # a train subset without solutions
+    unknown = {(name, json.dumps(pair["input"])) for name, raw in gamma.items() for pair in raw["test"]}
     built = tmp_path / "built"
     build(
         f"--input-file-prefix {tmp_path}/src --output-dir {built} --subsets alpha beta gamma --test-set-name beta "
@@ -135,7 +145,10 @@ def test_the_builder_writes_the_published_dataset_up_to_order_shift_and_choice(t
         for field in fields:
             assert ours[field].shape == theirs[field].shape, (split, field)
             assert str(ours[field].dtype) == str(golden[f"{prefix}{split}/{field}@dtype"]), (split, field)
-        assert puzzles(ours, names) == puzzles(theirs, golden_names)
+        assert puzzles(ours, names, unknown) == puzzles(theirs, golden_names, unknown)
+        copies = [split_name(names[identifier])[0] for identifier in ours["puzzle_identifiers"]]
+        expected = sum(len(gamma[name]["test"]) for name in copies if name in gamma and split == "train")
+        assert (~ours["labels"].any(1)).sum() == expected
         if split == "test" and num_aug == 0:  # no shift and no choice: the very same rows
             assert Counter(row.tobytes() for row in ours["inputs"]) == Counter(
                 r.tobytes() for r in theirs["inputs"]
@@ -172,6 +185,7 @@ def test_scores_and_submission_are_the_published_ones(tmp_path):
     values = evaluator.result(lambda value: [value], tmp_path / "evaluator_ARC_step_10")
     assert values == json.loads(str(golden["result_json"]))
     submission = json.loads((tmp_path / "evaluator_ARC_step_10" / "submission.json").read_text())
-    # Where the published code submits nothing, an answer is still expected: a placeholder.
-    expected = json.loads(str(golden["submission_json"])) | {"p3": [{"attempt_1": [[0]], "attempt_2": [[0]]}]}
-    assert submission == expected
+    # Where the published code submits nothing, an answer is still expected: a fallback.
+    question = json.loads(str(golden["test_puzzles_json"]))["p3"]["test"][0]["input"]
+    expected = json.loads(str(golden["submission_json"]))
+    assert submission == expected | {"p3": [{"attempt_1": question, "attempt_2": [[0]]}]}

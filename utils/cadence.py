@@ -113,6 +113,10 @@ class BestMetric:
                 f"best_metric={self.name}: no such metric; this run has {', '.join(sorted(names))}"
             )
 
+    def is_measured(self, metrics: Mapping[str, float]) -> bool:
+        """Whether an evaluation could have this metric: without any label it has no `test/*` metrics at all."""
+        return self.name in metrics or any(name.startswith("test/") for name in metrics)
+
     def update(self, metrics: Mapping[str, float]) -> bool:
         """Whether these are the best so far. `UserError` if the metric is not among them."""
         self.check(metrics)

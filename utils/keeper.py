@@ -47,6 +47,7 @@ class Keeper:
         self.state, self.checkpointer, self.cadence, self.best = state, checkpointer, cadence, best
         self.facts, self.save_every_eval = facts, save_every_eval
         self.is_saved = False
+        self._said_unmeasured = False
 
     @property
     def stopped_early(self) -> bool:
@@ -87,13 +88,15 @@ class Keeper:
                 self.save()
             raise
 
-    def after_iteration(self, results: Mapping[str, float]) -> None:
-        """Take an evaluation's results (empty where none was due) and save if it is due."""
+    def after_iteration(self, results: Mapping[str, float] | None) -> None:
+        """Take an evaluation's results (None if none was due) and save if it is due."""
         self.is_saved = False
-        if not results:
+        if results is None:
             return
         best = None
-        if self.best is not None:
+        if self.best is not None and not self.best.is_measured(results):
+            self._say_unmeasured(self.best)
+        elif self.best is not None:
             try:
                 if self.best.update(results):
                     best = Best(self.best.name, self.best.value)
@@ -102,6 +105,17 @@ class Keeper:
                 raise
         if self.save_every_eval or best is not None:
             self.save(best=best)
+
+    def _say_unmeasured(self, best: BestMetric) -> None:
+        if not self._said_unmeasured:
+            patience = (
+                "" if best.patience is None else f" and early_stop_patience={best.patience} ends no run"
+            )
+            self.checkpointer.world.print(
+                f"best_metric={best.name} has no value, because the answers to all test examples are unknown: no best "
+                f"checkpoint is kept{patience}"
+            )
+        self._said_unmeasured = True
 
     def finish(self) -> None:
         """Save what is not saved yet and wait until it is on disk."""
