@@ -119,14 +119,18 @@ def _token_lines(split: Split, look: Look) -> Iterator[str]:
     meta = split.metadata
     counts = np.zeros((2, meta.vocab_size), np.int64)
     per_set = max(1, _SAMPLE_CELLS // (meta.seq_len * len(split.sets)))
-    sampled = examples = 0
+    sampled = examples = unlabelled = 0
     for example_set in split.sets.values():
         chosen = np.unique(np.linspace(0, example_set.num_examples - 1, per_set).astype(np.int64))
         sampled, examples = sampled + len(chosen), examples + example_set.num_examples
         for part in np.array_split(chosen, -(-len(chosen) // 4096)):
-            for row, tokens in zip(counts, example_set.read(part), strict=True):
+            inputs, labels = example_set.read(part)
+            unlabelled += int((labels == meta.ignore_label_id).all(1).sum())
+            for row, tokens in zip(counts, (inputs, labels), strict=True):
                 inside = tokens[(tokens >= 0) & (tokens < meta.vocab_size)]
                 row += np.bincount(inside.reshape(-1), minlength=meta.vocab_size)
+    if unlabelled:
+        yield f"  {unlabelled:,} of {sampled:,} examples have no label: their answers are unknown"
     if sampled < examples:
         yield f"  tokens, in {sampled:,} examples spread over the split:"
     else:

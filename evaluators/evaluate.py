@@ -88,9 +88,9 @@ def evaluate(
 ) -> dict[str, float]:
     """Metrics of the test stream `data` under the names they are logged by, on every rank.
 
-    `test/metric` pools the sets; with several sets each is also reported as `test/{set}/metric`. Padding
-    rows and rows without a label count nowhere. Files are those of `Collector`. `poll` is called before each batch, on all ranks alike; what it raises
-    ends the evaluation.
+    `test/metric` pools the sets; with several sets each is also reported as `test/{set}/metric`. Padding rows and rows
+    without a label count nowhere. Files are those of `Collector`. `poll` is called before each batch, on all ranks
+    alike; what it raises ends the evaluation.
     """
     was_training = model.training
     model.eval()

@@ -45,7 +45,8 @@ def summary(report: dict[str, Any], folder: Path) -> str:
     for rung, counts in report.get("rungs", {}).items():
         lines.append(f"rung {rung}: " + ", ".join(f"{k.replace('_', ' ')} {v:,}" for k, v in counts.items()))
     if halting := report.get("halting"):
-        lines.append(", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in halting.items()))
+        known = {name.replace("_", " "): value for name, value in halting.items() if value is not None}
+        lines.append(", ".join(f"{name} {value:.4g}" for name, value in known.items()))
     lines += [f"{name}: {value:.4g}" for name, value in report["metrics"].items()]
     rows = f"{report['rows']:,} of {report['rows_of_the_data']:,} rows"
     if report["rows"] < report["rows_of_the_data"]:
