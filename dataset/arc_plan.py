@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dataset.arc import NUM_AUGMENTATIONS, NUM_COLOURS, SEQ_LEN, decode_numbers, frame_layout
-from dataset.arc_tasks import Pair, Task, read_subset
+from dataset.arc_tasks import Pair, Task, read_subset, refuse_other_task
 from dataset.augment import NUM_DIHEDRAL
 from dataset.lazy import IdentifierTable
 
@@ -52,6 +52,7 @@ def plan_dataset(options: argparse.Namespace) -> tuple[Plan, list[str]]:
     """
     tasks: list[tuple[Task, bool]] = []
     subsets_of: dict[str, list[str]] = {}
+    first_of: dict[str, tuple[Task, str]] = {}
     test_names = {options.test_set_name, options.test_set_name2}
     notes = []
     for position, subset in enumerate(options.subsets):
@@ -60,6 +61,8 @@ def plan_dataset(options: argparse.Namespace) -> tuple[Plan, list[str]]:
         tasks += [(read[index], subset in test_names) for index in order]
         for task in read:
             subsets_of.setdefault(task.name, []).append(subset)
+            known, known_subset = first_of.setdefault(task.name, (task, subset))
+            refuse_other_task(known, known_subset, task, subset)
         unsolved = sum(bool(task.unknown) for task in read)
         if unsolved:
             use = "submitted, but not scored" if subset in test_names else "in train with ignored labels"

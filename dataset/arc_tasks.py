@@ -1,10 +1,13 @@
 """ARC tasks read from JSON, every grid checked: the Kaggle layout (`{prefix}_{subset}_challenges.json` with
-`_solutions.json`) and the official one (`{prefix}/{subset}/*.json`, one file a task, answers inside).
+`_solutions.json`) and that of the ARC-AGI, ConceptARC and 1D-ARC repositories (`{prefix}/{subset}/**/*.json`, one file
+a task, answers inside).
 """
 
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,22 +87,92 @@ def placeholder_rows(metadata: Metadata, labels: np.ndarray) -> np.ndarray | Non
 
 
 def read_subset(prefix: str, subset: str) -> list[Task]:
-    """The tasks of a subset in the order of the file, or of file names; raises `UserError` for anything malformed."""
-    challenges = Path(f"{prefix}_{subset}_challenges.json")
+    """The tasks of a subset in the order of the file, or of file names; raises `UserError` for anything malformed.
+
+    Words of the Kaggle files' names may also be joined by hyphens; a folder's files may lie in folders within it.
+    """
     folder = Path(prefix) / subset
-    if challenges.is_file():
-        tasks = _read_kaggle(challenges, Path(f"{prefix}_{subset}_solutions.json"))
+    kaggle = _kaggle_files(prefix, subset)
+    if kaggle is not None:
+        tasks = _read_kaggle(*kaggle)
     elif folder.is_dir():
-        files = sorted(folder.glob("*.json"))
-        tasks = [_parse_task(path.stem, _read_json(path), f"{path}") for path in files]
+        tasks = _read_folder(folder)
     else:
         raise UserError(
-            f"subset {subset!r}: there is neither a file {challenges} nor a folder {folder}; check "
-            "--input-file-prefix and --subsets"
+            f"subset {subset!r}: there is neither a file {prefix}_{subset}_challenges.json nor a folder {folder}; "
+            f"{_what_was_found(prefix)}"
         )
     if not tasks:
-        raise UserError(f"{challenges if challenges.is_file() else folder}: holds no tasks")
+        where, found = (kaggle[0], "") if kaggle else (folder, f"; {_what_was_found(prefix)}")
+        raise UserError(f"{where}: holds no tasks{found}")
     return tasks
+
+
+def _kaggle_files(prefix: str, subset: str) -> tuple[Path, Path] | None:
+    """The challenges of a subset, which must exist, and its solutions, which need not."""
+    for first in "_-":
+        for second in "_-":
+            challenges = Path(f"{prefix}{first}{subset}{second}challenges.json")
+            if challenges.is_file():
+                return challenges, Path(f"{prefix}{first}{subset}{second}solutions.json")
+    return None
+
+
+def _read_folder(folder: Path) -> list[Task]:
+    """The tasks of all JSON files below a folder, named after their files, if names repeat after their paths."""
+    files = [path for path in folder.rglob("*.json") if not path.name.startswith(".")]
+    relative = sorted(path.relative_to(folder) for path in files)
+    count = Counter(path.stem for path in relative)
+    return [
+        _parse_task(
+            path.stem if count[path.stem] == 1 else path.with_suffix("").as_posix(),
+            _read_json(folder / path),
+            f"{folder / path}",
+        )
+        for path in relative
+    ]
+
+
+def _what_was_found(prefix: str) -> str:
+    """The end of an error message: which options would find the tasks near `prefix`."""
+    path = Path(prefix)
+    fitting: dict[str, list[str]] = {}
+    for folder in dict.fromkeys((path, path.parent)):
+        if not folder.is_dir():
+            continue
+        for file in sorted(folder.glob("*challenges.json")):
+            match = re.fullmatch(r"(.+)[_-](.+)[_-]challenges", file.stem)
+            if match:
+                fitting.setdefault(str(folder / match[1]), []).append(match[2])
+        for inner in sorted(folder.iterdir()) if folder == path else ():
+            hidden = inner.name.startswith(".")
+            if inner.is_dir() and not hidden and next(inner.rglob("*.json"), None) is not None:
+                fitting.setdefault(str(folder), []).append(inner.name)
+        if fitting:
+            break
+    if not fitting:
+        there = path if path.is_dir() else path.parent
+        return f"{there} {'holds no task files' if there.is_dir() else 'does not exist'}: check --input-file-prefix"
+    options = [
+        f"--input-file-prefix {found} --subsets {' '.join(subsets[:8])}{' ...' if len(subsets) > 8 else ''}"
+        for found, subsets in fitting.items()
+    ]
+    return f"what is there is found by {' or '.join(options)}"
+
+
+def refuse_other_task(known: Task, known_subset: str, task: Task, subset: str) -> None:
+    """Raise `UserError` for two tasks of one name in two subsets, unless they are versions of one task.
+
+    Versions share a pair. Others would share the identifiers of their augmentations.
+    """
+    pairs = [
+        {(q.tobytes(), q.shape, a.tobytes(), a.shape) for q, a in t.train + t.test} for t in (known, task)
+    ]
+    if not pairs[0] & pairs[1]:
+        raise UserError(
+            f"task {task.name} of subset {subset} has no pair in common with task {task.name} of subset "
+            f"{known_subset}: rename one of them, as a task's name is its puzzle identifier"
+        )
 
 
 def _read_kaggle(challenges: Path, solutions: Path) -> list[Task]:

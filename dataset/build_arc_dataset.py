@@ -64,8 +64,8 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--input-file-prefix",
         required=True,
-        help="PREFIX of PREFIX_SUBSET_challenges.json and PREFIX_SUBSET_solutions.json, or the folder that holds "
-        "folders SUBSET of one JSON file per task",
+        help="PREFIX of PREFIX_SUBSET_challenges.json and PREFIX_SUBSET_solutions.json (hyphens do, too), or the "
+        "folder that holds folders SUBSET of one JSON file per task, at any depth",
     )
     parser.add_argument("--output-dir", required=True, help="folder to build into")
     parser.add_argument("--subsets", nargs="+", required=True, help="task collections to use, in this order")

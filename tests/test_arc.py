@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -265,6 +266,66 @@ def test_answers_come_from_the_solutions_and_are_unknown_without_them(tmp_path):
     assert unsolved.unknown == [0, 1]
     assert [answer.tolist() for _, answer in unsolved.test] == [[[0]], [[0]]]
     assert [answer.size for _, answer in unsolved.labelled_test] == [0, 0]
+
+
+def write_folder(folder, tasks: dict[str, int]):
+    """One file for each path; the number tells tasks apart."""
+    for path, number in tasks.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        raw = {
+            "train": [{"input": [[number]], "output": [[number]]}],
+            "test": [{"input": [[1]], "output": [[2]]}],
+        }
+        (folder / path).write_text(json.dumps(raw))
+    return folder
+
+
+def test_files_in_nested_folders_are_found(tmp_path):
+    # As in ConceptARC and 1D-ARC, with what file managers leave beside them.
+    tasks = ("corpus/Copy/Copy1.json", "corpus/Copy/Old/Copy2.json", "corpus/Count/Count1.json")
+    write_folder(tmp_path, dict.fromkeys(tasks, 1))
+    for rubbish in (".DS_Store", "._Copy1.json", "README.md"):
+        (tmp_path / "corpus" / "Copy" / rubbish).write_bytes(b"\0")
+    assert [task.name for task in read_subset(str(tmp_path), "corpus")] == ["Copy1", "Copy2", "Count1"]
+    assert [task.name for task in read_subset(str(tmp_path / "corpus"), "Count")] == ["Count1"]
+    assert [task.name for task in read_subset(str(tmp_path), "corpus/Copy")] == ["Copy1", "Copy2"]
+
+
+def test_files_of_one_name_are_named_after_their_paths(tmp_path):
+    write_folder(tmp_path / "sub", {"a/1.json": 1, "b/1.json": 2, "b/2.json": 3})
+    read = read_subset(str(tmp_path), "sub")
+    assert [(task.name, int(task.train[0][0][0, 0])) for task in read] == [("a/1", 1), ("b/1", 2), ("2", 3)]
+
+
+def test_hyphens_join_the_words_of_a_file_name_as_well(tmp_path):
+    for first, second in ("__", "_-", "-_", "--"):
+        folder = tmp_path / f"{ord(first)}{ord(second)}"
+        folder.mkdir()
+        for kind, content in (("challenges", {"t0": TASK}), ("solutions", {"t0": [[[7]], [[8, 9]]]})):
+            (folder / f"arc-agi{first}training{second}{kind}.json").write_text(json.dumps(content))
+        (task,) = read_subset(str(folder / "arc-agi"), "training")
+        assert task.unknown == []
+
+
+def test_what_is_there_is_told_with_the_options_that_find_it(tmp_path):
+    (tmp_path / "arc-agi-1_training_challenges.json").write_text(json.dumps({"t0": TASK}))
+    (tmp_path / "arc-agi-1_evaluation_challenges.json").write_text(json.dumps({"t0": TASK}))
+    found = f"--input-file-prefix {tmp_path / 'arc-agi-1'} --subsets evaluation training"
+    for prefix in (tmp_path, tmp_path / "arc-agi", tmp_path / "none"):
+        with pytest.raises(UserError, match=re.escape(f"what is there is found by {found}")):
+            read_subset(str(prefix), "training")
+    write_folder(tmp_path / "nested", {"corpus/A/A1.json": 1})
+    with pytest.raises(
+        UserError, match=re.escape(f"--input-file-prefix {tmp_path / 'nested'} --subsets corpus")
+    ):
+        read_subset(str(tmp_path / "nested"), "A")
+    (tmp_path / "nested" / "empty").mkdir()
+    with pytest.raises(
+        UserError, match=r"empty: holds no tasks; what is there is found by .*--subsets corpus"
+    ):
+        read_subset(str(tmp_path / "nested"), "empty")
+    with pytest.raises(UserError, match="nowhere does not exist: check --input-file-prefix"):
+        read_subset(str(tmp_path / "nowhere" / "arc"), "training")
 
 
 def test_one_of_several_answers_may_be_unknown(tmp_path):

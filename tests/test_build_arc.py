@@ -254,6 +254,21 @@ def test_unknown_answers_are_0_in_the_raw_tasks_and_named_beside_them(tmp_path, 
     assert note in capsys.readouterr().out
 
 
+def test_two_tasks_of_one_name_in_two_subsets_are_refused_unless_they_share_a_pair(tmp_path, capsys):
+    one, other = task(([[1, 2]], [[2]]), [[3]]), task(([[5, 6]], [[6]]), [[7]])
+    for subset, raw in (("training", one), ("evaluation", other)):
+        prefix = write_tasks(tmp_path, subset, {"1": raw})
+    with pytest.raises(SystemExit):
+        build(tmp_path / "built", subsets="training evaluation", prefix=prefix)
+    assert (
+        "task 1 of subset evaluation has no pair in common with task 1 of subset training"
+        in capsys.readouterr().err
+    )
+    other["train"].append(one["train"][0])
+    write_tasks(tmp_path, "evaluation", {"1": other})
+    assert validate(build(tmp_path / "built", subsets="training evaluation", prefix=prefix)) == []
+
+
 @pytest.mark.parametrize("store", ["full", "lazy"])
 def test_an_unknown_answer_is_an_ignored_label_and_nothing_else_changes(tmp_path, store):
     """The same tasks with [[0]] as the true answer give the same inputs, names and raw tasks, and the other labels."""
