@@ -57,9 +57,9 @@ class Task:
 
 
 def unknown_answers(metadata: Metadata) -> dict[str, list[int] | None] | None:
-    """By task the numbers of the test inputs whose answers are not known, None for all of them, as a test split says.
+    """What a test split records: by task the numbers of the test inputs with an unknown answer, None meaning all.
 
-    None if the split does not say it: it was not built here.
+    Returns None if the split records nothing, because another builder wrote it. Raises `UserError` if it is malformed.
     """
     if "unknown_answers" in metadata.extra:
         unknown = metadata.extra["unknown_answers"]
@@ -75,7 +75,7 @@ def unknown_answers(metadata: Metadata) -> dict[str, list[int] | None] | None:
 
 
 def placeholder_rows(metadata: Metadata, labels: np.ndarray) -> np.ndarray | None:
-    """(n,) bool: which rows of a test split's labels (n, S) stand for an unknown answer; None where there are none.
+    """(n,) bool: which rows of a test split's labels (n, S) stand for an unknown answer; None if there are none.
 
     Datasets of other builders, and of earlier versions of ours, hold `UNKNOWN_OUTPUT` there as if it were the answer.
     """
@@ -157,7 +157,7 @@ def _what_was_found(prefix: str) -> str:
         f"--input-file-prefix {found} --subsets {' '.join(subsets[:8])}{' ...' if len(subsets) > 8 else ''}"
         for found, subsets in fitting.items()
     ]
-    return f"what is there is found by {' or '.join(options)}"
+    return f"there are tasks for {' or '.join(options)}"
 
 
 def refuse_other_task(known: Task, known_subset: str, task: Task, subset: str) -> None:

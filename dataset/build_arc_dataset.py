@@ -64,7 +64,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--input-file-prefix",
         required=True,
-        help="PREFIX of PREFIX_SUBSET_challenges.json and PREFIX_SUBSET_solutions.json (hyphens do, too), or the "
+        help="PREFIX of PREFIX_SUBSET_challenges.json and PREFIX_SUBSET_solutions.json (hyphens work too), or the "
         "folder that holds folders SUBSET of one JSON file per task, at any depth",
     )
     parser.add_argument("--output-dir", required=True, help="folder to build into")

@@ -312,7 +312,7 @@ def test_what_is_there_is_told_with_the_options_that_find_it(tmp_path):
     (tmp_path / "arc-agi-1_evaluation_challenges.json").write_text(json.dumps({"t0": TASK}))
     found = f"--input-file-prefix {tmp_path / 'arc-agi-1'} --subsets evaluation training"
     for prefix in (tmp_path, tmp_path / "arc-agi", tmp_path / "none"):
-        with pytest.raises(UserError, match=re.escape(f"what is there is found by {found}")):
+        with pytest.raises(UserError, match=re.escape(f"there are tasks for {found}")):
             read_subset(str(prefix), "training")
     write_folder(tmp_path / "nested", {"corpus/A/A1.json": 1})
     with pytest.raises(
@@ -320,9 +320,7 @@ def test_what_is_there_is_told_with_the_options_that_find_it(tmp_path):
     ):
         read_subset(str(tmp_path / "nested"), "A")
     (tmp_path / "nested" / "empty").mkdir()
-    with pytest.raises(
-        UserError, match=r"empty: holds no tasks; what is there is found by .*--subsets corpus"
-    ):
+    with pytest.raises(UserError, match=r"empty: holds no tasks; there are tasks for .*--subsets corpus"):
         read_subset(str(tmp_path / "nested"), "empty")
     with pytest.raises(UserError, match="nowhere does not exist: check --input-file-prefix"):
         read_subset(str(tmp_path / "nowhere" / "arc"), "training")
