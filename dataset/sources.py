@@ -1,44 +1,65 @@
-"""Rows of the hub's puzzle tables (`source,question,answer,rating`), from a local folder or from the hub."""
+"""Rows of puzzle tables, CSV files with a header such as `source,question,answer,rating`, local or from the hub."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
 from utils.errors import UserError
 from utils.hub import hub_library
 
-COLUMNS = ("source", "question", "answer", "rating")
+# The names that published tables give to each column, in any capitals; a rating comes from the first one present.
+COLUMN_NAMES = {
+    "question": ("question", "questions", "puzzle", "puzzles", "quiz", "quizzes"),
+    "answer": ("answer", "answers", "solution", "solutions"),
+    "rating": ("rating", "difficulty"),
+}
+DELIMITERS = ",;\t|"
+
+
+@dataclass(frozen=True)
+class Header:
+    """The header of a table: its line, its delimiter and where the columns of `COLUMN_NAMES` are."""
+
+    line: int
+    delimiter: str
+    names: list[str]
+    places: dict[str, int]
 
 
 @dataclass(frozen=True)
 class Rows:
     """The rows of one table, their characters as ASCII codes.
 
-    numbers (rows,): which row of the file each one is, from 0 below the header; questions, answers
-    (rows, seq_len) uint8; ratings (rows,) float64, NaN where the file gives none.
+    numbers (rows,): which row of the file each one is, from 0 below the header; lines (rows,): the line of the file
+    that it starts on, from 1; questions, answers (rows, seq_len) uint8, answers None if the table has none; ratings
+    (rows,) float64, NaN where the file gives none.
     """
 
     path: Path
     numbers: np.ndarray
+    lines: np.ndarray
     questions: np.ndarray
-    answers: np.ndarray
+    answers: np.ndarray | None
     ratings: np.ndarray
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def where(self, index: int) -> str:
-        """File and row (from 1 below the header) of row `index`, for messages."""
-        return f"{self.path} row {self.numbers[index] + 1}"
+        """File and line of row `index`, for messages."""
+        return f"{self.path} line {self.lines[index]}"
 
     def take(self, indices: np.ndarray) -> Rows:
         """The rows at `indices`, in that order."""
-        chosen = (array[indices] for array in (self.numbers, self.questions, self.answers, self.ratings))
-        return Rows(self.path, *chosen)
+        arrays = (self.numbers, self.lines, self.questions, self.answers, self.ratings)
+        return Rows(self.path, *(None if array is None else array[indices] for array in arrays))
 
 
 def find_table(split: str, *, source_csv: str | Path | None, source_repo: str) -> Path:
@@ -47,7 +68,11 @@ def find_table(split: str, *, source_csv: str | Path | None, source_repo: str) -
         return download_table(source_repo, f"{split}.csv")
     path = Path(source_csv) / f"{split}.csv"
     if not path.is_file():
-        raise UserError(f"{path} does not exist: --source-csv takes a folder with train.csv and test.csv")
+        others = sorted(other.name for other in Path(source_csv).glob("*.csv"))
+        found = f" (this one has {', '.join(others[:5])})" if others else ""
+        raise UserError(
+            f"{path} does not exist: --source-csv takes a folder with train.csv and test.csv{found}"
+        )
     return path
 
 
@@ -75,21 +100,28 @@ def download_table(source_repo: str, name: str) -> Path:
 def read_rows(
     path: str | Path,
     *,
-    question_symbols: str,
-    answer_symbols: str,
+    question_symbols: str | None = None,
+    answer_symbols: str | None = None,
     seq_len: int | None = None,
     min_rating: int | None = None,
+    need_answers: bool = True,
+    white_space: bool = True,
 ) -> Rows:
-    """The rows of a table, all of one length and of the given (ASCII) symbols only.
+    """The rows of a table, all of one length.
 
-    Rows rated below `min_rating` are left out (then every row must have a rating). `seq_len` None takes the
-    length of the first question. Raises `UserError` naming file and row for anything else than that.
+    question_symbols, answer_symbols: the (ASCII) symbols that are allowed, None for any. Rows rated below
+    `min_rating` are left out (then every row must have a rating). `seq_len` None takes the length of the first
+    question. Without `white_space`, white space within questions and answers means nothing and is dropped. Raises
+    `UserError` naming file and line for anything else than that.
     """
     path = Path(path)
-    numbers, ratings = [], []
+    numbers, lines, ratings = [], [], []
     cells = {"question": bytearray(), "answer": bytearray()}
-    for number, row in _read_dicts(path):
-        where = f"{path} row {number + 1}"
+    header = read_header(path)
+    if not need_answers and "answer" not in header.places:
+        del cells["answer"]
+    for number, line, row in _read_dicts(path, header, tuple(cells)):
+        where = f"{path} line {line}"
         rating = _rating(row["rating"], where)
         if min_rating is not None:
             if np.isnan(rating):
@@ -98,39 +130,94 @@ def read_rows(
                 )
             if rating < min_rating:
                 continue
-        if seq_len is None:
-            seq_len = len(row["question"])
         for column, content in cells.items():
-            if len(row[column]) != seq_len:
+            text = row[column] if white_space else "".join(row[column].split())
+            if seq_len is None:
+                seq_len = len(text)
+            if len(text) != seq_len:
                 raise UserError(
-                    f"{where}: its {column} has {len(row[column])} characters instead of {seq_len}, "
+                    f"{where}: its {column} has {len(text)} characters instead of {seq_len}, "
                     "as every row of a table must have"
                 )
             # Characters outside Latin-1 become `?`, which the check of symbols below finds with its row.
-            content += row[column].encode("latin-1", "replace")
+            content += text.encode("latin-1", "replace")
         numbers.append(number)
+        lines.append(line)
         ratings.append(rating)
     if not numbers:
         rated = "" if min_rating is None else f" rated {min_rating} or higher (--min-difficulty)"
         raise UserError(f"{path} has no row{rated}")
-    shape = (len(numbers), seq_len)
+    grids = {
+        column: np.frombuffer(content, np.uint8).reshape(len(numbers), seq_len)
+        for column, content in cells.items()
+    }
     rows = Rows(
         path,
         np.array(numbers),
-        np.frombuffer(cells["question"], np.uint8).reshape(shape),
-        np.frombuffer(cells["answer"], np.uint8).reshape(shape),
+        np.array(lines),
+        grids["question"],
+        grids.get("answer"),
         np.array(ratings, np.float64),
     )
-    _check_symbols(rows, "question", rows.questions, question_symbols)
-    _check_symbols(rows, "answer", rows.answers, answer_symbols)
+    if question_symbols is not None:
+        check_symbols(rows.questions, question_symbols, rows.where, "its question")
+    if answer_symbols is not None:
+        check_symbols(rows.answers, answer_symbols, rows.where, "its answer")
     return rows
 
 
 def question_length(path: str | Path) -> int:
-    """Characters of the first question of a table."""
-    for _, row in _read_dicts(Path(path)):
-        return len(row["question"])
+    """Characters of the first question of a table, white space left out."""
+    path = Path(path)
+    for _, _, row in _read_dicts(path, read_header(path), ("question",)):
+        return len("".join(row["question"].split()))
     raise UserError(f"{path} has no row")
+
+
+def find_header(path: Path) -> Header | None:
+    """The header of a file, after blank lines and comments; None when its first line names no column of puzzles.
+
+    Raises `UserError` for a missing or unreadable file and for two columns of the same meaning.
+    """
+    with _reading(path) as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip() and not line.lstrip().startswith(("#", "//")):
+                break
+        else:
+            return None
+    for delimiter in DELIMITERS:
+        fields = [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
+        places = _places(fields, f"{path} line {number}")
+        if "question" in places:
+            return Header(number, delimiter, fields, places)
+    return None
+
+
+def read_header(path: Path) -> Header:
+    """The header of a table; `UserError` when it has none."""
+    header = find_header(path)
+    if header is None:
+        with _reading(path) as file:
+            start = file.readline().strip()[:40]
+        raise UserError(
+            f"{path} has no column of questions: its first line must be a header such as "
+            f"source,question,answer,rating or puzzle,solution, and is {start!r}"
+        )
+    return header
+
+
+def check_symbols(cells: np.ndarray, symbols: str, where: Callable[[int], str], what: str) -> None:
+    """Raise `UserError` for the first of the (E, S) character codes that is none of the symbols.
+
+    where: names the place of row i; what: names the grid in it, such as "its answer".
+    """
+    # Millions of rows: deleting what is allowed from the bytes is far cheaper than a lookup per cell.
+    if cells.tobytes().translate(None, symbols.encode("ascii")):
+        row, cell = np.argwhere(lookup(symbols)[cells] < 0)[0]
+        raise UserError(
+            f"{where(row)}: {what} has {chr(cells[row, cell])!r} at character {cell + 1}; "
+            f"allowed are {symbols!r}"
+        )
 
 
 def lookup(symbols: str) -> np.ndarray:
@@ -140,30 +227,60 @@ def lookup(symbols: str) -> np.ndarray:
     return table
 
 
-def _read_dicts(path: Path):
-    """(number, {column: text}) of each data row; `UserError` for a missing file, header or field."""
+@contextmanager
+def _reading(path: Path) -> Iterator[TextIO]:
+    """The open text file; `UserError` when it is missing or cannot be read as UTF-8 or as CSV."""
     if not path.is_file():
         raise UserError(f"{path} does not exist")
     with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
         try:
-            header = next(reader, [])
-            missing = [column for column in COLUMNS if column not in header]
-            if missing:
-                raise UserError(
-                    f"{path} has no column {', '.join(missing)}: its first line must be the header "
-                    f"{','.join(COLUMNS)}, and starts with {','.join(header)[:40]!r}"
-                )
-            for number, fields in enumerate(reader):
-                if not fields:  # a blank line
-                    continue
-                if len(fields) != len(header):
-                    raise UserError(
-                        f"{path} row {number + 1} has {len(fields)} fields, its header {len(header)}"
-                    )
-                yield number, dict(zip(header, fields, strict=True))
+            yield file
         except (UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{path} cannot be read as a CSV file in UTF-8: {error}") from None
+
+
+def _places(fields: list[str], where: str) -> dict[str, int]:
+    """Where the columns of `COLUMN_NAMES` are; `UserError` when two columns could be one of them."""
+    lowered = [name.lower() for name in fields]
+    places = {}
+    for column, names in COLUMN_NAMES.items():
+        found = [place for name in names for place, field in enumerate(lowered) if field == name]
+        if len(found) > 1 and column != "rating":
+            both = " and ".join(fields[place] for place in found[:2])
+            raise UserError(f"{where}: the columns {both} could both be the {column}: rename one of them")
+        if found:
+            places[column] = found[0]
+    return places
+
+
+def _read_dicts(
+    path: Path, header: Header, columns: tuple[str, ...]
+) -> Iterator[tuple[int, int, dict[str, str]]]:
+    """(number, line, {column: text}) of each data row with the given columns and its rating, "" if it has none.
+
+    Raises `UserError` for a missing column or field.
+    """
+    if missing := [column for column in columns if column not in header.places]:
+        known = " or ".join(COLUMN_NAMES[missing[0]])
+        raise UserError(
+            f"{path} line {header.line}: the header {','.join(header.names)[:60]!r} has no column of "
+            f"{missing[0]}s: call it {known}"
+        )
+    with _reading(path) as file:
+        for _ in range(header.line):
+            file.readline()
+        reader = csv.reader(file, delimiter=header.delimiter)
+        line = header.line + 1
+        for number, fields in enumerate(reader):
+            if any(field.strip() for field in fields):
+                if len(fields) != len(header.names):
+                    raise UserError(
+                        f"{path} line {line} has {len(fields)} fields, its header {len(header.names)}"
+                    )
+                row = {column: fields[header.places[column]] for column in columns}
+                rating = header.places.get("rating")
+                yield number, line, row | {"rating": "" if rating is None else fields[rating]}
+            line = header.line + reader.line_num + 1
 
 
 def _rating(text: str, where: str) -> float:
@@ -172,14 +289,6 @@ def _rating(text: str, where: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise UserError(f"{where}: its rating is {text!r}, not a number") from None
-
-
-def _check_symbols(rows: Rows, column: str, cells: np.ndarray, symbols: str) -> None:
-    # Millions of rows: deleting what is allowed from the bytes is far cheaper than a lookup per cell.
-    if cells.tobytes().translate(None, symbols.encode("ascii")):
-        row, cell = np.argwhere(lookup(symbols)[cells] < 0)[0]
         raise UserError(
-            f"{rows.where(row)}: its {column} has {chr(cells[row, cell])!r} at character {cell + 1}; "
-            f"allowed are {symbols!r}"
-        )
+            f"{where}: its rating is {text!r}, not a number; without numbers rename or remove the column"
+        ) from None

@@ -17,6 +17,7 @@ from utils.errors import UserError
 SYMBOLS = "123456789ABCDEFG"
 BLANKS = ".0"
 MAX_SIZE = len(SYMBOLS)
+GRID_SIZES = tuple(n for n in range(4, MAX_SIZE + 1) if any(n % rows == 0 for rows in range(2, n)))
 
 
 @dataclass(frozen=True, order=True)
@@ -69,9 +70,9 @@ class BoxShape:
     def for_size(cls, size: int) -> BoxShape:
         """The usual boxes of an N x N grid: as square as possible, wider than tall (6: 2 rows x 3 columns)."""
         tall = [rows for rows in range(2, size) if size % rows == 0 and rows * rows <= size]
-        if not tall or size > MAX_SIZE:
-            valid = [n for n in range(4, MAX_SIZE + 1) if any(n % r == 0 for r in range(2, n))]
-            raise UserError(f"no Sudoku grid has size {size}: it must be one of {', '.join(map(str, valid))}")
+        if size not in GRID_SIZES:
+            valid = ", ".join(map(str, GRID_SIZES))
+            raise UserError(f"no Sudoku grid has size {size}: it must be one of {valid}")
         return cls(tall[-1], size // tall[-1])
 
     @classmethod

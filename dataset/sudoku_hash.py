@@ -1,11 +1,12 @@
-"""A hash of Sudoku puzzles that their legal symmetries cannot change, for finding leaks between splits.
+"""Hashes of Sudoku puzzles and of full grids that their symmetries cannot change, for finding leaks between splits.
 
-Colour refinement (Weisfeiler and Leman) on the puzzle with its solution: cells start as given or blank, then
-repeatedly take in the multisets of colours of their row, column, box, digit, band and stack. Equivalent puzzles
-get equal hashes for certain; different ones practically always different hashes, and where the refinement cannot
-tell two apart a leak check only becomes stricter.
+Colour refinement (Weisfeiler and Leman) on a solved grid: cells start with a colour, then repeatedly take in the
+multisets of colours of their row, column, box, digit, band and stack. The first colours say which cells a puzzle
+gives. Of a full grid, where that says nothing, they come from how its rows, its columns and its digits permute
+each other. Equivalent inputs always get equal hashes. Different ones get different hashes in practice, and where
+the refinement cannot tell two apart a leak check only becomes stricter.
 
-E = puzzles in the batch, N = size of the grid.
+E = grids in the batch, N = size of the grid.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataset.sudoku import BoxShape
 _CELL, _ROW, _COLUMN, _BOX, _DIGIT, _BAND, _STACK = np.random.Generator(np.random.Philox(2510)).integers(
     1, 2**63, 7, dtype=np.uint64
 ) * np.uint64(2) + np.uint64(1)
-_CHUNK_CELLS = 1 << 15
+_CHUNK_CELLS = 1 << 13
 _ROUNDS = 3  # a fourth separates no more puzzles, not even of 4x4
 
 
@@ -27,26 +28,93 @@ def invariant_hashes(puzzles: np.ndarray, solutions: np.ndarray, shape: BoxShape
 
     Equal whenever two puzzles are images of each other under `dataset.sudoku.random_symmetries`.
     """
-    step = max(1, _CHUNK_CELLS // shape.num_cells)
     hashes = np.empty(len(puzzles), np.uint64)
-    for start in range(0, len(puzzles), step):
-        part = slice(start, start + step)
-        # Puzzles on the last axis: every operation below then runs along contiguous memory.
-        given = np.ascontiguousarray(puzzles[part].T > 0).reshape(shape.size, shape.size, -1)
-        solution = np.ascontiguousarray(solutions[part].T).reshape(given.shape)
-        hashes[part] = _refined(given, solution, shape)
+    for part in _chunks(len(puzzles), shape):
+        given = _cells_first(puzzles[part], shape) > 0
+        solution = _cells_first(solutions[part], shape)
+        hashes[part] = _refined(given.astype(np.uint64), solution, shape)
         if shape.square:
             # A transposition swaps the roles of rows and columns: both ways, combined without an order.
-            hashes[part] += _refined(given.swapaxes(0, 1), solution.swapaxes(0, 1), shape)
+            transposed = given.astype(np.uint64).swapaxes(0, 1)
+            hashes[part] += _refined(transposed, solution.swapaxes(0, 1), shape)
     return hashes
 
 
-def _refined(given: np.ndarray, solution: np.ndarray, shape: BoxShape) -> np.ndarray:
-    """(E,) hashes of (N, N, E) masks and solutions after as many rounds as change anything in practice."""
+def solution_hashes(solutions: np.ndarray, shape: BoxShape) -> np.ndarray:
+    """(E,) uint64 hashes of (E, N²) full grids of values 1..N.
+
+    Equal whenever two grids are images of each other under `dataset.sudoku.random_symmetries`. All 2 classes of
+    4x4 grids and all 49 of 6x6 grids get different hashes.
+    """
+    hashes = np.empty(len(solutions), np.uint64)
+    for part in _chunks(len(solutions), shape):
+        solution = _cells_first(solutions[part], shape)
+        digits = solution.astype(np.intp) - 1  # of row r and column c
+        columns = digits.argsort(axis=1)  # of row r and digit d
+        rows = digits.argsort(axis=0)  # of digit d and column c
+        of_row = _line_colours(digits, columns, shape.rows, shape.columns)
+        of_column = _line_colours(digits.swapaxes(0, 1), rows.swapaxes(0, 1), shape.columns, shape.rows)
+        by_row = _line_colours(columns.swapaxes(0, 1), rows, 1, shape.rows)  # of digits, as their rows say
+        by_column = _line_colours(rows, columns.swapaxes(0, 1), 1, shape.columns)
+        of_digit = np.stack([by_row, by_column])[:, solution - 1, np.arange(solution.shape[2])]
+        colours = (
+            of_row[:, None] * _ROW + of_column[None] * _COLUMN + of_digit[0] * _BAND + of_digit[1] * _STACK
+        )
+        hashes[part] = _refined(_mixed(colours), solution, shape)
+        if shape.square:
+            colours = (
+                of_row[:, None] * _COLUMN
+                + of_column[None] * _ROW
+                + of_digit[0] * _STACK
+                + of_digit[1] * _BAND
+            )
+            hashes[part] += _refined(_mixed(colours).swapaxes(0, 1), solution.swapaxes(0, 1), shape)
+    return hashes
+
+
+def _chunks(count: int, shape: BoxShape) -> list[slice]:
+    step = max(1, _CHUNK_CELLS // shape.num_cells)
+    return [slice(start, start + step) for start in range(0, count, step)]
+
+
+def _cells_first(grids: np.ndarray, shape: BoxShape) -> np.ndarray:
+    """(N, N, E) of (E, N²): with grids on the last axis every operation runs along contiguous memory."""
+    return np.ascontiguousarray(grids.T).reshape(shape.size, shape.size, -1)
+
+
+def _line_colours(lines: np.ndarray, inverses: np.ndarray, group: int, point_group: int) -> np.ndarray:
+    """(N, E) uint64 colours of N lines, each a permutation of 0..N-1 with its inverse: (N, N, E) intp.
+
+    A colour is the multiset of what the permutations that lead to the other lines look like: the lengths of
+    their cycles, and how these run through the groups of points, such as stacks, whatever the order and the names.
+    `group` lines each, such as the rows of a band, and `point_group` points each belong together.
+    """
+    size, _, count = lines.shape
+    first, second = np.triu_indices(size, k=1)
+    # Permutations are kept as flat indices into the array of all of them, so that one `take` composes them all.
+    offsets = (np.arange(len(first)) * (size * count))[:, None, None] + np.arange(count)
+    step = np.take_along_axis(inverses[first], lines[second], 1) * count + offsets
+    points = np.arange(size)[:, None] * count
+    groups = points - points % (point_group * count)
+    kinds = np.repeat(first // group == second // group, count).reshape(-1, count).astype(np.uint64)
+    power = step
+    # How many points each power leaves in place, up to half the size, determines the lengths of all cycles.
+    for _ in range(size // 2):
+        reached = power - offsets
+        in_place = reached == points
+        in_group = (reached - groups).view(np.uint64) < point_group * count  # negative ones wrap around
+        for same in (in_place, in_group):
+            kinds = kinds * np.uint64(size + 1) + same.sum(1, dtype=np.uint8)
+        power = step.reshape(-1).take(power)
+    kinds = _mixed(kinds * _CELL + _BOX)
+    return _mixed(np.stack([kinds[(first == line) | (second == line)].sum(0) for line in range(size)]))
+
+
+def _refined(colours: np.ndarray, solution: np.ndarray, shape: BoxShape) -> np.ndarray:
+    """(E,) hashes of (N, N, E) colours and solutions after as many rounds as change anything in practice."""
     size, height, width = shape.size, shape.rows, shape.columns
     by_digit = np.argsort(solution.reshape(size * size, -1), axis=0, kind="stable")  # (N², E)
     digit = solution.reshape(size * size, -1).astype(np.int64) - 1
-    colours = given.astype(np.uint64)
     for _ in range(_ROUNDS):
         mixed = _mixed(colours)
         rows = mixed.sum(1)  # (N, E)
