@@ -25,22 +25,21 @@ from dataset.provenance import write_source_rows
 from dataset.sudoku import BoxShape, to_tokens
 from dataset.sudoku_augment import Refusal, with_copies
 from dataset.sudoku_generate import SMALLEST_INEQUIVALENT_SIZE, PuzzleSpec, default_clues
+from dataset.sudoku_overlap import overlap, row_keys
 from dataset.sudoku_splits import (
     AUGMENT_STREAM,
     PuzzleSet,
     PuzzleSplits,
     box_shape,
-    from_list,
+    from_file,
     from_tables,
     generated,
-    overlap,
-    row_keys,
 )
 from utils.errors import UserError, report_user_errors
 from utils.files import writing_into
 
 BUILDER = "build_sudoku_dataset"
-BUILDER_VERSION = 1
+BUILDER_VERSION = 2
 DEFAULT_REPO = "sapientinc/sudoku-extreme"
 _BLOCK_EXAMPLES = 4096  # augmented at once: more arrays than that leave the CPU's caches
 
@@ -51,7 +50,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse_options(arguments)
     output_dir = check_output_dir(options.output_dir, "sudoku")
     splits = load_splits(options)
-    shared = overlap(splits.train, splits.test, splits.shape, options.workers)
+    grids = ((puzzles.puzzles, puzzles.solutions) for puzzles in (splits.train, splits.test))
+    shared = overlap(*grids, splits.shape, options.workers)
     with writing_into(output_dir, "--output-dir"):
         write_dataset(output_dir, splits, options, shared)
 
@@ -61,8 +61,10 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"  train: {train:,} puzzles, {train * copies:,} examples; test: {test:,} puzzles")
     print(
         f"  of the test puzzles {shared['puzzles']} occur in train, {shared['equivalent_puzzles']} up to "
-        f"symmetry, {shared['solutions']} by their solution"
+        f"symmetry, {shared['solutions']} by their solution, {shared['equivalent_solutions']} by it up to symmetry"
     )
+    for symbols in splits.symbols:
+        print(f"  {symbols}")
     for note in splits.notes:
         print(f"  note: {note}")
     print(f"  built in {time.perf_counter() - started:.1f} s")
@@ -92,8 +94,8 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     source.add_argument(
         "--source-csv",
-        help="folder with train.csv and test.csv (columns source,question,answer,rating), or a file with one "
-        "puzzle a line, 0 or . for a blank, whose answers are found here",
+        help="folder with train.csv and test.csv (columns question or puzzle, answer or solution, also rating), one "
+        "such table, or a list of puzzles, whose answers are found here; a file is split by --test-size",
     )
     source.add_argument(
         "--generate", type=whole_number(1), help="number of train puzzles to make from no source"
@@ -117,6 +119,11 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--box-shape", help="ROWSxCOLUMNS of a box, such as 2x3; as square as the size allows when left out"
     )
+    parser.add_argument(
+        "--blank",
+        type=blank_characters,
+        help="characters that stand for a blank in a source; . and 0 when left out, refused where 0 may be a symbol",
+    )
     parser.add_argument("--seed", type=whole_number(0), default=0, help="seed of all random choices")
     parser.add_argument(
         "--workers", type=whole_number(1), default=available_cpus(), help="processes; the result is the same"
@@ -126,8 +133,17 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
+def blank_characters(text: str) -> str:
+    """An argparse `type` that takes one or more characters a cell can be written with."""
+    if not text or not text.isascii() or not text.isprintable() or any(c in " \t,;|#" for c in text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: give visible characters other than , ; | #, such as . or .0"
+        )
+    return text
+
+
 def source_kind(options: argparse.Namespace) -> str:
-    """generate, list (a file of puzzles), csv (a folder of tables) or hub."""
+    """generate, list (one file), csv (a folder of tables) or hub."""
     if options.generate is not None:
         return "generate"
     if options.source_csv is None:
@@ -146,7 +162,8 @@ def check_options(options: argparse.Namespace) -> None:
     effective = {
         "test_size": (kind in ("generate", "list"), "--generate or --source-csv FILE"),
         "subsample_size": (kind != "generate", "a source, not with --generate"),
-        "min_difficulty": (kind in ("csv", "hub"), "rated tables, from the hub or --source-csv DIR"),
+        "min_difficulty": (kind != "generate", "rated tables, from the hub or --source-csv"),
+        "blank": (kind != "generate", "a source, not with --generate"),
         "clues": (kind == "generate", "--generate"),
         "minimal": (kind == "generate", "--generate"),
     }
@@ -167,14 +184,16 @@ def load_splits(options: argparse.Namespace) -> PuzzleSplits:
     settings = {
         "size": options.size,
         "box": options.box_shape,
+        "blank": options.blank,
+        "min_difficulty": options.min_difficulty,
         "subsample_size": options.subsample_size,
         "seed": options.seed,
         "workers": options.workers,
     }
     if kind == "list":
-        return from_list(options.source_csv, test_size=options.test_size, **settings)
+        return from_file(options.source_csv, test_size=options.test_size, **settings)
     repo = options.source_repo or DEFAULT_REPO
-    return from_tables(options.source_csv, repo, min_difficulty=options.min_difficulty, **settings)
+    return from_tables(options.source_csv, repo, **settings)
 
 
 def _most_clues(options: argparse.Namespace, shape: BoxShape) -> int:

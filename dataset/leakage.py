@@ -15,7 +15,7 @@ from dataset.format import Split
 from dataset.look import Look
 from dataset.maze import SYMBOLS, VOCAB_SIZE
 from dataset.sudoku import BoxShape, is_solution, to_values, units
-from dataset.sudoku_hash import invariant_hashes
+from dataset.sudoku_hash import invariant_hashes, solution_hashes
 
 _CHUNK_CELLS = 1 << 20  # cells read at a time
 _BLANK_TOKEN = 1  # of Sudoku; tokens above are digits
@@ -52,6 +52,7 @@ def leakage(train: Split, test: Split, look: Look) -> list[Overlap]:
         overlaps = _shared_rows(train, test, _unchanged, _sample)
     if look.family == "sudoku":
         overlaps.append(_equivalent_sudoku(train, test, look.box))
+        overlaps.append(_equivalent_solutions(train, test, look.box))
     if look.family == "maze":
         overlaps.append(_equivalent_mazes(train, test, look.shape))
     return overlaps
@@ -161,11 +162,35 @@ def _equivalent_sudoku(train: Split, test: Split, box: BoxShape) -> Overlap:
     """
     # The full hash costs 30 µs a puzzle; counts of givens, a fiftieth of that, leave it few to tell apart.
     wanted = {key for inputs, _ in _rows(test) for key in _keys(_given_counts(inputs, box))}
-    firsts = {name: s.puzzle_indices[s.group_indices[:-1]] for name, s in train.sets.items()}
+    firsts = first_examples(train)
     seen, in_train = _alike(train, box, wanted, firsts)
     _, in_test = _alike(test, box, seen)
     total = sum(s.num_examples for s in test.sets.values())
     return Overlap("inputs up to symmetry", int(np.isin(in_test, in_train).sum()), total)
+
+
+def _equivalent_solutions(train: Split, test: Split, box: BoxShape) -> Overlap:
+    """Test labels that the legal symmetries turn into a train label; full solutions only, as for the puzzles."""
+    in_train = _solution_hashes(train, box, first_examples(train))
+    in_test = _solution_hashes(test, box)
+    few = {4: ", of which only 2 exist", 6: ", of which only 49 exist"}.get(box.size, "")
+    total = sum(s.num_examples for s in test.sets.values())
+    return Overlap(f"outputs up to symmetry{few}", int(np.isin(in_test, in_train).sum()), total)
+
+
+def _solution_hashes(
+    split: Split, box: BoxShape, examples: dict[str, np.ndarray] | None = None
+) -> np.ndarray:
+    hashes = []
+    for _, labels in _rows(split, examples):
+        solutions = to_values(labels)
+        hashes.append(solution_hashes(solutions[is_solution(solutions, box)], box))
+    return np.concatenate(hashes)
+
+
+def first_examples(split: Split) -> dict[str, np.ndarray]:
+    """The index of the first example of each group, by set: the puzzle that the others are copies of."""
+    return {name: s.puzzle_indices[s.group_indices[:-1]] for name, s in split.sets.items()}
 
 
 def _alike(

@@ -20,11 +20,13 @@ import numpy as np
 
 from dataset.family import family_of
 from dataset.format import SPLITS, Split, open_valid, read_identifiers
-from dataset.leakage import leakage
+from dataset.leakage import first_examples, leakage
 from dataset.look import Look
 from dataset.metadata import temporary_path
 from dataset.options import OptionParser, whole_number
 from dataset.png import GLYPH_HEIGHT, draw_text, encode_png, text_width
+from dataset.sudoku import to_values
+from dataset.sudoku_batch import MOST_PUZZLES_TO_CHECK, ambiguous_notes
 from utils.errors import UserError, report_user_errors
 
 _SAMPLE_CELLS = 1 << 24  # cells looked at for how often tokens occur
@@ -104,6 +106,8 @@ def _split_lines(name: str, split: Split) -> Iterator[str]:
         f"{meta.blank_identifier_id})"
     )
     yield from _token_lines(split, look)
+    if look.family == "sudoku":
+        yield from (f"  {note}" for note in _ambiguous_sudoku(split, look))
     for example_set in sets:
         if example_set.difficulty is not None:
             low, middle, high = np.quantile(example_set.difficulty, (0, 0.5, 1))
@@ -112,6 +116,17 @@ def _split_lines(name: str, split: Split) -> Iterator[str]:
     if "builder" in meta.extra:
         known = ("builder", "builder_version", "source", "store", "seed")
         yield "  built by " + ", ".join(f"{key} {meta.extra[key]}" for key in known if key in meta.extra)
+
+
+def _ambiguous_sudoku(split: Split, look: Look) -> list[str]:
+    """What there is to say about puzzles with several solutions, copies left out."""
+    inputs = []
+    for name, examples in first_examples(split).items():
+        chosen = np.unique(np.linspace(0, len(examples) - 1, MOST_PUZZLES_TO_CHECK).astype(np.int64))
+        inputs.append(split.sets[name].read(examples[chosen])[0])
+    total = sum(map(len, first_examples(split).values()))
+    puzzles = to_values(np.concatenate(inputs)).astype(np.uint8)
+    return ambiguous_notes(puzzles, "puzzles", look.box, 1, total)
 
 
 def _token_lines(split: Split, look: Look) -> Iterator[str]:
@@ -160,8 +175,19 @@ def _leakage_lines(splits: dict[str, Split]) -> Iterator[str]:
         return
     yield "leakage: of the test split, these occur in train"
     for overlap in leakage(train, test, Look.of(train.metadata)):
-        share = 100 * overlap.count / max(1, overlap.total)
-        yield f"  {overlap.what}: {overlap.count:,} of {overlap.total:,} ({share:.2g}%)"
+        share = percentage(overlap.count, overlap.total)
+        yield f"  {overlap.what}: {overlap.count:,} of {overlap.total:,} ({share})"
+
+
+def percentage(count: int, total: int) -> str:
+    """A share to two digits such as 0.031%; 100% and 0% only where they are exact."""
+    share = 100 * count / max(1, total)
+    if 99 < share < 100:
+        return "over 99%"
+    return (
+        np.format_float_positional(share, precision=0 if share >= 10 else 2, fractional=share >= 10, trim="-")
+        + "%"
+    )
 
 
 def example_lines(directory: Path, splits: dict[str, Split], count: int, *, colour: bool) -> Iterator[str]:

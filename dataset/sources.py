@@ -180,11 +180,10 @@ def find_header(path: Path) -> Header | None:
     Raises `UserError` for a missing or unreadable file and for two columns of the same meaning.
     """
     with _reading(path) as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip() and not line.lstrip().startswith(("#", "//")):
-                break
-        else:
-            return None
+        written = ((n, line) for n, line in enumerate(file, start=1) if line.strip())
+        number, line = next(
+            ((n, line) for n, line in written if not line.lstrip().startswith(("#", "//"))), (0, "")
+        )
     for delimiter in DELIMITERS:
         fields = [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
         places = _places(fields, f"{path} line {number}")

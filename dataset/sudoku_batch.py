@@ -10,13 +10,19 @@ E = puzzles, n = positions handled together, N = size of the grid.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
+from dataset.parallel import ordered_map
 from dataset.sudoku import MAX_SIZE, BoxShape, units
 
 _POSITIONS = 2048  # enough to vectorise over, few enough to stay in the CPU's caches
+# Puzzles that one worker solves at a time: enough to make up for starting it.
+_BATCH = 300
+# What is enough to tell whether the puzzles of a source have several solutions.
+MOST_PUZZLES_TO_CHECK = 2000
+_MOST_GUESSES_TO_CHECK = 20_000
 _POPULATION = np.array([bin(mask).count("1") for mask in range(1 << MAX_SIZE)], np.uint8)
 
 
@@ -24,7 +30,8 @@ _POPULATION = np.array([bin(mask).count("1") for mask in range(1 << MAX_SIZE)], 
 class BatchResult:
     """num_solutions (E,): 0, 1 or 2 for more; solutions (E, N²) uint8, one of each solvable puzzle's; guesses (E,).
 
-    guesses are those of `SolverResult`; of a puzzle with several solutions, those until two were found.
+    guesses are those of `SolverResult`; of a puzzle with several solutions, those until two were found. num_solutions
+    is -1 for a puzzle that took more guesses than were allowed.
     """
 
     num_solutions: np.ndarray
@@ -32,8 +39,42 @@ class BatchResult:
     guesses: np.ndarray
 
 
-def solve_batch(puzzles: np.ndarray, shape: BoxShape) -> BatchResult:
-    """Solves (E, N²) puzzles of values (0 = blank)."""
+def solve_all(
+    puzzles: np.ndarray, shape: BoxShape, workers: int, *, max_guesses: int | None = None
+) -> BatchResult:
+    """Solves (E, N²) puzzles on several processes, in order; see `solve_batch`."""
+    batches = [puzzles[start : start + _BATCH] for start in range(0, len(puzzles), _BATCH)]
+    solve = partial(solve_batch, shape=shape, max_guesses=max_guesses)
+    results = list(ordered_map(solve, batches, min(workers, len(batches))))
+    fields = ("num_solutions", "solutions", "guesses")
+    return BatchResult(*(np.concatenate([getattr(result, name) for result in results]) for name in fields))
+
+
+def ambiguous_notes(
+    puzzles: np.ndarray, what: str, shape: BoxShape, workers: int, total: int | None = None
+) -> list[str]:
+    """What there is to say about (E, N²) puzzles that have several solutions; nothing if none has.
+
+    At most 2,000 puzzles spread over all of them are looked at, and each only up to a number of guesses. total: of
+    how many the given ones are a sample.
+    """
+    chosen = np.unique(np.linspace(0, len(puzzles) - 1, MOST_PUZZLES_TO_CHECK).astype(np.int64))
+    total = len(puzzles) if total is None else total
+    solved = solve_all(puzzles[chosen], shape, workers, max_guesses=_MOST_GUESSES_TO_CHECK)
+    among = f"{len(chosen):,} {what}"
+    if len(chosen) < total:
+        among = f"{len(chosen):,} checked of {total:,} {what}"
+    several, unknown = int((solved.num_solutions > 1).sum()), int((solved.num_solutions < 0).sum())
+    notes = [f"{several:,} of {among} have more than one solution"] if several else []
+    if unknown:
+        notes.append(
+            f"whether {unknown:,} of {among} have one solution is not known, as they need too many guesses"
+        )
+    return notes
+
+
+def solve_batch(puzzles: np.ndarray, shape: BoxShape, max_guesses: int | None = None) -> BatchResult:
+    """Solves (E, N²) puzzles of values (0 = blank); gives up on one after `max_guesses` guesses."""
     result = BatchResult(
         np.zeros(len(puzzles), np.int64), np.zeros(puzzles.shape, np.uint8), np.zeros(len(puzzles), np.int32)
     )
@@ -44,7 +85,10 @@ def solve_batch(puzzles: np.ndarray, shape: BoxShape) -> BatchResult:
     stack = [(np.ascontiguousarray(masks[puzzles].T), np.arange(len(puzzles)))]
     while stack:
         candidates, owners = _pop(stack)
-        unsettled = result.num_solutions[owners] < 2
+        if max_guesses is not None:
+            hopeless = (result.guesses[owners] > max_guesses) & (result.num_solutions[owners] < 2)
+            result.num_solutions[owners[hopeless]] = -1
+        unsettled = np.isin(result.num_solutions[owners], (0, 1))
         candidates, owners = _propagate(*_those(unsettled, candidates, owners), shape)
         counts = _POPULATION[candidates]
         solved = (counts == 1).all(axis=0)

@@ -15,12 +15,14 @@ import numpy as np
 
 from dataset.parallel import ordered_map
 from dataset.sudoku import BoxShape
-from dataset.sudoku_hash import invariant_hashes
+from dataset.sudoku_hash import invariant_hashes, solution_hashes
 from dataset.sudoku_solve import solve
 from utils.errors import UserError
 
 # Below this size there are too few inequivalent puzzles (4x4: 4,710) to keep splits apart up to symmetry.
 SMALLEST_INEQUIVALENT_SIZE = 6
+# Below this size the same holds for full grids: there are 2 inequivalent ones of 4x4 and 49 of 6x6.
+SMALLEST_SIZE_OF_MANY_SOLUTIONS = 8
 # A full grid whose search goes astray (large boxes) is drawn anew rather than searched to the end.
 _MAX_FILL_GUESSES = 2000
 _MAX_TRIES = 1000
@@ -93,18 +95,23 @@ def generate_split(
     """`num_puzzles` different puzzles, from 6x6 up inequivalent ones.
 
     split: a number that selects another stream of the seed. apart_from: puzzles of another split; none of them is
-    repeated, from 6x6 up neither in an equivalent form nor with the same literal solution.
+    repeated, from 6x6 up neither in an equivalent form nor with the same literal solution, from 8x8 up neither with
+    an equivalent one.
     """
     up_to_symmetry = spec.shape.size >= SMALLEST_INEQUIVALENT_SIZE
     seen, solutions = set(), set()
     if apart_from is not None:
         seen = set(_keys(apart_from, up_to_symmetry))
-        solutions = {row.tobytes() for row in apart_from.solutions} if up_to_symmetry else set()
+        solutions = set(_solution_keys(apart_from.solutions, spec.shape))
     accepted, num_accepted, rejected = [], 0, 0
     for candidates in _candidates(spec, seed, split, workers):
         chosen = []
-        for index, key in enumerate(_keys(candidates, up_to_symmetry)):
-            if key in seen or candidates.solutions[index].tobytes() in solutions:
+        keys = _keys(candidates, up_to_symmetry)
+        taken = [False] * len(keys)
+        if solutions:
+            taken = [solution in solutions for solution in _solution_keys(candidates.solutions, spec.shape)]
+        for index, key in enumerate(keys):
+            if key in seen or taken[index]:
                 rejected += 1
             elif num_accepted < num_puzzles:
                 seen.add(key)
@@ -158,6 +165,13 @@ def _make_batch(spec: PuzzleSpec, seed: int, split: int, indices: range) -> Gene
 def _keys(puzzles: GeneratedPuzzles, up_to_symmetry: bool) -> list:
     """What must differ between any two puzzles."""
     return puzzles.hashes.tolist() if up_to_symmetry else [row.tobytes() for row in puzzles.puzzles]
+
+
+def _solution_keys(solutions: np.ndarray, shape: BoxShape) -> list:
+    """What must differ between the solutions of two splits; nothing for 4x4, which has 288 solutions."""
+    if shape.size >= SMALLEST_SIZE_OF_MANY_SOLUTIONS:
+        return solution_hashes(solutions, shape).tolist()
+    return [row.tobytes() for row in solutions] if shape.size >= SMALLEST_INEQUIVALENT_SIZE else []
 
 
 def _take(puzzles: GeneratedPuzzles, indices: list[int]) -> GeneratedPuzzles:

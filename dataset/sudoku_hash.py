@@ -43,8 +43,7 @@ def invariant_hashes(puzzles: np.ndarray, solutions: np.ndarray, shape: BoxShape
 def solution_hashes(solutions: np.ndarray, shape: BoxShape) -> np.ndarray:
     """(E,) uint64 hashes of (E, N²) full grids of values 1..N.
 
-    Equal whenever two grids are images of each other under `dataset.sudoku.random_symmetries`. All 2 classes of
-    4x4 grids and all 49 of 6x6 grids get different hashes.
+    Equal whenever two grids are images of each other under `dataset.sudoku.random_symmetries`.
     """
     hashes = np.empty(len(solutions), np.uint64)
     for part in _chunks(len(solutions), shape):

@@ -5,35 +5,25 @@ Each source becomes two `PuzzleSet`s, checked but never altered. E = puzzles, N 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from dataset.parallel import ordered_map
-from dataset.sources import Rows, find_table, question_length, read_rows
-from dataset.sudoku import (
-    BLANKS,
-    BoxShape,
-    format_grid,
-    is_solution,
-    keeps_givens,
-    parse_grid,
-    value_table,
-    violations,
-)
-from dataset.sudoku_batch import BatchResult, solve_batch
+from dataset.sources import Rows, find_header, find_table, question_length, read_rows
+from dataset.sudoku import BoxShape, format_grid, is_solution, keeps_givens, violations
+from dataset.sudoku_batch import ambiguous_notes, solve_all
 from dataset.sudoku_generate import GeneratedPuzzles, PuzzleSpec, generate_split
-from dataset.sudoku_hash import invariant_hashes
+from dataset.sudoku_lists import read_list
+from dataset.sudoku_overlap import hold_out, inseparable
+from dataset.sudoku_symbols import Alphabet, find_alphabet
 from utils.errors import UserError
 
 # Purposes of random numbers; each gets a stream of its own from the seed.
 TRAIN_STREAM, TEST_STREAM, CHOICE_STREAM, AUGMENT_STREAM = range(4)
 # Unrated test splits up to this size are solved to record how hard each puzzle is.
 MOST_PUZZLES_TO_SOLVE = 5000
-# Puzzles that one worker solves or hashes at a time: enough to make up for starting it.
-_BATCH = 300
 
 
 @dataclass(frozen=True)
@@ -62,6 +52,7 @@ class PuzzleSplits:
     test: PuzzleSet
     files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    symbols: tuple[str, ...] = ()
 
 
 def box_shape(num_cells: int | None, size: int | None, box: str | None) -> BoxShape:
@@ -85,6 +76,7 @@ def from_tables(
     *,
     size: int | None,
     box: str | None,
+    blank: str | None,
     subsample_size: int | None,
     min_difficulty: int | None,
     seed: int,
@@ -92,63 +84,80 @@ def from_tables(
 ) -> PuzzleSplits:
     """train.csv and test.csv of a folder, or of the hub dataset when `source_csv` is None.
 
-    Raises `UserError` naming file and row for an answer that breaks a rule or changes a given cell.
+    Raises `UserError` naming file and line for an answer that breaks a rule or changes a given cell.
     """
     paths = {s: find_table(s, source_csv=source_csv, source_repo=source_repo) for s in ("train", "test")}
     shape = box_shape(question_length(paths["train"]), size, box)
-    symbols = {"question_symbols": BLANKS + shape.symbols, "answer_symbols": shape.symbols}
-    rows = {
-        split: read_rows(path, **symbols, seq_len=shape.num_cells, min_rating=min_difficulty)
-        for split, path in paths.items()
-    }
+    settings = {"seq_len": shape.num_cells, "min_rating": min_difficulty, "white_space": False}
+    rows = {split: read_rows(path, **settings) for split, path in paths.items()}
     chosen, notes = choose(len(rows["train"]), subsample_size, seed)
-    train = _from_rows(rows["train"].take(chosen), shape)
-    test = _from_rows(rows["test"], shape)
-    if test.difficulty is None and len(test) <= MOST_PUZZLES_TO_SOLVE:
-        solved = _solved(test.puzzles, shape, workers)
-        test = PuzzleSet(test.puzzles, test.solutions, solved.guesses, "guesses", test.rows)
-        ambiguous = int((solved.num_solutions > 1).sum())
-        if ambiguous:
-            notes.append(f"{ambiguous} of {len(test)} test puzzles have more than one solution")
-    return PuzzleSplits(shape, train, test, tuple(paths.values()), tuple(notes))
+    alphabets = {
+        split: find_alphabet(table.questions, table.answers, shape, table.where, blank=blank)
+        for split, table in rows.items()
+    }
+    train = _from_rows(rows["train"].take(chosen), shape, alphabets["train"])
+    test = _from_rows(rows["test"], shape, alphabets["test"])
+    for split, puzzles in (("train", train), ("test", test)):
+        notes += ambiguous_notes(puzzles.puzzles, f"{split} puzzles", shape, workers)
+    symbols = tuple(f"{paths[split].name}: symbols {alphabet}" for split, alphabet in alphabets.items())
+    return PuzzleSplits(
+        shape, train, _rated(test, shape, workers), tuple(paths.values()), tuple(notes), symbols
+    )
 
 
-def from_list(
+def from_file(
     path: str,
     *,
     size: int | None,
     box: str | None,
+    blank: str | None,
     subsample_size: int | None,
+    min_difficulty: int | None,
     test_size: int | None,
     seed: int,
     workers: int,
 ) -> PuzzleSplits:
-    """A file with one puzzle a line, solved here and split at random.
+    """One file, a table with answers or puzzles that are solved here, split at random.
 
-    Raises `UserError` naming the line of a puzzle that is malformed or has no or several solutions.
+    Puzzles with the same solution up to symmetry are in one split, see `dataset.sudoku_overlap.hold_out`. Raises
+    `UserError` naming the line of what is malformed or wrong, and of a puzzle without answer that has no or several
+    solutions.
     """
-    lines = _read_lines(Path(path))
-    shape = box_shape(len(lines[0][1]), size, box)
-    puzzles = np.stack([parse_grid(text, shape, f"{path} line {line}") for line, text in lines])
-    solved = _solved(puzzles, shape, workers)
-    wrong = solved.num_solutions != 1
-    if wrong.any():
-        line, text = lines[int(wrong.argmax())]
-        count = "more than one solution" if solved.num_solutions[wrong][0] else "no solution"
-        raise UserError(f"{path} line {line}: the puzzle {text} has {count}; a puzzle must have exactly one")
-    num_test = default_test_size(len(lines)) if test_size is None else test_size
-    if num_test >= len(lines):
+    path = Path(path)
+    header = find_header(path)
+    if header is None:
+        if min_difficulty is not None:
+            raise UserError(f"--min-difficulty needs a table with a column rating, and {path} has no header")
+        source = read_list(path, size=box_shape(None, size, box).size if size or box else None, blank=blank)
+        cells, answers, name = source.cells, None, ""
+        ratings, numbers = np.full(len(cells), np.nan), source.lines - 1
+    else:
+        source = read_rows(path, min_rating=min_difficulty, need_answers=False, white_space=False)
+        cells, answers, name = source.questions, source.answers, "its question"
+        ratings, numbers = source.ratings, source.numbers
+    try:
+        shape = box_shape(cells.shape[1], size, box)
+    except UserError as error:
+        raise UserError(f"{source.where(0)}: {error}") from None
+    alphabet = find_alphabet(cells, answers, shape, source.where, blank=blank, name=name)
+    notes: list[str] = []
+    if answers is not None:
+        everything = _from_rows(source, shape, alphabet)
+        notes += ambiguous_notes(everything.puzzles, "puzzles", shape, workers)
+    else:
+        everything = _solved_here(alphabet.values(cells), ratings, numbers, shape, source.where, workers)
+    num_test = default_test_size(len(everything)) if test_size is None else test_size
+    if num_test >= len(everything):
         raise UserError(
-            f"--test-size {num_test} leaves none of the {len(lines)} puzzles in {path} to train on"
+            f"--test-size {num_test} leaves none of the {len(everything)} puzzles in {path} to train on"
         )
-    everything = PuzzleSet(
-        puzzles, solved.solutions, solved.guesses, "guesses", np.array([line for line, _ in lines]) - 1
-    )
-    order = np.random.default_rng([seed, TEST_STREAM]).permutation(len(lines))
-    rest = np.sort(order[num_test:])
-    chosen, notes = choose(len(rest), subsample_size, seed)
-    train, test = _taken(everything, rest[chosen]), _taken(everything, np.sort(order[:num_test]))
-    return PuzzleSplits(shape, train, test, (Path(path),), tuple(notes))
+    groups = inseparable(everything.puzzles, everything.solutions, shape, workers)
+    rest, held_out, split_notes = hold_out(groups, num_test, np.random.default_rng([seed, TEST_STREAM]), path)
+    chosen, chosen_notes = choose(len(rest), subsample_size, seed)
+    train, test = _taken(everything, rest[chosen]), _taken(everything, held_out)
+    notes += split_notes + chosen_notes
+    symbols = (f"{path.name}: symbols {alphabet}",)
+    return PuzzleSplits(shape, train, _rated(test, shape, workers), (path,), tuple(notes), symbols)
 
 
 def generated(
@@ -177,36 +186,9 @@ def choose(num_rows: int, subsample_size: int | None, seed: int) -> tuple[np.nda
     return np.sort(rng.choice(num_rows, subsample_size, replace=False)), []
 
 
-def overlap(train: PuzzleSet, test: PuzzleSet, shape: BoxShape, workers: int) -> dict[str, int]:
-    """How many test puzzles have their puzzle, their solution, or an equivalent puzzle in train."""
-    train_hashes, test_hashes = (_hashes(s, shape, workers) for s in (train, test))
-    return {
-        "puzzles": num_contained(test.puzzles, train.puzzles),
-        "solutions": num_contained(test.solutions, train.solutions),
-        "equivalent_puzzles": int(np.isin(test_hashes, train_hashes).sum()),
-    }
-
-
-def num_contained(rows: np.ndarray, others: np.ndarray) -> int:
-    """How many of the (E, cells) rows occur among the others."""
-    wanted = row_keys(rows)
-    different, found = set(wanted), set()
-    for start in range(
-        0, len(others), 60 * _BATCH
-    ):  # in parts: millions of keys need much more than their bytes
-        found |= different.intersection(row_keys(others[start : start + 60 * _BATCH]))
-    return sum(key in found for key in wanted)
-
-
-def row_keys(rows: np.ndarray) -> list[bytes]:
-    """The bytes of each (E, cells) uint8 row."""
-    rows = np.ascontiguousarray(rows, np.uint8)
-    return rows.view(np.dtype((np.void, rows.shape[1]))).reshape(-1).tolist()
-
-
-def _from_rows(rows: Rows, shape: BoxShape) -> PuzzleSet:
-    table = value_table(shape)
-    puzzles, solutions = table[rows.questions], table[rows.answers]
+def _from_rows(rows: Rows, shape: BoxShape, alphabet: Alphabet) -> PuzzleSet:
+    puzzles, solutions = alphabet.values(rows.questions), alphabet.values(rows.answers)
+    _check_clues(puzzles, rows.where)
     for start in range(0, len(rows), 10_000):  # in parts: the check of rules needs many bytes a cell
         part = slice(start, start + 10_000)
         wrong = ~(is_solution(solutions[part], shape) & keeps_givens(puzzles[part], solutions[part]))
@@ -215,10 +197,50 @@ def _from_rows(rows: Rows, shape: BoxShape) -> PuzzleSet:
             broken = violations(solutions[row], shape)
             reason = f"is no solution: {broken[0]}" if broken else "changes given cells of its question"
             raise UserError(f"{rows.where(row)}: its answer {format_grid(solutions[row])} {reason}")
-    rated = not np.isnan(rows.ratings).any()
-    return PuzzleSet(
-        puzzles, solutions, rows.ratings if rated else None, "rating" if rated else None, rows.numbers
-    )
+    return PuzzleSet(puzzles, solutions, *_rating(rows.ratings), rows.numbers)
+
+
+def _solved_here(
+    puzzles: np.ndarray,
+    ratings: np.ndarray,
+    numbers: np.ndarray,
+    shape: BoxShape,
+    where: Callable[[int], str],
+    workers: int,
+) -> PuzzleSet:
+    """Puzzles without answers, solved, rated by the source or by the guesses that this took."""
+    _check_clues(puzzles, where)
+    solved = solve_all(puzzles, shape, workers)
+    wrong = solved.num_solutions != 1
+    if wrong.any():
+        index = int(wrong.argmax())
+        count = "more than one solution" if solved.num_solutions[index] else "no solution"
+        raise UserError(
+            f"{where(index)}: the puzzle {format_grid(puzzles[index])} has {count}; a puzzle must have exactly one"
+        )
+    difficulty, kind = _rating(ratings)
+    if kind is None:
+        difficulty, kind = solved.guesses, "guesses"
+    return PuzzleSet(puzzles, solved.solutions, difficulty, kind, numbers)
+
+
+def _check_clues(puzzles: np.ndarray, where: Callable[[int], str]) -> None:
+    empty = ~puzzles.any(axis=1)
+    if empty.any():
+        raise UserError(f"{where(int(empty.argmax()))}: the puzzle has no given cell: remove it")
+
+
+def _rating(ratings: np.ndarray) -> tuple[np.ndarray | None, str | None]:
+    """The difficulty of rated puzzles and its kind, None each where one has no rating."""
+    return (None, None) if np.isnan(ratings).any() else (ratings, "rating")
+
+
+def _rated(test: PuzzleSet, shape: BoxShape, workers: int) -> PuzzleSet:
+    """A test split with a difficulty, the guesses that its puzzles take, unless it has one or is large."""
+    if test.difficulty is not None or len(test) > MOST_PUZZLES_TO_SOLVE:
+        return test
+    guesses = solve_all(test.puzzles, shape, workers).guesses
+    return PuzzleSet(test.puzzles, test.solutions, guesses, "guesses", test.rows)
 
 
 def _from_generated(made: GeneratedPuzzles) -> PuzzleSet:
@@ -229,44 +251,7 @@ def _taken(puzzles: PuzzleSet, indices: np.ndarray) -> PuzzleSet:
     return PuzzleSet(
         puzzles.puzzles[indices],
         puzzles.solutions[indices],
-        puzzles.difficulty[indices],
+        None if puzzles.difficulty is None else puzzles.difficulty[indices],
         puzzles.difficulty_kind,
         puzzles.rows[indices],
     )
-
-
-def _read_lines(path: Path) -> list[tuple[int, str]]:
-    """(line number from 1, text) of each line that is not blank."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not text in UTF-8: {error}") from None
-    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
-    lines = [(number, line) for number, line in lines if line]
-    if not lines:
-        raise UserError(f"{path} holds no puzzle: it must have one a line")
-    if "question" in lines[0][1]:
-        raise UserError(
-            f"{path} has a header: a table with columns goes into a folder, as train.csv beside test.csv, and "
-            "--source-csv names that folder; a file holds one puzzle a line"
-        )
-    return lines
-
-
-def _solved(puzzles: np.ndarray, shape: BoxShape, workers: int) -> BatchResult:
-    """All puzzles solved, in order."""
-    batches = [puzzles[start : start + _BATCH] for start in range(0, len(puzzles), _BATCH)]
-    results = list(ordered_map(partial(solve_batch, shape=shape), batches, min(workers, len(batches))))
-    fields = ("num_solutions", "solutions", "guesses")
-    return BatchResult(*(np.concatenate([getattr(result, name) for result in results]) for name in fields))
-
-
-def _hashes(puzzles: PuzzleSet, shape: BoxShape, workers: int) -> np.ndarray:
-    step = 60 * _BATCH
-    starts = range(0, len(puzzles), step)
-    batches = ((puzzles.puzzles[s : s + step], puzzles.solutions[s : s + step]) for s in starts)
-    return np.concatenate(list(ordered_map(partial(_hash_batch, shape), batches, min(workers, len(starts)))))
-
-
-def _hash_batch(shape: BoxShape, batch: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    return invariant_hashes(*batch, shape)

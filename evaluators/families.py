@@ -15,6 +15,7 @@ from dataset import arc, maze, sudoku
 from dataset.format import IGNORE_LABEL_ID
 from dataset.look import Look
 from dataset.sudoku_solve import solve
+from dataset.sudoku_symbols import ambiguous_zero
 from utils.errors import UserError
 
 # About a second of search. The hardest known 9x9 puzzles need a few hundred guesses.
@@ -84,6 +85,12 @@ class Sudoku(Family):
             raise UserError(
                 f"puzzle= has {_count(len(cells), 'cell')}, but this model solves {box.size}x{box.size} Sudoku, of "
                 f"{box.num_cells} cells (. or 0 is a blank; | - + / and white space are not counted)"
+            )
+        codes = np.frombuffer("".join(cells).encode(), np.uint8)[None]
+        if ambiguous_zero(codes, box).any():
+            raise UserError(
+                f"puzzle= has both 0 and ., so that 0 may be a blank or a symbol: write blanks as . and the symbols as "
+                f"{box.symbols}"
             )
         return sudoku.to_tokens(sudoku.parse_grid("".join(cells), box, "puzzle="))
 

@@ -240,19 +240,22 @@ def test_the_defaults_are_the_published_ones():
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([*GOOD[:2], ("S ## x  G", "So##o# oG")], r"train\.csv row 3: its question has 'x' at character 6"),
-        ([*GOOD[:2], ("So##o# oG", "So##o# oG")], r"train\.csv row 3: its question has 'o' at character 2"),
-        ([*GOOD[:2], ("S ## #  G", "So##o# oé")], r"train\.csv row 3: its answer has '.' at character 9"),
-        ([GOOD[0], ("S ##S#  G", "So##S# oG")], r"train\.csv row 2: its question has 2 starts \(S\)"),
-        ([GOOD[0], ("  ## #  G", "  ## #  G")], r"train\.csv row 2: its question has 0 starts \(S\)"),
-        ([GOOD[0], ("S ## #G G", "So##o#GoG")], r"train\.csv row 2: its question has 2 goals \(G\)"),
-        ([GOOD[0], ("S ## #   ", "So##o# o ")], r"train\.csv row 2: its question has 0 goals \(G\)"),
-        ([GOOD[0], ("S ## # G", "So##o# oG")], r"train\.csv row 2: its question has 8 characters"),
-        ([GOOD[0], ("S ## #  G", "So##o# o")], r"train\.csv row 2: its answer has 8 characters"),
-        ([GOOD[0], ("S ## #  G", "So##o#ooG")], r"train\.csv row 2: .*not one path from S to G"),
-        ([GOOD[0], ("S ## #  G", "So## #  G")], r"train\.csv row 2: .*not one path from S to G"),
-        ([GOOD[0], ("S ## #  G", "Soo#o# oG")], r"train\.csv row 2: its answer has 'o' at character 3 where"),
-        ([("S  G  ", "SooG  ")], r"train\.csv row 1: a maze of 6 cells is not square"),
+        ([*GOOD[:2], ("S ## x  G", "So##o# oG")], r"train\.csv line 4: its question has 'x' at character 6"),
+        ([*GOOD[:2], ("So##o# oG", "So##o# oG")], r"train\.csv line 4: its question has 'o' at character 2"),
+        ([*GOOD[:2], ("S ## #  G", "So##o# oé")], r"train\.csv line 4: its answer has '.' at character 9"),
+        ([GOOD[0], ("S ##S#  G", "So##S# oG")], r"train\.csv line 3: its question has 2 starts \(S\)"),
+        ([GOOD[0], ("  ## #  G", "  ## #  G")], r"train\.csv line 3: its question has 0 starts \(S\)"),
+        ([GOOD[0], ("S ## #G G", "So##o#GoG")], r"train\.csv line 3: its question has 2 goals \(G\)"),
+        ([GOOD[0], ("S ## #   ", "So##o# o ")], r"train\.csv line 3: its question has 0 goals \(G\)"),
+        ([GOOD[0], ("S ## # G", "So##o# oG")], r"train\.csv line 3: its question has 8 characters"),
+        ([GOOD[0], ("S ## #  G", "So##o# o")], r"train\.csv line 3: its answer has 8 characters"),
+        ([GOOD[0], ("S ## #  G", "So##o#ooG")], r"train\.csv line 3: .*not one path from S to G"),
+        ([GOOD[0], ("S ## #  G", "So## #  G")], r"train\.csv line 3: .*not one path from S to G"),
+        (
+            [GOOD[0], ("S ## #  G", "Soo#o# oG")],
+            r"train\.csv line 3: its answer has 'o' at character 3 where",
+        ),
+        ([("S  G  ", "SooG  ")], r"train\.csv line 2: a maze of 6 cells is not square"),
         ([], r"train\.csv has no row"),
     ],
 )
@@ -265,10 +268,10 @@ def test_a_wrong_row_is_refused_by_file_and_row(rows, message, tmp_path, source,
 def test_a_wrong_test_row_and_splits_of_different_sizes_are_refused(tmp_path, source, capsys):
     table(source, "test", [GOOD[2], ("SS  #   G", "SS o# ooG")])
     message = refusal(capsys, "--source-csv", source, "--output-dir", tmp_path / "out")
-    assert "test.csv row 2: its question has 2 starts (S)" in message
+    assert "test.csv line 3: its question has 2 starts (S)" in message
     table(source, "test", [("SG  ", "SG  ")])
     message = refusal(capsys, "--source-csv", source, "--output-dir", tmp_path / "out")
-    assert "test.csv row 1: its question has 4 characters instead of 9" in message
+    assert "test.csv line 2: its question has 4 characters instead of 9" in message
 
 
 def test_a_table_without_its_header_is_refused(tmp_path, source, capsys):

@@ -26,6 +26,7 @@ from sudoku_builds import (
     values,
 )
 
+from dataset import report
 from dataset.build_sudoku_dataset import BUILDER_VERSION, parse_options
 from dataset.format import read_identifiers, validate
 from dataset.sudoku import BoxShape, is_solution, to_values
@@ -114,7 +115,12 @@ def test_what_was_chosen_and_how_is_recorded(tmp_path):
     assert (extra["source"], extra["seed"]) == ("csv", 7)
     assert extra["options"]["subsample_size"] == 3
     assert extra["options"]["num_aug"] == 2
-    assert extra["overlap_of_test_with_train"] == {"puzzles": 0, "solutions": 0, "equivalent_puzzles": 0}
+    assert extra["overlap_of_test_with_train"] == {
+        "puzzles": 0,
+        "solutions": 0,
+        "equivalent_puzzles": 0,
+        "equivalent_solutions": 0,
+    }
     assert (
         extra["source_sha256"]["train.csv"]
         == hashlib.sha256((SAMPLES / "train.csv").read_bytes()).hexdigest()
@@ -195,6 +201,7 @@ def test_overlap_is_reported_and_left_as_it_is(tmp_path, capsys):
         "puzzles": 1,
         "solutions": 1,
         "equivalent_puzzles": 2,
+        "equivalent_solutions": 2,
     }
     assert examples.num_examples == 3
 
@@ -204,11 +211,16 @@ def test_fewer_rows_than_asked_for_are_said(tmp_path, capsys):
     assert "there are only 8 train puzzles, all are used" in capsys.readouterr().out
 
 
-def test_ambiguous_test_puzzles_of_a_table_are_counted(tmp_path, capsys):
-    table(tmp_path / "s", "train", [(UNIQUE_4X4, SOLVED_4X4, "")])
-    table(tmp_path / "s", "test", [("." * 16, SOLVED_4X4, ""), (UNIQUE_4X4, SOLVED_4X4, "")])
+def test_puzzles_of_a_table_with_several_solutions_are_counted_in_both_splits(tmp_path, capsys):
+    ambiguous = "1" + "." * 15
+    table(tmp_path / "s", "train", [(UNIQUE_4X4, SOLVED_4X4, 1), (ambiguous, SOLVED_4X4, 2)])
+    table(tmp_path / "s", "test", [(ambiguous, SOLVED_4X4, 3), (UNIQUE_4X4, SOLVED_4X4, 1)])
     build("--output-dir", tmp_path / "d", "--source-csv", tmp_path / "s")
-    assert "1 of 2 test puzzles have more than one solution" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "1 of 2 train puzzles have more than one solution" in printed
+    assert "1 of 2 test puzzles have more than one solution" in printed
+    assert report.main([str(tmp_path / "d"), "--examples", "0"]) == 0
+    assert capsys.readouterr().out.count("1 of 2 puzzles have more than one solution") == 2
 
 
 def test_the_hub_is_the_source_when_none_is_named(tmp_path, monkeypatch):

@@ -98,7 +98,7 @@ def test_the_number_of_workers_does_not_matter(tmp_path, size):
 
 
 def test_workers_do_not_matter_for_tables_and_lists_either(tmp_path, monkeypatch):
-    monkeypatch.setattr("dataset.sudoku_splits._BATCH", 2)  # so that there is work for several
+    monkeypatch.setattr("dataset.sudoku_batch._BATCH", 2)  # so that there is work for several
     for workers in (1, 3):
         for name, path in (("table", SAMPLES), ("list", SAMPLES / "hardest.txt")):
             arguments = ("--output-dir", tmp_path / f"{name}{workers}", "--source-csv", path)

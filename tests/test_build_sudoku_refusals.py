@@ -9,7 +9,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from sudoku_builds import HEADER, SAMPLES, SOLVED_4X4, UNIQUE_4X4, puzzle_list, puzzles_6x6, refused, table
+from sudoku_builds import SAMPLES, SOLVED_4X4, UNIQUE_4X4, puzzle_list, puzzles_6x6, refused, table
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,11 +22,11 @@ ROOT = Path(__file__).resolve().parents[1]
     [
         (
             [(UNIQUE_4X4, SOLVED_4X4, ""), (UNIQUE_4X4[1:], SOLVED_4X4, "")],
-            "row 2: its question has 15 characters",
+            "line 3: its question has 15 characters",
         ),
-        ([(UNIQUE_4X4, SOLVED_4X4[1:], "")], "row 1: its answer has 15 characters instead of 16"),
-        ([(UNIQUE_4X4[:-1] + "5", SOLVED_4X4, "")], "row 1: its question has '5' at character 16"),
-        ([(UNIQUE_4X4, SOLVED_4X4[:-1] + ".", "")], "row 1: its answer has '.' at character 16"),
+        ([(UNIQUE_4X4, SOLVED_4X4[1:], "")], "line 2: its answer has 15 characters instead of 16"),
+        ([(UNIQUE_4X4[:-1] + "5", SOLVED_4X4, "")], "line 2: its question has '5' at character 16"),
+        ([(UNIQUE_4X4, SOLVED_4X4[:-1] + ".", "")], "line 2: its answer has '.' at character 16"),
         ([(UNIQUE_4X4, SOLVED_4X4[:-1] + "2", "")], "is no solution: 2 occurs 2 times in row 4"),
         ([("2" + UNIQUE_4X4[1:], SOLVED_4X4, "")], "changes given cells of its question"),
         ([("." * 15, "1" * 15, "")], "15 cells are no square grid"),
@@ -55,18 +55,18 @@ def test_test_rows_must_have_the_grid_of_the_train_rows(tmp_path, capsys):
     table(tmp_path / "s", "train", [(UNIQUE_4X4, SOLVED_4X4, "")])
     table(tmp_path / "s", "test", [(*row, "") for row in puzzles_6x6(1)])
     message = refused(capsys, "--output-dir", tmp_path / "d", "--source-csv", tmp_path / "s")
-    assert "test.csv row 1: its question has 36 characters instead of 16" in message
+    assert "test.csv line 2: its question has 36 characters instead of 16" in message
 
 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([UNIQUE_4X4, "." * 16], f"line 2: the puzzle {'.' * 16} has more than one solution"),
+        ([UNIQUE_4X4, "1" + "." * 15], f"line 2: the puzzle 1{'.' * 15} has more than one solution"),
+        ([UNIQUE_4X4, "." * 16], "line 2: the puzzle has no given cell"),
         ([UNIQUE_4X4, "", "11" + "." * 14], "line 3: the puzzle 11.............. has no solution"),
         ([UNIQUE_4X4, UNIQUE_4X4[1:]], "line 2 has 15 characters instead of the 16 of a 4x4 grid"),
         ([UNIQUE_4X4, UNIQUE_4X4[:-1] + "x"], "line 2 has 'x' at character 16"),
         ([UNIQUE_4X4], "--test-size 1 leaves none of the 1 puzzles in"),
-        ([HEADER, f"a,{UNIQUE_4X4},{SOLVED_4X4},"], "has a header: a table with columns goes into a folder"),
         (["", ""], "holds no puzzle"),
     ],
 )
@@ -118,10 +118,10 @@ def test_a_table_without_header_or_rating_is_refused(tmp_path, capsys):
     shutil.copytree(SAMPLES, tmp_path / "s")
     arguments = ("--output-dir", tmp_path / "d", "--source-csv", tmp_path / "s")
     message = refused(capsys, *arguments, "--min-difficulty", 1)
-    assert "train.csv row 1 has no rating, which --min-difficulty needs" in message
+    assert "train.csv line 2 has no rating, which --min-difficulty needs" in message
     lines = (SAMPLES / "test.csv").read_text().splitlines(keepends=True)
     (tmp_path / "s" / "test.csv").write_text("".join(lines[1:]))
-    assert "test.csv has no column source, question" in refused(capsys, *arguments)
+    assert "test.csv has no column of questions" in refused(capsys, *arguments)
 
 
 def test_a_hub_that_cannot_be_reached_is_one_readable_line(tmp_path, monkeypatch, capsys):

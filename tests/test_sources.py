@@ -56,21 +56,21 @@ def test_rows_below_a_rating_are_left_out_but_keep_their_numbers(tmp_path):
     path = table(tmp_path / "t.csv", "a,.1,21,3\na,.2,12,5\na,1.,12,4.5\n")
     rows = read_rows(path, **SYMBOLS, min_rating=4)
     assert rows.numbers.tolist() == [1, 2]
-    assert rows.where(0).endswith("t.csv row 2")
+    assert rows.where(0).endswith("t.csv line 3")
     assert rows.take(np.array([1])).numbers.tolist() == [2]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a,.1,21,\na,.1.,21,\n", "row 2: its question has 3 characters instead of 2"),
-        ("a,.1,21,\na,.1,2,\n", "row 2: its answer has 1 characters instead of 2"),
-        ("a,.1,21,\na,.3,21,\n", "row 2: its question has '3' at character 2; allowed are '.12'"),
-        ("a,.1,.1,\n", "row 1: its answer has '.' at character 1"),
-        ("a,.€,21,\n", "row 1: its question has '?' at character 2"),
-        ("a,.1,21\n", "row 1 has 3 fields, its header 4"),
-        ("a,.1,21,,\n", "row 1 has 5 fields, its header 4"),
-        ("a,.1,21,hard\n", "row 1: its rating is 'hard', not a number"),
+        ("a,.1,21,\na,.1.,21,\n", "line 3: its question has 3 characters instead of 2"),
+        ("a,.1,21,\na,.1,2,\n", "line 3: its answer has 1 characters instead of 2"),
+        ("a,.1,21,\na,.3,21,\n", "line 3: its question has '3' at character 2; allowed are '.12'"),
+        ("a,.1,.1,\n", "line 2: its answer has '.' at character 1"),
+        ("a,.€,21,\n", "line 2: its question has '?' at character 2"),
+        ("a,.1,21\n", "line 2 has 3 fields, its header 4"),
+        ("a,.1,21,,\n", "line 2 has 5 fields, its header 4"),
+        ("a,.1,21,hard\n", "line 2: its rating is 'hard', not a number"),
         ("", "has no row"),
     ],
 )
@@ -82,19 +82,57 @@ def test_a_wrong_row_is_refused_by_file_and_row(tmp_path, text, message):
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("header", ["", "a,.1,21,\n", "source,question,answer\n", "question answer\n"])
+@pytest.mark.parametrize("header", ["", "a,.1,21,\n", "question answer\n"])
 def test_a_table_without_its_header_is_refused(tmp_path, header):
     path = table(tmp_path / "t.csv", "a,.1,21,\n", header)
     with pytest.raises(
-        UserError, match=r"t\.csv has no column .*first line must be the header source,question"
+        UserError,
+        match=r"t\.csv has no column of questions: its first line must be a header such as source,quest",
     ):
+        read_rows(path, **SYMBOLS)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "puzzle,solution\n.1,21\n2.,21\n",
+        "Solutions,Quizzes\n21,.1\n21,2.\n",
+        "# from somewhere\n\nid;Question;ANSWER\n1;.1;21\n2;2.;21\n\n;;\n",
+        'puzzle\tsolution\n".1"\t"21"\n2.\t21\n',
+        "\ufeffpuzzle , solution,clues\r\n.1,21,17\r\n2.,21,18\r\n",
+    ],
+)
+def test_the_headers_of_published_tables_are_understood(tmp_path, text):
+    path = tmp_path / "t.csv"
+    path.write_bytes(text.encode())
+    rows = read_rows(path, **SYMBOLS)
+    assert [bytes(row).decode() for row in rows.questions] == [".1", "2."]
+    assert [bytes(row).decode() for row in rows.answers] == ["21", "21"]
+    assert np.isnan(rows.ratings).all()
+    starts = [line for line in text.splitlines() if ".1" in line or "2." in line]
+    assert [text.splitlines()[line - 1] for line in rows.lines] == starts
+
+
+def test_a_column_called_difficulty_is_the_rating(tmp_path):
+    path = table(tmp_path / "t.csv", "2.5,.1,21\n", "Difficulty,puzzle,solution\n")
+    assert read_rows(path, **SYMBOLS).ratings.tolist() == [2.5]
+
+
+def test_two_columns_of_the_same_meaning_and_a_missing_answer_are_refused(tmp_path):
+    path = table(tmp_path / "t.csv", ".1,.1,21\n", "puzzle,question,answer\n")
+    with pytest.raises(
+        UserError, match=r"t\.csv line 1: the columns question and puzzle could both be the question"
+    ):
+        read_rows(path, **SYMBOLS)
+    path = table(tmp_path / "t.csv", ".1,1\n", "puzzle,rating\n")
+    with pytest.raises(UserError, match=r"t\.csv line 1: .* has no column of answers: call it answer or"):
         read_rows(path, **SYMBOLS)
 
 
 def test_a_missing_rating_is_refused_only_where_one_is_needed(tmp_path):
     path = table(tmp_path / "t.csv", "a,.1,21,9\na,.2,12,\n")
     assert len(read_rows(path, **SYMBOLS)) == 2
-    with pytest.raises(UserError, match="row 2 has no rating"):
+    with pytest.raises(UserError, match="line 3 has no rating"):
         read_rows(path, **SYMBOLS, min_rating=1)
     path = table(tmp_path / "t.csv", "a,.1,21,9\n")
     with pytest.raises(UserError, match="has no row rated 10 or higher"):

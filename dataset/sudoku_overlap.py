@@ -1,0 +1,135 @@
+"""What Sudoku splits share, up to symmetry too, and how to split puzzles so that they share nothing.
+
+E = puzzles, N = size of the grid.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from dataset.parallel import ordered_map
+from dataset.sudoku import BoxShape
+from dataset.sudoku_generate import SMALLEST_INEQUIVALENT_SIZE, SMALLEST_SIZE_OF_MANY_SOLUTIONS
+from dataset.sudoku_hash import invariant_hashes, solution_hashes
+from utils.errors import UserError
+
+# Puzzles that one worker hashes at a time, or that are compared at a time.
+_BATCH = 18_000
+
+
+def overlap(
+    train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], shape: BoxShape, workers: int
+) -> dict[str, int]:
+    """How many test puzzles have their puzzle, their solution, or an equivalent one in train.
+
+    train, test: (E, N²) puzzles and solutions.
+    """
+    train_hashes, test_hashes = (_hashes(*split, shape, workers) for split in (train, test))
+    shared = [
+        int(np.isin(ours, others).sum()) for ours, others in zip(test_hashes, train_hashes, strict=True)
+    ]
+    return {
+        "puzzles": num_contained(test[0], train[0]),
+        "solutions": num_contained(test[1], train[1]),
+        "equivalent_puzzles": shared[0],
+        "equivalent_solutions": shared[1],
+    }
+
+
+def num_contained(rows: np.ndarray, others: np.ndarray) -> int:
+    """How many of the (E, cells) rows occur among the others."""
+    wanted = row_keys(rows)
+    different, found = set(wanted), set()
+    for start in range(0, len(others), _BATCH):  # in parts: millions of keys need much more than their bytes
+        found |= different.intersection(row_keys(others[start : start + _BATCH]))
+    return sum(key in found for key in wanted)
+
+
+def row_keys(rows: np.ndarray) -> list[bytes]:
+    """The bytes of each (E, cells) uint8 row."""
+    rows = np.ascontiguousarray(rows, np.uint8)
+    return rows.view(np.dtype((np.void, rows.shape[1]))).reshape(-1).tolist()
+
+
+def inseparable(puzzles: np.ndarray, solutions: np.ndarray, shape: BoxShape, workers: int) -> np.ndarray:
+    """(E,) numbers of groups of puzzles that belong into one split, because one gives another away.
+
+    From 8x8 up those are puzzles with the same solution up to symmetry. Smaller grids have so few solutions that
+    it is the same puzzle up to symmetry or the same literal solution for 6x6, the same literal puzzle for 4x4.
+    """
+    if shape.size < SMALLEST_INEQUIVALENT_SIZE:
+        return _numbered(row_keys(puzzles))
+    puzzle_hashes, grid_hashes = _hashes(puzzles, solutions, shape, workers)
+    if shape.size >= SMALLEST_SIZE_OF_MANY_SOLUTIONS:
+        return _numbered(grid_hashes.tolist())
+    groups = np.arange(len(puzzles))
+    keys = [_numbered(puzzle_hashes.tolist()), _numbered(row_keys(solutions))]
+    while True:
+        before = groups
+        for key in keys:  # each puzzle joins the first group that shares the key
+            least = np.full(len(groups), len(groups))
+            np.minimum.at(least, key, groups)
+            groups = least[key]
+        if (groups == before).all():
+            return groups
+
+
+def hold_out(
+    groups: np.ndarray, num_test: int, rng: np.random.Generator, source: Path
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """The indices of the train and the test puzzles, ascending, and notes on what kept them from being independent.
+
+    Whole groups (E,) of puzzles are drawn at random until `num_test` are held out; a group that would be too many
+    stays in train. Raises `UserError` when no group fits.
+    """
+    sizes = np.bincount(groups, minlength=len(groups))
+    members = np.argsort(groups, kind="stable")
+    ends = sizes.cumsum()
+    is_test, seen, count = np.zeros(len(groups), bool), np.zeros(len(groups), bool), 0
+    for group in groups[rng.permutation(len(groups))].tolist():
+        if count == num_test:
+            break
+        if not seen[group] and count + sizes[group] <= num_test:
+            is_test[members[ends[group] - sizes[group] : ends[group]]] = True
+            count += int(sizes[group])
+        seen[group] = True
+    alike = int((sizes[groups] > 1).sum())
+    if not count:
+        raise UserError(
+            f"{source}: its {len(groups)} puzzles form {int((sizes > 0).sum())} groups with the same solution up to "
+            f"symmetry, none of at most {num_test}, so that no test split can be kept apart: raise --test-size, "
+            "add other puzzles, or give a folder with train.csv and test.csv"
+        )
+    notes = []
+    if alike:
+        notes.append(
+            f"{alike} puzzles share their solution up to symmetry with others: those are in one split"
+        )
+    if count < num_test:
+        notes.append(f"the test split has {count} puzzles instead of {num_test}, for the same reason")
+    return np.flatnonzero(~is_test), np.flatnonzero(is_test), notes
+
+
+def _numbered(keys: list) -> np.ndarray:
+    """(E,) numbers from 0 up, equal for equal keys."""
+    numbers: dict = {}
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
+
+
+def _hashes(
+    puzzles: np.ndarray, solutions: np.ndarray, shape: BoxShape, workers: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(E,) uint64 hashes of the puzzles, and of their solutions."""
+    starts = range(0, len(puzzles), _BATCH)
+    batches = ((puzzles[s : s + _BATCH], solutions[s : s + _BATCH]) for s in starts)
+    parts = ordered_map(partial(_hash_batch, shape), batches, min(workers, len(starts)))
+    puzzle_hashes, grid_hashes = zip(*parts, strict=True)
+    return np.concatenate(puzzle_hashes), np.concatenate(grid_hashes)
+
+
+def _hash_batch(shape: BoxShape, batch: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    puzzles, solutions = batch
+    return invariant_hashes(puzzles, solutions, shape), solution_hashes(solutions, shape)

@@ -1,0 +1,252 @@
+"""Sudoku files as the world writes them: lists, drawn grids, tables in one file, and the alphabets of large grids."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sudoku_builds import build, puzzle_list, puzzles_6x6, read, refused, texts, values
+
+from dataset import report
+from dataset.report import percentage
+from dataset.sudoku import BoxShape, draw_grid, format_grid, random_symmetries
+from dataset.sudoku_generate import PuzzleSpec, generate_split, random_puzzle, random_solution
+from dataset.sudoku_hash import solution_hashes
+from dataset.sudoku_lists import read_list
+from dataset.sudoku_solve import solve
+from utils.errors import UserError
+
+NINE, SIXTEEN = BoxShape(3, 3), BoxShape(4, 4)
+FIRST = "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"
+SECOND = "..............3.85..1.2.......5.7.....4...1...9.......5......73..2.1........4...9"
+ROWS = [[puzzle[start : start + 9] for start in range(0, 81, 9)] for puzzle in (FIRST, SECOND)]
+ZEROS = [[row.replace(".", "0") for row in rows] for rows in ROWS]
+
+
+def drawn(puzzle: str) -> str:
+    return draw_grid(np.array([".123456789".index(symbol) for symbol in puzzle]), NINE)
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        (f"# top95\n{FIRST}\n// next\n\n{SECOND}  # hard\n\n\n", [2, 5]),
+        (f"\ufeffSudoku puzzles\r\n{FIRST}\r\n{SECOND}\r\n", [2, 3]),
+        (f"{FIRST},1.2,easy\n{SECOND},7.0,\n", [1, 2]),
+        (f"1;{FIRST};1.2\n2;{SECOND};7.0\n", [1, 2]),
+        (f"{FIRST}\t1.2\n{SECOND} ED=7.1/1.2 named\n", [1, 2]),
+        (f"{' '.join(FIRST)}\n{','.join(SECOND)}\n", [1, 2]),
+        (f"{' '.join(ROWS[0])}\n{'|'.join(ROWS[1])}\n", [1, 2]),
+        ("".join(f"Grid {i:02}\n" + "\n".join(rows) + "\n" for i, rows in enumerate(ZEROS, 1)), [2, 12]),
+        (
+            "[Puzzle]\n" + "\n".join(ROWS[0]) + "\n\n2.\n" + "\n".join(",".join(row) for row in ROWS[1]),
+            [2, 13],
+        ),
+        (f"Author: N. N.\n{drawn(FIRST)}\n\n+-------+\n{drawn(SECOND)}\n", [2, 15]),
+    ],
+    ids=["comments", "bom", "columns", "id", "words", "spaced", "rows", "blocks", "sections", "drawn"],
+)
+def test_lists_are_read_as_people_write_them(tmp_path, text, lines):
+    path = tmp_path / "list.txt"
+    path.write_bytes(text.encode())
+    found = read_list(path)
+    assert [bytes(row).decode().replace("0", ".") for row in found.cells] == [FIRST, SECOND]
+    assert found.lines.tolist() == lines
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"# top95\n{FIRST}\n{SECOND[1:]}\n", "line 3 has 80 characters instead of the 81 of a 9x9 grid"),
+        (f"{FIRST[1:]}\n", "line 1 is no puzzle: 80 cells are no square grid"),
+        (f"{FIRST[:-1]}_\n", "line 1 has '_' at character 81"),
+        (
+            "Grid 01\n" + "\n".join(ROWS[0][:8]) + "\nGrid 02\n",
+            "line 2: the grid that starts here has 8 rows of 9",
+        ),
+        (
+            "\n".join([*ROWS[0][:3], "53..7..."]),
+            "line 4 has 8 cells, but the grid that starts in line 1 has rows of 9",
+        ),
+        ("\n".join([*ROWS[0][:3], "53..7...x"]), "line 4 has 'x' at character 9"),
+        ("." * 625, "line 1 is no puzzle: no Sudoku grid has size 25"),
+        ("# nothing\n", "holds no puzzle"),
+    ],
+)
+def test_what_cannot_be_a_puzzle_is_refused_by_file_and_line(tmp_path, text, message):
+    path = tmp_path / "list.txt"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        read_list(path)
+    assert f"{path} {message}" in str(error.value)
+
+
+def test_another_blank_is_read_where_it_is_named(tmp_path, capsys):
+    path = puzzle_list(tmp_path / "list.txt", [FIRST.replace(".", "_"), SECOND.replace(".", "_")])
+    assert "--blank" in refused(capsys, "--output-dir", tmp_path / "d", "--source-csv", path)
+    build("--output-dir", tmp_path / "d", "--source-csv", path, "--blank", "_")
+    found = [*texts(values(tmp_path / "d", "train")[0]), *texts(values(tmp_path / "d", "test")[0])]
+    assert sorted(found) == sorted([FIRST, SECOND])
+    assert "list.txt: symbols 1-9 with _ for a blank" in capsys.readouterr().out
+
+
+# --- alphabets ---
+
+
+@pytest.fixture(scope="module")
+def large() -> list[tuple[str, str]]:
+    """Two 16x16 puzzles and their solutions, all 16 symbols among the given cells."""
+    made = []
+    for seed in range(2):
+        rng = np.random.default_rng(seed)
+        solution = random_solution(rng, SIXTEEN)
+        puzzle = np.where(rng.random(256) < 0.08, 0, solution)
+        assert solve(puzzle, SIXTEEN).unique
+        made.append((format_grid(puzzle), format_grid(solution)))
+    return made
+
+
+HEX = str.maketrans("123456789ABCDEFG", "0123456789ABCDEF")
+LETTERS = str.maketrans("123456789ABCDEFG", "ABCDEFGHIJKLMNOP")
+
+
+def test_a_hexadecimal_list_is_asked_about_and_read_as_told(tmp_path, capsys, large):
+    path = puzzle_list(
+        tmp_path / "hex.txt", ["# hex", *(puzzle.translate(HEX).lower() for puzzle, _ in large)]
+    )
+    arguments = ("--output-dir", tmp_path / "d", "--source-csv", path)
+    message = refused(capsys, *arguments)
+    assert f"{path} line 2 has both 0 and . in one grid: say with --blank ." in message
+    build(*arguments, "--blank", ".")
+    assert "symbols 0-9A-F with . for a blank" in capsys.readouterr().out
+    found = texts(values(tmp_path / "d", "train")[1]) + texts(values(tmp_path / "d", "test")[1])
+    assert sorted(found) == sorted(solution for _, solution in large)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"), [(HEX, "0-9A-F"), (LETTERS, "A-P"), ({}, "1-9A-G")], ids=["hex", "letters", "one"]
+)
+def test_answers_tell_the_symbols_of_a_table(tmp_path, capsys, large, table, said):
+    rows = [f"{puzzle.translate(table)},{solution.translate(table)}" for puzzle, solution in large]
+    path = puzzle_list(tmp_path / "t.csv", ["Puzzle,Solution", *rows])
+    build("--output-dir", tmp_path / "d", "--source-csv", path)
+    assert f"t.csv: symbols {said} with . for a blank" in capsys.readouterr().out
+    found = texts(values(tmp_path / "d", "train")[0]) + texts(values(tmp_path / "d", "test")[0])
+    assert sorted(found) == sorted(puzzle for puzzle, _ in large)
+
+
+def test_a_mixture_of_alphabets_is_refused_by_line(tmp_path, capsys, large):
+    (puzzle, solution), (other, other_solution) = large
+    rows = [f"{puzzle},{solution}", f"{other.translate(HEX)},{other_solution.translate(HEX)}"]
+    path = puzzle_list(tmp_path / "t.csv", ["puzzle,solution", *rows])
+    message = refused(capsys, "--output-dir", tmp_path / "d", "--source-csv", path)
+    assert f"{path} line 3: its question has '0' at character" in message
+
+
+# --- one file that is split here ---
+
+
+def test_a_table_in_one_file_is_split_without_a_solver(tmp_path, capsys):
+    rows = puzzles_6x6(12)
+    lines = [f"{number},{solution},{puzzle},{number}.5" for number, (puzzle, solution) in enumerate(rows)]
+    path = puzzle_list(tmp_path / "t.csv", ["ID,Solutions,Quizzes,difficulty", *lines])
+    arguments = ("--source-csv", path, "--test-size", 3, "--min-difficulty", 2)
+    build("--output-dir", tmp_path / "d", *arguments)
+    train, test = values(tmp_path / "d", "train"), values(tmp_path / "d", "test")
+    assert sorted(texts(train[0]) + texts(test[0])) == sorted(puzzle for puzzle, _ in rows[2:])
+    assert len(test[0]) == 3
+    metadata, examples = read(tmp_path / "d", "test")
+    assert metadata.extra["difficulty"] == "rating"
+    recorded = np.load(tmp_path / "d" / "test" / "source_rows.npy")
+    assert examples.difficulty.tolist() == [row + 0.5 for row in recorded]
+    assert [rows[row][0] for row in recorded] == texts(test[0])
+
+
+def test_an_answer_that_breaks_the_clues_is_refused_by_line(tmp_path, capsys):
+    (puzzle, solution), (_, other) = puzzles_6x6(2)
+    path = puzzle_list(
+        tmp_path / "t.csv", ["puzzle,solution", "", f"{puzzle},{solution}", f"{puzzle},{other}"]
+    )
+    message = refused(capsys, "--output-dir", tmp_path / "d", "--source-csv", path)
+    assert f"{path} line 4: its answer {other} changes given cells" in message
+
+
+# --- solutions up to symmetry ---
+
+
+def images_of_one(number: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    _, solution = random_puzzle(rng, PuzzleSpec(NINE, 40))
+    return random_symmetries(rng, number, NINE).apply(solution.reshape(9, 9)).reshape(number, 81)
+
+
+@pytest.mark.parametrize("shape", [BoxShape(2, 2), BoxShape(2, 3), BoxShape(2, 4), NINE, SIXTEEN], ids=str)
+def test_full_grids_have_one_hash_up_to_symmetry_and_others_another(shape):
+    rng = np.random.default_rng(0)
+    grids = np.stack([random_solution(rng, shape) for _ in range(4)])
+    images = random_symmetries(rng, 40, shape).apply(
+        grids.reshape(-1, shape.size, shape.size), np.arange(40) % 4
+    )
+    hashes = solution_hashes(images.reshape(40, -1), shape)
+    assert (hashes == np.tile(solution_hashes(grids, shape), 10)).all()
+    if shape.size >= 8:
+        assert len(set(hashes.tolist())) == 4
+
+
+def solution_rows(grids: np.ndarray, seed: int) -> list[str]:
+    """A table's rows of these solutions, with a third of the cells of each blank."""
+    blank = np.random.default_rng(seed).random(grids.shape) < 0.33
+    return [
+        f"{format_grid(p)},{format_grid(s)}" for p, s in zip(np.where(blank, 0, grids), grids, strict=True)
+    ]
+
+
+def test_solutions_that_are_one_grid_up_to_symmetry_are_counted_as_leaks(tmp_path, capsys):
+    rows = solution_rows(images_of_one(12, 0), 1)
+    for split, part in (("train", rows[:8]), ("test", rows[8:])):
+        (tmp_path / "s").mkdir(exist_ok=True)
+        puzzle_list(tmp_path / "s" / f"{split}.csv", ["puzzle,solution", *part])
+    build("--output-dir", tmp_path / "d", "--source-csv", tmp_path / "s")
+    assert "0 by their solution, 4 by it up to symmetry" in capsys.readouterr().out
+    report.main([str(tmp_path / "d"), "--examples", "0"])
+    printed = capsys.readouterr().out
+    assert "inputs up to symmetry: 0 of 4 (0%)" in printed
+    assert "outputs up to symmetry: 4 of 4 (100%)" in printed
+
+
+def test_copies_of_a_solution_stay_in_one_split(tmp_path, capsys):
+    grids = np.concatenate([images_of_one(5, seed) for seed in range(6)])
+    path = puzzle_list(tmp_path / "t.csv", ["puzzle,solution", *solution_rows(grids, 2)])
+    build("--output-dir", tmp_path / "d", "--source-csv", path, "--test-size", 12)
+    printed = capsys.readouterr().out
+    assert "0 by it up to symmetry" in printed
+    assert "the test split has 10 puzzles instead of 12" in printed
+    path = puzzle_list(tmp_path / "t.csv", ["puzzle,solution", *solution_rows(grids[:5], 2)])
+    message = refused(capsys, "--output-dir", tmp_path / "d", "--source-csv", path)
+    assert "its 5 puzzles form 1 groups with the same solution up to symmetry" in message
+
+
+def test_generated_splits_have_no_solution_in_common_up_to_symmetry():
+    spec = PuzzleSpec(NINE, 40)
+    wanted = generate_split(spec, 2, seed=0, split=1, workers=1)
+    train = generate_split(spec, 2, seed=0, split=0, workers=1)
+    symmetry = random_symmetries(np.random.default_rng(0), 1, NINE)
+    train.solutions[1] = symmetry.apply(wanted.solutions[0].reshape(1, 9, 9)).reshape(-1)
+    test = generate_split(spec, 1, seed=0, split=1, workers=1, apart_from=train)
+    assert (test.puzzles == wanted.puzzles[1:]).all()
+
+
+@pytest.mark.parametrize(
+    ("count", "total", "text"),
+    [
+        (1, 1, "100%"),
+        (0, 7, "0%"),
+        (996, 1000, "over 99%"),
+        (1, 3, "33%"),
+        (1, 300, "0.33%"),
+        (1, 10**7, "0.00001%"),
+        (95, 100, "95%"),
+        (0, 0, "0%"),
+    ],
+)
+def test_percentages_are_plain_numbers(count, total, text):
+    assert percentage(count, total) == text
