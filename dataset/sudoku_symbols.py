@@ -77,13 +77,19 @@ def ambiguous_zero(puzzles: np.ndarray, shape: BoxShape) -> np.ndarray:
     """(E,) bool: which of the (E, N²) character codes use both `0` and `.` and could be read in two ways.
 
     Nobody needs two characters for a blank, so the `0` may be a symbol. It is not if the last symbol of 1..N, such
-    as the 9 of 9x9 grids, occurs too: together they would be one symbol more than the grid has.
+    as the 9 of 9x9 grids, occurs too: together they would be one symbol more than the grid has. A puzzle with one
+    solution lacks at most one of its symbols, so what lacks more of them needs no question.
     """
-    has_zero, has_point, has_last = (
-        np.isin(puzzles, np.frombuffer(characters.encode(), np.uint8)).any(axis=1)
-        for characters in ("0", ".", shape.symbols[-1] + shape.symbols[-1].lower())
-    )
-    return has_zero & has_point & ~has_last
+    ambiguous = _shows(puzzles, "0") & _shows(puzzles, ".") & ~_shows(puzzles, shape.symbols[-1])
+    rows = np.flatnonzero(ambiguous)
+    shown = sum(_shows(puzzles[rows], symbol).astype(np.int64) for symbol in shape.symbols[:-1])
+    ambiguous[rows] = shown >= shape.size - 2
+    return ambiguous
+
+
+def _shows(puzzles: np.ndarray, symbol: str) -> np.ndarray:
+    """(E,) bool: which of the (E, N²) character codes have the symbol, in any case."""
+    return ((puzzles == ord(symbol)) | (puzzles == ord(symbol.lower()))).any(axis=1)
 
 
 def _symbols_of_puzzles(

@@ -7,12 +7,15 @@ import pytest
 from sudoku_builds import build, puzzle_list, puzzles_6x6, read, refused, texts, values
 
 from dataset import report
+from dataset.look import Look
 from dataset.report import percentage
-from dataset.sudoku import BoxShape, draw_grid, format_grid, random_symmetries
+from dataset.sudoku import BoxShape, draw_grid, format_grid, random_symmetries, to_values
 from dataset.sudoku_generate import PuzzleSpec, generate_split, random_puzzle, random_solution
 from dataset.sudoku_hash import solution_hashes
 from dataset.sudoku_lists import read_list
 from dataset.sudoku_solve import solve
+from evaluators.families import family_of
+from solve import described
 from utils.errors import UserError
 
 NINE, SIXTEEN = BoxShape(3, 3), BoxShape(4, 4)
@@ -139,7 +142,16 @@ def test_a_mixture_of_alphabets_is_refused_by_line(tmp_path, capsys, large):
     rows = [f"{puzzle},{solution}", f"{other.translate(HEX)},{other_solution.translate(HEX)}"]
     path = puzzle_list(tmp_path / "t.csv", ["puzzle,solution", *rows])
     message = refused(capsys, "--output-dir", tmp_path / "d", "--source-csv", path)
-    assert f"{path} line 3: its question has '0' at character" in message
+    assert f"{path} line 3: its answer has '0' at character" in message
+
+
+def test_solving_a_large_puzzle_refuses_a_zero_that_may_be_a_symbol(large):
+    sizes = {"seq_len": 256, "vocab_size": 18, "num_puzzle_identifiers": 1}
+    family = family_of(Look.of(described({"family": "sudoku"}, sizes)))
+    puzzle, _ = large[0]
+    assert (to_values(family.read(puzzle.replace(".", "0"))) == to_values(family.read(puzzle))).all()
+    with pytest.raises(UserError, match="puzzle= has both 0 and"):
+        family.read(puzzle.translate(HEX))
 
 
 # --- one file that is split here ---
