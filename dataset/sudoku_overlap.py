@@ -99,14 +99,14 @@ def hold_out(
     alike = int((sizes[groups] > 1).sum())
     if not count:
         raise UserError(
-            f"{source}: its {len(groups)} puzzles form {int((sizes > 0).sum())} groups with the same solution up to "
-            f"symmetry, none of at most {num_test}, so that no test split can be kept apart: raise --test-size, "
+            f"{source}: its {len(groups)} puzzles form {int((sizes > 0).sum())} groups with the same puzzle or "
+            f"solution up to symmetry, none of at most {num_test}, so that no test split can be kept apart: raise --test-size, "
             "add other puzzles, or give a folder with train.csv and test.csv"
         )
     notes = []
     if alike:
         notes.append(
-            f"{alike} puzzles share their solution up to symmetry with others: those are in one split"
+            f"{alike} puzzles share their puzzle or solution up to symmetry with others: those are in one split"
         )
     if count < num_test:
         notes.append(f"the test split has {count} puzzles instead of {num_test}, for the same reason")
