@@ -100,8 +100,8 @@ def hold_out(
     if not count:
         raise UserError(
             f"{source}: its {len(groups)} puzzles form {int((sizes > 0).sum())} groups with the same puzzle or "
-            f"solution up to symmetry, none of at most {num_test}, so that no test split can be kept apart: raise --test-size, "
-            "add other puzzles, or give a folder with train.csv and test.csv"
+            f"solution up to symmetry, none of at most {num_test}, so that no test split can be kept apart: raise "
+            "--test-size, add other puzzles, or give a folder with train.csv and test.csv"
         )
     notes = []
     if alike:
