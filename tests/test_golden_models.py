@@ -1,4 +1,4 @@
-"""Parity with the published code: outputs, losses, gradients, three optimizer steps, EMA, file by file."""
+"""Parity with the published code: outputs, losses, gradients, EMA and three updates by `train_step`, file by file."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from golden_files import load, model_stems, rounding_noise
 from models.act import ACTModel
 from models.architectures import ARCHITECTURES
 from models.ema import EMA
+from models.interval import IntervalMetrics
 from models.losses import ACTLossHead
-from models.optim.adam_atan2 import AdamATan2
-from models.optim.sparse_sign_sgd import SparseSignSGD
+from models.optim import Optimizers, OptimizerSettings
+from models.training import TrainState, train_step
+from utils.distributed import World
 
 STEMS = model_stems()
 FILES = pytest.mark.parametrize("stem", STEMS)
@@ -45,6 +47,52 @@ def outputs_at(prefix: str, carry, loss, metrics, outputs) -> dict[str, torch.Te
     return {f"{prefix}/{name}": value.detach().clone() for name, value in named.items()}
 
 
+def train_state(model: ACTLossHead, settings: dict) -> TrainState:
+    """A training with the settings of a file, at a constant learning rate."""
+    adam, sign = settings["adam"], settings["signsgd"]
+    optimizers = Optimizers(
+        model,
+        OptimizerSettings(
+            lr=adam["lr"],
+            beta1=adam["betas"][0],
+            beta2=adam["betas"][1],
+            weight_decay=adam["weight_decay"],
+            puzzle_emb_lr=sign["lr"],
+            puzzle_emb_weight_decay=sign["weight_decay"],
+            freeze_weights=False,
+            lr_warmup_steps=0,
+            lr_min_ratio=1.0,
+            total_steps=1,
+        ),
+    )
+    interval = IntervalMetrics(settings["global_batch_size"], torch.device("cpu"), lambda tensor: tensor)
+    return TrainState(model, optimizers, EMA(model, settings["ema_mu"]), interval)
+
+
+class Recorder(World):
+    """The one process of a training, which keeps each step's outputs and its gradients before the update."""
+
+    def __init__(self, state: TrainState):
+        super().__init__()
+        self.prefix, self.ours = "", {}
+        self.model, self.table = state.model, getattr(state.model.model.inner, "puzzle_emb", None)
+        state.model.register_forward_hook(self.record_outputs)
+
+    def record_outputs(self, model: ACTLossHead, arguments: tuple, results: tuple) -> None:
+        self.ours |= outputs_at(self.prefix, *results)
+        self.ours |= {
+            f"{self.prefix}/current/{name}": value.clone() for name, value in results[0].current.items()
+        }
+
+    def sum_gradients(self, parameters) -> None:
+        named = self.model.named_parameters()
+        self.ours |= {f"{self.prefix}/grad/{name}": p.grad.clone() for name, p in named}
+        if self.table is not None:
+            ((ids, leaf),) = self.table.leaves
+            self.ours |= {f"{self.prefix}/grad_local_weights": leaf.grad.clone()}
+            self.ours |= {f"{self.prefix}/local_ids": ids}
+
+
 @functools.lru_cache(maxsize=1)
 def replay(stem: str) -> tuple[dict[str, np.ndarray], dict[str, torch.Tensor]]:
     """The file, and everything we compute for its keys."""
@@ -68,35 +116,22 @@ def replay(stem: str) -> tuple[dict[str, np.ndarray], dict[str, torch.Tensor]]:
         names = model.model.latent_names
         ours |= {f"eval/final_carry/{k}": v for k, v in zip(names, carry.state, strict=True)}
 
-    model.train()
-    adam = AdamATan2(model.parameters(), **settings["adam"])
-    table = getattr(inner, "puzzle_emb", None)
-    sign = SparseSignSGD(table, **settings["signsgd"]) if table is not None else None
-    ema = EMA(model, settings["ema_mu"])
+    state = train_state(model.train(), settings)
+    recorder = Recorder(state)
     num_train = len({k.split("/")[1] for k in golden if k.startswith("train/step")})
-    carry = model.initial_carry(batch_at(golden, "train/step0/batch"))
     for i in range(num_train):
-        prefix = f"train/step{i}"
-        carry, loss, metrics, outputs = model(carry, batch_at(golden, f"{prefix}/batch"))
-        ours |= outputs_at(prefix, carry, loss, metrics, outputs)
-        ours |= {f"{prefix}/current/{name}": value.clone() for name, value in carry.current.items()}
-        (loss / settings["global_batch_size"]).backward()
-        ours |= {f"{prefix}/grad/{name}": p.grad.clone() for name, p in model.named_parameters()}
-        if table is not None:
-            ((ids, leaf),) = table.leaves
-            ours[f"{prefix}/grad_local_weights"] = leaf.grad.clone()
-            ours[f"{prefix}/local_ids"] = ids
-            sign.step()
-            sign.zero_grad()
-            ours[f"{prefix}/puzzle_emb_weights"] = table.weights.clone()
-        adam.step()
-        adam.zero_grad()
-        ema.update()
-        ours |= {f"{prefix}/param/{name}": p.detach().clone() for name, p in model.named_parameters()}
-        ours |= {f"{prefix}/ema/{name}": p.clone() for name, p in ema.state_dict().items()}
-    state = adam.state[inner.q_head.weight]
+        recorder.prefix = prefix = f"train/step{i}"
+        batch = batch_at(golden, f"{prefix}/batch")
+        train_step(state, batch, recorder, seed=0, global_batch_size=settings["global_batch_size"])
+        if "puzzle_emb" in state.optimizers.by_name:
+            recorder.ours[f"{prefix}/puzzle_emb_weights"] = inner.puzzle_emb.weights.clone()
+        parameters, averages = model.named_parameters(), state.ema.state_dict()
+        recorder.ours |= {f"{prefix}/param/{name}": p.detach().clone() for name, p in parameters}
+        recorder.ours |= {f"{prefix}/ema/{name}": p.clone() for name, p in averages.items()}
+    ours |= recorder.ours
+    moments = state.optimizers.by_name["weights"].state[inner.q_head.weight]
     for moment in ("exp_avg", "exp_avg_sq"):
-        ours[f"train/final/opt_state/q_head.weight/{moment}"] = state[moment]
+        ours[f"train/final/opt_state/q_head.weight/{moment}"] = moments[moment]
     return golden, ours
 
 
