@@ -257,6 +257,19 @@ def test_generated_code_trains_and_answers_like_eager(name, data):
         torch.testing.assert_close(value, other[key], atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_a_fresh_model_says_not_solved_of_everything_and_never_halts(name, data):
+    run = build(config_of(name, data), World())
+    act, batch = run.state.model.model, batches(run)[0]
+    carry = act.initial_carry(batch)
+    for step in range(1, act.max_steps + 1):
+        carry, found = act(carry, batch, torch.zeros(len(carry.steps), dtype=torch.int32))
+        assert (found["q_halt_logits"] == -5).all()
+        assert (found["q_continue_logits"] == -5).all()
+        assert carry.halted.tolist() == [step == act.max_steps] * len(carry.halted)
+    assert act.max_steps > 1
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_with_halting_in_evaluation_a_row_that_stopped_stays_frozen(name, data):
     model = loaded_model(name, data, act_inference=True, halt_max_steps=6, halting="halt")

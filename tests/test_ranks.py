@@ -26,17 +26,27 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="fi
 
 
 def run_training(
-    data: Path, folder: Path, overrides: list[str], values: dict[str, Any], stop_at: int = 0
+    data: Path,
+    folder: Path,
+    overrides: list[str],
+    values: dict[str, Any],
+    stop_at: int = 0,
+    q_bias: float | None = None,
 ) -> None:
-    """What each rank does; where `stop_at` is a step the last rank alone gets SIGUSR1 before it."""
+    """What each rank does; if `stop_at` is a step, the last rank alone gets SIGUSR1 before it.
+
+    With `q_bias` the halting head starts from that bias.
+    """
     with World.start("cpu") as world:
         count = []
 
-        def counting(*args, **kwargs):
+        def counting(state, *args, **kwargs):
+            if not count and q_bias is not None:
+                torch.nn.init.constant_(state.model.model.inner.q_head.bias, q_bias)
             count.append(1)
             if len(count) == stop_at and world.rank == world.size - 1:
                 signal.raise_signal(signal.SIGUSR1)
-            return train_step(*args, **kwargs)
+            return train_step(state, *args, **kwargs)
 
         pretrain.train_step = counting
         code = pretrain.train(tiny(data, folder, *overrides, **values), world)
@@ -44,11 +54,17 @@ def run_training(
 
 
 def train_on(
-    size: int, tmp_path: Path, data: Path, name: str, *overrides: str, stop_at: int = 0, **values: Any
+    size: int,
+    tmp_path: Path,
+    data: Path,
+    name: str,
+    *overrides: str,
+    stop_at: int = 0,
+    q_bias: float | None = None,
+    **values: Any,
 ):
-    results = run_ranks(
-        tmp_path, run_training, data, tmp_path / name, list(overrides), values, stop_at, size=size
-    )
+    arguments = data, tmp_path / name, list(overrides), values, stop_at, q_bias
+    results = run_ranks(tmp_path, run_training, *arguments, size=size)
     return [result.returncode for result in results], results
 
 
@@ -60,16 +76,19 @@ def train_on(
     ("num_test", "overrides"), [(9, ["grad_clip=0.1", "optimizer=adamw"]), (7, ["grad_accum_steps=2"])]
 )
 def test_two_ranks_train_and_evaluate_as_one_process_does(tmp_path, num_test, overrides):
+    """Rows say stop from the first step on (`q_bias`), so that exploration decides when they halt."""
     data = write_identified(tmp_path / "data", num_test=num_test)
     settings = {"ema": True, "ema_rate": 0.9, "log_interval": 1, "eval_save_outputs": ["preds", "inputs"]}
     for size in (1, 2):
         codes, results = train_on(
-            size, tmp_path, data, f"{size}", "arch.puzzle_emb_ndim=0", *overrides, **settings
+            size, tmp_path, data, f"{size}", "arch.puzzle_emb_ndim=0", *overrides, q_bias=1.0, **settings
         )
         assert codes == [0] * size, results[0].stderr
     lines = [metrics(tmp_path / name) for name in "12"]
     assert len(lines[0]) == len(lines[1])
     assert lines[0][-1]["step"] == 10
+    mean_steps = [line["train/steps"] for line in lines[0] if "train/steps" in line]
+    assert not all(mean.is_integer() for mean in mean_steps)  # rows of one update halt at different steps
     for one, two in zip(*lines, strict=True):
         assert one == pytest.approx(two, rel=1e-5, abs=1e-5)
     states = [newest_state(tmp_path / name)["shared"] for name in "12"]

@@ -275,7 +275,10 @@ def test_a_checker_watches_all_chains():
 
 
 def naive_ladder(row: int, *, more: int, copies: int, chains: int, sigma: float, check: bool):
-    """(answer, steps by rung, solved by rung) of one puzzle, by the procedure in words; None for rungs not entered."""
+    """(answer, its q_halt, steps by rung, solved by rung) of one puzzle, by the procedure in words.
+
+    None for rungs not entered.
+    """
     question = QUESTIONS[row]
 
     def is_done(answer, q):
@@ -322,23 +325,24 @@ def naive_ladder(row: int, *, more: int, copies: int, chains: int, sigma: float,
         spent[3], solved[3] = chains * step, bool(valid) if check else q > 0
         if solved[3] or np.float32(q) > best[0]:
             best = (np.float32(q), answer)
-    return best[1], spent, solved
+    return best[1], best[0], spent, solved
 
 
 @pytest.mark.parametrize("check", [False, True])
 def test_the_ladder_climbs_only_while_a_puzzle_is_unsolved(check):
     settings = {"more_steps": 9, "symmetries": 3, "chains": 4, "sigma": 0.5}
-    answers, steps, _, curves, tally, used = run("ladder", checker=check, **settings)
+    answers, steps, q_halt, curves, tally, used = run("ladder", checker=check, **settings)
     names = ["steps", "more_steps", "symmetry", "noise"]
     assert used["rungs"] == names
     expected = [
         naive_ladder(row, more=9, copies=3, chains=4, sigma=0.5, check=check) for row in range(NUM_ROWS)
     ]
     assert np.array_equal(answers, np.stack([answer for answer, *_ in expected]))
-    assert steps.tolist() == [sum(s or 0 for s in spent) for _, spent, _ in expected]
+    assert q_halt.tolist() == [float(q) for _, q, *_ in expected]
+    assert steps.tolist() == [sum(s or 0 for s in spent) for *_, spent, _ in expected]
     so_far = 0
     for place, name in enumerate(names):
-        entered = [spent[place] for _, spent, _ in expected if spent[place] is not None]
+        entered = [spent[place] for *_, spent, _ in expected if spent[place] is not None]
         said = [solved[place] for *_, solved in expected if solved[place] is not None]
         rung = tally.rungs[name]
         assert rung["rows_entering"] == len(entered) > 0, name
@@ -372,6 +376,20 @@ def test_the_first_rung_may_let_rows_leave_early_and_chains_of_a_majority_stand(
             )
             assert steps[row] == STEPS * 4
     assert tally.rungs["noise"]["rows_entering"] > 0
+
+
+def test_a_puzzle_that_no_rung_solves_keeps_the_answer_of_the_largest_q_halt():
+    answers, _, q_halt, _, tally, _ = run("ladder", rungs=["steps", "more_steps"], more_steps=9)
+    kept = {STEPS: 0, 9: 0}
+    for row, question in enumerate(QUESTIONS):
+        tried = {step: says(question, step, 0) for step in range(1, 10)}
+        if max(tried[step][1] for step in (STEPS, 7, 8, 9)) > 0:
+            continue  # solved
+        surest = max(kept, key=lambda step: tried[step][1])
+        assert np.array_equal(answers[row], tried[surest][0])
+        assert q_halt[row] == np.float32(tried[surest][1])
+        kept[surest] += not np.array_equal(tried[STEPS][0], tried[9][0])
+    assert min(kept.values()) > 0  # at times the first rung was surer, at times the last
 
 
 # ------------------------------------------------------------------------------ what cannot be

@@ -1,0 +1,225 @@
+"""One update after the other against the formulas written out, and which rows of it each rank does."""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import Tensor
+from training_runs import tiny
+
+from models.act import draw_min_steps
+from models.training import train_step
+from training_run import Run, build
+from utils.distributed import World
+
+BATCH, SEED, TOTAL = 8, 3, 12
+LR, TABLE_LR, WARM_UP, MIN_RATIO = 0.02, 0.05, 3, 0.1
+DECAY, TABLE_DECAY, BETAS, CLIP, EMA_RATE = 0.3, 0.4, (0.7, 0.6), 0.2, 0.8
+CHOICES = {
+    "adam_atan2": ["optimizer=adam_atan2"],
+    "adamw": ["optimizer=adamw"],
+    "muon and adamw": ["optimizer=muon"],
+    "muon and adam_atan2": ["optimizer=muon", "optimizer.rest=adam_atan2"],
+}
+
+
+def built(data, folder, *overrides, **values) -> Run:
+    """A run of `TOTAL` updates whose rows halt when they like, so that exploration decides when they do."""
+    settings = {
+        "lr": LR,
+        "lr_warmup_steps": WARM_UP,
+        "lr_min_ratio": MIN_RATIO,
+        "beta1": BETAS[0],
+        "beta2": BETAS[1],
+        "weight_decay": DECAY,
+        "puzzle_emb_lr": TABLE_LR,
+        "puzzle_emb_weight_decay": TABLE_DECAY,
+        "global_batch_size": BATCH,
+        "ema": True,
+        "ema_rate": EMA_RATE,
+    }
+    run = build(tiny(data, folder, *overrides, **settings | values), World())
+    inner = run.state.model.model.inner
+    torch.nn.init.ones_(inner.q_head.bias)
+    if inner.prefix_len:
+        torch.nn.init.normal_(inner.puzzle_emb.weights)
+    run.state.ema.reset()
+    return run
+
+
+def batches_of(run: Run, count: int) -> list[dict[str, Tensor]]:
+    found = []
+    iteration = 1
+    while len(found) < count:
+        found += [batch for _, batch, _ in run.train_data.batches(iteration)]
+        iteration += 1
+    return found[:count]
+
+
+def rate_at(step: int, base: float) -> float:
+    if step < WARM_UP:
+        return base * step / WARM_UP
+    progress = (step - WARM_UP) / (TOTAL - WARM_UP)
+    return base * (MIN_RATIO + (1 - MIN_RATIO) * (1 + math.cos(math.pi * progress)) / 2)
+
+
+class WrittenOut:
+    """A second form of the update, in float64 and one parameter at a time, from gradients of a copy of the model."""
+
+    def __init__(self, run: Run, *, atan2: bool, clip: float | None):
+        self.run, self.atan2, self.clip = run, atan2, clip
+        self.model = deepcopy(run.state.model)
+        self.carry = None
+        self.moments = {name: (0.0, 0.0) for name, _ in self.model.named_parameters()}
+        self.averages = {name: p.detach().double() for name, p in self.model.named_parameters()}
+        self.norms: list[float] = []
+
+    def step(self, step: int, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """What the weights that the run has now become in this update: parameters by name, and the puzzle table."""
+        model = self.model
+        model.load_state_dict(self.run.state.model.state_dict())
+        model.zero_grad()
+        table = model.model.inner.puzzle_emb
+        table.leaves.clear()
+        least = torch.from_numpy(draw_min_steps(SEED, step, BATCH, 0.5, model.model.max_steps))
+        self.carry, loss, _, _ = model(self.carry or model.initial_carry(batch), batch, least)
+        loss.backward()
+
+        gradients = {name: p.grad.double() / BATCH for name, p in model.named_parameters()}
+        norm = math.sqrt(sum(float(g.square().sum()) for g in gradients.values()))
+        self.norms.append(norm)
+        factor = 1.0 if self.clip is None else min(1.0, self.clip / norm)
+        lr, (beta1, beta2) = rate_at(step, LR), BETAS
+        expected = {}
+        for name, p in model.named_parameters():
+            g = gradients[name] * factor
+            m, v = self.moments[name]
+            m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g * g
+            self.moments[name] = m, v
+            root = torch.sqrt(v / (1 - beta2**step))
+            if self.atan2:
+                direction = torch.atan2(m, root) / (1 - beta1**step)
+            else:
+                direction = m / (1 - beta1**step) / (root + 1e-8)
+            expected[name] = p.detach().double() * (1 - lr * DECAY) - lr * direction
+
+        rows, lr = table.weights.double(), rate_at(step, TABLE_LR)
+        ((ids, leaf),) = table.leaves
+        for identifier in ids.unique():
+            total = leaf.grad[ids == identifier].sum(0).double()
+            rows[identifier] = rows[identifier] * (1 - lr * TABLE_DECAY) - lr * total.sign()
+        return expected, rows
+
+    def average(self) -> dict[str, Tensor]:
+        """The averages after the update that the run has done."""
+        for name, p in self.run.state.model.named_parameters():
+            self.averages[name] = EMA_RATE * self.averages[name] + (1 - EMA_RATE) * p.detach().double()
+        return self.averages
+
+
+@pytest.mark.parametrize("clip", [None, CLIP])
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_update_is_the_one_that_the_formulas_give(identified, tmp_path, choice, clip):
+    run = built(identified, tmp_path / "run", *CHOICES[choice], grad_clip=clip)
+    assert run.state.optimizers.settings.total_steps == TOTAL
+    by_hand = WrittenOut(run, atan2=choice.endswith("adam_atan2"), clip=clip)
+    of_muon = {n for n in by_hand.moments if choice.startswith("muon") and ".layers." in n}
+    halted_after = set()
+    for step, batch in enumerate(batches_of(run, TOTAL), start=1):
+        expected, rows = by_hand.step(step, batch)
+        train_step(run.state, batch, World(), seed=SEED, global_batch_size=BATCH)
+        for name, p in run.state.model.named_parameters():
+            if name not in of_muon:
+                torch.testing.assert_close(p.double(), expected[name], rtol=1e-5, atol=1e-6, msg=name)
+        torch.testing.assert_close(run.state.model.model.inner.puzzle_emb.weights.double(), rows)
+        for name, average in by_hand.average().items():
+            torch.testing.assert_close(run.state.ema.shadow[name].double(), average, rtol=1e-5, atol=1e-6)
+        (carry,) = run.state.carries
+        halted_after |= set(carry.steps[carry.halted].tolist())
+    assert halted_after == {1, 2, 3}  # exploration had a say
+    assert len(of_muon) == (4 if choice.startswith("muon") else 0)
+    assert min(by_hand.norms) > 1.5 * CLIP or clip is None
+    assert max(by_hand.norms) > 1.5 * min(by_hand.norms)  # clipping takes another share of each gradient
+
+
+class Share(World):
+    """One of several ranks, alone: what it would exchange with the others stays its own."""
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def sum_gradients(self, parameters) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("ranks", "parts"), [(2, 1), (1, 2), (2, 2)])
+def test_each_rank_and_micro_batch_explores_as_its_rows_of_the_whole_batch_do(
+    identified, tmp_path, ranks, parts
+):
+    """Nothing is learned here, so that each part of the batch can be followed on its own."""
+    rates = {"lr": 0.0, "puzzle_emb_lr": 0.0}
+    whole, *shares = (built(identified, tmp_path / str(i), **rates) for i in range(1 + ranks))
+    halted = []
+    for batch in batches_of(whole, 6):
+        train_step(whole.state, batch, World(), seed=SEED, global_batch_size=BATCH)
+        (carry,) = whole.state.carries
+        for rank, run in enumerate(shares):
+            rows = {name: value.chunk(ranks)[rank] for name, value in batch.items()}
+            train_step(
+                run.state,
+                rows,
+                Share(rank, ranks),
+                seed=SEED,
+                global_batch_size=BATCH,
+                grad_accum_steps=parts,
+            )
+        found = [carry for run in shares for carry in run.state.carries]
+        assert len(found) == ranks * parts
+        assert torch.equal(torch.cat([carry.halted for carry in found]), carry.halted)
+        assert torch.equal(torch.cat([carry.steps for carry in found]), carry.steps)
+        for name, value in carry.current.items():
+            assert torch.equal(torch.cat([carry.current[name] for carry in found]), value)
+        halted.append(carry.halted)
+    # With another part's exploration rows would halt at other steps.
+    halves = torch.stack(halted).chunk(2, dim=1)
+    assert not torch.equal(*halves)
+    assert not torch.equal(*halves[0].chunk(2, dim=1))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_gradient_is_that_of_the_mean_over_the_global_batch(identified, tmp_path, parts):
+    """AdamATan2 does not feel the scale of a gradient; what is summed over ranks is compared itself."""
+    run = built(identified, tmp_path / "run")
+    copy = deepcopy(run.state.model)
+    (batch,) = batches_of(run, 1)
+    seen = {}
+
+    class Watching(Share):
+        def sum_gradients(self, parameters) -> None:
+            seen.update({name: p.grad.clone() for name, p in run.state.model.named_parameters()})
+
+    train_step(run.state, batch, Watching(1, 3), seed=SEED, global_batch_size=24, grad_accum_steps=parts)
+    _, loss, _, _ = copy(copy.initial_carry(batch), batch)
+    loss.backward()
+    for name, p in copy.named_parameters():
+        torch.testing.assert_close(seen[name], p.grad / 24, rtol=1e-4, atol=1e-7)
+    assert all(p.grad is None for p in run.state.model.parameters())
+
+
+def test_a_step_that_is_not_finite_on_one_rank_is_left_out_on_all(identified, tmp_path):
+    class Other(Share):
+        def sum_(self, tensor: Tensor) -> Tensor:
+            return tensor + 1  # another rank's gradient was not finite
+
+    run = built(identified, tmp_path / "run")
+    before = {name: p.detach().clone() for name, p in run.state.model.named_parameters()}
+    (batch,) = batches_of(run, 1)
+    train_step(run.state, batch, Other(0, 2), seed=SEED, global_batch_size=2 * BATCH)
+    for name, p in run.state.model.named_parameters():
+        assert torch.equal(p, before[name]), name
+        assert torch.equal(run.state.ema.shadow[name], before[name]), name
+    with pytest.raises(ValueError, match="step 1 "):
+        run.state.interval.fetch()
