@@ -379,7 +379,7 @@ def test_the_first_rung_may_let_rows_leave_early_and_chains_of_a_majority_stand(
 
 
 def test_a_puzzle_that_no_rung_solves_keeps_the_answer_of_the_largest_q_halt():
-    answers, _, q_halt, _, tally, _ = run("ladder", rungs=["steps", "more_steps"], more_steps=9)
+    answers, _, q_halt, *_ = run("ladder", rungs=["steps", "more_steps"], more_steps=9)
     kept = {STEPS: 0, 9: 0}
     for row, question in enumerate(QUESTIONS):
         tried = {step: says(question, step, 0) for step in range(1, 10)}
