@@ -11,7 +11,7 @@ Legend: S 900 cells of a sequence, ... any leading batch dimensions.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from math import factorial
@@ -187,15 +187,6 @@ def _colour_permutations() -> np.ndarray:
     return np.pad(smaller + np.uint8(1), ((0, 0), (1, 0)))
 
 
-def encode_number(augmentation: Augmentation) -> int:
-    """The number of an augmentation: `decode_numbers` undone."""
-    rank, free = 0, list("123456789")
-    for digit in augmentation.colours[1:]:
-        rank = rank * len(free) + free.index(digit)
-        free.remove(digit)
-    return augmentation.transform * PERMUTATIONS + rank
-
-
 def augmented_names(task: str, numbers: np.ndarray) -> list[str]:
     """Identifier names of a task under augmentation numbers (N,); number 0 is the task's own name."""
     transforms, colours = decode_numbers(numbers)
@@ -207,39 +198,3 @@ def augmented_names(task: str, numbers: np.ndarray) -> list[str]:
             np.asarray(numbers).tolist(), transforms.tolist(), digits, strict=True
         )
     ]
-
-
-# ---------------------------------------------------------------------------------------------- submissions
-
-
-def submission_problems(submission: object, tasks: Mapping[str, Sequence], attempts: int = 2) -> list[str]:
-    """What keeps a submission from being accepted, [] when nothing does.
-
-    It must hold every task and no other (`tasks`: name to its test inputs), and for each test input, in order, exactly
-    the keys attempt_1 to attempt_`attempts`, each a grid.
-    """
-    if not isinstance(submission, dict):
-        return [f"a submission is an object of tasks, not a {type(submission).__name__}"]
-    problems = [f"task {name}: is missing" for name in tasks if name not in submission]
-    expected = {f"attempt_{number + 1}" for number in range(attempts)}
-    for name, answers in submission.items():
-        if name not in tasks:
-            problems.append(f"task {name}: is not among the test tasks")
-        elif not isinstance(answers, list) or len(answers) != len(tasks[name]):
-            problems.append(f"task {name}: needs a list of {len(tasks[name])} answers, one per test input")
-        else:
-            for number, answer in enumerate(answers):
-                problems += _answer_problems(answer, expected, f"task {name}, test input {number}")
-    return problems
-
-
-def _answer_problems(answer: object, expected: set[str], where: str) -> list[str]:
-    if not isinstance(answer, dict) or set(answer) != expected:
-        return [f"{where}: needs exactly the keys {', '.join(sorted(expected))}"]
-    problems = []
-    for key, value in answer.items():
-        try:
-            parse_grid(value, f"{where}, {key}")
-        except UserError as error:
-            problems.append(str(error))
-    return problems

@@ -40,18 +40,6 @@ def inverse_dihedral(grids: np.ndarray, transform: int) -> np.ndarray:
     return dihedral(grids, DIHEDRAL_INVERSE[transform])
 
 
-def permute_values(grids: np.ndarray, mapping: np.ndarray) -> np.ndarray:
-    """(..., H, W) `grids` with every value v replaced by `mapping[..., v]`; colours and digits alike.
-
-    mapping: (K,) for all grids, or (..., K) one for each of the grids.
-    """
-    if mapping.ndim == 1:
-        return mapping[grids]
-    # One flat table with an offset per grid: three times as fast as take_along_axis.
-    offsets = np.arange(0, mapping.size, mapping.shape[-1]).reshape(*mapping.shape[:-1], 1, 1)
-    return np.take(mapping, grids + offsets)
-
-
 def inverse_permutation(permutations: np.ndarray) -> np.ndarray:
     """The inverse of each permutation (..., K): `inverse[..., p[..., i]] == i`."""
     return np.argsort(permutations, axis=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import re
@@ -27,6 +28,8 @@ from config.report_schema import MemorisationConfig, ReportConfig
 from config.schema import PretrainConfig, parse
 from config.solve_schema import AppConfig, SolveConfig, read_arguments
 from dataset import build_arc_dataset, build_maze_dataset, build_sudoku_dataset, report
+from dataset.options import OptionParser
+from dataset.parallel import available_cpus
 from export import ExportConfig
 from models.architectures import ARCHITECTURES
 from models.losses import ACTLossHead
@@ -275,9 +278,52 @@ def test_the_table_of_a_command_without_a_config_file_has_every_argument_with_it
     [("Sudoku", build_sudoku_dataset), ("Mazes", build_maze_dataset), ("ARC-AGI", build_arc_dataset)],
     ids=["sudoku", "maze", "arc"],
 )
-def test_the_tables_of_the_builders_have_every_option(heading, builder):
-    options = set(re.findall(r"^  (--[\w-]+)", help_of(builder.parse_options), re.MULTILINE))
-    assert {option for row in table(heading) for option in plain(row["option"]).split(", ")} == options
+def test_the_tables_of_the_builders_have_every_option_with_its_default(heading, builder, monkeypatch):
+    known, said = options_of(builder, monkeypatch), said_defaults(heading)
+    assert said.keys() == known.keys()
+    wrong = {
+        option: said[option] for option, action in known.items() if not says_default(said[option], action)
+    }
+    assert wrong == {}
+
+
+def options_of(builder: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, argparse.Action]:
+    """The options of a builder's parser, by their dashed names."""
+    parsers = []
+
+    def stop(parser: OptionParser, *_: Any) -> None:
+        parsers.append(parser)
+        raise InterruptedError
+
+    with monkeypatch.context() as patch, contextlib.suppress(InterruptedError):
+        patch.setattr(OptionParser, "parse_args", stop)
+        builder.parse_options([])
+    return {action.option_strings[-1]: action for action in parsers[0]._actions if action.dest != "help"}
+
+
+def said_defaults(heading: str) -> dict[str, str]:
+    """Option to default of a table; a row of several options has as many defaults."""
+    defaults = {}
+    for row in table(heading):
+        options, cell = plain(row["option"]).split(", "), plain(row["default"])
+        cells = [cell] if len(options) == 1 else cell.split(", ")
+        defaults |= dict(zip(options, cells, strict=True))
+    return defaults
+
+
+def says_default(cell: str, action: argparse.Action) -> bool:
+    """True if the cell is the option's default: its value, or the words of its help on what happens without it."""
+    if action.required:
+        return cell == "required"
+    if action.default is False:
+        return cell == "off"
+    if action.dest == "workers" and action.default == available_cpus():
+        return cell == "all CPUs"
+    if action.default is not None:
+        return cell == str(action.default)
+    without_it = re.search("when left out|without any source|for others", action.help)
+    words = re.findall(r"[\w/'-]+", action.help)
+    return all(word in words for word in cell.replace(",", "").split()) if without_it else cell == "none"
 
 
 # ------------------------------------------------------------------------------------------------ what else it says

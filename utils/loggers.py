@@ -29,9 +29,6 @@ class Logger:
     def draw(self, make_pictures: Callable[[], Mapping[str, bytes]], step: int) -> None:
         """Record the pictures (name -> PNG) of a training step; only made where somebody shows them."""
 
-    def summary(self, values: Mapping[str, Any]) -> None:
-        """Record values that describe the run as a whole."""
-
     def close(self) -> None:
         """Write out everything; the logger is not used afterwards."""
 
@@ -107,9 +104,6 @@ class WandbLogger(Logger):
         except Exception as error:  # whatever it is, a picture is not worth a run
             self._print(f"W&B: no pictures of step {step} ({type(error).__name__}: {error})")
 
-    def summary(self, values: Mapping[str, Any]) -> None:
-        self._run.summary.update(dict(values))
-
     def close(self) -> None:
         self._run.finish()
 
@@ -132,10 +126,6 @@ class Loggers(Logger):
     def draw(self, make_pictures: Callable[[], Mapping[str, bytes]], step: int) -> None:
         for logger in self.loggers:
             logger.draw(make_pictures, step)
-
-    def summary(self, values: Mapping[str, Any]) -> None:
-        for logger in self.loggers:
-            logger.summary(values)
 
     def close(self) -> None:
         for logger in self.loggers:

@@ -45,21 +45,5 @@ def create_run_folder(folder: Path, config: dict, metadata: dict, sources: list[
         ) from error
 
 
-def read_run_config(folder: Path) -> dict:
-    """The config a run was started with. Raises UserError where the folder holds none that can be read."""
-    path = folder / CONFIG_FILE
-    try:
-        config = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror or error}); is {folder} a run's folder?"
-        ) from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: is not valid YAML ({error})") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: holds no config")
-    return config
-
-
 def holds_a_run(folder: Path) -> bool:
     return (folder / CONFIG_FILE).exists() or (folder / "metrics.jsonl").exists()
