@@ -120,8 +120,8 @@ def test_the_halting_rule_is_the_published_one_unless_told_otherwise(
 ):
     rule = HaltingRule.resolve(halting, published, no_act_continue)
     assert (rule.compares, rule.learns_continue) == (compares, learns)
-    says = rule.says_stop(torch.tensor([1.0, 1.0, -1.0]), torch.tensor([0.0, 2.0, -2.0]))
-    assert says.tolist() == ([True, False, True] if compares else [True, True, False])
+    says = rule.says_stop(torch.tensor([1.0, 1.0, -1.0, 0.0]), torch.tensor([0.0, 2.0, -2.0, 0.0]))
+    assert says.tolist() == ([True, False, True, False] if compares else [True, True, False, False])
 
 
 @torch.no_grad()

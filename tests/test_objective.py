@@ -75,6 +75,20 @@ def test_the_halting_weight_weighs_both_halting_losses(outputs):
         torch.testing.assert_close(loss, expected)
 
 
+def test_a_row_without_labels_counts_in_no_metric_and_a_q_of_zero_says_solved(outputs):
+    labels = LABELS.clone()
+    labels[0] = outputs["preds"][0]
+    labels[1] = -100
+    q_halt = torch.tensor([0.0, 2.0, 0.0])
+    loss, metrics = head().loss(outputs | {"q_halt_logits": q_halt}, labels, torch.ones(3) > 0, STEPS)
+    cells = labels[2] != -100
+    share = float((outputs["preds"][2] == labels[2])[cells].float().mean())
+    assert share < 1
+    expected = {"count": 2, "accuracy": 1 + share, "exact_accuracy": 1, "q_halt_accuracy": 1, "steps": 5}
+    assert {name: float(metrics[name]) for name in expected} == pytest.approx(expected)
+    assert loss.isfinite()
+
+
 def test_rows_count_by_their_own_step_and_metrics_do_not(outputs):
     decay = 0.7
     loss, metrics = head(supervision_decay=decay).loss(outputs, LABELS, HALTED, STEPS)

@@ -11,6 +11,7 @@ from torch import Tensor
 from training_runs import tiny
 
 from models.act import draw_min_steps
+from models.optim.guard import masked
 from models.training import train_step
 from training_run import Run, build
 from utils.distributed import World
@@ -209,17 +210,47 @@ def test_the_gradient_is_that_of_the_mean_over_the_global_batch(identified, tmp_
     assert all(p.grad is None for p in run.state.model.parameters())
 
 
-def test_a_step_that_is_not_finite_on_one_rank_is_left_out_on_all(identified, tmp_path):
+@pytest.mark.parametrize("on_accelerator", [False, True])
+def test_a_step_that_is_not_finite_on_one_rank_is_left_out_on_all(
+    identified, tmp_path, monkeypatch, on_accelerator
+):
+    """An accelerator updates first and puts everything back; here that path runs on the CPU."""
+    if on_accelerator:
+        monkeypatch.setattr(
+            "models.training.guarded",
+            lambda ok, optimizers, shadow, update: masked(ok, list(optimizers), list(shadow), update),
+        )
+
     class Other(Share):
         def sum_(self, tensor: Tensor) -> Tensor:
             return tensor + 1  # another rank's gradient was not finite
 
     run = built(identified, tmp_path / "run")
     before = {name: p.detach().clone() for name, p in run.state.model.named_parameters()}
+    table = run.state.model.model.inner.puzzle_emb.weights
+    rows = table.clone()
     (batch,) = batches_of(run, 1)
     train_step(run.state, batch, Other(0, 2), seed=SEED, global_batch_size=2 * BATCH)
     for name, p in run.state.model.named_parameters():
         assert torch.equal(p, before[name]), name
         assert torch.equal(run.state.ema.shadow[name], before[name]), name
+    assert torch.equal(table, rows)
+    with pytest.raises(ValueError, match="step 1 "):
+        run.state.interval.fetch()
+
+
+def test_a_gradient_of_the_puzzle_table_alone_that_is_not_finite_stops_the_update(identified, tmp_path):
+    run = built(identified, tmp_path / "run")
+    table = run.state.model.model.inner.puzzle_emb
+    before = [p.detach().clone() for p in (*run.state.model.parameters(), table.weights)]
+
+    class Overflowing(World):
+        def sum_gradients(self, parameters) -> None:
+            table.leaves[0][1].grad[0, 0] = math.inf
+
+    (batch,) = batches_of(run, 1)
+    train_step(run.state, batch, Overflowing(), seed=SEED, global_batch_size=BATCH)
+    for now, then in zip((*run.state.model.parameters(), table.weights), before, strict=True):
+        assert torch.equal(now, then)
     with pytest.raises(ValueError, match="step 1 "):
         run.state.interval.fetch()
