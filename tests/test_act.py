@@ -97,6 +97,14 @@ def test_evaluation_runs_every_step_and_knows_no_exploration(monkeypatch):
 
 
 @torch.no_grad()
+def test_exploration_holds_no_slot_where_evaluation_halts(monkeypatch):
+    model, batch = model_of(act_inference=True).eval(), batch_of(2)
+    say(model, monkeypatch, [1.0, -1.0])
+    carry, _ = model(model.initial_carry(batch), batch, torch.tensor([4, 4], dtype=torch.int32))
+    assert carry.halted.tolist() == [True, False]
+
+
+@torch.no_grad()
 def test_one_step_models_always_halt(monkeypatch):
     model, batch = model_of(halt_max_steps=1), batch_of(2)
     say(model, monkeypatch, [-1.0, -1.0])
