@@ -12,6 +12,7 @@ from scripted_model import APPLICATIONS, BOX, ScriptedHead, says, solution
 from dataset import maze
 from dataset.format import IGNORE_LABEL_ID, Metadata
 from dataset.sudoku import is_solution, random_symmetries, to_tokens
+from evaluators import ladder
 from evaluators.chains import PICKS, Candidates, Rows
 from evaluators.checker import checker_of
 from evaluators.compute_curve import tables
@@ -390,6 +391,24 @@ def test_a_puzzle_that_no_rung_solves_keeps_the_answer_of_the_largest_q_halt():
         assert q_halt[row] == np.float32(tried[surest][1])
         kept[surest] += not np.array_equal(tried[STEPS][0], tried[9][0])
     assert min(kept.values()) > 0  # at times the first rung was surer, at times the last
+
+
+@pytest.mark.parametrize(
+    ("pick", "solves", "replaces"),
+    [("q_halt", False, False), ("q_halt", True, True), ("majority", False, True)],
+)
+def test_a_less_sure_answer_replaces_another_if_it_is_solved_or_a_majority(
+    monkeypatch, pick, solves, replaces
+):
+    def climb(walk, name, who):
+        answers, n = QUESTIONS[who].astype(np.int16) + (name == "noise"), len(who)
+        q_halt = np.full(n, {"steps": -1, "noise": -2}[name], np.float32)
+        return ladder.Climbed(answers, q_halt, np.full(n, name == "noise" and solves), np.ones(n, np.int64))
+
+    monkeypatch.setattr(ladder._Walk, "climb", climb)
+    answers, _, q_halt, *_ = run("ladder", rungs=["steps", "noise"], pick=pick)
+    assert np.array_equal(answers, QUESTIONS.astype(np.int64) + replaces)
+    assert set(q_halt.tolist()) == {-2.0 if replaces else -1.0}
 
 
 # ------------------------------------------------------------------------------ what cannot be
