@@ -80,6 +80,15 @@ def test_every_example_of_a_puzzle_is_as_likely_and_in_every_place():
     assert np.abs(first - 600).max() < 5 * np.sqrt(600 * 0.8)
 
 
+def test_seed_iteration_and_batch_each_choose_other_examples_of_the_same_puzzle():
+    def chosen(seed: int, iteration: int) -> list[list[int]]:
+        order = TrainingOrder(np.arange(2), np.array([0, 100]), 8, seed=seed, epochs_per_iter=2)
+        return [examples.tolist() for _, examples in order.batches(iteration)]
+
+    found = [tuple(batch) for seed in (0, 1) for iteration in (1, 2) for batch in chosen(seed, iteration)]
+    assert len(found) == len(set(found)) == 8
+
+
 def test_twenty_million_draws_need_little_memory():
     order = TrainingOrder(np.arange(1001) * 50, np.arange(50_001), 768, seed=0, epochs_per_iter=20_000)
     tracemalloc.start()

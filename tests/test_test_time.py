@@ -411,6 +411,30 @@ def test_a_less_sure_answer_replaces_another_if_it_is_solved_or_a_majority(
     assert set(q_halt.tolist()) == {-2.0 if replaces else -1.0}
 
 
+def test_with_a_checker_the_rules_and_not_the_confidence_tell_what_is_solved(monkeypatch):
+    def surer_when_wrong(question: np.ndarray, step: int, luck: float) -> tuple[np.ndarray, float]:
+        answer, q = says(question, step, luck)
+        return answer, -q
+
+    monkeypatch.setattr("scripted_model.says", surer_when_wrong)
+    settings = {"rungs": ["steps", "noise"], "chains": 4, "sigma": 0.5, "checker": True}
+    answers, _, q_halt, _, tally, _ = run("ladder", **settings)
+    solved = {"steps": 0, "noise": 0}
+    for row, question in enumerate(QUESTIONS):
+        tries = {"steps": np.zeros((1, STEPS)), "noise": lucks(row, 4, 0.5, STEPS)}
+        for name, luck in tries.items():
+            found = [
+                says(question, step + 1, luck[c, step])[0] for c in range(len(luck)) for step in range(STEPS)
+            ]
+            if any(is_solution(answer.astype(int) - 1, BOX) for answer in found):
+                assert is_solution(answers[row] - 1, BOX)
+                assert q_halt[row] < 0
+                solved[name] += 1
+                break
+    assert {name: tally.rungs[name]["rows_said_solved"] for name in solved} == solved
+    assert min(solved.values()) > 0
+
+
 # ------------------------------------------------------------------------------ what cannot be
 
 
