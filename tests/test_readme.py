@@ -322,8 +322,8 @@ def says_default(cell: str, action: argparse.Action) -> bool:
     if action.default is not None:
         return cell == str(action.default)
     without_it = re.search("when left out|without any source|for others", action.help)
-    words = re.findall(r"[\w/'-]+", action.help)
-    return all(word in words for word in cell.replace(",", "").split()) if without_it else cell == "none"
+    said, explained = (set(re.sub("[,;]", " ", text).split()) for text in (cell, action.help))
+    return said <= explained if without_it else cell == "none"
 
 
 # ------------------------------------------------------------------------------------------------ what else it says
