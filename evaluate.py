@@ -157,9 +157,8 @@ def open_members(config: EvaluateConfig) -> list[Trained]:
 
 
 def build(trained: Trained, config: EvaluateConfig, data: PuzzleDataset, world: World) -> ACTLossHead:
-    sizes = {key: getattr(data.metadata, key) for key in ("seq_len", "vocab_size", "num_puzzle_identifiers")}
     return trained.build(
-        sizes=trained.sizes_for(sizes, config.data_paths_test, world.print),
+        sizes=trained.sizes_for(data.model_sizes, config.data_paths_test, world.print),
         settings={"forward_dtype": config.forward_dtype} if config.forward_dtype else {},
         device=world.device,
         notice=world.print,

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,10 @@ from dataset.mixing import (
     refuse_shared_identifiers,
 )
 from dataset.training_order import TrainingOrder
+from dataset.units import UNITS_KEY, stated_units
 from utils.errors import UserError
+
+SIZE_KEYS = ("seq_len", "vocab_size", "num_puzzle_identifiers")
 
 Batch = tuple[str, dict[str, torch.Tensor], int]
 
@@ -100,6 +104,13 @@ class PuzzleDataset(IterableDataset):
     def num_examples(self) -> int:
         """Examples of all sets, over all ranks."""
         return sum(s.num_examples for s in self._sets.values())
+
+    @property
+    def model_sizes(self) -> dict[str, Any]:
+        """What the data decides about a model: seq_len, vocab_size, num_puzzle_identifiers; units if it has any."""
+        sizes = {key: getattr(self.metadata, key) for key in SIZE_KEYS}
+        units = stated_units(self.metadata, ", ".join(path for path, _ in self.splits))
+        return sizes if units is None else sizes | {UNITS_KEY: units.to_json()}
 
     def num_batches(self, iteration: int = 1) -> int:
         """Batches of an iteration, the first being 1 (the same on every rank).

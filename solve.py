@@ -35,7 +35,7 @@ from evaluators.families import Family, Verdict, family_of
 from evaluators.inference import Solver, Step
 from evaluators.pictures import Panel, animation, sheet
 from evaluators.show import GridPrinter, Kind, kinds, wants_colour
-from puzzle_dataset import PuzzleDataset
+from puzzle_dataset import SIZE_KEYS, PuzzleDataset
 from utils.device import resolve_device
 from utils.errors import UserError, report_user_errors
 from utils.files import make_folder
@@ -69,9 +69,7 @@ def main(arguments: list[str]) -> None:
         puzzle = Puzzle(family.read(config.puzzle), None, blank, "your puzzle")
     else:
         data = open_data(config, trained)
-        keys = ("seq_len", "vocab_size", "num_puzzle_identifiers")
-        sizes = {key: getattr(data.metadata, key) for key in keys}
-        sizes = trained.sizes_for(sizes, [path for path, _ in data.splits], print)
+        sizes = trained.sizes_for(data.model_sizes, [path for path, _ in data.splits], print)
         notices = data.notices
         family = family_of(Look.of(data.metadata))
         puzzle = take(data, config)
@@ -104,7 +102,8 @@ def described(metadata: dict, sizes: dict[str, int]) -> Metadata:
         "total_puzzles": 1,
         "sets": ("all",),
     }
-    known = {key: metadata.get(key, value) for key, value in assumed.items()} | sizes
+    known = {key: metadata.get(key, value) for key, value in assumed.items()}
+    known |= {key: sizes[key] for key in SIZE_KEYS}
     described = Metadata(**known, extra={key: value for key, value in metadata.items() if key not in known})
     return replace(described, finding=family_by_sizes(described))
 

@@ -42,7 +42,7 @@ class Run:
     state: TrainState
     train_data: PuzzleDataset
     test_data: PuzzleDataset
-    sizes: dict[str, int]
+    sizes: dict[str, Any]
     evaluators: dict[str, Evaluator]
     folder: Path
     score: Score  # of the last evaluation
@@ -139,7 +139,7 @@ def settle_names(run: Run) -> None:
     config.run_name = config.run_name or run.world.broadcast_object(default_run_name(model_class))
 
 
-def model_sizes(train_data: PuzzleDataset, test_data: PuzzleDataset) -> dict[str, int]:
+def model_sizes(train_data: PuzzleDataset, test_data: PuzzleDataset) -> dict[str, Any]:
     """What the data decides about the model. Raises UserError where the test data does not fit the train data."""
     train, test = train_data.metadata, test_data.metadata
     for key in ("seq_len", "vocab_size", "pad_id", "ignore_label_id", "blank_identifier_id"):
@@ -147,11 +147,8 @@ def model_sizes(train_data: PuzzleDataset, test_data: PuzzleDataset) -> dict[str
             raise UserError(
                 f"data_paths and data_paths_test differ in {key}: {getattr(train, key)} and {getattr(test, key)}"
             )
-    return {
-        "seq_len": train.seq_len,
-        "vocab_size": train.vocab_size,
-        "num_puzzle_identifiers": max(train.num_puzzle_identifiers, test.num_puzzle_identifiers),
-    }
+    num_identifiers = max(train.num_puzzle_identifiers, test.num_puzzle_identifiers)
+    return train_data.model_sizes | {"num_puzzle_identifiers": num_identifiers}
 
 
 def find_checkpoint(run: Run, checkpointer: Checkpointer) -> Checkpoint | None:

@@ -49,7 +49,7 @@ class Trained:
     def label(self) -> str:
         return self.located.label
 
-    def sizes(self, seq_len: int | None = None) -> dict[str, int]:
+    def sizes(self, seq_len: int | None = None) -> dict[str, Any]:
         """seq_len, vocab_size and num_puzzle_identifiers that the model was trained with.
 
         The weights say most of it; `seq_len`, which rotary weights do not, comes from the run's metadata, its config,
@@ -75,7 +75,7 @@ class Trained:
     def build(
         self,
         *,
-        sizes: dict[str, int] | None = None,
+        sizes: dict[str, Any] | None = None,
         settings: dict[str, Any] | None = None,
         device: torch.device | str = "cpu",
         notice: Callable[[str], None] = ignore,
@@ -92,8 +92,8 @@ class Trained:
         return model.to(device).eval()
 
     def sizes_for(
-        self, sizes: dict[str, int], data_paths: Sequence[str], notice: Callable[[str], None]
-    ) -> dict[str, int]:
+        self, sizes: dict[str, Any], data_paths: Sequence[str], notice: Callable[[str], None]
+    ) -> dict[str, Any]:
         """The sizes to build the model with, so that it answers data of `sizes` in these datasets.
 
         Raises UserError where the data has another shape or other identifiers than the model was trained on.
@@ -133,10 +133,12 @@ class Trained:
                 )
         return True
 
-    def _told(self) -> dict[str, int]:
+    def _told(self) -> dict[str, Any]:
         """The sizes that config, metadata and weights tell, the weights having the last word."""
         told = {"num_puzzle_identifiers": 1} | self.config.sizes
-        told |= {key: self.metadata[key] for key in ("seq_len", "vocab_size") if key in self.metadata}
+        told |= {
+            key: self.metadata[key] for key in ("seq_len", "vocab_size", "units") if key in self.metadata
+        }
         return told | sizes_in(self.state, self.settings())
 
     def _has_table(self) -> bool:

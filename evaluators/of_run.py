@@ -62,9 +62,7 @@ def read_predictions(folder: Path) -> Iterator[tuple[int, list[np.ndarray]]]:
 
 def open_solver(trained: Trained, data: PuzzleDataset, device: str, notice=print) -> Solver:
     """The model, built so that it answers this data."""
-    keys = ("seq_len", "vocab_size", "num_puzzle_identifiers")
-    sizes = {key: getattr(data.metadata, key) for key in keys}
-    sizes = trained.sizes_for(sizes, [path for path, _ in data.splits], notice)
+    sizes = trained.sizes_for(data.model_sizes, [path for path, _ in data.splits], notice)
     resolved = resolve_device(device)
     return Solver(trained.build(sizes=sizes, device=resolved, notice=notice), resolved)
 

@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
+from models.equivariant import EquivariantModel
 from models.recursive import RecursiveConfig, RecursiveModel, State
 from models.symbols import SERRM
 
@@ -137,6 +138,10 @@ class URM(TRM):
         return (z,)
 
 
+class TRMEquivariant(EquivariantModel, TRM):
+    """TRM whose network knows which cells share a unit, and is equivariant under all symmetries of these units."""
+
+
 ARCHITECTURES: dict[str, type[RecursiveModel]] = {
     "trm": TRM,
     "trm_singlez": SingleZ,
@@ -145,4 +150,5 @@ ARCHITECTURES: dict[str, type[RecursiveModel]] = {
     "transformers_baseline": TransformersBaseline,
     "urm": URM,
     "se_rrm": SERRM,
+    "trm_equivariant": TRMEquivariant,
 }

@@ -103,12 +103,14 @@ def split_arch(arch: dict) -> tuple[type[RecursiveModel], type[ACTLossHead], dic
     return cls, head, settings, loss
 
 
-def check_arch(arch: dict, **sizes: int) -> RecursiveConfig:
+def check_arch(arch: dict, *, units: dict | None = None, **sizes: int) -> RecursiveConfig:
     """Validate an `arch` section; `sizes` are seq_len, vocab_size, num_puzzle_identifiers (any, before data is read).
 
     Raises ConfigError with every problem.
     """
     cls, head, settings, loss = split_arch(arch)
+    if "units" in cls.Config.model_fields:
+        sizes = sizes | {"units": units}
     problems = [
         (f"arch.{key}", "comes from the data and cannot be set", []) for key in sizes if key in settings
     ]
@@ -145,10 +147,14 @@ def describe(item: dict) -> str:
     return message if not item["loc"] else f"{item['input']!r} is not valid: {message}"
 
 
-def build_model(arch: dict, *, seq_len: int, vocab_size: int, num_puzzle_identifiers: int) -> ACTLossHead:
-    """A freshly initialised model under its loss, from a config's `arch` section and the dataset's sizes."""
-    config = check_arch(
-        arch, seq_len=seq_len, vocab_size=vocab_size, num_puzzle_identifiers=num_puzzle_identifiers
-    )
+def build_model(
+    arch: dict, *, seq_len: int, vocab_size: int, num_puzzle_identifiers: int, units: dict | None = None
+) -> ACTLossHead:
+    """A freshly initialised model under its loss, from a config's `arch` section and what the dataset decides.
+
+    `units` are those of dataset.units.CellUnits as JSON; architectures that do not know units ignore them.
+    """
+    sizes = {"seq_len": seq_len, "vocab_size": vocab_size, "num_puzzle_identifiers": num_puzzle_identifiers}
+    config = check_arch(arch, **sizes, units=units)
     cls, head, _, loss = split_arch(arch)
     return head(ACTModel(cls(config)), **loss)

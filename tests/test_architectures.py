@@ -41,6 +41,7 @@ SMALL = [
     "forward_dtype=float32",
     "halt_max_steps=3",
 ]
+HAS_NO_ATTENTION = ("trm_equivariant",)
 STEPS = 4
 
 
@@ -86,7 +87,8 @@ def composed(*overrides: str) -> dict:
 def config_of(name: str, data: Path | str = "data", *overrides: str) -> PretrainConfig:
     """The shipped config with `arch=name` (a user's class: `arch.name=` on top of trm's), made small."""
     arch = [f"arch={name}"] if name in ARCHITECTURES else ["arch=trm", f"arch.name={name}"]
-    small = [f"arch.{setting}" for setting in SMALL]
+    settings = [s for s in SMALL if name not in HAS_NO_ATTENTION or "num_heads" not in s]
+    small = [f"arch.{setting}" for setting in settings]
     run = [
         f"data_paths=[{data}]",
         "evaluators=[]",

@@ -15,7 +15,7 @@ MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*
 # What each folder may import of this repository, and what of the heavy libraries it must do without.
 ALLOWED = {
     "dataset": {"dataset", "utils.errors", "utils.files", "utils.hub"},
-    "models": {"models", "dataset.format"},
+    "models": {"models", "dataset.format", "dataset.units"},
     "utils": {"utils"},
     "evaluators": {"evaluators", "models", "dataset", "utils", "puzzle_dataset"},
     "config": {"config", "models", "utils", "dataset.format", "puzzle_dataset"},
