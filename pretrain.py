@@ -51,7 +51,10 @@ def fit(run: Run, loggers: Loggers, keeper: Keeper, bar: tqdm) -> None:
     def log_training() -> None:
         if state.interval.num_steps:
             loggers.log(
-                state.interval.fetch() | {"train/lr": state.optimizers.schedule(state.step)}, state.step
+                state.interval.fetch()
+                | {"train/lr": state.optimizers.schedule(state.step)}
+                | state.progress(),
+                state.step,
             )
 
     while state.iteration <= config.num_iterations and not keeper.stopped_early:

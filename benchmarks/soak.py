@@ -120,7 +120,10 @@ def outcome(folder: Path) -> dict[str, Any]:
         "weights": torch.load(folder / f"step_{max(steps)}", weights_only=True),
         "shared": {key: value for key, value in shared.items() if key not in ("facts", "seconds")},
         "rank": torch.load(of_rank, weights_only=True),
-        "metrics": [{key: value for key, value in line.items() if key != "time"} for line in lines],
+        "metrics": [
+            {key: value for key, value in line.items() if key not in ("time", "train/seconds")}
+            for line in lines
+        ],
     }
 
 

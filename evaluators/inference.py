@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from models.act import ACTModel
+from models.flops import count_applications, step_flops
 from models.losses import ACTLossHead
 from models.recursive import State
 
@@ -147,16 +148,11 @@ class Solver:
 
     def applications_per_step(self) -> int:
         """How often one supervision step applies a network: (L_cycles + 1) · H_cycles times in TRM."""
-        inner, calls = self.head.model.inner, []
-        hooks = [
-            getattr(inner, name).register_forward_hook(lambda *_: calls.append(1)) for name in inner.networks
-        ]
-        batch = self._batch(torch.zeros(1, inner.config.seq_len, dtype=torch.int32), None)
-        with torch.inference_mode():  # `forward` itself, which is never the compiled one
-            inner.forward(inner.initial_state(1), batch["inputs"], inner.puzzle_rows(batch))
-        for hook in hooks:
-            hook.remove()
-        return len(calls)
+        return sum(map(sum, count_applications(self.head.model.inner).values()))
+
+    def flops_per_step(self) -> int:
+        """FLOP of the matrix products of one supervision step of one puzzle."""
+        return step_flops(self.head.model.inner, training=False)
 
     def refine(
         self, tokens: Tokens, puzzle_identifiers: Identifiers | None = None, max_steps: int | None = None

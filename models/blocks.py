@@ -53,6 +53,12 @@ class Block(nn.Module):
             h = rms_norm(h + self.self_attn(h, cos_sin), self.eps)
         return rms_norm(h + self.mlp(h), self.eps)
 
+    def flops(self, length: int) -> int:
+        """FLOP of the forward pass for one row of `length` positions."""
+        if self.mixes_by_mlp:
+            return self.mlp_t.flops(self.mlp.down_proj.weight.shape[0]) + self.mlp.flops(length)
+        return self.self_attn.flops(length) + self.mlp.flops(length)
+
 
 def laid_out(h: Tensor) -> Tensor:
     """The same values, contiguous where products of transposed tensors are slower than a copy."""
@@ -85,6 +91,10 @@ class Network(nn.Module):
         in_thread = self.apply_in_thread is not None and not torch.is_grad_enabled()
         apply = self.apply_in_thread if in_thread else self.apply_blocks
         return apply(h if injection is None else h + injection, cos_sin)
+
+    def flops(self, length: int) -> int:
+        """FLOP of one application's forward pass for one row of `length` positions."""
+        return sum(block.flops(length) for block in self.layers)
 
     def apply_blocks(self, h: Tensor, cos_sin: tuple[Tensor, Tensor] | None) -> Tensor:
         for block in self.layers:

@@ -60,6 +60,15 @@ class UnitBlock(nn.Module):
                 gate_up = gate_up + linear(self.pool(grid, tuple(axis + 1 for axis in extent)))
         return rms_norm(grid + self.down_proj(gated(gate_up)), self.eps).view(h.shape)
 
+    def flops(self, length: int) -> int:
+        """FLOP of the forward pass for one row of `length` pairs; pooled vectors are mapped once for each unit."""
+        cells = self.units.num_cells
+        symbols = length // cells
+        products = self.of_pair.flops(length) + self.of_cell.flops(cells) + self.down_proj.flops(length)
+        for linear, extents in zip(self.of_units, self.units.kinds, strict=True):
+            products += sum(linear.flops(symbols * self.units.num_units(extent)) for extent in extents)
+        return products
+
 
 class EquivariantModel(RecursiveModel):
     """Embedding, network and heads for latents with a vector for each pair of a cell and a symbol, (B, S·N, D)."""

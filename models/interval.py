@@ -25,6 +25,7 @@ class IntervalMetrics:
         self.names: list[str] = []
         self.sums: Tensor | None = None  # (metrics,) float32
         self.num_steps = 0
+        self.puzzles = 0  # that have halted so far, over all ranks and intervals
         self.bad_step: Tensor | None = None  # int64 scalar, 0 while all is well
         self.place = (0, 0, 0)  # step, iteration and batch of the last addition
 
@@ -54,6 +55,7 @@ class IntervalMetrics:
         self.check_finite()
         sums = dict(zip(self.names, self.sum_over_ranks(self.sums).tolist(), strict=True))
         count = sums.pop("count")
+        self.puzzles += round(count)
         examples = self.num_steps * self.global_batch_size
         self.sums, self.num_steps = None, 0
         return {

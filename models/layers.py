@@ -80,6 +80,10 @@ class Linear(nn.Module):
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
 
+    def flops(self, num_vectors: int) -> int:
+        """FLOP of the forward pass for `num_vectors` vectors: 2 per multiply-add."""
+        return 2 * num_vectors * self.weight.numel()
+
 
 @contextmanager
 def weights_cast(modules: Iterable[nn.Module], dtype: torch.dtype) -> Iterator[None]:
@@ -156,6 +160,11 @@ class Attention(nn.Module):
         out = attend(q, k, v)  # (B, N, L, H)
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
 
+    def flops(self, length: int) -> int:
+        """FLOP of the forward pass for one sequence: the projections, q kᵀ and the weighted sum of v."""
+        products = 4 * length * length * self.num_heads * self.head_dim
+        return self.qkv_proj.flops(length) + self.o_proj.flops(length) + products
+
 
 # Up to this length the scores fit into a CPU's caches, and writing them out is cheaper than the fused kernel, most of
 # whose time in bfloat16 goes into its backward pass.
@@ -186,6 +195,10 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(gated(self.gate_up_proj(x)))
+
+    def flops(self, num_vectors: int) -> int:
+        """FLOP of the products of the forward pass; what is elementwise counts nothing."""
+        return self.gate_up_proj.flops(num_vectors) + self.down_proj.flops(num_vectors)
 
 
 def gated(gate_up: Tensor) -> Tensor:

@@ -238,6 +238,10 @@ class RecursiveModel(InputEmbedding):
         for network in networks:
             network.compile_blocks(mode, on_cpu=on_cpu, in_threads=threads > 1, **options)
 
+    def heads_flops(self) -> int:
+        """FLOP of the heads' forward pass for one row."""
+        return self.lm_head.flops(self.length) + self.q_head.flops(1)
+
     def heads(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (B, S, V) in the compute dtype and q_halt, q_continue (B,) in float32, read from the answer."""
         answer = state[0]

@@ -46,6 +46,12 @@ class SymbolBlock(nn.Module):
         h = rms_norm(h + self.mlp(h), self.eps)
         return h.view(shape).transpose(1, 2).reshape(batch, -1, width)
 
+    def flops(self, length: int) -> int:
+        """FLOP of the forward pass for one row of `length` = V·L vectors."""
+        positions = length // self.num_symbols
+        over_positions = self.num_symbols * self.over_positions.flops(positions)
+        return over_positions + positions * self.over_symbols.flops(self.num_symbols) + self.mlp.flops(length)
+
 
 class SERRM(RecursiveModel):
     """z = f(z, x), L times a cycle, with f over symbols and positions; for tokens as Sudoku has them."""
@@ -90,6 +96,9 @@ class SERRM(RecursiveModel):
         for _ in range(self.L_cycles):
             z = self.apply_network(self.L_level, z, x)
         return (z,)
+
+    def heads_flops(self) -> int:
+        return self.lm_head.flops(self.config.vocab_size * self.config.seq_len) + self.q_head.flops(1)
 
     def heads(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
         z = state[0].unflatten(1, (self.config.vocab_size, -1))  # (B, V, L, D)

@@ -16,6 +16,7 @@ from torch import Tensor
 from models.act import Carry, draw_min_steps
 from models.curriculum import DepthCurriculum
 from models.ema import EMA
+from models.flops import training_flops
 from models.interval import IntervalMetrics
 from models.losses import ACTLossHead
 from models.optim import Optimizers
@@ -47,6 +48,7 @@ class TrainState:
     iteration: int = 1  # of the training stream, from 1
     batch: int = 0  # batches of this iteration already used
     seconds: float = 0.0  # spent in training, evaluations left out
+    flops: int | None = 0  # so far, over all ranks; None: continued from a state that did not count them
     curriculum: DepthCurriculum | None = None
 
     def depth(self) -> AbstractContextManager[None]:
@@ -54,6 +56,11 @@ class TrainState:
         if self.curriculum is None:
             return nullcontext()
         return self.curriculum.applied(self.model.model.inner, self.step)
+
+    def progress(self) -> dict[str, float]:
+        """What the run has cost so far, under the names that are logged."""
+        counted = {} if self.flops is None else {"train/flops": float(self.flops)}
+        return counted | {"train/puzzles": self.interval.puzzles, "train/seconds": round(self.seconds, 1)}
 
     def weights(self) -> dict[str, Tensor]:
         """The published form: the averages where there are any, under uncompiled names."""
@@ -70,6 +77,8 @@ class TrainState:
             "iteration": self.iteration,
             "batch": self.batch,
             "seconds": self.seconds,
+            "flops": self.flops,
+            "puzzles": self.interval.puzzles,
         }
 
     def of_rank(self) -> dict[str, Any]:
@@ -88,7 +97,8 @@ class TrainState:
             self.ema.load_state_dict(shared["ema"])
         self.optimizers.load_state_dict(shared["optimizers"])
         self.step, self.iteration, self.batch = shared["step"], shared["iteration"], shared["batch"]
-        self.seconds = shared["seconds"]
+        self.seconds, self.flops = shared["seconds"], shared.get("flops")
+        self.interval.puzzles = shared.get("puzzles", 0)
         if of_rank is not None:
             names = self.model.model.latent_names
             self.carries = [
@@ -114,6 +124,8 @@ def train_step(
     state.step += 1
     state.optimizers.schedule(state.step)
     with state.depth():
+        if state.flops is not None:
+            state.flops += global_batch_size * training_flops(state.model.model)
         sums = supervise(state, batch, ranks, seed, global_batch_size, grad_accum_steps)
 
     params = [p for p in state.model.parameters() if p.grad is not None]

@@ -76,7 +76,9 @@ def test_every_line_of_the_metrics_has_a_step_a_time_and_names(identified, tmp_p
         for line in lines
         if line not in training
     )
-    assert {f"train/{name}" for name in names | {"lr"}} == set().union(*training) - {"step", "time"}
+    assert {f"train/{name}" for name in names | {"lr", "flops", "puzzles", "seconds"}} == set().union(
+        *training
+    ) - {"step", "time"}
 
 
 def test_the_folder_of_a_run_says_what_it_was(identified, tmp_path):
@@ -169,7 +171,8 @@ def test_metrics_over_halted_rows_are_left_out_where_no_row_halted(identified, t
     train(identified, tmp_path / "run", "arch.halt_max_steps=16", log_interval=2, epochs=2)
     first = metrics(tmp_path / "run")[0]
     assert first["step"] == 2
-    assert first.keys() == {"step", "train/lm_loss", "train/q_halt_loss", "train/lr"}
+    cost = {"train/flops", "train/puzzles"}
+    assert first.keys() == {"step", "train/lm_loss", "train/q_halt_loss", "train/lr"} | cost
 
 
 def test_test_steps_is_the_first_step_that_says_stop_and_the_answer_the_last_ones(identified, monkeypatch):

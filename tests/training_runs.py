@@ -60,9 +60,11 @@ def train(data: Path | list, folder: Path, *overrides: str, **values: Any) -> in
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl without their times."""
+    """The lines of metrics.jsonl without what the clock decides."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "time"} for line in lines]
+    return [
+        {key: value for key, value in line.items() if key not in ("time", "train/seconds")} for line in lines
+    ]
 
 
 def newest_state(folder: Path, rank: int = 0) -> dict[str, Any]:

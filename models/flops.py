@@ -1,0 +1,58 @@
+"""How many floating-point operations a supervision step takes: one count for every architecture.
+
+Counted are the matrix products, 2 FLOP per multiply-add; elementwise work and reductions count nothing, as in
+`torch.utils.flop_counter`. A backward pass counts twice its forward pass.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from torch import Tensor
+
+from models.act import ACTModel
+from models.blocks import Network
+from models.recursive import RecursiveModel
+
+
+def count_applications(inner: RecursiveModel) -> dict[str, tuple[int, int]]:
+    """How often a supervision step applies each network, as it is now: (without gradient in training, with gradient).
+
+    Counted by going through the recursion with networks that do nothing, so an architecture states no formula. It must
+    apply its networks by `apply_network`.
+    """
+    counts: Counter[tuple[int, bool]] = Counter()
+
+    def count(network: Network, h: Tensor, injection: Tensor | None) -> Tensor:
+        counts[id(network), torch.is_grad_enabled()] += 1
+        return h
+
+    inner.apply_network = count
+    try:
+        with torch.enable_grad():
+            inner.recur(tuple(torch.zeros(1, 1, 1) for _ in inner.latents), torch.zeros(1, 1, 1))
+    finally:
+        del inner.apply_network  # the class has the real one
+    return {
+        name: (counts[id(getattr(inner, name)), False], counts[id(getattr(inner, name)), True])
+        for name in inner.networks
+    }
+
+
+def step_flops(inner: RecursiveModel, *, training: bool) -> int:
+    """FLOP of one supervision step of one row.
+
+    In training with the backward pass; `activation_checkpointing` repeats the forward pass within it.
+    """
+    with_gradient = 3 + inner.activation_checkpointing if training else 1
+    flops = (3 if training else 1) * inner.heads_flops()
+    for name, (without, with_) in count_applications(inner).items():
+        flops += (without + with_gradient * with_) * getattr(inner, name).flops(inner.length)
+    return flops
+
+
+def training_flops(act: ACTModel) -> int:
+    """FLOP of one update for each row of the batch; q-learning looks one step ahead without gradient."""
+    looks_ahead = act.max_steps > 1 and act.rule.learns_continue
+    return step_flops(act.inner, training=True) + looks_ahead * step_flops(act.inner, training=False)

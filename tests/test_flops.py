@@ -1,0 +1,76 @@
+"""FLOP as the program counts them, against torch's own counter, for every architecture."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_inference import arch_of, rows
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from training_runs import metrics, train
+
+from models.architectures import ARCHITECTURES
+from models.flops import count_applications, training_flops
+from models.registry import build_model
+
+SIZES = {"seq_len": 16, "vocab_size": 6, "num_puzzle_identifiers": 3}
+
+
+def model(name: str, **settings):
+    settings = {"H_cycles": 2, "L_cycles": 3, "forward_dtype": "float32"} | settings
+    if name == "transformers_baseline":
+        settings["H_layers"] = 2
+    return build_model(arch_of(name, **settings), **SIZES)
+
+
+def counted(head, num_rows: int) -> int:
+    """What torch counts in one supervision step of training, forward and backward."""
+    inputs = torch.randint(1, 6, (num_rows, 16), generator=torch.Generator().manual_seed(0)).int()
+    batch = {"inputs": inputs, "labels": inputs, "puzzle_identifiers": torch.zeros(num_rows).int()}
+    head.train()
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        _, loss, _, _ = head(head.initial_carry(batch), batch)
+        loss.backward()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_count_is_torchs_own(name):
+    head = model(name)
+    assert 5 * training_flops(head.model) == counted(head, 5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"mlp_t": True, "pos_encodings": "none"}, {"halting": "q_learning"}, {"L_layers": 3}],
+    ids=str,
+)
+def test_the_count_is_torchs_own_with_other_settings(settings):
+    head = model("trm", **settings)
+    assert 5 * training_flops(head.model) == counted(head, 5)
+
+
+def test_what_checkpointing_computes_twice_counts_twice():
+    head = model("trm")
+    head.model.inner.activation_checkpointing = True
+    assert 5 * training_flops(head.model) == counted(head, 5)
+
+
+def test_the_count_follows_the_depth_and_leaves_the_recursion_as_it_is():
+    inner = model("trm").model.inner
+    assert count_applications(inner) == {"L_level": (4, 4)}
+    inner.H_cycles, inner.L_cycles = 3, 6
+    assert count_applications(inner) == {"L_level": (14, 7)}
+    assert "apply_network" not in vars(inner)
+
+
+def test_a_run_logs_what_it_has_cost_and_goes_on_counting_when_resumed(sudoku4x4, tmp_path):
+    assert train(sudoku4x4, tmp_path / "whole", epochs=4) == 0
+    assert train(sudoku4x4, tmp_path / "run", epochs=2) == 0
+    assert train(sudoku4x4, tmp_path / "run", resume="auto", epochs=4) == 0
+    lines = [line for line in metrics(tmp_path / "run") if "train/flops" in line]
+    whole = [line for line in metrics(tmp_path / "whole") if "train/flops" in line]
+    per_step = {line["train/flops"] / line["step"] for line in lines}
+    assert len(per_step) == 1
+    assert lines[-1]["train/flops"] == whole[-1]["train/flops"]
+    assert lines[-1]["train/puzzles"] == whole[-1]["train/puzzles"] > 0
