@@ -27,6 +27,8 @@ from dataset.mixing import (
     named_sets,
     refuse_shared_identifiers,
 )
+from dataset.online_augment import Augmentation
+from dataset.reveal import revealed_cells
 from dataset.training_order import TrainingOrder
 from dataset.units import UNITS_KEY, stated_units
 from utils.errors import UserError
@@ -35,7 +37,8 @@ SIZE_KEYS = ("seq_len", "vocab_size", "num_puzzle_identifiers")
 
 Batch = tuple[str, dict[str, torch.Tensor], int]
 
-_COPIES = 0xC0B1E5  # keeps the generators of fresh copies apart from those of the order
+# Keep the generators of fresh copies and of revealed cells apart from those of the order.
+_COPIES, _REVEALED = 0xC0B1E5, 0x5E7EA1
 
 
 class PuzzleDataset(IterableDataset):
@@ -44,7 +47,8 @@ class PuzzleDataset(IterableDataset):
     Tensors are int32. With `split="train"` (or `shuffle=True`) one iteration is `epochs_per_iter` passes over the
     groups of all directories and sets, mixed, whole batches only; a batch depends on seed, iteration and its index
     alone. There `augment="online"` shows each drawn example as a fresh symmetric copy, which depends on seed,
-    iteration, index and row alone; the order of puzzles stays. Otherwise the examples come once, in file order, set
+    iteration, index and row alone; the order of puzzles stays. `reveal_prob` is the share of drawn Sudoku puzzles that
+    show some more cells (dataset/reveal.py), decided by the same. Otherwise the examples come once, in file order, set
     after set, the last batch of each padded. Every rank sees the same number of batches. Raises `UserError` for
     broken or mismatching datasets, a batch size that the ranks cannot share, an iteration that fills no batch, and
     `augment` on data whose copies have identifiers of their own.
@@ -62,6 +66,7 @@ class PuzzleDataset(IterableDataset):
         world_size: int = 1,
         shuffle: bool | None = None,
         augment: str | None = None,
+        reveal_prob: float = 0.0,
     ):
         super().__init__()
         assert not isinstance(dataset_paths, str | Path), "dataset_paths is a list"
@@ -92,7 +97,13 @@ class PuzzleDataset(IterableDataset):
                 self._mixed.group_starts, self._mixed.puzzle_starts, global_batch_size, seed, epochs_per_iter
             )
             self._seed = seed
-            self._augment = common_augmentation(self.splits) if augment else None
+            # Each draws from a generator of its own, so that one does not change what another draws.
+            self._augmentations: list[tuple[int, Augmentation]] = []
+            if augment:
+                self._augmentations.append((_COPIES, common_augmentation(self.splits)))
+            if reveal_prob:
+                described = [(path, opened.metadata) for path, opened in self.splits]
+                self._augmentations.append((_REVEALED, revealed_cells(reveal_prob, described)))
             self.num_batches(1)  # refuses an iteration that fills no batch
 
     @property
@@ -135,10 +146,10 @@ class PuzzleDataset(IterableDataset):
         mine = slice(self.rank * self.local_batch_size, (self.rank + 1) * self.local_batch_size)
         for index, (puzzles, examples) in enumerate(self._order.batches(iteration, start), start):
             inputs, labels = self._mixed.read(examples[mine])
-            if self._augment is not None:
-                entropy = np.random.SeedSequence((self._seed, iteration, index, _COPIES))
+            for stream, augmentation in self._augmentations:
+                entropy = np.random.SeedSequence((self._seed, iteration, index, stream))
                 rng = np.random.Generator(np.random.Philox(entropy))
-                inputs, labels = self._augment(rng, self.global_batch_size, mine, inputs, labels)
+                inputs, labels = augmentation(rng, self.global_batch_size, mine, inputs, labels)
             identifiers = self._mixed.puzzle_identifiers[puzzles[mine]]
             yield name, self._tensors(inputs, labels, identifiers), self.global_batch_size
 

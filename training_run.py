@@ -75,6 +75,7 @@ def build(config: PretrainConfig, world: World) -> Run:
         seed=config.seed,
         epochs_per_iter=config.epochs_per_iteration,
         augment=config.augment,
+        reveal_prob=config.reveal_prob,
         **places,
     )
     test_data = PuzzleDataset(config.test_paths, "test", **places)

@@ -17,6 +17,7 @@ FIXED = (
     "grad_accum_steps",
     "depth_curriculum",
     "augment",
+    "reveal_prob",
     "optimizer.name",
     "optimizer.rest",
 )

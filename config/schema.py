@@ -48,6 +48,7 @@ class PretrainConfig(Settings):
     data_paths: list[str] = Field(min_length=1)
     data_paths_test: list[str] = Field(default=[])
     augment: Literal["online"] | None = None
+    reveal_prob: float = Field(default=0.0, ge=0, le=1)
     evaluators: list[EvaluatorConfig] | None = None
 
     global_batch_size: int = Field(gt=0)

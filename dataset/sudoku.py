@@ -16,6 +16,7 @@ from utils.errors import UserError
 
 SYMBOLS = "123456789ABCDEFG"
 BLANKS = ".0"
+BLANK_ID = 1  # token of a blank cell; value v is token v + 1
 MAX_SIZE = len(SYMBOLS)
 GRID_SIZES = tuple(n for n in range(4, MAX_SIZE + 1) if any(n % rows == 0 for rows in range(2, n)))
 
