@@ -12,7 +12,7 @@ SMALL = ("arch.hidden_size=32", "arch.num_heads=2", "arch.L_cycles=2", "global_b
 
 
 def case_on_meta(*overrides: str) -> Case:
-    return Case(config_of(*overrides, *SMALL), 36, World(device=torch.device("meta")))
+    return Case(config_of(*SMALL, *overrides), 36, World(device=torch.device("meta")))
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,7 @@ def case_on_meta(*overrides: str) -> Case:
         ("arch=hrm",),
         ("arch=urm",),
         ("arch=se_rrm",),
+        ("arch=trm_equivariant", "arch.num_heads=1"),
     ],
     ids=" ".join,
 )
