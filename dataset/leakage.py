@@ -69,13 +69,18 @@ def _shared_rows(train: Split, test: Split, canonical: Canonical, sample: Sample
             keys.update(_keys(canonical(part[alike])))
             hits.append(np.unique(drawn[alike]))
     candidates = [_HashSet(np.concatenate(hits)) for hits in common]
-    counts, total = [0, 0], 0
-    for rows in _rows(test):
-        total += len(rows[0])
-        for which, part in enumerate(rows):
+    counts, totals = [0, 0], [0, 0]
+    for inputs, labels in _rows(test):
+        # An output that nobody knows is equal to no other, however alike their ignored labels are.
+        known = (labels != test.metadata.ignore_label_id).any(1)
+        for which, part in enumerate((inputs, labels[known])):
+            totals[which] += len(part)
             alike = candidates[which].indices_in(_hashes(sample(part)))
             counts[which] += sum(key in seen[which] for key in _keys(canonical(part[alike])))
-    return [Overlap(what, count, total) for what, count in zip(("inputs", "outputs"), counts, strict=True)]
+    return [
+        Overlap(what, count, total)
+        for what, count, total in zip(("inputs", "outputs"), counts, totals, strict=True)
+    ]
 
 
 def _sample_hashes(split: Split, sample: Sample) -> list[np.ndarray]:

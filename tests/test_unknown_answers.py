@@ -184,4 +184,6 @@ def test_families_count_exact_answers_among_labelled_rows(tmp_path, evaluator, s
 def test_the_report_counts_examples_without_a_label(tmp_path, capsys):
     data = arc_data(tmp_path / "data", known=1)
     report.main([str(data), "--examples", "1", "--color", "never"])
-    assert "6 of 8 examples have no label: their answers are unknown" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "6 of 8 examples have no label: their answers are unknown" in out
+    assert "  outputs: 0 of 2 (0%)" in out  # what nobody knows is not compared
