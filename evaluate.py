@@ -26,6 +26,7 @@ from evaluators.measure import measure
 from evaluators.report import make_output_folder, summary, write_report
 from evaluators.score import Score, wilson_interval
 from evaluators.strategies import Choice, Setting, build_strategy
+from evaluators.training_cost import processor, training_cost
 from models.losses import ACTLossHead
 from puzzle_dataset import PuzzleDataset
 from utils.device import FUSED, compile_policy
@@ -97,6 +98,7 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     )
     seconds = time.perf_counter() - began
     curves = tables(tally, applications.pop())
+    compute = compute_report(curves, tally, config.strategy)
     uses_rules = config.checker and config.strategy == "ladder"
     if uses_rules:
         metrics = {f"{name}_with_checker": value for name, value in metrics.items()}
@@ -107,6 +109,8 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         "architecture": trained.arch["name"],
         "ema": trained.config.values["ema"],
         "seed_of_training": trained.config.values["seed"],
+        "training": training_cost(trained),
+        "knows_of_the_rules": heads[0].model.inner.knows,
         "data": config.data_paths_test,
         "rows": score.rows,
         "rows_of_the_data": data.num_examples,
@@ -123,10 +127,12 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         "forward_dtype": heads[0].model.inner.config.forward_dtype,
         "metrics": metrics,
         "remarks": remarks(evaluators),
-        **compute_report(curves, tally, config.strategy),
+        **compute,
+        "flops_per_puzzle": round(compute["supervision_steps_per_puzzle"] * solvers[0].flops_per_step()),
         "seconds": round(seconds, 3),
         "seconds_compiling_before": round(seconds_compiling, 3),
         "device": str(world.device),
+        "processor": processor(),
         "processes": world.size,
         "global_batch_size": config.global_batch_size,
         "compiled": mode,

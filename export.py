@@ -21,6 +21,8 @@ from config.trained import IDENTIFIERS_KEY, Trained, open_trained
 from dataset.format import Metadata, read_identifiers, write_identifiers
 from evaluate import default_output_folder
 from evaluators.report import REPORT_NAME
+from evaluators.training_cost import COST_KEY, training_cost
+from models.registry import architecture_class
 from models.settings import Settings
 from utils.errors import UserError, report_user_errors
 from utils.hub import check_repository_name, upload_files
@@ -60,7 +62,7 @@ def export(config: ExportConfig) -> Path:
         "library_name": "tiny-recursion",
         "architecture": trained.arch["name"],
         "step": trained.step,
-        "metadata": trained.metadata | sizes,
+        "metadata": trained.metadata | sizes | {COST_KEY: training_cost(trained)},
         "recipe": trained.config.values,
     }
     num_parameters = sum(p.numel() for p in model.parameters())
@@ -138,7 +140,10 @@ def model_card(
     values, arch = trained.config.values, trained.settings()
     data = trained.metadata
     table = f"a puzzle table of {sizes['num_puzzle_identifiers']:,} rows"
+    cost = training_cost(trained)
+    told = architecture_class(trained.arch["name"]).knows
     facts = {
+        "knows of the rules": told or "nothing",
         "architecture": f"`{trained.arch['name']}`, {num_parameters:,} parameters, "
         + (table if arch.puzzle_emb_ndim else "no puzzle embeddings"),
         "recursion": f"H_cycles {arch.H_cycles}, L_cycles {arch.L_cycles}, {arch.halt_max_steps} supervision steps",
@@ -146,6 +151,8 @@ def model_card(
         "groups of training puzzles": data.get("total_groups"),
         "cells, vocabulary": f"{sizes['seq_len']}, {sizes['vocab_size']}",
         "steps of training": trained.step,
+        "FLOP of training": f"{cost['flops']:.3g} (2 per multiply-add)" if "flops" in cost else None,
+        "minutes of training": f"{cost['seconds'] / 60:.1f}" if "seconds" in cost else None,
         "batch size": values["global_batch_size"],
         "seed": values["seed"],
         "averaged weights (EMA)": f"yes, rate {values['ema_rate']}" if values["ema"] else "no",
@@ -210,7 +217,7 @@ model = models.load_pretrained("{repository or "PATH_OF_THIS_FOLDER"}")
 
 def built_by(metadata: dict[str, Any]) -> str:
     """What the builder of the data recorded beyond the format (family, options, seed), as a section; "" for nothing."""
-    known = (*_FORMAT_KEYS, IDENTIFIERS_KEY)
+    known = (*_FORMAT_KEYS, IDENTIFIERS_KEY, COST_KEY)
     facts = {key: value for key, value in metadata.items() if key not in known}
     return f"## Data\n\n```yaml\n{safe_dump(facts, sort_keys=False).strip()}\n```\n\n" if facts else ""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.compute_curve import as_text
+from evaluators.training_cost import cost_in_words
 from utils.errors import UserError
 from utils.loggers import METRICS_FILE
 
@@ -59,9 +60,14 @@ def summary(report: dict[str, Any], folder: Path) -> str:
     else:
         lines.append(f"no row of {rows} has a label, so there is no accuracy")
     lines += report["remarks"]
+    if cost := cost_in_words(report["training"]):
+        lines.append(f"trained: {cost}")
+    if report["knows_of_the_rules"]:
+        lines.append(f"the architecture is told {report['knows_of_the_rules']}")
     lines.append(
         f"strategy {report['strategy']}, {report['halt_max_steps']} steps, "
-        f"{report['network_applications_per_puzzle']:,.1f} network applications per puzzle, "
+        f"{report['network_applications_per_puzzle']:,.1f} network applications and "
+        f"{report['flops_per_puzzle']:.2g} FLOP per puzzle, "
         f"{report['seconds']:.1f} s; {folder / REPORT_NAME}"
     )
     return "\n".join(lines)

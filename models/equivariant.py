@@ -73,6 +73,8 @@ class UnitBlock(nn.Module):
 class EquivariantModel(RecursiveModel):
     """Embedding, network and heads for latents with a vector for each pair of a cell and a symbol, (B, S·N, D)."""
 
+    knows: ClassVar = "which cells share a row, column, box or other unit, and that all symbols are alike"
+
     class Config(RecursiveConfig):
         any_size: ClassVar[bool] = True
 

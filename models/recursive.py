@@ -112,6 +112,8 @@ class RecursiveModel(InputEmbedding):
     Config: ClassVar[type[RecursiveConfig]] = RecursiveConfig
     latents: ClassVar[dict[str, str]] = {"z_H": "H_init", "z_L": "L_init"}
     networks: ClassVar[tuple[str, ...]] = ("L_level",)
+    # What the architecture is told of the puzzle's rules, for reports and model cards; None: nothing.
+    knows: ClassVar[str | None] = None
     # Halting as published, used where the config says null: what is compared, and whether q_continue is learned.
     published_halting: ClassVar[Literal["halt", "q_learning", "q_untrained"]] = "halt"
 

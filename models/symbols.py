@@ -56,6 +56,8 @@ class SymbolBlock(nn.Module):
 class SERRM(RecursiveModel):
     """z = f(z, x), L times a cycle, with f over symbols and positions; for tokens as Sudoku has them."""
 
+    knows: ClassVar = "that all symbols are alike"
+
     class Config(RecursiveConfig):
         any_size: ClassVar[bool] = True
         hidden_size: int = Field(default=256, gt=0)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from test_inference import arch_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from training_runs import metrics, train
+from training_runs import in_process_command, metrics, train
 
+import evaluate
+from config.schema import parse
+from config.trained import open_trained
+from evaluators.training_cost import training_cost
+from export import ExportConfig, export
 from models.architectures import ARCHITECTURES
-from models.flops import count_applications, training_flops
+from models.flops import count_applications, step_flops, training_flops
 from models.registry import build_model
 
 SIZES = {"seq_len": 16, "vocab_size": 6, "num_puzzle_identifiers": 3}
@@ -74,3 +81,26 @@ def test_a_run_logs_what_it_has_cost_and_goes_on_counting_when_resumed(sudoku4x4
     assert len(per_step) == 1
     assert lines[-1]["train/flops"] == whole[-1]["train/flops"]
     assert lines[-1]["train/puzzles"] == whole[-1]["train/puzzles"] > 0
+
+
+def test_an_evaluation_and_an_export_say_what_the_training_took(sudoku4x4, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    assert train(sudoku4x4, run, epochs=4) == 0
+    logged = [line for line in metrics(run) if "train/flops" in line]
+    middle = next(line["step"] for line in metrics(run) if "test/accuracy" in line)
+    cost = training_cost(open_trained(str(run), step=middle))
+    assert cost["flops"] == next(line["train/flops"] for line in logged if line["step"] == middle)
+    assert (cost["steps"], cost["distinct_puzzles"]) == (middle, 40)
+
+    arguments = f"checkpoint={run}", f"out={tmp_path / 'report'}"
+    assert in_process_command(monkeypatch, tmp_path, *arguments, entry=evaluate) == 0
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["training"]["flops"] == logged[-1]["train/flops"]
+    inner = open_trained(str(run)).build().model.inner
+    assert report["flops_per_puzzle"] == 3 * step_flops(inner, training=False)
+
+    folder = export(parse(ExportConfig, {"checkpoint": str(run), "out": str(tmp_path / "export")}))
+    assert training_cost(open_trained(str(folder))) == report["training"]
+    card = (folder / "README.md").read_text()
+    assert f"| FLOP of training | {logged[-1]['train/flops']:.3g}" in card
+    assert "| knows of the rules | nothing |" in card

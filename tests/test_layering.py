@@ -23,7 +23,13 @@ ALLOWED = {
 # Users look for `load_pretrained` in models/, what it needs lies above: imported when called.
 # Reports on a run are commands, and open what they report on as the entry points do.
 EXCEPTIONS = {"models/__init__.py": "config.trained"} | dict.fromkeys(
-    ("evaluators/of_run.py", "evaluators/plots.py", "evaluators/memorisation.py"), "config"
+    (
+        "evaluators/of_run.py",
+        "evaluators/plots.py",
+        "evaluators/memorisation.py",
+        "evaluators/training_cost.py",
+    ),
+    "config",
 )
 FORBIDDEN_LIBRARIES = {"dataset": {"torch"}, "models": {"wandb", "hydra", "omegaconf"}}
 

@@ -1,0 +1,56 @@
+"""What the training of given weights took: FLOP, puzzles and time, for reports and model cards."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+from config.trained import Trained
+from evaluators.of_run import read_metrics
+
+COST_KEY = "training"  # of an export's metadata, which has no log of the run beside it
+_LOGGED = {"train/flops": "flops", "train/puzzles": "puzzles_finished", "train/seconds": "seconds"}
+
+
+def training_cost(trained: Trained) -> dict[str, Any]:
+    """What the run had logged when it reached these weights; without a log what an export recorded, else {}.
+
+    `flops` are those of models/flops.py, `puzzles_finished` counts every time that a puzzle was worked on to its halt,
+    `distinct_puzzles` the groups of the train data, of which augmented copies are no others.
+    """
+    if COST_KEY in trained.metadata:
+        return trained.metadata[COST_KEY]
+    if trained.step is None or not trained.located.folder.is_dir():
+        return {}
+    cost: dict[str, Any] = {}
+    for record in read_metrics(trained.located.folder):
+        if record["step"] <= trained.step:
+            cost |= {name: record[key] for key, name in _LOGGED.items() if key in record}
+    if not cost:
+        return {}
+    distinct = trained.metadata.get("total_groups")
+    return {"steps": trained.step} | cost | ({"distinct_puzzles": distinct} if distinct else {})
+
+
+def cost_in_words(cost: dict[str, Any]) -> str:
+    """One clause such as `4,000 steps, 2.0e+13 FLOP, 1,000 distinct puzzles, 12 minutes`; "" without figures."""
+    parts = [f"{cost['steps']:,} steps"] if "steps" in cost else []
+    parts += [f"{cost['flops']:.2g} FLOP"] if "flops" in cost else []
+    parts += [f"{cost['distinct_puzzles']:,} distinct puzzles"] if "distinct_puzzles" in cost else []
+    parts += [f"{cost['seconds'] / 60:,.0f} minutes"] if "seconds" in cost else []
+    return ", ".join(parts)
+
+
+def processor() -> str:
+    """The name of this machine's CPU."""
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        names = [
+            line.partition(":")[2].strip()
+            for line in path.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        if names:
+            return f"{len(names)} cores of {names[0]}"
+    return platform.processor() or platform.machine()
