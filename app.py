@@ -12,6 +12,11 @@ The page listens on this machine only (127.0.0.1). Needs Gradio: pip install -r 
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # Ctrl-C during the imports
+    from utils.interrupts import handle_interrupts
+
+    handle_interrupts()
+
 import os
 import secrets
 import sys

@@ -6,6 +6,11 @@ are shared by its processes.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # Ctrl-C during the imports
+    from utils.interrupts import handle_interrupts
+
+    handle_interrupts()
+
 import time
 from datetime import datetime, timezone
 from pathlib import Path

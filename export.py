@@ -5,6 +5,11 @@ Writes model.safetensors, config.json and a model card; `models.load_pretrained(
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # Ctrl-C during the imports
+    from utils.interrupts import handle_interrupts
+
+    handle_interrupts()
+
 import json
 import sys
 from pathlib import Path
@@ -25,6 +30,7 @@ from evaluators.training_cost import COST_KEY, training_cost
 from models.registry import architecture_class
 from models.settings import Settings
 from utils.errors import UserError, report_user_errors
+from utils.files import replacing
 from utils.hub import check_repository_name, upload_files
 from utils.weights import EXPORTED_NAME
 
@@ -69,9 +75,12 @@ def export(config: ExportConfig) -> Path:
     card = model_card(trained, sizes, num_parameters, scores_of(trained), config.push_to_hub)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(state, folder / EXPORTED_NAME, metadata={"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        (folder / CARD_NAME).write_text(card, encoding="utf-8")
+        with replacing(folder / EXPORTED_NAME) as temporary:
+            save_file(state, temporary, metadata={"format": "pt"})
+        with replacing(folder / "config.json") as temporary:
+            temporary.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        with replacing(folder / CARD_NAME) as temporary:
+            temporary.write_text(card, encoding="utf-8")
         if identifiers is not None:
             write_identifiers(folder, identifiers)
     except OSError as error:

@@ -6,6 +6,11 @@ data order in `puzzle_dataset.py`, the model in `models/`, numbers in `evaluator
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # Ctrl-C during the imports
+    from utils.interrupts import handle_interrupts
+
+    handle_interrupts()
+
 import inspect
 import sys
 import time
@@ -35,12 +40,10 @@ from utils.checkpoint import Checkpointer
 from utils.device import compile_policy
 from utils.distributed import World
 from utils.errors import UserError, report_user_errors
+from utils.interrupts import SIGNAL_EXIT_BASE
 from utils.keeper import Keeper, Stopped
 from utils.loggers import Loggers, make_loggers
 from utils.run_folder import create_run_folder
-
-# As a shell reports a command that a signal ended: what follows must not take the run for finished.
-SIGNAL_EXIT_BASE = 128
 
 
 def fit(run: Run, loggers: Loggers, keeper: Keeper, bar: tqdm) -> None:

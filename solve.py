@@ -18,6 +18,11 @@ device       auto, cuda, mps, cpu
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # Ctrl-C during the imports
+    from utils.interrupts import handle_interrupts
+
+    handle_interrupts()
+
 import os
 import shutil
 import sys
@@ -38,7 +43,7 @@ from evaluators.show import GridPrinter, Kind, kinds, wants_colour
 from puzzle_dataset import SIZE_KEYS, PuzzleDataset
 from utils.device import resolve_device
 from utils.errors import UserError, report_user_errors
-from utils.files import make_folder
+from utils.files import make_folder, replacing
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,8 @@ def write_pictures(family: Family, panels: list[Panel], config: SolveConfig) -> 
         if path is None:
             continue
         try:
-            Path(path).write_bytes(draw(family, panels))
+            with replacing(Path(path)) as temporary:
+                temporary.write_bytes(draw(family, panels))
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
         print(f"drawn to {path}")

@@ -13,6 +13,11 @@ from pathlib import Path
 if not __package__:  # started by its path: sys.path[0] is this folder, where no module of ours is to be found
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+if __name__ == "__main__":  # Ctrl-C during the imports
+    from utils.interrupts import handle_interrupts
+
+    handle_interrupts()
+
 import argparse
 import json
 from collections import Counter
@@ -29,7 +34,7 @@ from dataset.arc_tasks import Pair
 from dataset.format import SPLITS, Metadata, SplitWriter, close_splits, write_identifiers
 from dataset.lazy import IDENTIFIERS_FILE, Originals, originals_path
 from dataset.metadata import write_text
-from dataset.options import OptionParser, check_output_dir, whole_number
+from dataset.options import OptionParser, building_into, whole_number
 from dataset.parallel import available_cpus, ordered_map
 from utils.errors import UserError, report_user_errors
 from utils.files import writing_into
@@ -43,10 +48,10 @@ _PART_EXAMPLES = 4096  # rendered at once: this, and not --num-aug, bounds the m
 def main(arguments: list[str] | None = None) -> None:
     started = time.perf_counter()
     options = parse_options(arguments)
-    output_dir = check_output_dir(options.output_dir, "arc")
-    plan, notes = plan_dataset(options)
-    with writing_into(output_dir, "--output-dir"):
-        metadata = write_dataset(output_dir, plan, options)
+    with building_into(options.output_dir, "arc") as output_dir:
+        plan, notes = plan_dataset(options)
+        with writing_into(output_dir, "--output-dir"):
+            metadata = write_dataset(output_dir, plan, options)
 
     copies = sum(len(group.numbers) for group in plan.groups)
     print(f"{output_dir}: ARC, {len(plan.groups):,} tasks, {copies:,} with their augmented copies")

@@ -12,6 +12,11 @@ from pathlib import Path
 if not __package__:  # started by its path: sys.path[0] is this folder, where no module of ours is to be found
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+if __name__ == "__main__":  # Ctrl-C during the imports
+    from utils.interrupts import handle_interrupts
+
+    handle_interrupts()
+
 import argparse
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -31,7 +36,7 @@ from dataset.maze import (
     symmetry_key,
 )
 from dataset.maze_generate import MazeSpec, default_min_path, generate_split
-from dataset.options import OptionParser, check_output_dir, whole_number
+from dataset.options import OptionParser, building_into, whole_number
 from dataset.parallel import available_cpus
 from dataset.provenance import write_source_rows
 from dataset.sources import Rows, find_table, read_rows
@@ -70,11 +75,11 @@ class MazeSplits:
 def main(arguments: list[str] | None = None) -> None:
     started = time.perf_counter()
     options = parse_options(arguments)
-    output_dir = check_output_dir(options.output_dir, "maze")
-    splits = load_splits(options)
-    shared = overlap(splits)
-    with writing_into(output_dir, "--output-dir"):
-        write_dataset(output_dir, splits, options, shared)
+    with building_into(options.output_dir, "maze") as output_dir:
+        splits = load_splits(options)
+        shared = overlap(splits)
+        with writing_into(output_dir, "--output-dir"):
+            write_dataset(output_dir, splits, options, shared)
 
     (rows, columns), train, test = splits.shape, len(splits.train), len(splits.test)
     copies = NUM_DIHEDRAL if options.aug else 1

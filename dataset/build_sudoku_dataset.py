@@ -12,6 +12,11 @@ from pathlib import Path
 if not __package__:  # started by its path: sys.path[0] is this folder, where no module of ours is to be found
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+if __name__ == "__main__":  # Ctrl-C during the imports
+    from utils.interrupts import handle_interrupts
+
+    handle_interrupts()
+
 import argparse
 import hashlib
 from contextlib import ExitStack
@@ -19,7 +24,7 @@ from contextlib import ExitStack
 import numpy as np
 
 from dataset.format import BLANK_IDENTIFIER, SPLITS, SplitWriter, close_splits, write_identifiers
-from dataset.options import OptionParser, check_output_dir, whole_number
+from dataset.options import OptionParser, building_into, whole_number
 from dataset.parallel import available_cpus
 from dataset.provenance import write_source_rows
 from dataset.sudoku import BoxShape, to_tokens
@@ -48,12 +53,12 @@ _BLOCK_EXAMPLES = 4096  # augmented at once: more arrays than that leave the CPU
 def main(arguments: list[str] | None = None) -> None:
     started = time.perf_counter()
     options = parse_options(arguments)
-    output_dir = check_output_dir(options.output_dir, "sudoku")
-    splits = load_splits(options)
-    grids = ((puzzles.puzzles, puzzles.solutions) for puzzles in (splits.train, splits.test))
-    shared = overlap(*grids, splits.shape, options.workers)
-    with writing_into(output_dir, "--output-dir"):
-        write_dataset(output_dir, splits, options, shared)
+    with building_into(options.output_dir, "sudoku") as output_dir:
+        splits = load_splits(options)
+        grids = ((puzzles.puzzles, puzzles.solutions) for puzzles in (splits.train, splits.test))
+        shared = overlap(*grids, splits.shape, options.workers)
+        with writing_into(output_dir, "--output-dir"):
+            write_dataset(output_dir, splits, options, shared)
 
     size, train, test = splits.shape.size, len(splits.train), len(splits.test)
     copies = options.num_aug + 1

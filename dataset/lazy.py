@@ -10,7 +10,6 @@ Legend: n rows asked for, S cells of a sequence (`dataset.arc`).
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ import numpy as np
 from dataset.arc import GRID_SIZE, NUM_AUGMENTATIONS, NUM_COLOURS, SEQ_LEN, VOCAB_SIZE, augmented_names
 from dataset.arc_render import Frames, Pair, render, unpack
 from dataset.format import BLANK_IDENTIFIER, ExampleSet, Metadata
-from dataset.metadata import temporary_path
 from utils.errors import UserError
+from utils.files import replacing
 
 IDENTIFIERS_FILE = "identifiers.npz"
 
@@ -155,12 +154,8 @@ def originals_path(split_dir: Path, set_name: str) -> Path:
 
 
 def _save_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    temporary = temporary_path(path)
-    with open(temporary, "wb") as file:
+    with replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _load_npz(path: Path, kinds: dict[str, str]) -> dict[str, np.ndarray]:

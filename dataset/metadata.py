@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from utils.errors import UserError
+from utils.files import replacing
 
 if TYPE_CHECKING:
     from dataset.family import Finding
@@ -195,11 +195,6 @@ def problems_text(problems: Sequence[str], most: int = 5) -> str:
     return "\n  ".join([*problems[:most], *more])
 
 
-def temporary_path(path: Path) -> Path:
-    """The hidden name under which a file lies until it is complete."""
-    return path.with_name(f".{path.name}.partial")
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a file so that it is there complete or not at all."""
     with _replacing(path) as file:
@@ -209,12 +204,8 @@ def write_text(path: Path, text: str) -> None:
 @contextmanager
 def _replacing(path: Path) -> Iterator[TextIO]:
     """A text file that takes the place of `path` once it is complete."""
-    temporary = temporary_path(path)
-    with open(temporary, "w", encoding="utf-8") as file:
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _read_json(path: Path, purpose: str) -> object:

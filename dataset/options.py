@@ -6,12 +6,15 @@ import argparse
 import difflib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dataset.family import TEST_PUZZLES_FILE, family_of
 from dataset.format import SPLITS, open_split
 from utils.errors import UserError
+from utils.files import is_temporary, make_folder, remove_temporary_files
+from utils.lock import LOCK_FILE, locked_folder
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -88,6 +91,28 @@ def whole_number(minimum: int) -> Callable[[str], int]:
     return convert
 
 
+@contextmanager
+def building_into(output_dir: str | Path, family: str) -> Iterator[Path]:
+    """The checked output folder, which no other builder writes into within the block.
+
+    Raises `UserError` if one does, and for a folder that `check_output_dir` refuses. Folders that were made for it are
+    removed if nothing is written.
+    """
+    output_dir = check_output_dir(output_dir, family)
+    made = [folder for folder in (output_dir, *output_dir.parents) if not folder.exists()]
+    try:
+        make_folder(output_dir, "--output-dir")
+        with locked_folder(output_dir, "another build", "--output-dir") as exclusive:
+            check_output_dir(output_dir, family)  # the last holder may have built another family
+            if exclusive:
+                remove_temporary_files(output_dir, *(output_dir / split for split in SPLITS))
+            yield output_dir
+    finally:
+        for folder in made:
+            with suppress(OSError):  # not empty, or never made
+                folder.rmdir()
+
+
 def check_output_dir(output_dir: str | Path, family: str) -> Path:
     """The folder to build into: new, empty, or holding a dataset of the same family, which is replaced.
 
@@ -98,7 +123,7 @@ def check_output_dir(output_dir: str | Path, family: str) -> Path:
         return output_dir
     if not output_dir.is_dir():
         raise UserError(f"--output-dir {output_dir} is a file: give a folder")
-    entries = {path.name for path in output_dir.iterdir()}
+    entries = {path.name for path in output_dir.iterdir() if not is_temporary(path)} - {LOCK_FILE}
     found = {_family(output_dir, split) for split in SPLITS} - {None}
     # What a build that was killed may leave without any dataset.json.
     if not found and not entries <= {*SPLITS, "identifiers.json", "identifiers.npz", "test_puzzles.json"}:

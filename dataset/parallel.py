@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
+
+from utils.errors import UserError
+from utils.interrupts import signals_held_back
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -22,20 +29,41 @@ def available_cpus() -> int:
 def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
     """`map(function, items)` on `workers` processes; items are taken as results are, so they may be endless.
 
-    The function and all items must be picklable. With one worker everything runs in this process.
+    The function and all items must be picklable. With one worker everything runs in this process. Workers end with
+    this process, however it ends. Raises `UserError` if one of them is killed.
     """
     if workers == 1:
         yield from map(function, items)
         return
-    with ProcessPoolExecutor(workers) as pool:
-        running = deque()
-        try:
-            for item in items:
+    pool = ProcessPoolExecutor(workers, initializer=_start_worker)
+    running = deque()
+    wait = True
+    try:
+        for item in items:
+            with signals_held_back():  # the parent alone gets them
                 running.append(pool.submit(function, item))
-                if len(running) > 2 * workers:  # enough to keep every worker busy
-                    yield running.popleft().result()
-            while running:
+            if len(running) > 2 * workers:  # enough to keep every worker busy
                 yield running.popleft().result()
-        finally:
-            for future in running:
-                future.cancel()
+        while running:
+            yield running.popleft().result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process was killed, perhaps for lack of memory: use fewer --workers"
+        ) from error
+    except KeyboardInterrupt:
+        wait = False  # not for what the workers are computing
+        raise
+    finally:
+        pool.shutdown(wait=wait, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Leave signals to the parent, and end when it ends: a killed parent cannot tell its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)

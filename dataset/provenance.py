@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.metadata import temporary_path
+from utils.files import replacing
 
 FILE_NAME = "source_rows.npy"
 
@@ -22,7 +22,6 @@ def write_source_rows(split_dir: Path, rows: np.ndarray | None) -> dict[str, str
         path.unlink(missing_ok=True)
         return {}
     rows = rows.astype(np.int64)
-    with temporary_path(path).open("wb") as file:
+    with replacing(path) as temporary, open(temporary, "wb") as file:
         np.save(file, rows)
-    temporary_path(path).replace(path)
     return {"source_rows": path.name, "source_rows_sha256": hashlib.sha256(rows.tobytes()).hexdigest()}

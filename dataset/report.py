@@ -13,6 +13,11 @@ from pathlib import Path
 if not __package__:  # started by its path: sys.path[0] is this folder, where no module of ours is to be found
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+if __name__ == "__main__":  # Ctrl-C during the imports
+    from utils.interrupts import handle_interrupts
+
+    handle_interrupts()
+
 import shutil
 from itertools import chain, zip_longest
 
@@ -22,12 +27,12 @@ from dataset.family import family_of
 from dataset.format import SPLITS, Split, open_valid, read_identifiers
 from dataset.leakage import first_examples, leakage
 from dataset.look import Look
-from dataset.metadata import temporary_path
 from dataset.options import OptionParser, whole_number
 from dataset.png import GLYPH_HEIGHT, draw_text, encode_png, text_width
 from dataset.sudoku import to_values
 from dataset.sudoku_batch import MOST_PUZZLES_TO_CHECK, ambiguous_notes
 from utils.errors import UserError, report_user_errors
+from utils.files import replacing
 
 _SAMPLE_CELLS = 1 << 24  # cells looked at for how often tokens occur
 
@@ -227,8 +232,8 @@ def write_sheet(path: Path, splits: dict[str, Split], count: int) -> None:
     width = max(line.shape[1] for line in lines)
     sheet = np.concatenate([_padded(line, line.shape[0], width, background) for line in lines])
     try:
-        temporary_path(path).write_bytes(encode_png(sheet))
-        os.replace(temporary_path(path), path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(encode_png(sheet))
     except OSError as error:
         raise UserError(f"--png {path} cannot be written: {error.strerror}") from None
 

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.metadata import Metadata, temporary_path, write_text
+from dataset.metadata import Metadata, write_text
 from utils.errors import UserError
+from utils.files import temporary_path
+from utils.interrupts import signals_held_back
 
 FIELD_DTYPES = {
     "inputs": np.uint8,
@@ -206,12 +208,13 @@ def close_splits(writers: Sequence[SplitWriter], num_puzzle_identifiers: int) ->
     for writer in writers:
         for stream in writer._streams.values():
             stream.finish()
-    for writer in writers:
-        (writer.split_dir / "dataset.json").unlink(missing_ok=True)
-    for writer in writers:
-        writer._publish_arrays()
-    for writer, text in zip(writers, texts, strict=True):
-        write_text(writer.split_dir / "dataset.json", text)
+    with signals_held_back():
+        for writer in writers:
+            (writer.split_dir / "dataset.json").unlink(missing_ok=True)
+        for writer in writers:
+            writer._publish_arrays()
+        for writer, text in zip(writers, texts, strict=True):
+            write_text(writer.split_dir / "dataset.json", text)
     return metadata
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.tally import ORACLE, Tally
+from utils.files import replacing
 
 PLOT_NAME = "accuracy_against_compute_{}.png"  # of a strategy
 
@@ -123,7 +124,8 @@ def plot(curves: dict[str, Table], path: Path, title: str) -> None:
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, format=path.suffix[1:])
 
 
 _SHARES = ("exact_accuracy", "token_accuracy", "said_stop")

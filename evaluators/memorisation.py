@@ -17,6 +17,11 @@ A check for which something is missing is left out, with the reason.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # Ctrl-C during the imports
+    from utils.interrupts import handle_interrupts
+
+    handle_interrupts()
+
 import sys
 from collections.abc import Callable
 

@@ -14,6 +14,11 @@ What cannot be drawn is left out, with a line that says why.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # Ctrl-C during the imports
+    from utils.interrupts import handle_interrupts
+
+    handle_interrupts()
+
 import sys
 from collections.abc import Callable
 from pathlib import Path

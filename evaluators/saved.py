@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from utils.files import TEMPORARY_SUFFIX, sync_folder, writing_into
+from utils.files import replacing, temporary_path, writing_into
 
 
 class SavedOutputs:
@@ -47,16 +47,12 @@ class SavedOutputs:
         """Make `path` of what was added; nothing if no row was. Raises UserError if it cannot write."""
         if not self._files:
             return
-        temporary = self.path.with_name(self.path.name + TEMPORARY_SUFFIX)
         with writing_into(self.path.parent, "checkpoint_path"):
             for file in self._files.values():
                 file.flush()
             # The pieces are mapped, not read: what is written comes from the page cache.
-            torch.save({name: self._mapped(name) for name in self._files}, temporary)
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path)
-            sync_folder(self.path.parent)
+            with replacing(self.path) as temporary:
+                torch.save({name: self._mapped(name) for name in self._files}, temporary)
 
     def __exit__(self, *_) -> None:
         for name, file in self._files.items():
@@ -64,7 +60,7 @@ class SavedOutputs:
             self._piece(name).unlink(missing_ok=True)
 
     def _piece(self, name: str) -> Path:
-        return self.path.with_name(f"{self.path.name}.{name}{TEMPORARY_SUFFIX}")
+        return temporary_path(self.path.with_name(f"{self.path.name}.{name}"))
 
     def _mapped(self, name: str) -> Tensor:
         dtype, shape = self._kinds[name]

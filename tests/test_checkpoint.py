@@ -232,8 +232,8 @@ def test_a_first_save_that_was_interrupted_counts_as_no_state(tmp_path, capsys):
 def test_left_overs_of_a_crash_are_cleared_away_by_the_next_save(tmp_path):
     save_steps(tmp_path, 10, 20)
     (tmp_path / "state_step_20" / "2-rank_0.json").unlink()
-    (tmp_path / "state_step_20" / "2-shared.pt.tmp").touch()
-    (tmp_path / "step_30.tmp").touch()
+    (tmp_path / "state_step_20" / "2-shared.pt.17-0123abcd.tmp").touch()
+    (tmp_path / "step_30.17-0123abcd.tmp").touch()
     save_steps(tmp_path, 40)
     assert names(tmp_path) == {"step_10", "step_20", "step_40", "state_step_10", "state_step_40"}
 

@@ -19,6 +19,7 @@ from dataset.format import (
     validate,
     write_identifiers,
 )
+from dataset.options import building_into
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -192,9 +193,10 @@ def test_a_killed_build_leaves_the_earlier_dataset_or_none_that_opens(tmp_path, 
         else:
             with pytest.raises(UserError, match=r"dataset\.json: is missing"):
                 open_split(tmp_path, split)
-    build(tmp_path, seed=5)  # and the next build works, leaving nothing of the killed one
+    with building_into(tmp_path, "sudoku"):  # and the next build works, leaving nothing of the killed one
+        build(tmp_path, seed=5)
     assert validate(tmp_path) == []
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_two_splits_are_published_in_one_step(tmp_path):

@@ -14,7 +14,7 @@ MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*
 
 # What each folder may import of this repository, and what of the heavy libraries it must do without.
 ALLOWED = {
-    "dataset": {"dataset", "utils.errors", "utils.files", "utils.hub"},
+    "dataset": {"dataset", *(f"utils.{name}" for name in ("errors", "files", "hub", "interrupts", "lock"))},
     "models": {"models", "dataset.format", "dataset.units"},
     "utils": {"utils"},
     "evaluators": {"evaluators", "models", "dataset", "utils", "puzzle_dataset"},

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 
 import pytest
 
-from dataset.options import OptionParser, check_output_dir, whole_number
+from dataset.options import OptionParser, building_into, check_output_dir, whole_number
 from utils.errors import UserError
 
 
@@ -70,9 +71,32 @@ def test_new_and_empty_folders_and_own_datasets_may_be_written(tmp_path):
 
 def test_what_a_killed_build_leaves_may_be_overwritten(tmp_path):
     (tmp_path / "train").mkdir()
-    (tmp_path / "train" / ".all__inputs.npy.partial").write_bytes(b"x")
+    (tmp_path / "train" / "all__inputs.npy.17-0123abcd.tmp").write_bytes(b"x")
+    (tmp_path / "identifiers.json.17-0123abcd.tmp").write_bytes(b"x")
+    (tmp_path / ".lock").write_text('{"pid": 17}')
     (tmp_path / "identifiers.json").write_text("[]")
-    check_output_dir(tmp_path, "sudoku")
+    with building_into(tmp_path, "sudoku"):
+        assert {path.name for path in tmp_path.rglob("*")} == {"train", "identifiers.json", ".lock"}
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_a_build_that_writes_nothing_leaves_no_folder(tmp_path):
+    with pytest.raises(KeyboardInterrupt), building_into(tmp_path / "a" / "b", "sudoku"):
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_one_build_at_a_time_writes_into_a_folder(tmp_path):
+    with (
+        building_into(tmp_path, "sudoku"),
+        pytest.raises(
+            UserError, match=rf"--output-dir={tmp_path}: another build .*process {os.getpid()} on "
+        ),
+        building_into(tmp_path, "sudoku"),
+    ):
+        pytest.fail("two builds at once")
+    with building_into(tmp_path, "sudoku"):
+        pass
 
 
 def test_a_folder_with_anything_else_is_refused(tmp_path):

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 
 from utils.distributed import World
 from utils.errors import UserError
+from utils.interrupts import REPEAT_SECONDS
 
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
 )
-# A launcher repeats the Ctrl-C that its workers have already had; only a later one means "at once".
-REPEAT_SECONDS = 2.0
 
 
 class StopSignals:

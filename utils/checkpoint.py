@@ -29,7 +29,14 @@ import torch
 from utils import state_files
 from utils.distributed import World
 from utils.errors import UserError
-from utils.files import TEMPORARY_SUFFIX, cannot_write, make_folder, sync_folder, write_atomically
+from utils.files import (
+    cannot_write,
+    make_folder,
+    remove_temporary_files,
+    sync_folder,
+    temporary_path,
+    write_atomically,
+)
 from utils.state_files import STATE_PREFIX, Checkpoint
 
 WEIGHTS_PREFIX, BEST = "step_", "best"
@@ -46,10 +53,18 @@ class Best:
 class Checkpointer:
     """Saves and finds the checkpoints of one run; constructing, finding and saving are for all ranks together.
 
-    `keep_last` (None: all) is the number of full states kept; weights are never removed.
+    `keep_last` (None: all) is the number of full states kept; weights are never removed. `exclusive`: no other process
+    can be saving here, so temporary files are those of earlier starts and are removed.
     """
 
-    def __init__(self, directory: str | Path, world: World, *, keep_last: int | None = None):
+    def __init__(
+        self,
+        directory: str | Path,
+        world: World,
+        *,
+        keep_last: int | None = None,
+        exclusive: bool = True,
+    ):
         if keep_last is not None and keep_last < 1:
             raise UserError(f"keep_last={keep_last}: must be at least 1, or null to keep every state")
         self.directory, self.world, self.keep_last = Path(directory), world, keep_last
@@ -60,7 +75,8 @@ class Checkpointer:
         number = None
         if world.is_main:
             make_folder(self.directory)
-            _remove_temporary_files(self.directory)
+            if exclusive:
+                remove_temporary_files(self.directory, *self.directory.glob(f"{STATE_PREFIX}*"))
             number = max((state.number for state in state_files.list_states(self.directory)), default=0)
         # The number of the last save: all ranks count alike, because they save together.
         self._number = self._number_at_start = world.broadcast_object(number)
@@ -169,7 +185,7 @@ class Checkpointer:
         write_atomically(path, data)
         if best is None:
             return
-        temporary = self.directory / (BEST + TEMPORARY_SUFFIX)
+        temporary = temporary_path(self.directory / BEST)
         try:
             temporary.unlink(missing_ok=True)
             os.link(path, temporary)  # takes no space; `step_N` is only ever replaced, never written into
@@ -252,9 +268,3 @@ class Checkpointer:
         for problem in problems:
             self.world.print(f"warning: {problem}; skipped")
         return found
-
-
-def _remove_temporary_files(directory: Path) -> None:
-    for start in (WEIGHTS_PREFIX, BEST, f"{STATE_PREFIX}*/"):
-        for path in directory.glob(f"{start}*{TEMPORARY_SUFFIX}"):
-            path.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 import traceback
@@ -20,6 +21,7 @@ import torch.distributed.nn.functional
 
 from utils.device import resolve_device
 from utils.errors import UserError
+from utils.interrupts import SIGNAL_EXIT_BASE
 
 BUCKET_BYTES = 25 * 2**20
 DEFAULT_TIMEOUT_SECONDS = 600.0
@@ -213,7 +215,7 @@ class World:
         if isinstance(error, UserError):
             message = f"error: {error}"
         elif isinstance(error, KeyboardInterrupt):
-            message = f"rank {self.rank}: interrupted"
+            message = f"rank {self.rank}: {error or 'interrupted'}"
         elif isinstance(error, SystemExit):
             message = f"rank {self.rank}: {error.code}" if isinstance(error.code, str) else ""
         elif _is_lost_contact(error):
@@ -262,7 +264,9 @@ def _is_lost_contact(error: BaseException) -> bool:
 def _exit_code(error: BaseException) -> int:
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
-    return 2 if isinstance(error, UserError) else 130 if isinstance(error, KeyboardInterrupt) else 1
+    if isinstance(error, KeyboardInterrupt):
+        return SIGNAL_EXIT_BASE + getattr(error, "number", signal.SIGINT)
+    return 2 if isinstance(error, UserError) else 1
 
 
 def _number_from_env(name: str, default: float, kind: type) -> Any:

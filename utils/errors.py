@@ -6,20 +6,28 @@ import functools
 import sys
 from collections.abc import Callable
 
+from utils.interrupts import end_interrupted, interruptible
+
 
 class UserError(ValueError):
     """Something the user or a file got wrong: the message names it, says what is allowed and what to do."""
 
 
 def report_user_errors(main: Callable) -> Callable:
-    """Decorate a command's `main`: a `UserError` is printed without a traceback and the process exits with 2."""
+    """Decorate a command's `main`: errors of the user and interrupts end it with one line instead of a traceback.
+
+    The exit code is 2 for a `UserError`, 130 for Ctrl-C, 143 for SIGTERM.
+    """
 
     @functools.wraps(main)
     def wrapper(*args, **kwargs):
+        interruptible()
         try:
             return main(*args, **kwargs)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
+        except KeyboardInterrupt as error:
+            end_interrupted(error)
 
     return wrapper

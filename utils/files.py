@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +13,9 @@ from pathlib import Path
 from utils.errors import UserError
 
 TEMPORARY_SUFFIX = ".tmp"
+# Process ids alone repeat, over time and between machines that share a disk.
+_TOKEN = secrets.token_hex(4)
+_TEMPORARY = re.compile(r"(.+)\.\d+-[0-9a-f]{8}" + re.escape(TEMPORARY_SUFFIX))
 
 _CURES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free space there or choose another {option}"),
@@ -26,20 +31,47 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
 
     Raises `UserError` naming the path and the cure; the old file is then as it was.
     """
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     try:
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def temporary_path(path: Path) -> Path:
+    """The name under which this process, and no other, writes a file until it is complete."""
+    return path.with_name(f"{path.name}.{os.getpid()}-{_TOKEN}{TEMPORARY_SUFFIX}")
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a process, perhaps an earlier one, uses this name for a file that is not complete."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def remove_temporary_files(*folders: Path) -> None:
+    """Remove what processes left behind that ended while writing; none may be writing now."""
+    for folder in folders:
+        for path in folder.glob(f"*{TEMPORARY_SUFFIX}"):
+            if is_temporary(path):
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path to write to; the file takes the place of `path`, synced, when the block ends.
+
+    If the block raises, `path` stays as it was and the temporary file is removed.
+    """
+    temporary = temporary_path(path)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -53,15 +85,15 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def make_folder(path: Path) -> None:
+def make_folder(path: Path, option: str = "checkpoint_path") -> None:
     """Create a folder and its parents if need be; `UserError` if that, or writing into it, is not possible."""
-    probe = path / f".writable.{os.getpid()}{TEMPORARY_SUFFIX}"
+    probe = temporary_path(path / ".writable")
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise cannot_write(path, error, option) from error
 
 
 @contextmanager

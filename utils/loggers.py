@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
+from utils.files import replacing
 
 METRICS_FILE = "metrics.jsonl"
 # Seconds to wait for the W&B server before the run goes on offline.
@@ -216,13 +217,10 @@ def keep_lines(path: Path, count: int) -> int:
     path = Path(path)
     if not path.exists():
         return 0
-    temporary = path.with_name(path.name + ".tmp")
-    with open(path, encoding="utf-8", errors="replace") as old, open(temporary, "w", encoding="utf-8") as new:
+    with open(path, encoding="utf-8", errors="replace") as old:
         kept = [line for line in islice(old, count) if _is_whole(line)]
-        new.writelines(kept)
-        new.flush()
-        os.fsync(new.fileno())
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text("".join(kept), encoding="utf-8")
     return len(kept)
 
 
