@@ -42,8 +42,8 @@ from utils.distributed import World
 from utils.errors import UserError, report_user_errors
 from utils.interrupts import SIGNAL_EXIT_BASE
 from utils.keeper import Keeper, Stopped
-from utils.loggers import Loggers, make_loggers
-from utils.run_folder import create_run_folder
+from utils.loggers import Loggers, check_wandb, make_loggers
+from utils.run_folder import create_run_folder, locked_run_folder
 
 
 def fit(run: Run, loggers: Loggers, keeper: Keeper, bar: tqdm) -> None:
@@ -113,12 +113,16 @@ def train(config: PretrainConfig, world: World) -> int:
         and (possible := metric_names(state.model, run.test_data, run.evaluators)) is not None
     ):
         best.check(possible)
+    if world.is_main:
+        check_wandb()
     with (
+        locked_run_folder(run.folder, world) as exclusive,
         StopSignals() as signals,
-        Checkpointer(run.folder, world, keep_last=config.keep_last) as checkpointer,
+        Checkpointer(run.folder, world, keep_last=config.keep_last, exclusive=exclusive) as checkpointer,
     ):
         found = find_checkpoint(run, checkpointer)
         saved: dict[str, Any] = {} if found is None else restore(run, checkpointer, found, best)
+        continues_here = found is not None and found.path.parent.resolve() == run.folder.resolve()
         if found is None and config.load_checkpoint:
             start_from(run, config.load_checkpoint)
         settle_names(run)
@@ -141,7 +145,7 @@ def train(config: PretrainConfig, world: World) -> int:
             project=config.project_name,
             run_name=config.run_name,
             config=config.model_dump(),
-            num_lines=saved.get("metrics_lines", 0),
+            num_lines=saved["metrics_lines"] if continues_here else 0,
             run_id=saved.get("wandb_run_id"),
             bar=bar,
         )

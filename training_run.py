@@ -30,6 +30,7 @@ from utils.device import make_deterministic, seed_everything, set_random_state
 from utils.distributed import World
 from utils.errors import UserError
 from utils.run_folder import CONFIG_FILE, default_run_name, holds_a_run
+from utils.wandb_names import check_project_name, clean_project_name, from_environment
 from utils.weights import locate, read_state_dict
 
 
@@ -61,6 +62,7 @@ def build(config: PretrainConfig, world: World) -> Run:
     """Open the data and make every part of the run; nothing is written yet."""
     for line in notices(config):
         world.print(line)
+    check_project_name(config.project(), "project_name" if config.project_name else "WANDB_PROJECT")
     if config.global_batch_size % (world.size * config.grad_accum_steps):
         raise UserError(
             f"global_batch_size={config.global_batch_size} must be a multiple of the number of processes "
@@ -128,7 +130,7 @@ def run_folder(config: PretrainConfig, model_class: str, world: World) -> Path:
         path = Path(config.resume)
         config.checkpoint_path = str(path if (path / CONFIG_FILE).exists() else path.parent)
     if config.checkpoint_path is None:
-        config.run_name = config.run_name or world.broadcast_object(default_run_name(model_class))
+        config.run_name = run_name(config, model_class, world)
         config.checkpoint_path = f"checkpoints/{config.project()}/{config.run_name}"
     return Path(config.checkpoint_path)
 
@@ -136,8 +138,14 @@ def run_folder(config: PretrainConfig, model_class: str, world: World) -> Path:
 def settle_names(run: Run) -> None:
     """Name the project and the run where neither the config nor a checkpoint did."""
     config, model_class = run.config, type(run.state.model.model.inner).__name__
-    config.project_name = config.project()
-    config.run_name = config.run_name or run.world.broadcast_object(default_run_name(model_class))
+    config.project_name = clean_project_name(config.project())  # a checkpoint may hold one that was derived
+    config.run_name = run_name(config, model_class, run.world)
+
+
+def run_name(config: PretrainConfig, model_class: str, world: World) -> str:
+    """The name given in the config, else in the environment, else a random one, the same on every rank."""
+    given = config.run_name or from_environment("NAME")
+    return given or world.broadcast_object(default_run_name(model_class))
 
 
 def model_sizes(train_data: PuzzleDataset, test_data: PuzzleDataset) -> dict[str, Any]:

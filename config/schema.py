@@ -13,6 +13,7 @@ from models.registry import ConfigError, check_arch, describe
 from models.settings import Settings
 from utils.device import COMPILE_MODES, FUSED
 from utils.errors import UserError
+from utils.wandb_names import clean_project_name, from_environment
 
 SAVABLE_OUTPUTS = (
     "inputs",
@@ -154,7 +155,9 @@ class PretrainConfig(Settings):
         return self.data_paths_test or self.data_paths
 
     def project(self) -> str:
-        return self.project_name or f"{Path(self.data_paths[0]).name.capitalize()}-ACT-torch"
+        """The name given here, else in the environment, else made of the first data folder's."""
+        derived = clean_project_name(f"{Path(self.data_paths[0]).name.capitalize()}-ACT-torch")
+        return self.project_name or from_environment("PROJECT") or derived
 
     def total_steps(self, total_groups: int, mean_puzzle_examples: float) -> int:
         """The updates that the schedule counts on (the stream yields a few fewer)."""

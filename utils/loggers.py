@@ -13,8 +13,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from utils.errors import UserError
 from utils.files import replacing
+from utils.wandb_names import from_environment
 
 METRICS_FILE = "metrics.jsonl"
 # Seconds to wait for the W&B server before the run goes on offline.
@@ -150,8 +153,15 @@ def make_loggers(
     """
     if not world.is_main:
         return Loggers([])
-    run_id = run_id or secrets.token_hex(4)  # not from a seeded generator: two runs of one seed are two runs
-    loggers: list[Logger] = [JsonLinesLogger(Path(directory, METRICS_FILE), num_lines)]
+    # Not from a seeded generator: two runs of one seed are two runs.
+    run_id = from_environment("RUN_ID") or run_id or secrets.token_hex(4)
+    lines = JsonLinesLogger(Path(directory, METRICS_FILE), num_lines)
+    if lines.num_lines < num_lines:
+        world.print(
+            f"resume: {lines.path} holds {lines.num_lines} of the {num_lines} lines that were there when the state was "
+            f"saved; the metrics of the others are lost"
+        )
+    loggers: list[Logger] = [lines]
     if run := start_wandb(directory, project, run_name, config, run_id, world.print):
         loggers.append(WandbLogger(run, world.print))
     return Loggers([*loggers, ConsoleLogger(world.print, bar)], run_id)
@@ -163,6 +173,23 @@ def wandb_disabled() -> bool:
     return (
         said in ("true", "1", "yes", "on") or os.environ.get("WANDB_MODE", "").strip().lower() == "disabled"
     )
+
+
+def check_wandb() -> None:
+    """Raise `UserError` for an environment variable that W&B refuses; nothing is written."""
+    if wandb_disabled():
+        return
+    import wandb
+
+    for name, value in os.environ.items():
+        if not name.startswith("WANDB_"):
+            continue
+        try:
+            wandb.Settings().update_from_env_vars({name: value})
+        except ValidationError as error:
+            raise UserError(f"{name}={value}: W&B refuses it ({error.errors()[0]['msg']})") from error
+        except wandb.UsageError as error:
+            raise UserError(f"{name}={value}: W&B refuses it ({error})") from error
 
 
 def start_wandb(
@@ -178,8 +205,10 @@ def start_wandb(
         return None
     import wandb
 
+    # By default the run's folder, which keeps W&B's files out of the working directory.
+    directory = from_environment("DIR") or str(directory)
+
     def init(mode: str):
-        # An id that the server knows continues that run; the folder keeps W&B's files out of the working directory.
         settings = wandb.Settings(
             init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", WANDB_INIT_SECONDS))
         )
@@ -187,19 +216,20 @@ def start_wandb(
             project=project,
             name=run_name,
             id=run_id,
-            resume="allow",
+            resume=from_environment("RESUME") or "allow",  # a run that the server knows by this id goes on
             config=dict(config),
-            dir=str(directory),
+            dir=directory,
             mode=mode,
             settings=settings,
         )
 
-    if os.environ.get("WANDB_MODE", "").strip().lower() in ("offline", "dryrun"):
+    mode = os.environ.get("WANDB_MODE", "").strip().lower()
+    if mode in ("offline", "dryrun"):
         return init("offline")
     try:
         # Without `prompt=False` a terminal would be asked for a key before training starts.
         if wandb.login(prompt=False, verify=False):
-            return init("online")
+            return init("shared" if mode == "shared" else "online")
         reason = "not logged in (`wandb login` or WANDB_API_KEY)"
     except wandb.Error as error:
         reason = str(error).strip().partition("\n")[0]

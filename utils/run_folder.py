@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import yaml
 
+from utils.distributed import World
 from utils.errors import UserError
+from utils.files import make_folder
+from utils.lock import locked_folder
+from utils.loggers import METRICS_FILE
 
 CONFIG_FILE = "all_config.yaml"
 METADATA_FILE = "metadata.json"
@@ -17,13 +23,13 @@ SOURCE_FOLDER = "source"
 
 
 def default_run_name(model_class: str) -> str:
-    """`{model class} {two random words}`; drawn from the system's randomness, so that seeds do not repeat names."""
+    """`{model class}-{two random words}`; drawn from the system's randomness, so that seeds do not repeat names."""
     before = random.getstate()
     import coolname  # draws from the global generator, which a run has seeded by now, already when imported
 
     coolname.replace_random(random.SystemRandom())
     random.setstate(before)
-    return f"{model_class} {coolname.generate_slug(2)}"
+    return f"{model_class}-{coolname.generate_slug(2)}"
 
 
 def create_run_folder(folder: Path, config: dict, metadata: dict, sources: list[Path]) -> None:
@@ -46,4 +52,28 @@ def create_run_folder(folder: Path, config: dict, metadata: dict, sources: list[
 
 
 def holds_a_run(folder: Path) -> bool:
-    return (folder / CONFIG_FILE).exists() or (folder / "metrics.jsonl").exists()
+    """Whether there is a run to lose: weights, a state or metrics. A start that failed before leaves none of them."""
+    metrics = folder / METRICS_FILE
+    has_metrics = metrics.exists() and metrics.stat().st_size > 0
+    return has_metrics or any(any(folder.glob(name)) for name in ("step_*", "state_step_*"))
+
+
+@contextmanager
+def locked_run_folder(folder: Path, world: World) -> Iterator[bool]:
+    """Make a run's folder and keep it for this run within the block; whether the file system could lock it.
+
+    For all ranks together. Raises `UserError`, on every rank, if another run is training there.
+    """
+    with ExitStack() as stack:
+        answer: bool | UserError | None = None
+        if world.is_main:
+            try:
+                make_folder(folder)
+                lock = locked_folder(folder, "another training", "checkpoint_path", world.print)
+                answer = stack.enter_context(lock)
+            except UserError as error:
+                answer = error
+        answer = world.broadcast_object(answer)
+        if isinstance(answer, UserError):
+            raise answer
+        yield answer

@@ -1,0 +1,35 @@
+"""What a W&B project may be called, and the names that the environment gives, as W&B users expect."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from utils.errors import UserError
+
+_FORBIDDEN = "/\\#?%:"
+_MOST_CHARACTERS = 128
+
+
+def from_environment(name: str) -> str | None:
+    """The value of `WANDB_{name}`, None if it is unset or empty."""
+    return os.environ.get(f"WANDB_{name}") or None
+
+
+def check_project_name(project: str, source: str) -> None:
+    """Raise `UserError` for a name that W&B refuses; `source` is the key or variable that gave it."""
+    found = [character for character in _FORBIDDEN if character in project]
+    if not found and len(project) <= _MOST_CHARACTERS:
+        return
+    said = f"{source}={project}: a W&B project's name"
+    if not found:
+        raise UserError(f"{said} has at most {_MOST_CHARACTERS} characters, this has {len(project)}")
+    entity, _, rest = project.partition("/")
+    if found == ["/"] and entity and rest and "/" not in rest:
+        raise UserError(f"{said} holds no entity: set WANDB_ENTITY={entity} {source}={rest}")
+    raise UserError(f"{said} cannot contain {' '.join(found)}; {' '.join(_FORBIDDEN)} are reserved")
+
+
+def clean_project_name(project: str) -> str:
+    """The name with what W&B refuses replaced or cut."""
+    return re.sub(f"[{re.escape(_FORBIDDEN)}]", "-", project)[:_MOST_CHARACTERS]
