@@ -84,7 +84,8 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     folder = Path(config.out) if config.out else default_output_folder(trained)
     if world.is_main:
         make_output_folder(folder)
-    world.print(f"{trained.label}: {type(heads[0].model.inner).__name__} on {world.device}, {reason}")
+    where = ", ".join(filter(None, (str(world.device), reason)))
+    world.print(f"{trained.label}: {type(heads[0].model.inner).__name__} on {where}")
 
     began = time.perf_counter()
     for solver in solvers:

@@ -22,7 +22,6 @@ from typing import Any
 import hydra
 import torch
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from config.overrides import resolved, run_command
 from config.schema import PretrainConfig, parse
@@ -43,10 +42,11 @@ from utils.errors import UserError, report_user_errors
 from utils.interrupts import SIGNAL_EXIT_BASE
 from utils.keeper import Keeper, Stopped
 from utils.loggers import Loggers, check_wandb, make_loggers
+from utils.progress import Progress
 from utils.run_folder import create_run_folder, locked_run_folder
 
 
-def fit(run: Run, loggers: Loggers, keeper: Keeper, bar: tqdm) -> None:
+def fit(run: Run, loggers: Loggers, keeper: Keeper, bar: Progress) -> None:
     """The loop: train, log, evaluate, keep. Starts where `run.state` stands."""
     config, world, state = run.config, run.world, run.state
     settings = {name: getattr(config, name) for name in ("seed", "global_batch_size", "grad_accum_steps")}
@@ -135,10 +135,9 @@ def train(config: PretrainConfig, world: World) -> int:
         if mode:
             inner.compile_networks(mode)
         num_parameters = sum(p.numel() for p in state.model.parameters())
-        world.print(
-            f"{type(inner).__name__}, {num_parameters:,} parameters, on {world.device}, {reason}; {run.folder}"
-        )
-        bar = tqdm(initial=state.step, desc="train", unit="step", disable=None if world.is_main else True)
+        where = ", ".join(filter(None, (f"on {world.device}", reason)))
+        world.print(f"{type(inner).__name__}, {num_parameters:,} parameters, {where}; {run.folder}")
+        bar = Progress("train", "step", world, initial=state.step)
         loggers = make_loggers(
             world,
             run.folder,

@@ -6,11 +6,11 @@ Shapes: B rows of this rank, S `seq_len`.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import closing
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from evaluators.base import Evaluator
 from evaluators.collect import NOTHING, Collector, Share, labelled_only, shares
@@ -18,6 +18,7 @@ from models.act import ACTModel
 from models.losses import ACTLossHead
 from puzzle_dataset import PuzzleDataset
 from utils.distributed import World
+from utils.progress import Progress
 
 
 @torch.no_grad()
@@ -94,16 +95,11 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    batches = tqdm(
-        shares(data, world.rank),
-        total=data.num_batches(),
-        desc="evaluate",
-        leave=False,
-        disable=None if world.is_main else True,
-    )
-    with Collector(world, evaluators, save_outputs, save_dir, step) as collector:
-        for share in batches:
+    progress = Progress("evaluate", "batch", world, total=data.num_batches(), leave=False)
+    with closing(progress), Collector(world, evaluators, save_outputs, save_dir, step) as collector:
+        for share in shares(data, world.rank):
             poll()
+            progress.update()
             if share.num_rows == 0:
                 continue
             # The padded batch keeps one shape for the compiler; padding rows are dropped from what is counted.
@@ -111,7 +107,7 @@ def evaluate(
             outputs, first_stop = run_steps(model.model, batch)
             named = {name: value[: share.num_rows] for name, value in (batch | outputs).items()}
             collector.add(share, loss_sums(model, share, named, first_stop[: share.num_rows]), named)
-            batches.set_postfix_str(collector.standing, refresh=False)
+            progress.show(collector.standing)
     results = collector.results()
     model.train(was_training)
     return results

@@ -6,11 +6,11 @@ Shapes: B rows of this rank, S `seq_len`.
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import closing
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from evaluators.base import Evaluator
 from evaluators.chains import Rows
@@ -21,6 +21,7 @@ from models.losses import ACTLossHead
 from puzzle_dataset import PuzzleDataset
 from utils.distributed import World
 from utils.errors import UserError
+from utils.progress import Progress
 
 _OF_THE_BATCH = {"inputs", "labels", "puzzle_identifiers"}
 
@@ -51,14 +52,8 @@ def measure(
         )
     tally = Tally()
     num_rows_in_all = data.num_examples if limit is None else min(limit, data.num_examples)
-    progress = tqdm(
-        total=num_rows_in_all,
-        desc="evaluate",
-        unit="row",
-        leave=False,
-        disable=None if world.is_main else True,
-    )
-    with progress, collector:
+    progress = Progress("evaluate", "row", world, total=num_rows_in_all, leave=False)
+    with closing(progress), collector:
         for share in shares(data, world.rank, limit):
             if share.num_rows:
                 batch = {
@@ -70,7 +65,7 @@ def measure(
                 tally.end()
                 outputs = {"preds": answered.preds, "q_halt_logits": answered.q_halt} | answered.outputs
                 collector.add(share, batch_sums(head, answered, outputs, batch["labels"]), batch | outputs)
-                progress.set_postfix_str(collector.standing, refresh=False)
+                progress.show(collector.standing)
             progress.update(share.num_global)
     tally.gather(world.gather_object)
     return collector.results(), tally

@@ -82,9 +82,17 @@ def test_disable_compile_set_to_nothing_or_zero_disables_nothing(monkeypatch, va
 def test_compile_auto_compiles_on_cuda_and_not_on_mps(monkeypatch):
     monkeypatch.setattr(device_module, "missing_toolchain", lambda: None)
     assert compile_policy("auto", CUDA)[0] == "default"
-    assert compile_policy("auto", torch.device("mps"))[0] is None
+    assert compile_policy("auto", torch.device("mps")) == (None, "")
     assert compile_policy(True, torch.device("mps"))[0] == "default"
-    assert compile_policy(False, CUDA)[0] is None
+    assert compile_policy(False, CUDA) == (None, "")
+
+
+def test_nothing_is_said_where_nobody_asked_for_compiling(monkeypatch):
+    for disabled in ("", "1"):
+        monkeypatch.setenv("DISABLE_COMPILE", disabled)
+        for mode in ("auto", False):
+            assert compile_policy(mode, CPU) == (None, "")
+    assert compile_policy("auto", CUDA) == (None, "")
 
 
 def test_code_of_the_models_own_is_taken_where_it_is_asked_for_and_fits(monkeypatch):

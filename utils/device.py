@@ -113,6 +113,8 @@ def compile_policy(
 ) -> tuple[str | None, str]:
     """The mode of `torch.compile` or FUSED, None for eager, and the reason in one line.
 
+    The reason is empty where nobody asked for compiling.
+
     `can_be_fused`: whether the model has code of its own for this device. It rounds elsewhere than eager code, and
     `torch.compile` on a CPU takes up to a minute that not every processor gains back soon: `auto` leaves both out.
     `DISABLE_COMPILE` in the environment wins over the setting (any value but an empty one, 0, false and no).
@@ -121,14 +123,17 @@ def compile_policy(
         choices = ", ".join(("auto, true, false", FUSED, *COMPILE_MODES))
         raise UserError(f"compile={compile}: unknown; use {choices}")
     if os.environ.get("DISABLE_COMPILE", "").strip().lower() not in ("", "0", "false", "no"):
-        return None, "eager: DISABLE_COMPILE is set"
+        return None, "" if compile in ("auto", False) else "eager: DISABLE_COMPILE is set"
     if compile is False:
-        return None, "eager: compile=false"
+        return None, ""
     takes_fused = can_be_fused and compile in (True, FUSED)
-    if compile in ("auto", FUSED) and device.type != "cuda" and not takes_fused:
-        where = "on CUDA" if compile == "auto" else "on CUDA and what models/fused_cpu fits"
-        why = f"compile={compile} compiles {where}, this is {device.type} (compile=true asks for it)"
-        return None, f"eager: {why}"
+    if compile == "auto" and device.type != "cuda":
+        return None, ""
+    if compile == FUSED and device.type != "cuda" and not takes_fused:
+        return None, (
+            f"eager: compile=fused needs CUDA or a model and CPU that models/fused_cpu fits, this is {device.type} "
+            "(compile=true compiles everywhere)"
+        )
     if missing := missing_toolchain():
         return None, f"eager: compiling needs {missing}, which this machine lacks"
     mode = FUSED if takes_fused else compile if compile in COMPILE_MODES else COMPILE_MODES[0]

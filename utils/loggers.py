@@ -82,7 +82,7 @@ class ConsoleLogger(Logger):
         }
         if training and self._bar is not None:
             shown = {short: training[name] for name, short in _BAR_METRICS.items() if name in training}
-            self._bar.set_postfix_str(format_metrics(shown), refresh=False)
+            self._bar.show(format_metrics(shown))
         if others := {name: value for name, value in metrics.items() if not name.startswith("train/")}:
             self._print(f"step {step}: {format_metrics(others)}")
 
@@ -147,7 +147,7 @@ def make_loggers(
     run_id: str | None = None,
     bar=None,
 ) -> Loggers:
-    """Every logger of this rank; `bar` is the tqdm bar that shows training metrics.
+    """Every logger of this rank; `bar` is the `Progress` that shows training metrics.
 
     `num_lines` and `run_id` are those of the checkpoint a run resumes from.
     """
@@ -158,8 +158,8 @@ def make_loggers(
     lines = JsonLinesLogger(Path(directory, METRICS_FILE), num_lines)
     if lines.num_lines < num_lines:
         world.print(
-            f"resume: {lines.path} holds {lines.num_lines} of the {num_lines} lines that were there when the state was "
-            f"saved; the metrics of the others are lost"
+            f"warning: {lines.path} holds only {lines.num_lines} of the {num_lines} lines it had when the state was "
+            f"saved; the other metrics are lost"
         )
     loggers: list[Logger] = [lines]
     if run := start_wandb(directory, project, run_name, config, run_id, world.print):
@@ -260,7 +260,7 @@ def format_metrics(metrics: Mapping[str, float]) -> str:
 
 
 # What the progress bar has room for.
-_BAR_METRICS = {"lm_loss": "loss", "exact_accuracy": "exact"}
+_BAR_METRICS = {"lm_loss": "loss", "exact_accuracy": "exact", "lr": "lr"}
 
 
 def _is_whole(line: str) -> bool:
