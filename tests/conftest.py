@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -67,3 +68,23 @@ def write_identified(folder: Path, *, seed: int = 0, num_test: int = 7, names: s
 def identified(tmp_path_factory) -> Path:
     """A dataset with six identifiers, several examples per puzzle and 7 test examples."""
     return write_identified(tmp_path_factory.mktemp("data") / "identified")
+
+
+@pytest.fixture
+def no_wandb_settings(monkeypatch, tmp_path):
+    """A user who never logged in: no key in the environment, no netrc, no settings files."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "home" / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "home" / "wandb"))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    yield
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        del os.environ[name]
+    if "wandb" in sys.modules:  # it reads the environment once in a process and remembers credentials
+        import wandb
+
+        wandb.teardown()
+        wandb.sdk.lib.wbauth.unauthenticate_session()
+        wandb.teardown()

@@ -14,27 +14,12 @@ from utils.loggers import ConsoleLogger, JsonLinesLogger, keep_lines, make_logge
 
 RUN = {
     "project": "Sudoku-ACT-torch",
-    "run_name": "trm brave-fox",
+    "run_name": "TRM-brave-fox",
     "config": {"lr": 1e-4, "arch": {"name": "trm"}},
 }
 
 
-@pytest.fixture(autouse=True)
-def _no_wandb_settings(monkeypatch, tmp_path):
-    """A user who never logged in: no key in the environment, no netrc, no settings files."""
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("NETRC", str(tmp_path / "home" / "netrc"))
-    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "home" / "wandb"))
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    yield
-    if "wandb" in sys.modules:  # it reads the environment once in a process and remembers credentials
-        import wandb
-
-        wandb.teardown()
-        wandb.sdk.lib.wbauth.unauthenticate_session()
-        wandb.teardown()
+pytestmark = pytest.mark.usefixtures("no_wandb_settings")
 
 
 def read(path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import re
 import shutil
 
 import numpy as np
@@ -104,7 +105,7 @@ def test_two_runs_without_a_name_get_different_ones_whatever_the_seed(identified
         assert train(identified, None, checkpoint_path=None, epochs=2) == 0
     runs = list((tmp_path / "checkpoints" / "Identified-ACT-torch").iterdir())
     assert len(runs) == 2
-    assert all(len(run.name.split()) == 2 and run.name.startswith("TRM ") for run in runs)
+    assert all(re.fullmatch(r"TRM-[a-z]+-[a-z]+", run.name) for run in runs)
 
 
 # The command itself

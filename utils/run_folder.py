@@ -13,7 +13,7 @@ import yaml
 
 from utils.distributed import World
 from utils.errors import UserError
-from utils.files import make_folder
+from utils.files import is_temporary, make_folder
 from utils.lock import locked_folder
 from utils.loggers import METRICS_FILE
 
@@ -55,7 +55,8 @@ def holds_a_run(folder: Path) -> bool:
     """Whether there is a run to lose: weights, a state or metrics. A start that failed before leaves none of them."""
     metrics = folder / METRICS_FILE
     has_metrics = metrics.exists() and metrics.stat().st_size > 0
-    return has_metrics or any(any(folder.glob(name)) for name in ("step_*", "state_step_*"))
+    saved = (path for name in ("step_*", "state_step_*") for path in folder.glob(name))
+    return has_metrics or any(not is_temporary(path) for path in saved)
 
 
 @contextmanager

@@ -1,0 +1,139 @@
+"""A folder belongs to one process at a time, until that process ends, however it ends."""
+
+import errno
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from training_runs import ROOT, assert_same_run, train
+
+import evaluate
+from config.evaluate_schema import EvaluateConfig
+from config.schema import parse
+from utils import lock as lock_module
+from utils.distributed import World
+from utils.errors import UserError
+from utils.lock import LOCK_FILE, locked_folder
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from utils.lock import locked_folder
+with locked_folder(Path(sys.argv[1]), "another training", "checkpoint_path"):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the lock of `tmp_path/run`, which has a save under way."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "step_5.17-0123abcd.tmp").write_text("half")
+    arguments = [sys.executable, "-c", HOLDER, str(folder)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout.readline() == "locked\n"
+        yield process
+        process.kill()
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("*")}
+
+
+def test_a_second_training_is_refused_before_it_touches_anything_and_goes_on_once_the_first_is_killed(
+    identified, tmp_path, holder
+):
+    folder = tmp_path / "run"
+    before = files(folder)
+    for resume in (None, "auto"):
+        with pytest.raises(UserError) as refused:
+            train(identified, folder, resume=resume)
+        assert str(refused.value).startswith(f"checkpoint_path={folder}: another training is under way there")
+        assert f"process {holder.pid} on {socket.gethostname()}, since 2" in str(refused.value)
+        assert "\n" not in str(refused.value)
+        assert files(folder) == before  # not even the temporary file of the save is gone
+
+    holder.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+    holder.wait()
+    assert train(identified, folder, resume="auto") == 0
+    assert not {name for name in files(folder) if name.endswith(".tmp")} | ({LOCK_FILE} & files(folder))
+
+
+def test_a_run_can_be_evaluated_while_it_is_training(identified, tmp_path):
+    folder = tmp_path / "run"
+    train(identified, folder)
+    with locked_folder(folder, "another training", "checkpoint_path"):
+        config = parse(EvaluateConfig, {"checkpoint": str(folder), "device": "cpu"})
+        assert evaluate.run_evaluation(config, World())["rows"] == 7
+        assert (folder / LOCK_FILE).exists()
+
+
+def test_a_run_keeps_its_folder_while_it_trains_and_only_so_long(identified, tmp_path, monkeypatch):
+    folder, refusals = tmp_path / "run", []
+
+    def another(*_, **__):
+        with pytest.raises(UserError, match=f"process {os.getpid()} on ") as refused:
+            train(identified, folder, resume="auto")
+        refusals.append(refused.value)
+        return original(*_, **__)
+
+    import pretrain
+
+    original = pretrain.evaluate
+    monkeypatch.setattr(pretrain, "evaluate", another)
+    train(identified, folder)
+    assert len(refusals) == 2  # at each of its evaluations
+    monkeypatch.undo()
+    train(identified, tmp_path / "alone")
+    assert_same_run(folder, tmp_path / "alone")
+
+
+def test_a_refused_start_of_several_ranks_is_refused_on_all_of_them(tmp_path):
+    from utils.run_folder import locked_run_folder
+
+    class Silent(World):  # stands for rank 1: it is told what rank 0 found
+        def broadcast_object(self, value):
+            assert value is None
+            return UserError("taken")
+
+    with pytest.raises(UserError, match="taken"), locked_run_folder(tmp_path / "x", Silent(rank=1, size=2)):
+        pytest.fail("not refused")
+    assert not (tmp_path / "x").exists()  # rank 0 alone touches the disk
+
+
+def test_where_there_are_no_file_locks_a_warning_says_so_and_the_run_goes_on(
+    identified, tmp_path, monkeypatch, capsys
+):
+    def unsupported(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock_module, "_try_lock", unsupported)
+    (tmp_path / "step_5.17-0123abcd.tmp").touch()  # may be that of a running run
+    assert train(identified, tmp_path) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "lock" in line]
+    assert line.startswith(f"warning: {tmp_path}: no file locks here (No locks available)")
+    assert "step_5.17-0123abcd.tmp" in files(tmp_path)
+    assert LOCK_FILE not in files(tmp_path)
+
+
+def test_a_folder_that_cannot_be_locked_because_it_cannot_be_written_is_named(tmp_path):
+    with (
+        pytest.raises(UserError, match="--output-dir"),
+        locked_folder(tmp_path / "missing", "another build", "--output-dir"),
+    ):
+        pytest.fail("locked")
+
+
+def test_a_lock_file_that_nobody_holds_is_no_obstacle(tmp_path):
+    (tmp_path / LOCK_FILE).write_text(json.dumps({"pid": 1, "host": "x", "since": "y"}))
+    with locked_folder(tmp_path, "another training", "checkpoint_path") as exclusive:
+        assert exclusive
+        assert json.loads((tmp_path / LOCK_FILE).read_text())["pid"] == os.getpid()
+    assert files(tmp_path) == set()
