@@ -1,0 +1,131 @@
+"""Ctrl-C, SIGTERM and kill -9: one line, the exit code of the signal, nothing half-written, no process left."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from training_runs import ROOT, run_python
+
+from utils.errors import report_user_errors
+from utils.interrupts import Interrupted
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
+
+COMMANDS = [
+    *("pretrain.py", "evaluate.py", "solve.py", "export.py", "app.py"),
+    *(f"dataset/build_{name}_dataset.py" for name in ("sudoku", "maze", "arc")),
+    *("dataset/report.py", "evaluators/memorisation.py", "evaluators/plots.py"),
+]
+# Runs a script and sends it a signal at its first import of a large library.
+AT_IMPORT = """
+import os, runpy, sys
+script, number = sys.argv[1], int(sys.argv[2])
+class Sender:
+    def find_spec(self, name, *_):
+        if name in ("hydra", "numpy", "omegaconf", "torch"):
+            os.kill(os.getpid(), number)
+sys.meta_path.insert(0, Sender())
+sys.argv = [script]
+sys.path[0] = os.path.dirname(script)
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+def interrupted_at_import(command: str, number: signal.Signals, cwd: Path) -> subprocess.CompletedProcess:
+    arguments = ["-c", AT_IMPORT, str(ROOT / command), str(int(number))]
+    return run_python(*arguments, cwd=cwd, PYTHONPATH=str(ROOT))  # for those that are started as modules
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_ctrl_c_during_the_imports_is_one_line(command, tmp_path):
+    done = interrupted_at_import(command, signal.SIGINT, tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_sigterm_has_its_own_word_and_code(tmp_path):
+    done = interrupted_at_import("evaluate.py", signal.SIGTERM, tmp_path)
+    assert (done.returncode, done.stderr) == (143, "terminated\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "code"),
+    [
+        (KeyboardInterrupt(), "interrupted\n", 130),
+        (Interrupted(signal.SIGTERM), "terminated\n", 143),
+    ],
+)
+def test_an_interrupted_command_ends_with_one_line_and_the_code_of_the_signal(capsys, error, line, code):
+    @report_user_errors
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == code
+    assert capsys.readouterr().err == line
+
+
+def running_builder(folder: Path) -> tuple[subprocess.Popen, list[int]]:
+    """A builder with far too much to do, and the ids of its two workers."""
+    options = ["--generate", "500000", "--workers", "2", "--output-dir", str(folder)]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "dataset" / "build_sudoku_dataset.py"), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    workers = []
+    while process.poll() is None and len(workers) < 2:
+        time.sleep(0.05)
+        workers = [int(pid) for pid in children.read_text().split()]
+    return process, workers
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def assert_all_end(pids: list[int]) -> None:
+    deadline = time.monotonic() + 30  # a worker may be computing
+    while any(map(is_running, pids)):
+        assert time.monotonic() < deadline, "a worker goes on without its parent"
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
+def test_ctrl_c_twice_ends_a_builder_with_its_workers_and_leaves_nothing(tmp_path):
+    process, workers = running_builder(tmp_path / "new" / "data")
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes
+    time.sleep(0.3)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert len(workers) == 2
+    assert (process.returncode, out) == (130, "interrupted\n")
+    assert_all_end(workers)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
+def test_the_workers_of_a_killed_builder_end_and_its_folder_is_free_again(tmp_path):
+    process, workers = running_builder(tmp_path)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert len(workers) == 2
+    assert_all_end(workers)
+    options = ["--generate", "4", "--size", "4", "--workers", "1", "--output-dir", str(tmp_path)]
+    done = run_python(str(ROOT / "dataset" / "build_sudoku_dataset.py"), *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith((".tmp", ".lock"))]
