@@ -32,6 +32,7 @@ from models.settings import Settings
 from utils.errors import UserError, report_user_errors
 from utils.files import replacing
 from utils.hub import check_repository_name, upload_files
+from utils.reading import parse_json, read_mapping
 from utils.weights import EXPORTED_NAME
 
 CARD_NAME = "README.md"
@@ -118,8 +119,8 @@ def scores_of(trained: Trained) -> dict[str, float]:
         return scores
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError:  # the last line of a run that was killed
+            record = parse_json(line, str(path))
+        except UserError:  # the last line of a run that was killed
             continue
         if isinstance(record, dict) and record.get("step") == trained.step:
             others = ("step", "time")
@@ -134,8 +135,8 @@ def report_of(trained: Trained) -> dict[str, Any] | None:
     path = default_output_folder(trained) / REPORT_NAME
     if not path.is_file():
         return None
-    report = json.loads(path.read_text(encoding="utf-8"))
-    return report if report["exact_accuracy_interval_95"] else None
+    report = read_mapping(path)
+    return report if report.get("exact_accuracy_interval_95") else None
 
 
 def model_card(

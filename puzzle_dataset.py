@@ -31,6 +31,7 @@ from dataset.online_augment import Augmentation
 from dataset.reveal import revealed_cells
 from dataset.training_order import TrainingOrder
 from dataset.units import UNITS_KEY, stated_units
+from utils.device import check_memory
 from utils.errors import UserError
 
 SIZE_KEYS = ("seq_len", "vocab_size", "num_puzzle_identifiers")
@@ -87,6 +88,13 @@ class PuzzleDataset(IterableDataset):
             (str(path), open_split(path, split)) for path in dataset_paths
         ]
         self.metadata = merge_metadata([(path, opened.metadata) for path, opened in self.splits])
+        # Two int32 arrays; the batches that are prefetched take several times as much.
+        check_memory(
+            2 * 4 * self.local_batch_size * self.metadata.seq_len,
+            torch.device("cpu"),
+            f"global_batch_size={global_batch_size}: a batch",
+            "lower it",
+        )
         self._sets = named_sets(self.splits)
         self.metadata = replace(self.metadata, sets=tuple(self._sets))
         refuse_shared_identifiers(self.splits, unless_named_alike=not self.shuffle)

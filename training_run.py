@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from config.resume import check_changes, check_data
-from config.schema import PretrainConfig, notices
+from config.schema import PretrainConfig, notices, parse
 from config.trained import identifier_hashes
 from evaluators.base import Evaluator, build_evaluators, remarks
 from evaluators.score import Score
@@ -21,12 +21,12 @@ from models.interval import IntervalMetrics
 from models.optim import Optimizers, OptimizerSettings
 from models.pretrained import load_weights
 from models.recursive import RecursiveModel
-from models.registry import build_model
+from models.registry import build_model, model_size
 from models.training import TrainState
 from puzzle_dataset import PuzzleDataset
 from utils.cadence import BestMetric
 from utils.checkpoint import Checkpoint, Checkpointer
-from utils.device import make_deterministic, seed_everything, set_random_state
+from utils.device import check_memory, make_deterministic, seed_everything, set_random_state
 from utils.distributed import World
 from utils.errors import UserError
 from utils.run_folder import CONFIG_FILE, default_run_name, holds_a_run
@@ -89,6 +89,7 @@ def build(config: PretrainConfig, world: World) -> Run:
         evaluators = build_evaluators(wanted, config.test_paths, test_data.metadata)
         for line in remarks(evaluators):
             world.print(line)
+        check_training_memory(config, sizes, world)
         model = build_model(config.arch, **sizes).to(world.device)
         model.model.inner.activation_checkpointing = config.activation_checkpointing
         model.train()
@@ -110,6 +111,37 @@ def build(config: PretrainConfig, world: World) -> Run:
     state = TrainState(model, optimizers, ema, interval, curriculum=curriculum)
     score = Score(config.test_paths, test_data.metadata)
     return Run(config, world, state, train_data, test_data, sizes, evaluators, folder, score)
+
+
+# Float32 values that a trained weight takes besides itself: its gradient and two moments of the optimizer.
+_COPIES_IN_TRAINING = 3
+# Tensors of a latent's shape that a block keeps for the backward pass, at the very least.
+_KEPT_BY_A_BLOCK = 4
+
+
+def check_training_memory(config: PretrainConfig, sizes: dict[str, int], world: World) -> None:
+    """Raise UserError for a model and a batch that surely need more memory than there is; ValueError as `build_model`.
+
+    The true need, of activations above all, is higher.
+    """
+    size = model_size(config.arch, **sizes)
+    model = size.parameter_bytes + size.buffer_bytes
+    cure = "lower arch.hidden_size, arch.L_layers, arch.puzzle_emb_ndim or what else makes it large"
+    if sizes["num_puzzle_identifiers"] > 1:
+        cure += f" (the data has num_puzzle_identifiers={sizes['num_puzzle_identifiers']:,})"
+    what = f"arch: a model of {model / 4:,.4g} values"
+    check_memory(model, torch.device("cpu"), what, cure)
+    copies = 0 if config.freeze_weights else _COPIES_IN_TRAINING + config.ema
+    state = model + copies * size.parameter_bytes
+    check_memory(state, world.device, f"{what}, with gradient and optimizer state,", cure)
+    rows = config.global_batch_size // (world.size * config.grad_accum_steps)
+    kept = 1 if config.activation_checkpointing else _KEPT_BY_A_BLOCK * size.num_blocks
+    check_memory(
+        state + rows * size.latent_bytes * kept,
+        world.device,
+        f"global_batch_size={config.global_batch_size}: a training step",
+        "lower it, or raise grad_accum_steps",
+    )
 
 
 def depth_curriculum(inner: RecursiveModel, total_steps: int) -> DepthCurriculum:
@@ -183,12 +215,18 @@ def restore(
     """Load a checkpoint into the run, after checking that it belongs to it; the facts saved with it."""
     config, world = run.config, run.world
     shared, of_rank = checkpointer.load(found)
-    saved = shared["facts"]
+    if not isinstance(saved := shared.get("facts"), dict) or not {"config", "data"} <= saved.keys():
+        raise UserError(
+            f"resume={found.path}: its parts hold no run's config and data, so it is no state of pretrain.py"
+        )
     for name in ("project_name", "run_name"):  # drawn or derived at the start: no change unless one is given
         if getattr(config, name) is None:
             setattr(config, name, saved["config"][name])
     check_data(saved["data"], run.facts_of_data)
-    before = PretrainConfig(**saved["config"]).model_dump()  # with defaults of keys that are newer than it
+    try:
+        before = parse(PretrainConfig, saved["config"]).model_dump()  # with defaults of keys newer than it
+    except UserError as error:
+        raise UserError(f"resume={found.path}: {error}") from None
     for line in check_changes(before, config.model_dump()):
         world.print(f"resume: {line}")
     if of_rank is None:

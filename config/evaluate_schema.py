@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from config.schema import SAVABLE_OUTPUTS, CompileChoice, EvaluatorConfig
+from models.recursive import MAX_STEPS
 from models.settings import Settings
 
 # The strategies of evaluators/test_time.py and evaluators/ladder.py, and the options that each has of its own.
@@ -19,6 +20,7 @@ STRATEGIES = {
 }
 # What the strategy is told.
 OPTIONS = ("halt", "checker", "symmetries", "chains", "sigma", "pick", "rungs", "more_steps", "seed")
+MAX_CHAINS = 10_000
 PICKS = ("majority", "q_halt", "first_stop")
 RUNGS = ("steps", "more_steps", "symmetry", "noise")
 # Options of the ladder that are settings of one of its rungs.
@@ -45,18 +47,18 @@ class EvaluateConfig(Settings):
     limit: int | None = Field(default=None, gt=0)
     global_batch_size: int | None = Field(default=None, gt=0)
 
-    halt_max_steps: int | None = Field(default=None, gt=0)
+    halt_max_steps: int | None = Field(default=None, gt=0, le=MAX_STEPS)
     forward_dtype: Literal["bfloat16", "float32", "float16"] | None = None
 
     strategy: Literal[tuple(STRATEGIES)] = "plain"
     halt: bool | None = None
     checker: bool = False
     symmetries: int | None = Field(default=None, ge=2)
-    chains: int | None = Field(default=None, gt=0)
+    chains: int | None = Field(default=None, gt=0, le=MAX_CHAINS)
     sigma: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     pick: Literal[PICKS] | None = None
     rungs: list[Literal[RUNGS]] | None = Field(default=None, min_length=1)
-    more_steps: int | None = Field(default=None, gt=0)
+    more_steps: int | None = Field(default=None, gt=0, le=MAX_STEPS)
     seed: int | None = Field(default=None, ge=0, lt=2**31)
 
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"

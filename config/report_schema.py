@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from config.solve_schema import CheckpointConfig
+from models.recursive import MAX_STEPS
 
 
 class ReportConfig(CheckpointConfig):
@@ -15,7 +16,7 @@ class ReportConfig(CheckpointConfig):
     out: str | None = None
     data_paths_test: list[str] | None = Field(default=None, min_length=1)
     limit: int = Field(default=1000, gt=0)
-    steps: int | None = Field(default=None, gt=0)
+    steps: int | None = Field(default=None, gt=0, le=MAX_STEPS)
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from config.schema import parse
+from models.recursive import MAX_STEPS
 from models.settings import Settings
 from utils.errors import UserError
 
@@ -34,7 +35,7 @@ class SolveConfig(CheckpointConfig):
     index: int | None = Field(default=None, ge=0)
     seed: int | None = Field(default=None, ge=0)
     data_paths_test: list[str] | None = Field(default=None, min_length=1)
-    steps: int | None = Field(default=None, gt=0)
+    steps: int | None = Field(default=None, gt=0, le=MAX_STEPS)
     seq_len: int | None = Field(default=None, gt=0)
     gif: str | None = None
     png: str | None = None

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from config.published import RunConfig, parse_run_config
-from dataset.format import read_metadata
+from dataset.format import problems_text, read_metadata, type_problems
 from models.losses import ACTLossHead
 from models.pretrained import load_weights, sizes_in
 from models.recursive import RecursiveConfig
-from models.registry import build_model, check_arch
+from models.registry import build_model, check_arch, is_unusually_large, model_size
 from puzzle_dataset import identifiers_hash
+from utils.device import check_memory
 from utils.errors import UserError
+from utils.reading import read_mapping, shortened
 from utils.weights import Located, locate, read_state_dict
 
 # What config.json of an export holds; `metadata` is the run's metadata.json.
 EXPORT_KEYS = ("recipe", "metadata", "step")
 IDENTIFIERS_KEY = "identifiers_sha256"
+
+
+_CHECK_CONFIG = "check arch.* in the config beside the weights"
 
 
 def ignore(line: str) -> None:
@@ -84,8 +87,13 @@ class Trained:
 
         `sizes` are the data's where it is to answer another dataset. Raises UserError where the weights do not fit.
         """
+        arch, sizes = self.arch | (settings or {}), sizes or self.sizes()
         try:
-            model = build_model(self.arch | (settings or {}), **(sizes or self.sizes()))
+            if is_unusually_large(check_arch(arch, **sizes)):
+                size = model_size(arch, **sizes)
+                num_bytes = size.parameter_bytes + size.buffer_bytes
+                check_memory(num_bytes, torch.device("cpu"), f"{self.label}: its model", _CHECK_CONFIG)
+            model = build_model(arch, **sizes)
             load_weights(model, self.state, source=self.label, purpose="evaluate", notice=notice)
         except ValueError as error:
             raise UserError(str(error)) from error
@@ -167,19 +175,35 @@ def open_trained(source: str, *, step: int | None = None) -> Trained:
             f"{located.label}: there is no all_config.yaml (or config.json of an export) beside it, so nothing says "
             "which architecture it is: put the run's all_config.yaml into the same folder"
         )
-    where = str(located.config)
+    where = where_step = str(located.config)
     if located.config.name == "config.json":
-        values = _read_mapping(located.config)
+        values = read_mapping(located.config)
         if missing := [key for key in EXPORT_KEYS if key not in values]:
             raise UserError(f"{where}: was not written by export.py, it lacks {', '.join(missing)}")
         recipe, metadata, number = (values[key] for key in EXPORT_KEYS)
     else:
-        recipe, number = _read_mapping(located.config), located.step
-        metadata = _read_mapping(located.metadata) if located.metadata else {}
+        recipe, number = read_mapping(located.config), located.step
+        metadata = read_mapping(located.metadata) if located.metadata else {}
         if located.weights.name == "best" and (located.folder / "best.json").exists():
-            number = _read_mapping(located.folder / "best.json").get("step")
+            where_step = str(located.folder / "best.json")
+            number = read_mapping(located.folder / "best.json").get("step")
+    _check_recorded(recipe, metadata, where, str(located.metadata or where))
+    if number is not None and (isinstance(number, bool) or not isinstance(number, int)):
+        raise UserError(f"{where_step}: step is {shortened(repr(number))}, but must be an integer")
     config = parse_run_config(recipe, where)
     return Trained(located, config, metadata or {}, read_state_dict(located.weights), number)
+
+
+def _check_recorded(recipe: object, metadata: object, where: str, where_metadata: str) -> None:
+    """Raise UserError unless what a file holds as recipe and metadata has the types that the code relies on."""
+    if not isinstance(recipe, dict) or not isinstance(metadata, dict | None):
+        raise UserError(f"{where}: recipe and metadata must be mappings of keys to values")
+    metadata = metadata or {}
+    problems = type_problems(metadata)
+    if not isinstance(hashes := metadata.get(IDENTIFIERS_KEY), list | None):
+        problems.append(f"{IDENTIFIERS_KEY} is {shortened(repr(hashes))}, but must be a list")
+    if problems:
+        raise UserError(problems_text([f"{where_metadata}: {problem}" for problem in problems]))
 
 
 def load_pretrained(
@@ -208,15 +232,3 @@ def identifier_hashes(data_paths: Iterable[str]) -> list[str | None]:
         identifiers_hash([path]) if any((Path(path) / file).exists() for file in files) else None
         for path in data_paths
     ]
-
-
-def _read_mapping(path: Path) -> dict[str, Any]:
-    """A JSON or YAML file that holds a mapping; JSON is YAML, but reading it as such is slow and less exact."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: holds a {type(values).__name__}, but a config is a mapping")
-    return values

@@ -5,7 +5,6 @@ a task, answers inside).
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from dataset.arc import NAME_SEPARATOR, encode, parse_grid
 from dataset.family import family_of
 from dataset.metadata import Metadata
 from utils.errors import UserError
+from utils.reading import read_json
 
 Pair = tuple[np.ndarray, np.ndarray]
 UNKNOWN_OUTPUT = [[0]]  # stands for the answer of a test input that has none, as in published datasets
@@ -59,17 +59,10 @@ class Task:
 def unknown_answers(metadata: Metadata) -> dict[str, list[int] | None] | None:
     """What a test split records: by task the numbers of the test inputs with an unknown answer, None meaning all.
 
-    Returns None if the split records nothing, because another builder wrote it. Raises `UserError` if it is malformed.
+    Returns None if the split records nothing, because another builder wrote it.
     """
-    if "unknown_answers" in metadata.extra:
-        unknown = metadata.extra["unknown_answers"]
-        if not isinstance(unknown, dict) or not all(
-            isinstance(numbers, list) for numbers in unknown.values()
-        ):
-            raise UserError(
-                f"test/dataset.json: unknown_answers is {unknown!r}, but must be an object of lists of numbers by task"
-            )
-        return unknown
+    if metadata.extra.get("unknown_answers") is not None:
+        return metadata.extra["unknown_answers"]
     tasks = metadata.extra.get("unsolved_tasks")  # of earlier versions
     return None if tasks is None else dict.fromkeys(tasks)
 
@@ -79,7 +72,7 @@ def placeholder_rows(metadata: Metadata, labels: np.ndarray) -> np.ndarray | Non
 
     Datasets of other builders, and of earlier versions of ours, hold `UNKNOWN_OUTPUT` there as if it were the answer.
     """
-    if family_of(metadata).name != "arc" or "unknown_answers" in metadata.extra:
+    if family_of(metadata).name != "arc" or metadata.extra.get("unknown_answers") is not None:
         return None
     if unknown_answers(metadata) == {}:
         return None
@@ -126,7 +119,7 @@ def _read_folder(folder: Path) -> list[Task]:
     return [
         _parse_task(
             path.stem if count[path.stem] == 1 else path.with_suffix("").as_posix(),
-            _read_json(folder / path),
+            read_json(folder / path),
             f"{folder / path}",
         )
         for path in relative
@@ -232,20 +225,9 @@ def _parse_pair(pair: object, where: str, may_lack_output: bool = False) -> Pair
 
 
 def _read_object(path: Path, what: str) -> dict:
-    content = _read_json(path)
+    content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(
             f"{path}: must hold an object of {what} by name, but holds a {type(content).__name__}"
         )
     return content
-
-
-def _read_json(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}: is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg})"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 text ({error})") from None

@@ -28,10 +28,12 @@ from dataset.metadata import (
     read_identifiers,
     read_metadata,
     split_disagreements,
+    type_problems,
     write_identifiers,
 )
 from dataset.writer import FIELD_DTYPES, SplitWriter, array_path, close_splits
 from utils.errors import UserError
+from utils.reading import open_npy
 
 __all__ = [
     "AGREEING_KEYS",
@@ -49,8 +51,10 @@ __all__ = [
     "load_arrays",
     "open_split",
     "open_valid",
+    "problems_text",
     "read_identifiers",
     "read_metadata",
+    "type_problems",
     "validate",
     "write_identifiers",
 ]
@@ -185,12 +189,9 @@ def load_arrays(
     for field in (*fields, *optional):
         path = array_path(split_dir, set_name, field)
         try:
-            array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-        except FileNotFoundError:
-            problems.append(f"{path}: is missing, but dataset.json lists the set {set_name!r}")
-            continue
-        except (ValueError, EOFError, OSError) as error:
-            problems.append(f"{path}: is truncated or no npy array ({error})")
+            array = open_npy(path, missing=f"is missing, but dataset.json lists the set {set_name!r}")
+        except UserError as error:
+            problems.append(str(error))
             continue
         ndim, kinds = 2 if field in ("inputs", "labels") else 1, "iuf" if field == "difficulty" else "iu"
         if array.ndim != ndim:

@@ -10,7 +10,6 @@ Legend: n rows asked for, S cells of a sequence (`dataset.arc`).
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,6 +22,7 @@ from dataset.arc_render import Frames, Pair, render, unpack
 from dataset.format import BLANK_IDENTIFIER, ExampleSet, Metadata
 from utils.errors import UserError
 from utils.files import replacing
+from utils.reading import read_npz
 
 IDENTIFIERS_FILE = "identifiers.npz"
 
@@ -160,16 +160,12 @@ def _save_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def _load_npz(path: Path, kinds: dict[str, str]) -> dict[str, np.ndarray]:
     """The arrays of a file by name; kinds: the dtype kinds each may have."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except FileNotFoundError:
-        raise UserError(f"{path}: is missing, but dataset.json says that the store is lazy") from None
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zipfile.error) as error:
-        raise UserError(f"{path}: is truncated or not an npz file ({error})") from None
+    arrays = read_npz(path, missing="is missing, but dataset.json says that the store is lazy")
     for key, kind in kinds.items():
         if key not in arrays or arrays[key].dtype.kind not in kind:
             raise UserError(f"{path}: lacks the array {key!r}, or it has the wrong type")
+        if arrays[key].ndim != (2 if key == "sizes" else 1):
+            raise UserError(f"{path}: the array {key!r} has the shape {arrays[key].shape}")
     return arrays
 
 

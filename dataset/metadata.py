@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from utils.errors import UserError
 from utils.files import replacing
+from utils.reading import read_json, shortened
 
 if TYPE_CHECKING:
     from dataset.family import Finding
@@ -53,6 +54,7 @@ class Metadata:
 
 _KEYS = tuple(name for name in Metadata.__dataclass_fields__ if name not in ("extra", "finding"))
 _REQUIRED_KEYS = tuple(key for key in _KEYS if key != "total_puzzles")
+# The smallest legal value of each count and number of a token; all fit into the format's int32.
 _SMALLEST = {
     "pad_id": 0,
     "blank_identifier_id": 0,
@@ -62,6 +64,10 @@ _SMALLEST = {
     "total_groups": 1,
     "total_puzzles": 1,
 }
+INT32_MAX = 2**31 - 1
+_LONGEST_NAME = 100  # of a set, whose files are called after it
+# Tables of symbols and colours have an entry for each token.
+_LARGEST = {"vocab_size": 1_000_000, "seq_len": 1_000_000}
 
 
 def read_metadata(split_dir: str | Path) -> Metadata:
@@ -74,9 +80,10 @@ def read_metadata(split_dir: str | Path) -> Metadata:
 
 def parse_metadata(path: Path) -> tuple[Metadata | None, list[str]]:
     """The metadata in a dataset.json, or None with every rule that the file breaks."""
-    raw = _read_json(path, "an unfinished build leaves none: build the dataset again")
-    if isinstance(raw, UserError):
-        return None, [str(raw)]
+    try:
+        raw = read_json(path, missing="is missing; an unfinished build leaves none: build the dataset again")
+    except UserError as error:
+        return None, [str(error)]
     if not isinstance(raw, dict):
         return None, [f"{path}: must hold a JSON object, but holds a {type(raw).__name__}"]
     missing = [key for key in _REQUIRED_KEYS if key not in raw]
@@ -85,7 +92,7 @@ def parse_metadata(path: Path) -> tuple[Metadata | None, list[str]]:
     raw = {"total_puzzles": None, **raw}
     if raw["total_puzzles"] is None:
         raw["total_puzzles"] = raw["total_groups"]
-    problems = [f"{path}: {problem}" for problem in _type_problems(raw) or _value_problems(raw)]
+    problems = [f"{path}: {problem}" for problem in type_problems(raw) or _value_problems(raw)]
     if problems:
         return None, problems
     known = {key: raw[key] for key in _KEYS}
@@ -93,20 +100,43 @@ def parse_metadata(path: Path) -> tuple[Metadata | None, list[str]]:
     return Metadata(**{**known, "sets": tuple(raw["sets"])}, extra=extra), []
 
 
-def _type_problems(raw: dict) -> list[str]:
+def type_problems(raw: Mapping[str, Any]) -> list[str]:
+    """Every key of a dataset.json, of those in `raw`, whose value has the wrong type or is out of range.
+
+    Besides the format's own keys these are the optional ones that this repository interprets (`INTERPRETED_KEYS`).
+    """
     problems = []
+
+    def check(key: str, is_right: Callable[[Any], bool], must_be: str) -> None:
+        if key in raw and not is_right(raw[key]):
+            problems.append(f"{key} is {shortened(repr(raw[key]))}, but must be {must_be}")
+
     for key, smallest in _SMALLEST.items():
-        if not _is_int(raw[key]) or raw[key] < smallest:
-            problems.append(f"{key} is {raw[key]!r}, but must be an integer of at least {smallest}")
-    ignored, mean, names = raw["ignore_label_id"], raw["mean_puzzle_examples"], raw["sets"]
-    if ignored is not None and not _is_int(ignored):
-        problems.append(f"ignore_label_id is {ignored!r}, but must be an integer or null")
-    if isinstance(mean, bool) or not isinstance(mean, int | float) or not 0 < mean < float("inf"):
-        problems.append(f"mean_puzzle_examples is {mean!r}, but must be a number above 0")
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        problems.append(f"sets is {names!r}, but must be a list of one or more names")
-    elif len(set(names)) < len(names) or any(not name or set(name) & {"/", "\\"} for name in names):
-        problems.append(f"sets is {names!r}, but names must differ, not be empty and have no slashes")
+        largest = _LARGEST.get(key, INT32_MAX)
+        check(
+            key,
+            lambda value, low=smallest, high=largest: _is_int(value) and low <= value <= high,
+            f"an integer from {smallest} to {largest}",
+        )
+    check(
+        "ignore_label_id",
+        lambda value: value is None or (_is_int(value) and abs(value) <= INT32_MAX),
+        "an integer or null",
+    )
+    check("mean_puzzle_examples", _is_positive_number, "a number above 0")
+    check("sets", _is_list_of_texts, "a list of one or more names")
+    names = raw.get("sets")
+    if _is_list_of_texts(names) and (
+        len(set(names)) < len(names)
+        or any(not 0 < len(name) <= _LONGEST_NAME or set(name) & {"/", "\\", "\0"} for name in names)
+    ):
+        problems.append(
+            f"sets is {shortened(repr(names))}, but names must differ, have no slashes and 1 to {_LONGEST_NAME} "
+            "characters"
+        )
+    for key, (is_right, must_be) in INTERPRETED_KEYS.items():
+        if raw.get(key) is not None:
+            check(key, is_right, must_be)
     return problems
 
 
@@ -120,6 +150,44 @@ def _value_problems(raw: dict) -> list[str]:
 
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_positive_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= INT32_MAX
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_list_of_texts(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_text, value))
+
+
+def _is_shape(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(_is_int(side) and 0 < side <= INT32_MAX for side in value)
+    )
+
+
+def _is_numbers_by_task(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(numbers, list) and all(map(_is_int, numbers)) for numbers in value.values()
+    )
+
+
+# Optional keys that something in this repository acts on: (test of the type, what the value must be).
+INTERPRETED_KEYS = {
+    "family": (_is_text, "a name"),
+    "store": (_is_text, "a name"),
+    "difficulty": (_is_text, "the name of a unit"),
+    "box_shape": (_is_shape, "[rows, columns] of a box, positive integers"),
+    "grid_shape": (_is_shape, "[rows, columns] of the grid, positive integers"),
+    "unsolved_tasks": (lambda value: value == [] or _is_list_of_texts(value), "a list of task names"),
+    "unknown_answers": (_is_numbers_by_task, "an object of lists of numbers by task"),
+}
 
 
 def split_disagreements(dataset_dir: Path, train: Metadata, test: Metadata) -> Iterator[str]:
@@ -137,9 +205,7 @@ def read_identifiers(dataset_dir: str | Path) -> list[str]:
         from dataset.lazy import IdentifierTable  # which imports this module
 
         return list(IdentifierTable.load(dataset_dir).names())
-    names = _read_json(path, "it lists the names of the puzzle identifiers")
-    if isinstance(names, UserError):
-        raise names
+    names = read_json(path, missing="is missing; it lists the names of the puzzle identifiers")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise UserError(f"{path}: must hold a list of names")
     if names[0] != BLANK_IDENTIFIER:
@@ -206,13 +272,3 @@ def _replacing(path: Path) -> Iterator[TextIO]:
     """A text file that takes the place of `path` once it is complete."""
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         yield file
-
-
-def _read_json(path: Path, purpose: str) -> object:
-    """The content of the file, or a `UserError` (returned) saying why there is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return UserError(f"{path}: is missing; {purpose}")
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        return UserError(f"{path}: is not valid JSON ({error})")

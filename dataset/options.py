@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ from dataset.format import SPLITS, open_split
 from utils.errors import UserError
 from utils.files import is_temporary, make_folder, remove_temporary_files
 from utils.lock import LOCK_FILE, locked_folder
+from utils.reading import read_json
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -143,11 +143,12 @@ def check_output_dir(output_dir: str | Path, family: str) -> Path:
 
 def _family(output_dir: Path, split: str) -> str | None:
     """The family of a split, "" if it is not known, None if there is no such split."""
-    if not (output_dir / split / "dataset.json").exists():
+    path = output_dir / split / "dataset.json"
+    if not path.exists():
         return None
     try:
-        metadata = json.loads((output_dir / split / "dataset.json").read_text(encoding="utf-8"))
+        metadata = read_json(path)
         stated = metadata.get("family") if isinstance(metadata, dict) else None
         return str(stated or family_of(open_split(output_dir, split).metadata).name or "")
-    except (OSError, ValueError):  # UserError is a ValueError
+    except UserError:
         return ""

@@ -16,6 +16,7 @@ import numpy as np
 from dataset.sudoku import BLANKS, GRID_SIZES, BoxShape
 from dataset.sudoku_symbols import known_alphabets
 from utils.errors import UserError
+from utils.reading import read_text
 
 _COMMENT = re.compile(r"(^|\s)(#|//).*")
 _RULE = re.compile(r"[-+|=*:_ ]*[-+=][-+|=*:_ ]*")
@@ -43,7 +44,7 @@ def read_list(path: Path, *, size: int | None = None, blank: str | None = None) 
     blank: the characters that stand for a blank besides letters and digits, `.` and `0` by default. Raises `UserError`
     naming file and line of what cannot be a puzzle, a title or a comment.
     """
-    lines = [_COMMENT.sub("", line).strip() for line in _text(path).splitlines()]
+    lines = [_COMMENT.sub("", line).strip() for line in read_text(path).splitlines()]
     reader = _Reader(path, size, blank or BLANKS, lines)
     for number, line in enumerate(lines, start=1):
         reader.read(number, line)
@@ -168,10 +169,3 @@ class _Reader:
         except UserError as error:
             raise UserError(f"{where} is no puzzle: {error}; comments start with #") from None
         raise UserError(f"{where} is no puzzle: its symbols are none of a grid of {len(cells)} cells")
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not text in UTF-8: {error}") from None

@@ -8,6 +8,8 @@ import numpy as np
 
 from utils.errors import UserError
 
+# Of an iteration: all its permutations are drawn before its first batch, about a second for each 10^8.
+MAX_DRAWS = 10**10
 _DRAWS_AT_ONCE = 1 << 18  # groups drawn per step of the plan: its memory, whatever the number of epochs
 
 
@@ -35,6 +37,13 @@ class TrainingOrder:
         self._group_sizes = np.diff(group_starts)
         self._batch_size, self._seed, self._epochs = batch_size, seed, epochs_per_iter
         self._counts: dict[int, int] = {}
+        groups = len(self._group_sizes)
+        if epochs_per_iter * groups > MAX_DRAWS:
+            raise UserError(
+                f"an iteration of {epochs_per_iter} epochs over {groups} groups orders {epochs_per_iter * groups:,} "
+                f"draws before its first batch: use an eval_interval (or epochs, without one) of at most "
+                f"{MAX_DRAWS // groups}"
+            )
 
     def num_batches(self, iteration: int) -> int:
         """Whole batches of an iteration; raises `UserError` when there is none."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from dataset.arc import grid_digest, parse_grid
 from dataset.arc_tasks import UNKNOWN_OUTPUT, unknown_answers
 from dataset.format import BLANK_IDENTIFIER, read_identifiers, read_metadata
 from utils.errors import UserError
+from utils.reading import read_json
 
 
 @dataclass
@@ -37,10 +37,7 @@ class TestTasks:
         tasks, sources = cls(), {}
         for data_path in _arc_paths(data_paths):
             path = data_path / "test_puzzles.json"
-            try:
-                puzzles = json.loads(path.read_text(encoding="utf-8"))
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise UserError(f"{path}: is not valid JSON ({error})") from None
+            puzzles = read_json(path)
             if not isinstance(puzzles, dict):
                 raise UserError(f"{path}: must hold an object of tasks by name")
             unknown = unknown_answers(read_metadata(data_path / "test"))

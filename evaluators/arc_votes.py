@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import re
 import sys
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,16 @@ import numpy as np
 from dataset.arc import grid_digest
 from utils.errors import UserError
 from utils.files import write_atomically
+from utils.reading import read_npz
 
 CANDIDATES_FILE = "candidates.npz"
 _DIGEST_BYTES = 32
+_COLUMNS = {
+    "slots": "i",
+    "digests": "u",
+    "votes": "i",
+    "confidences": "f",
+}  # dtype kinds, in the candidates' file
 
 
 @dataclass(frozen=True)
@@ -93,13 +99,12 @@ class Candidates:
         pool = cls()
         for path in paths:
             try:
-                with np.load(path, allow_pickle=False) as file:
-                    saved = str(file["fingerprint"][()])
-                    columns = [file[key] for key in ("slots", "digests", "votes", "confidences")]
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-                raise UserError(
-                    f"{path}: is not readable ({error}); remove the folder to pool without it"
-                ) from None
+                arrays = read_npz(path)
+            except UserError as error:
+                raise UserError(f"{error}; remove the folder to pool without it") from None
+            if problem := _tally_problem(arrays):
+                raise UserError(f"{path}: {problem}; remove the folder to pool without it")
+            saved, columns = str(arrays["fingerprint"][()]), [arrays[key] for key in _COLUMNS]
             if saved != fingerprint:
                 raise UserError(
                     f"{path}: belongs to other test tasks than this run's; use another checkpoint_path, or remove "
@@ -159,3 +164,16 @@ def files_up_to(save_dir: Path) -> list[Path]:
                     file=sys.stderr,
                 )
     return [steps[step] for step in sorted(steps)]
+
+
+def _tally_problem(arrays: dict[str, np.ndarray]) -> str | None:
+    """What a file of candidates lacks to be read by `Candidates.pooled`, None if it is complete."""
+    for key, kind in _COLUMNS.items():
+        if key not in arrays or arrays[key].dtype.kind != kind:
+            return f"lacks the array {key!r}, or it has the wrong type"
+    if "fingerprint" not in arrays or arrays["fingerprint"].shape:
+        return "lacks a fingerprint"
+    num = len(arrays["slots"]) if arrays["slots"].ndim else -1
+    shapes = {key: (num, _DIGEST_BYTES) if key == "digests" else (num,) for key in _COLUMNS}
+    wrong = [key for key, shape in shapes.items() if arrays[key].shape != shape]
+    return f"the array {wrong[0]!r} has the shape {arrays[wrong[0]].shape}" if wrong else None

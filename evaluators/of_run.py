@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from utils.errors import UserError
 from utils.files import make_folder
 from utils.hub import HUB_PREFIX
 from utils.loggers import METRICS_FILE
+from utils.reading import parse_json
 from utils.weights import read_state_dict
 
 Records = list[dict[str, float]]
@@ -37,11 +37,11 @@ def read_metrics(folder: Path) -> Records:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
+            record = parse_json(line, f"{path} line {number}")
+        except UserError:
             if number == len(lines):  # being written at this moment, or cut off by a crash
                 break
-            raise UserError(f"{path}: line {number} is not valid JSON") from None
+            raise
         if not isinstance(record, dict) or not isinstance(record.get("step"), int):
             raise UserError(f"{path}: line {number} has no step, so it is no line of metrics")
         records.append({name: value for name, value in record.items() if isinstance(value, int | float)})

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from models.equivariant import EquivariantModel
-from models.recursive import RecursiveConfig, RecursiveModel, State
+from models.recursive import MAX_CYCLES, MAX_LAYERS, RecursiveConfig, RecursiveModel, State
 from models.symbols import SERRM
 
 
@@ -65,10 +65,10 @@ class HRM(RecursiveModel):
     """Hierarchical Reasoning Model, arXiv 2506.21734: two networks, gradient through the last z_L and z_H only."""
 
     class Config(RecursiveConfig):
-        H_cycles: int = Field(default=2, ge=1)
-        L_cycles: int = Field(default=2, ge=1)
-        H_layers: int = Field(default=4, ge=1)
-        L_layers: int = Field(default=4, ge=1)
+        H_cycles: int = Field(default=2, ge=1, le=MAX_CYCLES)
+        L_cycles: int = Field(default=2, ge=1, le=MAX_CYCLES)
+        H_layers: int = Field(default=4, ge=1, le=MAX_LAYERS)
+        L_layers: int = Field(default=4, ge=1, le=MAX_LAYERS)
         puzzle_emb_len: int = Field(default=0, ge=0, le=0)  # the prefix is as short as holds the embedding
 
     networks: ClassVar = ("H_level", "L_level")
@@ -101,11 +101,11 @@ class TransformersBaseline(RecursiveModel):
 
     class Config(RecursiveConfig):
         H_cycles: int = Field(
-            default=1, ge=1
+            default=1, ge=1, le=MAX_CYCLES
         )  # published configs carry both; the stack is applied once anyway
-        L_cycles: int = Field(default=1, ge=0)
-        H_layers: int = Field(default=8, ge=1)
-        L_layers: int = Field(default=0, ge=0)
+        L_cycles: int = Field(default=1, ge=0, le=MAX_CYCLES)
+        H_layers: int = Field(default=8, ge=1, le=MAX_LAYERS)
+        L_layers: int = Field(default=0, ge=0, le=MAX_LAYERS)
         num_heads: int = Field(default=12, gt=0)
         puzzle_emb_len: int = Field(default=0, ge=0, le=0)
 
@@ -125,8 +125,8 @@ class URM(TRM):
     """Universal reasoning model, arXiv 2512.14693: one latent, z = f(z, x) L times a cycle."""
 
     class Config(RecursiveConfig):
-        H_cycles: int = Field(default=2, ge=1)
-        L_layers: int = Field(default=4, ge=1)
+        H_cycles: int = Field(default=2, ge=1, le=MAX_CYCLES)
+        L_layers: int = Field(default=4, ge=1, le=MAX_LAYERS)
         ffn: Literal["swiglu", "rms_swiglu", "conv_swiglu"] = "conv_swiglu"
 
     latents: ClassVar = {"z_H": "H_init"}

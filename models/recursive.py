@@ -28,6 +28,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 # The modes of `torch.compile` that record CUDA graphs: an application's output is then the graph's own memory.
 CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
+# More would take hours or days for a single step or evaluation; published models use 1 to 16 of each.
+MAX_CYCLES, MAX_LAYERS, MAX_STEPS = 1000, 1000, 100_000
 FUSED = "fused"  # what `compile_networks` calls the C++ of `models.fused_cpu`
 
 
@@ -43,10 +45,10 @@ class RecursiveConfig(Settings):
     hidden_size: int = Field(default=512, gt=0)
     num_heads: int = Field(default=8, gt=0)
     expansion: float = Field(default=4, gt=0)
-    H_cycles: int = Field(default=3, ge=1)
-    L_cycles: int = Field(default=6, ge=1)
-    H_layers: int = Field(default=0, ge=0)
-    L_layers: int = Field(default=2, ge=0)
+    H_cycles: int = Field(default=3, ge=1, le=MAX_CYCLES)
+    L_cycles: int = Field(default=6, ge=1, le=MAX_CYCLES)
+    H_layers: int = Field(default=0, ge=0, le=MAX_LAYERS)
+    L_layers: int = Field(default=2, ge=0, le=MAX_LAYERS)
     pos_encodings: Literal["rope", "rope2d", "learned", "none"] = "rope"
     rope_theta: float = Field(default=10000.0, gt=0)
     rms_norm_eps: float = Field(default=1e-5, gt=0)
@@ -63,7 +65,7 @@ class RecursiveConfig(Settings):
     damping: float = Field(default=0.0, ge=0, lt=1)  # share of the old latent that an update keeps
     noise: float = Field(default=0.0, ge=0)  # std of the normal noise that is added to each updated latent
 
-    halt_max_steps: int = Field(default=16, ge=1)
+    halt_max_steps: int = Field(default=16, ge=1, le=MAX_STEPS)
     halt_exploration_prob: float = Field(default=0.1, ge=0, le=1)
     no_ACT_continue: bool = True
     halting: Literal["halt", "q_learning"] | None = None

@@ -6,7 +6,9 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Iterable
+from dataclasses import dataclass
 
+import torch
 from pydantic import ValidationError
 
 from models.act import ACTModel
@@ -144,7 +146,50 @@ def describe(item: dict) -> str:
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "list_type" and isinstance(item["input"], str):
         message = f"must be a list, written [{item['input']}]"
-    return message if not item["loc"] else f"{item['input']!r} is not valid: {message}"
+    of_whole = not item["loc"] or (item["type"] == "value_error" and isinstance(item["input"], dict))
+    return message if of_whole else f"{item['input']!r} is not valid: {message}"
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What a model takes up before it is built: bytes of its tensors, and the shape of its latents."""
+
+    parameter_bytes: int  # trained by autograd
+    buffer_bytes: int  # the puzzle table and constants
+    latent_bytes: int  # of one latent of one row, in the compute dtype
+    num_blocks: int
+
+
+def is_unusually_large(config: RecursiveConfig) -> bool:
+    """True if a model may be too large to build, so that its `model_size` is worth the seconds that torch takes.
+
+    (Its shape functions import sympy, as its optimizers do: a training pays for that anyway.)
+    """
+    widths = config.hidden_size, config.puzzle_emb_ndim, config.puzzle_emb_len, config.vocab_size
+    layers, table = config.H_layers + config.L_layers, config.num_puzzle_identifiers * config.puzzle_emb_ndim
+    return max(widths) > 8192 or layers > 64 or config.expansion > 64 or table > 2**31
+
+
+def model_size(arch: dict, **sizes: int) -> ModelSize:
+    """The size of the model that `build_model` would make, found without allocating it.
+
+    Raises ValueError as `build_model` does, and for tensors that no machine can hold.
+    """
+    try:
+        with torch.device("meta"):
+            inner = build_model(arch, **sizes).model.inner
+    except (RuntimeError, OverflowError, TypeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"arch: no machine holds a tensor of such a model ({reason}): lower hidden_size, expansion, "
+            "puzzle_emb_ndim or puzzle_emb_len"
+        ) from error
+    return ModelSize(
+        sum(p.numel() * p.element_size() for p in inner.parameters()),
+        sum(b.numel() * b.element_size() for b in inner.buffers()),
+        inner.length * inner.config.hidden_size * inner.dtype.itemsize,
+        sum(len(getattr(inner, network).layers) for network in inner.networks),
+    )
 
 
 def build_model(

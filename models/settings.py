@@ -8,11 +8,26 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+MAX_FLOAT = 1e15  # products of two such numbers are still finite in float32
+
 
 class Settings(BaseModel):
-    """Refuses unknown keys, infinities, NaN, and true or false for a number (Python counts them as 1 and 0)."""
+    """Refuses unknown keys, absurd numbers, infinities, NaN, and true or false for a number.
+
+    (Python counts true and false as 1 and 0.)
+    """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+    @model_validator(mode="after")
+    def refuse_absurd_numbers(self) -> Settings:
+        for key in type(self).model_fields:
+            value = getattr(self, key)
+            if isinstance(value, float) and abs(value) > MAX_FLOAT:
+                raise ValueError(f"{key}={value:g}: is not valid: must be at most {MAX_FLOAT:g}")
+            if isinstance(value, int) and abs(value) >= 2**63:
+                raise ValueError(f"{key}: is not valid: has {len(str(value)):,} digits, must be below 2^63")
+        return self
 
     # On the whole model, because pydantic allows no such validator on a field that tells the members of a union apart.
     @model_validator(mode="before")

@@ -14,7 +14,10 @@ MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*
 
 # What each folder may import of this repository, and what of the heavy libraries it must do without.
 ALLOWED = {
-    "dataset": {"dataset", *(f"utils.{name}" for name in ("errors", "files", "hub", "interrupts", "lock"))},
+    "dataset": {
+        "dataset",
+        *(f"utils.{name}" for name in ("errors", "files", "hub", "interrupts", "lock", "reading")),
+    },
     "models": {"models", "dataset.format", "dataset.units"},
     "utils": {"utils"},
     "evaluators": {"evaluators", "models", "dataset", "utils", "puzzle_dataset"},

@@ -185,7 +185,7 @@ def test_metrics_are_read_up_to_a_line_that_is_being_written_and_broken_ones_are
     path.write_text(json.dumps({"step": 1, "a": 1.0, "b": None}) + '\n{"step": 2, "a')
     assert read_metrics(tmp_path) == [{"step": 1, "a": 1.0}]
     path.write_text('{"step": 2, "a\n{"step": 3}\n')
-    with pytest.raises(UserError, match=r"metrics.jsonl: line 1 is not valid JSON"):
+    with pytest.raises(UserError, match=r"metrics.jsonl line 1: is not valid JSON"):
         read_metrics(tmp_path)
     path.write_text("3\n")
     with pytest.raises(UserError, match="line 1 has no step"):

@@ -267,4 +267,6 @@ class Checkpointer:
         found, problems = answer
         for problem in problems:
             self.world.print(f"warning: {problem}; skipped")
+        for path in state_files.stray_entries(found) if found is not None and self.world.is_main else ():
+            self.world.print(f"warning: {path}: is no part of a training state; ignored")
         return found

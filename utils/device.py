@@ -7,6 +7,7 @@ import platform
 import random
 import shutil
 import sysconfig
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,33 @@ def faster_dtype(device_name: str = "auto") -> str:
     is_amd = processor.get("cpu_name", "").startswith("AMD")
     multiplies_fast = processor.get("amx_bf16") or (is_amd and processor.get("avx512_bf16"))
     return "bfloat16" if device.type == "cpu" and multiplies_fast else "float32"
+
+
+def total_memory(device: torch.device) -> int | None:
+    """Bytes of memory that a device has in all, a container's limit included; None where nothing says it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory()
+    limits = []
+    with suppress(AttributeError, ValueError, OSError):  # Windows has no sysconf
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # "max" where there is no limit
+            limits.append(int(Path(path).read_text()))
+    return min(limits, default=None)
+
+
+def check_memory(num_bytes: int, device: torch.device, what: str, cure: str) -> None:
+    """Raise `UserError` if something of `num_bytes` cannot fit into a device's memory."""
+    total = total_memory(device)
+    if total is not None and num_bytes > total:
+        place = "this machine" if device.type == "cpu" else str(device)
+        raise UserError(f"{what} needs {_gigabytes(num_bytes)}, but {place} has {_gigabytes(total)}: {cure}")
+
+
+def _gigabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:,.3g} GB" if num_bytes < 1e18 else "more than a billion GB"
 
 
 def seed_everything(seed: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import io
 import sys
 from collections.abc import Callable
 
@@ -16,12 +18,16 @@ class UserError(ValueError):
 def report_user_errors(main: Callable) -> Callable:
     """Decorate a command's `main`: errors of the user and interrupts end it with one line instead of a traceback.
 
-    The exit code is 2 for a `UserError`, 130 for Ctrl-C, 143 for SIGTERM.
+    The exit code is 2 for a `UserError` and for running out of memory, 130 for Ctrl-C, 143 for SIGTERM. Characters that
+    the terminal's encoding lacks are printed as escapes.
     """
 
     @functools.wraps(main)
     def wrapper(*args, **kwargs):
         interruptible()
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             return main(*args, **kwargs)
         except UserError as error:
@@ -29,5 +35,45 @@ def report_user_errors(main: Callable) -> Callable:
             sys.exit(2)
         except KeyboardInterrupt as error:
             end_interrupted(error)
+        except OSError as error:
+            if error.errno not in _ERRORS_OF_THE_DISK or error.filename is None:
+                raise
+            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+            sys.exit(2)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error).strip().partition("\n")[0]
+            print(f"error: out of memory{f' ({reason})' if reason else ''}: {_LESS_MEMORY}", file=sys.stderr)
+            sys.exit(2)
 
     return wrapper
+
+
+# What no message of our own foresaw, but names a file and is no fault of the code: permissions, a full disk, a name
+# that is too long.
+_ERRORS_OF_THE_DISK = {
+    getattr(errno, name)
+    for name in (
+        "ENAMETOOLONG",
+        "EACCES",
+        "EPERM",
+        "EROFS",
+        "ENOSPC",
+        "EDQUOT",
+        "EIO",
+        "ELOOP",
+        "EISDIR",
+        "ENOTDIR",
+    )
+    if hasattr(errno, name)
+}
+_LESS_MEMORY = (
+    "use a smaller batch (global_batch_size, or grad_accum_steps in training) or a smaller model (arch.*)"
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for `MemoryError` and for what torch raises when a device or the machine has no memory left."""
+    signs = ("out of memory", "allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)

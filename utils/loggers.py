@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from utils.errors import UserError
 from utils.files import replacing
+from utils.reading import parse_json
 from utils.wandb_names import from_environment
 
 METRICS_FILE = "metrics.jsonl"
@@ -268,8 +269,8 @@ def _is_whole(line: str) -> bool:
     if not line.endswith("\n"):
         return False
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError:
+        record = parse_json(line, METRICS_FILE)
+    except UserError:
         return False
     return isinstance(record, dict) and isinstance(record.get("step"), int)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,14 @@ from typing import Any
 
 import torch
 
+from utils import tensor_files
 from utils.errors import UserError
-from utils.files import write_atomically
+from utils.files import TEMPORARY_SUFFIX, write_atomically
+from utils.reading import parse_json
 
 STATE_PREFIX = "state_step_"
-_PART = re.compile(r"(\d+)-(shared|rank_\d+)\.(pt|json)")
+_FOLDER = re.compile(rf"{STATE_PREFIX}(\d+)", re.ASCII)
+_PART = re.compile(r"(\d+)-(shared|rank_\d+)\.(pt|json)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,20 @@ def list_states(directory: Path, name: str = f"{STATE_PREFIX}*") -> list[Checkpo
     """Every state in a run's folder, whole or not, newest first; their world sizes are not read."""
     found = set()
     for part in directory.glob(f"{name}/*"):
-        step, match = part.parent.name.removeprefix(STATE_PREFIX), _PART.fullmatch(part.name)
-        if match and step.isdigit():
-            found.add(Checkpoint(part.parent, int(step), int(match[1])))
+        folder, match = _FOLDER.fullmatch(part.parent.name), _PART.fullmatch(part.name)
+        if match and folder and part.is_file():
+            found.add(Checkpoint(part.parent, int(folder[1]), int(match[1])))
     return sorted(found, key=lambda state: state.number, reverse=True)
+
+
+def stray_entries(state: Checkpoint) -> list[Path]:
+    """What lies in a state's folder and is no part of any state: never read, never removed."""
+    entries = sorted(state.path.iterdir())
+    return [
+        path
+        for path in entries
+        if not (path.is_file() and (_PART.fullmatch(path.name) or path.name.endswith(TEMPORARY_SUFFIX)))
+    ]
 
 
 def newest_whole(states: list[Checkpoint]) -> tuple[Checkpoint | None, list[str]]:
@@ -104,7 +116,7 @@ def verify(state: Checkpoint, read_files: bool = True) -> int:
         world_size = facts["world_size"]
         for name, expected in facts["files"].items():
             path = state.path / name
-            if not path.exists():
+            if not path.is_file():
                 raise BrokenState(f"{path}: damaged (the file is missing)", completed=True)
             if (size := path.stat().st_size) != expected["bytes"]:
                 raise BrokenState(
@@ -119,26 +131,49 @@ def verify(state: Checkpoint, read_files: bool = True) -> int:
 def _read_manifest(state: Checkpoint, rank: int) -> dict:
     path = state.manifest(rank)
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = parse_json(path.read_bytes(), str(path))
         facts = manifest["facts"]
         if manifest["sha256"] != sha256(json.dumps(facts).encode()):
             raise ValueError("its SHA-256 is not the one it names")
+        if not _is_manifest(facts):
+            raise ValueError("it is no manifest of a training state")
     except FileNotFoundError:
         raise BrokenState(
             f"{state.path}: its saving was not completed (no {path.name})", completed=False
         ) from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise BrokenState(f"{path}: damaged ({error})", completed=True) from error
     return facts
 
 
+def _is_manifest(facts: Any) -> bool:
+    """True if the facts of a manifest have the types that `verify` reads, and name nothing outside the folder."""
+    files, world_size = facts["files"], facts["world_size"]
+    return (
+        isinstance(world_size, int)
+        and world_size >= 1
+        and all(_PART.fullmatch(name) for name in files)
+        and all({"bytes", "sha256"} <= expected.keys() for expected in files.values())
+    )
+
+
 def remove(state: Checkpoint) -> None:
     """Remove the files of one state, manifests first, so that what a crash leaves is no state."""
-    parts = [path for path in state.path.iterdir() if path.name.startswith(f"{state.number}-")]
-    for path in sorted(parts, key=lambda path: path.suffix != ".json"):
-        path.unlink(missing_ok=True)
-    if not any(state.path.iterdir()):
-        state.path.rmdir()
+    parts = [
+        path
+        for path in state.path.iterdir()
+        if path.name.startswith(f"{state.number}-") and (path.is_file() or path.is_symlink())
+    ]
+    try:
+        for path in sorted(parts, key=lambda path: path.suffix != ".json"):
+            path.unlink(missing_ok=True)
+        if not any(state.path.iterdir()):
+            state.path.rmdir()
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"{state.path}: an old state cannot be removed ({reason}); remove it yourself"
+        ) from error
 
 
 def serialise(obj: dict) -> memoryview:
@@ -150,11 +185,7 @@ def serialise(obj: dict) -> memoryview:
 
 def read(path: Path) -> Any:
     """What a `torch.save` file holds, tensors on the CPU; no code of the file is run. `UserError` if unreadable."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{path}: cannot be read as tensors and plain values ({reason})") from error
+    return tensor_files.load(path, "part of a training state")
 
 
 def sha256(data: bytes | memoryview) -> str:

@@ -8,18 +8,14 @@ A `checkpoint=` or `load_checkpoint=` may name
 
 from __future__ import annotations
 
-import pickle
 import re
-import struct
-import warnings
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import torch
 from torch import Tensor
 
+from utils import tensor_files
 from utils.errors import UserError
 from utils.hub import HUB_PREFIX, HubAddress
 
@@ -29,10 +25,6 @@ EXPORTED_NAME = "model.safetensors"
 _STEP = re.compile(r"step_(\d+)")
 _PREDICTIONS = re.compile(r"step_\d+_all_preds\.\d+")
 _STATE = re.compile(r"state_step_(\d+)")
-_SAVED_BY_TORCH = (b"PK", b"\x80")  # a zip archive; a pickle, as old versions wrote
-_GARBLED = "what is pickled in it is cut off or garbled"
-# How torch's reader of pickles fails at such a file: with a missing key or the like, which says nothing to a user.
-_TRIPPED = (EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError, struct.error)
 
 
 @dataclass(frozen=True)
@@ -169,7 +161,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     No code of the file is run. Raises UserError for a file that wants that, is damaged, or holds something else.
     """
     path = Path(path)
-    loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    loaded = _read_safetensors(path) if path.suffix == ".safetensors" else tensor_files.load(path)
     if not isinstance(loaded, Mapping) or not loaded:
         raise UserError(f"{path}: holds a {type(loaded).__name__}, not a state dict of named tensors")
     others = [name for name, value in loaded.items() if not isinstance(value, Tensor)]
@@ -187,41 +179,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, *tensor_files.PARSER_ERRORS) as error:
         raise UserError(f"{path}: is damaged or no safetensors file ({error})") from error
-
-
-def _read_torch(path: Path) -> object:
-    try:
-        with open(path, "rb") as file:
-            beginning = file.read(4)
-        if not beginning.startswith(_SAVED_BY_TORCH):
-            other = f"it begins with {beginning!r}, unlike all that torch.save writes"
-            raise _damaged(path, other if beginning else "it is empty")
-        if zipfile.is_zipfile(path):  # torch itself reads damaged records without a word
-            with zipfile.ZipFile(path) as records:
-                if damaged := records.testzip():
-                    raise UserError(f"{path}: is damaged, the checksum of {damaged} differs")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about foreign pickles, which end in an error below
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        wanted = re.search(r"(?:GLOBAL|[Cc]lass|[Ff]unction)\s+([\w.]+\.\w+)", str(error))
-        code = f" ({wanted[1]})" if wanted else ""
-        raise UserError(
-            f"{path}: is a pickle that wants to run code{code} while it is read, which is refused: a file from "
-            "somebody else could do anything. If it is yours, load it where you trust it and save its state_dict()"
-        ) from error
-    except UserError:
-        raise
-    except _TRIPPED as error:
-        raise _damaged(path, _GARBLED) from error
-    except (RuntimeError, OSError, zipfile.BadZipFile) as error:
-        raise _damaged(path, str(error).strip().partition("\n")[0] or type(error).__name__) from error
-
-
-def _damaged(path: Path, reason: str) -> UserError:
-    return UserError(f"{path}: is damaged or no weights file ({reason})")
 
 
 def _refuse_other_contents(path: Path, loaded: Mapping, others: list[str]) -> None:

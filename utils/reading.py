@@ -1,0 +1,231 @@
+"""Read JSON, YAML and NumPy files that others may have written: a value, or one `UserError` that names the file.
+
+The parsers of these formats raise far more than their own error classes: `ValueError` for an integer of thousands of
+digits or a date that does not exist, `RecursionError` for deep nesting, `MemoryError` or `OverflowError` for an array
+of an absurd shape. No other module calls `json.loads`, `yaml.safe_load` or `np.load`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from utils.errors import UserError
+
+MAX_DEPTH = 50  # of nested lists and objects; no file of this repository needs more than ten
+MAX_YAML_VALUES = (
+    100_000  # with every alias written out, which bounds what a few lines of aliases can expand to
+)
+# What numpy raises for a damaged header (a Python literal, a dtype and a shape) or for missing data.
+_NUMPY_ERRORS = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    SyntaxError,
+    tokenize.TokenError,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+# Tags such as `!!bool x` or `!!timestamp x` make PyYAML's constructors fail with these.
+_YAML_ERRORS = (
+    yaml.YAMLError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+)
+
+
+def read_text(path: Path, *, missing: str = "is missing") -> str:
+    """The content of a text file in UTF-8, a byte-order mark dropped. `missing` is the message if there is none."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: {missing}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text ({error})") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def read_json(path: Path, *, missing: str = "is missing") -> Any:
+    """The value in a JSON file. Raises `UserError` if it is missing, damaged or more than a reader takes."""
+    return parse_json(read_text(path, missing=missing), str(path))
+
+
+def parse_json(text: str | bytes, where: str) -> Any:
+    """The value in JSON text from `where` (a file, perhaps with a line). Raises `UserError` naming it.
+
+    Refuses integers that Python does not convert, nesting deeper than `MAX_DEPTH` and unpaired surrogates, which
+    cannot be printed or written.
+    """
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if "\n" in error.doc else ""
+        raise UserError(f"{where}: is not valid JSON ({line}column {error.colno}: {error.msg})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: is not valid JSON ({error})") from None
+    except ValueError:
+        raise UserError(
+            f"{where}: holds an integer of thousands of digits, which nothing here needs"
+        ) from None
+    except RecursionError:
+        raise UserError(_too_deep(where)) from None
+    text = text if isinstance(text, str) else text.decode("utf-8", "replace")
+    if text.count("[") + text.count("{") > MAX_DEPTH:
+        _check_extent(value, where)
+    if "\\ud" in text or "\\uD" in text:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{where}: holds half of a surrogate pair (\\ud800 to \\udfff), which is no character: "
+                "write the character itself"
+            ) from None
+    return value
+
+
+def read_yaml(path: Path, *, missing: str = "is missing") -> Any:
+    """The value in a YAML file, without running any code. Raises `UserError` naming the file.
+
+    Aliases are resolved as long as the whole has at most `MAX_YAML_VALUES` values and does not contain itself.
+    """
+    text = read_text(path, missing=missing)
+    try:
+        value = yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader
+    except RecursionError:
+        raise UserError(_too_deep(str(path))) from None
+    except _YAML_ERRORS as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: is not valid YAML ({shortened(reason)})") from None
+    _check_extent(value, str(path), MAX_YAML_VALUES)
+    return value
+
+
+def read_mapping(path: Path, *, missing: str = "is missing") -> dict[str, Any]:
+    """The mapping in a `.json` file, or in a YAML file of any other name. Raises `UserError` naming the file."""
+    # JSON is YAML, but reading it as such is slow and less exact.
+    values = (read_json if path.suffix == ".json" else read_yaml)(path, missing=missing)
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds a {type(values).__name__}, but must hold a mapping of keys to values")
+    if others := [key for key in values if not isinstance(key, str)]:
+        raise UserError(f"{path}: has the key {shortened(repr(others[0]))}, but keys must be text")
+    return values
+
+
+def open_npy(path: Path, *, missing: str = "is missing") -> np.ndarray:
+    """The array in an npy file, memory-mapped read-only. Raises `UserError` naming the file."""
+    return np.asarray(
+        _load(path, "npy array", missing, lambda: np.load(path, mmap_mode="r", allow_pickle=False))
+    )
+
+
+def read_npz(path: Path, *, missing: str = "is missing") -> dict[str, np.ndarray]:
+    """The arrays in an npz file by name, in memory. Raises `UserError` naming the file."""
+
+    def load() -> dict[str, np.ndarray]:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                with archive.open(member) as file:
+                    _check_size(file, member)
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+
+    return _load(path, "npz file", missing, load)
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """`text` cut to a length that fits into a message."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def _load(path: Path, what: str, missing: str, load: Callable[[], Any]) -> Any:
+    try:
+        with np.errstate(over="ignore"):  # the size of an absurd shape, which ends in an error below
+            return load()
+    except FileNotFoundError:
+        raise UserError(f"{path}: {missing}") from None
+    except _NUMPY_ERRORS as error:
+        reason = shortened(" ".join(str(error).split()) or type(error).__name__)
+        raise UserError(f"{path}: is truncated or no {what} ({reason})") from None
+
+
+def _check_size(file: zipfile.ZipExtFile, member: zipfile.ZipInfo) -> None:
+    """Compare what a member's header promises with its size: numpy would allocate an absurd shape first."""
+    version = np.lib.format.read_magic(file)
+    read_header = (
+        np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    )
+    shape, _, dtype = read_header(file)
+    promised = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or file.tell() + promised != member.file_size:
+        raise ValueError(
+            f"{member.filename} has the shape {shape}, but {member.file_size - file.tell()} bytes of data"
+        )
+
+
+class _Loader(yaml.SafeLoader):
+    """`SafeLoader` that gives up early on deep nesting, which takes it seconds to fail at, and on merge keys
+    (`<<: [*a, *a]`) that expand to more than `MAX_YAML_VALUES` keys.
+    """
+
+    def __init__(self, stream: str):
+        super().__init__(stream)
+        self._depth = 0
+
+    def fetch_flow_collection_start(self, TokenClass: type[yaml.Token]) -> None:
+        if self.flow_level >= MAX_DEPTH:  # a scanner reads far ahead of what is composed
+            raise RecursionError
+        super().fetch_flow_collection_start(TokenClass)
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self._depth > MAX_DEPTH:
+            raise RecursionError
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > MAX_YAML_VALUES:
+            raise yaml.YAMLError("its merge keys expand to too many values")
+
+
+def _check_extent(value: object, where: str, most: float = math.inf) -> None:
+    """Raise `UserError` if a value is nested deeper than `MAX_DEPTH` (or contains itself) or has too many values."""
+    level, count = [value] if isinstance(value, dict | list) else [], 0
+    for _ in range(MAX_DEPTH):
+        count += sum(map(len, level))
+        if count > most:
+            raise UserError(f"{where}: its aliases expand to more than {most:,} values: write them out")
+        children = (
+            child for parent in level for child in (parent.values() if isinstance(parent, dict) else parent)
+        )
+        level = [child for child in children if isinstance(child, dict | list)]
+        if not level:
+            return
+    raise UserError(_too_deep(where))
+
+
+def _too_deep(where: str) -> str:
+    return f"{where}: is nested deeper than {MAX_DEPTH} levels, which nothing here needs"
