@@ -16,6 +16,7 @@ from pathlib import Path
 
 from utils.errors import UserError
 from utils.files import cannot_write
+from utils.reading import parse_json
 
 if os.name == "nt":
     import msvcrt
@@ -120,7 +121,7 @@ def _holder(descriptor: int) -> str:
     """Who holds the lock, as its file says; "" before that is written."""
     os.lseek(descriptor, 0, os.SEEK_SET)
     try:
-        holder = json.loads(os.read(descriptor, 4096))
+        holder = parse_json(os.read(descriptor, 4096), "the lock")
         return f" (process {holder['pid']} on {holder['host']}, since {holder['since']})"
     except (ValueError, KeyError, TypeError):
         return ""
