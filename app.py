@@ -2,11 +2,6 @@
 
     python app.py checkpoint=RUN
 
-checkpoint   a run's folder, step_N, best, an export, .safetensors, hf://OWNER/NAME[/file]
-seq_len      cells of the puzzle, where nothing beside a published checkpoint says it
-device       auto, cuda, mps, cpu
-port         of the page, 7860 by default
-
 The page listens on this machine only (127.0.0.1). Needs Gradio: pip install -r requirements-app.txt
 """
 
@@ -21,7 +16,8 @@ import os
 import secrets
 import sys
 
-from config.solve_schema import AppConfig, read_arguments
+from config.command_line import Command, read_command
+from config.solve_schema import AppConfig
 from config.trained import open_trained
 from dataset.family import family_notices
 from dataset.look import Look
@@ -33,6 +29,7 @@ from solve import described
 from utils.device import resolve_device
 from utils.errors import UserError, report_user_errors
 
+COMMAND = Command("app.py", __doc__.strip(), AppConfig)
 HELP = {
     "sudoku": "Symbols in reading order, `.` or `0` for a blank; white space and `| - + /` mean nothing.",
     "maze": "`#` wall, `.` or space free, `S` start, `G` goal; a line for each row.",
@@ -41,10 +38,7 @@ STYLE = "#puzzle textarea {font-family: monospace; line-height: 1.15} #picture i
 
 
 def main(arguments: list[str]) -> None:
-    if {"-h", "--help", "help"} & set(arguments):
-        print(__doc__.strip())
-        return
-    config = read_arguments(arguments, AppConfig)
+    config = read_command(arguments, COMMAND)
     require_gradio()
     game, label = open_game(config)
     serve(game, label, config.port)

@@ -20,6 +20,7 @@ import hydra
 import torch
 from omegaconf import DictConfig
 
+from config.command_line import Command
 from config.evaluate_schema import OPTIONS, EvaluateConfig
 from config.overrides import resolved, run_command
 from config.schema import parse
@@ -39,6 +40,13 @@ from utils.distributed import World
 from utils.errors import UserError, report_user_errors
 from utils.hub import HUB_PREFIX
 from utils.weights import weights_steps
+
+COMMAND = Command(
+    "evaluate.py",
+    "Evaluate trained weights and write a report. Null means: as the run was trained, or the strategy's default.",
+    EvaluateConfig,
+    config_name="cfg_evaluate",
+)
 
 
 def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
@@ -205,4 +213,4 @@ def launch(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_command(launch)
+    run_command(launch, COMMAND)

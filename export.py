@@ -15,20 +15,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 from safetensors.torch import save_file
-from yaml import YAMLError, safe_dump
+from yaml import safe_dump
 
-from config.schema import parse
+from config.command_line import Command, read_command
+from config.schema import FilePath
+from config.solve_schema import CheckpointConfig
 from config.trained import IDENTIFIERS_KEY, Trained, open_trained
 from dataset.format import Metadata, read_identifiers, write_identifiers
 from evaluate import default_output_folder
 from evaluators.report import REPORT_NAME
 from evaluators.training_cost import COST_KEY, training_cost
 from models.registry import architecture_class
-from models.settings import Settings
 from utils.errors import UserError, report_user_errors
 from utils.files import replacing
 from utils.hub import check_repository_name, upload_files
@@ -41,14 +40,25 @@ FILES = (EXPORTED_NAME, "config.json", CARD_NAME, "identifiers.json")
 PAPER = "https://arxiv.org/abs/2510.04871"
 
 
-class ExportConfig(Settings):
+class ExportConfig(CheckpointConfig):
     """What `export.py` is told."""
 
-    checkpoint: str
-    out: str
-    step: int | None = Field(default=None, ge=0)  # of a run's folder; None: the newest
-    seq_len: int | None = Field(default=None, gt=0)  # where nothing records it (published rotary weights)
+    out: FilePath
+    """Folder to write; an earlier export in it is replaced."""
+    step: int | None = Field(default=None, ge=0)
+    """Training step of the weights, if checkpoint is a run's folder; null: the newest."""
+    seq_len: int | None = Field(default=None, gt=0)
+    """Cells of a puzzle, needed if nothing beside a published checkpoint says it."""
     push_to_hub: str | None = None
+    """Repository on the Hugging Face hub to upload the export to, as OWNER/NAME."""
+
+
+COMMAND = Command(
+    "export.py",
+    "Export trained weights as safetensors, config and model card.",
+    ExportConfig,
+    {"checkpoint": "RUN", "out": "DIR"},
+)
 
 
 def export(config: ExportConfig) -> Path:
@@ -248,16 +258,7 @@ def recipe(values: dict[str, Any]) -> dict[str, Any]:
 
 @report_user_errors
 def main(arguments: list[str]) -> None:
-    odd = [argument for argument in arguments if "=" not in argument]
-    if odd:
-        raise UserError(f"{odd[0]}: arguments are key=value; keys are {', '.join(ExportConfig.model_fields)}")
-    try:
-        values = OmegaConf.to_container(
-            OmegaConf.from_dotlist([argument.lstrip("+") for argument in arguments])
-        )
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise UserError(f"the arguments cannot be read: {error}") from error
-    export(parse(ExportConfig, values))
+    export(read_command(arguments, COMMAND))
 
 
 if __name__ == "__main__":

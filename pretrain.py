@@ -23,6 +23,7 @@ import hydra
 import torch
 from omegaconf import DictConfig
 
+from config.command_line import Command
 from config.overrides import resolved, run_command
 from config.schema import PretrainConfig, parse
 from config.trained import IDENTIFIERS_KEY, identifier_hashes
@@ -44,6 +45,14 @@ from utils.keeper import Keeper, Stopped
 from utils.loggers import Loggers, check_wandb, make_loggers
 from utils.progress import Progress
 from utils.run_folder import create_run_folder, locked_run_folder
+
+COMMAND = Command(
+    "pretrain.py",
+    "Train a recursive model on puzzles.",
+    PretrainConfig,
+    {"data_paths": "[DIR]"},
+    config_name="cfg_pretrain",
+)
 
 
 def fit(run: Run, loggers: Loggers, keeper: Keeper, bar: Progress) -> None:
@@ -221,4 +230,4 @@ def launch(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_command(launch)
+    run_command(launch, COMMAND)

@@ -1,19 +1,7 @@
 """Watch a trained model solve one puzzle, step by step.
 
-    python solve.py checkpoint=RUN                        a puzzle of the test data that the run was trained for
-    python solve.py checkpoint=RUN puzzle="12.3..4. ..."  your own
-
-checkpoint   a run's folder, step_N, best, an export, .safetensors, hf://OWNER/NAME[/file]
-puzzle       the cells in reading order. Sudoku: symbols, . or 0 for a blank; white space and | - + / mean nothing.
-             Mazes: # wall, space or . free, S start, G goal, a line break or / between rows
-index        the test puzzle of this number, the first is 0; left out, one is drawn
-seed         of that draw, 0 by default
-data_paths_test  [DIR, ...] instead of the run's own test data
-steps        supervision steps, as many as in training by default; more are allowed
-gif          file for an animation of the grid after each step
-png          file for one sheet of them
-seq_len      cells of the puzzle, where nothing beside a published checkpoint says it
-device       auto, cuda, mps, cpu
+python solve.py checkpoint=RUN                        a puzzle of the test data that the run was trained for
+python solve.py checkpoint=RUN puzzle="12.3..4. ..."  your own
 """
 
 from __future__ import annotations
@@ -31,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from config.solve_schema import SolveConfig, read_arguments
+from config.command_line import Command, read_command
+from config.solve_schema import SolveConfig
 from config.trained import Trained, open_trained
 from dataset.family import family_by_sizes, family_notices
 from dataset.format import IGNORE_LABEL_ID, Metadata
@@ -45,6 +34,8 @@ from utils.device import resolve_device
 from utils.errors import UserError, report_user_errors
 from utils.files import make_folder, replacing
 
+COMMAND = Command("solve.py", __doc__.strip(), SolveConfig)
+
 
 @dataclass(frozen=True)
 class Puzzle:
@@ -57,10 +48,7 @@ class Puzzle:
 
 
 def main(arguments: list[str]) -> None:
-    if {"-h", "--help", "help"} & set(arguments):
-        print(__doc__.strip())
-        return
-    config = read_arguments(arguments)
+    config = read_command(arguments, COMMAND)
     for picture in filter(None, (config.gif, config.png)):
         make_folder(Path(picture).parent)
     device = resolve_device(config.device)

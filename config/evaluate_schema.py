@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from config.schema import SAVABLE_OUTPUTS, CompileChoice, EvaluatorConfig
+from config.schema import SAVABLE_OUTPUTS, CompileChoice, EvaluatorConfig, FilePath
 from models.recursive import MAX_STEPS
 from models.settings import Settings
 
@@ -36,33 +36,60 @@ _OF_RUNG = {
 class EvaluateConfig(Settings):
     """Everything that `evaluate.py` is told; None means as the run was trained, of a strategy its default."""
 
-    checkpoints: list[str] | None = Field(default=None, min_length=2)
-    checkpoint: str | None = Field(default=None, validate_default=True)
+    checkpoints: list[FilePath] | None = Field(default=None, min_length=2)
+    """ensemble: [A, B, ...]; null: every step_N of the run."""
+    checkpoint: FilePath | None = Field(default=None, validate_default=True)
+    """What to evaluate: a run's folder, step_N, best, an export, .safetensors, hf://OWNER/NAME[/file]."""
     step: int | None = Field(default=None, ge=0)
-    out: str | None = None
+    """Training step of the weights, if checkpoint is a run's folder; null: the newest."""
+    out: FilePath | None = None
+    """Folder for the report; null: evaluation_{weights} beside the weights."""
 
-    data_paths_test: list[str] | None = Field(default=None, min_length=1)
+    data_paths_test: list[FilePath] | None = Field(default=None, min_length=1)
+    """Datasets to evaluate on; null: the run's own."""
     evaluators: list[EvaluatorConfig] | None = None
+    """What computes the metrics of a puzzle family, as in training; null: the run's own."""
     eval_save_outputs: list[Literal[SAVABLE_OUTPUTS]] | None = None
+    """Tensors to save, as in training; null: none."""
     limit: int | None = Field(default=None, gt=0)
+    """Evaluate the first rows only; null: all."""
     global_batch_size: int | None = Field(default=None, gt=0)
+    """Examples per batch over all processes; null: as in training."""
 
     halt_max_steps: int | None = Field(default=None, gt=0, le=MAX_STEPS)
+    """Supervision steps of every row; more than in training are allowed; null: as in training."""
     forward_dtype: Literal["bfloat16", "float32", "float16"] | None = None
+    """Dtype of the computation; null: as in training."""
 
     strategy: Literal[tuple(STRATEGIES)] = "plain"
+    """How compute is spent at test time; the keys below belong to some strategies only."""
     halt: bool | None = None
+    """plain: rows leave at the first step that says stop, reported beside the full run; ladder: the same
+    on the rung steps.
+    """
     checker: bool = False
+    """Sudoku, mazes: also report what stopping at the first valid answer gives; ladder: validity decides
+    which puzzles climb.
+    """
     symmetries: int | None = Field(default=None, ge=2)
+    """symmetry, ladder: copies of each puzzle, including itself; null: 8, or as many as exist."""
     chains: int | None = Field(default=None, gt=0, le=MAX_CHAINS)
+    """noise, ladder: noisy chains of each puzzle; null: 16."""
     sigma: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """noise, ladder: standard deviation of the noise; null: 0.3 for Sudoku, 1.0 for mazes, 0.2 for ARC."""
     pick: Literal[PICKS] | None = None
+    """Which answer is chosen; null: majority, except noisy chains of other puzzles than mazes: q_halt."""
     rungs: list[Literal[RUNGS]] | None = Field(default=None, min_length=1)
+    """ladder: its rungs in order; null: all that the puzzle family has."""
     more_steps: int | None = Field(default=None, gt=0, le=MAX_STEPS)
+    """ladder: total steps after the rung of this name; null: 4 times halt_max_steps."""
     seed: int | None = Field(default=None, ge=0, lt=2**31)
+    """symmetry, noise, ladder: seed of symmetries and noise; null: 0."""
 
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    """auto: the first of cuda, mps and cpu that is available."""
     compile: CompileChoice = "auto"
+    """Whether and how to compile, as in training."""
 
     @field_validator("checkpoint", mode="before")
     @classmethod

@@ -6,18 +6,26 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel
 
+from config.command_line import Command, refuse_dashes, refuse_no_arguments
+from config.help import print_help
+from config.hydra_help import render_help
+from config.published_names import ARCH_CHOICES
+from config.schema import PretrainConfig, sections
+from config.typed_text import TextKind, for_hydra, is_null, text_kind
 from utils.device import faster_dtype
 from utils.errors import UserError, report_user_errors
 
-# `key=value` or `a.b=value`; not `+key=`, `~key`, `--flag`, `hydra.x=`.
-_PLAIN = re.compile(r"^\+?(?!hydra[./])([A-Za-z_][\w.]*)=")
+# `key=value` or `a.b=value`, also `+key=` and `++key=`; not `~key`, `--flag`, `hydra.x=`.
+_PLAIN = re.compile(r"^\+{0,2}(?!hydra[./])([A-Za-z_][\w.]*)=")
 
 
 # Recipes for CPUs write `forward_dtype: ${faster_dtype:${device}}`; a run's all_config.yaml holds what it came to.
@@ -27,40 +35,122 @@ OmegaConf.register_new_resolver("faster_dtype", faster_dtype, replace=True)
 GROUPS = {"arch": "", "experiment": "+", "optimizer": ""}
 
 
-def force_overrides(argv: list[str]) -> list[str]:
-    """Give `key=value` and `+key=value` the prefix that Hydra takes: `++`, config groups (`arch=`) that of `GROUPS`.
+def force_overrides(
+    overrides: Sequence[str], schema: type[BaseModel] = PretrainConfig, *, sweeps: bool = False
+) -> list[str]:
+    """Write overrides as Hydra takes them, with text as it was typed.
 
-    `run_name=x`, `+run_name=x` and `++run_name=x` then all work whatever the default is, and a misspelt key reaches
-    our own schema, which names the nearest valid ones.
+    `key=value`, `+key=value` and `++key=value` become `++key=value`, so that all work whatever the default is, and a
+    misspelt key reaches our own schema, which names the nearest valid ones. Config groups (`arch=`) get the prefix of
+    `GROUPS`. The value of a key that the schema says is text is quoted, so that neither Hydra's grammar nor YAML
+    reads `20251128_0107` as a number or stops at `a(b`; if the command `sweeps`, commas separate values.
     """
+    kinds = _text_kinds(overrides, schema)
     forced = []
-    for argument in argv:
+    for argument in overrides:
         if match := _PLAIN.match(argument):
             key, value = match[1], argument[match.end() :]
-            # Null chooses nothing that there is, but Hydra would fail at it.
-            quoted = '"null"' if key in GROUPS and value == "null" else value
-            argument = f"{GROUPS.get(key, '++')}{key}={quoted}"
+            if key in GROUPS:
+                # Null chooses nothing, but Hydra would fail at it.
+                chosen = '"null"' if is_null(value) else value
+                argument = f"{GROUPS[key]}{key}={chosen}"
+            else:
+                kind = kinds.get(key)
+                argument = f"++{key}={for_hydra(value, kind, sweeps=sweeps) if kind else value}"
         forced.append(argument)
     return forced
 
 
+def _text_kinds(overrides: Sequence[str], schema: type[BaseModel]) -> dict[str, TextKind]:
+    """Dotted key -> how it holds text, including the keys of an architecture or loss head named in the overrides."""
+    matches = [(match, override) for override in overrides if (match := _PLAIN.match(override))]
+    named = {match[1]: override[match.end() :] for match, override in matches}
+    kinds = {}
+    for prefix, schemas in sections(schema, named.get("arch.name"), named.get("arch.loss.name")).items():
+        for each in schemas:
+            for name, field in each.model_fields.items():
+                if kind := text_kind(field.annotation):
+                    kinds[f"{prefix}{name}"] = kind
+    return kinds
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Hydra's own options (with their values) and the overrides, which argparse takes in one piece only.
+
+    Raises UserError for an option that Hydra does not have.
+    """
+    actions = get_args_parser()._option_string_actions
+    options: list[str] = []
+    overrides: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if argument == "--":
+            return options, overrides + rest
+        if not argument.startswith("-"):
+            overrides.append(argument)
+            continue
+        name, equals, _ = argument.partition("=")
+        near = [option for option in actions if option.startswith(name)] if name.startswith("--") else []
+        if name not in actions and len(near) != 1:
+            refuse_dashes(argument)
+            raise UserError(f"{argument}: unknown option; arguments are key=value (--help lists the keys)")
+        action = actions[name if name in actions else near[0]]
+        options.append(argument)
+        takes_next = (
+            not equals
+            and rest
+            and (action.nargs is None or (action.nargs == "?" and rest[0] in action.choices))
+        )
+        if takes_next:
+            options.append(rest.pop(0))
+    return options, overrides
+
+
 @report_user_errors
-def run_command(launch: Callable[[], None]) -> None:
+def run_command(launch: Callable[[], None], command: Command) -> None:
     """Call a function that `hydra.main` has decorated, with the command line's overrides.
 
-    Whatever Hydra refuses of them ends as a user's error does, without its traceback and its advice.
+    Whatever Hydra refuses ends as a user's error does, without its traceback and its advice. Without arguments the
+    usage is printed and the process exits with 2; `--help` prints every key with its meaning.
     """
-    sys.argv[1:] = force_overrides(sys.argv[1:])
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints and exits by itself
+    if len(sys.argv) == 1:
+        refuse_no_arguments(command)
+    options, overrides = split_arguments(sys.argv[1:])
+    asked = get_args_parser().parse_args(options)
     try:
+        if asked.shell_completion:  # `install=bash` is no override
+            if "COMP_LINE" in os.environ:
+                os.environ["COMP_LINE"] = completable(os.environ["COMP_LINE"])
+            sys.argv[1:] = [*options, *overrides]
+        else:
+            sweeps = asked.multirun or "hydra.mode=MULTIRUN" in overrides
+            forced = force_overrides(overrides, command.schema, sweeps=sweeps)
+            if asked.help:
+                print_help(render_help(command, forced))
+                return
+            sys.argv[1:] = [*options, *forced]
         launch()
     except HydraException as error:
         raise UserError(_in_words(error)) from error
 
 
+def completable(line: str) -> str:
+    """The command line that Hydra completes: of the words before the last one only what chooses other keys.
+
+    Hydra splits at spaces and reads each word by its grammar, which a path typed before may not fit.
+    """
+    words = line.split(" ")
+    chosen = [word for word in words[2:-1] if word.lstrip("+").partition("=")[0] in GROUPS]
+    return " ".join([*words[:2], *force_overrides(chosen), *words[max(2, len(words) - 1) :]])
+
+
 def _in_words(error: HydraException) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = error.missing_cfg_file.rpartition("/")
+        if group == "arch" and name in ARCH_CHOICES:
+            return f"arch={name}: is called {ARCH_CHOICES[name]} here, write arch={ARCH_CHOICES[name]}"
         near = difflib.get_close_matches(name, error.options, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         return f"{group}={name}: there is no such choice{hint}; use one of {', '.join(error.options)}"
@@ -79,4 +169,9 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     try:
         return OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
+        cause: BaseException | None = error
+        while cause is not None:  # raised by a resolver about its own argument, such as device
+            if isinstance(cause, UserError):
+                raise cause from None
+            cause = cause.__cause__ or cause.__context__
         raise UserError(f"{error.full_key}: {error.msg or error}".partition("\n")[0]) from error

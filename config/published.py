@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from config.published_names import ACCEPTED_IN_FILES
 from config.schema import PretrainConfig, parse
-from models.registry import PUBLISHED_NAMES
+from models.registry import PUBLISHED_NAMES, SIZES
 from utils.errors import UserError
 
-# The sizes of the data, which published model classes take among their settings.
-SIZES = ("seq_len", "vocab_size", "num_puzzle_identifiers")
 # Published classes ignore keys that they do not know; here the same keys would act. By registry name.
 IGNORED_AS_PUBLISHED = {
     "trm": ("act_enabled", "act_inference"),
@@ -19,8 +18,6 @@ IGNORED_AS_PUBLISHED = {
     "hrm": ("act_enabled", "act_inference", "puzzle_emb_len"),
     "transformers_baseline": ("puzzle_emb_len", "mlp_t"),
 }
-# Names of older published code.
-RENAMED = {"data_path": "data_paths"}
 # Options that were taken out, with the value that meant without them: older runs recorded it.
 TAKEN_OUT = {"supervision_steps_per_update": 1}
 
@@ -45,7 +42,7 @@ def parse_run_config(values: dict[str, Any], source: str) -> RunConfig:
     if not isinstance(values.get("arch"), dict) or not isinstance(values["arch"].get("name"), str):
         raise UserError(f"{source}: is no config of a run: it has no arch.name")
     values = dict(values)
-    for old, new in RENAMED.items():
+    for old, new in ACCEPTED_IN_FILES.items():
         if old in values:
             value = values.pop(old)
             values.setdefault(new, [value] if isinstance(value, str) else value)

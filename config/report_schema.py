@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from config.schema import FilePath
 from config.solve_schema import CheckpointConfig
 from models.recursive import MAX_STEPS
 
@@ -13,17 +14,26 @@ from models.recursive import MAX_STEPS
 class ReportConfig(CheckpointConfig):
     """Everything that a report is told; None means as the run was trained."""
 
-    out: str | None = None
-    data_paths_test: list[str] | None = Field(default=None, min_length=1)
+    out: FilePath | None = None
+    """Folder for the files; null: the run's folder, for plots its plots/."""
+    data_paths_test: list[FilePath] | None = Field(default=None, min_length=1)
+    """Test datasets; null: the run's own."""
     limit: int = Field(default=1000, gt=0)
+    """Number of puzzles to solve of each split that is needed."""
     steps: int | None = Field(default=None, gt=0, le=MAX_STEPS)
+    """Supervision steps; more than in training are allowed; null: as in training."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    """auto: the first of cuda, mps and cpu that is available."""
 
 
 class MemorisationConfig(ReportConfig):
     """A report that asks about train puzzles too."""
 
-    data_paths: list[str] | None = Field(default=None, min_length=1)
+    data_paths: list[FilePath] | None = Field(default=None, min_length=1)
+    """Train datasets; null: the run's own."""
     limit: int = Field(default=500, gt=0)
+    """Number of puzzles to solve of each split that is needed."""
     copies: int = Field(default=1, gt=0)
+    """Symmetric copies of each train puzzle."""
     seed: int = Field(default=0, ge=0)
+    """Seed of the copies."""

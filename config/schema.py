@@ -4,15 +4,35 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from config.published_names import CLASSES, KEYS
+from models.architectures import ARCHITECTURES
 from models.optim.choices import AS_PUBLISHED, CHOICES, OptimizerChoice
-from models.registry import ConfigError, check_arch, describe
+from models.registry import (
+    DEFAULT_LOSS,
+    ArchitectureName,
+    ConfigError,
+    LossName,
+    architecture_class,
+    check_arch,
+    describe,
+    loss_class,
+)
 from models.settings import Settings
 from utils.device import COMPILE_MODES, FUSED
 from utils.errors import UserError
+from utils.files import expand_home
 from utils.wandb_names import clean_project_name, from_environment
 
 SAVABLE_OUTPUTS = (
@@ -26,6 +46,8 @@ SAVABLE_OUTPUTS = (
 )
 
 
+# A file or folder; `~` is the home folder.
+FilePath = Annotated[str, AfterValidator(expand_home)]
 # A tuple, as Python 3.10 unpacks in no index.
 CompileChoice = Literal[("auto", True, False, FUSED, *COMPILE_MODES)]
 
@@ -33,8 +55,9 @@ CompileChoice = Literal[("auto", True, False, FUSED, *COMPILE_MODES)]
 class EvaluatorConfig(BaseModel):
     """One entry of `evaluators`: a class below `evaluators.`, and its own options."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
     name: str
+    """The evaluator, as module@Class below evaluators/."""
 
     @property
     def options(self) -> dict:
@@ -45,54 +68,110 @@ class PretrainConfig(Settings):
     """Everything that `pretrain.py` is told. `arch` is checked against the architecture's own schema."""
 
     arch: dict
+    """Architecture and its loss: the keys below arch."""
 
-    data_paths: list[str] = Field(min_length=1)
-    data_paths_test: list[str] = Field(default=[])
+    data_paths: list[FilePath] = Field(min_length=1)
+    """Datasets to train on, mixed."""
+    data_paths_test: list[FilePath] = Field(default=[])
+    """Datasets to test on; empty: data_paths."""
     augment: Literal["online"] | None = None
+    """online: each draw is a fresh symmetric copy, in addition to those that the dataset was built with;
+    null: only those.
+    """
     reveal_prob: float = Field(default=0.0, ge=0, le=1)
+    """Probability that a drawn Sudoku puzzle shows some more cells of the answer, up to half of the blank ones."""
     evaluators: list[EvaluatorConfig] | None = None
+    """What computes the metrics of a puzzle family: [{name: arc@ARC}], sudoku@Sudoku, maze@Maze, with
+    their options; null: chosen by the data; an explicit list, also [], is obeyed.
+    """
 
     global_batch_size: int = Field(gt=0)
+    """Examples per update over all processes; a multiple of their number times grad_accum_steps."""
     epochs: int = Field(gt=0)
+    """Epochs, each with one puzzle of every group; a multiple of eval_interval."""
     eval_interval: int | None = Field(default=None, gt=0)
+    """Epochs between evaluations; lower it to evaluate more often; null: one evaluation, at the end."""
     min_eval_interval: int = Field(default=0, ge=0)
+    """Number of the first interval (of eval_interval epochs) that is evaluated."""
     checkpoint_every_eval: bool = True
+    """Save a checkpoint at each evaluation."""
 
     optimizer: OptimizerChoice = AS_PUBLISHED
+    """Optimizer of the weights and its own keys, below optimizer."""
     lr: float = Field(ge=0)
+    """Learning rate of the weights."""
     lr_min_ratio: float = Field(ge=0, le=1)
+    """Share of lr that the cosine ends at; 1: constant."""
     lr_warmup_steps: int = Field(ge=0)
+    """Updates of linear learning rate warm-up."""
     beta1: float = Field(ge=0, lt=1)
+    """Decay of the first moment."""
     beta2: float = Field(ge=0, lt=1)
+    """Decay of the second moment."""
     weight_decay: float = Field(ge=0)
+    """Decoupled weight decay of the weights, times the learning rate per update."""
     puzzle_emb_lr: float = Field(ge=0)
+    """Learning rate of the puzzle embeddings (SignSGD)."""
     puzzle_emb_weight_decay: float = Field(ge=0)
+    """Decoupled weight decay of the puzzle embeddings touched by a batch."""
     grad_clip: float | None = Field(default=None, gt=0)
+    """Largest norm of the weights' gradient; null: no clipping."""
     freeze_weights: bool = False
+    """Train the puzzle embeddings only."""
     ema: bool = False
+    """Keep a moving average of the weights; evaluate and save the average."""
     ema_rate: float = Field(default=0.999, ge=0, lt=1)
+    """Decay of the average: the share that an update keeps."""
     ema_start_step: int = Field(default=0, ge=0)
+    """Up to this update the average is the weights themselves."""
     grad_accum_steps: int = Field(default=1, ge=1)
+    """Parts of a batch computed one after the other; same result, less memory."""
     depth_curriculum: bool = False
+    """A third of the cycles for 30% of the updates, two thirds for 30%, then all (arXiv 2511.08653)."""
     activation_checkpointing: bool = False
+    """Recompute blocks in backward: less memory, more time."""
 
     seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of initialisation, data order and exploration."""
     project_name: str | None = None
+    """W&B project and folder; null: {first data folder, capitalised}-ACT-torch."""
     run_name: str | None = None
-    checkpoint_path: str | None = None
-    load_checkpoint: str | None = None
+    """Name of the run; null: {model class} {two random words}."""
+    checkpoint_path: FilePath | None = None
+    """The run's folder; null: checkpoints/{project_name}/{run_name}."""
+    load_checkpoint: FilePath | None = None
+    """Weights to start from: a run's folder, step_N, best, an export, .safetensors, hf://OWNER/NAME[/file]."""
     eval_save_outputs: list[str] | None = None
+    """Tensors to save at each evaluation: inputs, labels, puzzle_identifiers, preds, logits,
+    q_halt_logits, q_continue_logits.
+    """
 
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    """auto: the first of cuda, mps and cpu that is available."""
     compile: CompileChoice = "auto"
+    """auto: torch.compile on CUDA, else eager. fused: as auto, and models/fused_cpu on a CPU with
+    avx512_bf16 for bfloat16, SwiGLU or rms_swiglu, and widths in whole vectors of 16; it rounds in
+    fewer places than eager code. true: the same, and torch.compile instead of eager. default,
+    reduce-overhead, max-autotune (both record CUDA graphs), max-autotune-no-cudagraphs: torch.compile
+    in that mode. false: eager; the environment's DISABLE_COMPILE wins.
+    """
     log_interval: int = Field(default=10, ge=1)
+    """Updates between logged training metrics."""
 
-    resume: str | None = None
+    resume: FilePath | None = None
+    """auto: continue the newest complete checkpoint in checkpoint_path; or the path of a run or of a state in it."""
     checkpoint_interval_steps: int | None = Field(default=None, gt=0)
+    """Updates between saved states, in addition to those at evaluations."""
     checkpoint_interval_minutes: float | None = Field(default=None, gt=0)
+    """Minutes between saved states."""
     keep_last: int = Field(default=2, ge=1)
+    """Number of full states to keep; all weights step_N stay."""
     best_metric: str | None = "test/exact_accuracy"
+    """Metric whose best weights are kept as best: the lowest for a loss, the highest for anything else;
+    null: none.
+    """
     early_stop_patience: int | None = Field(default=None, ge=1)
+    """Evaluations without a better best_metric before the run ends; null: never."""
 
     @field_validator("data_paths_test", mode="before")
     @classmethod
@@ -106,11 +185,6 @@ class PretrainConfig(Settings):
         if unknown:
             raise ValueError(f"{unknown[0]!r} is no output; choose from {', '.join(SAVABLE_OUTPUTS)}")
         return names
-
-    @field_validator("project_name", "run_name", "checkpoint_path", mode="before")
-    @classmethod
-    def accept_numbers_as_names(cls, name):
-        return str(name) if isinstance(name, int | float) and not isinstance(name, bool) else name
 
     @model_validator(mode="after")
     def check_rhythm(self):
@@ -164,6 +238,42 @@ class PretrainConfig(Settings):
         return int(self.epochs * total_groups * mean_puzzle_examples / self.global_batch_size)
 
 
+# Sections of PretrainConfig's keys by their first ones, for its help.
+SECTION_TITLES = {
+    "data_paths": "Data",
+    "global_batch_size": "Length and evaluation",
+    "lr": "Optimisation",
+    "seed": "The run",
+    "device": "The machine",
+    "resume": "Checkpoints and resuming",
+}
+
+
+def sections(
+    schema: type[BaseModel], arch_name: str | None = None, loss_name: str | None = None
+) -> dict[str, list[type[BaseModel]]]:
+    """Prefix of dotted keys -> the schemas that know what follows it.
+
+    Without `arch_name` those of all architectures here; the same if there is no such architecture, which `parse`
+    refuses.
+    """
+    found: dict[str, list[type[BaseModel]]] = {"": [schema]}
+    if schema is PretrainConfig:
+        try:
+            architectures = [architecture_class(arch_name)] if arch_name else []
+        except ValueError:
+            architectures = []
+        try:
+            loss = loss_class(loss_name or DEFAULT_LOSS)
+        except ValueError:
+            loss = loss_class(DEFAULT_LOSS)
+        configs = [architecture.Config for architecture in architectures or ARCHITECTURES.values()]
+        found["arch."] = [ArchitectureName, *configs]
+        found["arch.loss."] = [LossName, loss.Config]
+        found["optimizer."] = list(CHOICES.values())
+    return found
+
+
 def parse(schema: type[BaseModel], values: dict) -> BaseModel:
     """`values` as `schema`; raises UserError that lists every bad key, with the nearest valid ones if it is unknown."""
     problems = []
@@ -177,8 +287,10 @@ def parse(schema: type[BaseModel], values: dict) -> BaseModel:
                 valid = [f"optimizer.{field}" for field in CHOICES[choice].model_fields]
             unknown = item["type"] == "extra_forbidden"
             problems.append((".".join(loc), describe(item), valid if unknown else []))
-    if isinstance(values.get("arch"), dict):
+    if isinstance(arch := values.get("arch"), dict):
         try:
+            if (name := arch.get("name")) in CLASSES:
+                raise ValueError(f"arch.name={name}: {CLASSES[name]}")
             check_arch(values["arch"], seq_len=1, vocab_size=2, num_puzzle_identifiers=1)
         except ConfigError as error:
             problems += error.problems
@@ -193,6 +305,8 @@ def parse(schema: type[BaseModel], values: dict) -> BaseModel:
 
 def _line(key: str, message: str, valid: list[str]) -> str:
     line = f"{key}: {message}" if key else message
+    if valid and key in KEYS:
+        return f"{line}; {KEYS[key]}"
     if valid:
         near = difflib.get_close_matches(key, valid, n=3, cutoff=0.5) or sorted(valid)
         line += f"; nearest valid keys: {', '.join(near)}"

@@ -1,24 +1,21 @@
-"""What `solve.py` may be told, read without Hydra: its grammar turns `12.3000` or `000123` into numbers."""
+"""What `solve.py` and `app.py` may be told."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from config.schema import parse
+from config.schema import FilePath
 from models.recursive import MAX_STEPS
 from models.settings import Settings
-from utils.errors import UserError
-
-Config = TypeVar("Config", bound=BaseModel)
 
 
 class CheckpointConfig(Settings):
     """What every command about trained weights is told."""
 
-    checkpoint: str = Field(default=None, validate_default=True)  # required, with a message of its own
+    checkpoint: FilePath = Field(default=None, validate_default=True)  # required, with a message of its own
+    """The trained model: a run's folder, step_N, best, an export, .safetensors, hf://OWNER/NAME[/file]."""
 
     @field_validator("checkpoint", mode="before")
     @classmethod
@@ -32,14 +29,25 @@ class SolveConfig(CheckpointConfig):
     """Everything that `solve.py` is told; None means as the run was trained."""
 
     puzzle: str | None = None
+    """Your own puzzle: its cells in reading order. Sudoku: symbols, . or 0 for a blank; white space and
+    | - + / mean nothing. Mazes: # wall, space or . free, S start, G goal, / or a line break between rows.
+    """
     index: int | None = Field(default=None, ge=0)
+    """Number of the test puzzle, from 0; null: one is drawn."""
     seed: int | None = Field(default=None, ge=0)
-    data_paths_test: list[str] | None = Field(default=None, min_length=1)
+    """Seed of that draw; null: 0."""
+    data_paths_test: list[FilePath] | None = Field(default=None, min_length=1)
+    """Datasets to take the test puzzle from; null: the run's own."""
     steps: int | None = Field(default=None, gt=0, le=MAX_STEPS)
+    """Supervision steps; more than in training are allowed; null: as in training."""
     seq_len: int | None = Field(default=None, gt=0)
-    gif: str | None = None
-    png: str | None = None
+    """Cells of a puzzle, needed if nothing beside a published checkpoint says it."""
+    gif: FilePath | None = None
+    """File (.gif) for an animation of the steps."""
+    png: FilePath | None = None
+    """File (.png) for a picture of all steps."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    """auto: the first of cuda, mps and cpu that is available."""
 
     @field_validator("gif", "png")
     @classmethod
@@ -64,37 +72,8 @@ class AppConfig(CheckpointConfig):
     """Everything that `app.py` is told."""
 
     seq_len: int | None = Field(default=None, gt=0)
+    """Cells of a puzzle, needed if nothing beside a published checkpoint says it."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    """auto: the first of cuda, mps and cpu that is available."""
     port: int = Field(default=7860, ge=1024, le=65535)
-
-
-def read_arguments(arguments: Sequence[str], schema: type[Config] = SolveConfig) -> Config:
-    """The command line's `key=value` as `schema`; raises UserError that lists what is wrong."""
-    values: dict[str, Any] = {}
-    for argument in arguments:
-        key, equals, text = argument.partition("=")
-        key = key.lstrip("+")
-        if not equals or not key:
-            raise UserError(
-                f"{argument!r} is not of the form key=value; keys are {', '.join(schema.model_fields)}"
-            )
-        if key in values:
-            raise UserError(f"{key}= is given twice")
-        values[key] = _value(key, _unquoted(text))
-    return parse(schema, values)
-
-
-def _value(key: str, text: str) -> str | list[str] | None:
-    if key == "puzzle":
-        return text
-    if text == "null":
-        return None
-    if key in ("data_paths", "data_paths_test"):
-        inside = text[1:-1] if text[:1] + text[-1:] == "[]" else text
-        return [_unquoted(path.strip()) for path in inside.split(",") if path.strip()]
-    return text
-
-
-def _unquoted(text: str) -> str:
-    """The text without quotes that survived the shell (`'puzzle="1.."'`, as Hydra's commands want them)."""
-    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
+    """Port of the page."""

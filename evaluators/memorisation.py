@@ -2,16 +2,6 @@
 
     python -m evaluators.memorisation checkpoint=RUN_FOLDER
 
-checkpoint   a run's folder, step_N, best, an export, .safetensors, hf://OWNER/NAME[/file]
-out          folder for memorisation.md and memorisation.png, by default the run's
-limit        train and test puzzles to solve, 500 of each by default
-copies       symmetric copies of each train puzzle, 1 by default
-seed         of the copies, 0 by default
-steps        supervision steps, as many as in training by default; more are allowed
-data_paths   [DIR, ...] instead of the run's own train data
-data_paths_test  [DIR, ...] instead of the run's own test data
-device       auto, cuda, mps, cpu
-
 A check for which something is missing is left out, with the reason.
 """
 
@@ -27,8 +17,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from config.command_line import Command, read_command
 from config.report_schema import MemorisationConfig
-from config.solve_schema import read_arguments
 from config.trained import Trained, open_trained
 from evaluators.curves import encoded
 from evaluators.memorisation_checks import (
@@ -46,12 +36,11 @@ from puzzle_dataset import PuzzleDataset
 from utils.errors import UserError, report_user_errors
 from utils.files import write_atomically
 
+COMMAND = Command("-m evaluators.memorisation", __doc__.strip(), MemorisationConfig)
+
 
 def main(arguments: list[str]) -> None:
-    if {"-h", "--help", "help"} & set(arguments):
-        print(__doc__.strip())
-        return
-    config = read_arguments(arguments, MemorisationConfig)
+    config = read_command(arguments, COMMAND)
     trained = open_trained(config.checkpoint)
     folder = report_folder(trained, config.out)
     run = trained.located.folder

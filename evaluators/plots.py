@@ -2,13 +2,6 @@
 
     python -m evaluators.plots checkpoint=RUN_FOLDER
 
-checkpoint   a run's folder, step_N, best, an export, .safetensors, hf://OWNER/NAME[/file]
-out          folder for the files, by default plots in the run's folder
-limit        test puzzles to solve, the first 1000 by default
-steps        supervision steps, as many as in training by default; more are allowed
-data_paths_test  [DIR, ...] instead of the run's own test data
-device       auto, cuda, mps, cpu
-
 What cannot be drawn is left out, with a line that says why.
 """
 
@@ -27,8 +20,8 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
+from config.command_line import Command, read_command
 from config.report_schema import ReportConfig
-from config.solve_schema import read_arguments
 from config.trained import Trained, open_trained
 from dataset.family import family_of
 from dataset.format import IGNORE_LABEL_ID, Metadata, open_split
@@ -44,12 +37,11 @@ from utils.distributed import World
 from utils.errors import UserError, report_user_errors
 from utils.files import write_atomically
 
+COMMAND = Command("-m evaluators.plots", __doc__.strip(), ReportConfig)
+
 
 def main(arguments: list[str]) -> None:
-    if {"-h", "--help", "help"} & set(arguments):
-        print(__doc__.strip())
-        return
-    config = read_arguments(arguments, ReportConfig)
+    config = read_command(arguments, COMMAND)
     trained = open_trained(config.checkpoint)
     folder = report_folder(trained, config.out, "plots")
     batch_size = trained.config.values["global_batch_size"]

@@ -65,9 +65,13 @@ class ACTLossHead(nn.Module):
 
     class Config(Settings):
         loss_type: str = "stablemax_cross_entropy"
-        label_smoothing: float = Field(default=0.0, ge=0, lt=1)  # in training only
-        q_halt_weight: float = Field(default=0.5, ge=0)  # of the halting losses, q_continue's too
-        supervision_decay: float = Field(default=1.0, gt=0, le=1)  # of a row's weight from step to step
+        """Loss per token: stablemax_cross_entropy or softmax_cross_entropy."""
+        label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+        """Share of a label spread over all tokens, in training only."""
+        q_halt_weight: float = Field(default=0.5, ge=0)
+        """Weight of the halting losses, also of q_continue's."""
+        supervision_decay: float = Field(default=1.0, gt=0, le=1)
+        """Factor on a row's weight from one supervision step to the next."""
 
     def __init__(
         self,

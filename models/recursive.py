@@ -39,38 +39,69 @@ class RecursiveConfig(Settings):
     any_size: ClassVar[bool] = False  # whether the weights serve every seq_len and vocab_size
 
     seq_len: int = Field(gt=0)
+    """Cells of a puzzle; the data says it."""
     vocab_size: int = Field(gt=1)
+    """Number of tokens; the data says it."""
     num_puzzle_identifiers: int = Field(default=1, gt=0)
+    """Rows of the puzzle-embedding table; the data says it."""
 
     hidden_size: int = Field(default=512, gt=0)
+    """Width D of the latents."""
     num_heads: int = Field(default=8, gt=0)
+    """Attention heads, of floor(D / heads) channels."""
     expansion: float = Field(default=4, gt=0)
+    """SwiGLU's inner width is expansion · width · 2/3, rounded up to a multiple of 256."""
     H_cycles: int = Field(default=3, ge=1, le=MAX_CYCLES)
+    """Cycles per supervision step."""
     L_cycles: int = Field(default=6, ge=1, le=MAX_CYCLES)
+    """Updates of z per cycle."""
     H_layers: int = Field(default=0, ge=0, le=MAX_LAYERS)
+    """Blocks of the second network (hrm, transformers_baseline); no effect in trm."""
     L_layers: int = Field(default=2, ge=0, le=MAX_LAYERS)
+    """Blocks of the network."""
     pos_encodings: Literal["rope", "rope2d", "learned", "none"] = "rope"
+    """Position encoding; rope2d: rotary over rows and columns of a square grid."""
     rope_theta: float = Field(default=10000.0, gt=0)
+    """Base of the rotary frequencies."""
     rms_norm_eps: float = Field(default=1e-5, gt=0)
+    """Added to the mean square in RMS norm."""
     mlp_t: bool = False
+    """An MLP over cells instead of attention."""
     ffn: Literal["swiglu", "rms_swiglu", "conv_swiglu"] = "swiglu"
+    """Feed-forward layer; rms_swiglu: RMS-gated; conv_swiglu: with a convolution over positions
+    (arXiv 2512.14693), the default of urm.
+    """
     puzzle_emb_ndim: int = Field(default=512, ge=0)
+    """Channels of a puzzle embedding; 0: none, and no prefix."""
     puzzle_emb_len: int = Field(default=16, ge=0)
+    """Tokens of the puzzle prefix; 0: as few as hold the embedding."""
     forward_dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
+    """Dtype of the computation; weights are float32. The CPU recipes write ${faster_dtype:${device}}:
+    bfloat16 on processors with AMX and on AMD's with avx512_bf16, else float32.
+    """
 
     # Equilibrium reasoning (arXiv 2605.21488), in training and in evaluation
-    random_init: bool = (
-        False  # the latents of a reset row: a truncated normal of std 1 per position and channel
-    )
-    damping: float = Field(default=0.0, ge=0, lt=1)  # share of the old latent that an update keeps
-    noise: float = Field(default=0.0, ge=0)  # std of the normal noise that is added to each updated latent
+    random_init: bool = False
+    """Draw the latents of a reset row from a truncated normal of std 1 (arXiv 2605.21488)."""
+    damping: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the old latent that an update keeps (arXiv 2605.21488)."""
+    noise: float = Field(default=0.0, ge=0)
+    """Std of the noise added to each updated latent (arXiv 2605.21488)."""
 
     halt_max_steps: int = Field(default=16, ge=1, le=MAX_STEPS)
+    """Maximum number of supervision steps per example."""
     halt_exploration_prob: float = Field(default=0.1, ge=0, le=1)
+    """Probability that a row may halt only from a step drawn from 2 to halt_max_steps."""
     no_ACT_continue: bool = True
+    """true: halt on q_halt > 0; false: on q_halt > q_continue, which is then learned."""
     halting: Literal["halt", "q_learning"] | None = None
+    """halt: on q_halt > 0; q_learning: on q_halt > q_continue, both learned; null: as published for the
+    architecture.
+    """
     act_enabled: bool = True
+    """Halting in training."""
     act_inference: bool = False
+    """Halting in evaluation."""
 
     @model_validator(mode="after")
     def check_widths(self):

@@ -15,6 +15,7 @@ from models.act import ACTModel
 from models.architectures import ARCHITECTURES
 from models.losses import TOKEN_LOSSES, ACTLossHead
 from models.recursive import RecursiveConfig, RecursiveModel
+from models.settings import Settings
 
 # Identifiers in published configs; every other `module@Class` is imported from below `models.`.
 PUBLISHED_NAMES = {
@@ -26,6 +27,24 @@ PUBLISHED_NAMES = {
     # The name in the HRM authors' own repository.
     "hrm.hrm_act_v1@HierarchicalReasoningModel_ACTV1": "hrm",
 }
+
+
+SIZES = ("seq_len", "vocab_size", "num_puzzle_identifiers")  # what the data decides
+DEFAULT_LOSS = "losses@ACTLossHead"
+
+
+class ArchitectureName(Settings):
+    """The key under `arch` that chooses who knows the others."""
+
+    name: str
+    """Registry name, published identifier, or module@Class below models/."""
+
+
+class LossName(Settings):
+    """The key under `arch.loss` that chooses who knows the others."""
+
+    name: str = DEFAULT_LOSS
+    """Loss head, module@Class below models/."""
 
 
 def import_below(package: str, identifier: str, choices: Iterable[str], key: str) -> type:
@@ -70,7 +89,7 @@ def architecture_class(name: str) -> type[RecursiveModel]:
 
 def loss_class(name: str) -> type[ACTLossHead]:
     """The loss head that `arch.loss.name` means, as `module@Class` below `models.`."""
-    cls = import_below("models", name, ["losses@ACTLossHead"], "arch.loss.name")
+    cls = import_below("models", name, [DEFAULT_LOSS], "arch.loss.name")
     if not issubclass(cls, ACTLossHead):
         raise ValueError(
             f"arch.loss.name={name!r}: {cls.__name__} must derive from models.losses.ACTLossHead"
@@ -98,9 +117,9 @@ def split_arch(arch: dict) -> tuple[type[RecursiveModel], type[ACTLossHead], dic
             f"arch.loss={loss!r}: must be a mapping such as {{loss_type: softmax_cross_entropy}}"
         )
     loss = dict(loss)
-    name = loss.pop("name", "losses@ACTLossHead")
+    name = loss.pop("name", DEFAULT_LOSS)
     if not isinstance(name, str):
-        raise ValueError(f"arch.loss.name={name!r}: must be a name such as losses@ACTLossHead")
+        raise ValueError(f"arch.loss.name={name!r}: must be a name such as {DEFAULT_LOSS}")
     head = loss_class(name)
     return cls, head, settings, loss
 
@@ -144,6 +163,8 @@ def describe(item: dict) -> str:
     if item["type"] == "missing":
         return "missing"
     message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "literal_error":
+        message = f"choose from {item['ctx']['expected']}".replace("'", "").replace(" or ", ", ")
     if item["type"] == "list_type" and isinstance(item["input"], str):
         message = f"must be a list, written [{item['input']}]"
     of_whole = not item["loc"] or (item["type"] == "value_error" and isinstance(item["input"], dict))

@@ -17,7 +17,13 @@ class Settings(BaseModel):
     (Python counts true and false as 1 and 0.)
     """
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid",
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
+        coerce_numbers_to_str=True,  # a name such as 20251128, which a YAML file or an interpolation gives as a number
+    )
 
     @model_validator(mode="after")
     def refuse_absurd_numbers(self) -> Settings:
@@ -53,16 +59,16 @@ class _NoNumber:
 
 
 def _takes_only_numbers(annotation: Any) -> bool:
-    return _types(annotation) <= {int, float, type(None)}
+    return types_of(annotation) <= {int, float, type(None)}
 
 
-def _types(annotation: Any) -> set[Any]:
-    """What a union or an optional allows; of a `Literal` the types of its values."""
+def types_of(annotation: Any) -> set[Any]:
+    """The types that a field's annotation allows: the members of a union, the types of a `Literal`'s values."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return {type(value) for value in arguments}
     if origin is Annotated:
-        return _types(arguments[0])
+        return types_of(arguments[0])
     if origin in (Union, UnionType):
-        return set().union(*map(_types, arguments))
+        return set().union(*map(types_of, arguments))
     return {annotation}

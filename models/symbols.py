@@ -62,7 +62,8 @@ class SERRM(RecursiveModel):
         any_size: ClassVar[bool] = True
         hidden_size: int = Field(default=256, gt=0)
         num_heads: int = Field(default=4, gt=0)
-        num_registers: int = Field(default=4, ge=1)  # learned extra positions; q reads the first
+        num_registers: int = Field(default=4, ge=1)
+        """Learned positions in addition to the cells; q_halt reads the first."""
         pos_encodings: Literal["rope2d"] = "rope2d"
         ffn: Literal["swiglu", "rms_swiglu"] = "swiglu"
         mlp_t: Literal[False] = False

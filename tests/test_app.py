@@ -20,7 +20,8 @@ import torch
 from trained_folders import TINY_ARCH, randomised, write_run
 
 import app
-from config.solve_schema import AppConfig, read_arguments
+from config.command_line import read_arguments
+from config.solve_schema import AppConfig
 from dataset.sudoku_solve import solve as solve_by_rules
 from evaluators.play import MOST_STEPS, Game
 from utils.errors import UserError

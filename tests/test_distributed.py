@@ -182,6 +182,44 @@ def test_a_rank_that_hangs_is_given_up_after_the_timeout(tmp_path):
     assert "lost contact" in results[0].stderr
 
 
+def start_twice():
+    for run in range(2):
+        if os.environ["RANK"] == "1":
+            time.sleep(0.5)  # rank 0 must not take the addresses of the first run for those of the second
+        with World.start("cpu") as world:
+            world.print("run", run, "sum", int(world.sum_(torch.ones(1))))
+            assert world.gather_object(world.rank) == [0, 1]
+
+
+@pytest.fixture
+def launcher_store():
+    """The environment of workers whose launcher serves the store, as `torchrun` does: it outlives their groups."""
+    server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    yield {"MASTER_PORT": str(server.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+
+
+def test_a_process_that_starts_two_runs_one_after_the_other_joins_the_others_twice(tmp_path, launcher_store):
+    for environment in ({}, launcher_store):
+        results = run_ranks(tmp_path, start_twice, **environment)
+        assert outputs_of(results) == ["run 0 sum 2\nrun 1 sum 2\n", ""]
+
+
+def fail_in_the_second_run():
+    with World.start("cpu"):
+        pass
+    with World.start("cpu") as world:
+        if world.rank == 1:
+            raise ArithmeticError("the loss is not finite")
+        world.sum_(torch.ones(1))
+
+
+def test_a_rank_that_fails_in_a_later_run_ends_all_with_its_own_error_too(tmp_path, launcher_store):
+    results = run_ranks(tmp_path, fail_in_the_second_run, **launcher_store)
+    assert [result.returncode for result in results] == [1, 1]
+    assert results[0].stderr == ""
+    assert results[1].stderr.count("ArithmeticError: the loss is not finite") == 1
+
+
 def leave():
     with World.start("cpu"):
         sys.exit(0)

@@ -22,11 +22,12 @@ from omegaconf import OmegaConf
 from readme import ROOT, plain, section, table
 
 import models
+from config.command_line import read_arguments
 from config.evaluate_schema import EvaluateConfig
 from config.overrides import force_overrides
 from config.report_schema import MemorisationConfig, ReportConfig
 from config.schema import PretrainConfig, parse
-from config.solve_schema import AppConfig, SolveConfig, read_arguments
+from config.solve_schema import AppConfig, SolveConfig
 from dataset import build_arc_dataset, build_maze_dataset, build_sudoku_dataset, report
 from dataset.options import OptionParser
 from dataset.parallel import available_cpus

@@ -14,7 +14,8 @@ from scripted_solver import ANSWER, PUZZLE, RELABELLED
 from trained_folders import TINY_ARCH, randomised, write_run
 
 import solve
-from config.solve_schema import SolveConfig, read_arguments
+from config.command_line import read_arguments
+from config.solve_schema import SolveConfig
 from dataset.format import SplitWriter, write_identifiers
 from dataset.sudoku import BoxShape, parse_grid, to_tokens
 from utils.errors import UserError

@@ -124,7 +124,7 @@ def in_process_command(monkeypatch, cwd: Path, *arguments: str, entry=pretrain) 
     monkeypatch.setattr(sys, "argv", [f"{entry.__name__}.py", *arguments])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # to be put back, as the command sets it
     try:
-        run_command(entry.launch)
+        run_command(entry.launch, entry.COMMAND)
     except SystemExit as end:
         return end.code or 0
     return 0

@@ -28,7 +28,7 @@ def resolve_device(name: str, local_rank: int = 0, num_local_ranks: int = 1) -> 
     Raises `UserError` for an unknown name, a device this machine lacks, and more processes than devices.
     """
     if name not in DEVICE_NAMES:
-        raise UserError(f"device={name}: unknown; use one of {', '.join(DEVICE_NAMES)}")
+        raise UserError(f"device={name}: choose from {', '.join(DEVICE_NAMES)}")
     # Several processes cannot share one MPS device over Gloo, so `auto` gives them the CPU.
     has_mps = torch.backends.mps.is_available() and num_local_ranks == 1
     if name == "auto":

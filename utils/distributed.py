@@ -227,13 +227,27 @@ class World:
             print(message, file=sys.stderr, flush=True)
 
 
+# The connection to the processes' common store, and how many groups this process has joined over it.
+_store: dist.Store | None = None
+_groups_joined = 0
+
+
 def _join_process_group(backend: str, rank: int, size: int, timeout: timedelta) -> None:
-    """Start torch's process group; `UserError` if the other processes cannot be reached in time."""
+    """Start torch's process group; `UserError` if the other processes cannot be reached in time.
+
+    A process may do this again after it has left a group, as in a sweep. The store is opened once: rank 0 may serve
+    it on a port that is not free again at once.
+    """
+    global _store, _groups_joined
     try:
-        store, rank, size = next(dist.rendezvous("env://", rank, size, timeout=timeout))
-        # A launcher that restarts its workers keeps the store, with the addresses of those that died.
+        if _store is None:
+            _store, rank, size = next(dist.rendezvous("env://", rank, size, timeout=timeout))
+        _store.set_timeout(timeout)
+        # The store keeps the addresses of earlier groups: of workers that died before the launcher restarted them
+        # all, and of the runs before this one.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = dist.PrefixStore(f"attempt_{attempt}", store)
+        store = dist.PrefixStore(f"attempt_{attempt}/group_{_groups_joined}", _store)
+        _groups_joined += 1
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]

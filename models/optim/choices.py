@@ -22,6 +22,7 @@ class Choice(Settings):
     model_config = ConfigDict(frozen=True)
 
     name: str
+    """Optimizer of the weights; the puzzle embeddings always have SignSGD."""
 
     @property
     def of_vectors(self) -> Elementwise:
@@ -48,12 +49,21 @@ class MuonChoice(Choice):
 
     name: Literal["muon"]
     lr: float = Field(default=0.02, ge=0)
+    """Learning rate of the blocks' matrices."""
     weight_decay: float = Field(default=0.005, ge=0)
+    """Decoupled weight decay of the blocks' matrices."""
     momentum: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of the average of the gradients."""
     nesterov: bool = True
-    ns_steps: int = Field(default=5, ge=1, lt=100)  # Newton-Schulz iterations
+    """Nesterov momentum."""
+    ns_steps: int = Field(default=5, ge=1, lt=100)
+    """Newton-Schulz iterations per update."""
     adjust_lr: Literal["original", "match_rms_adamw"] = "original"
+    """How a matrix's shape scales its step: sqrt(max(1, rows / columns)), or 0.2 sqrt(max(rows, columns))
+    for match_rms_adamw.
+    """
     rest: Elementwise = "adamw"
+    """Optimizer of everything else: embeddings, heads, biases."""
 
     @property
     def of_vectors(self) -> Elementwise:

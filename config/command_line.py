@@ -1,0 +1,93 @@
+"""Command lines of `key=value`: what a command is called, what it requires, and its arguments as its schema."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import BaseModel
+
+from config.help import options_of, print_help, usage
+from config.schema import parse
+from config.typed_text import TextKind, entries, is_null, text_kind, unquoted
+from utils.errors import UserError
+
+Config = TypeVar("Config", bound=BaseModel)
+_HELP = {"-h", "--help", "help"}
+_DASHED = re.compile(r"--?([A-Za-z_][\w.]*)(=.*)?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command whose arguments are `key=value`."""
+
+    program: str  # "solve.py", "-m evaluators.plots"
+    summary: str
+    schema: type[BaseModel]
+    required: Mapping[str, str] = field(default_factory=lambda: {"checkpoint": "RUN"})  # key -> placeholder
+    config_name: str | None = None  # the file in config/ whose defaults Hydra composes with the arguments
+
+    def usage(self) -> str:
+        return usage(self.program, self.required)
+
+
+def read_command(arguments: Sequence[str], command: Command) -> Any:
+    """The arguments as the command's schema.
+
+    Without arguments the usage is printed and the process exits with 2, for `--help` the help and with 0. Raises
+    UserError that lists what is wrong.
+    """
+    if not arguments:
+        refuse_no_arguments(command)
+    if _HELP & set(arguments):
+        keys = options_of(command.schema, required=command.required)
+        print_help("\n\n".join([command.summary, command.usage(), "\n".join(["keys", *keys])]))
+        sys.exit(0)
+    return read_arguments(arguments, command.schema)
+
+
+def refuse_no_arguments(command: Command) -> NoReturn:
+    """Print the usage and what is required, and exit with 2, as for other wrong arguments."""
+    required = options_of(command.schema, only=command.required, required=command.required)
+    hint = f"python {command.program} --help lists all keys"
+    print("\n".join([command.usage(), *required, hint]), file=sys.stderr)
+    sys.exit(2)
+
+
+def read_arguments(arguments: Sequence[str], schema: type[Config]) -> Config:
+    """The command line's `key=value` as `schema`; raises UserError that lists what is wrong."""
+    values: dict[str, Any] = {}
+    for argument in arguments:
+        refuse_dashes(argument)
+        key, equals, text = argument.partition("=")
+        key = key.lstrip("+")
+        if not equals or not key:
+            raise UserError(
+                f"{argument!r} is not of the form key=value; keys are {', '.join(schema.model_fields)}"
+            )
+        if key in values:
+            raise UserError(f"{key}= is given twice")
+        known = schema.model_fields.get(key)
+        values[key] = _value(text, known and text_kind(known.annotation))
+    return parse(schema, values)
+
+
+def refuse_dashes(argument: str) -> None:
+    """Raise UserError for `--lr=0.001`, the form of other programs and the default of `wandb agent`."""
+    if match := _DASHED.fullmatch(argument):
+        raise UserError(
+            f"{argument}: keys have no dashes, write {match[1]}{match[2] or '=VALUE'} (in a W&B sweep, "
+            "${args_no_hyphens} instead of ${args} in its command)"
+        )
+
+
+def _value(text: str, kind: TextKind | None) -> str | list[str] | None:
+    if is_null(text):
+        return None
+    if kind is TextKind.LIST:
+        listed = entries(text)
+        return entries(f"[{text}]") if listed is None else listed
+    return unquoted(text)
