@@ -37,7 +37,7 @@ from dataset.metadata import write_text
 from dataset.options import OptionParser, building_into, whole_number
 from dataset.parallel import available_cpus, ordered_map
 from utils.errors import UserError, report_user_errors
-from utils.files import writing_into
+from utils.files import expand_home, writing_into
 
 BUILDER = "build_arc_dataset"
 BUILDER_VERSION = 2
@@ -68,11 +68,12 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = OptionParser(prog=BUILDER, description=__doc__.splitlines()[0])
     parser.add_argument(
         "--input-file-prefix",
+        type=expand_home,
         required=True,
         help="PREFIX of PREFIX_SUBSET_challenges.json and PREFIX_SUBSET_solutions.json (hyphens work too), or the "
         "folder that holds folders SUBSET of one JSON file per task, at any depth",
     )
-    parser.add_argument("--output-dir", required=True, help="folder to build into")
+    parser.add_argument("--output-dir", type=expand_home, required=True, help="folder to build into")
     parser.add_argument("--subsets", nargs="+", required=True, help="task collections to use, in this order")
     parser.add_argument("--test-set-name", required=True, help="subset whose test pairs are the test split")
     parser.add_argument("--test-set-name2", help="another such subset")

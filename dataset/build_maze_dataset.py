@@ -41,7 +41,7 @@ from dataset.parallel import available_cpus
 from dataset.provenance import write_source_rows
 from dataset.sources import Rows, find_table, read_rows
 from utils.errors import UserError, report_user_errors
-from utils.files import writing_into
+from utils.files import expand_home, writing_into
 
 BUILDER = "build_maze_dataset"
 BUILDER_VERSION = 1
@@ -99,7 +99,9 @@ def main(arguments: list[str] | None = None) -> None:
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; raises `UserError` for options that do not go together."""
     parser = OptionParser(prog=BUILDER, description=__doc__.splitlines()[0])
-    parser.add_argument("--output-dir", default="data/maze-30x30-hard-1k", help="folder to build into")
+    parser.add_argument(
+        "--output-dir", type=expand_home, default="data/maze-30x30-hard-1k", help="folder to build into"
+    )
     parser.add_argument(
         "--subsample-size",
         type=whole_number(1),
@@ -117,7 +119,9 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
         "--source-repo", help=f"hub dataset with train.csv and test.csv; {DEFAULT_REPO} without any source"
     )
     source.add_argument(
-        "--source-csv", help="folder with train.csv and test.csv (columns source,question,answer,rating)"
+        "--source-csv",
+        type=expand_home,
+        help="folder with train.csv and test.csv (columns source,question,answer,rating)",
     )
     source.add_argument(
         "--generate", type=whole_number(1), help="number of train mazes to make from no source"

@@ -41,7 +41,7 @@ from dataset.sudoku_splits import (
     generated,
 )
 from utils.errors import UserError, report_user_errors
-from utils.files import writing_into
+from utils.files import expand_home, writing_into
 
 BUILDER = "build_sudoku_dataset"
 BUILDER_VERSION = 2
@@ -78,7 +78,9 @@ def main(arguments: list[str] | None = None) -> None:
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; raises `UserError` for options that do not go together."""
     parser = OptionParser(prog=BUILDER, description=__doc__.splitlines()[0])
-    parser.add_argument("--output-dir", default="data/sudoku-extreme-full", help="folder to build into")
+    parser.add_argument(
+        "--output-dir", type=expand_home, default="data/sudoku-extreme-full", help="folder to build into"
+    )
     parser.add_argument(
         "--subsample-size",
         type=whole_number(1),
@@ -99,6 +101,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     source.add_argument(
         "--source-csv",
+        type=expand_home,
         help="folder with train.csv and test.csv (columns question or puzzle, answer or solution, also rating), one "
         "such table, or a list of puzzles, whose answers are found here; a file is split by --test-size",
     )

@@ -53,6 +53,8 @@ class OptionParser(argparse.ArgumentParser):
         assert not declared, f"declare options with dashes: {declared}"
         if args is None:
             args = sys.argv[1:]
+        if not args and any(action.required for action in self._actions):
+            self.print_usage(sys.stderr)
         return super().parse_known_args([dashed(argument) for argument in args], namespace)
 
     def error(self, message: str):

@@ -32,7 +32,7 @@ from dataset.png import GLYPH_HEIGHT, draw_text, encode_png, text_width
 from dataset.sudoku import to_values
 from dataset.sudoku_batch import MOST_PUZZLES_TO_CHECK, ambiguous_notes
 from utils.errors import UserError, report_user_errors
-from utils.files import replacing
+from utils.files import expand_home, replacing
 
 _SAMPLE_CELLS = 1 << 24  # cells looked at for how often tokens occur
 
@@ -41,9 +41,11 @@ _SAMPLE_CELLS = 1 << 24  # cells looked at for how often tokens occur
 def main(arguments: list[str] | None = None) -> int:
     """Print the report; returns 1 when the dataset breaks a rule."""
     parser = OptionParser(prog="report", description=__doc__.splitlines()[0])
-    parser.add_argument("dataset_dir", help="folder with train and test")
+    parser.add_argument("dataset_dir", type=expand_home, help="folder with train and test")
     parser.add_argument("--examples", type=whole_number(0), default=2, help="examples to draw per split")
-    parser.add_argument("--png", help="also draw the examples, at least eight per split, to this file")
+    parser.add_argument(
+        "--png", type=expand_home, help="also draw the examples, at least eight per split, to this file"
+    )
     parser.add_argument(
         "--color", choices=("auto", "always", "never"), default="auto", help="colours in the terminal"
     )

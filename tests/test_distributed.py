@@ -196,6 +196,7 @@ def launcher_store():
     """The environment of workers whose launcher serves the store, as `torchrun` does: it outlives their groups."""
     server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     yield {"MASTER_PORT": str(server.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    del server  # it had to live until now
 
 
 def test_a_process_that_starts_two_runs_one_after_the_other_joins_the_others_twice(tmp_path, launcher_store):

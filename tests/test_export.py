@@ -187,10 +187,10 @@ def test_a_refused_upload_leaves_the_export_and_says_so(run, tmp_path, monkeypat
     [
         (["chekpoint=x", "out=y"], "chekpoint: unknown key; nearest valid keys: checkpoint"),
         (["checkpoint=x"], "out: missing"),
-        (["--out", "x"], "arguments are key=value"),
+        (["--out", "x"], "--out: keys have no dashes, write out=VALUE"),
         (["checkpoint=nowhere", "out=y"], "nowhere: no such file or folder"),
         (["checkpoint=x", "out=y", "push_to_hub=me"], "push_to_hub=me: must be OWNER/NAME"),
-        (["checkpoint=[", "out=y"], "cannot be read"),
+        (["checkpoint=[", "out=y"], "[: no such file or folder"),
     ],
 )
 def test_what_is_wrong_is_named(arguments, message, capsys, tmp_path, monkeypatch):
