@@ -289,9 +289,9 @@ def parse(schema: type[BaseModel], values: dict) -> BaseModel:
             problems.append((".".join(loc), describe(item), valid if unknown else []))
     if isinstance(arch := values.get("arch"), dict):
         try:
-            if (name := arch.get("name")) in CLASSES:
+            if isinstance(name := arch.get("name"), str) and name in CLASSES:
                 raise ValueError(f"arch.name={name}: {CLASSES[name]}")
-            check_arch(values["arch"], seq_len=1, vocab_size=2, num_puzzle_identifiers=1)
+            check_arch(arch, seq_len=1, vocab_size=2, num_puzzle_identifiers=1)
         except ConfigError as error:
             problems += error.problems
         except ValueError as error:

@@ -171,7 +171,9 @@ def test_arguments_are_checked(arguments, message):
 
 
 def test_help_says_every_key(capsys):
-    app.main(["--help"])
+    with pytest.raises(SystemExit) as end:
+        app.main(["--help"])
+    assert end.value.code == 0
     text = capsys.readouterr().out
     assert all(f"\n{key} " in text for key in AppConfig.model_fields)
 
