@@ -78,9 +78,11 @@ class EvaluateConfig(Settings):
     sigma: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """noise, ladder: standard deviation of the noise; null: 0.3 for Sudoku, 1.0 for mazes, 0.2 for ARC."""
     pick: Literal[PICKS] | None = None
-    """Which answer is chosen; null: majority, except noisy chains of other puzzles than mazes: q_halt."""
+    """Which answer is chosen: majority, q_halt or first_stop; null: majority, but q_halt for noisy chains of
+    puzzles other than mazes.
+    """
     rungs: list[Literal[RUNGS]] | None = Field(default=None, min_length=1)
-    """ladder: its rungs in order; null: all that the puzzle family has."""
+    """ladder: its rungs in order, of steps, more_steps, symmetry, noise; null: all that the puzzle family has."""
     more_steps: int | None = Field(default=None, gt=0, le=MAX_STEPS)
     """ladder: total steps after the rung of this name; null: 4 times halt_max_steps."""
     seed: int | None = Field(default=None, ge=0, lt=2**31)

@@ -14,7 +14,7 @@ from config.command_line import Command
 from config.help import entry, options_of
 from config.schema import SECTION_TITLES, PretrainConfig, sections
 from models.optim.choices import CHOICES
-from models.registry import SIZES
+from models.registry import FROM_DATA
 
 _FOLDER = Path(__file__).parent
 _HYDRA = """\
@@ -59,7 +59,7 @@ def _nested(values: Mapping[str, Any]) -> Iterator[str]:
             line
             for schema in found[prefix]
             for line in options_of(
-                schema, prefix, defaults, only=[name for name in schema.model_fields if name not in SIZES]
+                schema, prefix, defaults, only=[name for name in schema.model_fields if name not in FROM_DATA]
             )
         ]
         yield "\n".join([title, *lines])

@@ -134,9 +134,9 @@ class PretrainConfig(Settings):
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of initialisation, data order and exploration."""
     project_name: str | None = None
-    """W&B project and folder; null: {first data folder, capitalised}-ACT-torch."""
+    """W&B project and folder; null: WANDB_PROJECT, else {first data folder, capitalised}-ACT-torch."""
     run_name: str | None = None
-    """Name of the run; null: {model class} {two random words}."""
+    """Name of the run; null: WANDB_NAME, else {model class}-{two random words}."""
     checkpoint_path: FilePath | None = None
     """The run's folder; null: checkpoints/{project_name}/{run_name}."""
     load_checkpoint: FilePath | None = None

@@ -78,11 +78,13 @@ class EquivariantModel(RecursiveModel):
     class Config(RecursiveConfig):
         any_size: ClassVar[bool] = True
 
-        units: CellUnits | None = None  # from the data; None: the usual boxes of Sudoku
+        units: CellUnits | None = None
+        """Which cells share a unit; the data says it, None: the usual boxes of Sudoku."""
         hidden_size: int = Field(default=48, gt=0)
         num_heads: int = Field(default=1, ge=1, le=1)
         expansion: float = Field(default=2, gt=0)
         pooling: Literal["mean", "mean_max"] = "mean_max"
+        """How a unit is pooled: mean, or mean_max, the mean beside the maximum."""
         H_cycles: int = Field(default=2, ge=1)
         L_cycles: int = Field(default=3, ge=1)
         L_layers: int = Field(default=1, ge=0)

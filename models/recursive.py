@@ -60,7 +60,7 @@ class RecursiveConfig(Settings):
     L_layers: int = Field(default=2, ge=0, le=MAX_LAYERS)
     """Blocks of the network."""
     pos_encodings: Literal["rope", "rope2d", "learned", "none"] = "rope"
-    """Position encoding; rope2d: rotary over rows and columns of a square grid."""
+    """Position encoding: rope, rope2d (over the rows and columns of a square grid), learned or none."""
     rope_theta: float = Field(default=10000.0, gt=0)
     """Base of the rotary frequencies."""
     rms_norm_eps: float = Field(default=1e-5, gt=0)

@@ -29,7 +29,8 @@ PUBLISHED_NAMES = {
 }
 
 
-SIZES = ("seq_len", "vocab_size", "num_puzzle_identifiers")  # what the data decides
+SIZES = ("seq_len", "vocab_size", "num_puzzle_identifiers")
+FROM_DATA = (*SIZES, "units")  # settings that the data decides, of all architectures or some
 DEFAULT_LOSS = "losses@ACTLossHead"
 
 

@@ -17,7 +17,7 @@ from config.help import choices_of, meaning_of
 from config.schema import EvaluatorConfig, sections
 from dataset import build_arc_dataset, report
 from evaluators import memorisation, plots
-from models.registry import SIZES
+from models.registry import FROM_DATA
 from utils.errors import report_user_errors
 
 PLAIN = [solve, app, export, plots, memorisation]
@@ -87,7 +87,7 @@ def test_the_help_of_training_has_every_key_of_the_chosen_architecture(monkeypat
     expected = set()
     for prefix, schemas in sections(pretrain.COMMAND.schema, "hrm").items():
         expected |= {
-            f"{prefix}{name}" for schema in schemas for name in schema.model_fields if name not in SIZES
+            f"{prefix}{name}" for schema in schemas for name in schema.model_fields if name not in FROM_DATA
         }
     assert expected - {"arch", "optimizer", "optimizer.name"} <= said.keys()
     assert said["arch.H_layers"].endswith("[default: 4]")  # HRM's

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import write_identified
 from ranks import outputs_of, run_ranks
-from training_runs import ROOT, TINY, assert_same_run, metrics, newest_state, tiny
+from training_runs import ROOT, TINY, assert_same_run, metrics, newest_state, run_python, tiny
 
 import pretrain
 from models.optim import sparse_sign_sgd
@@ -134,6 +134,17 @@ def test_gradients_of_puzzle_embeddings_are_summed_over_all_rows_of_all_ranks(id
             assert torch.equal(ids, ids_two)
             assert sums.abs().sum() > 0
             torch.testing.assert_close(sums_two, sums, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_torchrun_trains_a_sweep_run_after_run(identified, tmp_path):
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
+    launcher += ["--rdzv-endpoint=localhost:0", "--nnodes=1", str(ROOT / "pretrain.py"), "--multirun"]
+    settings = [*TINY, f"data_paths=[{identified}]", "epochs=2", "eval_interval=2"]
+    done = run_python(*launcher, *settings, "seed=0,1", "checkpoint_path=seed_${seed}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    results = [metrics(tmp_path / f"seed_{seed}")[-1] for seed in (0, 1)]
+    assert results[0]["test/lm_loss"] != results[1]["test/lm_loss"]
 
 
 # Stopping and resuming

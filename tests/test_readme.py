@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import itertools
 import re
 import subprocess
 import sys
@@ -20,11 +21,14 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from readme import ROOT, plain, section, table
+from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 import models
 from config.command_line import read_arguments
 from config.evaluate_schema import EvaluateConfig
+from config.help import meaning_of
 from config.overrides import force_overrides
+from config.published_names import ARCH_CHOICES, KEYS
 from config.report_schema import MemorisationConfig, ReportConfig
 from config.schema import PretrainConfig, parse
 from config.solve_schema import AppConfig, SolveConfig
@@ -34,8 +38,9 @@ from dataset.parallel import available_cpus
 from export import ExportConfig
 from models.architectures import ARCHITECTURES
 from models.losses import ACTLossHead
+from models.optim.choices import MuonChoice
 from models.recursive import RecursiveConfig
-from models.registry import build_model
+from models.registry import ArchitectureName, LossName, build_model
 
 CONFIG = ROOT / "config"
 NOT_MEASURED = "TO MEASURE"
@@ -149,11 +154,11 @@ def _each_of_the_sweep(overrides: list[str]) -> Iterator[list[str]]:
 
 
 def check_evaluate(arguments: list[str]) -> None:
-    parse(EvaluateConfig, composed("cfg_evaluate", *force_overrides(arguments)))
+    parse(EvaluateConfig, composed("cfg_evaluate", *force_overrides(arguments, EvaluateConfig)))
 
 
 def check_export(arguments: list[str]) -> None:
-    parse(ExportConfig, OmegaConf.to_container(OmegaConf.from_dotlist(arguments)))
+    read_arguments(arguments, ExportConfig)
 
 
 def check_report(arguments: list[str]) -> None:
@@ -173,7 +178,7 @@ def help_of(main: Callable[[list[str]], object]) -> str:
 CHECKS = {
     "pretrain.py": check_pretrain,
     "evaluate.py": check_evaluate,
-    "solve.py": read_arguments,
+    "solve.py": partial(read_arguments, schema=SolveConfig),
     "app.py": partial(read_arguments, schema=AppConfig),
     "export.py": check_export,
     "dataset/build_sudoku_dataset.py": build_sudoku_dataset.parse_options,
@@ -243,6 +248,78 @@ def test_the_table_of_further_keys_has_what_the_schema_knows_beyond_the_files():
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "trm"])
 def test_the_table_of_the_other_architectures_has_what_each_file_sets(name):
     assert keys_in("The other architectures", f"`{name}`") == written(CONFIG / "arch" / f"{name}.yaml")
+
+
+def meanings(*schemas: type, prefix: str = "") -> dict[str, str]:
+    """Key to what the schemas say of it; the first schema that knows a key decides."""
+    return {
+        f"{prefix}{name}": meaning_of(schema, name)
+        for schema in reversed(schemas)
+        for name in schema.model_fields
+    }
+
+
+def as_meaning(text: str) -> str:
+    """A meaning without the marks that a table and a docstring have of their own."""
+    text = re.sub(r"\(\[(\d{4}\.\d{5})\]\([^)]*\)\)", r"(arXiv \1)", text)
+    text = plain(text).replace("\\|", "|").rstrip(".")
+    return text[:1].lower() + text[1:]
+
+
+_ARCH = meanings(ArchitectureName, RecursiveConfig) | meanings(LossName, ACTLossHead.Config, prefix="loss.")
+
+
+@pytest.mark.parametrize(
+    ("heading", "said"),
+    [
+        ("`config/cfg_pretrain.yaml`", meanings(PretrainConfig)),
+        ("`config/arch/trm.yaml`", _ARCH),
+        ("Further keys of `arch`", _ARCH),
+        ("`optimizer=`", meanings(MuonChoice)),
+        ("`config/cfg_evaluate.yaml`", meanings(EvaluateConfig)),
+        ("`solve.py`", meanings(SolveConfig)),
+        ("Reports: `evaluators.plots` and `evaluators.memorisation`", meanings(MemorisationConfig)),
+        ("`app.py`", meanings(AppConfig)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_tables_say_of_each_key_what_its_schema_says(heading, said):
+    rows = {plain(row["key"]): as_meaning(row["meaning"]) for row in table(heading)}
+    assert rows == {key: as_meaning(said[key]) for key in rows}
+
+
+@pytest.mark.parametrize("name", ["cfg_pretrain.yaml", "cfg_evaluate.yaml", "arch/trm.yaml"])
+def test_files_of_defaults_do_not_explain_keys_once_more(name):
+    assert re.findall(r"^\w+:.*#.*$", (CONFIG / name).read_text(), re.MULTILINE) == []
+
+
+def test_the_keys_of_hrm_and_urm_are_listed_as_their_errors_name_them():
+    said = {
+        plain(row["published"]).partition("=")[0]: plain(row["here"])
+        for row in table("Commands of HRM and URM")
+    }
+    assert said.keys() == {*KEYS, "arch", "arch.name"}
+    assert {"arch.loops": "arch.halt_max_steps", "arch.num_layers": "arch.L_layers"}.items() <= said.items()
+    for choice, ours in ARCH_CHOICES.items():
+        assert f"arch={choice}" in plain(section("Commands of HRM and URM"))
+        assert said["arch"] == f"arch={ours}"
+
+
+def test_the_sweep_of_wandb_ends_in_commands_that_are_accepted():
+    (block,) = readme.blocks("yaml", section("Sweeps"))
+    sweep = yaml.safe_load(block)
+    names, values = zip(*((name, each["values"]) for name, each in sweep["parameters"].items()), strict=True)
+    for chosen in itertools.product(*values):
+        given = {name: {"value": value} for name, value in zip(names, chosen, strict=True)}
+        formats = create_sweep_command_args({"args": given})
+        assert sweep["command"][:3] == ["${env}", "python", "${program}"]
+        arguments = [
+            argument
+            for part in sweep["command"][3:]
+            for argument in (formats[part[2:-1]] if part.startswith("${") else [part])
+        ]
+        assert len(arguments) > len(given)
+        check_pretrain(arguments)
 
 
 def groups() -> Iterator[Any]:

@@ -63,7 +63,7 @@ class MuonChoice(Choice):
     for match_rms_adamw.
     """
     rest: Elementwise = "adamw"
-    """Optimizer of everything else: embeddings, heads, biases."""
+    """Optimizer of everything else (embeddings, heads, biases): adamw or adam_atan2."""
 
     @property
     def of_vectors(self) -> Elementwise:
