@@ -175,7 +175,7 @@ def test_help_says_every_key(capsys):
         app.main(["--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
-    assert all(f"\n{key} " in text for key in AppConfig.model_fields)
+    assert all(f"\n  {key} " in text for key in AppConfig.model_fields)
 
 
 def test_without_gradio_the_command_says_how_to_install_it(monkeypatch):

@@ -253,4 +253,4 @@ def test_runs_whose_copies_are_not_fresh_are_not_asked_about_them(run, tmp_path)
 
 def test_help_says_every_key():
     done = run_python("-m", "evaluators.memorisation", "--help", cwd=ROOT)
-    assert all(f"\n{key} " in done.stdout for key in MemorisationConfig.model_fields)
+    assert all(f"\n  {key} " in done.stdout for key in MemorisationConfig.model_fields)

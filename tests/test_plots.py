@@ -62,7 +62,7 @@ def test_the_command_runs_as_a_module_and_reports_errors_without_a_traceback(run
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     done = run_python("-m", "evaluators.plots", "--help", cwd=ROOT)
-    assert all(f"\n{key} " in done.stdout for key in ReportConfig.model_fields)
+    assert all(f"\n  {key} " in done.stdout for key in ReportConfig.model_fields)
 
 
 def test_what_is_missing_is_left_out_with_the_reason(copied, tmp_path, capsys):
