@@ -72,6 +72,8 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
 def expand_home(path: str) -> str:
     """The path with a leading `~` as the home folder: shells expand it in some places only, not in `--out=~/x`."""
     return os.path.expanduser(path)
