@@ -335,3 +335,11 @@ def test_a_rank_that_is_done_leaves_no_thread_that_could_abort_it(tmp_path):
         """,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_what_is_printed_is_in_a_log_file_at_once(tmp_path, monkeypatch):
+    log = tmp_path / "log"
+    with log.open("w") as file:  # buffered, as standard output is under nohup and Slurm
+        monkeypatch.setattr("sys.stdout", file)
+        World().print("train: step 1")
+        assert log.read_text() == "train: step 1\n"

@@ -137,3 +137,32 @@ def test_a_lock_file_that_nobody_holds_is_no_obstacle(tmp_path):
         assert exclusive
         assert json.loads((tmp_path / LOCK_FILE).read_text())["pid"] == os.getpid()
     assert files(tmp_path) == set()
+
+
+def test_a_lock_whose_file_the_last_holder_removed_meanwhile_is_taken_again(tmp_path, monkeypatch):
+    try_lock, calls = lock_module._try_lock, []
+
+    def last_holder_leaves(descriptor):
+        if not calls:
+            (tmp_path / ".lock").unlink()
+        calls.append(descriptor)
+        return try_lock(descriptor)
+
+    monkeypatch.setattr(lock_module, "_try_lock", last_holder_leaves)
+    with locked_folder(tmp_path, "a build", "--output-dir") as locked:
+        assert locked
+        assert len(calls) == 2
+        with pytest.raises(UserError, match="a build is under way"), locked_folder(tmp_path, "a build", "o"):
+            pytest.fail("two holders")
+
+
+def test_a_start_that_failed_before_it_trained_does_not_block_the_next(identified, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise UserError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pretrain.make_loggers", fail)
+        with pytest.raises(UserError, match="no"):
+            train(identified, tmp_path / "run", epochs=2)
+    assert (tmp_path / "run" / "all_config.yaml").exists()
+    assert train(identified, tmp_path / "run", epochs=2) == 0

@@ -77,6 +77,7 @@ class World:
             from tqdm import tqdm
 
             tqdm.write(" ".join(map(str, values)))
+            sys.stdout.flush()  # a file (`nohup`, Slurm) would show it only once its buffer is full
 
     # Collectives
 
