@@ -13,10 +13,11 @@ from hydra.errors import HydraException
 
 from benchmarks import fuzz_inputs as valid
 from benchmarks.fuzz import Target
+from config.command_line import read_arguments
 from config.overrides import force_overrides, resolved
 from config.published import parse_run_config
 from config.schema import PretrainConfig, parse
-from config.solve_schema import read_arguments
+from config.solve_schema import SolveConfig
 from config.trained import open_trained
 from dataset.arc_tasks import read_subset
 from dataset.format import open_split, open_valid, problems_text, read_identifiers
@@ -166,7 +167,7 @@ def read_names(data: bytes, folder: Path) -> object:
 
 
 def read_solve(data: bytes, _: Path) -> object:
-    return read_arguments(_text(data).split("\n"))
+    return read_arguments(_text(data).split("\n"), SolveConfig)
 
 
 def read_overrides(data: bytes, _: Path) -> object:

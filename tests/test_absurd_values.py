@@ -9,9 +9,10 @@ import pytest
 import torch
 from training_runs import tiny, train
 
+from config.command_line import read_arguments
 from config.evaluate_schema import EvaluateConfig
 from config.schema import parse
-from config.solve_schema import read_arguments
+from config.solve_schema import SolveConfig
 from config.trained import open_trained
 from training_run import build
 from utils import device
@@ -87,7 +88,7 @@ def test_evaluation_and_solving_refuse_as_many_steps_as_never_end(key):
     with pytest.raises(UserError, match=rf"{key}: 1000000000000 is not valid"):
         parse(EvaluateConfig, values)
     with pytest.raises(UserError, match=r"steps: '1000000000000' is not valid"):
-        read_arguments(["checkpoint=run", "steps=1000000000000"])
+        read_arguments(["checkpoint=run", "steps=1000000000000"], SolveConfig)
 
 
 def test_a_config_that_asks_for_more_than_its_weights_hold_is_refused(identified, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from training_runs import TINY, in_process_command, train
 
 from utils.errors import UserError
-from utils.run_folder import read_run_config
+from utils.reading import read_yaml
 from utils.wandb_names import check_project_name, clean_project_name, from_environment
 
 pytestmark = pytest.mark.usefixtures("no_wandb_settings")
@@ -104,7 +104,7 @@ def test_the_environment_names_project_and_run_unless_the_config_does(identified
         == 0
     )
     assert (started[1].project, started[1].name) == ("mine", "r")
-    config = read_run_config(tmp_path / "c")
+    config = read_yaml(tmp_path / "c" / "all_config.yaml")
     assert (config["project_name"], config["run_name"]) == ("mine", "r")
 
 
