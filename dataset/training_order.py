@@ -10,6 +10,7 @@ from utils.errors import UserError
 
 # Of an iteration: all its permutations are drawn before its first batch, about a second for each 10^8.
 MAX_DRAWS = 10**10
+_CHEAPEST_PERMUTATION = 100  # draws that take as long as the call that makes a permutation of few groups
 _DRAWS_AT_ONCE = 1 << 18  # groups drawn per step of the plan: its memory, whatever the number of epochs
 
 
@@ -38,11 +39,12 @@ class TrainingOrder:
         self._batch_size, self._seed, self._epochs = batch_size, seed, epochs_per_iter
         self._counts: dict[int, int] = {}
         groups = len(self._group_sizes)
-        if epochs_per_iter * groups > MAX_DRAWS:
+        most_epochs = MAX_DRAWS // max(groups, _CHEAPEST_PERMUTATION)
+        if epochs_per_iter > most_epochs:
             raise UserError(
-                f"an iteration of {epochs_per_iter} epochs over {groups} groups orders {epochs_per_iter * groups:,} "
-                f"draws before its first batch: use an eval_interval (or epochs, without one) of at most "
-                f"{MAX_DRAWS // groups}"
+                f"an iteration of {epochs_per_iter:,} epochs over {groups:,} groups is put in order before its first "
+                f"batch, which would take minutes to hours: use an eval_interval (or epochs, without one) of at most "
+                f"{most_epochs}"
             )
 
     def num_batches(self, iteration: int) -> int:
