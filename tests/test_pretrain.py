@@ -408,7 +408,7 @@ def test_weights_in_memory_stay_those_of_the_step_before(identified, poisoned):
 def test_a_learning_rate_beyond_reason_ends_with_the_step_and_no_broken_weights_on_disk(identified, tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(UserError, match=r"step \d+ .*not finite"):
-        train(identified, folder, lr=1e30, epochs=40, eval_interval=2)
+        train(identified, folder, lr=1e15, epochs=40, eval_interval=2)
     for path in folder.glob("step_*"):
         assert all(value.isfinite().all() for value in torch.load(path, weights_only=True).values())
 
