@@ -77,6 +77,7 @@ def sum_gradients_in_small_buckets():
 
     dist.all_reduce = counted
     with World.start("cpu") as world:
+        calls.clear()  # of the start
         shapes = [(10, 10), (), (99,), (3,), (600,), (7, 7)]
         parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
         half = torch.nn.Parameter(torch.zeros(5, dtype=torch.bfloat16))

@@ -250,6 +250,8 @@ def _join_process_group(backend: str, rank: int, size: int, timeout: timedelta) 
         store = dist.PrefixStore(f"attempt_{attempt}/group_{_groups_joined}", _store)
         _groups_joined += 1
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+        # Until all are connected nobody goes on: one that failed at once would leave the others waiting for it.
+        dist.all_reduce(torch.zeros(1))
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"rank {rank} of {size} cannot join the other processes: {reason}") from error
