@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from utils.errors import UserError
+from utils.errors import as_user_error
 
 # What breaks readers: numbers beyond every type, encodings, nesting, markers of the formats.
 TOKENS = [
@@ -203,6 +203,8 @@ def _with_array_replaced(data: bytes, rng: random.Random) -> bytes:
         arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"": loaded}
     except Exception:  # an earlier edit has broken it
         return data
+    if not arrays:
+        return data
     key = rng.choice(list(arrays))
     array = arrays[key]
     kind = rng.randrange(6)
@@ -241,13 +243,13 @@ def run_target(target: Target, *, seed: int, first: int, count: int, limit: floa
             try:
                 target.read(data, Path(folder))
                 outcome = "accepted"
-            except (UserError, *target.refusals):
-                outcome = "refused"
             except Exception as error:
-                outcome = "escaped"
-                place = traceback.extract_tb(error.__traceback__)[-1]
-                kind = f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}"
-                result.faults.setdefault(kind, (number, traceback.format_exc()))
+                outcome = "refused"
+                if as_user_error(error) is None and not isinstance(error, target.refusals):
+                    outcome = "escaped"
+                    place = traceback.extract_tb(error.__traceback__)[-1]
+                    kind = f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}"
+                    result.faults.setdefault(kind, (number, traceback.format_exc()))
             seconds = time.perf_counter() - begun
             faulthandler.cancel_dump_traceback_later()
             if seconds > limit:

@@ -46,6 +46,10 @@ _TABLE = "source,question,answer,rating\n" + "".join(_ROWS)
 TABLES = [_TABLE.encode(), _TABLE.replace("\n", "\r\n").encode()]
 METRICS = [b'{"step": 1, "time": 2.5, "train/lm_loss": 0.5}\n{"step": 2, "test/accuracy": null}\n']
 BEST = [b'{"step": 3, "metric": "test/exact_accuracy", "value": 0.5}']
+BUILDER_OPTIONS = [
+    b"--output-dir=a\n--generate\n20\n--num_aug=3\n--size=6",
+    b"--output-dir\na\n--generate=5\n--test_size\n3\n--seed=1",
+]
 SOLVE_ARGUMENTS = [b"checkpoint=a\nindex=3", b"checkpoint=a\npuzzle=12.\nsteps=4\nseq_len=9"]
 OVERRIDES = [
     b"arch=trm\ndata_paths=[data/x]\nepochs=100\neval_interval=10\nlr=1e-4\n+run_name=a",

@@ -9,17 +9,17 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
 
 from benchmarks import fuzz_inputs as valid
 from benchmarks.fuzz import Target
 from config.command_line import read_arguments
-from config.overrides import force_overrides, resolved
+from config.overrides import force_overrides, hydra_refusal, resolved
 from config.published import parse_run_config
 from config.schema import PretrainConfig, parse
 from config.solve_schema import SolveConfig
 from config.trained import open_trained
 from dataset.arc_tasks import read_subset
+from dataset.build_sudoku_dataset import parse_options
 from dataset.format import open_split, open_valid, problems_text, read_identifiers
 from dataset.look import Look
 from dataset.metadata import Metadata
@@ -59,13 +59,14 @@ def make_targets(folder: Path) -> list[Target]:
         Target("maze_text", valid.MAZE_TEXTS, maze),
         Target("sudoku_list", valid.LISTS, read_list, share=0.5),
         Target("puzzle_csv", valid.TABLES, read_table),
+        Target("builder_options", valid.BUILDER_OPTIONS, read_builder_options),
         Target("arc_challenges", [challenges], read_challenges, "json"),
         Target("arc_task", [task], read_task, "json"),
         Target("test_puzzles_json", [challenges], reader_of_test_tasks(data, folder), "json"),
         Target("dataset_json", [dataset], reader_of_dataset(data, folder), "json"),
         Target("identifiers_json", [names], read_names, "json"),
         Target("solve_arguments", valid.SOLVE_ARGUMENTS, read_solve),
-        Target("overrides", valid.OVERRIDES, read_overrides, share=0.1, refusals=(HydraException,)),
+        Target("overrides", valid.OVERRIDES, read_overrides, share=0.1),
         Target("all_config_yaml", [config], read_config, "yaml", share=0.5),
         Target("run_config_yaml", [config], of_run("all_config.yaml"), "yaml", share=0.2),
         Target("run_metadata_json", [metadata], of_run("metadata.json"), "json", share=0.3),
@@ -100,6 +101,10 @@ def _written(data: bytes, path: Path) -> Path:
 def reader_of_puzzles(metadata: Metadata) -> Reader:
     family = family_of(Look.of(metadata))
     return lambda data, _: family.read(_text(data))
+
+
+def read_builder_options(data: bytes, _: Path) -> object:
+    return parse_options(_text(data).split("\n"))
 
 
 def read_list(data: bytes, folder: Path) -> object:
@@ -174,7 +179,11 @@ def read_overrides(data: bytes, _: Path) -> object:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(valid.CONFIGS), version_base=None):
         arguments = [argument for argument in _text(data).split("\n") if argument]
-        return parse(PretrainConfig, resolved(compose("cfg_pretrain", force_overrides(arguments))))
+        try:
+            composed = compose("cfg_pretrain", force_overrides(arguments))
+        except Exception as error:
+            raise hydra_refusal(error) or error from None
+        return parse(PretrainConfig, resolved(composed))
 
 
 def read_config(data: bytes, folder: Path) -> object:

@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -132,8 +133,25 @@ def run_command(launch: Callable[[], None], command: Command) -> None:
                 return
             sys.argv[1:] = [*options, *forced]
         launch()
-    except HydraException as error:
-        raise UserError(_in_words(error)) from error
+    except Exception as error:
+        if (refusal := hydra_refusal(error)) is None:
+            raise
+        raise refusal from error
+
+
+def hydra_refusal(error: Exception) -> UserError | None:
+    """What to tell the user of an error with which Hydra refuses arguments, None for an error of our own.
+
+    For some arguments (`arch=1.5`, an integer of thousands of digits) Hydra raises a bare ValueError, for others
+    (`optimizer@=x`) an AssertionError without words.
+    """
+    if isinstance(error, HydraException):
+        return UserError(_in_words(error))
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if frames[-1].partition(".")[0] == "hydra":
+        reason = " ".join(str(error).split()) or "Hydra fails at them without a reason"
+        return UserError(f"the arguments are not valid: {reason}")
+    return None
 
 
 def completable(line: str) -> str:

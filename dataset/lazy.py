@@ -66,13 +66,18 @@ class IdentifierTable:
         """The table of a lazy dataset; raises `UserError` when the file is missing or broken."""
         path = Path(dataset_dir) / IDENTIFIERS_FILE
         arrays = _load_npz(path, {"start": "iu", "tasks": "U", "lengths": "iu", "numbers": "iu"})
+        if arrays["start"].shape != (1,) or arrays["start"][0] < 0:
+            raise UserError(f"{path}: start is {arrays['start'].tolist()}, but must be one identifier")
         table = cls(int(arrays["start"][0]), arrays["tasks"].tolist(), arrays["lengths"], arrays["numbers"])
         if len(table.tasks) != len(table.lengths) or table.lengths.sum() != len(table.numbers):
             raise UserError(f"{path}: the number of tasks, lengths and augmentations do not agree")
-        if len(table.numbers) and table.numbers.max() >= NUM_AUGMENTATIONS:
+        if len(table.lengths) and table.lengths.min() < 0:
+            raise UserError(f"{path}: the length {table.lengths.min()} is below 0")
+        wrong = np.flatnonzero((table.numbers < 0) | (table.numbers >= NUM_AUGMENTATIONS))
+        if len(wrong):
             raise UserError(
-                f"{path}: augmentation {table.numbers.max()} is not in 0..{NUM_AUGMENTATIONS - 1} "
-                f"(index {table.numbers.argmax()})"
+                f"{path}: augmentation {table.numbers[wrong[0]]} is not in 0..{NUM_AUGMENTATIONS - 1} "
+                f"(index {wrong[0]})"
             )
         return table
 
@@ -132,8 +137,16 @@ class Originals:
             raise UserError(f"{path}: the numbers of copies and of identifiers do not agree")
         # Outputs of 0 x 0 are answers that nobody knows.
         empty = (sizes == 0).all(1) & (np.arange(len(sizes)) % 2 == 1)
-        if sizes[~empty].min() < 1 or sizes.max() > GRID_SIZE or cells.max() >= NUM_COLOURS:
+        if (
+            sizes[~empty].min() < 1
+            or sizes.max() > GRID_SIZE
+            or cells.min() < 0
+            or cells.max() >= NUM_COLOURS
+        ):
             raise UserError(f"{path}: grids must be 1 x 1 to {GRID_SIZE} x {GRID_SIZE} with colours 0..9")
+        if len(arrays["shift_seed"]) and arrays["shift_seed"][0] < 0:
+            raise UserError(f"{path}: shift_seed is {arrays['shift_seed'][0]}, but must be at least 0")
+        cells = cells.astype(np.uint8, copy=False)  # any integers are read
         grids = [
             part.reshape(size)
             for part, size in zip(np.split(cells, sizes.prod(1).cumsum()[:-1]), sizes.tolist(), strict=True)

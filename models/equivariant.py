@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from dataset.units import CellUnits
 from models.blocks import Network
 from models.layers import Embedding, Linear, gated, rms_norm
-from models.recursive import RecursiveConfig, RecursiveModel, State
+from models.recursive import MAX_CYCLES, MAX_LAYERS, RecursiveConfig, RecursiveModel, State
 
 BLANK_ID, FIRST_SYMBOL_ID = 1, 2  # tokens: 0 pad, 1 blank, then the symbols
 GIVEN, EXCLUDED, OPEN = range(3)  # what a clue says of a pair: this symbol, another one, nothing
@@ -85,9 +85,9 @@ class EquivariantModel(RecursiveModel):
         expansion: float = Field(default=2, gt=0)
         pooling: Literal["mean", "mean_max"] = "mean_max"
         """How a unit is pooled: mean, or mean_max, the mean beside the maximum."""
-        H_cycles: int = Field(default=2, ge=1)
-        L_cycles: int = Field(default=3, ge=1)
-        L_layers: int = Field(default=1, ge=0)
+        H_cycles: int = Field(default=2, ge=1, le=MAX_CYCLES)
+        L_cycles: int = Field(default=3, ge=1, le=MAX_CYCLES)
+        L_layers: int = Field(default=1, ge=0, le=MAX_LAYERS)
         pos_encodings: Literal["none"] = "none"
         ffn: Literal["swiglu"] = "swiglu"
         mlp_t: Literal[False] = False

@@ -14,6 +14,8 @@ from config.evaluate_schema import EvaluateConfig
 from config.schema import parse
 from config.solve_schema import SolveConfig
 from config.trained import open_trained
+from models.architectures import ARCHITECTURES
+from models.registry import ConfigError, check_arch
 from training_run import build
 from utils import device
 from utils.distributed import World
@@ -74,6 +76,13 @@ def test_a_number_beyond_every_training_is_refused_by_its_key(refused, values, e
 )
 def test_a_model_beyond_every_machine_is_refused_before_it_is_built(refused, arch, expected):
     assert expected in refused(arch)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_bounds_what_it_repeats(name):
+    for key in ("H_cycles", "L_cycles", "H_layers", "L_layers", "halt_max_steps"):
+        with pytest.raises(ConfigError, match=rf"arch\.{key}: 1000000000000 is not valid"):
+            check_arch({"name": name, key: 10**12}, seq_len=16, vocab_size=6, num_puzzle_identifiers=1)
 
 
 def test_a_model_whose_optimizer_state_does_not_fit_is_refused(refused, monkeypatch):

@@ -141,6 +141,8 @@ def test_a_group_of_another_command_is_no_advice_on_hydra(monkeypatch, tmp_path,
     [
         ("arch=tmr", "arch=tmr: there is no such choice (did you mean trm?); use one of hrm, "),
         ("arch=", "arch=: there is no such choice; use one of hrm, "),
+        ("arch=1.5", "the arguments are not valid: Config group override must be a string or a list"),
+        ("seed=" + "9" * 5000, "the arguments are not valid: Exceeds the limit (4300 digits)"),
         ("arch=null", "arch=null: there is no such choice; use one of hrm, "),
         ("optimizer=sgd", "optimizer=sgd: there is no such choice; use one of adam_atan2, adamw, muon"),
         ("optimizer=null", "optimizer=null: there is no such choice; use one of adam_atan2, adamw, muon"),

@@ -173,7 +173,12 @@ def test_missing_and_truncated_files_are_named(lazy):
     ("file", "key", "change", "message"),
     [
         ("identifiers.npz", "numbers", lambda a: a + 8 * 362880, "augmentation .* is not in 0..2903039"),
+        ("identifiers.npz", "numbers", lambda a: a.astype(np.int64) - 2**40, "augmentation -.* is not in 0"),
         ("identifiers.npz", "lengths", lambda a: a[1:], "do not agree"),
+        ("identifiers.npz", "start", lambda a: a - 2**31, r"start is \[-2147483647\], but must be one"),
+        ("identifiers.npz", "start", lambda a: a[:0], r"start is \[\], but must be one identifier"),
+        ("train/all__originals.npz", "cells", lambda a: a.astype(int) - 1, "colours 0..9"),
+        ("train/all__originals.npz", "shift_seed", lambda a: np.array([-1]), "shift_seed is -1"),
         ("train/all__originals.npz", "cells", lambda a: a + 10, "colours 0..9"),
         ("train/all__originals.npz", "cells", lambda a: a[1:], "do not agree"),
         ("train/all__originals.npz", "cells", lambda a: a.astype(float), "lacks the array 'cells'"),
@@ -188,6 +193,14 @@ def test_values_that_cannot_be_are_named(lazy, file, key, change, message):
     with pytest.raises(UserError, match=message) as error:
         open_split(lazy, "train")
     assert Path(file).name in str(error.value)
+
+
+def test_cells_of_another_integer_type_are_read_as_the_same(lazy):
+    before = open_split(lazy, "train").sets["all"].read(slice(0, 20))
+    replace_array(lazy / "train/all__originals.npz", "cells", lambda a: a.astype(np.int64))
+    after = open_split(lazy, "train").sets["all"].read(slice(0, 20))
+    for one, other in zip(before, after, strict=True):
+        assert np.array_equal(one, other)
 
 
 def test_counts_in_dataset_json_are_checked_against_the_store(lazy):

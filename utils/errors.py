@@ -30,21 +30,12 @@ def report_user_errors(main: Callable) -> Callable:
                 stream.reconfigure(errors="backslashreplace")
         try:
             return main(*args, **kwargs)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
         except KeyboardInterrupt as error:
             end_interrupted(error)
-        except OSError as error:
-            if error.errno not in _ERRORS_OF_THE_DISK or error.filename is None:
+        except Exception as error:
+            if (known := as_user_error(error)) is None:
                 raise
-            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-            sys.exit(2)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            reason = str(error).strip().partition("\n")[0]
-            print(f"error: out of memory{f' ({reason})' if reason else ''}: {_LESS_MEMORY}", file=sys.stderr)
+            print(f"error: {known}", file=sys.stderr)
             sys.exit(2)
 
     return wrapper
@@ -76,4 +67,18 @@ _LESS_MEMORY = (
 def is_out_of_memory(error: BaseException) -> bool:
     """True for `MemoryError` and for what torch raises when a device or the machine has no memory left."""
     signs = ("out of memory", "allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
+    said = isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
+    return isinstance(error, MemoryError) or said
+
+
+def as_user_error(error: Exception) -> UserError | None:
+    """The one line that a command shows for an error, None if it is a fault of the code and keeps its traceback."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, OSError) and error.errno in _ERRORS_OF_THE_DISK and error.filename is not None:
+        name = str(error.filename)
+        return UserError(f"{name if len(name) < 200 else name[:197] + '...'}: {error.strerror}")
+    if is_out_of_memory(error):
+        reason = str(error).strip().partition("\n")[0]
+        return UserError(f"out of memory{f' ({reason})' if reason else ''}: {_LESS_MEMORY}")
+    return None
