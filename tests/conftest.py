@@ -1,6 +1,6 @@
 """Tiny datasets shared by the tests that train; made once per test process."""
 
-from __future__ import annotations
+from __future__ import logging
 
 import os
 import subprocess
@@ -12,6 +12,9 @@ import pytest
 import torch
 
 from dataset.format import SplitWriter, write_identifiers
+
+# Libraries keep handlers whose stream pytest has closed since: that they cannot write is no output of ours.
+logging.raiseExceptions = False
 
 ROOT = Path(__file__).parents[1]
 
