@@ -1,7 +1,8 @@
 """Tiny datasets shared by the tests that train; made once per test process."""
 
-from __future__ import logging
+from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
