@@ -71,7 +71,7 @@ def _shared_rows(train: Split, test: Split, canonical: Canonical, sample: Sample
     candidates = [_HashSet(np.concatenate(hits)) for hits in common]
     counts, totals = [0, 0], [0, 0]
     for inputs, labels in _rows(test):
-        # An output that nobody knows is equal to no other, however alike their ignored labels are.
+        # An unknown output equals no other, although their ignored labels are the same.
         known = (labels != test.metadata.ignore_label_id).any(1)
         for which, part in enumerate((inputs, labels[known])):
             totals[which] += len(part)
