@@ -9,7 +9,10 @@ from pathlib import Path
 import torch
 
 # Of one translation unit, in this order.
-SOURCES = ("vectors.hpp", "structures.hpp", "elementwise.hpp", "forward.hpp", "backward.hpp", "entry.cpp")
+SOURCES = (
+    *("vectors.hpp", "structures.hpp", "elementwise.hpp", "forward.hpp", "backward.hpp"),
+    *("units.hpp", "units_backward.hpp", "entry.cpp"),
+)
 
 Index, Pointer = ctypes.c_int64, ctypes.c_void_p
 
@@ -34,6 +37,17 @@ Kept = structure("Kept", **dict.fromkeys(KEPT, Pointer))
 Gradients = structure("Gradients", **dict.fromkeys(GRADIENTS, Pointer))
 Shape = structure("Shape", **dict.fromkeys(SIZES, Index), eps=ctypes.c_float, cos=Pointer, sin=Pointer)
 
+# Of networks of units (units.hpp). Layers are `Right`s there, and gradients pointers, as many as there are maps.
+POOL_SIZES, UNIT_SIZES = ("vectors", "size", "kind"), ("rows", "length", "width", "inner", "layers")
+Pool = structure("Pool", members=Pointer, of_pair=Pointer, **dict.fromkeys(POOL_SIZES, Index))
+UnitShape = structure(
+    "UnitShape",
+    **dict.fromkeys((*UNIT_SIZES, "kinds", "num_pools", "has_maximum"), Index),
+    eps=ctypes.c_float,
+    pools=Pointer,
+)
+UnitKept = structure("UnitKept", before=Pointer, after=Pointer, scale=Pointer)
+
 
 def source() -> str:
     folder = Path(__file__).parent
@@ -46,9 +60,10 @@ def library() -> ctypes.CDLL:
     from torch._inductor.codecache import CppCodeCache  # seconds of import
 
     loaded = CppCodeCache.load(source())
-    for function in (loaded.forward, loaded.backward):
+    applications = loaded.forward, loaded.backward, loaded.forward_units, loaded.backward_units
+    for function in applications:
         function.argtypes = [Pointer, Pointer, Index, *[Pointer] * 4]
-    for function in (loaded.forward, loaded.backward, loaded.check):
+    for function in (*applications, loaded.check):
         function.restype = ctypes.c_char_p
     if message := loaded.check():
         raise RuntimeError(message.decode())

@@ -39,6 +39,21 @@ extern "C" const char* backward(const Shape* shape, const Layer* layers, Index p
   });
 }
 
+extern "C" const char* forward_units(const UnitShape* shape, const Right* layers, Index parts, const UnitKept* kept,
+                                     const bf16* in, const bf16* injection, bf16* out) {
+  return in_parts(shape->rows, parts, [&](Arena& arena, Index, Index from, Index to) {
+    UnitsForward(*shape, arena).run(layers, kept, in, injection, out, from, to);
+  });
+}
+
+extern "C" const char* backward_units(const UnitShape* shape, const Right* layers, Index parts, const UnitKept* kept,
+                                      UnitGradients* grads, const bf16* grad_out, bf16* grad_in) {
+  return in_parts(shape->rows, parts, [&](Arena& arena, Index part, Index from, Index to) {
+    UnitGradients* own = grads + part * shape->layers * (2 + shape->kinds);
+    UnitsBackward(*shape, layers, arena).run(layers, kept, own, grad_out, grad_in, from, to);
+  });
+}
+
 // Whether products come out right on this processor, tried with one that fills no register evenly.
 extern "C" const char* check() {
   return in_parts(1, 1, [](Arena& arena, Index, Index, Index) {

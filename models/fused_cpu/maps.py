@@ -6,7 +6,6 @@ A product's right side (inner, columns) lies in blocks of columns, its rows in p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -15,20 +14,9 @@ from torch import Tensor
 from models.fused_cpu.bindings import Right
 from models.layers import Linear
 
-if TYPE_CHECKING:
-    from models.blocks import Block
-
-GATE_BLOCK = 64  # columns of gate, and as many of up, that a product leaves to be gated
-
-
 def block_of(columns: int) -> int:
     """Columns of a block: the most whole vectors that divide them."""
     return next(n for n in range(128, 0, -16) if columns % n == 0)
-
-
-def heads_block(num_heads: int, head_dim: int) -> int:
-    """The same for queries, keys and values: whole heads."""
-    return head_dim * max(n for n in range(1, max(1, 128 // head_dim) + 1) if 3 * num_heads % n == 0)
 
 
 @dataclass(frozen=True)
@@ -92,24 +80,3 @@ class LeftMap:
 
     def gradient(self, total: Tensor) -> Tensor:
         return total.t().contiguous() if self.transposed_sum else total
-
-
-def maps_of(block: Block) -> dict[str, RightMap | LeftMap]:
-    """A block's maps by their names in the C++ sources."""
-    width = block.mlp.down_proj.weight.shape[0]
-    feed_forward = {
-        "gate_up": RightMap(block.mlp.gate_up_proj, GATE_BLOCK, block_of(width), by_output=True),
-        "down": RightMap(block.mlp.down_proj, block_of(width), GATE_BLOCK, by_output=False),
-    }
-    if block.mixes_by_mlp:
-        return feed_forward | {
-            "mix_gate_up": LeftMap(block.mlp_t.gate_up_proj, transposed_sum=False),
-            "mix_down": LeftMap(block.mlp_t.down_proj, transposed_sum=True),
-        }
-    attention = block.self_attn
-    heads = heads_block(attention.num_heads, attention.head_dim)
-    inner = block_of(attention.num_heads * attention.head_dim)
-    return feed_forward | {
-        "qkv": RightMap(attention.qkv_proj, heads, block_of(width), by_output=True),
-        "out": RightMap(attention.o_proj, block_of(width), inner, by_output=False),
-    }

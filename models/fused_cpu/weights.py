@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from models.fused_cpu.bindings import Gradients, Layer, Right
-from models.fused_cpu.maps import LeftMap, RightMap, maps_of
+from models.fused_cpu.bindings import Right
+from models.fused_cpu.kernels import Kernels
+from models.fused_cpu.maps import LeftMap, RightMap
 
 if TYPE_CHECKING:
     from models.blocks import Network
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
 class Weights:
     """Copies in bfloat16, for the applications of one supervision step, and sums of their gradients in float32."""
 
-    def __init__(self, network: Network, with_gradient: bool):
-        self.maps = [maps_of(block) for block in network.layers]
+    def __init__(self, network: Network, kernels: Kernels, with_gradient: bool):
+        self.kernels = kernels
+        self.maps = [kernels.maps(block) for block in network.layers]
         self.sides: list[Tensor] = []  # alive as long as the pointers to them
-        layers = [Layer(**self.pointers(maps, with_gradient)) for maps in self.maps]
-        self.layers = (Layer * len(layers))(*layers)
+        layers = [kernels.layer_type(**self.pointers(maps, with_gradient)) for maps in self.maps]
+        self.layers = (kernels.layer_type * len(layers))(*layers)
         # Of each part of the rows, by layer and name.
         self.sums: list[list[dict[str, Tensor]]] = []
         parameters = [each.linear.weight for maps in self.maps for each in maps.values()]
@@ -51,12 +53,13 @@ class Weights:
             self.sums.append(
                 [{name: torch.zeros(each.sum_shape) for name, each in maps.items()} for maps in self.maps]
             )
+        of_layer = self.kernels.gradients_type
         pointers = [
-            Gradients(**{name: total.data_ptr() for name, total in layer.items()})
+            of_layer(**{name: total.data_ptr() for name, total in layer.items()})
             for layers in self.sums[:parts]
             for layer in layers
         ]
-        return (Gradients * len(pointers))(*pointers)
+        return (of_layer * len(pointers))(*pointers)
 
     def gradients(self) -> list[Tensor]:
         """Of all weights, by layer and name; what was added before does not count again."""

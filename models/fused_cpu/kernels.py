@@ -1,0 +1,53 @@
+"""What each part of the C++ library, for one kind of network, says of itself."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor, nn
+
+from models.fused_cpu.maps import LeftMap, RightMap
+
+if TYPE_CHECKING:
+    from models.blocks import Network
+
+CosSin = tuple[Tensor, Tensor] | None
+KeptTensors = list[dict[str, Tensor]]  # by layer, named as in the sources
+
+
+class Kernels:
+    """A part of the library for networks whose blocks are of one kind, all alike but for their weights."""
+
+    forward: ClassVar[str]  # the library's functions
+    backward: ClassVar[str]
+    # Structures of the sources; the fields of the first two are named as `maps` names them.
+    layer_type: type[ctypes.Structure]
+    gradients_type: type[ctypes.Structure]
+    kept_type: type[ctypes.Structure]
+
+    def __init__(self, network: Network):
+        raise NotImplementedError
+
+    @staticmethod
+    def fits(block: nn.Module) -> bool:
+        """Whether this part does what the block does."""
+        raise NotImplementedError
+
+    def maps(self, block: nn.Module) -> dict[str, RightMap | LeftMap]:
+        """A block's maps by their names in the sources."""
+        raise NotImplementedError
+
+    def shape(self, rows: int, length: int, width: int, cos_sin: CosSin) -> ctypes.Structure:
+        """What the functions are told of an application to (rows, length, width)."""
+        raise NotImplementedError
+
+    def kept(self, out: Tensor) -> KeptTensors:
+        """Room for what layers keep for the gradient; what the last one gives is `out` (B, L, D)."""
+        raise NotImplementedError
+
+
+def chained(layers: KeptTensors, out: Tensor) -> KeptTensors:
+    """The layers, each with `after`, which is the next one's `before`, and of the last one `out`."""
+    following = [layer["before"] for layer in layers[1:]] + [out]
+    return [layer | {"after": after} for layer, after in zip(layers, following, strict=True)]

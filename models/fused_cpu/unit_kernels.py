@@ -1,0 +1,110 @@
+"""Blocks that pool over the cells' units and the symbols: units.hpp and units_backward.hpp.
+
+Shapes: B batch, S cells, N symbols, L = S·N pairs, D hidden size, I inner width of SwiGLU, P width of a pooled vector.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from models.fused_cpu.bindings import Pointer, Pool, Right, UnitKept, UnitShape, structure
+from models.fused_cpu.kernels import CosSin, Kernels, KeptTensors, chained
+from models.fused_cpu.maps import RightMap, block_of
+
+if TYPE_CHECKING:
+    from models.blocks import Network
+    from models.equivariant import UnitBlock
+
+
+class UnitKernels(Kernels):
+    """The part of the library for `models.equivariant.UnitBlock`."""
+
+    forward, backward = "forward_units", "backward_units"
+    kept_type = UnitKept
+
+    def __init__(self, network: Network):
+        block = network.layers[0]
+        self.layers, self.eps, self.units = len(network.layers), block.eps, block.units
+        self.inner, self.has_maximum = block.down_proj.weight.shape[1], block.pooling == "mean_max"
+        self.pools_by_length: dict[int, Pools] = {}
+        names = list(self.maps(block))
+        sides = dict.fromkeys([*names, *(f"{name}_t" for name in names)], Right)
+        self.layer_type = structure("UnitLayer", **sides)
+        self.gradients_type = structure("UnitGradients", **dict.fromkeys(names, Pointer))
+
+    @staticmethod
+    def fits(block: nn.Module) -> bool:
+        from models.equivariant import UnitBlock
+
+        if not isinstance(block, UnitBlock):
+            return False
+        width, inner = block.down_proj.weight.shape
+        return width % 16 == 0 and inner % 16 == 0
+
+    def maps(self, block: UnitBlock) -> dict[str, RightMap]:
+        width, inner = block.down_proj.weight.shape
+        pooled = {"cell": block.of_cell} | {f"unit_{i}": linear for i, linear in enumerate(block.of_units)}
+        return {
+            "pair": RightMap(block.of_pair, block_of(inner), block_of(width), by_output=True),
+            "down": RightMap(block.down_proj, block_of(width), block_of(inner), by_output=False),
+        } | {
+            name: RightMap(linear, block_of(inner), block_of(linear.weight.shape[1]), by_output=True)
+            for name, linear in pooled.items()
+        }
+
+    def shape(self, rows: int, length: int, width: int, cos_sin: CosSin) -> UnitShape:
+        pools = self.pools(length)
+        sizes = {"rows": rows, "length": length, "width": width, "inner": self.inner, "layers": self.layers}
+        sizes |= {"kinds": 1 + len(self.units.kinds), "num_pools": len(pools.array)}
+        address = ctypes.addressof(pools.array)
+        return UnitShape(**sizes, has_maximum=self.has_maximum, eps=self.eps, pools=address)
+
+    def kept(self, out: Tensor) -> KeptTensors:
+        layers = [
+            {"before": torch.empty_like(out), "scale": torch.empty(out.shape[:2])} for _ in range(self.layers)
+        ]
+        return chained(layers, out)
+
+    def pools(self, length: int) -> Pools:
+        """The pools of rows of `length` pairs; kept, because shapes point to them."""
+        if length not in self.pools_by_length:
+            axes = self.units.axes
+            pairs = torch.arange(length, dtype=torch.int32).view(*axes, -1)
+            kinds = [((len(axes),),), *self.units.kinds]  # the first is that of cells, over the symbols
+            tables = [(kind, pooled_over(pairs, axes)) for kind, all in enumerate(kinds) for axes in all]
+            self.pools_by_length[length] = Pools.of(tables)
+        return self.pools_by_length[length]
+
+
+@dataclass(frozen=True)
+class Pools:
+    """`Pool`s of the sources, and the tensors that they point to."""
+
+    array: ctypes.Array
+    tables: list[Tensor]
+
+    @classmethod
+    def of(cls, members: list[tuple[int, Tensor]]) -> Pools:
+        """From each pool's kind and members, (vectors, pairs of each)."""
+        tables, pools = [], []
+        for kind, table in members:
+            of_pair = torch.empty(table.numel(), dtype=torch.int32)
+            of_pair[table.flatten().long()] = torch.arange(len(table), dtype=torch.int32).repeat_interleave(
+                table.shape[1]
+            )
+            tables += [table, of_pair]
+            sizes = {"vectors": len(table), "size": table.shape[1], "kind": kind}
+            pools.append(Pool(members=table.data_ptr(), of_pair=of_pair.data_ptr(), **sizes))
+        return cls((Pool * len(pools))(*pools), tables)
+
+
+def pooled_over(pairs: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """(vectors, pairs of each): the pairs that a pooling over these axes of `pairs` reduces to each vector."""
+    others = [axis for axis in range(pairs.ndim) if axis not in axes]
+    table = pairs.permute(*others, *axes)
+    return table.flatten(len(others)).flatten(0, -2).contiguous()

@@ -1,0 +1,176 @@
+// One application of a network of units: h = rms(h + down(silu(gate) up)), layer after layer, and its gradient.
+//
+// gate and up of a pair are the sum of a map of the pair and of maps of the vectors of the pools it is in: of its cell
+// over the symbols, of each unit over the cells. One row of the batch goes through a layer before the next row: what
+// lies between its products stays in a core's second cache. The gradient computes it again from the layer's input.
+// Sizes: L pairs, D width, I inner width, R vectors of all pools, P their width (D, or 2 D: mean and maximum).
+
+extern "C" {
+
+// Vectors that are each pooled over `size` pairs of a row. Those with maps of one kind follow each other.
+struct Pool {
+  const int32_t *members, *of_pair;  // (vectors, size) pairs; (L) the vector of this pool that each pair is part of
+  Index vectors, size, kind;
+};
+
+struct UnitShape {
+  Index rows, length, width, inner, layers, kinds, num_pools, has_maximum;
+  float eps;
+  const Pool* pools;
+};
+
+// What the gradient needs of a layer, for all rows of the batch.
+struct UnitKept {
+  bf16 *before, *after;  // (B L, D)
+  float* scale;          // (B L), what rms multiplied by
+};
+
+}  // extern "C"
+
+namespace {
+
+constexpr Index kPairs = 96;  // of a row at once
+
+// The maps of a layer, or what is added to for their gradients: of pairs, down, and of the pools' kinds.
+template <typename T>
+struct UnitMaps {
+  T pair, down, *pooled;
+  explicit UnitMaps(T* all) : pair(all[0]), down(all[1]), pooled(all + 2) {}
+};
+
+using UnitGradients = float* const;
+
+inline void product_of_all(Index m, const bf16* x, Index ldx, const Right& w, float* c, bool add = false) {
+  for (Index j = 0; j < blocks(w); ++j) product(m, x, ldx, w, j, c + j * w.block, w.columns, add);
+}
+
+inline Index vectors_of(const UnitShape& s) {
+  Index n = 0;
+  for (Index e = 0; e < s.num_pools; ++e) n += s.pools[e].vectors;
+  return n;
+}
+
+// What both passes compute of a row: pooled vectors, their maps, and the sum of maps that a pair's gate and up are.
+class Units {
+ public:
+  Units(const UnitShape& s, Arena& arena)
+      : s(s), D(s.width), I(s.inner), P(s.has_maximum ? 2 * s.width : s.width), R(vectors_of(s)) {
+    pooled = arena.take<bf16>(R * P);
+    maps = arena.take<float>(R * 2 * I);
+    gate_up = arena.take<float>(kPairs * 2 * I);
+    mapped.resize(s.num_pools);
+  }
+
+  // `pooled` and `maps` of h (L, D).
+  void pool(const bf16* h, const Right* w) {
+    bf16* to = pooled;
+    for (const Pool* p = s.pools; p < s.pools + s.num_pools; ++p) {
+      const __m512 by = _mm512_set1_ps(1.f / p->size);
+      for (Index v = 0; v < p->vectors; ++v, to += P) {
+        const int32_t* members = p->members + v * p->size;
+        for (Index d = 0; d < D; d += kLanes) {
+          __m512 total = _mm512_setzero_ps(), most = _mm512_set1_ps(-INFINITY);
+          for (Index i = 0; i < p->size; ++i) {
+            const __m512 x = load(h + members[i] * D + d);
+            total = _mm512_add_ps(total, x);
+            most = _mm512_max_ps(most, x);
+          }
+          store(to + d, _mm512_mul_ps(total, by));
+          if (s.has_maximum) store(to + D + d, most);
+        }
+      }
+    }
+    for_kinds([&](Index kind, Index from, Index n) {
+      product_of_all(n, pooled + from * P, P, w[kind], maps + from * 2 * I);
+    });
+  }
+
+  // work(kind, its first vector, how many it has)
+  template <typename Work>
+  void for_kinds(Work work) const {
+    Index from = 0;
+    for (Index e = 0; e < s.num_pools;) {
+      const Index kind = s.pools[e].kind;
+      Index n = 0;
+      for (; e < s.num_pools && s.pools[e].kind == kind; ++e) n += s.pools[e].vectors;
+      work(kind, from, n);
+      from += n;
+    }
+  }
+
+  // `gate_up` of m pairs but for the pools' maps, which `add_maps` adds.
+  void map_pairs(const bf16* h, Index m, const Right& w) { product_of_all(m, h, D, w, gate_up); }
+
+  // Finds the pools' maps that belong to a pair.
+  void at_pair(Index pair) {
+    const float* of_pool = maps;
+    for (Index e = 0; e < s.num_pools; ++e) {
+      mapped[e] = of_pool + s.pools[e].of_pair[pair] * 2 * I;
+      of_pool += s.pools[e].vectors * 2 * I;
+    }
+  }
+
+  // Column c of what gate (c < I) and up (c >= I) of this pair are, from the map of the pair, x.
+  __m512 add_maps(const float* x, Index c) const {
+    __m512 total = load(x + c);
+    for (const float* map : mapped) total = _mm512_add_ps(total, load(map + c));
+    return total;
+  }
+
+  const UnitShape& s;
+  const Index D, I, P, R;
+  bf16* pooled;    // (R, P)
+  float* maps;     // (R, 2 I)
+  float* gate_up;  // (kPairs, 2 I)
+
+ private:
+  std::vector<const float*> mapped;
+};
+
+class UnitsForward : Units {
+ public:
+  UnitsForward(const UnitShape& s, Arena& arena) : Units(s, arena) {
+    inner = arena.take<bf16>(kPairs * I);
+    wide = arena.take<float>(kPairs * D);
+    layer_input = arena.take<bf16>(s.length * D);
+  }
+
+  // Rows [from, to) of the batch; `kept`: of each layer, or none. `injection` is added to `in`, if given.
+  void run(const Right* layers, const UnitKept* kept, const bf16* in, const bf16* injection, bf16* out, Index from,
+           Index to) {
+    const Index size = s.length * D;
+    for (Index row = from; row < to; ++row) {
+      const Index at = row * size;
+      bf16* h = kept ? kept->before + at : layer_input;
+      sum(size, in + at, injection ? injection + at : nullptr, h);
+      for (Index i = 0; i < s.layers; ++i) {
+        bf16* after = kept ? kept[i].after + at : out + at;
+        apply(UnitMaps(layers + i * 2 * (2 + s.kinds)), h, after, kept ? kept[i].scale + row * s.length : nullptr);
+        h = after;
+      }
+    }
+    at::native::cpublas::brgemm_release(true);
+  }
+
+ private:
+  // h and `to` may be the same
+  void apply(const UnitMaps<const Right>& w, const bf16* h, bf16* to, float* scale) {
+    pool(h, w.pooled);
+    for (Index t = 0; t < s.length; t += kPairs) {
+      const Index m = std::min(kPairs, s.length - t);
+      map_pairs(h + t * D, m, w.pair);
+      for (Index i = 0; i < m; ++i) {
+        const float* x = gate_up + i * 2 * I;
+        at_pair(t + i);
+        for (Index c = 0; c < I; c += kLanes) store(inner + i * I + c, gated(add_maps(x, c), add_maps(x, I + c)));
+      }
+      product_of_all(m, inner, I, w.down, wide);
+      add_and_norm(wide, nullptr, h + t * D, m, D, s.eps, to + t * D, scale ? scale + t : nullptr);
+    }
+  }
+
+  bf16 *inner, *layer_input;
+  float* wide;
+};
+
+}  // namespace

@@ -1,0 +1,153 @@
+// The gradient of one application of a network of units, from what `UnitsForward` kept.
+
+namespace {
+
+class UnitsBackward : Units {
+ public:
+  UnitsBackward(const UnitShape& s, const Right* layer, Arena& arena) : Units(s, arena) {
+    auto left = [&](Index columns, Index positions) {
+      const Index ld = multiple(positions, 32);
+      return LeftSide{arena.take<bf16>(columns * ld), ld};
+    };
+    auto right = [&](Index columns, Index positions) {
+      const Index ld = multiple(positions, 32);
+      return RightSide{arena.take<bf16>(columns * ld), ld, layer[0].block};
+    };
+    before_left = left(D, kPairs), after_left = left(D, kPairs);
+    gate_up_right = right(2 * I, kPairs), inner_right = right(I, kPairs);
+    pooled_left = left(P, R), maps_right = right(2 * I, R);
+    g = arena.take<bf16>(s.length * D);
+    narrow = arena.take<bf16>(kPairs * D);
+    inner = arena.take<bf16>(kPairs * I);
+    grad_inner = arena.take<float>(kPairs * I);
+    grad_gate_up = arena.take<bf16>(s.length * 2 * I);
+    grad_maps = arena.take<bf16>(R * 2 * I);
+    grad_pooled = arena.take<float>(R * P);
+    grad_h = arena.take<float>(s.length * D);
+  }
+
+  // Rows [from, to): the gradient of the input from that of the output, and the weights' added to `grads`.
+  void run(const Right* layers, const UnitKept* kept, UnitGradients* grads, const bf16* grad_out, bf16* grad_in,
+           Index from, Index to) {
+    const Index L = s.length, num_maps = 2 + s.kinds;
+    for (Index row = from; row < to; ++row) {
+      const Index at = row * L * D;
+      for (Index i = s.layers - 1; i >= 0; --i) {
+        const UnitMaps w(layers + i * 2 * num_maps), w_t(layers + (2 * i + 1) * num_maps);
+        const UnitMaps of_weights(grads + i * num_maps);
+        const bf16* h = kept[i].before + at;
+        pool(h, w.pooled);
+        through_pairs(w, w_t, of_weights, h, kept[i].after + at, kept[i].scale + row * L,
+                      i == s.layers - 1 ? grad_out + at : g);
+        through_pools(w_t.pooled, of_weights.pooled, h);
+        spread(h, i ? g : grad_in + at);
+      }
+    }
+    at::native::cpublas::brgemm_release(true);
+  }
+
+ private:
+  // Of each pair `grad_gate_up`, and `grad_h` but for what comes through the pools.
+  void through_pairs(const UnitMaps<const Right>& w, const UnitMaps<const Right>& w_t,
+                     const UnitMaps<UnitGradients>& grads, const bf16* h, const bf16* after, const float* scale,
+                     const bf16* grad) {
+    for (Index t = 0; t < s.length; t += kPairs) {
+      const Index m = std::min(kPairs, s.length - t);
+      norm_back(grad + t * D, after + t * D, scale + t, m, D, grad_h + t * D, narrow);
+      map_pairs(h + t * D, m, w.pair);
+      product_of_all(m, narrow, D, w_t.down, grad_inner);
+      gate_back(t, m);
+      product_of_all(m, grad_gate_up + t * 2 * I, 2 * I, w_t.pair, grad_h + t * D, true);
+      before_left.put(h + t * D, 0, m, D);
+      after_left.put(narrow, 0, m, D);
+      add_product(before_left, D, gate_up_right, 2 * I, m, grads.pair);
+      add_product(after_left, D, inner_right, I, m, grads.down);
+    }
+  }
+
+  // From `gate_up` and `grad_inner` of m pairs from the t-th.
+  void gate_back(Index t, Index m) {
+    for (Index i = 0; i < m; ++i) {
+      const float* x = gate_up + i * 2 * I;
+      bf16* to = grad_gate_up + (t + i) * 2 * I;
+      at_pair(t + i);
+      for (Index c = 0; c < I; c += kLanes) {
+        const GatedBack back = gated_back(add_maps(x, c), add_maps(x, I + c), load(grad_inner + i * I + c));
+        store(to + c, back.gate), store(to + I + c, back.up), store(inner + i * I + c, back.out);
+      }
+    }
+    gate_up_right.put(grad_gate_up + t * 2 * I, 2 * I, 0, m, 2 * I);
+    inner_right.put(inner, I, 0, m, I);
+  }
+
+  // `grad_pooled`, divided by how many pairs each value is that of.
+  void through_pools(const Right* w_t, UnitGradients* grads, const bf16* h) {
+    sum_members();
+    for_kinds([&](Index kind, Index from, Index n) {
+      pooled_left.put(pooled + from * P, 0, n, P);
+      maps_right.put(grad_maps + from * 2 * I, 2 * I, 0, n, 2 * I);
+      add_product(pooled_left, P, maps_right, 2 * I, n, grads[kind]);
+      product_of_all(n, grad_maps + from * 2 * I, 2 * I, w_t[kind], grad_pooled + from * P);
+    });
+    const bf16* of_pool = pooled;
+    float* grad = grad_pooled;
+    for (const Pool* p = s.pools; p < s.pools + s.num_pools; ++p) {
+      const __m512 by = _mm512_set1_ps(1.f / p->size), one = _mm512_set1_ps(1.f);
+      for (Index v = 0; v < p->vectors; ++v, of_pool += P, grad += P) {
+        for (Index d = 0; d < D; d += kLanes) store(grad + d, _mm512_mul_ps(load(grad + d), by));
+        if (!s.has_maximum) continue;
+        for (Index d = 0; d < D; d += kLanes) {  // those that share the maximum share its gradient
+          const __m512 most = load(of_pool + D + d);
+          __m512 ties = _mm512_setzero_ps();
+          for (Index i = 0; i < p->size; ++i) {
+            const __m512 x = load(h + p->members[v * p->size + i] * D + d);
+            ties = _mm512_mask_add_ps(ties, _mm512_cmp_ps_mask(x, most, _CMP_EQ_OQ), ties, one);
+          }
+          store(grad + D + d, _mm512_div_ps(load(grad + D + d), ties));
+        }
+      }
+    }
+  }
+
+  // `grad_maps`: of each pooled vector the sum over its pairs.
+  void sum_members() {
+    bf16* to = grad_maps;
+    for (const Pool* p = s.pools; p < s.pools + s.num_pools; ++p)
+      for (Index v = 0; v < p->vectors; ++v, to += 2 * I) {
+        const int32_t* members = p->members + v * p->size;
+        for (Index c = 0; c < 2 * I; c += kLanes) {
+          __m512 total = _mm512_setzero_ps();
+          for (Index i = 0; i < p->size; ++i)
+            total = _mm512_add_ps(total, load(grad_gate_up + members[i] * 2 * I + c));
+          store(to + c, total);
+        }
+      }
+  }
+
+  // Adds `grad_pooled` of the pools that each pair is part of to `grad_h`, rounded to `to`.
+  void spread(const bf16* h, bf16* to) const {
+    for (Index pair = 0; pair < s.length; ++pair)
+      for (Index d = 0; d < D; d += kLanes) {
+        const __m512 x = load(h + pair * D + d);
+        __m512 total = load(grad_h + pair * D + d);
+        Index first = 0;
+        for (const Pool* p = s.pools; p < s.pools + s.num_pools; ++p) {
+          const Index at = (first + p->of_pair[pair]) * P + d;
+          total = _mm512_add_ps(total, load(grad_pooled + at));
+          if (s.has_maximum) {
+            const __mmask16 is_most = _mm512_cmp_ps_mask(x, load(pooled + at + D), _CMP_EQ_OQ);
+            total = _mm512_mask_add_ps(total, is_most, total, load(grad_pooled + at + D));
+          }
+          first += p->vectors;
+        }
+        store(to + pair * D + d, total);
+      }
+  }
+
+  LeftSide before_left, after_left, pooled_left;
+  RightSide gate_up_right, inner_right, maps_right;
+  bf16 *g, *narrow, *inner, *grad_gate_up, *grad_maps;
+  float *grad_inner, *grad_pooled, *grad_h;
+};
+
+}  // namespace
