@@ -46,7 +46,7 @@ UnitShape = structure(
     eps=ctypes.c_float,
     pools=Pointer,
 )
-UnitKept = structure("UnitKept", before=Pointer, after=Pointer, scale=Pointer)
+UnitKept = structure("UnitKept", before=Pointer, after=Pointer, gate_up=Pointer, scale=Pointer)
 
 
 def source() -> str:

@@ -65,8 +65,14 @@ class UnitKernels(Kernels):
         return UnitShape(**sizes, has_maximum=self.has_maximum, eps=self.eps, pools=address)
 
     def kept(self, out: Tensor) -> KeptTensors:
+        rows, length, _ = out.shape
         layers = [
-            {"before": torch.empty_like(out), "scale": torch.empty(out.shape[:2])} for _ in range(self.layers)
+            {
+                "before": torch.empty_like(out),
+                "gate_up": out.new_empty(rows, length, 2 * self.inner),
+                "scale": torch.empty(rows, length),
+            }
+            for _ in range(self.layers)
         ]
         return chained(layers, out)
 

@@ -22,6 +22,7 @@ struct UnitShape {
 // What the gradient needs of a layer, for all rows of the batch.
 struct UnitKept {
   bf16 *before, *after;  // (B L, D)
+  bf16* gate_up;         // (B L, 2 I)
   float* scale;          // (B L), what rms multiplied by
 };
 
@@ -61,8 +62,8 @@ class Units {
     mapped.resize(s.num_pools);
   }
 
-  // `pooled` and `maps` of h (L, D).
-  void pool(const bf16* h, const Right* w) {
+  // `pooled` of h (L, D).
+  void pool(const bf16* h) {
     bf16* to = pooled;
     for (const Pool* p = s.pools; p < s.pools + s.num_pools; ++p) {
       const __m512 by = _mm512_set1_ps(1.f / p->size);
@@ -80,6 +81,10 @@ class Units {
         }
       }
     }
+  }
+
+  // `maps` of `pooled`.
+  void map_pools(const Right* w) {
     for_kinds([&](Index kind, Index from, Index n) {
       product_of_all(n, pooled + from * P, P, w[kind], maps + from * 2 * I);
     });
@@ -145,7 +150,9 @@ class UnitsForward : Units {
       sum(size, in + at, injection ? injection + at : nullptr, h);
       for (Index i = 0; i < s.layers; ++i) {
         bf16* after = kept ? kept[i].after + at : out + at;
-        apply(UnitMaps(layers + i * 2 * (2 + s.kinds)), h, after, kept ? kept[i].scale + row * s.length : nullptr);
+        UnitKept keep{};
+        if (kept) keep = {h, after, kept[i].gate_up + row * s.length * 2 * I, kept[i].scale + row * s.length};
+        apply(UnitMaps(layers + i * 2 * (2 + s.kinds)), keep, h, after);
         h = after;
       }
     }
@@ -154,18 +161,24 @@ class UnitsForward : Units {
 
  private:
   // h and `to` may be the same
-  void apply(const UnitMaps<const Right>& w, const bf16* h, bf16* to, float* scale) {
-    pool(h, w.pooled);
+  void apply(const UnitMaps<const Right>& w, const UnitKept& keep, const bf16* h, bf16* to) {
+    pool(h);
+    map_pools(w.pooled);
     for (Index t = 0; t < s.length; t += kPairs) {
       const Index m = std::min(kPairs, s.length - t);
       map_pairs(h + t * D, m, w.pair);
       for (Index i = 0; i < m; ++i) {
         const float* x = gate_up + i * 2 * I;
         at_pair(t + i);
-        for (Index c = 0; c < I; c += kLanes) store(inner + i * I + c, gated(add_maps(x, c), add_maps(x, I + c)));
+        bf16* kept = keep.gate_up ? keep.gate_up + (t + i) * 2 * I : nullptr;
+        for (Index c = 0; c < I; c += kLanes) {
+          const __m512 gate = add_maps(x, c), up = add_maps(x, I + c);
+          store(inner + i * I + c, gated(gate, up));
+          if (kept) store(kept + c, gate), store(kept + I + c, up);
+        }
       }
       product_of_all(m, inner, I, w.down, wide);
-      add_and_norm(wide, nullptr, h + t * D, m, D, s.eps, to + t * D, scale ? scale + t : nullptr);
+      add_and_norm(wide, nullptr, h + t * D, m, D, s.eps, to + t * D, keep.scale ? keep.scale + t : nullptr);
     }
   }
 

@@ -33,12 +33,13 @@ class UnitsBackward : Units {
     for (Index row = from; row < to; ++row) {
       const Index at = row * L * D;
       for (Index i = s.layers - 1; i >= 0; --i) {
-        const UnitMaps w(layers + i * 2 * num_maps), w_t(layers + (2 * i + 1) * num_maps);
+        const UnitMaps w_t(layers + (2 * i + 1) * num_maps);
         const UnitMaps of_weights(grads + i * num_maps);
         const bf16* h = kept[i].before + at;
-        pool(h, w.pooled);
-        through_pairs(w, w_t, of_weights, h, kept[i].after + at, kept[i].scale + row * L,
-                      i == s.layers - 1 ? grad_out + at : g);
+        pool(h);
+        const UnitKept keep{kept[i].before + at, kept[i].after + at, kept[i].gate_up + row * L * 2 * I,
+                            kept[i].scale + row * L};
+        through_pairs(keep, w_t, of_weights, i == s.layers - 1 ? grad_out + at : g);
         through_pools(w_t.pooled, of_weights.pooled, h);
         spread(h, i ? g : grad_in + at);
       }
@@ -48,31 +49,28 @@ class UnitsBackward : Units {
 
  private:
   // Of each pair `grad_gate_up`, and `grad_h` but for what comes through the pools.
-  void through_pairs(const UnitMaps<const Right>& w, const UnitMaps<const Right>& w_t,
-                     const UnitMaps<UnitGradients>& grads, const bf16* h, const bf16* after, const float* scale,
+  void through_pairs(const UnitKept& keep, const UnitMaps<const Right>& w_t, const UnitMaps<UnitGradients>& grads,
                      const bf16* grad) {
     for (Index t = 0; t < s.length; t += kPairs) {
       const Index m = std::min(kPairs, s.length - t);
-      norm_back(grad + t * D, after + t * D, scale + t, m, D, grad_h + t * D, narrow);
-      map_pairs(h + t * D, m, w.pair);
+      norm_back(grad + t * D, keep.after + t * D, keep.scale + t, m, D, grad_h + t * D, narrow);
       product_of_all(m, narrow, D, w_t.down, grad_inner);
-      gate_back(t, m);
+      gate_back(keep.gate_up, t, m);
       product_of_all(m, grad_gate_up + t * 2 * I, 2 * I, w_t.pair, grad_h + t * D, true);
-      before_left.put(h + t * D, 0, m, D);
+      before_left.put(keep.before + t * D, 0, m, D);
       after_left.put(narrow, 0, m, D);
       add_product(before_left, D, gate_up_right, 2 * I, m, grads.pair);
       add_product(after_left, D, inner_right, I, m, grads.down);
     }
   }
 
-  // From `gate_up` and `grad_inner` of m pairs from the t-th.
-  void gate_back(Index t, Index m) {
+  // From `grad_inner` of m pairs from the t-th.
+  void gate_back(const bf16* gate_up, Index t, Index m) {
     for (Index i = 0; i < m; ++i) {
-      const float* x = gate_up + i * 2 * I;
+      const bf16* x = gate_up + (t + i) * 2 * I;
       bf16* to = grad_gate_up + (t + i) * 2 * I;
-      at_pair(t + i);
       for (Index c = 0; c < I; c += kLanes) {
-        const GatedBack back = gated_back(add_maps(x, c), add_maps(x, I + c), load(grad_inner + i * I + c));
+        const GatedBack back = gated_back(load(x + c), load(x + I + c), load(grad_inner + i * I + c));
         store(to + c, back.gate), store(to + I + c, back.up), store(inner + i * I + c, back.out);
       }
     }
@@ -112,14 +110,18 @@ class UnitsBackward : Units {
   // `grad_maps`: of each pooled vector the sum over its pairs.
   void sum_members() {
     bf16* to = grad_maps;
+    const __m512i upper = _mm512_set1_epi32(0xffff0000);  // of a pair of bfloat16
     for (const Pool* p = s.pools; p < s.pools + s.num_pools; ++p)
       for (Index v = 0; v < p->vectors; ++v, to += 2 * I) {
         const int32_t* members = p->members + v * p->size;
-        for (Index c = 0; c < 2 * I; c += kLanes) {
-          __m512 total = _mm512_setzero_ps();
-          for (Index i = 0; i < p->size; ++i)
-            total = _mm512_add_ps(total, load(grad_gate_up + members[i] * 2 * I + c));
-          store(to + c, total);
+        for (Index c = 0; c < 2 * I; c += 2 * kLanes) {
+          __m512 even = _mm512_setzero_ps(), odd = even;  // columns
+          for (Index i = 0; i < p->size; ++i) {
+            const __m512i x = _mm512_loadu_si512(grad_gate_up + members[i] * 2 * I + c);
+            even = _mm512_add_ps(even, _mm512_castsi512_ps(_mm512_slli_epi32(x, 16)));
+            odd = _mm512_add_ps(odd, _mm512_castsi512_ps(_mm512_and_si512(x, upper)));
+          }
+          _mm512_storeu_si512(to + c, paired(rounded(even), rounded(odd)));
         }
       }
   }
