@@ -7,23 +7,18 @@ import warnings
 
 import pytest
 import torch
+from fused_networks import BFLOAT16, errors, gradients, needs_processor, number_of_threads
 
 from benchmarks.step import Case, config_of
 from models import fused_cpu, recursive
 from models.blocks import Network
 from models.fused_cpu import bindings
-from models.fused_cpu.bindings import library, processor_fits
+from models.fused_cpu.bindings import library
 from models.fused_cpu.network import FusedNetwork, fits
 from utils import device
-from utils.device import missing_toolchain
 from utils.distributed import World
 
-needs_processor = pytest.mark.skipif(
-    not processor_fits() or missing_toolchain() is not None,
-    reason="needs a processor with avx512_bf16, and a C++ compiler",
-)
 MLP = ("arch.mlp_t=True", "arch.pos_encodings=none")
-BFLOAT16 = torch.bfloat16
 
 
 def case(*overrides: str, seq_len: int = 36, dtype: str = "bfloat16", rows: int = 4) -> Case:
@@ -41,23 +36,6 @@ def network_of(
 ) -> tuple[Network, tuple[torch.Tensor, torch.Tensor] | None]:
     inner = case.model.model.inner
     return getattr(inner, network), inner.cos_sin()
-
-
-def gradients(
-    apply, inputs: list[torch.Tensor], upstream: torch.Tensor, network: Network
-) -> list[torch.Tensor]:
-    """The output, and the gradients of the inputs and of all weights."""
-    leaves = [tensor.clone().requires_grad_() for tensor in inputs]
-    out = apply(*leaves)
-    found = torch.autograd.grad(out, [*leaves, *network.parameters()], upstream.to(out.dtype))
-    return [tensor.detach().float() for tensor in (out, *found)]
-
-
-def errors(found: list[torch.Tensor], expected: list[torch.Tensor]) -> torch.Tensor:
-    """Of each tensor, relative to its size."""
-    return torch.stack(
-        [(one - other).norm() / other.norm() for one, other in zip(found, expected, strict=True)]
-    )
 
 
 @needs_processor
@@ -96,17 +74,13 @@ def test_outputs_and_gradients_are_as_close_to_float32_as_eager_ones(overrides, 
 
     exact = gradients(plain, [h.float(), injection.float()], upstream, network)
     eager = gradients(plain, [h, injection], upstream, network)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with number_of_threads(threads):
         assert fits(network, BFLOAT16)
         network.fused = FusedNetwork(network)
         fused = gradients(plain, [h, injection], upstream, network)
         again = gradients(plain, [h, injection], upstream, network)
         with torch.no_grad():
             without_gradient = network(h, injection, cos_sin).float()
-    finally:
-        torch.set_num_threads(before)
     assert all(torch.equal(one, other) for one, other in zip(fused, again, strict=True))
     assert torch.equal(fused[0], without_gradient)
     of_eager, of_fused = errors(eager, exact), errors(fused, exact)
@@ -276,7 +250,7 @@ def test_products_that_come_out_wrong_are_noticed(monkeypatch):
 
 def test_structures_have_the_fields_of_the_sources_in_their_order():
     source = re.sub(r"//.*", "", bindings.source())
-    for name in ("Right", "Layer", "Kept", "Gradients", "Shape"):
+    for name in ("Right", "Layer", "Kept", "Gradients", "Shape", "Pool", "UnitShape", "UnitKept"):
         (body,) = re.findall(rf"struct {name} \{{(.*?)\}};", source, re.DOTALL)
         declared = []
         for line in filter(str.strip, body.split(";")):

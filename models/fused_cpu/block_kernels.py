@@ -95,9 +95,7 @@ class BlockKernels(Kernels):
                 layer["mix_gate_up"] = out.new_empty(rows, 2 * mix_inner, width)
                 layer |= {name: floats(rows, width) for name in ("scale_between", "scale_mix_inner")}
             else:
-                layer |= {
-                    name: out.new_empty(rows, length, heads_width) for name in ("q", "k", "v", "mixed")
-                }
+                layer |= {name: out.new_empty(rows, length, heads_width) for name in ("q", "k", "v", "mixed")}
                 layer |= {"lse": floats(rows, self.heads, length), "scale_between": floats(rows, length)}
             layer |= {"gate_up": out.new_empty(rows, length, 2 * inner), "scale_after": floats(rows, length)}
             layer["scale_inner"] = floats(rows, length)

@@ -14,6 +14,7 @@ from torch import Tensor
 from models.fused_cpu.bindings import Right
 from models.layers import Linear
 
+
 def block_of(columns: int) -> int:
     """Columns of a block: the most whole vectors that divide them."""
     return next(n for n in range(128, 0, -16) if columns % n == 0)

@@ -1,0 +1,215 @@
+"""The application of a network of units in C++ against the one in PyTorch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from fused_networks import BFLOAT16, errors, gradients, needs_processor, number_of_threads
+
+from benchmarks.step import Case, config_of
+from dataset.units import CellUnits
+from models.blocks import Network
+from models.equivariant import EquivariantModel, UnitBlock
+from models.fused_cpu.network import FusedNetwork, fits
+from utils.distributed import World
+
+SUDOKU = CellUnits.of_boxes(3, 3)
+SMALL = CellUnits.of_boxes(2, 2)
+LATIN = CellUnits(axes=(5, 5), kinds=(((1,), (0,)),))
+# Three axes, an extent over two of them, and one over all: a single unit.
+CUBE = CellUnits(axes=(2, 3, 5), kinds=(((0,),), ((2, 1), (1,)), ((0, 1, 2),)))
+
+
+def network_of(units: CellUnits, layers: int = 1, **config) -> Network:
+    torch.manual_seed(0)
+    sizes = {"seq_len": units.num_cells, "vocab_size": 6}
+    settings = EquivariantModel.Config(**sizes, **config)
+    return Network([UnitBlock(settings, units) for _ in range(layers)])
+
+
+def fused(network: Network) -> Network:
+    network.fused = FusedNetwork(network)
+    return network
+
+
+def inputs_of(units: CellUnits, symbols: int, width: int, rows: int = 3) -> list[torch.Tensor]:
+    shape = 3, rows, units.num_cells * symbols, width
+    return list(torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(BFLOAT16))
+
+
+@needs_processor
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("pooling", ["mean", "mean_max"])
+@pytest.mark.parametrize(
+    ("units", "symbols", "config"),
+    [
+        (SUDOKU, 9, {}),  # an odd number of pairs, in parts of which the last is shorter
+        (SMALL, 4, {"hidden_size": 32, "layers": 3}),
+        (CellUnits.of_boxes(2, 3), 6, {"hidden_size": 64}),
+        (CellUnits.of_boxes(3, 2), 5, {"hidden_size": 96, "expansion": 1.5}),
+        (CellUnits.of_boxes(4, 4), 16, {"hidden_size": 16, "expansion": 3}),
+        (LATIN, 1, {"hidden_size": 128}),  # a maximum over one symbol
+        (LATIN, 5, {"hidden_size": 80, "expansion": 1}),  # blocks of 80 columns
+        (CUBE, 7, {"hidden_size": 48}),
+    ],
+    ids=str,
+)
+def test_outputs_and_gradients_are_as_close_to_float32_as_eager_ones(
+    units, symbols, config, pooling, threads
+):
+    network = network_of(units, pooling=pooling, **config)
+    width = network.layers[0].down_proj.weight.shape[0]
+    h, injection, upstream = inputs_of(units, symbols, width)
+
+    def plain(*inputs: torch.Tensor) -> torch.Tensor:
+        return network(*inputs, None)
+
+    exact = gradients(plain, [h.float(), injection.float()], upstream, network)
+    eager = gradients(plain, [h, injection], upstream, network)
+    with number_of_threads(threads):
+        assert fits(network, BFLOAT16)
+        fused(network)
+        found = gradients(plain, [h, injection], upstream, network)
+        again = gradients(plain, [h, injection], upstream, network)
+        with torch.no_grad():
+            without_gradient = network(h, injection, None).float()
+    assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
+    assert torch.equal(found[0], without_gradient)
+    of_eager, of_fused = errors(eager, exact), errors(found, exact)
+    assert (of_fused > 0).all()
+    assert (of_fused < 1.1 * of_eager).all(), (of_fused / of_eager).tolist()
+
+
+@needs_processor
+@pytest.mark.parametrize("units", [SUDOKU, LATIN, CUBE], ids=str)
+def test_those_that_share_a_maximum_share_its_gradient(units):
+    network = network_of(units, hidden_size=16)
+    with torch.no_grad():  # the maximum is what counts
+        for linear in (network.layers[0].of_cell, *network.layers[0].of_units):
+            linear.weight[:, 16:] *= 10
+    h, _, upstream = inputs_of(units, 5, 16)
+    h = h.sign() * (torch.rand(h.shape) < 0.6)  # -1, 0 and 1: every pool has ties
+    assert len(h.unique()) == 3
+
+    def plain(h: torch.Tensor) -> torch.Tensor:
+        return network(h, None, None)
+
+    exact = gradients(plain, [h.float()], upstream, network)
+    found = gradients(plain, [h], upstream, fused(network))
+    assert (errors(found, exact) < 0.01).all()
+    network.fused = None
+    without_ties = h.float() + 1e-4 * torch.rand(h.shape)
+    sole = gradients(plain, [without_ties], upstream, network)
+    assert errors(sole[1:2], exact[1:2]) > 0.1  # so the limit above tells one from the other
+
+
+@needs_processor
+def test_rows_do_not_depend_on_the_number_of_threads_nor_on_what_is_beside_them():
+    network = fused(network_of(SUDOKU))
+    h, injection, upstream = inputs_of(SUDOKU, 9, 48, rows=5)
+
+    def plain(*inputs: torch.Tensor) -> torch.Tensor:
+        return network(*inputs, None)
+
+    results = []
+    for threads in (1, 2, 4):
+        with number_of_threads(threads):
+            results.append(gradients(plain, [h, injection], upstream, network))
+    for other in results[1:]:
+        assert all(torch.equal(one, same) for one, same in zip(results[0][:3], other[:3], strict=True))
+        # Sums over the rows are added up in another order.
+        assert (errors(results[0][3:], other[3:]) < 1e-5).all()
+    alone = [
+        gradients(plain, [h[i : i + 1], injection[i : i + 1]], upstream[i : i + 1], network) for i in range(5)
+    ]
+    for i in range(3):
+        assert torch.equal(torch.cat([each[i] for each in alone]), results[0][i])
+
+
+@needs_processor
+def test_one_network_applies_to_rows_of_several_numbers_of_symbols():
+    network = network_of(SMALL, hidden_size=32)
+    both = [inputs_of(SMALL, symbols, 32)[0] for symbols in (4, 9, 4)]
+    with torch.no_grad():
+        expected = [network(h.float(), None, None) for h in both]
+        fused(network)
+        found = [network(h, None, None).float() for h in both]
+    assert (errors(found, expected) < 0.01).all()
+
+
+@needs_processor
+@pytest.mark.parametrize("pooling", ["mean", "mean_max"])
+def test_what_is_not_finite_stays_in_its_row(pooling):
+    network = fused(network_of(SUDOKU, pooling=pooling))
+    h = inputs_of(SUDOKU, 9, 48)[0]
+    for value in (torch.nan, torch.inf):
+        h[1, 5, 3] = value
+        with torch.no_grad():
+            finite = network(h, None, None).isfinite().flatten(1).all(1)
+        assert finite.tolist() == [True, False, True]
+
+
+@needs_processor
+def test_no_rows_give_no_rows():
+    network = fused(network_of(SMALL, hidden_size=32))
+    h = torch.zeros(0, 64, 32, dtype=BFLOAT16, requires_grad=True)
+    out = network(h, None, None)
+    assert out.shape == h.shape
+    assert torch.autograd.grad(out.sum(), h)[0].shape == h.shape
+
+
+def case(*overrides: str, dtype: str = "bfloat16", seq_len: int = 16) -> Case:
+    small = "arch=trm_equivariant", "arch.hidden_size=32", "arch.H_cycles=2", "arch.L_cycles=2"
+    own = f"arch.forward_dtype={dtype}", "global_batch_size=4", "ema=True"
+    return Case(config_of(*small, *overrides, *own), seq_len, World(device=torch.device("cpu")))
+
+
+@needs_processor
+@pytest.mark.parametrize("overrides", [(), ("arch.pooling=mean",), ("arch.L_layers=2",)], ids=str)
+def test_a_training_goes_the_way_of_an_eager_one(overrides):
+    exact, eager, compiled, checkpointed = (
+        case(*overrides, dtype=dtype) for dtype in ("float32", "bfloat16", "bfloat16", "bfloat16")
+    )
+    for each in (compiled, checkpointed):
+        each.model.model.inner.compile_networks()
+        assert each.model.model.inner.L_level.fused is not None
+    checkpointed.model.model.inner.activation_checkpointing = True
+
+    def trained(case: Case) -> list[torch.Tensor]:
+        """All gradients of a supervision step."""
+        model = case.model.train()
+        _, loss, *_ = model(model.model.initial_carry(case.batch), case.batch)
+        loss.backward()
+        return [parameter.grad for parameter in model.parameters()]
+
+    expected, of_eager, of_fused, of_checkpointed = (
+        trained(c) for c in (exact, eager, compiled, checkpointed)
+    )
+    assert all(torch.equal(one, other) for one, other in zip(of_fused, of_checkpointed, strict=True))
+    limits = 1.5 * errors(of_eager, expected) + 1e-3
+    assert (errors(of_fused, expected) < limits).all()
+
+
+@needs_processor
+@pytest.mark.parametrize(
+    ("overrides", "dtype"),
+    [
+        ((), "float32"),
+        ((), "float16"),
+        (("arch.hidden_size=24",), "bfloat16"),  # not whole vectors
+        (("arch.expansion=1.25",), "bfloat16"),  # an inner width of 40
+        (("arch.L_layers=0",), "bfloat16"),
+    ],
+    ids=str,
+)
+def test_what_it_does_not_do_is_left_to_torch(overrides, dtype):
+    inner = case(*overrides, dtype=dtype).model.model.inner
+    assert not inner.can_be_fused
+    inner.compile_networks(backend="eager")
+    assert inner.L_level.fused is None
+
+
+@needs_processor
+def test_a_network_without_code_is_refused():
+    with pytest.raises(ValueError, match="no code for this network"):
+        FusedNetwork(network_of(SMALL, hidden_size=24))
