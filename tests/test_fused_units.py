@@ -38,7 +38,7 @@ def inputs_of(units: CellUnits, symbols: int, width: int, rows: int = 3) -> list
 
 
 @needs_processor
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("pooling", ["mean", "mean_max"])
 @pytest.mark.parametrize(
     ("units", "symbols", "config"),

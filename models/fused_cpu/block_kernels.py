@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.feedforward import RMSSwiGLU
 from models.fused_cpu.bindings import Gradients, Kept, Layer, Shape
-from models.fused_cpu.kernels import CosSin, Kernels, KeptTensors, chained
+from models.fused_cpu.kernels import CosSin, KeptTensors, Kernels, chained
 from models.fused_cpu.maps import LeftMap, RightMap, block_of
 from models.layers import SwiGLU
 

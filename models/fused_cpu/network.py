@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models.fused_cpu.bindings import library, processor_fits
 from models.fused_cpu.block_kernels import BlockKernels
-from models.fused_cpu.kernels import CosSin, Kernels, KeptTensors
+from models.fused_cpu.kernels import CosSin, KeptTensors, Kernels
 from models.fused_cpu.unit_kernels import UnitKernels
 from models.fused_cpu.weights import Weights
 

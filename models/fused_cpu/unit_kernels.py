@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models.fused_cpu.bindings import Pointer, Pool, Right, UnitKept, UnitShape, structure
-from models.fused_cpu.kernels import CosSin, Kernels, KeptTensors, chained
+from models.fused_cpu.kernels import CosSin, KeptTensors, Kernels, chained
 from models.fused_cpu.maps import RightMap, block_of
 
 if TYPE_CHECKING:
