@@ -26,7 +26,7 @@ from models.training import TrainState
 from puzzle_dataset import PuzzleDataset
 from utils.cadence import BestMetric
 from utils.checkpoint import Checkpoint, Checkpointer
-from utils.device import check_memory, make_deterministic, seed_everything, set_random_state
+from utils.device import check_memory, keep_freed_memory, make_deterministic, seed_everything, set_random_state
 from utils.distributed import World
 from utils.errors import UserError
 from utils.run_folder import CONFIG_FILE, default_run_name, holds_a_run
@@ -70,6 +70,7 @@ def build(config: PretrainConfig, world: World) -> Run:
         )
     seed_everything(config.seed)
     make_deterministic(world.device)
+    keep_freed_memory(world.device)
     places = {"global_batch_size": config.global_batch_size, "rank": world.rank, "world_size": world.size}
     train_data = PuzzleDataset(
         config.data_paths,

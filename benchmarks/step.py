@@ -40,7 +40,7 @@ from models.losses import ACTLossHead
 from models.optim import Optimizers, OptimizerSettings
 from models.registry import build_model
 from models.training import TrainState, train_step
-from utils.device import make_deterministic, resolve_device
+from utils.device import keep_freed_memory, make_deterministic, resolve_device
 from utils.distributed import World
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
@@ -129,6 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     device = resolve_device(options.device)
     make_deterministic(device)
+    keep_freed_memory(device)
     cases = {options.name: tuple(options.set)} if options.set else CASES
     chosen = {n: c for n, c in cases.items() if not options.only or any(part in n for part in options.only)}
     print(f"torch {torch.__version__} on {device}, {torch.get_num_threads()} threads, {options.dtype}")

@@ -30,6 +30,30 @@ ABSENT_LOGIT = (
 )  # of pad and blank, which no answer contains: probability 0 in softmax, 1e-4 of s(0) in stablemax
 
 
+class RowsOfFew(torch.autograd.Function):
+    """`table[ids]` for a table of few rows (n, D) and ids (B, L); (B, L, D).
+
+    The table's gradient is a product with one-hot rows. torch's own adds up one row of the batch after another, in
+    the precision of the table.
+    """
+
+    @staticmethod
+    def forward(table: Tensor, ids: Tensor) -> Tensor:
+        return F.embedding(ids, table)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        table, ids = inputs
+        ctx.save_for_backward(ids)
+        ctx.num_rows = len(table)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        (ids,) = ctx.saved_tensors
+        is_row = torch.arange(ctx.num_rows, device=ids.device).unsqueeze(1) == ids.flatten()  # (n, B·L)
+        return is_row.to(grad.dtype) @ grad.flatten(0, 1), None
+
+
 class UnitBlock(nn.Module):
     """`h = rms(h + SwiGLU(h, pooled h))` for h (B, L, D): one linear map of each pair and of each unit it is in.
 
@@ -123,7 +147,7 @@ class EquivariantModel(RecursiveModel):
         cells = inputs.unsqueeze(-1)  # (B, S, 1)
         says = torch.where(cells == symbols, GIVEN, EXCLUDED)
         says = torch.where(cells < FIRST_SYMBOL_ID, OPEN, says)  # (B, S, N)
-        return self.scale * self.embed_tokens(says.flatten(1))
+        return RowsOfFew.apply(self.scale * self.embed_tokens.embedding_weight.to(self.dtype), says.flatten(1))
 
     def heads(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
         answer = state[0].unflatten(1, (-1, self.num_symbols))  # (B, S, N, D)
