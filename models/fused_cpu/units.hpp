@@ -30,7 +30,8 @@ struct UnitKept {
 
 namespace {
 
-constexpr Index kPairs = 96;  // of a row at once
+constexpr Index kPairs = 96;     // of a row at once
+constexpr Index kAtOnce = 4;     // pools whose maps are added while gate and up are in registers
 
 // The maps of a layer, or what is added to for their gradients: of pairs, down, and of the pools' kinds.
 template <typename T>
@@ -59,7 +60,9 @@ class Units {
     pooled = arena.take<bf16>(R * P);
     maps = arena.take<float>(R * 2 * I);
     gate_up = arena.take<float>(kPairs * 2 * I);
-    mapped.resize(s.num_pools);
+    zeros = arena.take<float>(2 * I);
+    std::fill(zeros, zeros + 2 * I, 0.f);
+    vectors.resize(s.num_pools);
   }
 
   // `pooled` of h (L, D).
@@ -103,23 +106,31 @@ class Units {
     }
   }
 
-  // `gate_up` of m pairs but for the pools' maps, which `add_maps` adds.
+  // `gate_up` of m pairs but for the pools' maps, which `for_columns` adds.
   void map_pairs(const bf16* h, Index m, const Right& w) { product_of_all(m, h, D, w, gate_up); }
 
-  // Finds the pools' maps that belong to a pair.
-  void at_pair(Index pair) {
-    const float* of_pool = maps;
+  // Of each pool the vector that a pair is part of, counted over all pools.
+  void find_vectors(Index pair) {
+    Index first = 0;
     for (Index e = 0; e < s.num_pools; ++e) {
-      mapped[e] = of_pool + s.pools[e].of_pair[pair] * 2 * I;
-      of_pool += s.pools[e].vectors * 2 * I;
+      vectors[e] = first + s.pools[e].of_pair[pair];
+      first += s.pools[e].vectors;
     }
   }
 
-  // Column c of what gate (c < I) and up (c >= I) of this pair are, from the map of the pair, x.
-  __m512 add_maps(const float* x, Index c) const {
-    __m512 total = load(x + c);
-    for (const float* map : mapped) total = _mm512_add_ps(total, load(map + c));
-    return total;
+  // work(c, columns [c, c + 16) of gate, of up) for the i-th of the mapped pairs, which is the row's pair `pair`.
+  template <typename Work>
+  void for_columns(Index i, Index pair, Work work) {
+    float* x = gate_up + i * 2 * I;
+    find_vectors(pair);
+    for (Index e = kAtOnce; e < s.num_pools; ++e)
+      for (Index c = 0; c < 2 * I; c += kLanes) store(x + c, _mm512_add_ps(load(x + c), load(map(e) + c)));
+    const float *a = map(0), *b = map(1), *c = map(2), *d = map(3);
+    const auto total = [=](Index at) {
+      const __m512 both = _mm512_add_ps(load(a + at), load(b + at)), others = _mm512_add_ps(load(c + at), load(d + at));
+      return _mm512_add_ps(load(x + at), _mm512_add_ps(both, others));
+    };
+    for (Index at = 0, inner = I; at < inner; at += kLanes) work(at, total(at), total(inner + at));
   }
 
   const UnitShape& s;
@@ -127,9 +138,12 @@ class Units {
   bf16* pooled;    // (R, P)
   float* maps;     // (R, 2 I)
   float* gate_up;  // (kPairs, 2 I)
+  std::vector<Index> vectors;
 
  private:
-  std::vector<const float*> mapped;
+  const float* map(Index e) const { return e < s.num_pools ? maps + vectors[e] * 2 * I : zeros; }
+
+  float* zeros;
 };
 
 class UnitsForward : Units {
@@ -168,14 +182,11 @@ class UnitsForward : Units {
       const Index m = std::min(kPairs, s.length - t);
       map_pairs(h + t * D, m, w.pair);
       for (Index i = 0; i < m; ++i) {
-        const float* x = gate_up + i * 2 * I;
-        at_pair(t + i);
-        bf16* kept = keep.gate_up ? keep.gate_up + (t + i) * 2 * I : nullptr;
-        for (Index c = 0; c < I; c += kLanes) {
-          const __m512 gate = add_maps(x, c), up = add_maps(x, I + c);
-          store(inner + i * I + c, gated(gate, up));
-          if (kept) store(kept + c, gate), store(kept + I + c, up);
-        }
+        bf16 *to = inner + i * I, *kept = keep.gate_up ? keep.gate_up + (t + i) * 2 * I : nullptr;
+        for_columns(i, t + i, [to, kept, up_at = I](Index c, __m512 gate, __m512 up) {
+          store(to + c, gated(gate, up));
+          if (kept) store(kept + c, gate), store(kept + up_at + c, up);
+        });
       }
       product_of_all(m, inner, I, w.down, wide);
       add_and_norm(wide, nullptr, h + t * D, m, D, s.eps, to + t * D, keep.scale ? keep.scale + t : nullptr);

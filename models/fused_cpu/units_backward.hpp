@@ -66,12 +66,13 @@ class UnitsBackward : Units {
 
   // From `grad_inner` of m pairs from the t-th.
   void gate_back(const bf16* gate_up, Index t, Index m) {
-    for (Index i = 0; i < m; ++i) {
-      const bf16* x = gate_up + (t + i) * 2 * I;
-      bf16* to = grad_gate_up + (t + i) * 2 * I;
-      for (Index c = 0; c < I; c += kLanes) {
-        const GatedBack back = gated_back(load(x + c), load(x + I + c), load(grad_inner + i * I + c));
-        store(to + c, back.gate), store(to + I + c, back.up), store(inner + i * I + c, back.out);
+    for (Index i = 0, n = I; i < m; ++i) {
+      const bf16* x = gate_up + (t + i) * 2 * n;
+      const float* grad = grad_inner + i * n;
+      bf16 *to = grad_gate_up + (t + i) * 2 * n, *out = inner + i * n;
+      for (Index c = 0; c < n; c += kLanes) {
+        const GatedBack back = gated_back(load(x + c), load(x + n + c), load(grad + c));
+        store(to + c, back.gate), store(to + n + c, back.up), store(out + c, back.out);
       }
     }
     gate_up_right.put(grad_gate_up + t * 2 * I, 2 * I, 0, m, 2 * I);
@@ -127,23 +128,24 @@ class UnitsBackward : Units {
   }
 
   // Adds `grad_pooled` of the pools that each pair is part of to `grad_h`, rounded to `to`.
-  void spread(const bf16* h, bf16* to) const {
-    for (Index pair = 0; pair < s.length; ++pair)
-      for (Index d = 0; d < D; d += kLanes) {
-        const __m512 x = load(h + pair * D + d);
-        __m512 total = load(grad_h + pair * D + d);
-        Index first = 0;
-        for (const Pool* p = s.pools; p < s.pools + s.num_pools; ++p) {
-          const Index at = (first + p->of_pair[pair]) * P + d;
-          total = _mm512_add_ps(total, load(grad_pooled + at));
-          if (s.has_maximum) {
-            const __mmask16 is_most = _mm512_cmp_ps_mask(x, load(pooled + at + D), _CMP_EQ_OQ);
-            total = _mm512_mask_add_ps(total, is_most, total, load(grad_pooled + at + D));
-          }
-          first += p->vectors;
+  void spread(const bf16* h, bf16* to) {
+    const bool has_maximum = s.has_maximum;
+    const Index width = D, vector_width = P;
+    for (Index pair = 0; pair < s.length; ++pair, h += width, to += width) {
+      find_vectors(pair);
+      for (Index d = 0; d < width; d += kLanes) {
+        const __m512 x = load(h + d);
+        __m512 total = load(grad_h + pair * width + d);
+        for (const Index vector : vectors) {
+          const float* grad = grad_pooled + vector * vector_width + d;
+          total = _mm512_add_ps(total, load(grad));
+          if (!has_maximum) continue;
+          const __m512 most = load(pooled + vector * vector_width + width + d);
+          total = _mm512_mask_add_ps(total, _mm512_cmp_ps_mask(x, most, _CMP_EQ_OQ), total, load(grad + width));
         }
-        store(to + pair * D + d, total);
+        store(to + d, total);
       }
+    }
   }
 
   LeftSide before_left, after_left, pooled_left;
