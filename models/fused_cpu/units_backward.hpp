@@ -2,6 +2,9 @@
 
 namespace {
 
+constexpr Index kLine = 32;   // values of a cache line
+constexpr Index kAhead = 32;  // pairs after which gate and up, which no near cache holds, are needed
+
 class UnitsBackward : Units {
  public:
   UnitsBackward(const UnitShape& s, const Right* layer, Arena& arena) : Units(s, arena) {
@@ -70,6 +73,7 @@ class UnitsBackward : Units {
       const bf16* x = gate_up + (t + i) * 2 * n;
       const float* grad = grad_inner + i * n;
       bf16 *to = grad_gate_up + (t + i) * 2 * n, *out = inner + i * n;
+      for (Index c = 0; c < 2 * n; c += kLine) _mm_prefetch((const char*)(x + kAhead * 2 * n + c), _MM_HINT_T0);
       for (Index c = 0; c < n; c += kLanes) {
         const GatedBack back = gated_back(load(x + c), load(x + n + c), load(grad + c));
         store(to + c, back.gate), store(to + n + c, back.up), store(out + c, back.out);
