@@ -26,7 +26,13 @@ from models.training import TrainState
 from puzzle_dataset import PuzzleDataset
 from utils.cadence import BestMetric
 from utils.checkpoint import Checkpoint, Checkpointer
-from utils.device import check_memory, keep_freed_memory, make_deterministic, seed_everything, set_random_state
+from utils.device import (
+    check_memory,
+    keep_freed_memory,
+    make_deterministic,
+    seed_everything,
+    set_random_state,
+)
 from utils.distributed import World
 from utils.errors import UserError
 from utils.run_folder import CONFIG_FILE, default_run_name, holds_a_run

@@ -47,6 +47,7 @@ CONFIG = Path(__file__).resolve().parents[1] / "config"
 VOCAB_SIZE = {81: 11, 36: 8, 900: 12}
 LARGE = ("arch=trm", "seq_len=81")
 SMALL = ("arch=trm", "seq_len=36", "arch.hidden_size=128", "arch.num_heads=4", "global_batch_size=64")
+EQUIVARIANT = ("arch=trm_equivariant", "seq_len=81", "global_batch_size=16")
 MLP = ("arch.mlp_t=True", "arch.pos_encodings=none")
 CASES: dict[str, tuple[str, ...]] = {
     "att 512, batch 32": (*LARGE, "global_batch_size=32"),
@@ -54,6 +55,8 @@ CASES: dict[str, tuple[str, ...]] = {
     "att 512, batch 8": (*LARGE, "global_batch_size=8"),
     "att 128, batch 64": SMALL,
     "mlp 128, batch 64": (*SMALL, *MLP),
+    "equivariant, H 1": (*EQUIVARIANT, "arch.H_cycles=1"),
+    "equivariant, H 2": (*EQUIVARIANT, "arch.H_cycles=2"),
 }
 
 

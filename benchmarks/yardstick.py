@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.blocks import Block, Network
+from models.equivariant import UnitBlock
 from models.layers import Attention, SwiGLU
 from models.losses import ACTLossHead
 
@@ -77,6 +78,12 @@ class Yardstick:
         products = []
         for network, (forward, backward) in counts.items():
             for block in network.layers:
+                if isinstance(block, UnitBlock):
+                    products += [
+                        linear(rows * count, weight, forward, backward)
+                        for count, weight in _of_units(block, inner.length)
+                    ]
+                    continue
                 for module in _parts(block):
                     if isinstance(module, Attention):
                         n, h = rows * module.num_heads, module.head_dim
@@ -95,7 +102,7 @@ class Yardstick:
                             linear(num_rows, module.gate_up_proj.weight, forward, backward),
                             linear(num_rows, module.down_proj.weight, forward, backward),
                         ]
-        products.append(linear(rows * inner.config.seq_len, inner.lm_head.weight, 1, 1))
+        products.append(linear(rows * (inner.length - inner.prefix_len), inner.lm_head.weight, 1, 1))
         return cls(products, model.model.max_steps)
 
     @property
@@ -119,3 +126,12 @@ class Yardstick:
 
 def _parts(block: Block) -> list[nn.Module]:
     return [module for module in block.children() if isinstance(module, Attention | SwiGLU)]
+
+
+def _of_units(block: UnitBlock, length: int) -> list[tuple[int, Tensor]]:
+    """How many vectors of a row each weight multiplies, with the weight."""
+    cells = block.units.num_cells
+    found = [(length, block.of_pair.weight), (cells, block.of_cell.weight), (length, block.down_proj.weight)]
+    for linear, extents in zip(block.of_units, block.units.kinds, strict=True):
+        found += [(length // cells * block.units.num_units(extent), linear.weight) for extent in extents]
+    return found

@@ -147,7 +147,9 @@ class EquivariantModel(RecursiveModel):
         cells = inputs.unsqueeze(-1)  # (B, S, 1)
         says = torch.where(cells == symbols, GIVEN, EXCLUDED)
         says = torch.where(cells < FIRST_SYMBOL_ID, OPEN, says)  # (B, S, N)
-        return RowsOfFew.apply(self.scale * self.embed_tokens.embedding_weight.to(self.dtype), says.flatten(1))
+        return RowsOfFew.apply(
+            self.scale * self.embed_tokens.embedding_weight.to(self.dtype), says.flatten(1)
+        )
 
     def heads(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
         answer = state[0].unflatten(1, (-1, self.num_symbols))  # (B, S, N, D)

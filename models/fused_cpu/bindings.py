@@ -11,7 +11,7 @@ import torch
 # Of one translation unit, in this order.
 SOURCES = (
     *("vectors.hpp", "structures.hpp", "elementwise.hpp", "forward.hpp", "backward.hpp"),
-    *("units.hpp", "units_backward.hpp", "entry.cpp"),
+    *("units.hpp", "units_back.hpp", "entry.cpp"),
 )
 
 Index, Pointer = ctypes.c_int64, ctypes.c_void_p

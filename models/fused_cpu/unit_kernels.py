@@ -1,4 +1,4 @@
-"""Blocks that pool over the cells' units and the symbols: units.hpp and units_backward.hpp.
+"""Blocks that pool over the cells' units and the symbols: units.hpp and units_back.hpp.
 
 Shapes: B batch, S cells, N symbols, L = S·N pairs, D hidden size, I inner width of SwiGLU, P width of a pooled vector.
 """
