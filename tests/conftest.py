@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
@@ -13,9 +12,6 @@ import pytest
 import torch
 
 from dataset.format import SplitWriter, write_identifiers
-
-# Libraries keep handlers whose stream pytest has closed since: that they cannot write is no output of ours.
-logging.raiseExceptions = False
 
 ROOT = Path(__file__).parents[1]
 

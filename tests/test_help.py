@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
@@ -109,5 +110,7 @@ def test_hydras_own_views_of_the_config_still_work(monkeypatch, tmp_path, capfd)
         (["--hydra-help"], "Hydra"),
         (["--info", "searchpath"], "Config search path"),
     ):
+        handlers = list(logging.getLogger().handlers)
         assert in_process_command(monkeypatch, tmp_path, *arguments) == 0
         assert expected in capfd.readouterr().out
+        assert logging.getLogger().handlers == handlers  # else other tests would write to this one's output

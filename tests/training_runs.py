@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -123,8 +126,21 @@ def in_process_command(monkeypatch, cwd: Path, *arguments: str, entry=pretrain) 
     monkeypatch.chdir(cwd)
     monkeypatch.setattr(sys, "argv", [f"{entry.__name__}.py", *arguments])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # to be put back, as the command sets it
-    try:
-        run_command(entry.launch, entry.COMMAND)
-    except SystemExit as end:
-        return end.code or 0
+    with root_logger_restored():
+        try:
+            run_command(entry.launch, entry.COMMAND)
+        except SystemExit as end:
+            return end.code or 0
     return 0
+
+
+@contextmanager
+def root_logger_restored() -> Iterator[None]:
+    """Hydra's `--info` logs to the standard output of its moment, which pytest closes after the test."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers[:] = handlers
