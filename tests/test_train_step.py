@@ -254,3 +254,23 @@ def test_a_gradient_of_the_puzzle_table_alone_that_is_not_finite_stops_the_updat
         assert torch.equal(now, then)
     with pytest.raises(ValueError, match="step 1 "):
         run.state.interval.fetch()
+
+
+def test_a_loss_that_is_not_finite_stops_the_update_even_if_all_gradients_are(identified, tmp_path):
+    run = built(identified, tmp_path / "run", "arch.loss.q_halt_weight=0")
+    torch.nn.init.constant_(run.state.model.model.inner.q_head.bias, math.inf)
+    before = [p.detach().clone() for p in run.state.model.parameters()]
+    gradients = []
+
+    class Watching(World):
+        def sum_gradients(self, parameters) -> None:
+            gradients.extend(p.grad for p in parameters)
+
+    (batch,) = batches_of(run, 1)
+    train_step(run.state, batch, Watching(), seed=SEED, global_batch_size=BATCH)
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    for now, then in zip(run.state.model.parameters(), before, strict=True):
+        assert torch.equal(now, then)
+    with pytest.raises(ValueError, match="step 1 "):
+        run.state.interval.fetch()
