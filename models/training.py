@@ -50,6 +50,15 @@ class TrainState:
     seconds: float = 0.0  # spent in training, evaluations left out
     flops: int | None = 0  # so far, over all ranks; None: continued from a state that did not count them
     curriculum: DepthCurriculum | None = None
+    flops_of_depth: dict[tuple[int, int], int] = field(default_factory=dict)  # a row's, by cycles
+
+    def row_flops(self) -> int:
+        """FLOP of one update for each row of the batch at the recursion's present depth."""
+        inner = self.model.model.inner
+        depth = inner.H_cycles, inner.L_cycles
+        if depth not in self.flops_of_depth:
+            self.flops_of_depth[depth] = training_flops(self.model.model)
+        return self.flops_of_depth[depth]
 
     def depth(self) -> AbstractContextManager[None]:
         """The block in which the recursion is as deep as this update wants it."""
@@ -125,7 +134,7 @@ def train_step(
     state.optimizers.schedule(state.step)
     with state.depth():
         if state.flops is not None:
-            state.flops += global_batch_size * training_flops(state.model.model)
+            state.flops += global_batch_size * state.row_flops()
         sums = supervise(state, batch, ranks, seed, global_batch_size, grad_accum_steps)
 
     params = [p for p in state.model.parameters() if p.grad is not None]

@@ -9,7 +9,7 @@ import torch
 from test_inference import arch_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from training_runs import in_process_command, metrics, train
+from training_runs import in_process_command, metrics, tiny, train
 
 import evaluate
 from config.schema import parse
@@ -19,6 +19,9 @@ from export import ExportConfig, export
 from models.architectures import ARCHITECTURES
 from models.flops import count_applications, step_flops, training_flops
 from models.registry import build_model
+from models.training import train_step
+from training_run import build
+from utils.distributed import World
 
 SIZES = {"seq_len": 16, "vocab_size": 6, "num_puzzle_identifiers": 3}
 
@@ -81,6 +84,28 @@ def test_a_run_logs_what_it_has_cost_and_goes_on_counting_when_resumed(sudoku4x4
     assert len(per_step) == 1
     assert lines[-1]["train/flops"] == whole[-1]["train/flops"]
     assert lines[-1]["train/puzzles"] == whole[-1]["train/puzzles"] > 0
+
+
+def test_each_depth_of_a_curriculum_is_counted_once_and_each_update_by_its_own(
+    identified, tmp_path, monkeypatch
+):
+    deep = ["arch.H_cycles=3", "arch.L_cycles=3"]
+    run = build(tiny(identified, tmp_path / "run", *deep, depth_curriculum=True), World())
+    state, counts = run.state, []
+
+    def counted(act):
+        counts.append((act.inner.H_cycles, act.inner.L_cycles))
+        return training_flops(act)
+
+    monkeypatch.setattr("models.training.training_flops", counted)
+    batches, total = list(run.train_data.batches(1)), state.optimizers.settings.total_steps
+    expected = 0
+    for step in range(total):
+        with state.curriculum.applied(state.model.model.inner, step + 1):
+            expected += 8 * training_flops(state.model.model)
+        train_step(state, batches[step % len(batches)][1], World(), seed=0, global_batch_size=8)
+        assert state.flops == expected
+    assert counts == [(1, 2), (2, 2), (3, 3)]
 
 
 def test_an_evaluation_and_an_export_say_what_the_training_took(sudoku4x4, tmp_path, monkeypatch):
