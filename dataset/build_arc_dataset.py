@@ -6,12 +6,11 @@ python -m dataset.build_arc_dataset --input-file-prefix kaggle/combined/arc-agi 
 
 from __future__ import annotations
 
+import os
 import sys
-import time
-from pathlib import Path
 
 if not __package__:  # started by its path: sys.path[0] is this folder, where no module of ours is to be found
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
 if __name__ == "__main__":  # Ctrl-C during the imports
     from utils.interrupts import handle_interrupts
@@ -20,10 +19,12 @@ if __name__ == "__main__":  # Ctrl-C during the imports
 
 import argparse
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 

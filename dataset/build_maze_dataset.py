@@ -5,12 +5,11 @@ python dataset/build_maze_dataset.py --output-dir data/maze-10x10 --generate 100
 
 from __future__ import annotations
 
+import os
 import sys
-import time
-from pathlib import Path
 
 if not __package__:  # started by its path: sys.path[0] is this folder, where no module of ours is to be found
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
 if __name__ == "__main__":  # Ctrl-C during the imports
     from utils.interrupts import handle_interrupts
@@ -18,8 +17,10 @@ if __name__ == "__main__":  # Ctrl-C during the imports
     handle_interrupts()
 
 import argparse
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 if not __package__:  # started by its path: sys.path[0] is this folder, where no module of ours is to be found
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
 if __name__ == "__main__":  # Ctrl-C during the imports
     from utils.interrupts import handle_interrupts
@@ -19,7 +17,9 @@ if __name__ == "__main__":  # Ctrl-C during the imports
     handle_interrupts()
 
 import shutil
+from collections.abc import Iterable, Iterator
 from itertools import chain, zip_longest
+from pathlib import Path
 
 import numpy as np
 

@@ -20,35 +20,40 @@ COMMANDS = [
     *(f"dataset/build_{name}_dataset.py" for name in ("sudoku", "maze", "arc")),
     *("dataset/report.py", "evaluators/memorisation.py", "evaluators/plots.py"),
 ]
-# Runs a script and sends it a signal at its first import of a large library.
+# Runs a script, without any import of its own, and sends it a signal at its first import of one of some modules, or
+# at its very first one but for `utils.interrupts`.
 AT_IMPORT = """
-import os, runpy, sys
-script, number = sys.argv[1], int(sys.argv[2])
+import os, sys
+script, number, *names = sys.argv[1:]
 class Sender:
     def find_spec(self, name, *_):
-        if name in ("hydra", "numpy", "omegaconf", "torch"):
-            os.kill(os.getpid(), number)
+        if name in names if names else name not in ("__future__", "utils", "utils.interrupts"):
+            os.kill(os.getpid(), int(number))
 sys.meta_path.insert(0, Sender())
-sys.argv = [script]
+sys.argv, __file__ = [script], script
 sys.path[0] = os.path.dirname(script)
-runpy.run_path(script, run_name="__main__")
+exec(compile(open(script).read(), script, "exec"))
 """
+LARGE = ("hydra", "numpy", "omegaconf", "torch")
 
 
-def interrupted_at_import(command: str, number: signal.Signals, cwd: Path) -> subprocess.CompletedProcess:
-    arguments = ["-c", AT_IMPORT, str(ROOT / command), str(int(number))]
+def interrupted_at_import(
+    command: str, number: signal.Signals, cwd: Path, *names: str
+) -> subprocess.CompletedProcess:
+    arguments = ["-c", AT_IMPORT, str(ROOT / command), str(int(number)), *names]
     return run_python(*arguments, cwd=cwd, PYTHONPATH=str(ROOT))  # for those that are started as modules
 
 
+@pytest.mark.parametrize("names", [(), LARGE], ids=["first", "large"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_ctrl_c_during_the_imports_is_one_line(command, tmp_path):
-    done = interrupted_at_import(command, signal.SIGINT, tmp_path)
+def test_ctrl_c_during_the_imports_is_one_line(command, names, tmp_path):
+    done = interrupted_at_import(command, signal.SIGINT, tmp_path, *names)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
     assert not list(tmp_path.iterdir())
 
 
 def test_sigterm_has_its_own_word_and_code(tmp_path):
-    done = interrupted_at_import("evaluate.py", signal.SIGTERM, tmp_path)
+    done = interrupted_at_import("evaluate.py", signal.SIGTERM, tmp_path, *LARGE)
     assert (done.returncode, done.stderr) == (143, "terminated\n")
 
 
