@@ -15,6 +15,7 @@ if __name__ == "__main__":  # Ctrl-C during the imports
 import os
 import secrets
 import sys
+import time
 
 from config.command_line import Command, read_command
 from config.solve_schema import AppConfig
@@ -159,7 +160,8 @@ def serve(game: Game, label: str, port: int) -> None:
     except OSError as error:
         raise UserError(f"port={port}: cannot be listened on ({error}); choose another port") from error
     print(f"{label}: http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
-    blocks.block_thread()
+    while blocks.is_running:  # `block_thread` would catch Ctrl-C and end with 0
+        time.sleep(0.1)
 
 
 if __name__ == "__main__":

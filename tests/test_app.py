@@ -6,10 +6,13 @@ import importlib.util
 import json
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -202,26 +205,27 @@ FLAGS = (
 )
 
 
-@pytest.fixture(scope="module")
-def address(runs):
+@contextmanager
+def served(run: Path) -> Iterator[tuple[subprocess.Popen, int]]:
+    """The page of a run in a process of its own, and its port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        str(ROOT / "app.py"),
-        f"checkpoint={runs['sudoku']}",
-        "device=cpu",
-        f"port={port}",
-    ]
+    command = [sys.executable, str(ROOT / "app.py"), f"checkpoint={run}", "device=cpu", f"port={port}"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         until(lambda: listens(port) or server.poll() is not None, "the page is served")
         assert server.poll() is None, server.stdout.read()
-        yield "127.0.0.1", port
+        yield server, port
     finally:
         server.terminate()
         server.wait()
+
+
+@pytest.fixture(scope="module")
+def address(runs):
+    with served(runs["sudoku"]) as (_, port):
+        yield "127.0.0.1", port
 
 
 @pytest.fixture(scope="module")
@@ -320,3 +324,13 @@ def test_the_page_listens_on_this_machine_only_and_takes_no_files(address):
     url = "http://{}:{}/gradio_api/upload".format(*address)
     with pytest.raises(urllib.error.HTTPError):
         urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=20)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("gradio" in MISSING, reason="not installed: gradio")
+def test_ctrl_c_ends_the_page_with_one_line(runs):
+    with served(runs["sudoku"]) as (server, port):
+        assert f"http://127.0.0.1:{port}" in server.stdout.readline()
+        server.send_signal(signal.SIGINT)
+        assert server.stdout.read() == "interrupted\n"
+        assert server.wait() == 130

@@ -37,6 +37,16 @@ exec(compile(open(script).read(), script, "exec"))
 LARGE = ("hydra", "numpy", "omegaconf", "torch")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _not_in_the_background():
+    """A shell lets its background jobs ignore Ctrl-C, and all that they start with them."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupted_at_import(
     command: str, number: signal.Signals, cwd: Path, *names: str
 ) -> subprocess.CompletedProcess:
