@@ -78,7 +78,10 @@ def page(game: Game, label: str):
     import gradio
 
     def sample() -> str:
-        return game.sample(secrets.randbits(32))
+        try:
+            return game.sample(secrets.randbits(32))
+        except UserError as error:
+            raise gradio.Error(str(error)) from None
 
     def solve(text: str, num_steps: float, voting: bool):
         try:

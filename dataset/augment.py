@@ -13,7 +13,7 @@ import numpy as np
 
 NUM_DIHEDRAL = 8
 DIHEDRAL_INVERSE = (0, 3, 2, 1, 4, 5, 6, 7)
-VALUE_BITS = np.uint8(31)  # of a Sudoku cell, whose values are at most 16
+VALUE_BITS = np.uint8(31)  # of a Sudoku cell, whose values are at most 25
 
 
 def dihedral(grids: np.ndarray, transform: int) -> np.ndarray:

@@ -140,8 +140,7 @@ def _size_problem(name: str, metadata: Metadata) -> str | None:
     side, vocab_size = isqrt(metadata.seq_len), metadata.vocab_size
     square = side * side == metadata.seq_len
     if name == "sudoku":
-        has_boxes = any(side % rows == 0 for rows in range(2, side)) and side <= sudoku.MAX_SIZE
-        expected = (square and has_boxes, side + 2)
+        expected = (square and side in sudoku.GRID_SIZES, side + 2)
     elif name == "maze":
         expected = (square or "grid_shape" in metadata.extra, maze.VOCAB_SIZE)
     else:

@@ -13,6 +13,7 @@ import numpy as np
 
 from utils.errors import UserError
 from utils.hub import hub_library
+from utils.reading import GZIP_ERRORS, open_text
 
 # The names that published tables give to each column, in any capitals; a rating comes from the first one present.
 COLUMN_NAMES = {
@@ -67,8 +68,10 @@ def find_table(split: str, *, source_csv: str | Path | None, source_repo: str) -
     if source_csv is None:
         return download_table(source_repo, f"{split}.csv")
     path = Path(source_csv) / f"{split}.csv"
+    if not path.is_file() and (compressed := path.with_name(f"{path.name}.gz")).is_file():
+        return compressed
     if not path.is_file():
-        others = sorted(other.name for other in Path(source_csv).glob("*.csv"))
+        others = sorted(other.name for other in Path(source_csv).glob("*.csv*"))
         found = f" (this one has {', '.join(others[:5])})" if others else ""
         raise UserError(
             f"{path} does not exist: --source-csv takes a folder with train.csv and test.csv{found}"
@@ -105,14 +108,14 @@ def read_rows(
     seq_len: int | None = None,
     min_rating: int | None = None,
     need_answers: bool = True,
-    white_space: bool = True,
+    clean: Callable[[str], str] = str,
 ) -> Rows:
     """The rows of a table, all of one length.
 
     question_symbols, answer_symbols: the (ASCII) symbols that are allowed, None for any. Rows rated below
     `min_rating` are left out (then every row must have a rating). `seq_len` None takes the length of the first
-    question. Without `white_space`, white space within questions and answers means nothing and is dropped. Raises
-    `UserError` naming file and line for anything else than that.
+    question. `clean` turns the text of a question or an answer into one character a cell. Raises `UserError` naming
+    file and line for anything else than that.
     """
     path = Path(path)
     numbers, lines, ratings = [], [], []
@@ -131,7 +134,7 @@ def read_rows(
             if rating < min_rating:
                 continue
         for column, content in cells.items():
-            text = row[column] if white_space else "".join(row[column].split())
+            text = clean(row[column])
             if seq_len is None:
                 seq_len = len(text)
             if len(text) != seq_len:
@@ -166,11 +169,11 @@ def read_rows(
     return rows
 
 
-def question_length(path: str | Path) -> int:
-    """Characters of the first question of a table, white space left out."""
+def question_length(path: str | Path, clean: Callable[[str], str] = str) -> int:
+    """Characters of the first question of a table, `clean` as in `read_rows`."""
     path = Path(path)
     for _, _, row in _read_dicts(path, read_header(path), ("question",)):
-        return len("".join(row["question"].split()))
+        return len(clean(row["question"]))
     raise UserError(f"{path} has no row")
 
 
@@ -231,11 +234,13 @@ def _reading(path: Path) -> Iterator[TextIO]:
     """The open text file; `UserError` when it is missing or cannot be read as UTF-8 or as CSV."""
     if not path.is_file():
         raise UserError(f"{path} does not exist")
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with open_text(path, newline="") as file:
         try:
             yield file
         except (UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{path} cannot be read as a CSV file in UTF-8: {error}") from None
+        except GZIP_ERRORS as error:
+            raise UserError(f"{path} is damaged or no gzip file: {error}") from None
 
 
 def _places(fields: list[str], where: str) -> dict[str, int]:

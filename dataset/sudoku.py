@@ -14,11 +14,15 @@ import numpy as np
 from dataset.augment import SudokuSymmetry, shuffled_bands
 from utils.errors import UserError
 
-SYMBOLS = "123456789ABCDEFG"
+SYMBOLS = "123456789ABCDEFGHIJKLMNOP"
 BLANKS = ".0"
 BLANK_ID = 1  # token of a blank cell; value v is token v + 1
 MAX_SIZE = len(SYMBOLS)
-GRID_SIZES = tuple(n for n in range(4, MAX_SIZE + 1) if any(n % rows == 0 for rows in range(2, n)))
+MAX_SIDE = 8  # of a box: a symmetry picks one of all orders of its lines
+_SIDES = range(2, MAX_SIDE + 1)
+GRID_SIZES = tuple(
+    n for n in range(4, MAX_SIZE + 1) if any(rows * columns == n for rows in _SIDES for columns in _SIDES)
+)
 
 
 @dataclass(frozen=True, order=True)
@@ -29,9 +33,9 @@ class BoxShape:
     columns: int
 
     def __post_init__(self):
-        if self.rows < 2 or self.columns < 2 or self.size > MAX_SIZE:
+        if self.rows not in _SIDES or self.columns not in _SIDES or self.size > MAX_SIZE:
             raise UserError(
-                f"boxes of {self.rows}x{self.columns} are not possible: both sides must be at least 2 "
+                f"boxes of {self.rows}x{self.columns} are not possible: both sides must be 2 to {MAX_SIDE} "
                 f"and the grid (rows times columns) at most {MAX_SIZE}"
             )
 

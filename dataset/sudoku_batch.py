@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 import numpy as np
 
 from dataset.parallel import ordered_map
-from dataset.sudoku import MAX_SIZE, BoxShape, units
+from dataset.sudoku import BoxShape, units
 
 _POSITIONS = 2048  # enough to vectorise over, few enough to stay in the CPU's caches
 # Puzzles that one worker solves at a time: enough to make up for starting it.
@@ -23,7 +23,7 @@ _BATCH = 300
 # What is enough to tell whether the puzzles of a source have several solutions.
 MOST_PUZZLES_TO_CHECK = 2000
 _MOST_GUESSES_TO_CHECK = 20_000
-_POPULATION = np.array([bin(mask).count("1") for mask in range(1 << MAX_SIZE)], np.uint8)
+_POPULATION = np.array([bin(mask).count("1") for mask in range(1 << 16)], np.uint8)
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ def solve_batch(puzzles: np.ndarray, shape: BoxShape, max_guesses: int | None = 
     result = BatchResult(
         np.zeros(len(puzzles), np.int64), np.zeros(puzzles.shape, np.uint8), np.zeros(len(puzzles), np.int32)
     )
-    every = np.uint16((1 << shape.size) - 1)
-    masks = np.concatenate([[every], 1 << np.arange(shape.size)]).astype(np.uint16)
+    bits = np.uint16 if shape.size <= 16 else np.uint32
+    masks = np.concatenate([[(1 << shape.size) - 1], 1 << np.arange(shape.size)]).astype(bits)
     # Open positions: candidate masks (N², n), cells first so that operations run along positions, and the
     # puzzle (n,) that each belongs to. The newest ones go first, which bounds how many there are.
     stack = [(np.ascontiguousarray(masks[puzzles].T), np.arange(len(puzzles)))]
@@ -90,11 +90,18 @@ def solve_batch(puzzles: np.ndarray, shape: BoxShape, max_guesses: int | None = 
             result.num_solutions[owners[hopeless]] = -1
         unsettled = np.isin(result.num_solutions[owners], (0, 1))
         candidates, owners = _propagate(*_those(unsettled, candidates, owners), shape)
-        counts = _POPULATION[candidates]
+        counts = _population(candidates)
         solved = (counts == 1).all(axis=0)
         _record(result, *_those(solved, candidates, owners))
         _branch(result, stack, *_those(~solved, candidates, owners), counts.compress(~solved, axis=1))
     return result
+
+
+def _population(masks: np.ndarray) -> np.ndarray:
+    """How many bits of each mask are set."""
+    if masks.dtype == np.uint16:
+        return _POPULATION[masks]
+    return _POPULATION[masks & 0xFFFF] + _POPULATION[masks >> 16]
 
 
 def _those(chosen: np.ndarray, candidates: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -137,10 +144,10 @@ def _branch(
         return
     cell = np.where(counts == 1, 255, counts).argmin(axis=0)
     mask = candidates[cell, np.arange(len(owners))]
-    values, parents = np.nonzero(mask >> np.arange(16, dtype=np.uint16)[:, None] & 1)
+    values, parents = np.nonzero(mask >> np.arange(mask.dtype.itemsize * 8, dtype=mask.dtype)[:, None] & 1)
     np.add.at(result.guesses, owners[parents], 1)
     tried = candidates.take(parents, axis=1)
-    tried[cell[parents], np.arange(len(parents))] = (1 << values).astype(np.uint16)
+    tried[cell[parents], np.arange(len(parents))] = (1 << values).astype(mask.dtype)
     stack.append((tried, owners[parents]))
 
 
@@ -162,7 +169,7 @@ def _place_singles(candidates: np.ndarray, shape: BoxShape) -> tuple[np.ndarray,
     single = (candidates & (candidates - 1)) == 0
     placed = candidates * single
     size = (len(unit_cells), candidates.shape[1])
-    once, twice, taken, clashing = (np.zeros(size, np.uint16) for _ in range(4))
+    once, twice, taken, clashing = (np.zeros(size, candidates.dtype) for _ in range(4))
     for cells in unit_cells.T:  # the k-th cell of every unit
         possible = candidates[cells]
         twice |= once & possible

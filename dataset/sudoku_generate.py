@@ -23,6 +23,8 @@ from utils.errors import UserError
 SMALLEST_INEQUIVALENT_SIZE = 6
 # Below this size the same holds for full grids: there are 2 inequivalent ones of 4x4 and 49 of 6x6.
 SMALLEST_SIZE_OF_MANY_SOLUTIONS = 8
+# Full grids above this size are not found by searching: most searches go astray.
+LARGEST_GENERATED_SIZE = 16
 # A full grid whose search goes astray (large boxes) is drawn anew rather than searched to the end.
 _MAX_FILL_GUESSES = 2000
 _MAX_TRIES = 1000
@@ -39,6 +41,13 @@ class PuzzleSpec:
     shape: BoxShape
     clues: int
     minimal: bool = False
+
+    def __post_init__(self):
+        if self.shape.size > LARGEST_GENERATED_SIZE:
+            raise UserError(
+                f"puzzles of {self.shape.size}x{self.shape.size} are not generated here, only up to "
+                f"{LARGEST_GENERATED_SIZE}x{LARGEST_GENERATED_SIZE}: read them from a file (--source-csv)"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,21 @@
 """Lists of Sudoku puzzles as people write them: one puzzle a line, or grids of N lines, with whatever stands around.
 
 Understood: comments (`#`, `//`), titles (`Grid 01`, `[Puzzle]`), columns after or before the puzzle, cells apart by
-spaces or commas, drawn grids with `|`, `-` and `+`. A line that may be a puzzle but has a wrong length or character
-is refused, not skipped.
+spaces or commas, numbers for the symbols above 9, drawn grids with `|`, `-` and `+`. A line that may be a puzzle but
+has a wrong length or character is refused, not skipped.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from dataset.sudoku import BLANKS, GRID_SIZES, BoxShape
-from dataset.sudoku_symbols import known_alphabets
+from dataset.sudoku_symbols import known_alphabets, numbers_as_symbols
 from utils.errors import UserError
 from utils.reading import read_text
 
@@ -44,7 +45,7 @@ def read_list(path: Path, *, size: int | None = None, blank: str | None = None) 
     blank: the characters that stand for a blank besides letters and digits, `.` and `0` by default. Raises `UserError`
     naming file and line of what cannot be a puzzle, a title or a comment.
     """
-    lines = [_COMMENT.sub("", line).strip() for line in read_text(path).splitlines()]
+    lines = [numbers_as_symbols(_COMMENT.sub("", line).strip()) for line in read_text(path).splitlines()]
     reader = _Reader(path, size, blank or BLANKS, lines)
     for number, line in enumerate(lines, start=1):
         reader.read(number, line)
@@ -69,7 +70,11 @@ class _Reader:
         self.separators = dict.fromkeys(ord(character) for character in " \t|" if character not in blanks)
         self.rules_are_cells = any(character in blanks for character in "-+=")
         self.any_cells = self._cells(GRID_SIZES[-1])
-        self.long_run = re.compile(f"[{re.escape(''.join(sorted(self.any_cells)))}]{{14,}}")
+        # Of letters up to the 16th are few long words, of those up to the 25th most words.
+        small, large = (re.escape("".join(sorted(self._cells(size)))) for size in (16, GRID_SIZES[-1]))
+        self.long_run = re.compile(f"[{small}]{{14,}}|[{large}]{{18,}}")
+        candidates = map(self._joined, lines)
+        self.num_lines_of = Counter(len(cells) for cells in candidates if self.any_cells.issuperset(cells))
         # 16 cells are a 4x4 puzzle or a row of a 16x16 grid, which needs more symbols in some of its rows.
         sixteens = [
             cells
@@ -117,6 +122,8 @@ class _Reader:
             is_row = size in GRID_SIZES if self.size is None else size == self.size
             if size == 16 and self.size is None:
                 is_row = self.sixteen_is_row
+            elif size > 16 and self.size is None:  # and not a title of so many letters
+                is_row = is_row and self.num_lines_of[size] >= size
         return cells if is_row and self._cells(size).issuperset(cells) else None
 
     def _add_row(self, number: int, row: str) -> None:

@@ -17,7 +17,7 @@ from dataset.sudoku_batch import ambiguous_notes, solve_all
 from dataset.sudoku_generate import GeneratedPuzzles, PuzzleSpec, generate_split
 from dataset.sudoku_lists import read_list
 from dataset.sudoku_overlap import hold_out, inseparable
-from dataset.sudoku_symbols import Alphabet, find_alphabet
+from dataset.sudoku_symbols import Alphabet, characters_of_cells, find_alphabet
 from utils.errors import UserError
 
 # Purposes of random numbers; each gets a stream of its own from the seed.
@@ -87,8 +87,8 @@ def from_tables(
     Raises `UserError` naming file and line for an answer that breaks a rule or changes a given cell.
     """
     paths = {s: find_table(s, source_csv=source_csv, source_repo=source_repo) for s in ("train", "test")}
-    shape = box_shape(question_length(paths["train"]), size, box)
-    settings = {"seq_len": shape.num_cells, "min_rating": min_difficulty, "white_space": False}
+    shape = box_shape(question_length(paths["train"], characters_of_cells), size, box)
+    settings = {"seq_len": shape.num_cells, "min_rating": min_difficulty, "clean": characters_of_cells}
     rows = {split: read_rows(path, **settings) for split, path in paths.items()}
     chosen, notes = choose(len(rows["train"]), subsample_size, seed)
     alphabets = {
@@ -132,7 +132,7 @@ def from_file(
         cells, answers, name = source.cells, None, ""
         ratings, numbers = np.full(len(cells), np.nan), source.lines - 1
     else:
-        source = read_rows(path, min_rating=min_difficulty, need_answers=False, white_space=False)
+        source = read_rows(path, min_rating=min_difficulty, need_answers=False, clean=characters_of_cells)
         cells, answers, name = source.questions, source.answers, "its question"
         ratings, numbers = source.ratings, source.numbers
     try:

@@ -1,23 +1,48 @@
 """Which characters of a Sudoku source stand for the values and which for a blank, decided for a whole file.
 
-Grids above 9x9 are written in several ways: 1-9 then A, 0-9 then A (hexadecimal), or letters only. A `0` is a
-blank in one and a symbol in another, so it is never guessed.
+Grids above 9x9 are written in several ways: 1-9 then A, 0-9 then A (hexadecimal), letters only, or numbers. A `0` is
+a blank in one and a symbol in another, so it is never guessed.
 
 E = puzzles, N = size of the grid.
 """
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from dataset.sudoku import BLANKS, SYMBOLS, BoxShape
+from dataset.sudoku import BLANKS, GRID_SIZES, SYMBOLS, BoxShape
 from utils.errors import UserError
 
 Where = Callable[[int], str]  # the place of puzzle i in its source, for messages
+
+
+_GRID_OF_CELLS = {count: size for size in GRID_SIZES for count in (size, size * size)}  # of a row or a grid
+
+
+def numbers_as_symbols(text: str) -> str:
+    """A row or a grid whose cells are numbers apart by white space, commas or `|`, with a symbol for each: 12 is C.
+
+    Blanks may be 0 or another single character. Other text, also without a number above 9, stays as it is.
+    """
+    cells = re.split(r"[\s,|]+", text.strip(" \t,|"))
+    numbers = {cell: int(cell) for cell in cells if re.fullmatch("[0-9]{1,2}", cell)}
+    size = _GRID_OF_CELLS.get(len(cells), 0)
+    if not 9 < max(numbers.values(), default=0) <= size:
+        return text
+    symbols = {cell: ("0" + SYMBOLS)[number] for cell, number in numbers.items()}
+    if any(len(cell) > 1 and cell not in symbols for cell in cells):
+        return text
+    return "".join(symbols.get(cell, cell) for cell in cells)
+
+
+def characters_of_cells(text: str) -> str:
+    """One character for each cell of a grid, which may be apart by white space or be numbers."""
+    return "".join(numbers_as_symbols(text).split())
 
 
 @dataclass(frozen=True)

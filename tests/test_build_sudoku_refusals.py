@@ -98,6 +98,7 @@ def test_a_wrong_list_is_refused_by_line(tmp_path, capsys, lines, message):
         (["--generate", "0"], "0 is too small: the least is 1"),
         (["--num-augs", "3"], "unknown option --num-augs; did you mean --num-aug?"),
         (["--seed", "-1"], "-1 is too small"),
+        (["--generate", "5", "--size", "25"], "25x25 are not generated here, only up to 16x16"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options, message, tmp_path, monkeypatch, capsys):

@@ -68,7 +68,17 @@ def all_grids_4x4() -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"), [(4, (2, 2)), (6, (2, 3)), (8, (2, 4)), (9, (3, 3)), (12, (3, 4)), (16, (4, 4))]
+    ("size", "expected"),
+    [
+        (4, (2, 2)),
+        (6, (2, 3)),
+        (8, (2, 4)),
+        (9, (3, 3)),
+        (12, (3, 4)),
+        (16, (4, 4)),
+        (24, (4, 6)),
+        (25, (5, 5)),
+    ],
 )
 def test_a_size_has_its_usual_boxes(size, expected):
     shape = BoxShape.for_size(size)
@@ -77,13 +87,15 @@ def test_a_size_has_its_usual_boxes(size, expected):
     assert shape.vocab_size == size + 2
 
 
-@pytest.mark.parametrize("size", [2, 3, 5, 7, 13, 17, 25])
+@pytest.mark.parametrize("size", [2, 3, 5, 7, 13, 17, 22, 36])
 def test_a_size_without_boxes_is_refused_with_the_valid_ones(size):
-    with pytest.raises(UserError, match=f"size {size}: it must be one of 4, 6, 8, 9, 10, 12, 14, 15, 16"):
+    with pytest.raises(
+        UserError, match=f"size {size}: it must be one of 4, 6, 8, 9, 10, 12, 14, 15, 16, 18, 20, 21, 24, 25"
+    ):
         BoxShape.for_size(size)
 
 
-@pytest.mark.parametrize("text", ["2", "2x", "x3", "2x3x4", "axb", "", "1x4", "4x1", "5x5", "0x3"])
+@pytest.mark.parametrize("text", ["2", "2x", "x3", "2x3x4", "axb", "", "1x4", "4x1", "2x9", "5x6", "0x3"])
 def test_an_impossible_box_shape_is_refused(text):
     with pytest.raises(UserError, match=r"box shape|boxes of"):
         BoxShape.parse(text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import numpy as np
 import pytest
 from sudoku_builds import build, puzzle_list, puzzles_6x6, read, refused, texts, values
@@ -10,10 +12,12 @@ from dataset import report
 from dataset.look import Look
 from dataset.report import percentage
 from dataset.sudoku import BoxShape, draw_grid, format_grid, random_symmetries, to_values
+from dataset.sudoku_batch import solve_batch
 from dataset.sudoku_generate import PuzzleSpec, generate_split, random_puzzle, random_solution
 from dataset.sudoku_hash import solution_hashes
 from dataset.sudoku_lists import read_list
 from dataset.sudoku_solve import solve
+from dataset.sudoku_symbols import find_alphabet, numbers_as_symbols
 from evaluators.families import family_of
 from solve import described
 from utils.errors import UserError
@@ -71,7 +75,7 @@ def test_lists_are_read_as_people_write_them(tmp_path, text, lines):
             "line 4 has 8 cells, but the grid that starts in line 1 has rows of 9",
         ),
         ("\n".join([*ROWS[0][:3], "53..7...x"]), "line 4 has 'x' at character 9"),
-        ("." * 625, "line 1 is no puzzle: no Sudoku grid has size 25"),
+        ("." * 529, "line 1 is no puzzle: no Sudoku grid has size 23"),
         ("# nothing\n", "holds no puzzle"),
     ],
 )
@@ -152,6 +156,134 @@ def test_solving_a_large_puzzle_refuses_a_zero_that_may_be_a_symbol(large):
     assert (to_values(family.read(puzzle.replace(".", "0"))) == to_values(family.read(puzzle))).all()
     with pytest.raises(UserError, match="puzzle= has both 0 and"):
         family.read(puzzle.translate(HEX))
+
+
+# --- 25x25 ---
+
+TWENTY_FIVE = BoxShape(5, 5)
+
+
+@pytest.fixture(scope="module")
+def largest() -> tuple[np.ndarray, np.ndarray]:
+    """Three 25x25 puzzles with one solution each, and these: (3, 625) values."""
+    rng = np.random.default_rng(5)
+    row, column = np.indices((25, 25))
+    grid = ((5 * row + row // 5 + column) % 25 + 1).astype(np.uint8)
+    solutions = random_symmetries(rng, 3, TWENTY_FIVE).apply(grid).reshape(3, 625)
+    return np.where(rng.random((3, 625)) < 0.3, 0, solutions), solutions
+
+
+def letters(values: np.ndarray) -> list[str]:
+    return [".ABCDEFGHIJKLMNOPQRSTUVWXY"[value] for value in values]
+
+
+def numbers(values: np.ndarray) -> list[str]:
+    return [str(value) for value in values]
+
+
+def rows_of(cells: list[str], between: str) -> str:
+    return "\n".join(between.join(cells[start : start + 25]) for start in range(0, 625, 25))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda grid: "".join(letters(grid)).lower(),
+        lambda grid: rows_of(letters(grid), ""),
+        lambda grid: " ".join(numbers(grid)),
+        lambda grid: rows_of([f"{number:>2}" for number in numbers(grid)], " "),
+        lambda grid: rows_of([number if int(number) else "." for number in numbers(grid)], ","),
+    ],
+    ids=["letters", "rows of letters", "numbers", "rows of numbers", "rows with commas"],
+)
+def test_lists_of_25x25_puzzles_are_read_in_letters_and_in_numbers(tmp_path, largest, write):
+    path = puzzle_list(tmp_path / "list.txt", ["Straightforward giants", *map(write, largest[0])])
+    found = read_list(path)
+    alphabet = find_alphabet(found.cells, None, TWENTY_FIVE, found.where)
+    assert (alphabet.values(found.cells) == largest[0]).all()
+
+
+def test_a_title_as_long_as_a_large_row_is_no_row(tmp_path):
+    title = "Straightforwardly made by Me"
+    assert len(title.replace(" ", "")) == 25
+    path = puzzle_list(tmp_path / "list.txt", [title, FIRST])
+    assert read_list(path).lines.tolist() == [2]
+
+
+def test_numbers_that_no_grid_of_this_size_has_stay_as_they_are():
+    for text in ("12 1 3 4", "1 2 3 4", f"{' '.join('1' * 15)} 17", f"{' '.join('1' * 14)} 12 abc"):
+        assert numbers_as_symbols(text) == text
+    assert numbers_as_symbols(f"16, 10 | {' '.join('0' * 14)}") == "GA" + "0" * 14
+
+
+def test_tables_of_25x25_puzzles_are_built_checked_and_drawn(tmp_path, capsys, largest):
+    (tmp_path / "s").mkdir()
+    for split, part, write in (("train", slice(2), numbers), ("test", slice(2, 3), letters)):
+        rows = [
+            f"{' '.join(write(puzzle))},{' '.join(write(solution))}"
+            for puzzle, solution in zip(*(grids[part] for grids in largest), strict=True)
+        ]
+        puzzle_list(tmp_path / "s" / f"{split}.csv", ["puzzle,solution", *rows])
+    build("--output-dir", tmp_path / "d", "--source-csv", tmp_path / "s", "--num-aug", 2)
+    printed = capsys.readouterr().out
+    assert "train.csv: symbols 1-9A-P with 0 for a blank" in printed
+    assert "test.csv: symbols A-Y with . for a blank" in printed
+    puzzles, solutions = values(tmp_path / "d", "test")
+    assert (puzzles == largest[0][2:]).all()
+    assert (solutions == largest[1][2:]).all()
+    report.main([str(tmp_path / "d"), "--png", str(tmp_path / "sheet.png")])
+    assert "25x25" in capsys.readouterr().out
+
+
+def test_both_solvers_find_the_one_solution_of_25x25_puzzles(largest):
+    solved = solve_batch(largest[0], TWENTY_FIVE)
+    assert solved.num_solutions.tolist() == [1, 1, 1]
+    assert (solved.solutions == largest[1]).all()
+    for puzzle, solution, guesses in zip(*largest, solved.guesses, strict=True):
+        found = solve(puzzle, TWENTY_FIVE)
+        assert (found.solutions, found.guesses) == ([solution.tolist()], guesses)
+    emptied = np.where(largest[1][:1] <= 2, 0, largest[1][:1])  # two symbols that can change places
+    assert solve_batch(emptied, TWENTY_FIVE).num_solutions.tolist() == [2]
+
+
+# --- compressed files ---
+
+
+@pytest.mark.parametrize("name", ["list.txt", "table.csv"])
+def test_a_compressed_file_is_read_as_the_file_itself(tmp_path, capsys, name):
+    header = ["puzzle,solution"] if name.endswith("csv") else []
+    lines = [f"{p},{s}" if header else p for p, s in puzzles_6x6(12)]
+    plain = puzzle_list(tmp_path / name, [*header, *lines])
+    packed = tmp_path / f"{name}.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    for path, folder in ((plain, "plain"), (packed, "packed")):
+        build("--output-dir", tmp_path / folder, "--source-csv", path)
+    assert f"{name}.gz: symbols 1-6 with ." in capsys.readouterr().out
+    for split in ("train", "test"):
+        for one, two in zip(
+            values(tmp_path / "plain", split), values(tmp_path / "packed", split), strict=True
+        ):
+            assert (one == two).all()
+
+
+def test_a_folder_of_compressed_tables_is_read(tmp_path):
+    rows = [f"{p},{s}" for p, s in puzzles_6x6(4)]
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv.gz").write_bytes(
+            gzip.compress("\n".join(["puzzle,solution", *rows]).encode())
+        )
+    build("--output-dir", tmp_path / "d", "--source-csv", tmp_path)
+    assert texts(values(tmp_path / "d", "train")[0]) == [row[:36] for row in rows]
+
+
+@pytest.mark.parametrize("damage", [lambda packed: packed[:-9], lambda packed: b"no gzip", lambda _: b""])
+@pytest.mark.parametrize("name", ["list.txt.gz", "train.csv.gz"])
+def test_a_damaged_compressed_file_is_refused_by_name(tmp_path, capsys, name, damage):
+    path = tmp_path / name
+    path.write_bytes(damage(gzip.compress("\n".join(p for p, _ in puzzles_6x6(12)).encode())))
+    message = refused(capsys, "--output-dir", tmp_path / "d", "--source-csv", path)
+    assert str(path) in message
+    assert not (tmp_path / "d").exists()
 
 
 # --- one file that is split here ---

@@ -7,6 +7,7 @@ of an absurd shape. No other module calls `json.loads`, `yaml.safe_load` or `np.
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import tokenize
@@ -14,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import yaml
@@ -54,14 +55,27 @@ _YAML_ERRORS = (
 )
 
 
+# What a damaged or cut off gzip file raises while it is read.
+GZIP_ERRORS = (gzip.BadGzipFile, EOFError, zlib.error)
+
+
+def open_text(path: Path, *, newline: str | None = None) -> TextIO:
+    """A text file in UTF-8, a byte-order mark dropped, opened to read; decompressed if its name ends in `.gz`."""
+    opener = gzip.open if path.suffix.lower() == ".gz" else open
+    return opener(path, "rt", encoding="utf-8-sig", newline=newline)
+
+
 def read_text(path: Path, *, missing: str = "is missing") -> str:
-    """The content of a text file in UTF-8, a byte-order mark dropped. `missing` is the message if there is none."""
+    """The content of a text file, see `open_text`. `missing` is the message if there is none."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with open_text(path) as file:
+            return file.read()
     except FileNotFoundError:
         raise UserError(f"{path}: {missing}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text ({error})") from None
+    except GZIP_ERRORS as error:
+        raise UserError(f"{path}: is damaged or no gzip file ({error})") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
 
