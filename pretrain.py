@@ -21,6 +21,8 @@ from typing import Any
 
 import hydra
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from config.command_line import Command
@@ -42,7 +44,7 @@ from utils.distributed import World
 from utils.errors import UserError, report_user_errors
 from utils.interrupts import SIGNAL_EXIT_BASE
 from utils.keeper import Keeper, Stopped
-from utils.loggers import Loggers, check_wandb, make_loggers
+from utils.loggers import Loggers, check_wandb, check_wandb_sweep, make_loggers
 from utils.progress import Progress
 from utils.run_folder import create_run_folder, locked_run_folder
 
@@ -224,6 +226,8 @@ def write_result(run: Run) -> None:
 def launch(cfg: DictConfig) -> None:
     values = resolved(cfg)
     with World.start(str(values.get("device"))) as world:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            check_wandb_sweep()
         exit_code = train(parse(PretrainConfig, values), world)
     if exit_code:
         sys.exit(exit_code)

@@ -108,6 +108,18 @@ def test_the_environment_names_project_and_run_unless_the_config_does(identified
     assert (config["project_name"], config["run_name"]) == ("mine", "r")
 
 
+def test_a_sweep_does_not_give_all_its_runs_one_id(identified, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_RUN_ID", "once")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    sweep = ("--multirun", "seed=0,1", "checkpoint_path='c${seed}'")
+    assert pretrain(monkeypatch, tmp_path, identified, *sweep) == 2
+    assert "error: WANDB_RUN_ID=once: --multirun trains several runs" in capsys.readouterr().err
+    assert not list(tmp_path.glob("c[01]"))
+    monkeypatch.setenv("WANDB_MODE", "disabled")  # nobody sees the id then
+    assert pretrain(monkeypatch, tmp_path, identified, *sweep) == 0
+    assert len(list(tmp_path.glob("c[01]"))) == 2
+
+
 def test_an_empty_variable_names_nothing(monkeypatch):
     monkeypatch.setenv("WANDB_PROJECT", "")
     assert from_environment("PROJECT") is None

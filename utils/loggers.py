@@ -193,6 +193,14 @@ def check_wandb() -> None:
             raise UserError(f"{name}={value}: W&B refuses it ({error})") from error
 
 
+def check_wandb_sweep() -> None:
+    """Raise `UserError` for an environment that would give every run of a sweep the same id."""
+    if not wandb_disabled() and (run_id := from_environment("RUN_ID")):
+        raise UserError(
+            f"WANDB_RUN_ID={run_id}: --multirun trains several runs, which cannot share an id: unset WANDB_RUN_ID"
+        )
+
+
 def start_wandb(
     directory: Path,
     project: str,
