@@ -207,7 +207,7 @@ def default_output_folder(trained: Trained) -> Path:
 @hydra.main(config_path="config", config_name="cfg_evaluate", version_base=None)
 @report_user_errors
 def launch(cfg: DictConfig) -> None:
-    config = parse(EvaluateConfig, resolved(cfg))
+    config = parse(EvaluateConfig, resolved(cfg, EvaluateConfig))
     with World.start(config.device) as world:
         run_evaluation(config, world)
 

@@ -224,7 +224,7 @@ def write_result(run: Run) -> None:
 @hydra.main(config_path="config", config_name="cfg_pretrain", version_base=None)
 @report_user_errors
 def launch(cfg: DictConfig) -> None:
-    values = resolved(cfg)
+    values = resolved(cfg, PretrainConfig)
     with World.start(str(values.get("device"))) as world:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             check_wandb_sweep()

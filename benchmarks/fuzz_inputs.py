@@ -98,7 +98,9 @@ def write_run(folder: Path) -> Path:
     """A run's folder with weights and a full state of one small model."""
     folder.mkdir()
     with initialize_config_dir(str(CONFIGS), version_base=None):
-        values = resolved(compose("cfg_pretrain", [f"++arch.{key}={value}" for key, value in ARCH.items()]))
+        values = resolved(
+            compose("cfg_pretrain", [f"++arch.{key}={value}" for key, value in ARCH.items()]), PretrainConfig
+        )
     config = parse(PretrainConfig, values).model_dump()
     (folder / "all_config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     facts = described("sudoku", 16, 6).to_json() | SIZES | {"identifiers_sha256": [None]}

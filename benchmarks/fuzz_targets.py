@@ -183,7 +183,7 @@ def read_overrides(data: bytes, _: Path) -> object:
             composed = compose("cfg_pretrain", force_overrides(arguments))
         except Exception as error:
             raise hydra_refusal(error) or error from None
-        return parse(PretrainConfig, resolved(composed))
+        return parse(PretrainConfig, resolved(composed, PretrainConfig))
 
 
 def read_config(data: bytes, folder: Path) -> object:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
 
@@ -182,10 +183,20 @@ def _in_words(error: HydraException) -> str:
     return f"the arguments are not valid: {reason}"
 
 
-def resolved(cfg: DictConfig) -> dict[str, Any]:
-    """The composed config in plain containers. Raises UserError for an interpolation that leads nowhere."""
+def resolved(cfg: DictConfig, schema: type[BaseModel]) -> dict[str, Any]:
+    """The composed config in plain containers. Raises UserError for an interpolation that leads nowhere.
+
+    A number under a text key of the schema becomes text if an interpolation (`${seed}`) or a sweep (`range(1,4)`) gives
+    it. One that a YAML file gives stays a number, which the schema refuses: `20251128_0107` is 202511280107 by now.
+    """
+    job = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    given = {match[1] for override in job if (match := _PLAIN.match(override))}
     try:
-        return OmegaConf.to_container(cfg, resolve=True)
+        values = OmegaConf.to_container(cfg, resolve=True)
+        for key, field in schema.model_fields.items():
+            if key in values and text_kind(field.annotation):
+                values[key] = _as_text(cfg, key, values[key], key in given)
+        return values
     except OmegaConfBaseException as error:
         cause: BaseException | None = error
         while cause is not None:  # raised by a resolver about its own argument, such as device
@@ -193,3 +204,11 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
                 raise cause from None
             cause = cause.__cause__ or cause.__context__
         raise UserError(f"{error.full_key}: {error.msg or error}".partition("\n")[0]) from error
+
+
+def _as_text(container: DictConfig | ListConfig, key: str | int, value: Any, given: bool) -> Any:
+    """The value at `key`, of a list each entry, as text if it is a number that is `given` or interpolated."""
+    if isinstance(value, list):
+        return [_as_text(container[key], index, entry, given) for index, entry in enumerate(value)]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number and (given or OmegaConf.is_interpolation(container, key)) else value

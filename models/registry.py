@@ -168,6 +168,9 @@ def describe(item: dict) -> str:
         message = f"choose from {item['ctx']['expected']}".replace("'", "").replace(" or ", ", ")
     if item["type"] == "list_type" and isinstance(item["input"], str):
         message = f"must be a list, written [{item['input']}]"
+    if item["type"] == "string_type" and isinstance(item["input"], bool | int | float):
+        # What was written may be 0x10, 1_6, 20e0 or on: the value does not tell.
+        message = "YAML reads it as a number or a switch, but it must be text: put what is written into quotes, '...'"
     of_whole = not item["loc"] or (item["type"] == "value_error" and isinstance(item["input"], dict))
     return message if of_whole else f"{item['input']!r} is not valid: {message}"
 

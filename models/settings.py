@@ -22,7 +22,6 @@ class Settings(BaseModel):
         allow_inf_nan=False,
         protected_namespaces=(),
         use_attribute_docstrings=True,
-        coerce_numbers_to_str=True,  # a name such as 20251128, which a YAML file or an interpolation gives as a number
     )
 
     @model_validator(mode="after")

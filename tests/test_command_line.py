@@ -93,6 +93,57 @@ def test_null_and_interpolations_stay_what_they_are():
     assert values["data_paths_test"] == ["007"]
 
 
+def in_recipe(monkeypatch, tmp_path, text: str, *arguments: str) -> int:
+    """`pretrain.py +experiment=mine ARGUMENTS` with the user's own recipe; the exit code."""
+    (tmp_path / "mine" / "experiment").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "mine" / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
+    return in_process_command(
+        monkeypatch, tmp_path, *TINY, "-cd", str(tmp_path / "mine"), "+experiment=mine", "epochs=2",
+        "eval_interval=2", *arguments,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "key", ["run_name", "project_name", "checkpoint_path", "best_metric", "load_checkpoint"]
+)
+@pytest.mark.parametrize("text", ["20251128_0107", "1e-4", "007", "on"])
+def test_text_that_a_recipe_gives_as_a_number_is_refused_by_key(
+    monkeypatch, tmp_path, capsys, identified, key, text
+):
+    assert in_recipe(monkeypatch, tmp_path, f"{key}: {text}", f"data_paths=[{identified}]") == 2
+    message = capsys.readouterr().err
+    assert f"\n  {key}: " in message
+    assert "put what is written into quotes" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_so_is_an_entry_of_a_list_of_text(monkeypatch, tmp_path, capsys):
+    assert in_recipe(monkeypatch, tmp_path, "data_paths: [data/a, 2025_11]") == 2
+    assert "\n  data_paths.1: 202511 is not valid: YAML reads it as a number" in capsys.readouterr().err
+
+
+def test_text_that_a_recipe_quotes_or_that_is_no_number_stays(monkeypatch, tmp_path, identified):
+    text = "run_name: '20251128_0107'\nproject_name: 2025-11-28\ncheckpoint_path: 2025_run"
+    assert in_recipe(monkeypatch, tmp_path, text, f"data_paths=[{identified}]") == 0
+    config = yaml.safe_load((tmp_path / "2025_run" / "all_config.yaml").read_text())
+    assert (config["run_name"], config["project_name"]) == ("20251128_0107", "2025-11-28")
+
+
+def test_a_number_that_an_interpolation_or_a_sweep_gives_to_a_text_key_becomes_its_text(
+    monkeypatch, tmp_path, identified
+):
+    text = "run_name: ${seed}\nbest_metric: null"
+    data = f"data_paths=[{identified}]"
+    assert in_recipe(monkeypatch, tmp_path, text, data, "seed=7", "checkpoint_path=${run_name}") == 0
+    assert yaml.safe_load((tmp_path / "7" / "all_config.yaml").read_text())["run_name"] == "7"
+    (tmp_path / "11").symlink_to(identified)
+    assert in_recipe(monkeypatch, tmp_path, "seed: 11\ndata_paths: ['${seed}']\ncheckpoint_path: r") == 0
+    assert yaml.safe_load((tmp_path / "r" / "all_config.yaml").read_text())["data_paths"] == ["11"]
+    sweep = ("--multirun", "checkpoint_path=range(1,3)", data)
+    assert in_recipe(monkeypatch, tmp_path, text, *sweep) == 0
+    assert all((tmp_path / name / "all_config.yaml").exists() for name in "12")
+
+
 def test_numbers_stay_numbers_and_words_of_switches_words():
     values = composed("seed=1_000", "lr=1e-4", "ema=True", "compile=true", "arch.forward_dtype=float32")
     assert (values["seed"], values["lr"], values["ema"], values["compile"]) == (1000, 1e-4, True, True)
