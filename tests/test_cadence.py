@@ -79,6 +79,20 @@ def test_a_repeated_ctrl_c_of_the_launcher_is_no_second_one_but_a_later_one_is(c
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_clock_of_rank_0_alone_says_when_minutes_have_passed(clock, rank):
+    class Recording(World):
+        def any_flags(self, *flags):
+            votes.append(flags)
+            return (False, False)
+
+    votes = []
+    cadence = Cadence(Recording(rank, 2), StopSignals(), interval_minutes=1)
+    clock.seconds += 61
+    cadence.after_step(1)
+    assert votes == [(False, rank == 0)]
+
+
 def stop_at_the_same_step():
     with World.start("cpu") as world, StopSignals() as signals:
         cadence = Cadence(world, signals, interval_minutes=0.25 / 60)
@@ -122,6 +136,12 @@ def test_the_best_is_the_highest_accuracy_and_the_lowest_loss():
         False,
     ]
     assert (accuracy.value, loss.value) == (0.8, 0.5)
+
+
+def test_a_first_value_that_is_no_number_is_not_the_best():
+    best = BestMetric("a", patience=2)
+    assert [best.update({"a": value}) for value in (float("nan"), 0.1)] == [False, True]
+    assert best.value == 0.1
 
 
 def test_patience_ends_after_evaluations_in_a_row_without_a_better_one():
