@@ -107,8 +107,8 @@ class Trained:
         Raises UserError where the data has another shape or other identifiers than the model was trained on.
         """
         told = self._told()
-        fixed = () if self.settings().any_size else ("seq_len", "vocab_size")
-        wrong = [key for key in fixed if told.get(key, sizes[key]) != sizes[key]]
+        fixed = {"seq_len", "vocab_size"}.difference(self.settings().free_sizes)
+        wrong = [key for key in sorted(fixed) if told.get(key, sizes[key]) != sizes[key]]
         if wrong:
             lines = "".join(
                 f"\n  {key}: {told[key]} in the weights, {sizes[key]} in the data" for key in wrong

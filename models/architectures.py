@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from models.equivariant import EquivariantModel
+from models.local import LocalModel
 from models.recursive import MAX_CYCLES, MAX_LAYERS, RecursiveConfig, RecursiveModel, State
 from models.symbols import SERRM
 
@@ -142,6 +143,10 @@ class TRMEquivariant(EquivariantModel, TRM):
     """TRM whose network knows which cells share a unit, and is equivariant under all symmetries of these units."""
 
 
+class TRMLocal(LocalModel, URM):
+    """z = f(z, x) L times a cycle, with an f that hears of a cell's four neighbours only."""
+
+
 ARCHITECTURES: dict[str, type[RecursiveModel]] = {
     "trm": TRM,
     "trm_singlez": SingleZ,
@@ -151,4 +156,5 @@ ARCHITECTURES: dict[str, type[RecursiveModel]] = {
     "urm": URM,
     "se_rrm": SERRM,
     "trm_equivariant": TRMEquivariant,
+    "trm_local": TRMLocal,
 }

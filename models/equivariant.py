@@ -100,7 +100,7 @@ class EquivariantModel(RecursiveModel):
     knows: ClassVar = "which cells share a row, column, box or other unit, and that all symbols are alike"
 
     class Config(RecursiveConfig):
-        any_size: ClassVar[bool] = True
+        free_sizes: ClassVar = ("seq_len", "vocab_size")
 
         units: CellUnits | None = None
         """Which cells share a unit; the data says it, None: the usual boxes of Sudoku."""

@@ -86,7 +86,7 @@ def sizes_in(state: Mapping[str, Tensor], arch) -> dict[str, int]:
     them `seq_len` is not told.
     """
     state, sizes = canonical_names(state), {}
-    if INNER + _HEAD in state and not getattr(arch, "any_size", False):
+    if INNER + _HEAD in state and "vocab_size" not in getattr(arch, "free_sizes", ()):
         sizes["vocab_size"] = state[INNER + _HEAD].shape[0]
     if TABLE in state:
         sizes["num_puzzle_identifiers"] = state[TABLE].shape[0]

@@ -36,7 +36,8 @@ FUSED = "fused"  # what `compile_networks` calls the C++ of `models.fused_cpu`
 class RecursiveConfig(Settings):
     """Settings under `arch` plus the three numbers that the dataset decides. Unknown keys are refused."""
 
-    any_size: ClassVar[bool] = False  # whether the weights serve every seq_len and vocab_size
+    # Which of seq_len and vocab_size the weights do not depend on: trained with one, they serve any.
+    free_sizes: ClassVar[tuple[str, ...]] = ()
 
     seq_len: int = Field(gt=0)
     """Cells of a puzzle; the data says it."""

@@ -59,7 +59,7 @@ class SERRM(RecursiveModel):
     knows: ClassVar = "that all symbols are alike"
 
     class Config(RecursiveConfig):
-        any_size: ClassVar[bool] = True
+        free_sizes: ClassVar = ("seq_len", "vocab_size")
         hidden_size: int = Field(default=256, gt=0)
         num_heads: int = Field(default=4, gt=0)
         num_registers: int = Field(default=4, ge=1)

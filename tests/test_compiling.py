@@ -80,6 +80,7 @@ def graphs(monkeypatch):
         ("arch=urm",),
         ("arch=se_rrm",),
         ("arch=trm_equivariant", "arch.num_heads=1"),
+        ("arch=trm_local", "arch.num_heads=1"),
     ],
     ids=" ".join,
 )
@@ -181,13 +182,23 @@ def evaluated(case: Case, row_parts: RowParts | None) -> tuple[tuple[torch.Tenso
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
     "arch",
-    ["trm", "trm_singlez", "trm_hier6", "hrm", "transformers_baseline", "urm", "se_rrm", "trm_equivariant"],
+    [
+        "trm",
+        "trm_singlez",
+        "trm_hier6",
+        "hrm",
+        "transformers_baseline",
+        "urm",
+        "se_rrm",
+        "trm_equivariant",
+        "trm_local",
+    ],
 )
 def test_rows_in_parts_give_what_they_give_together(arch, threads):
     overrides = (
         ("arch=trm", f"arch.name={arch}") if arch in ("trm_singlez", "trm_hier6") else (f"arch={arch}",)
     )
-    one = case(*overrides, *(["arch.num_heads=1"] if arch == "trm_equivariant" else []))
+    one = case(*overrides, *(["arch.num_heads=1"] if arch in ("trm_equivariant", "trm_local") else []))
     length = one.model.model.inner.length
     together, whole_rows = evaluated(one, None)
     in_parts, part_rows = evaluated(one, RowParts(threads, 2 * length))

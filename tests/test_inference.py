@@ -19,11 +19,11 @@ def arch_of(name: str, **settings) -> dict:
     """The tiny settings as far as the architecture knows them."""
     config: type[RecursiveConfig] = architecture_class(name).Config
     known = {key: value for key, value in TINY_ARCH.items() if key in config.model_fields}
-    if name in ("hrm", "transformers_baseline", "se_rrm", "trm_equivariant"):
+    if name in ("hrm", "transformers_baseline", "se_rrm", "trm_equivariant", "trm_local"):
         known["puzzle_emb_len"] = 0  # they derive it, or have none
-    if name in ("se_rrm", "trm_equivariant"):
+    if name in ("se_rrm", "trm_equivariant", "trm_local"):
         known["puzzle_emb_ndim"] = 0
-    if name == "trm_equivariant":
+    if name in ("trm_equivariant", "trm_local"):
         known["num_heads"] = 1
     return known | {"name": name, "H_layers": 1} | settings
 

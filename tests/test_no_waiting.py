@@ -26,6 +26,7 @@ def case_on_meta(*overrides: str) -> Case:
         ("arch=urm",),
         ("arch=se_rrm",),
         ("arch=trm_equivariant", "arch.num_heads=1"),
+        ("arch=trm_local", "arch.num_heads=1"),
     ],
     ids=" ".join,
 )

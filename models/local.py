@@ -1,0 +1,115 @@
+"""A network that hears of a cell's four neighbours only: it knows which cells of a square grid lie side by side.
+
+What is further away than one cell arrives by applying the network again, a cell each time. It has no positions and no
+size, so moving a puzzle moves its answer, and a model trained on small grids answers large ones. Everything else is
+TRM (arXiv 2510.04871): cycles, gradient through the last H-cycle, heads, halting. Convolutional recursions that
+learn mazes in the same way: arXiv 2106.04537, arXiv 2202.05826.
+
+Shapes: B batch, N side of the grid, S = N·N `seq_len`, D hidden size, V vocabulary. No weight knows N.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from models.blocks import Network
+from models.layers import Linear, gated, rms_norm
+from models.recursive import MAX_CYCLES, MAX_LAYERS, RecursiveConfig, RecursiveModel, State
+
+
+class NeighbourBlock(torch.nn.Module):
+    """`h = rms(h + SwiGLU(h, neighbours of h))` for h (B, S, D) on a grid of `side` x `side` cells.
+
+    What lies beyond the border is zero, which no latent is. With directions `distinct` SwiGLU's one linear map has
+    weights for each neighbour; `alike`: for the mean and the maximum of the four, which turning and mirroring leave
+    as they are.
+    """
+
+    def __init__(self, config: LocalModel.Config, side: int):
+        super().__init__()
+        width, inner = config.hidden_size, round(config.expansion * config.hidden_size)
+        self.side, self.distinct, self.eps = side, config.directions == "distinct", config.rms_norm_eps
+        self.gate_up_proj = Linear((5 if self.distinct else 3) * width, 2 * inner)
+        self.down_proj = Linear(inner, width)
+
+    def heard(self, h: Tensor) -> Tensor:
+        """(B, S, 5 D) or (B, S, 3 D): each cell's own vector, then its neighbours' or what is pooled of them."""
+        grid = h.unflatten(1, (self.side, self.side))
+        padded = F.pad(grid, (0, 0, 1, 1, 1, 1))  # (B, N + 2, N + 2, D)
+        rows, columns = padded[:, :, 1:-1], padded[:, 1:-1]
+        neighbours = (
+            rows[:, :-2],
+            rows[:, 2:],
+            columns[:, :, :-2],
+            columns[:, :, 2:],
+        )  # up, down, left, right
+        if not self.distinct:
+            up, down, left, right = neighbours
+            mean = (up + down + left + right) / 4
+            neighbours = (mean, torch.maximum(torch.maximum(up, down), torch.maximum(left, right)))
+        return torch.cat((grid, *neighbours), dim=-1).flatten(1, 2)
+
+    def forward(self, h: Tensor, cos_sin: None = None) -> Tensor:
+        return rms_norm(h + self.down_proj(gated(self.gate_up_proj(self.heard(h)))), self.eps)
+
+    def flops(self, length: int) -> int:
+        """FLOP of the forward pass for one row of `length` cells."""
+        return self.gate_up_proj.flops(length) + self.down_proj.flops(length)
+
+
+class LocalModel(RecursiveModel):
+    """Embedding, network and heads for one latent with a vector for each cell of a square grid, (B, S, D)."""
+
+    knows: ClassVar = "which cells are neighbours"
+    latents: ClassVar = {"z_H": "H_init"}
+
+    class Config(RecursiveConfig):
+        free_sizes: ClassVar = ("seq_len",)
+
+        hidden_size: int = Field(default=32, gt=0)
+        num_heads: int = Field(default=1, ge=1, le=1)
+        expansion: float = Field(default=2, gt=0)
+        directions: Literal["distinct", "alike"] = "distinct"
+        """The four neighbours of a cell: distinct, with weights for each direction, or alike, pooled: then
+        turning or mirroring a puzzle does the same to its answer.
+        """
+        H_cycles: int = Field(default=1, ge=1, le=MAX_CYCLES)
+        L_cycles: int = Field(default=12, ge=1, le=MAX_CYCLES)
+        L_layers: int = Field(default=1, ge=0, le=MAX_LAYERS)
+        pos_encodings: Literal["none"] = "none"
+        ffn: Literal["swiglu"] = "swiglu"
+        mlp_t: Literal[False] = False
+        puzzle_emb_ndim: int = Field(default=0, ge=0, le=0)
+        puzzle_emb_len: int = Field(default=0, ge=0, le=0)
+
+        @field_validator("seq_len")
+        @classmethod
+        def check_square(cls, seq_len: int) -> int:
+            if math.isqrt(seq_len) ** 2 != seq_len:
+                raise ValueError(
+                    f"trm_local needs square grids, and {seq_len} cells are none: use another arch"
+                )
+            return seq_len
+
+    def __init__(self, config: LocalModel.Config):
+        super().__init__(config)
+        self.q_head = Linear(2 * config.hidden_size, 2, bias=True)
+        with torch.no_grad():  # as in every architecture: nothing halts at first
+            self.q_head.weight.zero_()
+            self.q_head.bias.fill_(-5.0)
+
+    def make_network(self, num_layers: int) -> Network:
+        side = math.isqrt(self.config.seq_len)
+        return Network([NeighbourBlock(self.config, side) for _ in range(num_layers)])
+
+    def heads(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (B, S, V) of each cell's vector; q_halt and q_continue (B,) of the cells' mean and maximum."""
+        (answer,) = state
+        q = self.q_head(torch.cat((answer.mean(1), answer.amax(1)), dim=-1)).float()
+        return self.lm_head(answer), q[:, 0], q[:, 1]

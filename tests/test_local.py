@@ -1,0 +1,120 @@
+"""trm_local: its symmetries, what a cell hears, other grids with the same weights, and mazes end to end."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from training_runs import in_process_command, train
+
+import evaluate
+from dataset.augment import NUM_DIHEDRAL, dihedral
+from dataset.build_maze_dataset import main as build_mazes
+from models.registry import ConfigError, build_model
+
+ARCH = {"name": "trm_local", "hidden_size": 8, "L_cycles": 3, "forward_dtype": "float32", "halt_max_steps": 4}
+SMALL = ("arch=trm_local", "arch.hidden_size=8", "arch.num_heads=1", "arch.puzzle_emb_len=0")
+VOCAB = 6
+
+
+def model(side: int, **arch):
+    torch.manual_seed(0)
+    sizes = {"seq_len": side * side, "vocab_size": VOCAB, "num_puzzle_identifiers": 1}
+    built = build_model(ARCH | arch, **sizes).eval()
+    with torch.no_grad():
+        built.model.inner.q_head.weight.normal_()
+    return built
+
+
+@torch.no_grad()
+def answer(built, grids: np.ndarray, steps: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (B, N, N, V) and q_halt (B,) after some supervision steps on tokens (B, N, N)."""
+    inner = built.model.inner
+    state = inner.initial_state(len(grids))
+    for _ in range(steps):
+        state, (logits, q_halt, _) = inner(state, torch.from_numpy(grids).flatten(1), None)
+    return logits.unflatten(1, grids.shape[1:]).numpy(), q_halt.numpy()
+
+
+def drawn(side: int, count: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).integers(1, VOCAB, (count, side, side), dtype=np.int32)
+
+
+@pytest.mark.parametrize("transform", range(1, NUM_DIHEDRAL))
+def test_with_directions_alike_turning_and_mirroring_moves_the_logits_and_leaves_halting(transform):
+    built, grids = model(7, directions="alike"), drawn(7)
+    logits, q_halt = answer(built, grids)
+    moved_logits, moved_q = answer(built, np.ascontiguousarray(dihedral(grids, transform)))
+    expected = np.stack([dihedral(logits[..., token], transform) for token in range(VOCAB)], axis=-1)
+    np.testing.assert_allclose(moved_logits, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(moved_q, q_halt, rtol=1e-4, atol=1e-4)
+    assert logits.std() > 0.01
+
+
+@pytest.mark.parametrize("transform", range(1, NUM_DIHEDRAL))
+def test_with_distinct_directions_every_turn_and_mirror_matters(transform):
+    built, grids = model(7), drawn(7)
+    logits, _ = answer(built, grids)
+    moved_logits, _ = answer(built, np.ascontiguousarray(dihedral(grids, transform)))
+    expected = np.stack([dihedral(logits[..., token], transform) for token in range(VOCAB)], axis=-1)
+    assert np.abs(moved_logits - expected).max() > 0.1
+
+
+@pytest.mark.parametrize("directions", ["distinct", "alike"])
+def test_moving_a_puzzle_moves_its_answer_as_far_as_the_border_is_not_heard_of(directions):
+    built = model(24, directions=directions)
+    grids, reach = drawn(24), 2 * ARCH["L_cycles"]
+    logits, _ = answer(built, grids)
+    moved_logits, _ = answer(built, np.roll(grids, (3, -2), axis=(1, 2)))
+    inside = slice(reach + 3, 24 - reach - 3)
+    expected = np.roll(logits, (3, -2), axis=(1, 2))
+    np.testing.assert_allclose(
+        moved_logits[:, inside, inside], expected[:, inside, inside], rtol=1e-4, atol=1e-4
+    )
+    assert np.abs(moved_logits - expected).max() > 0.1  # at the border
+
+
+@pytest.mark.parametrize("directions", ["distinct", "alike"])
+def test_an_application_hears_of_the_four_neighbours_and_no_other_cell(directions):
+    inner = model(4, directions=directions).model.inner
+    h = torch.randn(1, 16, 8, requires_grad=True)
+    out = inner.net(h, torch.zeros(1, 16, 8))
+    for cell, expected in ((5, {1, 4, 5, 6, 9}), (0, {0, 1, 4}), (7, {3, 6, 7, 11}), (12, {8, 12, 13})):
+        (grad,) = torch.autograd.grad(out[0, cell].sum(), h, retain_graph=True)
+        assert set(grad[0].abs().sum(-1).nonzero().flatten().tolist()) == expected
+
+
+def test_the_same_weights_answer_grids_of_every_size_and_inside_alike():
+    small, large = model(20), model(30)
+    large.load_state_dict(small.state_dict())
+    grids, reach = drawn(30), 2 * ARCH["L_cycles"]
+    logits, q_halt = answer(large, grids)
+    corner_logits, _ = answer(small, np.ascontiguousarray(grids[:, :20, :20]))
+    inside = slice(0, 20 - reach)
+    np.testing.assert_allclose(
+        logits[:, inside, inside], corner_logits[:, inside, inside], rtol=1e-4, atol=1e-4
+    )
+    assert np.isfinite(q_halt).all()
+
+
+def test_a_grid_that_is_not_square_is_refused():
+    with pytest.raises(ConfigError, match="trm_local needs square grids, and 30 cells are none"):
+        build_model(ARCH, seq_len=30, vocab_size=VOCAB, num_puzzle_identifiers=1)
+
+
+def maze_data(folder, size: int):
+    options = ["--size", str(size), "--generate", "24", "--test-size", "8", "--workers", "1"]
+    build_mazes(["--output-dir", str(folder), *options])
+    return folder
+
+
+def test_trained_on_small_mazes_it_is_evaluated_on_larger_ones(tmp_path, monkeypatch):
+    small, large = maze_data(tmp_path / "small", 6), maze_data(tmp_path / "large", 9)
+    run = tmp_path / "run"
+    assert train(small, run, *SMALL, "arch.L_cycles=2", evaluators=[{"name": "maze@Maze"}]) == 0
+    arguments = f"checkpoint={run}", f"data_paths_test=[{large}]", f"out={tmp_path / 'report'}"
+    assert in_process_command(monkeypatch, tmp_path, *arguments, entry=evaluate) == 0
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert 0 <= report["metrics"]["maze/optimal"] <= report["metrics"]["maze/valid_path"] <= 1
