@@ -28,7 +28,7 @@ from dataset.mixing import (
     refuse_shared_identifiers,
 )
 from dataset.online_augment import Augmentation
-from dataset.reveal import revealed_cells
+from dataset.reveal import easier_puzzles
 from dataset.training_order import TrainingOrder
 from dataset.units import UNITS_KEY, stated_units
 from utils.device import check_memory
@@ -48,11 +48,11 @@ class PuzzleDataset(IterableDataset):
     Tensors are int32. With `split="train"` (or `shuffle=True`) one iteration is `epochs_per_iter` passes over the
     groups of all directories and sets, mixed, whole batches only; a batch depends on seed, iteration and its index
     alone. There `augment="online"` shows each drawn example as a fresh symmetric copy, which depends on seed,
-    iteration, index and row alone; the order of puzzles stays. `reveal_prob` is the share of drawn Sudoku puzzles that
-    show some more cells (dataset/reveal.py), decided by the same. Otherwise the examples come once, in file order, set
-    after set, the last batch of each padded. Every rank sees the same number of batches. Raises `UserError` for
-    broken or mismatching datasets, a batch size that the ranks cannot share, an iteration that fills no batch, and
-    `augment` on data whose copies have identifiers of their own.
+    iteration, index and row alone; the order of puzzles stays. `reveal_prob` is the share of drawn puzzles that are
+    made easier by a part of their answer (dataset/reveal.py), decided by the same. Otherwise the examples come once,
+    in file order, set after set, the last batch of each padded. Every rank sees the same number of batches. Raises
+    `UserError` for broken or mismatching datasets, a batch size that the ranks cannot share, an iteration that fills
+    no batch, and `augment` on data whose copies have identifiers of their own.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class PuzzleDataset(IterableDataset):
                 self._augmentations.append((_COPIES, common_augmentation(self.splits)))
             if reveal_prob:
                 described = [(path, opened.metadata) for path, opened in self.splits]
-                self._augmentations.append((_REVEALED, revealed_cells(reveal_prob, described)))
+                self._augmentations.append((_REVEALED, easier_puzzles(reveal_prob, described)))
             self.num_batches(1)  # refuses an iteration that fills no batch
 
     @property

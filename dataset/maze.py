@@ -139,6 +139,21 @@ def distance(cells: int, source: int, target: int, stride: int) -> int | None:
     return None
 
 
+def path_cells(answer: np.ndarray) -> np.ndarray | None:
+    """The cells from S to G along the marks of an (H, W) answer, as places in reading order, S and G included.
+
+    None if the marks leave a choice, as no shortest path does: where they touch themselves or lead elsewhere, too.
+    """
+    stride = answer.shape[1] + 1
+    start, goal = pack(answer == START), pack(answer == GOAL)
+    marked = pack(answer == PATH) | start | goal
+    layers = distance_layers(marked, start, stride)
+    if not layers or layers[-1] != goal or len(layers) != marked.bit_count():
+        return None
+    places = np.array([layer.bit_length() - 1 for layer in layers])
+    return places - places // stride  # without the spare column
+
+
 def join(layers: Iterable[int]) -> int:
     """The union of bit sets."""
     union = 0

@@ -1,12 +1,20 @@
-"""reveal_prob: some drawn puzzles show more cells, the same for any ranks and from any position."""
+"""reveal_prob: some drawn puzzles are made easier, the same for any ranks and from any position."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sudoku_builds import build
+from test_maze import queue_search
+from test_online_augment import metadata
 
+from dataset.build_maze_dataset import main as build_mazes
+from dataset.format import read_metadata
+from dataset.maze import FREE, GOAL, PATH, START, WALL, encode, path_cells, square_shape
+from dataset.reveal import easier_puzzles
 from dataset.sudoku import BLANK_ID
 from puzzle_dataset import PuzzleDataset
 from utils.errors import UserError
@@ -41,7 +49,9 @@ def test_shown_cells_are_those_of_the_answer_in_about_as_many_rows_as_asked_for(
     assert max(shares) < 0.8
 
 
-def test_every_rank_and_every_start_sees_the_same_rows(data):
+@pytest.mark.parametrize("family", ["data", "mazes"])
+def test_every_rank_and_every_start_sees_the_same_rows(family, request):
+    data = request.getfixturevalue(family)
     whole = stream(data, 0.5)
     ranks = [stream(data, 0.5, rank=rank, world_size=2) for rank in range(2)]
     for one, *parts in zip(whole, *ranks, strict=True):
@@ -62,10 +72,61 @@ def test_test_puzzles_stay_as_they_are(data):
     assert all(torch.equal(a["inputs"], b["inputs"]) for a, b in zip(plain, asked, strict=True))
 
 
-def test_mazes_are_refused(tmp_path):
-    from dataset.build_maze_dataset import main
+SAMPLES = Path(__file__).parent / "data" / "maze"
 
-    options = ["--size", "8", "--generate", "6", "--test-size", "2", "--workers", "1"]
-    main(["--output-dir", str(tmp_path / "maze"), *options])
-    with pytest.raises(UserError, match=r"maze: reveal_prob=0.5 shows cells .* this is of family maze"):
-        stream(str(tmp_path / "maze"), 0.5)
+
+@pytest.fixture(scope="module")
+def mazes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("maze") / "data"
+    build_mazes(["--source-csv", str(SAMPLES), "--output-dir", str(folder)])
+    return str(folder)
+
+
+def test_what_is_left_of_a_maze_is_a_maze_whose_answer_is_the_one_of_the_same_rule(mazes):
+    plain, shortened = (stream(mazes, share, global_batch_size=2) for share in (0.0, 1.0))
+    lengths = []
+    for whole, batch in zip(plain, shortened, strict=True):
+        walls = batch["inputs"] == WALL
+        assert torch.equal(walls, whole["inputs"] == WALL)
+        marks = {START, GOAL, PATH}
+        assert all(set(row[row > FREE].tolist()) <= marks for row in batch["labels"])
+        old = torch.isin(whole["labels"], torch.tensor(sorted(marks)))
+        assert (old | ~torch.isin(batch["labels"], torch.tensor(sorted(marks)))).all()
+        for inputs, labels in zip(batch["inputs"].numpy(), batch["labels"].numpy(), strict=True):
+            side = square_shape(len(inputs))
+            path = path_cells(labels.reshape(side))
+            expected = [row * side[1] + column for row, column in queue_search(inputs.reshape(side))]
+            assert path.tolist() == expected
+            lengths.append(len(path) - 1)
+    longest = max(len(path_cells(row.reshape(side))) - 1 for row in whole["labels"].numpy())
+    assert min(lengths) < longest / 4
+    assert max(lengths) > longest * 3 / 4
+
+
+def test_about_as_many_mazes_are_shortened_as_asked_for(mazes):
+    changed = []
+    for plain, batch in zip(
+        *(stream(mazes, share, global_batch_size=2) for share in (0.0, 0.5)), strict=True
+    ):
+        changed += (plain["inputs"] != batch["inputs"]).any(1).tolist()
+    assert 0.3 < np.mean(changed) < 0.65
+
+
+def test_a_path_that_touches_itself_has_no_order():
+    around = encode("Soo#oGooo").reshape(3, 3)
+    assert path_cells(around) is None
+    assert path_cells(encode("So##o# oG").reshape(3, 3)).tolist() == [0, 1, 4, 7, 8]
+
+
+def test_arc_is_refused():
+    arc = metadata(vocab_size=12, seq_len=900, extra={"family": "arc"})
+    with pytest.raises(UserError, match=r"FOLDER: reveal_prob=0.5 gives a part .* this is of family arc"):
+        easier_puzzles(0.5, [("FOLDER", arc)])
+
+
+def test_data_of_two_families_is_refused(data, mazes):
+    described = [(folder, read_metadata(Path(folder) / "train")) for folder in (data, mazes)]
+    with pytest.raises(UserError, match="needs datasets of one family and size") as caught:
+        easier_puzzles(0.5, described)
+    assert data in str(caught.value)
+    assert mazes in str(caught.value)
