@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from sudoku_builds import build as build_sudoku
 from training_runs import in_process_command, train
 
 import evaluate
@@ -118,3 +119,17 @@ def test_trained_on_small_mazes_it_is_evaluated_on_larger_ones(tmp_path, monkeyp
     assert in_process_command(monkeypatch, tmp_path, *arguments, entry=evaluate) == 0
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert 0 <= report["metrics"]["maze/optimal"] <= report["metrics"]["maze/valid_path"] <= 1
+
+
+def test_data_of_another_vocabulary_is_refused(tmp_path, monkeypatch, capsys):
+    run, sudoku = tmp_path / "run", tmp_path / "sudoku"
+    assert train(maze_data(tmp_path / "small", 5), run, *SMALL) == 0
+    build_sudoku(
+        "--output-dir", sudoku, "--size", "6", "--generate", "8", "--test-size", "4", "--num-aug", "0"
+    )
+    capsys.readouterr()
+    arguments = f"checkpoint={run}", f"data_paths_test=[{sudoku}]", f"out={tmp_path / 'report'}"
+    assert in_process_command(monkeypatch, tmp_path, *arguments, entry=evaluate) == 2
+    message = capsys.readouterr().err
+    assert "vocab_size: 6 in the weights, 8 in the data" in message
+    assert "seq_len" not in message
