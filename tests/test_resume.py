@@ -57,6 +57,14 @@ def undisturbed(identified, tmp_path_factory) -> Path:
     return folder
 
 
+def evaluated_steps(folder: Path) -> list[int]:
+    return [line["step"] for line in metrics(folder) if "test/accuracy" in line]
+
+
+def states(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("state_step_*")}
+
+
 def num_steps(folder: Path) -> int:
     return metrics(folder)[-1]["step"]
 
@@ -98,6 +106,7 @@ def test_a_run_stopped_during_an_evaluation_evaluates_again(
         call_at(patch, "evaluate", evaluation, terminate)
         assert train(identified, folder, **SETTINGS) == STOPPED
     assert sum("test/accuracy" in line for line in metrics(folder)) == evaluation - 1
+    assert f"state_step_{evaluated_steps(undisturbed)[evaluation - 1]}" in states(folder)
     assert train(identified, folder, **SETTINGS, resume="auto") == 0
     assert_same_run(folder, undisturbed)
 
@@ -385,11 +394,19 @@ def test_a_run_out_of_patience_stops_keeps_its_best_and_is_then_finished(identif
     assert "this run is finished" in capsys.readouterr().out
 
 
+def test_the_best_is_kept_also_if_not_every_evaluation_is(identified, tmp_path):
+    folder = tmp_path / "run"
+    assert train(identified, folder, epochs=6, best_metric="test/lm_loss", checkpoint_every_eval=False) == 0
+    losses = {line["step"]: line["test/lm_loss"] for line in metrics(folder) if "test/lm_loss" in line}
+    assert json.loads((folder / "best.json").read_text())["step"] == min(losses, key=losses.get)
+
+
 def test_a_metric_that_the_evaluation_does_not_bring_costs_no_training(sudoku4x4, tmp_path):
     """The evaluator could name it, so that the start cannot refuse it, but no 4x4 puzzle is that hard."""
     folder, name = tmp_path / "run", "sudoku/exact_difficulty_over_100"
     with pytest.raises(UserError, match=f"best_metric={name}: no such metric; this run has sudoku/"):
         train(sudoku4x4, folder, evaluators=None, best_metric=name)
+    assert states(folder) == {f"state_step_{evaluated_steps(folder)[0]}"}
     with pytest.raises(UserError, match="no such metric"):  # what was trained is there, so the end is reached
         train(sudoku4x4, folder, evaluators=None, best_metric=name, resume="auto")
     assert train(sudoku4x4, folder, evaluators=None, best_metric="test/accuracy", resume="auto") == 0
@@ -405,6 +422,7 @@ def test_an_evaluator_that_fails_costs_no_training(identified, undisturbed, tmp_
         call_at(patch, "evaluate", 1, fail)
         with pytest.raises(OSError, match="no file"):
             train(identified, folder, **SETTINGS)
+    assert states(folder) == {f"state_step_{evaluated_steps(undisturbed)[0]}"}
     assert train(identified, folder, **SETTINGS, resume="auto") == 0
     assert_same_run(folder, undisturbed)
 
