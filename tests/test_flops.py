@@ -86,6 +86,14 @@ def test_a_run_logs_what_it_has_cost_and_goes_on_counting_when_resumed(sudoku4x4
     assert lines[-1]["train/puzzles"] == whole[-1]["train/puzzles"] > 0
 
 
+def test_puzzles_are_counted_over_the_whole_run(identified, tmp_path):
+    every_row_halts = "arch.halt_max_steps=1"
+    assert train(identified, tmp_path / "run", every_row_halts, epochs=2) == 0
+    assert train(identified, tmp_path / "run", every_row_halts, resume="auto", epochs=4) == 0
+    lines = [line for line in metrics(tmp_path / "run") if "train/puzzles" in line]
+    assert [line["train/puzzles"] for line in lines] == [8 * line["step"] for line in lines]
+
+
 def test_each_depth_of_a_curriculum_is_counted_once_and_each_update_by_its_own(
     identified, tmp_path, monkeypatch
 ):
