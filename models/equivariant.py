@@ -151,6 +151,9 @@ class EquivariantModel(RecursiveModel):
             self.scale * self.embed_tokens.embedding_weight.to(self.dtype), says.flatten(1)
         )
 
+    def embedding_gradient_flops(self) -> int:
+        return 2 * self.length * self.embed_tokens.embedding_weight.numel()
+
     def heads(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
         answer = state[0].unflatten(1, (-1, self.num_symbols))  # (B, S, N, D)
         logits = F.pad(self.lm_head(answer).squeeze(-1), (FIRST_SYMBOL_ID, 0), value=ABSENT_LOGIT)

@@ -46,7 +46,7 @@ def step_flops(inner: RecursiveModel, *, training: bool) -> int:
     In training with the backward pass; `activation_checkpointing` repeats the forward pass within it.
     """
     with_gradient = 3 + inner.activation_checkpointing if training else 1
-    flops = (3 if training else 1) * inner.heads_flops()
+    flops = (3 if training else 1) * inner.heads_flops() + training * inner.embedding_gradient_flops()
     for name, (without, with_) in count_applications(inner).items():
         flops += (without + with_gradient * with_) * getattr(inner, name).flops(inner.length)
     return flops

@@ -278,6 +278,10 @@ class RecursiveModel(InputEmbedding):
         """FLOP of the heads' forward pass for one row."""
         return self.lm_head.flops(self.length) + self.q_head.flops(1)
 
+    def embedding_gradient_flops(self) -> int:
+        """FLOP of one row's part in the gradient of the embedding; a sum of rows, no product, counts nothing."""
+        return 0
+
     def heads(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (B, S, V) in the compute dtype and q_halt, q_continue (B,) in float32, read from the answer."""
         answer = state[0]
