@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from config.command_line import Command
 from config.help import entry, options_of
 from config.schema import SECTION_TITLES, PretrainConfig, sections
-from models.optim.choices import CHOICES
+from models.optim.configs import OPTIMIZERS
 from models.registry import FROM_DATA
 
 _FOLDER = Path(__file__).parent
@@ -64,7 +64,7 @@ def _nested(values: Mapping[str, Any]) -> Iterator[str]:
         ]
         yield "\n".join([title, *lines])
     yield _choices("optimizer", "optimizers")
-    for name, schema in CHOICES.items():
+    for name, schema in OPTIMIZERS.items():
         own = [key for key in schema.model_fields if key != "name"]
         defaults = values["optimizer"] if values["optimizer"]["name"] == name else {}
         if own:

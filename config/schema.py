@@ -18,7 +18,7 @@ from pydantic import (
 
 from config.published_names import CLASSES, KEYS
 from models.architectures import ARCHITECTURES
-from models.optim.choices import AS_PUBLISHED, CHOICES, OptimizerChoice
+from models.optim.configs import AS_PUBLISHED, OPTIMIZERS, AnyOptimizerConfig
 from models.registry import (
     DEFAULT_LOSS,
     ArchitectureName,
@@ -98,7 +98,7 @@ class PretrainConfig(Settings):
     checkpoint_every_eval: bool = True
     """Save a checkpoint at each evaluation."""
 
-    optimizer: OptimizerChoice = AS_PUBLISHED
+    optimizer: AnyOptimizerConfig = AS_PUBLISHED
     """Optimizer of the weights and its own keys, below optimizer."""
     lr: float = Field(ge=0)
     """Learning rate of the weights."""
@@ -272,7 +272,7 @@ def sections(
         configs = [architecture.Config for architecture in architectures or ARCHITECTURES.values()]
         found["arch."] = [ArchitectureName, *configs]
         found["arch.loss."] = [LossName, loss.Config]
-        found["optimizer."] = list(CHOICES.values())
+        found["optimizer."] = list(OPTIMIZERS.values())
     return found
 
 
@@ -286,7 +286,7 @@ def parse(schema: type[BaseModel], values: dict) -> BaseModel:
             loc, valid = [str(part) for part in item["loc"]], list(schema.model_fields)
             if loc[:1] == ["optimizer"] and len(loc) > 1:
                 choice = loc.pop(1)  # pydantic's mark of which of the choices it is
-                valid = [f"optimizer.{field}" for field in CHOICES[choice].model_fields]
+                valid = [f"optimizer.{field}" for field in OPTIMIZERS[choice].model_fields]
             unknown = item["type"] == "extra_forbidden"
             problems.append((".".join(loc), describe(item), valid if unknown else []))
     if isinstance(arch := values.get("arch"), dict):

@@ -20,7 +20,7 @@ from models.flops import training_flops
 from models.interval import IntervalMetrics
 from models.losses import ACTLossHead
 from models.optim import Optimizers
-from models.optim.guard import all_finite, guarded
+from models.optim.skip_step import all_finite, skip_step_unless
 from models.randomness import seeded
 
 
@@ -150,7 +150,7 @@ def train_step(
         if state.ema is not None:
             state.ema.follow(state.step)
 
-    guarded(ok, state.optimizers, state.ema.shadow.values() if state.ema else [], update)
+    skip_step_unless(ok, state.optimizers, state.ema.shadow.values() if state.ema else [], update)
     state.optimizers.zero_grad()
     state.batch += 1
     state.interval.add(sums, ok, state.step, state.iteration, state.batch)

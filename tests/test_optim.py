@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from models.optim.adam_atan2 import AdamATan2
-from models.optim.guard import all_finite, guarded, masked
 from models.optim.schedule import learning_rate
+from models.optim.skip_step import all_finite, masked, skip_step_unless
 from models.optim.sparse_sign_sgd import SparseSignSGD, sum_by_id
 from models.puzzle_embedding import PuzzleEmbedding
 
@@ -136,7 +136,7 @@ def test_one_bad_element_anywhere_is_noticed(bad):
 
 @pytest.mark.parametrize("steps_before", [0, 2])
 @pytest.mark.parametrize("ok", [True, False])
-@pytest.mark.parametrize("how", [guarded, masked])
+@pytest.mark.parametrize("how", [skip_step_unless, masked])
 def test_an_update_passes_or_leaves_no_trace(how, ok, steps_before):
     """`masked` is what accelerators run; here on the CPU."""
     p = torch.nn.Parameter(torch.tensor([1.0, 2.0]))

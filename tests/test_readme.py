@@ -38,7 +38,7 @@ from dataset.parallel import available_cpus
 from export import ExportConfig
 from models.architectures import ARCHITECTURES
 from models.losses import ACTLossHead
-from models.optim.choices import MuonChoice
+from models.optim.configs import MuonConfig
 from models.recursive import RecursiveConfig
 from models.registry import ArchitectureName, LossName, build_model
 
@@ -275,7 +275,7 @@ _ARCH = meanings(ArchitectureName, RecursiveConfig) | meanings(LossName, ACTLoss
         ("`config/cfg_pretrain.yaml`", meanings(PretrainConfig)),
         ("`config/arch/trm.yaml`", _ARCH),
         ("Further keys of `arch`", _ARCH),
-        ("`optimizer=`", meanings(MuonChoice)),
+        ("`optimizer=`", meanings(MuonConfig)),
         ("`config/cfg_evaluate.yaml`", meanings(EvaluateConfig)),
         ("`solve.py`", meanings(SolveConfig)),
         ("Reports: `evaluators.plots` and `evaluators.memorisation`", meanings(MemorisationConfig)),

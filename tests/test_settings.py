@@ -12,7 +12,7 @@ from config.solve_schema import AppConfig, SolveConfig
 from export import ExportConfig
 from models.architectures import ARCHITECTURES
 from models.losses import ACTLossHead
-from models.optim.choices import CHOICES
+from models.optim.configs import OPTIMIZERS
 from utils.errors import UserError
 
 COMMANDS = [
@@ -26,7 +26,7 @@ COMMANDS = [
 ]
 SCHEMAS = {schema.__name__: schema for schema in COMMANDS}
 SCHEMAS |= {f"arch={name}": architecture.Config for name, architecture in ARCHITECTURES.items()}
-SCHEMAS |= {f"optimizer={name}": choice for name, choice in CHOICES.items()}
+SCHEMAS |= {f"optimizer={name}": choice for name, choice in OPTIMIZERS.items()}
 SCHEMAS["arch.loss"] = ACTLossHead.Config
 
 

@@ -12,7 +12,7 @@ from torch.optim import AdamW, Optimizer
 
 from models.losses import ACTLossHead
 from models.optim.adam_atan2 import AdamATan2
-from models.optim.choices import AS_PUBLISHED, MuonChoice, OptimizerChoice, block_matrices
+from models.optim.configs import AS_PUBLISHED, AnyOptimizerConfig, MuonConfig, block_matrices
 from models.optim.schedule import learning_rate
 from models.optim.sparse_sign_sgd import SparseSignSGD
 
@@ -34,7 +34,7 @@ class OptimizerSettings:
     lr_warmup_steps: int
     lr_min_ratio: float
     total_steps: int
-    optimizer: OptimizerChoice = AS_PUBLISHED
+    optimizer: AnyOptimizerConfig = AS_PUBLISHED
     grad_clip: float | None = None
 
 
@@ -85,13 +85,13 @@ class Optimizers:
     def _add_for_weights(self, inner: nn.Module) -> None:
         """What trains `self.weights`: one optimizer, or Muon for the blocks' matrices and another for the rest."""
         s, choice, rest = self.settings, self.settings.optimizer, self.weights
-        if isinstance(choice, MuonChoice):
+        if isinstance(choice, MuonConfig):
             matrices = block_matrices(inner)
             self._add("matrices", choice.build(matrices), choice.lr)
             in_blocks = {id(p) for p in matrices}
             rest = [p for p in rest if id(p) not in in_blocks]
         cls = AdamW
-        if choice.of_vectors == "adam_atan2":
+        if choice.elementwise == "adam_atan2":
             cls, self.notice = adam_atan2_class(rest[0].device)
         betas = (s.beta1, s.beta2)
         self._add("weights", cls(rest, lr=s.lr, betas=betas, weight_decay=s.weight_decay), s.lr)

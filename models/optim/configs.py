@@ -18,29 +18,29 @@ from models.settings import Settings
 Elementwise = Literal["adam_atan2", "adamw"]
 
 
-class Choice(Settings):
+class OptimizerConfig(Settings):
     model_config = ConfigDict(frozen=True)
 
     name: str
     """Optimizer of the weights; the puzzle embeddings always have SignSGD."""
 
     @property
-    def of_vectors(self) -> Elementwise:
+    def elementwise(self) -> Elementwise:
         """The elementwise optimizer: of all weights, or of those that no other optimizer takes."""
         return self.name
 
 
-class AdamATan2Choice(Choice):
+class AdamATan2Config(OptimizerConfig):
     """As published."""
 
     name: Literal["adam_atan2"] = "adam_atan2"
 
 
-class AdamWChoice(Choice):
+class AdamWConfig(OptimizerConfig):
     name: Literal["adamw"] = "adamw"
 
 
-class MuonChoice(Choice):
+class MuonConfig(OptimizerConfig):
     """`torch.optim.Muon` for the matrices of the blocks, `rest` for embeddings, heads, biases and what is no matrix.
 
     The momentum is an average (`m = momentum·m + (1 - momentum)·g`), decay is by `lr` before its adjustment. The
@@ -66,7 +66,7 @@ class MuonChoice(Choice):
     """Optimizer of everything else (embeddings, heads, biases): adamw or adam_atan2."""
 
     @property
-    def of_vectors(self) -> Elementwise:
+    def elementwise(self) -> Elementwise:
         return self.rest
 
     def build(self, matrices: Iterable[nn.Parameter]) -> Muon:
@@ -81,13 +81,13 @@ class MuonChoice(Choice):
         )
 
 
-CHOICES: dict[str, type[Choice]] = {
-    "adam_atan2": AdamATan2Choice,
-    "adamw": AdamWChoice,
-    "muon": MuonChoice,
+OPTIMIZERS: dict[str, type[OptimizerConfig]] = {
+    "adam_atan2": AdamATan2Config,
+    "adamw": AdamWConfig,
+    "muon": MuonConfig,
 }
-AS_PUBLISHED = AdamATan2Choice()
-OptimizerChoice = Annotated[AdamATan2Choice | AdamWChoice | MuonChoice, Field(discriminator="name")]
+AS_PUBLISHED = AdamATan2Config()
+AnyOptimizerConfig = Annotated[AdamATan2Config | AdamWConfig | MuonConfig, Field(discriminator="name")]
 
 
 def block_matrices(inner: nn.Module) -> list[nn.Parameter]:

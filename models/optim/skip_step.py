@@ -16,7 +16,7 @@ def all_finite(tensors: Iterable[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def guarded(
+def skip_step_unless(
     ok: Tensor, optimizers: Iterable[Optimizer], shadow: Iterable[Tensor], update: Callable[[], None]
 ) -> None:
     """Run `update()`; where `ok` is false every parameter, optimizer state and `shadow` tensor keeps its value.
@@ -32,7 +32,7 @@ def guarded(
 
 @torch.no_grad()
 def masked(ok: Tensor, optimizers: list[Optimizer], shadow: list[Tensor], update: Callable[[], None]) -> None:
-    """`guarded` without asking: all values are kept aside, and put back under the mask after the update.
+    """`skip_step_unless` without asking: all values are kept aside, and put back under the mask after the update.
 
     It costs a few percent of a step's memory traffic. State that an optimizer creates in its first step is put back
     to zero. Step counts on the CPU go on, which only the run's last, failing interval ever sees.
