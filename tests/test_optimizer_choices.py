@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,11 +12,13 @@ from test_resume import STOPPED, call_at, terminate
 from training_runs import assert_same_run, metrics, newest_state, tiny, train
 
 from config.schema import PretrainConfig, parse
+from models.optim.configs import OPTIMIZERS
 from models.training import train_step
 from training_run import Run, build
 from utils.distributed import World
 from utils.errors import UserError
 
+ROOT = Path(__file__).parents[1]
 MUON = ["optimizer=muon", "optimizer.momentum=0.6", "optimizer.ns_steps=3", "optimizer.weight_decay=0.05"]
 
 
@@ -111,6 +114,17 @@ def test_the_published_choice_is_one_optimizer_for_all_weights_in_their_order(id
     assert type(weights).__name__ == "AdamATan2"
     (group,) = weights.param_groups
     assert [id(p) for p in group["params"]] == [id(p) for p in run.state.model.parameters()]
+
+
+def test_every_optimizer_has_its_file_of_defaults_and_trains_each_weight_once(identified, tmp_path):
+    files = ROOT.glob("config/optimizer/*.yaml")
+    assert sorted(path.stem for path in files) == sorted(OPTIMIZERS)
+    for name, choice in OPTIMIZERS.items():
+        run = built(identified, tmp_path / "run", f"optimizer={name}")
+        assert type(run.config.optimizer) is choice
+        made = [o for key, o in run.state.optimizers.by_name.items() if key != "puzzle_emb"]
+        trained = [id(p) for optimizer in made for group in optimizer.param_groups for p in group["params"]]
+        assert sorted(trained) == sorted(map(id, run.state.model.parameters()))
 
 
 @pytest.mark.parametrize("clip", [1e-3, 1e9])

@@ -1,23 +1,19 @@
-"""Who gets which optimizer."""
+"""All optimizers of a run: what `optimizer=` builds for the weights, and SignSGD for the puzzle embeddings."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 from models.losses import ACTLossHead
-from models.optim.adam_atan2 import AdamATan2
-from models.optim.configs import AS_PUBLISHED, AnyOptimizerConfig, MuonConfig, block_matrices
+from models.optim.base import Built, CommonSettings
+from models.optim.configs import AS_PUBLISHED, AnyOptimizerConfig
 from models.optim.schedule import learning_rate
 from models.optim.sparse_sign_sgd import SparseSignSGD
-
-# What a parameter group takes from the config, beside the scheduled `lr`; the rest of a group is state.
-OPTIONS = {"betas", "weight_decay", "momentum", "nesterov", "ns_steps", "adjust_lr_fn"}
 
 
 @dataclass(frozen=True)
@@ -38,17 +34,6 @@ class OptimizerSettings:
     grad_clip: float | None = None
 
 
-def adam_atan2_class(device: torch.device) -> tuple[type[Optimizer], str]:
-    """The AdamATan2 to use on `device` and one line saying which: the fused kernel where it imports, on CUDA."""
-    if device.type != "cuda":
-        return AdamATan2, "AdamATan2: PyTorch implementation"
-    try:
-        from adam_atan2 import AdamATan2 as Fused
-    except ImportError as error:  # also raised when only its compiled backend is missing
-        return AdamATan2, f"AdamATan2: PyTorch implementation (fused kernel not available: {error})"
-    return Fused, "AdamATan2: fused CUDA kernel of the package adam-atan2"
-
-
 class Optimizers:
     """All optimizers of a run under one schedule."""
 
@@ -58,7 +43,7 @@ class Optimizers:
         settings: OptimizerSettings,
         gather: Callable[[Tensor], Tensor] = lambda t: t,
     ):
-        """Raises ValueError if nothing is left to train. `notice` says which AdamATan2 is in use."""
+        """Raises ValueError if nothing is left to train. `notice` is a line for the console, or empty."""
         self.settings = settings
         self.notice = ""
         self.by_name: dict[str, Optimizer] = {}
@@ -70,31 +55,21 @@ class Optimizers:
         self.weights = [] if settings.freeze_weights else list(model.parameters())
         if table is not None:
             signs = SparseSignSGD(table, settings.puzzle_emb_lr, settings.puzzle_emb_weight_decay, gather)
-            self._add("puzzle_emb", signs, settings.puzzle_emb_lr)
+            self._add(Built("puzzle_emb", signs, settings.puzzle_emb_lr))
         elif settings.freeze_weights:
             raise ValueError(
                 "freeze_weights=True trains only puzzle embeddings, and arch.puzzle_emb_ndim=0 has none: "
                 "set freeze_weights=False or arch.puzzle_emb_ndim > 0"
             )
         if self.weights:
-            self._add_for_weights(inner)
+            betas = (settings.beta1, settings.beta2)
+            common = CommonSettings(settings.lr, betas, settings.weight_decay)
+            for built in settings.optimizer.build(inner, self.weights, common):
+                self._add(built)
 
-    def _add(self, name: str, optimizer: Optimizer, base_rate: float) -> None:
-        self.by_name[name], self.base_rates[name] = optimizer, base_rate
-
-    def _add_for_weights(self, inner: nn.Module) -> None:
-        """What trains `self.weights`: one optimizer, or Muon for the blocks' matrices and another for the rest."""
-        s, choice, rest = self.settings, self.settings.optimizer, self.weights
-        if isinstance(choice, MuonConfig):
-            matrices = block_matrices(inner)
-            self._add("matrices", choice.build(matrices), choice.lr)
-            in_blocks = {id(p) for p in matrices}
-            rest = [p for p in rest if id(p) not in in_blocks]
-        cls = AdamW
-        if choice.elementwise == "adam_atan2":
-            cls, self.notice = adam_atan2_class(rest[0].device)
-        betas = (s.beta1, s.beta2)
-        self._add("weights", cls(rest, lr=s.lr, betas=betas, weight_decay=s.weight_decay), s.lr)
+    def _add(self, built: Built) -> None:
+        self.by_name[built.name], self.base_rates[built.name] = built.optimizer, built.lr
+        self.notice = "; ".join(filter(None, (self.notice, built.notice)))
 
     def __iter__(self):
         return iter(self.by_name.values())
@@ -133,7 +108,8 @@ class Optimizers:
                 f"the saved optimizers are {sorted(state)}, this run's are {sorted(self.by_name)}"
             )
         for name, optimizer in self.by_name.items():
-            ours = [{key: group[key] for key in OPTIONS & group.keys()} for group in optimizer.param_groups]
+            names = optimizer.defaults.keys() - {"lr"}  # the schedule sets lr
+            ours = [{key: group[key] for key in names} for group in optimizer.param_groups]
             optimizer.load_state_dict(state[name])
             for group, options in zip(optimizer.param_groups, ours, strict=True):
                 group.update(options)  # a changed setting is meant to take effect

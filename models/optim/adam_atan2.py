@@ -65,3 +65,14 @@ class AdamATan2(Optimizer):
             state["exp_avg"] = torch.zeros_like(p)
             state["exp_avg_sq"] = torch.zeros_like(p)
         return state
+
+
+def adam_atan2_class(device: torch.device) -> tuple[type[Optimizer], str]:
+    """The AdamATan2 to use for `device`, and a line that names it: on CUDA the fused kernel, if it can be imported."""
+    if device.type != "cuda":
+        return AdamATan2, "AdamATan2: PyTorch implementation"
+    try:
+        from adam_atan2 import AdamATan2 as Fused
+    except ImportError as error:  # also raised when only its compiled backend is missing
+        return AdamATan2, f"AdamATan2: PyTorch implementation (fused kernel not available: {error})"
+    return Fused, "AdamATan2: fused CUDA kernel of the package adam-atan2"

@@ -1,4 +1,4 @@
-"""What `optimizer=` can be: each choice is a name and the settings that belong to it alone.
+"""What `optimizer=` can be: each choice has a name, the settings that belong to it alone, and `build`.
 
 The config's `lr`, `weight_decay`, `beta1` and `beta2` are those of the elementwise optimizer (AdamATan2 or AdamW),
 whatever it trains; the schedule's shape is common to all.
@@ -6,28 +6,14 @@ whatever it trains; the schedule's shape is common to all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from torch import nn
-from torch.optim import Muon
+from torch.optim import AdamW, Muon
 
-from models.settings import Settings
-
-Elementwise = Literal["adam_atan2", "adamw"]
-
-
-class OptimizerConfig(Settings):
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    """Optimizer of the weights; the puzzle embeddings always have SignSGD."""
-
-    @property
-    def elementwise(self) -> Elementwise:
-        """The elementwise optimizer: of all weights, or of those that no other optimizer takes."""
-        return self.name
+from models.optim.adam_atan2 import adam_atan2_class
+from models.optim.base import Built, CommonSettings, OptimizerConfig
 
 
 class AdamATan2Config(OptimizerConfig):
@@ -35,9 +21,18 @@ class AdamATan2Config(OptimizerConfig):
 
     name: Literal["adam_atan2"] = "adam_atan2"
 
+    def build(self, inner: nn.Module, weights: list[nn.Parameter], common: CommonSettings) -> list[Built]:
+        cls, notice = adam_atan2_class(weights[0].device)
+        optimizer = cls(weights, lr=common.lr, betas=common.betas, weight_decay=common.weight_decay)
+        return [Built("weights", optimizer, common.lr, notice)]
+
 
 class AdamWConfig(OptimizerConfig):
     name: Literal["adamw"] = "adamw"
+
+    def build(self, inner: nn.Module, weights: list[nn.Parameter], common: CommonSettings) -> list[Built]:
+        optimizer = AdamW(weights, lr=common.lr, betas=common.betas, weight_decay=common.weight_decay)
+        return [Built("weights", optimizer, common.lr)]
 
 
 class MuonConfig(OptimizerConfig):
@@ -62,15 +57,12 @@ class MuonConfig(OptimizerConfig):
     """How a matrix's shape scales its step: sqrt(max(1, rows / columns)), or 0.2 sqrt(max(rows, columns))
     for match_rms_adamw.
     """
-    rest: Elementwise = "adamw"
+    rest: Literal["adam_atan2", "adamw"] = "adamw"
     """Optimizer of everything else (embeddings, heads, biases): adamw or adam_atan2."""
 
-    @property
-    def elementwise(self) -> Elementwise:
-        return self.rest
-
-    def build(self, matrices: Iterable[nn.Parameter]) -> Muon:
-        return Muon(
+    def build(self, inner: nn.Module, weights: list[nn.Parameter], common: CommonSettings) -> list[Built]:
+        matrices = block_matrices(inner)
+        muon = Muon(
             matrices,
             lr=self.lr,
             weight_decay=self.weight_decay,
@@ -79,19 +71,23 @@ class MuonConfig(OptimizerConfig):
             ns_steps=self.ns_steps,
             adjust_lr_fn=self.adjust_lr,
         )
+        in_blocks = {id(p) for p in matrices}
+        rest = [p for p in weights if id(p) not in in_blocks]
+        return [Built("matrices", muon, self.lr), *OPTIMIZERS[self.rest]().build(inner, rest, common)]
 
 
+# A new optimizer is added to this line; config/optimizer/NAME.yaml holds its defaults.
+_AnyConfig = AdamATan2Config | AdamWConfig | MuonConfig
+
+AnyOptimizerConfig = Annotated[_AnyConfig, Field(discriminator="name")]
 OPTIMIZERS: dict[str, type[OptimizerConfig]] = {
-    "adam_atan2": AdamATan2Config,
-    "adamw": AdamWConfig,
-    "muon": MuonConfig,
+    get_args(config.model_fields["name"].annotation)[0]: config for config in get_args(_AnyConfig)
 }
 AS_PUBLISHED = AdamATan2Config()
-AnyOptimizerConfig = Annotated[AdamATan2Config | AdamWConfig | MuonConfig, Field(discriminator="name")]
 
 
 def block_matrices(inner: nn.Module) -> list[nn.Parameter]:
-    """The matrices of an architecture's networks. Raises ValueError where there are none."""
+    """The matrices of an architecture's networks. Raises ValueError if there are none."""
     networks = [getattr(inner, name) for name in inner.networks]
     matrices = [p for network in networks for p in network.parameters() if p.ndim == 2]
     if not matrices:

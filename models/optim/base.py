@@ -1,0 +1,51 @@
+"""What a choice of `optimizer=` provides: its own settings, and the optimizers that it builds from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pydantic import ConfigDict
+from torch import nn
+from torch.optim import Optimizer
+
+from models.settings import Settings
+
+
+@dataclass(frozen=True)
+class CommonSettings:
+    """The config's `lr`, `beta1`, `beta2` and `weight_decay`, which no choice owns."""
+
+    lr: float
+    betas: tuple[float, float]
+    weight_decay: float
+
+
+class Built(NamedTuple):
+    """One optimizer of a run."""
+
+    name: str
+    """The key of its state in a checkpoint, unique within a run; `puzzle_emb` is taken."""
+    optimizer: Optimizer
+    lr: float
+    """Learning rate at the schedule's peak."""
+    notice: str = ""
+    """A line for the console, such as which implementation is in use."""
+
+
+class OptimizerConfig(Settings):
+    """Base of every choice. The warm-up and cosine of the config apply to whatever it builds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    """Optimizer of the weights; the puzzle embeddings always have SignSGD."""
+
+    def build(self, inner: nn.Module, weights: list[nn.Parameter], common: CommonSettings) -> list[Built]:
+        """Optimizers for `weights`, each parameter in exactly one.
+
+        `weights` (not empty) are the trained parameters of the model under its loss; `inner` is the architecture,
+        whose modules tell which parameter belongs where. The rate of the last optimizer is logged as `train/lr`.
+        Raises ValueError if this choice does not suit the model.
+        """
+        raise NotImplementedError
