@@ -33,7 +33,7 @@ from dataset.family import recorded_family
 from evaluators.base import remarks
 from evaluators.evaluate import evaluate, metric_names
 from evaluators.run_pictures import evaluation_pictures
-from models.interval import NonFiniteLoss
+from models.metrics import NonFiniteLoss
 from models.training import train_step
 from puzzle_dataset import Prefetcher
 from training_run import Run, build, facts_of_run, find_checkpoint, restore, settle_names, start_from
@@ -63,9 +63,9 @@ def fit(run: Run, loggers: Loggers, keeper: Keeper, bar: Progress) -> None:
     settings = {name: getattr(config, name) for name in ("seed", "global_batch_size", "grad_accum_steps")}
 
     def log_training() -> None:
-        if state.interval.num_steps:
+        if state.metrics.num_steps:
             loggers.log(
-                state.interval.fetch()
+                state.metrics.fetch()
                 | {"train/lr": state.optimizers.schedule(state.step)}
                 | state.progress(),
                 state.step,

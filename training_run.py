@@ -17,7 +17,7 @@ from evaluators.base import Evaluator, build_evaluators, remarks
 from evaluators.score import Score
 from models.curriculum import DepthCurriculum
 from models.ema import EMA
-from models.interval import IntervalMetrics
+from models.metrics import MetricAccumulator
 from models.optim import Optimizers, OptimizerSettings
 from models.pretrained import load_weights
 from models.recursive import RecursiveModel
@@ -110,12 +110,12 @@ def build(config: PretrainConfig, world: World) -> Run:
     except ValueError as error:
         raise UserError(str(error)) from error
     ema = EMA(model, config.ema_rate, config.ema_start_step) if config.ema else None
-    interval = IntervalMetrics(config.global_batch_size, world.device, world.sum_)
+    metrics = MetricAccumulator(model.metrics, config.global_batch_size, world.device, world.sum_)
     if optimizers.notice:
         world.print(optimizers.notice)
     folder = run_folder(config, type(model.model.inner).__name__, world)
     curriculum = depth_curriculum(model.model.inner, total_steps) if config.depth_curriculum else None
-    state = TrainState(model, optimizers, ema, interval, curriculum=curriculum)
+    state = TrainState(model, optimizers, ema, metrics, curriculum=curriculum)
     score = Score(config.test_paths, test_data.metadata)
     return Run(config, world, state, train_data, test_data, sizes, evaluators, folder, score)
 

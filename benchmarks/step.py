@@ -35,8 +35,8 @@ from config.overrides import force_overrides
 from config.schema import PretrainConfig, parse
 from evaluators.evaluate import run_steps
 from models.ema import EMA
-from models.interval import IntervalMetrics
 from models.losses import ACTLossHead
+from models.metrics import MetricAccumulator
 from models.optim import Optimizers, OptimizerSettings
 from models.registry import build_model
 from models.training import TrainState, train_step
@@ -83,8 +83,8 @@ class Case:
         model.model.inner.activation_checkpointing = config.activation_checkpointing
         keys = OptimizerSettings.__dataclass_fields__.keys() - {"total_steps"}
         settings = OptimizerSettings(total_steps=10**6, **{key: getattr(config, key) for key in keys})
-        interval = IntervalMetrics(config.global_batch_size, device, lambda tensor: tensor)
-        self.state = TrainState(model, Optimizers(model, settings), EMA(model, 0.999), interval)
+        metrics = MetricAccumulator(model.metrics, config.global_batch_size, device, lambda tensor: tensor)
+        self.state = TrainState(model, Optimizers(model, settings), EMA(model, 0.999), metrics)
         tokens = torch.randint(1, vocab, (2, config.global_batch_size, self.seq_len), dtype=torch.int32)
         ids = torch.zeros(config.global_batch_size, dtype=torch.int32)
         named = {"inputs": tokens[0], "labels": tokens[1], "puzzle_identifiers": ids}

@@ -23,29 +23,25 @@ class EMA:
         self.params = list(named.values())
         self.shadow = {name: p.detach().clone() for name, p in named.items()}
 
-    def follow(self, step: int) -> None:
-        """Take in the parameters as update `step` (from 1) left them."""
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Average in the parameters as optimizer update `step` (from 1) left them."""
         if step <= self.start_step:
             self.reset()
-        else:
-            self.update()
-
-    @torch.no_grad()
-    def update(self) -> None:
-        if self.params:
+        elif self.params:
             torch._foreach_lerp_(list(self.shadow.values()), self.params, 1 - self.rate)
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Let the averages start from the parameters as they are now."""
+        """Set the averages to the current parameters."""
         for param, shadow in zip(self.params, self.shadow.values(), strict=True):
             shadow.copy_(param)
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """Within the block the model holds the averages; the live weights come back, also after an exception.
+        """Context manager in which the model holds the averages; restores the live weights, also after an exception.
 
-        Parameters keep their identity, so a compiled model is not compiled again.
+        Parameters keep their identity, so a compiled model is not recompiled.
         """
         self._exchange()
         try:

@@ -5,7 +5,8 @@ Shapes: B rows, S `seq_len`, V vocabulary. A label of -100 is not trained on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
 from models.act import ACTModel, Carry
+from models.metrics import METRICS, Metric, Rows, metric_sums
 from models.settings import Settings
 
 IGNORE_LABEL_ID = -100  # as in dataset.format; torch's own convention
@@ -63,6 +65,8 @@ TOKEN_LOSSES = {
 class ACTLossHead(nn.Module):
     """The ACT model under its loss; published checkpoints are state dicts of this module (`model.inner...`)."""
 
+    metrics: ClassVar[Mapping[str, Metric]] = METRICS
+
     class Config(Settings):
         loss_type: str = "stablemax_cross_entropy"
         """Loss per token: stablemax_cross_entropy or softmax_cross_entropy."""
@@ -107,41 +111,42 @@ class ACTLossHead(nn.Module):
         """`lm + q_halt_weight (q_halt + q_continue)`, summed over rows and not divided, and the metrics as sums.
 
         In the loss, but not in the metrics, each row counts by its weight of `weighted_sums`.
-        Losses sum over all rows; `count`, `accuracy`, `exact_accuracy`, `q_halt_accuracy` and `steps` over the rows
-        that halted at this step and have a label. Every value is a float32 scalar on the device.
+        Losses sum over all rows, `count` and the metrics of `self.metrics` over the rows that these declare. Every
+        value is a float32 scalar on the device.
         """
         with torch.no_grad():
             labelled = labels != IGNORE_LABEL_ID  # (B, S)
             num_labelled = labelled.sum(-1)  # (B,)
-            correct = labelled & (outputs["preds"] == labels)
-            solved = correct.sum(-1) == num_labelled
+            num_correct = (labelled & (outputs["preds"] == labels)).sum(-1)  # (B,)
+            solved = num_correct == num_labelled
             counted = halted & (num_labelled > 0)
-            divisor = num_labelled.clamp(min=1)
 
         q_halt = outputs["q_halt_logits"]
         smoothing = self.label_smoothing if self.training else 0.0
-        rows = {  # (B,) each
-            "lm_loss": self.token_loss(outputs["logits"], labels, smoothing).sum(-1) / divisor,
+        losses = {  # (B,) each
+            "lm_loss": self.token_loss(outputs["logits"], labels, smoothing).sum(-1)
+            / num_labelled.clamp(min=1),
             "q_halt_loss": binary_cross_entropy(q_halt, solved.to(q_halt.dtype), reduction="none"),
         }
         if "target_q_continue" in outputs:
-            rows["q_continue_loss"] = binary_cross_entropy(
+            losses["q_continue_loss"] = binary_cross_entropy(
                 outputs["q_continue_logits"], outputs["target_q_continue"], reduction="none"
             )
-        metrics = {name: values.detach().sum() for name, values in rows.items()}
-        lm_loss, *halting_losses = self.weighted_sums(rows.values(), steps)
+        metrics = {name: values.detach().sum() for name, values in losses.items()}
+        rows = Rows(
+            outputs=outputs,
+            labels=labels,
+            steps=steps,
+            num_labelled=num_labelled,
+            num_correct=num_correct,
+            solved=solved,
+            counted=counted,
+        )
+        metrics |= metric_sums(self.metrics, rows)
+        lm_loss, *halting_losses = self.weighted_sums(losses.values(), steps)
         loss = lm_loss
         for halting_loss in halting_losses:
             loss = loss + self.q_halt_weight * halting_loss
-
-        with torch.no_grad():
-            metrics |= {
-                "count": counted.sum().float(),
-                "accuracy": torch.where(counted, correct.sum(-1) / divisor, 0).sum(),
-                "exact_accuracy": (counted & solved).sum().float(),
-                "q_halt_accuracy": (counted & ((q_halt >= 0) == solved)).sum().float(),
-                "steps": torch.where(counted, steps, 0).sum().float(),
-            }
         return loss, metrics
 
     def weighted_sums(self, losses: Iterable[Tensor], steps: Tensor) -> list[Tensor]:

@@ -17,8 +17,8 @@ from models.act import Carry, draw_min_steps
 from models.curriculum import DepthCurriculum
 from models.ema import EMA
 from models.flops import training_flops
-from models.interval import IntervalMetrics
 from models.losses import ACTLossHead
+from models.metrics import MetricAccumulator
 from models.optim import Optimizers
 from models.optim.skip_step import all_finite, skip_step_unless
 from models.randomness import seeded
@@ -42,7 +42,7 @@ class TrainState:
     model: ACTLossHead
     optimizers: Optimizers
     ema: EMA | None
-    interval: IntervalMetrics
+    metrics: MetricAccumulator
     carries: list[Carry] = field(default_factory=list)  # one per micro-batch
     step: int = 0
     iteration: int = 1  # of the training stream, from 1
@@ -69,7 +69,7 @@ class TrainState:
     def progress(self) -> dict[str, float]:
         """What the run has cost so far, under the names that are logged."""
         counted = {} if self.flops is None else {"train/flops": float(self.flops)}
-        return counted | {"train/puzzles": self.interval.puzzles, "train/seconds": round(self.seconds, 1)}
+        return counted | {"train/puzzles": self.metrics.puzzles, "train/seconds": round(self.seconds, 1)}
 
     def weights(self) -> dict[str, Tensor]:
         """The published form: the averages where there are any, under uncompiled names."""
@@ -77,7 +77,7 @@ class TrainState:
 
     def shared(self) -> dict[str, Any]:
         """What is the same on every rank. Raises NonFiniteLoss rather than hide a bad step behind a checkpoint."""
-        self.interval.check_finite()
+        self.metrics.check_finite()
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
@@ -87,7 +87,7 @@ class TrainState:
             "batch": self.batch,
             "seconds": self.seconds,
             "flops": self.flops,
-            "puzzles": self.interval.puzzles,
+            "puzzles": self.metrics.puzzles,
         }
 
     def of_rank(self) -> dict[str, Any]:
@@ -95,26 +95,26 @@ class TrainState:
         names = self.model.model.latent_names
         return {
             "carries": [carry.tensors(names) for carry in self.carries],
-            "interval": self.interval.state_dict(),
+            "interval": self.metrics.state_dict(),
         }
 
     def load(self, shared: dict[str, Any], of_rank: dict[str, Any] | None) -> None:
         """Continue from a checkpoint; without this rank's part (another number of ranks) the carry starts afresh."""
-        device = self.interval.device
+        device = self.metrics.device
         self.model.load_state_dict(shared["model"])
         if self.ema:
             self.ema.load_state_dict(shared["ema"])
         self.optimizers.load_state_dict(shared["optimizers"])
         self.step, self.iteration, self.batch = shared["step"], shared["iteration"], shared["batch"]
         self.seconds, self.flops = shared["seconds"], shared.get("flops")
-        self.interval.puzzles = shared.get("puzzles", 0)
+        self.metrics.puzzles = shared.get("puzzles", 0)
         if of_rank is not None:
             names = self.model.model.latent_names
             self.carries = [
                 Carry.from_tensors({name: value.to(device) for name, value in tensors.items()}, names)
                 for tensors in of_rank["carries"]
             ]
-            self.interval.load_state_dict(of_rank["interval"])
+            self.metrics.load_state_dict(of_rank["interval"])
 
 
 def train_step(
@@ -148,12 +148,12 @@ def train_step(
     def update() -> None:
         state.optimizers.step()
         if state.ema is not None:
-            state.ema.follow(state.step)
+            state.ema.update(state.step)
 
     skip_step_unless(ok, state.optimizers, state.ema.shadow.values() if state.ema else [], update)
     state.optimizers.zero_grad()
     state.batch += 1
-    state.interval.add(sums, ok, state.step, state.iteration, state.batch)
+    state.metrics.add(sums, ok, state.step, state.iteration, state.batch)
 
 
 def supervise(

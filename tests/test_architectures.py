@@ -108,7 +108,7 @@ def batches(run: Run) -> list[dict[str, torch.Tensor]]:
 def train(run: Run, num_steps: int = STEPS) -> dict[str, float]:
     for batch in batches(run)[:num_steps]:
         train_step(run.state, batch, World(), seed=0, global_batch_size=4)
-    return run.state.interval.fetch()
+    return run.state.metrics.fetch()
 
 
 @pytest.fixture(scope="module", params=EVERY)

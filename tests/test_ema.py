@@ -25,9 +25,9 @@ def test_averages_follow_the_formula_and_cover_trainable_parameters_only():
     model = module()
     start, ema = model[0].weight.detach().clone(), EMA(model, 0.9)
     move(model, 1.0)
-    ema.update()
+    ema.update(1)
     move(model, 1.0)
-    ema.update()
+    ema.update(2)
     # 0.9 (0.9 w + 0.1 (w + 1)) + 0.1 (w + 2) = w + 0.29
     torch.testing.assert_close(ema.shadow["0.weight"], start + 0.29)
     assert ema.shadow.keys() == {"0.weight", "0.bias", "1.bias"}

@@ -13,8 +13,8 @@ from golden_files import load, model_stems, rounding_noise
 from models.act import ACTModel
 from models.architectures import ARCHITECTURES
 from models.ema import EMA
-from models.interval import IntervalMetrics
 from models.losses import ACTLossHead
+from models.metrics import MetricAccumulator
 from models.optim import Optimizers, OptimizerSettings
 from models.training import TrainState, train_step
 from utils.distributed import World
@@ -65,8 +65,10 @@ def train_state(model: ACTLossHead, settings: dict) -> TrainState:
             total_steps=1,
         ),
     )
-    interval = IntervalMetrics(settings["global_batch_size"], torch.device("cpu"), lambda tensor: tensor)
-    return TrainState(model, optimizers, EMA(model, settings["ema_mu"]), interval)
+    metrics = MetricAccumulator(
+        model.metrics, settings["global_batch_size"], torch.device("cpu"), lambda tensor: tensor
+    )
+    return TrainState(model, optimizers, EMA(model, settings["ema_mu"]), metrics)
 
 
 class Recorder(World):

@@ -41,4 +41,4 @@ def test_reading_the_metrics_does_wait():
     case = case_on_meta("arch=trm")
     case.train_step()
     with pytest.raises(RuntimeError, match="meta"):
-        case.state.interval.check_finite()
+        case.state.metrics.check_finite()

@@ -147,7 +147,7 @@ def test_a_gradient_that_is_not_finite_is_not_made_finite_by_clipping(identified
     for name, p in run.state.model.named_parameters():
         assert name.endswith("lm_head.weight") or torch.equal(p, before[name]), name
     with pytest.raises(ValueError, match="step 1 "):
-        run.state.interval.fetch()
+        run.state.metrics.fetch()
 
 
 def test_averages_that_start_late_are_copies_until_then(identified, tmp_path):

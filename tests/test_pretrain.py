@@ -27,6 +27,7 @@ from training_runs import (
 import pretrain
 from dataset.format import SplitWriter
 from evaluators.evaluate import evaluate
+from models.metrics import METRICS, Metric
 from models.training import TrainState, train_step
 from puzzle_dataset import PuzzleDataset
 from training_run import Run, build
@@ -159,13 +160,21 @@ def test_training_metrics_are_means_over_the_interval_and_its_halted_rows(identi
         state.optimizers.step()
         state.optimizers.zero_grad()
         sums = {name: sums.get(name, 0) + value.item() for name, value in named.items()}
-    logged = steps(run, 4).interval.fetch()
+    logged = steps(run, 4).metrics.fetch()
     assert sums["count"] == 8  # at step 3 every row halts, at no other of the first four: q_halt starts at -5
     for name in ("lm_loss", "q_halt_loss"):
         assert logged[f"train/{name}"] == pytest.approx(sums[name] / (4 * 8))
     for name in ("accuracy", "exact_accuracy", "q_halt_accuracy", "steps"):
         assert logged[f"train/{name}"] == pytest.approx(sums[name] / 8)
     assert logged["train/steps"] == 3
+
+
+def test_a_metric_is_a_mean_over_the_rows_that_it_declares(identified, monkeypatch):
+    """At steps 1, 2 and 4 no row has halted, at step 3 all 8 have, each at its own third step."""
+    monkeypatch.setitem(METRICS, "halted", Metric(lambda rows: rows.steps == 3))
+    monkeypatch.setitem(METRICS, "all", Metric(lambda rows: rows.steps == 3, over="all"))
+    logged = steps(build(tiny(identified, "x"), World()), 4).metrics.fetch()
+    assert (logged["train/halted"], logged["train/all"]) == (1, 1 / 4)
 
 
 def test_metrics_over_halted_rows_are_left_out_where_no_row_halted(identified, tmp_path):
@@ -235,7 +244,7 @@ def test_accumulated_gradients_are_those_of_the_large_batch(identified):
     one, two = steps(whole, 5), steps(parts, 5, grad_accum_steps=4)
     assert len(two.carries) == 4
     assert_close_models(one, two)
-    ours, theirs = one.interval.fetch(), two.interval.fetch()
+    ours, theirs = one.metrics.fetch(), two.metrics.fetch()
     assert ours == pytest.approx(theirs, rel=1e-4)
 
 

@@ -236,7 +236,7 @@ def test_a_step_that_is_not_finite_on_one_rank_is_left_out_on_all(
         assert torch.equal(run.state.ema.shadow[name], before[name]), name
     assert torch.equal(table, rows)
     with pytest.raises(ValueError, match="step 1 "):
-        run.state.interval.fetch()
+        run.state.metrics.fetch()
 
 
 def test_a_gradient_of_the_puzzle_table_alone_that_is_not_finite_stops_the_update(identified, tmp_path):
@@ -253,7 +253,7 @@ def test_a_gradient_of_the_puzzle_table_alone_that_is_not_finite_stops_the_updat
     for now, then in zip((*run.state.model.parameters(), table.weights), before, strict=True):
         assert torch.equal(now, then)
     with pytest.raises(ValueError, match="step 1 "):
-        run.state.interval.fetch()
+        run.state.metrics.fetch()
 
 
 def test_a_loss_that_is_not_finite_stops_the_update_even_if_all_gradients_are(identified, tmp_path):
@@ -273,4 +273,4 @@ def test_a_loss_that_is_not_finite_stops_the_update_even_if_all_gradients_are(id
     for now, then in zip(run.state.model.parameters(), before, strict=True):
         assert torch.equal(now, then)
     with pytest.raises(ValueError, match="step 1 "):
-        run.state.interval.fetch()
+        run.state.metrics.fetch()

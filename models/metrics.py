@@ -1,26 +1,79 @@
-"""Training metrics: summed on the device, fetched once per log interval."""
+"""Metrics of a supervision step, and their sums on the device, fetched once per log interval.
+
+Shapes: B rows, S `seq_len`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-# Metrics that count rows which halted; everything else is a loss, over all rows.
-PER_COUNT = ("accuracy", "exact_accuracy", "q_halt_accuracy", "steps")
+
+@dataclass(frozen=True)
+class Rows:
+    """What a metric may look at: the rows of one supervision step."""
+
+    outputs: dict[str, Tensor]
+    """Of the model, with `preds` (B, S): `logits`, `q_halt_logits`, ..."""
+    labels: Tensor  # (B, S)
+    steps: Tensor  # (B,) int: supervision steps done since the row's reset
+    num_labelled: Tensor  # (B,) int
+    num_correct: Tensor  # (B,) int
+    solved: Tensor  # (B,) bool: every label is met
+    counted: Tensor  # (B,) bool: halted at this step, with a label
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A value for each row, and which rows its mean is taken over."""
+
+    values: Callable[[Rows], Tensor]
+    """(B,) of any dtype, on the device of `Rows`."""
+    over: Literal["halted", "all"] = "halted"
+    """`halted`: the rows that halted at this step and have a label; `all`: all rows, as for the losses."""
+
+
+# A new metric is added to this table. In training it is logged as `train/NAME`, in evaluations as `test/NAME`.
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric(lambda rows: rows.num_correct / rows.num_labelled.clamp(min=1)),
+    "exact_accuracy": Metric(lambda rows: rows.solved),
+    "q_halt_accuracy": Metric(lambda rows: (rows.outputs["q_halt_logits"] >= 0) == rows.solved),
+    "steps": Metric(lambda rows: rows.steps),
+}
+
+
+@torch.no_grad()
+def metric_sums(metrics: Mapping[str, Metric], rows: Rows) -> dict[str, Tensor]:
+    """`count` of the counted rows and the sum of each metric over its rows: float32 scalars on the device."""
+    sums = {"count": rows.counted.sum().float()}
+    for name, metric in metrics.items():
+        values = metric.values(rows).float()
+        sums[name] = (torch.where(rows.counted, values, 0) if metric.over == "halted" else values).sum()
+    return sums
 
 
 class NonFiniteLoss(ValueError):
     """The loss or a gradient of a step was NaN or infinite; the message names the step."""
 
 
-class IntervalMetrics:
-    """Sums of the steps since the last fetch, and the first step whose loss or gradient was not finite."""
+class MetricAccumulator:
+    """Sums of the steps since the last fetch, and the first step whose loss or gradient was not finite.
+
+    `metrics` are those of the loss head; any other name that is added counts as a loss, over all rows.
+    """
 
     def __init__(
-        self, global_batch_size: int, device: torch.device, sum_over_ranks: Callable[[Tensor], Tensor]
+        self,
+        metrics: Mapping[str, Metric],
+        global_batch_size: int,
+        device: torch.device,
+        sum_over_ranks: Callable[[Tensor], Tensor],
     ):
+        self.over_halted = {name for name, metric in metrics.items() if metric.over == "halted"}
         self.global_batch_size, self.device, self.sum_over_ranks = global_batch_size, device, sum_over_ranks
         self.names: list[str] = []
         self.sums: Tensor | None = None  # (metrics,) float32
@@ -45,10 +98,10 @@ class IntervalMetrics:
         self.num_steps += 1
 
     def fetch(self) -> dict[str, float]:
-        """The interval's metrics under their logged names, equal on all ranks; starts the next interval.
+        """Means since the last fetch under their logged names, equal on all ranks; the sums start again at 0.
 
-        Losses are divided by the examples seen, the rest by the rows that halted; without any such row they are left
-        out. The one synchronisation with the device. Raises NonFiniteLoss if a step was not finite.
+        Metrics over halted rows are left out if no row has halted. The one synchronisation with the device. Raises
+        NonFiniteLoss if a step was not finite.
         """
         if self.num_steps == 0:
             return {}
@@ -59,9 +112,9 @@ class IntervalMetrics:
         examples = self.num_steps * self.global_batch_size
         self.sums, self.num_steps = None, 0
         return {
-            f"train/{name}": value / (count if name in PER_COUNT else examples)
+            f"train/{name}": value / (count if name in self.over_halted else examples)
             for name, value in sums.items()
-            if count or name not in PER_COUNT
+            if count or name not in self.over_halted
         }
 
     def check_finite(self) -> None:
