@@ -37,13 +37,13 @@ from models.metrics import NonFiniteLoss
 from models.training import train_step
 from puzzle_dataset import Prefetcher
 from training_run import Run, build, facts_of_run, find_checkpoint, restore, settle_names, start_from
-from utils.cadence import BestMetric, Cadence, StopSignals
 from utils.checkpoint import Checkpointer
+from utils.checkpoint_manager import CheckpointManager, Stopped
+from utils.checkpoint_schedule import BestMetric, CheckpointSchedule, StopSignals
 from utils.device import compile_policy
 from utils.distributed import World
 from utils.errors import UserError, report_user_errors
 from utils.interrupts import SIGNAL_EXIT_BASE
-from utils.keeper import Keeper, Stopped
 from utils.loggers import Loggers, check_wandb, check_wandb_sweep, make_loggers
 from utils.progress import Progress
 from utils.run_folder import create_run_folder, locked_run_folder
@@ -57,7 +57,7 @@ COMMAND = Command(
 )
 
 
-def fit(run: Run, loggers: Loggers, keeper: Keeper, bar: Progress) -> None:
+def fit(run: Run, loggers: Loggers, checkpoints: CheckpointManager, bar: Progress) -> None:
     """The loop: train, log, evaluate, keep. Starts where `run.state` stands."""
     config, world, state = run.config, run.world, run.state
     settings = {name: getattr(config, name) for name in ("seed", "global_batch_size", "grad_accum_steps")}
@@ -71,7 +71,7 @@ def fit(run: Run, loggers: Loggers, keeper: Keeper, bar: Progress) -> None:
                 state.step,
             )
 
-    while state.iteration <= config.num_iterations and not keeper.stopped_early:
+    while state.iteration <= config.num_iterations and not checkpoints.stopped_early:
         remaining = config.num_iterations - state.iteration + 1
         bar.total = state.step - state.batch + remaining * run.train_data.num_batches(state.iteration)
         stream = run.train_data.batches(state.iteration, start=state.batch)
@@ -83,12 +83,12 @@ def fit(run: Run, loggers: Loggers, keeper: Keeper, bar: Progress) -> None:
                 state.seconds, lap = state.seconds + time.perf_counter() - lap, time.perf_counter()
                 if state.step % config.log_interval == 0:
                     log_training()
-                keeper.after_step()
+                checkpoints.after_step()
         log_training()
         results = None
         if state.iteration >= config.min_eval_interval:
             with (
-                keeper.guarding_evaluation(),
+                checkpoints.saving_on_error(),
                 state.ema.swapped_in() if state.ema else nullcontext(),
             ):
                 results = evaluate(
@@ -99,7 +99,7 @@ def fit(run: Run, loggers: Loggers, keeper: Keeper, bar: Progress) -> None:
                     save_outputs=config.eval_save_outputs or (),
                     save_dir=run.folder,
                     step=state.step,
-                    poll=keeper.poll,
+                    poll=checkpoints.poll,
                 )
                 loggers.draw(partial(evaluation_pictures, state.model, run.test_data, results), state.step)
             if results:
@@ -107,7 +107,7 @@ def fit(run: Run, loggers: Loggers, keeper: Keeper, bar: Progress) -> None:
             for line in remarks(run.evaluators):
                 world.print(line)
         state.iteration, state.batch = state.iteration + 1, 0
-        keeper.after_iteration(results)
+        checkpoints.after_iteration(results)
 
 
 def on_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
@@ -164,20 +164,20 @@ def train(config: PretrainConfig, world: World) -> int:
             logged = {"wandb_run_id": loggers.run_id, "metrics_lines": loggers.num_lines}
             return {"facts": facts_of_run(run) | logged}
 
-        cadence = Cadence(
+        schedule = CheckpointSchedule(
             world,
             signals,
             interval_steps=config.checkpoint_interval_steps,
             interval_minutes=config.checkpoint_interval_minutes,
         )
-        keeper = Keeper(
-            state, checkpointer, cadence, best, facts, save_every_eval=config.checkpoint_every_eval
+        checkpoints = CheckpointManager(
+            state, checkpointer, schedule, best, facts, save_every_eval=config.checkpoint_every_eval
         )
         try:
-            fit(run, loggers, keeper, bar)
-            keeper.finish()
+            fit(run, loggers, checkpoints, bar)
+            checkpoints.finish()
             bar.close()
-            if keeper.stopped_early:
+            if checkpoints.stopped_early:
                 world.print(
                     f"stopped early: {best.evaluations_without_better} evaluations without a better {best.name}"
                 )

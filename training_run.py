@@ -24,8 +24,8 @@ from models.recursive import RecursiveModel
 from models.registry import build_model, model_size
 from models.training import TrainState
 from puzzle_dataset import PuzzleDataset
-from utils.cadence import BestMetric
 from utils.checkpoint import Checkpoint, Checkpointer
+from utils.checkpoint_schedule import BestMetric
 from utils.device import (
     check_memory,
     keep_freed_memory,

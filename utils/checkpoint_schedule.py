@@ -18,7 +18,7 @@ STOP_SIGNALS = tuple(
 
 
 class StopSignals:
-    """While this context lasts, SIGTERM, SIGINT and SIGUSR1 are remembered in `received` instead of obeyed.
+    """Context manager that records SIGTERM, SIGINT and SIGUSR1 in `received` instead of obeying them.
 
     A second Ctrl-C, at least `REPEAT_SECONDS` after the first signal, raises `KeyboardInterrupt`.
     """
@@ -45,17 +45,17 @@ class StopSignals:
 
 
 @dataclass(frozen=True)
-class Due:
-    """What is due after a step; `stop` implies `save`."""
+class Decision:
+    """What to do after a step; `stop` implies `save`."""
 
     save: bool
     stop: bool
 
 
-class Cadence:
-    """Decides after each step whether to save or stop, alike on every rank.
+class CheckpointSchedule:
+    """Decides after each step whether to save or stop, the same on every rank.
 
-    With several ranks, time and signals take effect one step later than alone: see `World.any_flags`.
+    With several ranks, time and signals take effect one step later than with one: see `World.any_flags`.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class Cadence:
         self._interval_steps, self._interval_minutes = interval_steps, interval_minutes
         self._saved_at, self._saved_step = time.monotonic(), None
 
-    def after_step(self, step: int) -> Due:
-        """Call it once after every step, on all ranks."""
+    def after_step(self, step: int) -> Decision:
+        """To be called once after every step, on all ranks."""
         minutes = (time.monotonic() - self._saved_at) / 60
         # Rank 0's clock decides.
         late = (
@@ -80,24 +80,24 @@ class Cadence:
         stop, late = self._world.any_flags(self._signals.received is not None, late)
         # With several ranks this may be the vote that was cast just before the last save.
         late = late and (self._saved_step is None or step > self._saved_step + 1)
-        return Due(
+        return Decision(
             save=stop or late or (self._interval_steps is not None and step % self._interval_steps == 0),
             stop=stop,
         )
 
     def stop_requested(self) -> bool:
-        """Whether to break off what lies between two steps, an evaluation; called by all ranks equally often."""
+        """Whether to stop between two steps, during an evaluation; all ranks must call it equally often."""
         return self._world.any_flags(self._signals.received is not None, False)[0]
 
     def saved(self, step: int) -> None:
-        """Tell it of every full state saved: the minutes count from there."""
+        """Restart the minutes; to be called whenever a full state is saved."""
         self._saved_at, self._saved_step = time.monotonic(), step
 
 
 class BestMetric:
     """The best value of a metric so far: the lowest of a loss, the highest of anything else.
 
-    `patience` is the number of evaluations in a row without a better value after which to stop; None: never.
+    `patience` is the number of evaluations in a row without improvement after which to stop; None: never.
     """
 
     def __init__(self, name: str, patience: int | None = None):

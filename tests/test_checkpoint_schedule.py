@@ -7,13 +7,13 @@ import time
 import pytest
 from ranks import outputs_of, run_ranks
 
-from utils import cadence as cadence_module
-from utils.cadence import BestMetric, Cadence, Due, StopSignals
+from utils import checkpoint_schedule as schedule_module
+from utils.checkpoint_schedule import BestMetric, CheckpointSchedule, Decision, StopSignals
 from utils.distributed import World
 from utils.errors import UserError
 
 ALONE = World()
-NOTHING = Due(save=False, stop=False)
+NOTHING = Decision(save=False, stop=False)
 
 
 class Clock:
@@ -29,42 +29,42 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(cadence_module, "time", clock)
+    monkeypatch.setattr(schedule_module, "time", clock)
     return clock
 
 
 def test_without_an_interval_nothing_is_ever_due():
-    cadence = Cadence(ALONE, StopSignals())
-    assert {cadence.after_step(step) for step in range(1, 50)} == {NOTHING}
+    schedule = CheckpointSchedule(ALONE, StopSignals())
+    assert {schedule.after_step(step) for step in range(1, 50)} == {NOTHING}
 
 
 def test_steps_are_counted_from_the_start_of_the_run_not_from_a_resume():
-    cadence = Cadence(ALONE, StopSignals(), interval_steps=5)
-    assert [step for step in range(8, 22) if cadence.after_step(step).save] == [10, 15, 20]
+    schedule = CheckpointSchedule(ALONE, StopSignals(), interval_steps=5)
+    assert [step for step in range(8, 22) if schedule.after_step(step).save] == [10, 15, 20]
 
 
 def test_minutes_are_counted_from_the_last_save_of_any_kind(clock):
-    cadence = Cadence(ALONE, StopSignals(), interval_minutes=2)
+    schedule = CheckpointSchedule(ALONE, StopSignals(), interval_minutes=2)
     saves = []
     for step in range(1, 13):
         clock.seconds += 30
-        if cadence.after_step(step).save or step == 6:
+        if schedule.after_step(step).save or step == 6:
             saves.append(step)
-            cadence.saved(step)
+            schedule.saved(step)
     assert saves == [4, 6, 10]
 
 
-@pytest.mark.parametrize("number", cadence_module.STOP_SIGNALS)
+@pytest.mark.parametrize("number", schedule_module.STOP_SIGNALS)
 def test_a_signal_is_remembered_and_asks_for_a_save_and_a_stop(number):
     before = signal.getsignal(number)
     with StopSignals() as signals:
-        cadence = Cadence(ALONE, signals)
-        assert cadence.after_step(1) == NOTHING
-        assert not cadence.stop_requested()
+        schedule = CheckpointSchedule(ALONE, signals)
+        assert schedule.after_step(1) == NOTHING
+        assert not schedule.stop_requested()
         os.kill(os.getpid(), number)
         assert signals.received == number
-        assert cadence.stop_requested()
-        assert cadence.after_step(2) == Due(save=True, stop=True)
+        assert schedule.stop_requested()
+        assert schedule.after_step(2) == Decision(save=True, stop=True)
     assert signal.getsignal(number) == before
 
 
@@ -74,7 +74,7 @@ def test_a_repeated_ctrl_c_of_the_launcher_is_no_second_one_but_a_later_one_is(c
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
         assert signals.received == signal.SIGINT
-        clock.seconds += cadence_module.REPEAT_SECONDS
+        clock.seconds += schedule_module.REPEAT_SECONDS
         os.kill(os.getpid(), signal.SIGTERM)  # a scheduler may repeat it as long as it likes
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
@@ -88,24 +88,24 @@ def test_the_clock_of_rank_0_alone_says_when_minutes_have_passed(clock, rank):
             return (False, False)
 
     votes = []
-    cadence = Cadence(Recording(rank, 2), StopSignals(), interval_minutes=1)
+    schedule = CheckpointSchedule(Recording(rank, 2), StopSignals(), interval_minutes=1)
     clock.seconds += 61
-    cadence.after_step(1)
+    schedule.after_step(1)
     assert votes == [(False, rank == 0)]
 
 
 def stop_at_the_same_step():
     with World.start("cpu") as world, StopSignals() as signals:
-        cadence = Cadence(world, signals, interval_minutes=0.25 / 60)
+        schedule = CheckpointSchedule(world, signals, interval_minutes=0.25 / 60)
         saves = []
         for step in range(1, 1000):
             if world.rank == 1 and len(saves) == 2 and signals.received is None:
                 os.kill(os.getpid(), signal.SIGTERM)  # one rank alone hears it
             time.sleep(0.02 if world.rank == 0 else 0.01)  # and clocks and speeds differ
-            due = cadence.after_step(step)
+            due = schedule.after_step(step)
             if due.save:
                 saves.append(step)
-                cadence.saved(step)
+                schedule.saved(step)
             if due.stop:
                 break
         assert len(saves) == 3

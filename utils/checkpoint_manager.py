@@ -1,4 +1,4 @@
-"""When a run is saved, what goes into a checkpoint beside the weights, and when it stops before its end."""
+"""Saves a run when its schedule says so, and decides what goes into a checkpoint beside the weights."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from utils.cadence import BestMetric, Cadence
 from utils.checkpoint import Best, Checkpointer
+from utils.checkpoint_schedule import BestMetric, CheckpointSchedule
 from utils.device import random_state
 from utils.errors import UserError
 
 
 class Resumable(Protocol):
-    """A training state as the keeper sees it."""
+    """What the manager needs of a training state."""
 
     step: int
 
@@ -28,23 +28,23 @@ class Stopped(Exception):
     """A signal asked the run to stop; everything is saved."""
 
 
-class Keeper:
-    """Saves a training state when it is due; all methods are for all ranks together.
+class CheckpointManager:
+    """Saves a training state when it is due; every rank calls every method.
 
-    `facts` returns what describes the run (config, versions, W&B run id, ...) at the moment of saving.
+    `facts` is called at each save and returns what describes the run (config, versions, W&B run id, ...).
     """
 
     def __init__(
         self,
         state: Resumable,
         checkpointer: Checkpointer,
-        cadence: Cadence,
+        schedule: CheckpointSchedule,
         best: BestMetric | None,
         facts: Callable[[], dict[str, Any]],
         *,
         save_every_eval: bool,
     ):
-        self.state, self.checkpointer, self.cadence, self.best = state, checkpointer, cadence, best
+        self.state, self.checkpointer, self.schedule, self.best = state, checkpointer, schedule, best
         self.facts, self.save_every_eval = facts, save_every_eval
         self.is_saved = False
         self._said_unmeasured = False
@@ -61,26 +61,26 @@ class Keeper:
         self.checkpointer.save(
             self.state.step, weights=self.state.weights(), shared=shared, per_rank=per_rank, best=best
         )
-        self.cadence.saved(self.state.step)
+        self.schedule.saved(self.state.step)
         self.is_saved = True
 
     def after_step(self) -> None:
         """Save if it is due. Raises Stopped, with everything saved, if a signal asked for it."""
         self.is_saved = False
-        due = self.cadence.after_step(self.state.step)
-        if due.save:
+        decision = self.schedule.after_step(self.state.step)
+        if decision.save:
             self.save()
-        if due.stop:
+        if decision.stop:
             raise Stopped
 
     def poll(self) -> None:
         """Raises Stopped if a signal asked for it."""
-        if self.cadence.stop_requested():
+        if self.schedule.stop_requested():
             raise Stopped
 
     @contextmanager
-    def guarding_evaluation(self) -> Iterator[None]:
-        """Whatever ends the evaluation inside, the training behind it is saved, to be evaluated on resuming."""
+    def saving_on_error(self) -> Iterator[None]:
+        """Context manager for an evaluation: if it fails, save the training so far; a resumed run evaluates."""
         try:
             yield
         except Exception:
@@ -89,7 +89,7 @@ class Keeper:
             raise
 
     def after_iteration(self, results: Mapping[str, float] | None) -> None:
-        """Take an evaluation's results (None if none was due) and save if it is due."""
+        """Record an evaluation's results (None if there was none), and save if asked for or if they are best."""
         self.is_saved = False
         if results is None:
             return
@@ -101,7 +101,7 @@ class Keeper:
                 if self.best.update(results):
                     best = Best(self.best.name, self.best.value)
             except UserError:
-                self.save()  # a wrong name of a metric must not cost the training behind it
+                self.save()  # a wrong metric name must not cost the training so far
                 raise
         if self.save_every_eval or best is not None:
             self.save(best=best)
@@ -118,7 +118,7 @@ class Keeper:
         self._said_unmeasured = True
 
     def finish(self) -> None:
-        """Save what is not saved yet and wait until it is on disk."""
+        """Save unless the last step is saved already, and wait until everything is on disk."""
         if not self.is_saved:
             self.save()
         self.checkpointer.close()
