@@ -44,7 +44,7 @@ from utils.device import compile_policy
 from utils.distributed import World
 from utils.errors import UserError, report_user_errors
 from utils.interrupts import SIGNAL_EXIT_BASE
-from utils.loggers import Loggers, check_wandb, check_wandb_sweep, make_loggers
+from utils.loggers import Loggers, check_loggers, make_loggers
 from utils.progress import Progress
 from utils.run_folder import create_run_folder, locked_run_folder
 
@@ -125,7 +125,7 @@ def train(config: PretrainConfig, world: World) -> int:
     ):
         best.check(possible)
     if world.is_main:
-        check_wandb()
+        check_loggers(config.logger)
     with (
         locked_run_folder(run.folder, world) as exclusive,
         StopSignals() as signals,
@@ -152,9 +152,11 @@ def train(config: PretrainConfig, world: World) -> int:
         loggers = make_loggers(
             world,
             run.folder,
+            names=config.logger,
             project=config.project_name,
             run_name=config.run_name,
             config=config.model_dump(),
+            step=state.step,
             num_lines=saved["metrics_lines"] if continues_here else 0,
             run_id=saved.get("wandb_run_id"),
             bar=bar,
@@ -226,9 +228,10 @@ def write_result(run: Run) -> None:
 def launch(cfg: DictConfig) -> None:
     values = resolved(cfg, PretrainConfig)
     with World.start(str(values.get("device"))) as world:
+        config = parse(PretrainConfig, values)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            check_wandb_sweep()
-        exit_code = train(parse(PretrainConfig, values), world)
+            check_loggers(config.logger, sweep=True)
+        exit_code = train(config, world)
     if exit_code:
         sys.exit(exit_code)
 

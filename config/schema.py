@@ -33,6 +33,7 @@ from models.settings import Settings
 from utils.device import COMPILE_MODES, FUSED
 from utils.errors import UserError
 from utils.files import expand_home
+from utils.loggers import LOGGERS
 from utils.wandb_names import clean_project_name, from_environment
 
 SAVABLE_OUTPUTS = (
@@ -157,6 +158,8 @@ class PretrainConfig(Settings):
     default, reduce-overhead, max-autotune (both record CUDA graphs), max-autotune-no-cudagraphs:
     torch.compile in that mode. false: eager; the environment's DISABLE_COMPILE wins.
     """
+    logger: list[str] = Field(default=["wandb"])
+    """Where metrics go besides metrics.jsonl and the console: wandb, tensorboard, or a list of them; []: nowhere."""
     log_interval: int = Field(default=10, ge=1)
     """Updates between logged training metrics."""
 
@@ -179,6 +182,21 @@ class PretrainConfig(Settings):
     @classmethod
     def accept_null_as_empty(cls, paths):
         return [] if paths is None else paths
+
+    @field_validator("logger", mode="before")
+    @classmethod
+    def accept_one_logger(cls, names):
+        if isinstance(names, str):
+            return [names]
+        return [] if names is None else names
+
+    @field_validator("logger")
+    @classmethod
+    def check_loggers(cls, names):
+        for name in names:
+            if name not in LOGGERS:
+                raise ValueError(f"{name!r} is no logger; choose from {', '.join(LOGGERS)}")
+        return list(dict.fromkeys(names))
 
     @field_validator("eval_save_outputs")
     @classmethod

@@ -285,7 +285,7 @@ def test_an_error_during_the_run_leaves_what_was_trained(identified, tmp_path, m
     """The disk is full when metrics are written: the message, and a folder that can be resumed."""
     import builtins
 
-    import utils.loggers as loggers
+    from utils.loggers import json_lines
 
     real_open, opened = builtins.open, []
 
@@ -307,7 +307,7 @@ def test_an_error_during_the_run_leaves_what_was_trained(identified, tmp_path, m
         return Full(file) if mode == "a" else file
 
     with monkeypatch.context() as patch:
-        patch.setattr(loggers, "open", open_full, raising=False)
+        patch.setattr(json_lines, "open", open_full, raising=False)
         with pytest.raises(ValueError, match=r"cannot write metrics \(No space left on device\); free space"):
             train(identified, tmp_path / "run")
     assert opened

@@ -171,6 +171,7 @@ def test_which_keys_are_text_comes_from_the_schemas():
         "data_paths",
         "data_paths_test",
         "eval_save_outputs",
+        "logger",
     }
     assert kinds["device"] is kinds["load_checkpoint"] is TextKind.ONE
     assert kinds["seed"] is kinds["compile"] is kinds["evaluators"] is None

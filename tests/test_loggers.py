@@ -7,12 +7,16 @@ import sys
 
 import pytest
 
-from utils import loggers as loggers_module
 from utils.distributed import World
 from utils.errors import UserError
-from utils.loggers import ConsoleLogger, JsonLinesLogger, keep_lines, make_loggers, wandb_disabled
+from utils.loggers import make_loggers
+from utils.loggers import wandb as wandb_module
+from utils.loggers.console import ConsoleLogger
+from utils.loggers.json_lines import JsonLinesLogger, keep_lines
+from utils.loggers.wandb import wandb_disabled
 
 RUN = {
+    "names": ["wandb"],
     "project": "Sudoku-ACT-torch",
     "run_name": "TRM-brave-fox",
     "config": {"lr": 1e-4, "arch": {"name": "trm"}},
@@ -144,7 +148,7 @@ import sys
 from pathlib import Path
 from utils.distributed import World
 from utils.loggers import make_loggers
-loggers = make_loggers(World(), Path(sys.argv[1]), project="p", run_name="r", config={}, run_id="abc")
+loggers = make_loggers(World(), Path(sys.argv[1]), names=["wandb"], project="p", run_name="r", config={}, run_id="abc")
 loggers.log({"test/accuracy": 1.0}, step=3)
 loggers.close()
 assert loggers.run_id == "abc"
@@ -194,7 +198,7 @@ def test_a_malformed_key_does_not_end_the_run(tmp_path, monkeypatch, capsys):
 def test_a_server_that_does_not_answer_does_not_end_the_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(loggers_module, "WANDB_INIT_SECONDS", 1)
+    monkeypatch.setattr(wandb_module, "WANDB_INIT_SECONDS", 1)
     make_loggers(World(), tmp_path, **RUN).close()
     assert "offline" in capsys.readouterr().out
     assert list((tmp_path / "wandb").glob("offline-run-*"))

@@ -9,7 +9,7 @@ from training_runs import train
 
 from utils import progress as progress_module
 from utils.distributed import World
-from utils.loggers import ConsoleLogger
+from utils.loggers.console import ConsoleLogger
 from utils.progress import Progress
 
 

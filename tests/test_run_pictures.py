@@ -11,9 +11,11 @@ from training_runs import assert_same_run, metrics, tiny, train
 
 from evaluators.run_pictures import evaluation_pictures
 from training_run import build
-from utils import loggers as loggers_module
 from utils.distributed import World
-from utils.loggers import Logger, WandbLogger
+from utils.loggers import Loggers
+from utils.loggers import wandb as wandb_module
+from utils.loggers.base import Logger
+from utils.loggers.wandb import WandbLogger
 
 
 @dataclass
@@ -37,7 +39,7 @@ def png(colour: str = "red") -> bytes:
 
 def test_wandb_gets_images_under_their_names_and_steps():
     run = StandIn()
-    WandbLogger(run).draw(lambda: {"pictures/a": png()}, step=7)
+    WandbLogger(run).draw({"pictures/a": png()}, step=7)
     ((step, values),) = run.logged
     assert step == 7
     assert type(values["pictures/a"]).__name__ == "Image"
@@ -52,14 +54,14 @@ def test_a_picture_that_fails_is_one_line_and_no_end_of_the_run(error):
     def fail():
         raise error
 
-    WandbLogger(StandIn(), lines.append).draw(fail, step=3)
+    Loggers([WandbLogger(StandIn())], print_line=lines.append).draw(fail, step=3)
     (line,) = lines
-    assert line.startswith("W&B: no pictures of step 3 (")
+    assert line.startswith("no pictures of step 3 (")
 
 
 def test_without_wandb_no_picture_is_even_made():
-    loggers_module.Loggers([Logger()]).draw(lambda: pytest.fail("a picture was made"), step=1)
-    loggers_module.Loggers([]).draw(lambda: pytest.fail("a picture was made"), step=1)
+    Loggers([Logger()]).draw(lambda: pytest.fail("a picture was made"), step=1)
+    Loggers([]).draw(lambda: pytest.fail("a picture was made"), step=1)
 
 
 def test_a_run_shows_its_pictures_at_each_evaluation_and_is_the_run_that_showed_none(
@@ -68,7 +70,7 @@ def test_a_run_shows_its_pictures_at_each_evaluation_and_is_the_run_that_showed_
     options = {"evaluators": None, "ema": True}
     train(sudoku4x4, tmp_path / "without", **options)
     stand_in = StandIn()
-    monkeypatch.setattr(loggers_module, "start_wandb", lambda *_: stand_in)
+    monkeypatch.setattr(wandb_module, "start_wandb", lambda *_: stand_in)
     train(sudoku4x4, tmp_path / "with", **options)
     drawn = [
         (step, sorted(values)) for step, values in stand_in.logged if any("pictures/" in n for n in values)

@@ -1,0 +1,122 @@
+"""Weights & Biases."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from utils.errors import UserError
+from utils.loggers.base import LoggedRun, Logger
+from utils.wandb_names import from_environment
+
+# Seconds to wait for the W&B server before the run goes on offline.
+WANDB_INIT_SECONDS = 30
+
+
+class WandbLogger(Logger):
+    """A W&B run, continued if the server knows its id; its files lie in the run's folder unless WANDB_DIR is set."""
+
+    takes_pictures = True
+
+    def __init__(self, run: Any):
+        self._run = run
+
+    @classmethod
+    def check(cls, *, sweep: bool = False) -> None:
+        check_wandb()
+        if sweep:
+            check_wandb_sweep()
+
+    @classmethod
+    def start(cls, run: LoggedRun) -> WandbLogger | None:
+        started = start_wandb(run)
+        return None if started is None else cls(started)
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self._run.log(dict(metrics), step=step)
+
+    def draw(self, pictures: Mapping[str, bytes], step: int) -> None:
+        import wandb
+        from PIL import Image
+
+        images = {name: wandb.Image(Image.open(io.BytesIO(png))) for name, png in pictures.items()}
+        self._run.log(images, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def wandb_disabled() -> bool:
+    """Whether the environment turns W&B off (WANDB_DISABLED=true, WANDB_MODE=disabled)."""
+    said = os.environ.get("WANDB_DISABLED", "").strip().lower()
+    return (
+        said in ("true", "1", "yes", "on") or os.environ.get("WANDB_MODE", "").strip().lower() == "disabled"
+    )
+
+
+def check_wandb() -> None:
+    """Raise `UserError` for an environment variable that W&B refuses; nothing is written."""
+    if wandb_disabled():
+        return
+    import wandb
+
+    for name, value in os.environ.items():
+        if not name.startswith("WANDB_"):
+            continue
+        try:
+            wandb.Settings().update_from_env_vars({name: value})
+        except ValidationError as error:
+            raise UserError(f"{name}={value}: W&B refuses it ({error.errors()[0]['msg']})") from error
+        except wandb.UsageError as error:
+            raise UserError(f"{name}={value}: W&B refuses it ({error})") from error
+
+
+def check_wandb_sweep() -> None:
+    """Raise `UserError` for an environment that would give every run of a sweep the same id."""
+    if not wandb_disabled() and (run_id := from_environment("RUN_ID")):
+        raise UserError(
+            f"WANDB_RUN_ID={run_id}: --multirun trains several runs, which cannot share an id: unset WANDB_RUN_ID"
+        )
+
+
+def start_wandb(run: LoggedRun):
+    """A W&B run: online when logged in and the server answers, else offline with one line, None when turned off."""
+    if wandb_disabled():
+        return None
+    import wandb
+
+    # By default the run's folder, which keeps W&B's files out of the working directory.
+    directory = from_environment("DIR") or str(run.directory)
+
+    def init(mode: str):
+        settings = wandb.Settings(
+            init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", WANDB_INIT_SECONDS))
+        )
+        return wandb.init(
+            project=run.project,
+            name=run.name,
+            id=run.id,
+            resume=from_environment("RESUME") or "allow",  # a run that the server knows by this id goes on
+            config=dict(run.config),
+            dir=directory,
+            mode=mode,
+            settings=settings,
+        )
+
+    mode = os.environ.get("WANDB_MODE", "").strip().lower()
+    if mode in ("offline", "dryrun"):
+        return init("offline")
+    try:
+        # Without `prompt=False` a terminal would be asked for a key before training starts.
+        if wandb.login(prompt=False, verify=False):
+            return init("shared" if mode == "shared" else "online")
+        reason = "not logged in (`wandb login` or WANDB_API_KEY)"
+    except wandb.Error as error:
+        reason = str(error).strip().partition("\n")[0]
+        wandb.teardown()  # its service would go on holding the run's id and refuse it to the offline run
+    run.print_line(f"W&B: {reason}; logging offline below {directory}, `wandb sync` uploads it later")
+    return init("offline")
