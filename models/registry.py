@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -98,20 +99,41 @@ def loss_class(name: str) -> type[ACTLossHead]:
     return cls
 
 
+Problem = tuple[str, str, list[str]]  # dotted key, message, valid keys at that place
+SchemaT = TypeVar("SchemaT", bound=Settings)
+
+
 class ConfigError(ValueError):
     """A refused model config; `problems` lists (dotted key, message, valid keys at that place)."""
 
-    def __init__(self, problems: list[tuple[str, str, list[str]]]):
+    def __init__(self, problems: list[Problem]):
         super().__init__("; ".join(f"{key}: {message}" for key, message, _ in problems))
         self.problems = problems
 
 
-def split_arch(arch: dict) -> tuple[type[RecursiveModel], type[ACTLossHead], dict, dict]:
-    """The classes that a config's `arch` section names, and their own settings."""
+@dataclass(frozen=True)
+class CheckedArch:
+    """A config's `arch` section, checked: the classes that it names and their own settings."""
+
+    model: type[RecursiveModel]
+    config: RecursiveConfig
+    head: type[ACTLossHead]
+    loss: dict[str, Any]
+
+    def build(self) -> ACTLossHead:
+        """A freshly initialised model under its loss."""
+        return self.head(ACTModel(self.model(self.config)), **self.loss)
+
+
+def parse_arch(arch: dict[str, Any], *, units: dict | None = None, **sizes: int) -> CheckedArch:
+    """Check an `arch` section; `sizes` are seq_len, vocab_size, num_puzzle_identifiers (any, before data is read).
+
+    Raises ConfigError with every problem, ValueError if a name is missing or unknown.
+    """
     settings = dict(arch)
     if not isinstance(settings.get("name"), str):
         raise ValueError(f"arch.name is missing: use one of {', '.join(ARCHITECTURES)}")
-    cls = architecture_class(settings.pop("name"))
+    model = architecture_class(settings.pop("name"))
     loss = settings.pop("loss", None) or {}
     if not isinstance(loss, dict):
         raise ValueError(
@@ -122,39 +144,44 @@ def split_arch(arch: dict) -> tuple[type[RecursiveModel], type[ACTLossHead], dic
     if not isinstance(name, str):
         raise ValueError(f"arch.loss.name={name!r}: must be a name such as {DEFAULT_LOSS}")
     head = loss_class(name)
-    return cls, head, settings, loss
-
-
-def check_arch(arch: dict, *, units: dict | None = None, **sizes: int) -> RecursiveConfig:
-    """Validate an `arch` section; `sizes` are seq_len, vocab_size, num_puzzle_identifiers (any, before data is read).
-
-    Raises ConfigError with every problem.
-    """
-    cls, head, settings, loss = split_arch(arch)
-    if "units" in cls.Config.model_fields:
-        sizes = sizes | {"units": units}
-    problems = [
-        (f"arch.{key}", "comes from the data and cannot be set", []) for key in sizes if key in settings
+    from_data: dict[str, Any] = dict(sizes)
+    if "units" in model.Config.model_fields:
+        from_data["units"] = units
+    problems: list[Problem] = [
+        (f"arch.{key}", "comes from the data and cannot be set", []) for key in from_data if key in settings
     ]
-    config = None
-    for prefix, schema, values in (("arch", cls.Config, settings | sizes), ("arch.loss", head.Config, loss)):
-        try:
-            checked = schema(**values)
-            config = config or checked
-        except ValidationError as error:
-            valid = [f"{prefix}.{name}" for name in schema.model_fields if name not in sizes]
-            if prefix == "arch":
-                valid += ["arch.name", "arch.loss"]
-            for item in error.errors():
-                key = ".".join([prefix, *map(str, item["loc"])])
-                problems.append((key, describe(item), valid if item["type"] == "extra_forbidden" else []))
-    if loss.get("loss_type", "stablemax_cross_entropy") not in TOKEN_LOSSES and not problems:
-        problems.append(
-            ("arch.loss.loss_type", f"{loss['loss_type']!r} is not one of {', '.join(TOKEN_LOSSES)}", [])
-        )
-    if problems:
+    config, found = _validated("arch", model.Config, settings | from_data, hidden=from_data)
+    problems += found
+    problems += _validated("arch.loss", head.Config, loss)[1]
+    loss_type = loss.get("loss_type", "stablemax_cross_entropy")
+    if loss_type not in TOKEN_LOSSES and not problems:
+        problems.append(("arch.loss.loss_type", f"{loss_type!r} is not one of {', '.join(TOKEN_LOSSES)}", []))
+    if config is None or problems:
         raise ConfigError(problems)
-    return config
+    return CheckedArch(model, config, head, loss)
+
+
+def _validated(
+    prefix: str, schema: type[SchemaT], values: dict[str, Any], hidden: Container[str] = ()
+) -> tuple[SchemaT | None, list[Problem]]:
+    """`values` as `schema`, None if there are problems; keys in `hidden` are not suggested instead of unknown ones."""
+    try:
+        return schema(**values), []
+    except ValidationError as error:
+        valid = [f"{prefix}.{name}" for name in schema.model_fields if name not in hidden]
+        if prefix == "arch":
+            valid += ["arch.name", "arch.loss"]
+        problems = []
+        for item in error.errors():
+            key = ".".join([prefix, *map(str, item["loc"])])
+            unknown = item["type"] == "extra_forbidden"
+            problems.append((key, describe(item), valid if unknown else []))
+        return None, problems
+
+
+def check_arch(arch: dict[str, Any], *, units: dict | None = None, **sizes: int) -> RecursiveConfig:
+    """The architecture's settings of an `arch` section; parameters and errors are those of `parse_arch`."""
+    return parse_arch(arch, units=units, **sizes).config
 
 
 def describe(item: dict) -> str:
@@ -225,6 +252,4 @@ def build_model(
     `units` are those of dataset.units.CellUnits as JSON; architectures that do not know units ignore them.
     """
     sizes = {"seq_len": seq_len, "vocab_size": vocab_size, "num_puzzle_identifiers": num_puzzle_identifiers}
-    config = check_arch(arch, **sizes, units=units)
-    cls, head, _, loss = split_arch(arch)
-    return head(ACTModel(cls(config)), **loss)
+    return parse_arch(arch, **sizes, units=units).build()
