@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import faulthandler
 import io
-import json
 import random
 import sys
 import tempfile
@@ -22,115 +21,12 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import yaml
-
+from benchmarks.fuzz_mutations import Target, mutated
+from benchmarks.fuzz_targets import make_targets
 from utils.errors import as_user_error
-
-# What breaks readers: numbers beyond every type, encodings, nesting, markers of the formats.
-TOKENS = [
-    b"9" * 5000,
-    b"-1",
-    b"0",
-    b"1e999",
-    b"1e300",
-    b"NaN",
-    b"-Infinity",
-    b"null",
-    b"true",
-    b"1.5",
-    b"99999999999999999999",
-    b"2147483648",
-    b"[" * 3000,
-    b"{" * 200,
-    b'{"a":' * 2000,
-    b"(" * 300,
-    b"\\ud800",
-    b"\xed\xa0\x80",
-    b"\xff\xfe",
-    b"\xef\xbb\xbf",
-    b"\x00",
-    b"\xc3\xa4",
-    b"\r\n",
-    b"\n",
-    b",",
-    b'"',
-    b"'",
-    b"#",
-    b"//",
-    b"2024-02-30",
-    b"&a [*a]",
-    b"*a",
-    b"<<: *a",
-    b"!!timestamp x",
-    b"!!bool x",
-    b"!!int ''",
-    b"!!python/object/apply:os.system [true]",
-    b"${oc.env:HOME}",
-    b"${",
-    b"|O",
-    b"<U99999999",
-    b"(4294967296, 4294967296)",
-    b"\xd9\xa3",
-    b"\xc2\xb2",
-]
-VALUES = [
-    None,
-    True,
-    -1,
-    0,
-    1,
-    3,
-    2**31,
-    10**12,
-    10**30,
-    10**400,
-    1.5,
-    -0.0,
-    1e300,
-    1e-300,
-    float("nan"),
-    float("inf"),
-    "",
-    "x",
-    "arc",
-    "sudoku",
-    "lazy",
-    "\ud800",
-    "\0",
-    "ä" * 300,
-    [],
-    [[]],
-    [1, 2],
-    [1.5, 2.0],
-    ["all", "all"],
-    ["a/b"],
-    {},
-    {"name": "x"},
-    {"": None},
-    [[1]] * 40,
-]
-
-
-@dataclass(frozen=True)
-class Target:
-    """Something that reads: valid `inputs`, and `read`, which is given an input and a folder of its own.
-
-    `structure` is how values inside an input can be replaced: "json", "yaml", "npy", "npz" or "". `share` is this
-    target's part of all inputs, relative to the others. Exceptions in `refusals` count as a `UserError` (the commands
-    turn them into one).
-    """
-
-    name: str
-    inputs: list[bytes]
-    read: Callable[[bytes, Path], object]
-    structure: str = ""
-    share: float = 1.0
-    refusals: tuple[type[Exception], ...] = ()
 
 
 @dataclass
@@ -140,93 +36,6 @@ class Result:
     counts: Counter[str] = field(default_factory=Counter)
     slowest: float = 0.0
     faults: dict[str, tuple[int, str]] = field(default_factory=dict)  # kind -> (first number, traceback)
-
-
-def mutated(target: Target, rng: random.Random) -> bytes:
-    """A valid input after one to four edits."""
-    data = rng.choice(target.inputs)
-    for _ in range(rng.choice((1, 1, 2, 4))):
-        if target.structure and rng.random() < 0.6:
-            data = _with_value_replaced(data, target.structure, rng)
-        else:
-            data = _with_bytes_edited(data, target, rng)
-    return data
-
-
-def _with_bytes_edited(data: bytes, target: Target, rng: random.Random) -> bytes:
-    start = rng.randint(0, len(data))
-    end = min(len(data), start + rng.choice((1, 1, 2, 8, 64)))
-    kind = rng.randrange(7)
-    if kind == 0:
-        return data[:start] + rng.choice(TOKENS) + data[end:]
-    if kind == 1:
-        return data[:start] + rng.choice(TOKENS) + data[start:]
-    if kind == 2:
-        return data[:start] + data[end:]
-    if kind == 3:
-        return data[:end] + data[start:]
-    if kind == 4:
-        return data[:start]
-    if kind == 5:
-        other = rng.choice(target.inputs)
-        return data[:start] + other[rng.randint(0, len(other)) :]
-    return data[:start] + rng.randbytes(end - start) + data[end:]
-
-
-def _with_value_replaced(data: bytes, structure: str, rng: random.Random) -> bytes:
-    """The document with a value somewhere in it replaced, removed or added; as it is if it cannot be parsed."""
-    if structure in ("npy", "npz"):
-        return _with_array_replaced(data, rng)
-    load, dump = (json.loads, json.dumps) if structure == "json" else (yaml.safe_load, yaml.safe_dump)
-    try:
-        root = [load(data)]
-    except Exception:  # an earlier edit has broken it
-        return data
-    parent: list | dict = root
-    key: object = 0
-    while rng.random() < 0.8 and isinstance(child := parent[key], dict | list) and child:
-        parent, key = child, rng.choice(list(child) if isinstance(child, dict) else range(len(child)))
-    if rng.random() < 0.15 and parent is not root:
-        del parent[key]
-    else:
-        parent[key] = rng.choice(VALUES)
-    try:
-        return dump(root[0]).encode("utf-8", "surrogatepass")
-    except (ValueError, RecursionError, yaml.YAMLError):
-        return data
-
-
-def _with_array_replaced(data: bytes, rng: random.Random) -> bytes:
-    """An npy or npz file with one array changed in a value, in its dtype or in its shape."""
-    try:
-        loaded = np.load(io.BytesIO(data), allow_pickle=False)
-        arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"": loaded}
-    except Exception:  # an earlier edit has broken it
-        return data
-    if not arrays:
-        return data
-    key = rng.choice(list(arrays))
-    array = arrays[key]
-    kind = rng.randrange(6)
-    if kind < 3 and array.size and array.dtype.kind in "iuf":
-        array = array.copy()
-        value = rng.choice((-1, 0, 1, 2, 5, 127, 255, 2**31 - 1, -(2**31)))
-        array.flat[rng.randrange(array.size)] = np.array(value).astype(array.dtype)
-    elif kind == 3:
-        dtype = rng.choice(("int64", "float32", "uint8", "bool", "U3", "complex64"))
-        array = np.zeros(array.shape, dtype) if array.dtype.kind == "U" else array.astype(dtype)
-    elif kind == 4:
-        array = array[..., None] if rng.random() < 0.5 else array.reshape(-1)[: rng.randint(0, array.size)]
-    else:
-        array = rng.choice(
-            (np.array(3), np.zeros(0), np.zeros((0, 5), int), np.arange(7), np.array(["x", "y"]))
-        )
-    content = io.BytesIO()
-    if key:
-        np.savez(content, **arrays | {key: array})
-    else:
-        np.save(content, array)
-    return content.getvalue()
 
 
 def run_target(target: Target, *, seed: int, first: int, count: int, limit: float) -> Result:
@@ -288,8 +97,6 @@ def run(targets: list[Target], *, inputs: int, seed: int, first: int = 0, limit:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    from benchmarks.fuzz_targets import make_targets
-
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from benchmarks import fuzz_inputs as valid
-from benchmarks.fuzz import Target
+from benchmarks.fuzz_mutations import Target
 from config.command_line import read_arguments
 from config.overrides import force_overrides, hydra_refusal, resolved
 from config.published import parse_run_config

@@ -9,42 +9,19 @@ Legend: n sampled examples, S cells of a sequence.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dataset import arc, maze, sudoku
-from dataset.metadata import Metadata
+from dataset.example_set import ExampleSet
+from dataset.metadata import Finding, Metadata
 from utils.errors import UserError
-
-if TYPE_CHECKING:
-    from dataset.format import ExampleSet
 
 FAMILIES = ("sudoku", "maze", "arc")
 TEST_PUZZLES_FILE = "test_puzzles.json"
 _SAMPLED = 64  # examples of each set that are looked at
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A dataset's family, None if it is not known, and the reason as the end of a sentence about the dataset.
-
-    `is_stated`: dataset.json names this family, so there is nothing to tell the user.
-    """
-
-    name: str | None
-    reason: str
-    is_stated: bool = False
-
-    @property
-    def notice(self) -> str | None:
-        """What to tell the user of the dataset, None if the dataset itself names a known family."""
-        if self.is_stated:
-            return None
-        return f"taken for {self.name}: {self.reason}" if self.name else f"of no known family: {self.reason}"
 
 
 def family_of(metadata: Metadata) -> Finding:

@@ -19,7 +19,8 @@ import numpy as np
 
 from dataset.arc import GRID_SIZE, NUM_AUGMENTATIONS, NUM_COLOURS, SEQ_LEN, VOCAB_SIZE, augmented_names
 from dataset.arc_render import Frames, Pair, render, unpack
-from dataset.format import BLANK_IDENTIFIER, ExampleSet, Metadata
+from dataset.example_set import ExampleSet
+from dataset.metadata import BLANK_IDENTIFIER, Metadata
 from utils.errors import UserError
 from utils.files import replacing
 from utils.reading import read_npz

@@ -1,26 +1,39 @@
-"""The JSON files of a dataset: `{split}/dataset.json` (sizes, meanings) and `identifiers.json` (names)."""
+"""`{split}/dataset.json`: what a dataset says of its sizes and of the meaning of its tokens."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any
 
 from utils.errors import UserError
 from utils.files import replacing
 from utils.reading import read_json, shortened
 
-if TYPE_CHECKING:
-    from dataset.family import Finding
-
 BLANK_IDENTIFIER = "<blank>"
 SPLITS = ("train", "test")
 # What splits and directories that are used together must have in common.
 AGREEING_KEYS = ("seq_len", "vocab_size", "pad_id", "ignore_label_id", "blank_identifier_id")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A dataset's family, None if it is not known, and the reason as the end of a sentence about the dataset.
+
+    `is_stated`: dataset.json names this family, so there is nothing to tell the user.
+    """
+
+    name: str | None
+    reason: str
+    is_stated: bool = False
+
+    @property
+    def notice(self) -> str | None:
+        """What to tell the user of the dataset, None if the dataset itself names a known family."""
+        if self.is_stated:
+            return None
+        return f"taken for {self.name}: {self.reason}" if self.name else f"of no known family: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -198,63 +211,6 @@ def split_disagreements(dataset_dir: Path, train: Metadata, test: Metadata) -> I
             yield f"{dataset_dir}: {key} is {one} in train/dataset.json, but {other} in test/dataset.json"
 
 
-def read_identifiers(dataset_dir: str | Path) -> list[str]:
-    """The puzzle identifiers' names, `<blank>` first; raises `UserError` for a missing or malformed file."""
-    path = Path(dataset_dir) / "identifiers.json"
-    if not path.exists() and path.with_suffix(".npz").exists():
-        from dataset.lazy import IdentifierTable  # which imports this module
-
-        return list(IdentifierTable.load(dataset_dir).names())
-    names = read_json(path, missing="is missing; it lists the names of the puzzle identifiers")
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{path}: must hold a list of names")
-    if names[0] != BLANK_IDENTIFIER:
-        raise UserError(f"{path}: index 0 is {names[0]!r}, but must be {BLANK_IDENTIFIER!r}")
-    return names
-
-
-def identifier_problems(
-    dataset_dir: Path, metadata: dict[str, Metadata], *, may_be_missing: bool = False
-) -> Iterator[str]:
-    """What is wrong with `identifiers.json`; metadata by split."""
-    path = dataset_dir / "identifiers.json"
-    if not path.exists() and path.with_suffix(".npz").exists():  # of a lazy dataset
-        path = path.with_suffix(".npz")
-    if may_be_missing and not path.exists():
-        return
-    try:
-        # A file that has not changed since is not read again: it may hold a million names.
-        version = (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None
-        count = _count_identifiers(dataset_dir, version)
-    except UserError as error:
-        yield str(error)
-        return
-    for split, split_metadata in metadata.items():
-        stated = split_metadata.num_puzzle_identifiers
-        if stated != count:
-            yield (
-                f"{path}: holds {count} names, but num_puzzle_identifiers is {stated} in {split}/dataset.json: build "
-                "the dataset again, or correct the number"
-            )
-
-
-@lru_cache(maxsize=64)
-def _count_identifiers(dataset_dir: Path, version: tuple[int, int] | None) -> int:
-    return len(read_identifiers(dataset_dir))
-
-
-def write_identifiers(dataset_dir: str | Path, names: Iterable[str]) -> None:
-    """Write `identifiers.json` name by name (there may be millions); the first must be `<blank>`."""
-    names = iter(names)
-    first = next(names)
-    assert first == BLANK_IDENTIFIER, f"identifier 0 must be {BLANK_IDENTIFIER}, not {first!r}"
-    Path(dataset_dir).mkdir(parents=True, exist_ok=True)
-    with _replacing(Path(dataset_dir) / "identifiers.json") as file:
-        file.write("[\n " + json.dumps(first))
-        file.writelines(",\n " + json.encoder.encode_basestring_ascii(name) for name in names)
-        file.write("\n]\n")
-
-
 def problems_text(problems: Sequence[str], most: int = 5) -> str:
     """The first few problems as one message."""
     more = [f"and {len(problems) - most} more problems"] if len(problems) > most else []
@@ -263,12 +219,5 @@ def problems_text(problems: Sequence[str], most: int = 5) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file so that it is there complete or not at all."""
-    with _replacing(path) as file:
-        file.write(text + "\n")
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[TextIO]:
-    """A text file that takes the place of `path` once it is complete."""
-    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        yield file
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")

@@ -12,24 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from dataset.example_set import FIELD_DTYPES, array_path
 from dataset.metadata import Metadata, write_text
 from utils.errors import UserError
 from utils.files import temporary_path
 from utils.interrupts import signals_held_back
 
-FIELD_DTYPES = {
-    "inputs": np.uint8,
-    "labels": np.uint8,
-    "puzzle_identifiers": np.int32,
-    "puzzle_indices": np.int32,
-    "group_indices": np.int32,
-}
 _MAX_INDEX = np.iinfo(np.int32).max
-
-
-def array_path(split_dir: str | Path, set_name: str, field: str) -> Path:
-    """Where an array of a set lies."""
-    return Path(split_dir) / f"{set_name}__{field}.npy"
 
 
 class SplitWriter:

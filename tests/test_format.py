@@ -270,7 +270,7 @@ def test_a_missing_key_is_refused_and_named(tmp_path, key):
 
 
 def test_a_value_in_a_late_chunk_is_named_by_its_own_row(tmp_path, monkeypatch):
-    monkeypatch.setattr("dataset.format._CHUNK_BYTES", 2 * SEQ_LEN)  # two rows at a time
+    monkeypatch.setattr("dataset.example_set._CHUNK_BYTES", 2 * SEQ_LEN)  # two rows at a time
     build(tmp_path)
     edit_array(tmp_path, "inputs", lambda array: array.__setitem__((slice(3, 6), 4), 99))
     [problem] = validate(tmp_path)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import fuzz, properties
-from benchmarks.fuzz import Target
+from benchmarks.fuzz_mutations import Target
 from dataset.training_order import TrainingOrder
 from utils.errors import UserError
 
