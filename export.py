@@ -29,7 +29,7 @@ from evaluators.report import REPORT_NAME
 from evaluators.training_cost import COST_KEY, training_cost
 from models.registry import architecture_class
 from utils.errors import UserError, report_user_errors
-from utils.files import replacing
+from utils.files import replacing, write_text
 from utils.hub import check_repository_name, upload_files
 from utils.reading import parse_json, read_mapping
 from utils.weights import EXPORTED_NAME
@@ -88,10 +88,8 @@ def export(config: ExportConfig) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / EXPORTED_NAME) as temporary:
             save_file(state, temporary, metadata={"format": "pt"})
-        with replacing(folder / "config.json") as temporary:
-            temporary.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        with replacing(folder / CARD_NAME) as temporary:
-            temporary.write_text(card, encoding="utf-8")
+        write_text(folder / "config.json", json.dumps(description, indent=2) + "\n")
+        write_text(folder / CARD_NAME, card)
         if identifiers is not None:
             write_identifiers(folder, identifiers)
     except OSError as error:

@@ -43,6 +43,7 @@ from utils.checkpoint_schedule import BestMetric, CheckpointSchedule, StopSignal
 from utils.device import compile_policy
 from utils.distributed import World
 from utils.errors import UserError, report_user_errors
+from utils.files import write_text
 from utils.interrupts import SIGNAL_EXIT_BASE
 from utils.loggers import Loggers, check_loggers, make_loggers
 from utils.progress import Progress
@@ -220,7 +221,7 @@ def write_result(run: Run) -> None:
         line += f" after {run.state.seconds:.0f} s of training"
         line = "; ".join([line, *remarks(run.evaluators)])
         run.world.print(line)
-        (run.folder / "result.txt").write_text(line + "\n")
+        write_text(run.folder / "result.txt", line + "\n")
 
 
 @hydra.main(config_path="config", config_name="cfg_pretrain", version_base=None)

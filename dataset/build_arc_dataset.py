@@ -34,11 +34,10 @@ from dataset.arc_render import Frames, render, unpack
 from dataset.arc_tasks import Pair
 from dataset.format import SPLITS, Metadata, SplitWriter, close_splits, write_identifiers
 from dataset.lazy import IDENTIFIERS_FILE, Originals, originals_path
-from dataset.metadata import write_text
 from dataset.options import OptionParser, building_into, whole_number
 from dataset.parallel import available_cpus, ordered_map
 from utils.errors import UserError, report_user_errors
-from utils.files import expand_home, writing_into
+from utils.files import expand_home, write_text, writing_into
 
 BUILDER = "build_arc_dataset"
 BUILDER_VERSION = 2
@@ -254,14 +253,16 @@ def write_lazy(
     plan.table.save(output_dir)
     write_test_puzzles(output_dir, plan)
     for split in SPLITS:
-        write_text(output_dir / split / "dataset.json", json.dumps(metadata[split].to_json(), indent=2))
+        write_text(
+            output_dir / split / "dataset.json", json.dumps(metadata[split].to_json(), indent=2) + "\n"
+        )
     return metadata
 
 
 def write_test_puzzles(output_dir: Path, plan: Plan) -> None:
     """`test_puzzles.json`: the test tasks as the official files hold them."""
     puzzles = {group.task.name: group.task.to_json() for group in plan.in_split("test")}
-    write_text(output_dir / "test_puzzles.json", json.dumps(puzzles))
+    write_text(output_dir / "test_puzzles.json", json.dumps(puzzles) + "\n")
 
 
 def _retract(output_dir: Path) -> None:

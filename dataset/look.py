@@ -8,14 +8,17 @@ from __future__ import annotations
 import colorsys
 from dataclasses import dataclass
 from math import isqrt
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dataset import arc, maze, sudoku
 from dataset.family import box_shape, family_of
 from dataset.format import Metadata
-from dataset.png import draw_text
 from dataset.sudoku import BoxShape
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _GENERIC_SYMBOLS = ".0123456789abcdefghijklmnopqrstuvwxyz"
 # The colours that the ARC viewers use for 0..9.
@@ -104,23 +107,26 @@ class Look:
         columns = self.grid(tokens).shape[1]
         return 2 * columns if self.legible else columns
 
-    def picture(self, tokens: np.ndarray) -> np.ndarray:
-        """(h, w, 3) uint8 pixels of a row of tokens."""
+    def picture(self, tokens: np.ndarray) -> Image.Image:
+        """A row of tokens as coloured cells, with their symbols where these must be legible."""
+        from PIL import Image, ImageDraw, ImageFont
+
         grid = self.grid(tokens)
         size = 17 if self.legible else 7
         pixels = np.repeat(np.repeat(self.colours[grid], size, axis=0), size, axis=1)
         pixels[size - 1 :: size] //= 2  # thin lines between the cells
         pixels[:, size - 1 :: size] //= 2
-        if self.legible:
-            for (row, column), token in np.ndenumerate(grid):
-                symbol = self.symbols[token]
-                if symbol not in " .":
-                    place = pixels[row * size + 3 : row * size + 13, column * size + 5 : column * size + 11]
-                    draw_text(place, symbol, _ink(self.colours[token]))
         if self.box:
             pixels[self.box.rows * size - 1 :: self.box.rows * size] = 0
             pixels[:, self.box.columns * size - 1 :: self.box.columns * size] = 0
-        return pixels
+        picture = Image.fromarray(pixels)
+        if self.legible:
+            draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
+            for (row, column), token in np.ndenumerate(grid):
+                symbol, middle = self.symbols[token], (column * size + size // 2, row * size + size // 2)
+                if symbol not in " .":
+                    draw.text(middle, symbol, tuple(_ink(self.colours[token]).tolist()), font, anchor="mm")
+        return picture
 
     def _cell(self, token: int) -> str:
         rgb = self.colours[token]

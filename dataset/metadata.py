@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.files import replacing
 from utils.reading import read_json, shortened
 
 BLANK_IDENTIFIER = "<blank>"
@@ -215,9 +214,3 @@ def problems_text(problems: Sequence[str], most: int = 5) -> str:
     """The first few problems as one message."""
     more = [f"and {len(problems) - most} more problems"] if len(problems) > most else []
     return "\n  ".join([*problems[:most], *more])
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is there complete or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")

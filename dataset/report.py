@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from itertools import chain, zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,11 +29,13 @@ from dataset.format import SPLITS, Split, open_valid, read_identifiers
 from dataset.leakage import first_examples, leakage
 from dataset.look import Look
 from dataset.options import OptionParser, whole_number
-from dataset.png import GLYPH_HEIGHT, draw_text, encode_png, text_width
 from dataset.sudoku import to_values
 from dataset.sudoku_batch import MOST_PUZZLES_TO_CHECK, ambiguous_notes
 from utils.errors import UserError, report_user_errors
-from utils.files import expand_home, replacing
+from utils.files import expand_home
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _SAMPLE_CELLS = 1 << 24  # cells looked at for how often tokens occur
 
@@ -62,7 +65,12 @@ def main(arguments: list[str] | None = None) -> int:
     if options.png:
         if not splits:
             raise UserError(f"{directory}: no split can be opened, so --png has nothing to draw")
-        write_sheet(Path(options.png), splits, max(8, options.examples))
+        from dataset.sheet import write_sheet
+
+        count = max(8, options.examples)
+        write_sheet(
+            Path(options.png), [example_pictures(split, name, count) for name, split in splits.items()]
+        )
         print(f"\nexamples drawn to {options.png}")
     return 1 if problems else 0
 
@@ -219,25 +227,13 @@ def example_lines(directory: Path, splits: dict[str, Split], count: int, *, colo
                 yield f"{missing if line is None else line}   {other or ''}".rstrip()
 
 
-def write_sheet(path: Path, splits: dict[str, Split], count: int) -> None:
-    """Draw examples of each split, input beside output, to a PNG file."""
-    background = np.array([250, 250, 250], np.uint8)
-    lines = []
-    for name, split in splits.items():
-        look, cards = Look.of(split.metadata), []
-        for set_name, index in _chosen_examples(split, count):
-            rows = split.sets[set_name].read(np.array([index]))
-            panels = [look.picture(tokens[0]) for tokens in rows]
-            cards.append(_card(f"{name} {index}", panels, background))
-        per_row = max(1, min(4, 1600 // max(card.shape[1] for card in cards)))
-        lines += [_beside(cards[i : i + per_row], background) for i in range(0, len(cards), per_row)]
-    width = max(line.shape[1] for line in lines)
-    sheet = np.concatenate([_padded(line, line.shape[0], width, background) for line in lines])
-    try:
-        with replacing(path) as temporary:
-            temporary.write_bytes(encode_png(sheet))
-    except OSError as error:
-        raise UserError(f"--png {path} cannot be written: {error.strerror}") from None
+def example_pictures(split: Split, name: str, count: int) -> list[tuple[str, list[Image.Image]]]:
+    """A caption and the pictures of input and output, for a few examples of a split."""
+    look, captioned = Look.of(split.metadata), []
+    for set_name, index in _chosen_examples(split, count):
+        rows = split.sets[set_name].read(np.array([index]))
+        captioned.append((f"{name} {index}", [look.picture(tokens[0]) for tokens in rows]))
+    return captioned
 
 
 def _chosen_examples(split: Split, count: int) -> list[tuple[str, int]]:
@@ -249,31 +245,6 @@ def _chosen_examples(split: Split, count: int) -> list[tuple[str, int]]:
     ]
     chosen = np.unique(np.linspace(0, len(firsts) - 1, min(count, len(firsts))).astype(np.int64))
     return [firsts[i] for i in chosen]
-
-
-def _card(caption: str, panels: list[np.ndarray], background: np.ndarray) -> np.ndarray:
-    """Panels side by side under a caption, with a margin."""
-    body = _beside(panels, background)
-    width = max(body.shape[1], text_width(caption) + 16)
-    header = np.broadcast_to(background, (2 * GLYPH_HEIGHT + 8, width, 3)).copy()
-    draw_text(header[8:, 8:], caption, np.zeros(3, np.uint8))
-    return np.concatenate([header, _padded(body, body.shape[0], width, background)])
-
-
-def _beside(pictures: list[np.ndarray], background: np.ndarray) -> np.ndarray:
-    height = max(picture.shape[0] for picture in pictures) + 16
-    framed = []
-    for picture in pictures:
-        canvas = np.broadcast_to(background, (height, picture.shape[1] + 16, 3)).copy()
-        canvas[8 : 8 + picture.shape[0], 8:-8] = picture
-        framed.append(canvas)
-    return np.concatenate(framed, axis=1)
-
-
-def _padded(picture: np.ndarray, height: int, width: int, background: np.ndarray) -> np.ndarray:
-    canvas = np.broadcast_to(background, (height, width, 3)).copy()
-    canvas[: picture.shape[0], : picture.shape[1]] = picture
-    return canvas
 
 
 def _wants_colour(choice: str) -> bool:

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from dataset.example_set import FIELD_DTYPES, array_path
-from dataset.metadata import Metadata, write_text
+from dataset.metadata import Metadata
 from utils.errors import UserError
-from utils.files import temporary_path
+from utils.files import temporary_path, write_text
 from utils.interrupts import signals_held_back
 
 _MAX_INDEX = np.iinfo(np.int32).max
@@ -203,7 +203,7 @@ def close_splits(writers: Sequence[SplitWriter], num_puzzle_identifiers: int) ->
         for writer in writers:
             writer._publish_arrays()
         for writer, text in zip(writers, texts, strict=True):
-            write_text(writer.split_dir / "dataset.json", text)
+            write_text(writer.split_dir / "dataset.json", text + "\n")
     return metadata
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from evaluators.compute_curve import as_text
 from evaluators.training_cost import cost_in_words
 from utils.errors import UserError
-from utils.files import replacing
+from utils.files import write_text
 from utils.loggers import METRICS_FILE
 
 REPORT_NAME = "report.json"
@@ -31,8 +31,7 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
     figures |= {key: report[key] for key in ("rows", "network_applications_per_puzzle", "seconds")}
     lines = {"reports.jsonl": report, METRICS_FILE: figures | report["metrics"]}
     try:
-        with replacing(folder / REPORT_NAME) as temporary:
-            temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_text(folder / REPORT_NAME, json.dumps(report, indent=2) + "\n")
         for name, record in lines.items():
             with open(folder / name, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")

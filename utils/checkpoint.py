@@ -33,8 +33,8 @@ from utils.files import (
     cannot_write,
     make_folder,
     remove_temporary_files,
+    replacing,
     sync_folder,
-    temporary_path,
     write_atomically,
 )
 from utils.state_files import STATE_PREFIX, Checkpoint
@@ -185,12 +185,10 @@ class Checkpointer:
         write_atomically(path, data)
         if best is None:
             return
-        temporary = temporary_path(self.directory / BEST)
         try:
-            temporary.unlink(missing_ok=True)
-            os.link(path, temporary)  # takes no space; `step_N` is only ever replaced, never written into
-            os.replace(temporary, self.directory / BEST)
-            sync_folder(self.directory)
+            with replacing(self.directory / BEST) as temporary:
+                temporary.unlink(missing_ok=True)
+                os.link(path, temporary)  # takes no space; `step_N` is only ever replaced, never written into
         except OSError:  # a file system without hard links
             write_atomically(self.directory / BEST, data)
         facts = {"step": step, "metric": best.metric, "value": best.value, "sha256": state_files.sha256(data)}

@@ -38,6 +38,12 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
         raise cannot_write(path, error) from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file that is, after a crash at any moment, the old one or the whole new one; raises OSError."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def temporary_path(path: Path) -> Path:
     """The name under which this process, and no other, writes a file until it is complete."""
     return path.with_name(f"{path.name}.{os.getpid()}-{_TOKEN}{TEMPORARY_SUFFIX}")

@@ -13,7 +13,7 @@ import yaml
 
 from utils.distributed import World
 from utils.errors import UserError
-from utils.files import is_temporary, make_folder
+from utils.files import is_temporary, make_folder, write_text
 from utils.lock import locked_folder
 from utils.loggers import METRICS_FILE
 
@@ -39,8 +39,8 @@ def create_run_folder(folder: Path, config: dict, metadata: dict, sources: list[
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG_FILE).write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-        (folder / METADATA_FILE).write_text(json.dumps(metadata, indent=2) + "\n")
+        write_text(folder / CONFIG_FILE, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        write_text(folder / METADATA_FILE, json.dumps(metadata, indent=2) + "\n")
         for source in sources:
             target = folder / SOURCE_FOLDER / source.name
             target.parent.mkdir(exist_ok=True)
