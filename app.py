@@ -19,14 +19,13 @@ import time
 
 from config.command_line import Command, read_command
 from config.solve_schema import AppConfig
-from config.trained import open_trained
 from dataset.family import family_notices
 from dataset.look import Look
 from evaluators.families import family_of
 from evaluators.inference import Solver
 from evaluators.play import MOST_STEPS, Game, Solved
 from evaluators.symmetry import symmetries_of
-from solve import described
+from trained_run import open_trained, recorded_metadata
 from utils.device import resolve_device
 from utils.errors import UserError, report_user_errors
 
@@ -60,7 +59,7 @@ def open_game(config: AppConfig) -> tuple[Game, str]:
     """The model that the command line names, ready to play."""
     trained = open_trained(config.checkpoint)
     sizes = trained.sizes(config.seq_len)
-    metadata = described(trained.metadata, sizes)
+    metadata = recorded_metadata(trained.metadata, sizes)
     device = resolve_device(config.device)
     solver = Solver(trained.build(sizes=sizes, device=device, notice=print), device)
     knows = bool(solver.head.model.inner.prefix_len)

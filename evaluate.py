@@ -24,7 +24,6 @@ from config.command_line import Command
 from config.evaluate_schema import OPTIONS, EvaluateConfig
 from config.overrides import resolved, run_command
 from config.schema import parse
-from config.trained import Trained, open_trained
 from evaluators.base import build_evaluators, remarks
 from evaluators.compute_curve import PLOT_NAME, compute_report, plot, tables
 from evaluators.inference import Solver
@@ -35,10 +34,10 @@ from evaluators.strategies import Choice, Setting, build_strategy
 from evaluators.training_cost import processor, training_cost
 from models.losses import ACTLossHead
 from puzzle_dataset import PuzzleDataset
+from trained_run import Trained, evaluation_folder, open_trained
 from utils.device import FUSED, compile_policy
 from utils.distributed import World
 from utils.errors import UserError, report_user_errors
-from utils.hub import HUB_PREFIX
 from utils.weights import weights_steps
 
 COMMAND = Command(
@@ -89,7 +88,7 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     if mode:
         for head in heads:
             head.model.inner.compile_networks(mode)
-    folder = Path(config.out) if config.out else default_output_folder(trained)
+    folder = Path(config.out) if config.out else evaluation_folder(trained)
     if world.is_main:
         make_output_folder(folder)
     where = ", ".join(filter(None, (str(world.device), reason)))
@@ -195,13 +194,6 @@ def open_data(config: EvaluateConfig, world: World, uses_own_data: bool) -> Puzz
         raise UserError(
             f"{error}\n(the data is the run's own; data_paths_test=[DIR] names it where it lies on this machine)"
         ) from error
-
-
-def default_output_folder(trained: Trained) -> Path:
-    """A folder beside the weights; for downloaded ones in the working directory."""
-    if trained.label.startswith(HUB_PREFIX):
-        return Path("evaluations", trained.label.removeprefix(HUB_PREFIX).replace("/", "--"))
-    return trained.located.folder / f"evaluation_{trained.located.weights.name}"
 
 
 @hydra.main(config_path="config", config_name="cfg_evaluate", version_base=None)

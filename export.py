@@ -22,12 +22,12 @@ from yaml import safe_dump
 from config.command_line import Command, read_command
 from config.schema import FilePath
 from config.solve_schema import CheckpointConfig
-from config.trained import IDENTIFIERS_KEY, Trained, open_trained
 from dataset.format import Metadata, read_identifiers, write_identifiers
-from evaluate import default_output_folder
 from evaluators.report import REPORT_NAME
 from evaluators.training_cost import COST_KEY, training_cost
 from models.registry import architecture_class
+from puzzle_dataset import IDENTIFIERS_KEY
+from trained_run import Trained, evaluation_folder, open_trained
 from utils.errors import UserError, report_user_errors
 from utils.files import replacing, write_text
 from utils.hub import check_repository_name, upload_files
@@ -140,7 +140,7 @@ def scores_of(trained: Trained) -> dict[str, float]:
 
 def report_of(trained: Trained) -> dict[str, Any] | None:
     """The report that `evaluate.py` last wrote beside these weights, if it has an accuracy."""
-    path = default_output_folder(trained) / REPORT_NAME
+    path = evaluation_folder(trained) / REPORT_NAME
     if not path.is_file():
         return None
     report = read_mapping(path)

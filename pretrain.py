@@ -28,14 +28,13 @@ from omegaconf import DictConfig
 from config.command_line import Command
 from config.overrides import resolved, run_command
 from config.schema import PretrainConfig, parse
-from config.trained import IDENTIFIERS_KEY, identifier_hashes
 from dataset.family import recorded_family
 from evaluators.base import remarks
 from evaluators.evaluate import evaluate, metric_names
 from evaluators.run_pictures import evaluation_pictures
 from models.metrics import NonFiniteLoss
 from models.training import train_step
-from puzzle_dataset import Prefetcher
+from puzzle_dataset import IDENTIFIERS_KEY, Prefetcher, identifier_hashes
 from training_run import Run, build, facts_of_run, find_checkpoint, restore, settle_names, start_from
 from utils.checkpoint import Checkpointer
 from utils.checkpoint_manager import CheckpointManager, Stopped

@@ -35,6 +35,7 @@ from utils.device import check_memory
 from utils.errors import UserError
 
 SIZE_KEYS = ("seq_len", "vocab_size", "num_puzzle_identifiers")
+IDENTIFIERS_KEY = "identifiers_sha256"  # of a run's metadata.json, for `identifier_hashes`
 
 Batch = tuple[str, dict[str, torch.Tensor], int]
 
@@ -203,6 +204,15 @@ def identifiers_hash(dataset_paths: Sequence[str]) -> str:
     for path in dataset_paths:
         digest.update("\0".join(read_identifiers(path)).encode() + b"\1")
     return digest.hexdigest()
+
+
+def identifier_hashes(data_paths: Iterable[str]) -> list[str | None]:
+    """For each dataset what tells its puzzle identifiers from others, None where no file names them."""
+    files = ("identifiers.json", "identifiers.npz")  # lazy datasets have the second
+    return [
+        identifiers_hash([path]) if any((Path(path) / file).exists() for file in files) else None
+        for path in data_paths
+    ]
 
 
 class Prefetcher:

@@ -14,22 +14,22 @@ if __name__ == "__main__":  # Ctrl-C during the imports
 import os
 import shutil
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from config.command_line import Command, read_command
 from config.solve_schema import SolveConfig
-from config.trained import Trained, open_trained
-from dataset.family import family_by_sizes, family_notices
-from dataset.format import IGNORE_LABEL_ID, Metadata
+from dataset.family import family_notices
+from dataset.format import IGNORE_LABEL_ID
 from dataset.look import Look
 from evaluators.families import Family, Verdict, family_of
 from evaluators.inference import Solver, Step
 from evaluators.pictures import Panel, animation, sheet
 from evaluators.show import GridPrinter, Kind, kinds, wants_colour
-from puzzle_dataset import SIZE_KEYS, PuzzleDataset
+from puzzle_dataset import PuzzleDataset
+from trained_run import Trained, open_trained, recorded_metadata
 from utils.device import resolve_device
 from utils.errors import UserError, report_user_errors
 from utils.files import make_folder, replacing
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> None:
     trained = open_trained(config.checkpoint)
     if config.puzzle is not None:
         sizes = trained.sizes(config.seq_len)
-        metadata = described(trained.metadata, sizes)
+        metadata = recorded_metadata(trained.metadata, sizes)
         notices = family_notices([(trained.label, metadata)])
         family = family_of(Look.of(metadata))
         blank = trained.metadata.get("blank_identifier_id", 0)
@@ -82,23 +82,6 @@ def main(arguments: list[str]) -> None:
     panels: list[Panel] = []
     print(watch(solver, family, puzzle, steps, printer, panels))
     write_pictures(family, panels, config)
-
-
-def described(metadata: dict, sizes: dict[str, int]) -> Metadata:
-    """A run's metadata.json, of which published runs have none, as metadata of a dataset of these sizes."""
-    assumed = {
-        "pad_id": 0,
-        "ignore_label_id": 0,
-        "blank_identifier_id": 0,
-        "total_groups": 1,
-        "mean_puzzle_examples": 1.0,
-        "total_puzzles": 1,
-        "sets": ("all",),
-    }
-    known = {key: metadata.get(key, value) for key, value in assumed.items()}
-    known |= {key: sizes[key] for key in SIZE_KEYS}
-    described = Metadata(**known, extra={key: value for key, value in metadata.items() if key not in known})
-    return replace(described, finding=family_by_sizes(described))
 
 
 def open_data(config: SolveConfig, trained: Trained) -> PuzzleDataset:

@@ -12,7 +12,6 @@ import torch
 
 from config.resume import check_changes, check_data
 from config.schema import PretrainConfig, notices, parse
-from config.trained import identifier_hashes
 from evaluators.base import Evaluator, build_evaluators, remarks
 from evaluators.score import Score
 from models.curriculum import DepthCurriculum
@@ -23,7 +22,7 @@ from models.pretrained import load_weights
 from models.recursive import RecursiveModel
 from models.registry import build_model, model_size
 from models.training import TrainState
-from puzzle_dataset import PuzzleDataset
+from puzzle_dataset import PuzzleDataset, identifier_hashes
 from utils.checkpoint import Checkpoint, Checkpointer
 from utils.checkpoint_schedule import BestMetric
 from utils.device import (

@@ -17,7 +17,6 @@ from config.overrides import force_overrides, hydra_refusal, resolved
 from config.published import parse_run_config
 from config.schema import PretrainConfig, parse
 from config.solve_schema import SolveConfig
-from config.trained import open_trained
 from dataset.arc_tasks import read_subset
 from dataset.build_sudoku_dataset import parse_options
 from dataset.format import open_split, open_valid, problems_text, read_identifiers
@@ -30,7 +29,7 @@ from evaluators.arc_tasks import TestTasks
 from evaluators.arc_votes import Candidates
 from evaluators.base import default_evaluators
 from evaluators.families import family_of
-from evaluators.of_run import read_metrics
+from trained_run import open_trained, read_metrics
 from utils import state_files
 from utils.errors import UserError
 from utils.reading import read_mapping

@@ -19,7 +19,6 @@ import numpy as np
 
 from config.command_line import Command, read_command
 from config.report_schema import MemorisationConfig
-from config.trained import Trained, open_trained
 from evaluators.curves import encoded
 from evaluators.memorisation_checks import (
     Finding,
@@ -30,9 +29,17 @@ from evaluators.memorisation_checks import (
     page,
     picture,
 )
-from evaluators.of_run import open_solver, open_test_data, read_metrics, read_predictions, report_folder
 from evaluators.train_copies import NotKnown, solve_with_copies
 from puzzle_dataset import PuzzleDataset
+from trained_run import (
+    Trained,
+    open_solver,
+    open_test_data,
+    open_trained,
+    read_metrics,
+    read_predictions,
+    report_folder,
+)
 from utils.errors import UserError, report_user_errors
 from utils.files import write_atomically
 

@@ -22,7 +22,6 @@ from torch import Tensor
 
 from config.command_line import Command, read_command
 from config.report_schema import ReportConfig
-from config.trained import Trained, open_trained
 from dataset.family import family_of
 from dataset.format import IGNORE_LABEL_ID, Metadata, open_split
 from evaluators import curves, sudoku
@@ -30,9 +29,9 @@ from evaluators.base import Evaluator
 from evaluators.compute_curve import tables
 from evaluators.curves import NothingToDraw
 from evaluators.measure import measure
-from evaluators.of_run import open_solver, open_test_data, read_metrics, report_folder
 from evaluators.test_time import Plain
 from puzzle_dataset import named_sets
+from trained_run import Trained, open_solver, open_test_data, open_trained, read_metrics, report_folder
 from utils.distributed import World
 from utils.errors import UserError, report_user_errors
 from utils.files import write_atomically

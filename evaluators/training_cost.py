@@ -6,8 +6,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from config.trained import Trained
-from evaluators.of_run import read_metrics
+from trained_run import Trained, read_metrics
 
 COST_KEY = "training"  # of an export's metadata, which has no log of the run beside it
 _LOGGED = {"train/flops": "flops", "train/puzzles": "puzzles_finished", "train/seconds": "seconds"}

@@ -7,6 +7,6 @@ def load_pretrained(path_or_repo, device="cpu", *, step=None, seq_len=None):
     From a run's folder, an exported folder, a weights file beside its all_config.yaml, or `hf://OWNER/NAME[/file]`.
     """
     # The one import upwards, made when called: users look for this function here, what it needs lies above.
-    from config.trained import load_pretrained
+    from trained_run import load_pretrained
 
     return load_pretrained(path_or_repo, device, step=step, seq_len=seq_len)

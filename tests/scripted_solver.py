@@ -15,6 +15,7 @@ from dataset.sudoku import BoxShape, parse_grid, to_tokens
 from evaluators.families import family_of
 from evaluators.inference import Step
 from evaluators.show import GridPrinter
+from trained_run import recorded_metadata
 
 # One solution, found by singles alone.
 PUZZLE, ANSWER = "12..34....3..3.2", "1243342121344312"
@@ -36,7 +37,7 @@ class ScriptedSolver:
 
 def look_of(family: str, shape: tuple[int, int], vocab_size: int, **extra) -> Look:
     sizes = {"seq_len": shape[0] * shape[1], "vocab_size": vocab_size, "num_puzzle_identifiers": 1}
-    return Look.of(solve.described({"family": family, "grid_shape": shape} | extra, sizes))
+    return Look.of(recorded_metadata({"family": family, "grid_shape": shape} | extra, sizes))
 
 
 def sudoku_look(rows: int = 2, columns: int = 2) -> Look:

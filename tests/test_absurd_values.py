@@ -13,9 +13,9 @@ from config.command_line import read_arguments
 from config.evaluate_schema import EvaluateConfig
 from config.schema import parse
 from config.solve_schema import SolveConfig
-from config.trained import open_trained
 from models.architectures import ARCHITECTURES
 from models.registry import ConfigError, check_arch
+from trained_run import open_trained
 from training_run import build
 from utils import device
 from utils.distributed import World

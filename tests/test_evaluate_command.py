@@ -17,10 +17,10 @@ from trained_folders import SIZES, TINY_ARCH, randomised, write_run
 
 from config.evaluate_schema import EvaluateConfig
 from config.schema import parse
-from config.trained import IDENTIFIERS_KEY, identifier_hashes
 from dataset.format import SplitWriter, write_identifiers
 from evaluate import run_evaluation
 from evaluators.score import wilson_interval
+from puzzle_dataset import IDENTIFIERS_KEY, identifier_hashes
 from utils.distributed import World
 from utils.errors import UserError
 

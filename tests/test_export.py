@@ -16,9 +16,9 @@ from arc_samples import build
 from trained_folders import SIZES, published_run, randomised, write_run
 
 import models
-from config.trained import open_trained
 from dataset.format import read_identifiers, read_metadata, write_identifiers
 from export import ExportConfig, export, main
+from trained_run import open_trained
 
 METADATA = SIZES | {
     "pad_id": 0,

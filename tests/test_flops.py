@@ -13,13 +13,13 @@ from training_runs import in_process_command, metrics, tiny, train
 
 import evaluate
 from config.schema import parse
-from config.trained import open_trained
 from evaluators.training_cost import training_cost
 from export import ExportConfig, export
 from models.architectures import ARCHITECTURES
 from models.flops import count_applications, step_flops, training_flops
 from models.registry import build_model
 from models.training import train_step
+from trained_run import open_trained
 from training_run import build
 from utils.distributed import World
 

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from arc_samples import build
 
-from config.trained import identifier_hashes
 from dataset.arc import GRID_SIZE, SEQ_LEN, encode, split_name
 from dataset.arc_render import Frames, unpack
 from dataset.augment import dihedral
 from dataset.format import open_split, read_identifiers, validate
 from dataset.lazy import IdentifierTable, LazyExampleSet, Originals
-from puzzle_dataset import PuzzleDataset
+from puzzle_dataset import PuzzleDataset, identifier_hashes
 from utils.errors import UserError
 
 

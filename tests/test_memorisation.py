@@ -25,9 +25,9 @@ from evaluators.memorisation_checks import (
     picture,
     verdict,
 )
-from evaluators.of_run import read_predictions
 from evaluators.train_copies import COPIES, ORIGINALS, TEST, NotKnown
 from puzzle_dataset import PuzzleDataset
+from trained_run import read_predictions
 
 
 def over_time(**series: list[float]) -> list[dict[str, float]]:

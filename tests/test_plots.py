@@ -14,10 +14,9 @@ from PIL import Image
 from training_runs import ROOT, run_python, train
 
 from config.report_schema import ReportConfig
-from config.trained import open_trained
 from evaluators import curves, plots
 from evaluators.curves import NothingToDraw
-from evaluators.of_run import read_metrics
+from trained_run import open_trained, read_metrics
 from utils.errors import UserError
 
 FIGURES = ("accuracy_by_difficulty", "accuracy_by_step", "curves")

@@ -18,11 +18,12 @@ from safetensors.torch import save_file
 from trained_folders import SIZES, TINY_ARCH, published_run, randomised, write_run
 
 import models
-from config.trained import IDENTIFIERS_KEY, identifier_hashes, open_trained
 from dataset.format import write_identifiers
 from models.losses import ACTLossHead
 from models.pretrained import WeightsMismatch, canonical_names, load_weights
 from models.registry import build_model
+from puzzle_dataset import IDENTIFIERS_KEY, identifier_hashes
+from trained_run import open_trained
 from utils.errors import UserError
 from utils.weights import locate, read_state_dict
 

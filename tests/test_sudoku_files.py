@@ -19,7 +19,7 @@ from dataset.sudoku_lists import read_list
 from dataset.sudoku_solve import solve
 from dataset.sudoku_symbols import find_alphabet, numbers_as_symbols
 from evaluators.families import family_of
-from solve import described
+from trained_run import recorded_metadata
 from utils.errors import UserError
 
 NINE, SIXTEEN = BoxShape(3, 3), BoxShape(4, 4)
@@ -151,7 +151,7 @@ def test_a_mixture_of_alphabets_is_refused_by_line(tmp_path, capsys, large):
 
 def test_solving_a_large_puzzle_refuses_a_zero_that_may_be_a_symbol(large):
     sizes = {"seq_len": 256, "vocab_size": 18, "num_puzzle_identifiers": 1}
-    family = family_of(Look.of(described({"family": "sudoku"}, sizes)))
+    family = family_of(Look.of(recorded_metadata({"family": "sudoku"}, sizes)))
     puzzle, _ = large[0]
     assert (to_values(family.read(puzzle.replace(".", "0"))) == to_values(family.read(puzzle))).all()
     with pytest.raises(UserError, match="puzzle= has both 0 and"):

@@ -1,37 +1,46 @@
-"""A trained model from whatever name a user has for it: its config, the sizes of its data, its weights."""
+"""A finished run from any name of its weights: its config, the sizes of its data, its weights, its metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from config.published import RunConfig, parse_run_config
-from dataset.format import problems_text, read_metadata, type_problems
+from config.report_schema import ReportConfig
+from dataset.family import family_by_sizes
+from dataset.format import Metadata, problems_text, read_metadata, type_problems
+from evaluators.inference import Solver
 from models.losses import ACTLossHead
 from models.pretrained import load_weights, sizes_in
 from models.recursive import RecursiveConfig
 from models.registry import build_model, check_arch, is_unusually_large, model_size
-from puzzle_dataset import identifiers_hash
-from utils.device import check_memory
+from puzzle_dataset import IDENTIFIERS_KEY, SIZE_KEYS, PuzzleDataset, identifier_hashes
+from utils.device import check_memory, resolve_device
 from utils.errors import UserError
-from utils.reading import read_mapping, shortened
+from utils.files import make_folder
+from utils.hub import HUB_PREFIX
+from utils.loggers import METRICS_FILE
+from utils.reading import parse_json, read_mapping, shortened
 from utils.weights import Located, locate, read_state_dict
 
 # What config.json of an export holds; `metadata` is the run's metadata.json.
 EXPORT_KEYS = ("recipe", "metadata", "step")
-IDENTIFIERS_KEY = "identifiers_sha256"
 
-
+Records = list[dict[str, float]]  # lines of metrics.jsonl
+_PREDICTIONS = re.compile(r"step_(\d+)_all_preds\.(\d+)")
 _CHECK_CONFIG = "check arch.* in the config beside the weights"
 
 
 def ignore(line: str) -> None:
-    """The notice of who does not want any."""
+    """Discard the message."""
 
 
 @dataclass(frozen=True)
@@ -225,10 +234,86 @@ def _as_source(path_or_repo: str | Path) -> str:
     return f"hf://{text}" if is_name and not Path(text).exists() else text
 
 
-def identifier_hashes(data_paths: Iterable[str]) -> list[str | None]:
-    """For each dataset what tells its puzzle identifiers from others, None where no file names them."""
-    files = ("identifiers.json", "identifiers.npz")  # lazy datasets have the second
-    return [
-        identifiers_hash([path]) if any((Path(path) / file).exists() for file in files) else None
-        for path in data_paths
-    ]
+def recorded_metadata(recorded: dict[str, Any], sizes: dict[str, int]) -> Metadata:
+    """What a run recorded in metadata.json ({} of published runs) as metadata of a dataset of these sizes."""
+    assumed = {
+        "pad_id": 0,
+        "ignore_label_id": 0,
+        "blank_identifier_id": 0,
+        "total_groups": 1,
+        "mean_puzzle_examples": 1.0,
+        "total_puzzles": 1,
+        "sets": ("all",),
+    }
+    known = {key: recorded.get(key, value) for key, value in assumed.items()}
+    known |= {key: sizes[key] for key in SIZE_KEYS}
+    metadata = Metadata(**known, extra={key: value for key, value in recorded.items() if key not in known})
+    return replace(metadata, finding=family_by_sizes(metadata))
+
+
+def evaluation_folder(trained: Trained) -> Path:
+    """Where evaluate.py writes: a folder beside the weights, for downloaded ones in the working directory."""
+    if trained.label.startswith(HUB_PREFIX):
+        return Path("evaluations", trained.label.removeprefix(HUB_PREFIX).replace("/", "--"))
+    return trained.located.folder / f"evaluation_{trained.located.weights.name}"
+
+
+def read_metrics(folder: Path) -> Records:
+    """The lines of a run's metrics.jsonl in their order, [] where there is none.
+
+    Values that were not finite are left out. Raises UserError for a line that is no metrics.
+    """
+    path = folder / METRICS_FILE
+    if not path.exists():
+        return []
+    records = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = parse_json(line, f"{path} line {number}")
+        except UserError:
+            if number == len(lines):  # being written at this moment, or cut off by a crash
+                break
+            raise
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            raise UserError(f"{path}: line {number} has no step, so it is no line of metrics")
+        records.append({name: value for name, value in record.items() if isinstance(value, int | float)})
+    return records
+
+
+def read_predictions(folder: Path) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """(step, (n, S) predictions of each rank) of the evaluations that saved them, in their order, one at a time."""
+    files: dict[int, dict[int, Path]] = defaultdict(dict)
+    for path in folder.iterdir():
+        if match := _PREDICTIONS.fullmatch(path.name):
+            files[int(match[1])][int(match[2])] = path
+    for step, by_rank in sorted(files.items()):
+        saved = [read_state_dict(by_rank[rank]) for rank in sorted(by_rank)]
+        if all("preds" in tensors for tensors in saved):
+            yield step, [tensors["preds"].numpy() for tensors in saved]
+
+
+def open_solver(trained: Trained, data: PuzzleDataset, device: str, notice=print) -> Solver:
+    """The model, built so that it answers this data."""
+    sizes = trained.sizes_for(data.model_sizes, [path for path, _ in data.splits], notice)
+    resolved = resolve_device(device)
+    return Solver(trained.build(sizes=sizes, device=resolved, notice=notice), resolved)
+
+
+def open_test_data(trained: Trained, config: ReportConfig) -> PuzzleDataset:
+    """The test data that is asked for, otherwise the run's own; raises UserError where it is not to be had."""
+    values = trained.config.values
+    paths = config.data_paths_test or values["data_paths_test"] or values["data_paths"]
+    return PuzzleDataset(paths, "test", global_batch_size=min(values["global_batch_size"], config.limit))
+
+
+def report_folder(trained: Trained, out: str | None, name: str = "") -> Path:
+    """The folder to write to, made: `out`, otherwise `name` in the run's, of weights of the hub in this one."""
+    if out is not None:
+        folder = Path(out)
+    elif trained.label.startswith(HUB_PREFIX):
+        folder = Path("reports", trained.label.removeprefix(HUB_PREFIX).replace("/", "--"), name)
+    else:
+        folder = trained.located.folder / name
+    make_folder(folder)
+    return folder
