@@ -189,8 +189,9 @@ def resolved(cfg: DictConfig, schema: type[BaseModel]) -> dict[str, Any]:
     A number under a text key of the schema becomes text if an interpolation (`${seed}`) or a sweep (`range(1,4)`) gives
     it. One that a YAML file gives stays a number, which the schema refuses: `20251128_0107` is 202511280107 by now.
     """
-    job = HydraConfig.get().overrides.task if HydraConfig.initialized() else OmegaConf.create([])
-    job = OmegaConf.to_container(job, resolve=False)  # `key=${other}` as it was typed
+    # Unresolved: an override may itself hold an interpolation that leads nowhere.
+    initialized = HydraConfig.initialized()
+    job = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False) if initialized else []
     given = {match[1] for override in job if (match := _PLAIN.match(override))}
     try:
         values = OmegaConf.to_container(cfg, resolve=True)
