@@ -35,7 +35,7 @@ from evaluators.run_pictures import evaluation_pictures
 from models.metrics import NonFiniteLoss
 from models.training import train_step
 from puzzle_dataset import IDENTIFIERS_KEY, Prefetcher, identifier_hashes
-from training_run import Run, build, facts_of_run, find_checkpoint, restore, settle_names, start_from
+from training_run import Run, build, find_checkpoint, resolve_names, restore, run_metadata, start_from
 from utils.checkpoint import Checkpointer
 from utils.checkpoint_manager import CheckpointManager, Stopped
 from utils.checkpoint_schedule import BestMetric, CheckpointSchedule, StopSignals
@@ -136,7 +136,8 @@ def train(config: PretrainConfig, world: World) -> int:
         continues_here = found is not None and found.path.parent.resolve() == run.folder.resolve()
         if found is None and config.load_checkpoint:
             start_from(run, config.load_checkpoint)
-        settle_names(run)
+        resolve_names(run)
+        config = run.config
         if state.iteration > config.num_iterations or (best is not None and best.out_of_patience):
             world.print(f"{run.folder}: this run is finished after step {state.step}, nothing is left to do")
             return 0
@@ -164,7 +165,7 @@ def train(config: PretrainConfig, world: World) -> int:
 
         def facts() -> dict[str, Any]:
             logged = {"wandb_run_id": loggers.run_id, "metrics_lines": loggers.num_lines}
-            return {"facts": facts_of_run(run) | logged}
+            return {"facts": run_metadata(run) | logged}
 
         schedule = CheckpointSchedule(
             world,

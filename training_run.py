@@ -43,7 +43,7 @@ from utils.weights import locate, read_state_dict
 class Run:
     """The parts of one training run, wired."""
 
-    config: PretrainConfig
+    config: PretrainConfig  # immutable; replaced when a checkpoint or a default names the run
     world: World
     state: TrainState
     train_data: PuzzleDataset
@@ -112,11 +112,14 @@ def build(config: PretrainConfig, world: World) -> Run:
     metrics = MetricAccumulator(model.metrics, config.global_batch_size, world.device, world.sum_)
     if optimizers.notice:
         world.print(optimizers.notice)
-    folder = run_folder(config, type(model.model.inner).__name__, world)
+    config = with_folder(config, type(model.model.inner).__name__, world)
+    assert config.checkpoint_path is not None
     curriculum = depth_curriculum(model.model.inner, total_steps) if config.depth_curriculum else None
     state = TrainState(model, optimizers, ema, metrics, curriculum=curriculum)
     score = Score(config.test_paths, test_data.metadata)
-    return Run(config, world, state, train_data, test_data, sizes, evaluators, folder, score)
+    return Run(
+        config, world, state, train_data, test_data, sizes, evaluators, Path(config.checkpoint_path), score
+    )
 
 
 # Float32 values that a trained weight takes besides itself: its gradient and two moments of the optimizer.
@@ -162,22 +165,27 @@ def depth_curriculum(inner: RecursiveModel, total_steps: int) -> DepthCurriculum
     return curriculum
 
 
-def run_folder(config: PretrainConfig, model_class: str, world: World) -> Path:
-    """Settle `checkpoint_path`, and `run_name` where the folder is called after it."""
+def with_folder(config: PretrainConfig, model_class: str, world: World) -> PretrainConfig:
+    """The config with its `checkpoint_path`, and with `run_name` if the folder is named after it."""
     if config.checkpoint_path is None and config.resume not in (None, "auto"):
         path = Path(config.resume)
-        config.checkpoint_path = str(path if (path / CONFIG_FILE).exists() else path.parent)
+        folder = path if (path / CONFIG_FILE).exists() else path.parent
+        return config.model_copy(update={"checkpoint_path": str(folder)})
     if config.checkpoint_path is None:
-        config.run_name = run_name(config, model_class, world)
-        config.checkpoint_path = f"checkpoints/{config.project()}/{config.run_name}"
-    return Path(config.checkpoint_path)
+        name = run_name(config, model_class, world)
+        folder = f"checkpoints/{config.project()}/{name}"
+        return config.model_copy(update={"run_name": name, "checkpoint_path": folder})
+    return config
 
 
-def settle_names(run: Run) -> None:
-    """Name the project and the run where neither the config nor a checkpoint did."""
+def resolve_names(run: Run) -> None:
+    """Name the project and the run if neither the config nor a checkpoint did."""
     config, model_class = run.config, type(run.state.model.model.inner).__name__
-    config.project_name = clean_project_name(config.project())  # a checkpoint may hold one that was derived
-    config.run_name = run_name(config, model_class, run.world)
+    names = {
+        "project_name": clean_project_name(config.project()),  # a checkpoint may hold one that was derived
+        "run_name": run_name(config, model_class, run.world),
+    }
+    run.config = config.model_copy(update=names)
 
 
 def run_name(config: PretrainConfig, model_class: str, world: World) -> str:
@@ -225,9 +233,9 @@ def restore(
         raise UserError(
             f"resume={found.path}: its parts hold no run's config and data, so it is no state of pretrain.py"
         )
-    for name in ("project_name", "run_name"):  # drawn or derived at the start: no change unless one is given
-        if getattr(config, name) is None:
-            setattr(config, name, saved["config"][name])
+    # Drawn or derived at the start: no change unless one is given.
+    unnamed = [name for name in ("project_name", "run_name") if getattr(config, name) is None]
+    config = run.config = config.model_copy(update={name: saved["config"][name] for name in unnamed})
     check_data(saved["data"], run.facts_of_data)
     try:
         before = parse(PretrainConfig, saved["config"]).model_dump()  # with defaults of keys newer than it
@@ -249,7 +257,7 @@ def restore(
     return saved
 
 
-def facts_of_run(run: Run) -> dict[str, Any]:
+def run_metadata(run: Run) -> dict[str, Any]:
     """What a checkpoint says about its run, so that continuing it can be checked."""
     return {
         "config": run.config.model_dump(),

@@ -68,6 +68,8 @@ class EvaluatorConfig(BaseModel):
 class PretrainConfig(Settings):
     """Everything that `pretrain.py` is told. `arch` is checked against the architecture's own schema."""
 
+    model_config = ConfigDict(frozen=True)
+
     arch: dict
     """Architecture and its loss: the keys below arch."""
 
@@ -207,7 +209,7 @@ class PretrainConfig(Settings):
         return names
 
     @model_validator(mode="after")
-    def check_rhythm(self):
+    def check_eval_interval(self):
         if self.epochs % self.epochs_per_iteration:
             raise ValueError(
                 f"epochs={self.epochs} must be a multiple of eval_interval={self.eval_interval}: "

@@ -213,7 +213,7 @@ def test_a_state_from_before_there_was_a_choice_resumes(identified, tmp_path, mo
     """Its config lacks the newer keys; their defaults are what it was trained with."""
     import training_run
 
-    facts = training_run.facts_of_run
+    facts = training_run.run_metadata
 
     def old_facts(run: Run) -> dict:
         found = facts(run)
@@ -222,7 +222,7 @@ def test_a_state_from_before_there_was_a_choice_resumes(identified, tmp_path, mo
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr("pretrain.facts_of_run", old_facts)
+        patch.setattr("pretrain.run_metadata", old_facts)
         call_at(patch, "train_step", 2, terminate)
         train(identified, tmp_path / "run")
     assert train(identified, tmp_path / "run", resume="auto") == 0
