@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,31 +59,27 @@ class Setting:
 def build_strategy(choice: Choice, setting: Setting) -> tuple[Strategy, dict[str, Any]]:
     """The strategy, and its options with their defaults filled in; raises `UserError` for what cannot be run."""
     checker = checker_of(setting.metadata) if choice.checker else None
-    common = {"checker": checker, "sizes": setting.sizes}
+    strategy, own = BUILDERS[choice.strategy](choice, setting, checker)
+    return strategy, {"checker": choice.checker} | own
+
+
+def _plain(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[Strategy, dict[str, Any]]:
+    options = {"halt": bool(choice.halt)}
     solver, steps = setting.solvers[0], choice.num_steps
-    options: dict[str, Any] = {"checker": choice.checker}
-    if choice.strategy == "plain":
-        options["halt"] = bool(choice.halt)
-        return Plain(solver, steps, halt=options["halt"], **common), options
-    if choice.strategy == "symmetry":
-        voting, own = _symmetry(choice, setting, checker, choice.pick or "majority")
-        return voting, options | own
-    if choice.strategy == "noise":
-        voting, own = _noise(choice, setting, checker)
-        return voting, options | own
-    if choice.strategy == "ensemble":
-        options["pick"] = choice.pick or "majority"
-        return Ensemble(setting.solvers, steps, pick=options["pick"], **common), options
-    return _ladder(choice, setting, checker, options)
+    return Plain(solver, steps, checker=checker, sizes=setting.sizes, **options), options
 
 
-def _ladder(
-    choice: Choice, setting: Setting, checker: Checker | None, options: dict[str, Any]
-) -> tuple[Strategy, dict[str, Any]]:
+def _ensemble(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[Strategy, dict[str, Any]]:
+    options = {"pick": choice.pick or "majority"}
+    steps = choice.num_steps
+    return Ensemble(setting.solvers, steps, checker=checker, sizes=setting.sizes, **options), options
+
+
+def _ladder(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[Strategy, dict[str, Any]]:
     rungs = list(choice.rungs or _rungs_that_can_be(setting, choice))
     votings: dict[str, Voting] = {}
     more = choice.more_steps or MORE_STEPS * choice.num_steps
-    options |= {"rungs": rungs, "halt": bool(choice.halt)}
+    options: dict[str, Any] = {"rungs": rungs, "halt": bool(choice.halt)}
     if "more_steps" in rungs:
         if more <= choice.num_steps:
             raise UserError(
@@ -129,7 +125,7 @@ def _symmetries(setting: Setting) -> Symmetries:
 
 
 def _symmetry(
-    choice: Choice, setting: Setting, checker: Checker | None, pick: str
+    choice: Choice, setting: Setting, checker: Checker | None, pick: str | None = None
 ) -> tuple[Voting, dict[str, Any]]:
     symmetries = _symmetries(setting)
     most = symmetries.most
@@ -139,13 +135,13 @@ def _symmetry(
             "different copies and no more (of an ARC task, one for each of its identifiers)"
         )
     count = choice.symmetries or min(NUM_SYMMETRIES, most or NUM_SYMMETRIES)
-    options = {"symmetries": count, "pick": pick, "seed": choice.seed or 0}
+    options = {"symmetries": count, "pick": pick or choice.pick or "majority", "seed": choice.seed or 0}
     voting = SymmetryVoting(
         setting.solvers[0],
         choice.num_steps,
         count,
         symmetries=symmetries,
-        pick=pick,
+        pick=options["pick"],
         seed=options["seed"],
         capacity=setting.capacity,
         checker=checker,
@@ -189,3 +185,14 @@ def _noise(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[V
 
 def _has_scratch(solver: Solver) -> bool:
     return len(solver.head.model.inner.latents) > 1
+
+
+# A new strategy is a module with a class and a builder, a line here, and one in STRATEGIES of
+# config/evaluate_schema.py, which says what options it takes.
+BUILDERS: dict[str, Callable[[Choice, Setting, Checker | None], tuple[Strategy, dict[str, Any]]]] = {
+    "plain": _plain,
+    "symmetry": _symmetry,
+    "noise": _noise,
+    "ensemble": _ensemble,
+    "ladder": _ladder,
+}
