@@ -11,11 +11,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from models.compiled_cpu import compiled_on_cpu
 from models.feedforward import FFNS
 from models.fused_cpu import FusedNetwork
 from models.fused_cpu.weights import Weights
-from models.layers import Attention, rms_norm, weights_cast
+from models.layers import Attention, Linear
+from models.ops import contiguous_if_faster, rms_norm
 
 
 class Block(nn.Module):
@@ -47,8 +47,8 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor, cos_sin: tuple[Tensor, Tensor] | None) -> Tensor:
         if self.mixes_by_mlp:
-            h = laid_out(h.transpose(1, 2))  # (B, D, L)
-            h = laid_out(rms_norm(h + self.mlp_t(h), self.eps).transpose(1, 2))
+            h = contiguous_if_faster(h.transpose(1, 2))  # (B, D, L)
+            h = contiguous_if_faster(rms_norm(h + self.mlp_t(h), self.eps).transpose(1, 2))
         else:
             h = rms_norm(h + self.self_attn(h, cos_sin), self.eps)
         return rms_norm(h + self.mlp(h), self.eps)
@@ -58,11 +58,6 @@ class Block(nn.Module):
         if self.mixes_by_mlp:
             return self.mlp_t.flops(self.mlp.down_proj.weight.shape[0]) + self.mlp.flops(length)
         return self.self_attn.flops(length) + self.mlp.flops(length)
-
-
-def laid_out(h: Tensor) -> Tensor:
-    """The same values, contiguous where products of transposed tensors are slower than a copy."""
-    return h.contiguous() if compiled_on_cpu(h) else h
 
 
 class Network(nn.Module):
@@ -122,6 +117,20 @@ class Network(nn.Module):
             # Called from C++, an application holds Python's lock at its start and end only.
             in_thread = chosen | {"cpp_wrapper": True}
             self.apply_in_thread = torch.compile(plain, dynamic=False, options=in_thread)
+
+
+@contextmanager
+def weights_cast(modules: Iterable[nn.Module], dtype: torch.dtype) -> Iterator[None]:
+    """Within the block every `Linear` below `modules` uses one copy of its weight in `dtype`, made here."""
+    linears = [m for module in modules for m in module.modules() if isinstance(m, Linear)]
+    for linear in linears:
+        assert linear.bias is None, "a cast for many applications is for the blocks' maps, which have no bias"
+        linear.cast = None if linear.weight.dtype == dtype else linear.weight.detach().to(dtype)
+    try:
+        yield
+    finally:
+        for linear in linears:
+            linear.cast = None
 
 
 @contextmanager

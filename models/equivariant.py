@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from dataset.units import CellUnits
 from models.blocks import Network
-from models.layers import Embedding, Linear, gated, rms_norm
+from models.layers import Embedding, Linear
+from models.ops import few_rows, rms_norm, silu_gate
 from models.recursive import MAX_CYCLES, MAX_LAYERS, RecursiveConfig, RecursiveModel, State
 
 BLANK_ID, FIRST_SYMBOL_ID = 1, 2  # tokens: 0 pad, 1 blank, then the symbols
@@ -28,30 +29,6 @@ GIVEN, EXCLUDED, OPEN = range(3)  # what a clue says of a pair: this symbol, ano
 ABSENT_LOGIT = (
     -1e4
 )  # of pad and blank, which no answer contains: probability 0 in softmax, 1e-4 of s(0) in stablemax
-
-
-class RowsOfFew(torch.autograd.Function):
-    """`table[ids]` for a table of few rows (n, D) and ids (B, L); (B, L, D).
-
-    The table's gradient is a product with one-hot rows. torch's own adds up one row of the batch after another, in
-    the precision of the table.
-    """
-
-    @staticmethod
-    def forward(table: Tensor, ids: Tensor) -> Tensor:
-        return F.embedding(ids, table)
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        table, ids = inputs
-        ctx.save_for_backward(ids)
-        ctx.num_rows = len(table)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        (ids,) = ctx.saved_tensors
-        is_row = torch.arange(ctx.num_rows, device=ids.device).unsqueeze(1) == ids.flatten()  # (n, B·L)
-        return is_row.to(grad.dtype) @ grad.flatten(0, 1), None
 
 
 class UnitBlock(nn.Module):
@@ -82,7 +59,7 @@ class UnitBlock(nn.Module):
         for linear, extents in zip(self.of_units, self.units.kinds, strict=True):
             for extent in extents:
                 gate_up = gate_up + linear(self.pool(grid, tuple(axis + 1 for axis in extent)))
-        return rms_norm(grid + self.down_proj(gated(gate_up)), self.eps).view(h.shape)
+        return rms_norm(grid + self.down_proj(silu_gate(gate_up)), self.eps).view(h.shape)
 
     def flops(self, length: int) -> int:
         """FLOP of the forward pass for one row of `length` pairs; pooled vectors are mapped once for each unit."""
@@ -147,9 +124,7 @@ class EquivariantModel(RecursiveModel):
         cells = inputs.unsqueeze(-1)  # (B, S, 1)
         says = torch.where(cells == symbols, GIVEN, EXCLUDED)
         says = torch.where(cells < FIRST_SYMBOL_ID, OPEN, says)  # (B, S, N)
-        return RowsOfFew.apply(
-            self.scale * self.embed_tokens.embedding_weight.to(self.dtype), says.flatten(1)
-        )
+        return few_rows(self.scale * self.embed_tokens.embedding_weight.to(self.dtype), says.flatten(1))
 
     def embedding_gradient_flops(self) -> int:
         return 2 * self.length * self.embed_tokens.embedding_weight.numel()

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import SwiGLU, rms_norm
+from models.layers import SwiGLU
+from models.ops import rms_norm
 
 
 class RMSSwiGLU(SwiGLU):

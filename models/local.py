@@ -19,7 +19,8 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from models.blocks import Network
-from models.layers import Linear, gated, rms_norm
+from models.layers import Linear
+from models.ops import rms_norm, silu_gate
 from models.recursive import MAX_CYCLES, MAX_LAYERS, RecursiveConfig, RecursiveModel, State
 
 
@@ -56,7 +57,7 @@ class NeighbourBlock(torch.nn.Module):
         return torch.cat((grid, *neighbours), dim=-1).flatten(1, 2)
 
     def forward(self, h: Tensor, cos_sin: None = None) -> Tensor:
-        return rms_norm(h + self.down_proj(gated(self.gate_up_proj(self.heard(h)))), self.eps)
+        return rms_norm(h + self.down_proj(silu_gate(self.gate_up_proj(self.heard(h)))), self.eps)
 
     def flops(self, length: int) -> int:
         """FLOP of the forward pass for one row of `length` cells."""

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from models.blocks import Network
 from models.feedforward import FFNS
 from models.grid_rotary import GridRotaryEmbedding
-from models.layers import Attention, Embedding, Linear, rms_norm
+from models.layers import Attention, Embedding, Linear
+from models.ops import rms_norm
 from models.recursive import RecursiveConfig, RecursiveModel, State
 
 PAD, BLANK, SYMBOL = range(3)  # what a token is; all symbols share one input vector

@@ -14,8 +14,8 @@ from benchmarks.step import Case, config_of
 from config.evaluate_schema import EvaluateConfig
 from config.schema import parse
 from evaluators.evaluate import run_steps
-from models import layers
-from models.compiled_cpu import GatedByExp2
+from models import ops
+from models.kernels import GatedByExp2
 from models.recursive import CUDA_GRAPH_MODES
 from models.row_parts import RowParts, lone_threads
 from utils.device import COMPILE_MODES, missing_toolchain
@@ -297,11 +297,11 @@ def test_attention_written_out_is_the_fused_kernels_but_for_roundings(monkeypatc
     def attended(dtype: torch.dtype) -> torch.Tensor:
         """The output and the gradients of queries, keys and values."""
         leaves = [tensor.to(dtype).requires_grad_() for tensor in qkv]
-        out = layers.attend(*leaves)
+        out = ops.attend(*leaves)
         return torch.stack((out, *torch.autograd.grad(out, leaves, upstream.to(dtype)))).detach().float()
 
     expected, fused = attended(torch.float32), attended(torch.bfloat16)
-    monkeypatch.setattr(layers, "may_round_elsewhere", lambda tensor: True)
+    monkeypatch.setattr(ops, "may_round_differently", lambda tensor: True)
     written_out = attended(torch.bfloat16)
     assert not torch.equal(written_out, fused)
     of_fused, of_written_out = ((found - expected).abs().mean((1, 2, 3, 4)) for found in (fused, written_out))

@@ -14,7 +14,7 @@ from training_runs import train
 from dataset.augment import SudokuSymmetry
 from dataset.sudoku import BoxShape, random_symmetries
 from dataset.units import CellUnits
-from models.equivariant import RowsOfFew
+from models.ops import few_rows
 from models.registry import build_model
 from puzzle_dataset import PuzzleDataset
 from utils.errors import UserError
@@ -175,7 +175,7 @@ def stated(tmp_path, source, units) -> str:
 def test_rows_of_a_small_table_and_their_gradient_are_those_of_an_embedding():
     table = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
     ids = torch.tensor([[2, 0, 2, 2], [0, 0, 2, 0]])  # and never 1
-    found, expected = RowsOfFew.apply(table, ids), torch.nn.functional.embedding(ids, table)
+    found, expected = few_rows(table, ids), torch.nn.functional.embedding(ids, table)
     assert torch.equal(found, expected)
     upstream = torch.randn_like(expected)
     gradients = [torch.autograd.grad(rows, table, upstream)[0] for rows in (found, expected)]

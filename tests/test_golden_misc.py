@@ -7,8 +7,9 @@ import pytest
 import torch
 from golden_files import load
 
-from models.layers import RotaryEmbedding, rms_norm, rotate, swiglu_width, truncated_normal_
+from models.layers import RotaryEmbedding, swiglu_width, truncated_normal_
 from models.losses import softmax_cross_entropy, stablemax, stablemax_cross_entropy
+from models.ops import rms_norm, rotate
 from models.optim.adam_atan2 import AdamATan2
 from models.optim.schedule import learning_rate
 from models.optim.sparse_sign_sgd import SparseSignSGD

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.layers import Linear, weights_cast
+from models.blocks import weights_cast
+from models.layers import Linear
 
 
 def applied(linear: Linear, x: torch.Tensor, times: int) -> tuple[torch.Tensor, torch.Tensor]:

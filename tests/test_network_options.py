@@ -12,7 +12,8 @@ from training_runs import assert_same_run, metrics, tiny, train
 from evaluators.evaluate import evaluate
 from models.feedforward import ConvSwiGLU, RMSSwiGLU
 from models.grid_rotary import GridRotaryEmbedding
-from models.layers import RotaryEmbedding, rotate
+from models.layers import RotaryEmbedding
+from models.ops import rotate
 from models.registry import build_model, check_arch
 from training_run import build
 from utils.distributed import World

@@ -1,8 +1,6 @@
-"""Attention and SwiGLU's gate where a CPU's compiler is at work.
+"""Operations with a backward pass of their own, cheaper than the one autograd derives. `models.ops` chooses among them.
 
-What autograd finds by itself, in fewer passes over memory and rounded in other places. Eager code, bit-equal to the
-published one, uses none of it.
-Shapes: M batch times heads, L positions, H head width, K inner width of SwiGLU.
+Shapes: B batch, M batch times heads, L positions, D hidden size, H head width, K inner width of SwiGLU.
 """
 
 from __future__ import annotations
@@ -10,19 +8,35 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 LOG2_E = math.log2(math.e)  # for exp2, which takes a CPU less time than exp
 
 
-def compiled_on_cpu(x: Tensor) -> bool:
-    """Whether a CPU's compiler is at work."""
-    return torch.compiler.is_compiling() and x.device.type == "cpu"
+class LinearByCast(torch.autograd.Function):
+    """`x @ cast.T`, whose gradient goes to `weight`, the float32 parameter that `cast` is a copy of.
 
+    A recursion applies one weight many times a step. Casting it inside each application costs a pass over the weight
+    each time; casting it once, inside autograd, would sum the applications' gradients in the lower precision.
+    """
 
-def may_round_elsewhere(x: Tensor) -> bool:
-    """Whether a faster form may be taken whose roundings are others: a CPU's compiler at work in 16 bits."""
-    return compiled_on_cpu(x) and x.dtype in (torch.bfloat16, torch.float16)
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, cast: Tensor) -> Tensor:
+        return F.linear(x, cast)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        x, _, cast = inputs
+        ctx.save_for_backward(x, cast)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, cast = ctx.saved_tensors
+        flat = grad.flatten(0, -2)
+        grad_x = (flat @ cast).view(x.shape) if ctx.needs_input_grad[0] else None
+        grad_weight = (flat.t() @ x.flatten(0, -2)).float() if ctx.needs_input_grad[1] else None
+        return grad_x, grad_weight, None
 
 
 class WrittenOutAttention(torch.autograd.Function):
@@ -70,6 +84,28 @@ class KeepsInput(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
 
+class Gated(KeepsInput):
+    """`silu(gate) · up`, bit-equal to the plain form, without what autograd would keep and copy for it.
+
+    silu(gate) is computed again in the backward pass instead of kept, and both gradients are written into one tensor.
+    """
+
+    @staticmethod
+    def forward(gate_up: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        (gate_up,) = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, dim=-1)
+        grad_gate_up = torch.empty_like(gate_up)
+        grad_gate, grad_up = grad_gate_up.chunk(2, dim=-1)
+        torch.mul(grad, F.silu(gate), out=grad_up)
+        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
+        return grad_gate_up
+
+
 class GatedByExp2(KeepsInput):
     """`silu(gate) · up` of (..., 2 K), gate first, with one exponential and one division each way; (..., K)."""
 
@@ -87,3 +123,27 @@ class GatedByExp2(KeepsInput):
         grad_gate = grad * up * (sigmoid + silu * (1 - sigmoid))
         # Rounded before they are joined, or the compiler would keep both in float32 first.
         return torch.cat((grad_gate.to(grad.dtype), (grad * silu).to(grad.dtype)), dim=-1)
+
+
+class FewRows(torch.autograd.Function):
+    """`table[ids]` for a table of few rows (n, D) and ids (B, L); (B, L, D).
+
+    The table's gradient is a product with one-hot rows. torch's own adds up one row of the batch after another, in
+    the precision of the table.
+    """
+
+    @staticmethod
+    def forward(table: Tensor, ids: Tensor) -> Tensor:
+        return F.embedding(ids, table)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        table, ids = inputs
+        ctx.save_for_backward(ids)
+        ctx.num_rows = len(table)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        (ids,) = ctx.saved_tensors
+        is_row = torch.arange(ctx.num_rows, device=ids.device).unsqueeze(1) == ids.flatten()  # (n, B·L)
+        return is_row.to(grad.dtype) @ grad.flatten(0, 1), None

@@ -1,0 +1,81 @@
+"""The operations that layers are made of. Each one chooses the kernel for the device, the dtype and the compiler.
+
+Shapes: B batch, L sequence length, N heads, H head width, K inner width of SwiGLU. Eager code on any device takes the
+forms that are bit-equal to the published ones.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.kernels import FewRows, Gated, GatedByExp2, LinearByCast, WrittenOutAttention
+
+# Up to this length the scores fit into a CPU's caches, and writing them out is cheaper than the fused kernel, most of
+# whose time in bfloat16 goes into its backward pass.
+LONGEST_WRITTEN_OUT = 512
+
+
+def compiles_for_cpu(x: Tensor) -> bool:
+    """True while `torch.compile` traces for a CPU."""
+    return torch.compiler.is_compiling() and x.device.type == "cpu"
+
+
+def may_round_differently(x: Tensor) -> bool:
+    """True when compiling for a CPU in 16 bit, where faster kernels with different rounding are acceptable."""
+    return compiles_for_cpu(x) and x.dtype in (torch.bfloat16, torch.float16)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, cast: Tensor | None = None) -> Tensor:
+    """`x @ weight.T (+ bias)` in the dtype of `x`, for x (..., I), weight (O, I) and bias (O,) in float32.
+
+    `cast` is a copy of `weight` in the dtype of `x`, if there is one already; then there must be no bias.
+    """
+    if cast is not None:
+        return LinearByCast.apply(x, weight, cast)
+    return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+def few_rows(table: Tensor, ids: Tensor) -> Tensor:
+    """`table[ids]` for a table of few rows (n, D) and ids (B, L); (B, L, D)."""
+    return FewRows.apply(table, ids)
+
+
+def rms_norm(x: Tensor, eps: float) -> Tensor:
+    """Divide the last axis by its root mean square, computed in float32, without a learned weight."""
+    x32 = x.float()
+    return (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate queries or keys (B, N, L, H) by their positions; `cos`, `sin` (L, H) in float32."""
+    first, second = x.to(cos.dtype).chunk(2, dim=-1)
+    (cos_first, cos_second), (sin_first, sin_second) = cos.chunk(2, dim=-1), sin.chunk(2, dim=-1)
+    # Round each half separately: a compiler then writes both in one pass, without a rotated copy of `x`.
+    rotated_first = (first * cos_first - second * sin_first).to(x.dtype)
+    rotated_second = (second * cos_second + first * sin_second).to(x.dtype)
+    return torch.cat((rotated_first, rotated_second), dim=-1)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q kᵀ / sqrt(H)) v for (B, N, L, H), the softmax in float32."""
+    if may_round_differently(q) and q.shape[-2] <= LONGEST_WRITTEN_OUT:
+        out, *_ = WrittenOutAttention.apply(*(x.flatten(0, 1) for x in (q, k, v)))
+        return out.unflatten(0, q.shape[:2])
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def silu_gate(gate_up: Tensor) -> Tensor:
+    """`silu(gate) · up` of (..., 2 K), gate first; (..., K)."""
+    if may_round_differently(gate_up):
+        return GatedByExp2.apply(gate_up)
+    if torch.compiler.is_compiling():  # which fuses the plain form
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.silu(gate) * up
+    return Gated.apply(gate_up)
+
+
+def contiguous_if_faster(h: Tensor) -> Tensor:
+    """The same values, made contiguous where products of transposed tensors are slower than a copy."""
+    return h.contiguous() if compiles_for_cpu(h) else h
