@@ -61,7 +61,7 @@ CASES: dict[str, tuple[str, ...]] = {
 
 
 MODES = ["eager", "compiled", "torch.compile"]
-MODES_HELP = "compiled: what compile=true takes, on some CPUs models/fused_cpu instead of torch.compile"
+MODES_HELP = "compiled: what compile=true takes, on some CPUs models/backends/fused_cpu instead of torch.compile"
 
 
 @dataclass

@@ -154,7 +154,7 @@ class PretrainConfig(Settings):
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """auto: the first of cuda, mps and cpu that is available."""
     compile: CompileChoice = "auto"
-    """auto: torch.compile on CUDA, else eager. fused: as auto, and models/fused_cpu on a CPU with
+    """auto: torch.compile on CUDA, else eager. fused: as auto, and models/backends/fused_cpu on a CPU with
     avx512_bf16 for bfloat16, SwiGLU, rms_swiglu or trm_equivariant, and widths in whole vectors of 16;
     it rounds in fewer places than eager code. true: the same, and torch.compile instead of eager.
     default, reduce-overhead, max-autotune (both record CUDA graphs), max-autotune-no-cudagraphs:

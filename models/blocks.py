@@ -11,9 +11,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from models.backends.fused_cpu import FusedNetwork
+from models.backends.fused_cpu.weights import Weights
 from models.feedforward import FFNS
-from models.fused_cpu import FusedNetwork
-from models.fused_cpu.weights import Weights
 from models.layers import Attention, Linear
 from models.ops import contiguous_if_faster, rms_norm
 

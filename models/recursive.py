@@ -16,12 +16,12 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from models.backends.batch_chunks import RowParts, State
+from models.backends.fused_cpu import FusedNetwork, fits
 from models.blocks import Block, Network, weights_ready
 from models.embeddings import InputEmbedding, prefix_length
-from models.fused_cpu import FusedNetwork, fits
 from models.grid_rotary import grid_side
 from models.layers import Linear, truncated_normal_
-from models.row_parts import RowParts, State
 from models.settings import Settings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -30,7 +30,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 # More would take hours or days for a single step or evaluation; published models use 1 to 16 of each.
 MAX_CYCLES, MAX_LAYERS, MAX_STEPS = 1000, 1000, 100_000
-FUSED = "fused"  # what `compile_networks` calls the C++ of `models.fused_cpu`
+FUSED = "fused"  # what `compile_networks` calls the C++ of `models.backends.fused_cpu`
 
 
 class RecursiveConfig(Settings):
@@ -241,7 +241,7 @@ class RecursiveModel(InputEmbedding):
 
     @property
     def can_be_fused(self) -> bool:
-        """Whether `models.fused_cpu` does what the networks do, where they are."""
+        """Whether `models.backends.fused_cpu` does what the networks do, where they are."""
         on_cpu = self.q_head.weight.device.type == "cpu"
         return on_cpu and all(fits(getattr(self, network), self.dtype) for network in self.networks)
 
@@ -260,7 +260,9 @@ class RecursiveModel(InputEmbedding):
             except Exception as error:
                 lines = str(error).splitlines() or [type(error).__name__]
                 why = next((line for line in lines if "error:" in line), lines[0])  # of a compiler's pages
-                warnings.warn(f"models/fused_cpu cannot be used, torch.compile is: {why}", stacklevel=2)
+                warnings.warn(
+                    f"models/backends/fused_cpu cannot be used, torch.compile is: {why}", stacklevel=2
+                )
                 mode = "default"
             else:
                 for network, its_own in zip(networks, fused, strict=True):

@@ -1,4 +1,4 @@
-"""What the tests of `models.fused_cpu` compare: outputs and gradients of a network by different code."""
+"""What the tests of `models.backends.fused_cpu` compare: outputs and gradients of a network by different code."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from models.backends.fused_cpu.bindings import processor_fits
 from models.blocks import Network
-from models.fused_cpu.bindings import processor_fits
 from utils.device import missing_toolchain
 
 needs_processor = pytest.mark.skipif(

@@ -15,9 +15,9 @@ from config.evaluate_schema import EvaluateConfig
 from config.schema import parse
 from evaluators.evaluate import run_steps
 from models import ops
+from models.backends.batch_chunks import RowParts, lone_threads
 from models.kernels import GatedByExp2
 from models.recursive import CUDA_GRAPH_MODES
-from models.row_parts import RowParts, lone_threads
 from utils.device import COMPILE_MODES, missing_toolchain
 from utils.distributed import World
 

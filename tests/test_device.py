@@ -109,7 +109,7 @@ def test_code_of_the_models_own_is_taken_where_it_is_asked_for_and_fits(monkeypa
     assert compile_policy(False, CPU, True)[0] is None
     mode, reason = compile_policy("fused", CPU, False)
     assert mode is None
-    assert "models/fused_cpu" in reason
+    assert "models/backends/fused_cpu" in reason
     assert compile_policy("fused", CUDA) == ("default", "compiled: compile=fused on cuda, default")
 
 

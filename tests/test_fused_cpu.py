@@ -10,11 +10,12 @@ import torch
 from fused_networks import BFLOAT16, errors, gradients, needs_processor, number_of_threads
 
 from benchmarks.step import Case, config_of
-from models import fused_cpu, recursive
+from models import recursive
+from models.backends import fused_cpu
+from models.backends.fused_cpu import bindings
+from models.backends.fused_cpu.bindings import library
+from models.backends.fused_cpu.network import FusedNetwork, fits
 from models.blocks import Network
-from models.fused_cpu import bindings
-from models.fused_cpu.bindings import library
-from models.fused_cpu.network import FusedNetwork, fits
 from utils import device
 from utils.distributed import World
 

@@ -8,9 +8,9 @@ from fused_networks import BFLOAT16, errors, gradients, needs_processor, number_
 
 from benchmarks.step import Case, config_of
 from dataset.units import CellUnits
+from models.backends.fused_cpu.network import FusedNetwork, fits
 from models.blocks import Network
 from models.equivariant import EquivariantModel, UnitBlock
-from models.fused_cpu.network import FusedNetwork, fits
 from utils.distributed import World
 
 SUDOKU = CellUnits.of_boxes(3, 3)

@@ -20,7 +20,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 DEVICE_NAMES = ("auto", "cuda", "mps", "cpu")
 
-FUSED = "fused"  # the C++ of models/fused_cpu
+FUSED = "fused"  # the C++ of models/backends/fused_cpu
 # What `torch.compile` calls its modes, the first of them what `compile=true` and `auto` take.
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
@@ -174,8 +174,8 @@ def compile_policy(
         return None, ""
     if compile == FUSED and device.type != "cuda" and not takes_fused:
         return None, (
-            f"eager: compile=fused needs CUDA or a model and CPU that models/fused_cpu fits, this is {device.type} "
-            "(compile=true compiles everywhere)"
+            "eager: compile=fused needs CUDA or a model and CPU that models/backends/fused_cpu fits, this is "
+            f"{device.type} (compile=true compiles everywhere)"
         )
     if missing := missing_toolchain():
         return None, f"eager: compiling needs {missing}, which this machine lacks"

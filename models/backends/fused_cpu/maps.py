@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.fused_cpu.bindings import Right
+from models.backends.fused_cpu.bindings import Right
 from models.layers import Linear
 
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from models.fused_cpu.bindings import library, processor_fits
-from models.fused_cpu.block_kernels import BlockKernels
-from models.fused_cpu.kernels import CosSin, KeptTensors, Kernels
-from models.fused_cpu.unit_kernels import UnitKernels
-from models.fused_cpu.weights import Weights
+from models.backends.fused_cpu.bindings import library, processor_fits
+from models.backends.fused_cpu.block_kernels import BlockKernels
+from models.backends.fused_cpu.kernels import CosSin, KeptTensors, Kernels
+from models.backends.fused_cpu.unit_kernels import UnitKernels
+from models.backends.fused_cpu.weights import Weights
 
 if TYPE_CHECKING:
     from models.blocks import Network

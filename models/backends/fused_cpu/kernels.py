@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
-from models.fused_cpu.maps import LeftMap, RightMap
+from models.backends.fused_cpu.maps import LeftMap, RightMap
 
 if TYPE_CHECKING:
     from models.blocks import Network

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from models.fused_cpu.bindings import Right
-from models.fused_cpu.kernels import Kernels
-from models.fused_cpu.maps import LeftMap, RightMap
+from models.backends.fused_cpu.bindings import Right
+from models.backends.fused_cpu.kernels import Kernels
+from models.backends.fused_cpu.maps import LeftMap, RightMap
 
 if TYPE_CHECKING:
     from models.blocks import Network

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from models.backends.fused_cpu.bindings import Gradients, Kept, Layer, Shape
+from models.backends.fused_cpu.kernels import CosSin, KeptTensors, Kernels, chained
+from models.backends.fused_cpu.maps import LeftMap, RightMap, block_of
 from models.feedforward import RMSSwiGLU
-from models.fused_cpu.bindings import Gradients, Kept, Layer, Shape
-from models.fused_cpu.kernels import CosSin, KeptTensors, Kernels, chained
-from models.fused_cpu.maps import LeftMap, RightMap, block_of
 from models.layers import SwiGLU
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from models.fused_cpu.bindings import Pointer, Pool, Right, UnitKept, UnitShape, structure
-from models.fused_cpu.kernels import CosSin, KeptTensors, Kernels, chained
-from models.fused_cpu.maps import RightMap, block_of
+from models.backends.fused_cpu.bindings import Pointer, Pool, Right, UnitKept, UnitShape, structure
+from models.backends.fused_cpu.kernels import CosSin, KeptTensors, Kernels, chained
+from models.backends.fused_cpu.maps import RightMap, block_of
 
 if TYPE_CHECKING:
     from models.blocks import Network
