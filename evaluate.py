@@ -32,6 +32,7 @@ from evaluators.report import make_output_folder, summary, write_report
 from evaluators.score import Score, wilson_interval
 from evaluators.strategies import Choice, Setting, build_strategy
 from evaluators.training_cost import processor, training_cost
+from models.backends import FusedCPU, choose_backend
 from models.losses import ACTLossHead
 from puzzle_dataset import PuzzleDataset
 from trained_run import Trained, evaluation_folder, open_trained
@@ -64,7 +65,7 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         evaluators = build_evaluators(wanted, config.data_paths_test, data.metadata)
     except ValueError as error:
         raise UserError(str(error)) from error
-    can_be_fused = all(head.model.inner.can_be_fused for head in heads)
+    can_be_fused = all(FusedCPU.fits(head.model.inner) for head in heads)
     mode, reason = compile_policy(config.compile, world.device, can_be_fused)
     solvers = [Solver(head, world.device) for head in heads]
     applications = {solver.applications_per_step() for solver in solvers}
@@ -87,7 +88,7 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     strategy, options = build_strategy(Choice(config.strategy, steps, **options), setting)
     if mode:
         for head in heads:
-            head.model.inner.compile_networks(mode)
+            head.model.inner.backend = choose_backend(head.model.inner, mode)
     folder = Path(config.out) if config.out else evaluation_folder(trained)
     if world.is_main:
         make_output_folder(folder)

@@ -32,6 +32,7 @@ from dataset.family import recorded_family
 from evaluators.base import remarks
 from evaluators.evaluate import evaluate, metric_names
 from evaluators.run_pictures import evaluation_pictures
+from models.backends import FusedCPU, choose_backend
 from models.metrics import NonFiniteLoss
 from models.training import train_step
 from puzzle_dataset import IDENTIFIERS_KEY, Prefetcher, identifier_hashes
@@ -143,9 +144,9 @@ def train(config: PretrainConfig, world: World) -> int:
             return 0
         if world.is_main:
             write_run_folder(run)
-        mode, reason = compile_policy(config.compile, world.device, inner.can_be_fused)
+        mode, reason = compile_policy(config.compile, world.device, FusedCPU.fits(inner))
         if mode:
-            inner.compile_networks(mode)
+            inner.backend = choose_backend(inner, mode)
         num_parameters = sum(p.numel() for p in state.model.parameters())
         where = ", ".join(filter(None, (f"on {world.device}", reason)))
         world.print(f"{type(inner).__name__}, {num_parameters:,} parameters, {where}; {run.folder}")

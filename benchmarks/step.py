@@ -34,6 +34,7 @@ from benchmarks.yardstick import Yardstick
 from config.overrides import force_overrides
 from config.schema import PretrainConfig, parse
 from evaluators.evaluate import run_steps
+from models.backends import choose_backend
 from models.ema import EMA
 from models.losses import ACTLossHead
 from models.metrics import MetricAccumulator
@@ -61,7 +62,9 @@ CASES: dict[str, tuple[str, ...]] = {
 
 
 MODES = ["eager", "compiled", "torch.compile"]
-MODES_HELP = "compiled: what compile=true takes, on some CPUs models/backends/fused_cpu instead of torch.compile"
+MODES_HELP = (
+    "compiled: what compile=true takes, on some CPUs models/backends/fused_cpu instead of torch.compile"
+)
 
 
 @dataclass
@@ -156,7 +159,8 @@ def measure(overrides: tuple[str, ...], mode: str, device: torch.device, options
     )
     torch.compiler.reset()  # Dynamo keeps what it compiled for other models and stops at a limit
     if mode != "eager":
-        case.model.model.inner.compile_networks("default" if mode == "torch.compile" else None)
+        inner = case.model.model.inner
+        inner.backend = choose_backend(inner, "default" if mode == "torch.compile" else None)
     yardstick = Yardstick.of(case.model, case.batch, device)
     first = timed(case.train_step, device)
     yardstick.train()

@@ -26,6 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.step import LARGE, MLP, Case, config_of, peak_memory, reset_peak_memory, timed
 from benchmarks.yardstick import Yardstick
+from models.backends import choose_backend
 from puzzle_dataset import Prefetcher
 from utils.device import COMPILE_MODES, make_deterministic, resolve_device
 from utils.distributed import World
@@ -73,7 +74,8 @@ def report(overrides: tuple[str, ...], mode: str, device: torch.device, ceiling:
     torch.compiler.reset()
     case = Case(config, seq_len, World(device=device))
     if mode != "eager":
-        case.model.model.inner.compile_networks(mode=mode)
+        inner = case.model.model.inner
+        inner.backend = choose_backend(inner, mode)
     flops = Yardstick.of(case.model, case.batch, device).train_flops
     on_host = {name: value.cpu() for name, value in case.batch.items()}  # here, as it waits
     first = timed(lambda: steps(case, on_host, 2), device)

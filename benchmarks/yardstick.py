@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import Block, Network
-from models.equivariant import UnitBlock
+from models.blocks import Block
+from models.flops import count_applications
 from models.layers import Attention, SwiGLU
 from models.losses import ACTLossHead
+from models.unit_block import UnitBlock
 
 
 @dataclass
@@ -54,20 +55,6 @@ class Yardstick:
         """Found by counting how often one supervision step applies each network, with and without gradient."""
         inner = model.model.inner
         rows, dtype = batch["inputs"].shape[0], inner.dtype
-        counts: dict[Network, list[int]] = {}
-
-        def count(network: nn.Module, *_) -> None:
-            pair = counts.setdefault(network, [0, 0])
-            pair[0] += 1
-            pair[1] += torch.is_grad_enabled()
-
-        hooks = [m.register_forward_pre_hook(count) for m in inner.modules() if isinstance(m, Network)]
-        state, inputs = inner.initial_state(1), batch["inputs"][:1]
-        inner(state, inputs, inner.puzzle_rows({name: value[:1] for name, value in batch.items()}))
-        if inner.prefix_len:
-            inner.puzzle_emb.leaves.clear()
-        for hook in hooks:
-            hook.remove()
 
         def new(*shape: int) -> Tensor:
             return torch.randn(shape, device=device).to(dtype)
@@ -76,8 +63,9 @@ class Yardstick:
             return Product(new(num_rows, weight.shape[1]), new(*weight.shape), forward, backward)
 
         products = []
-        for network, (forward, backward) in counts.items():
-            for block in network.layers:
+        for name, (without_gradient, backward) in count_applications(inner).items():
+            forward = without_gradient + backward
+            for block in getattr(inner, name).layers:
                 if isinstance(block, UnitBlock):
                     products += [
                         linear(rows * count, weight, forward, backward)

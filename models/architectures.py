@@ -1,7 +1,7 @@
 """The architectures: which latents exist, which networks, and what one cycle does. Nothing else differs.
 
-Everything shared (embedding, heads, gradient in the last cycle only) is in `models/recursive.py`; `self.net` is
-the two-layer network f(h, injection) of arXiv 2510.04871, x the embedded question.
+Everything shared (embedding, heads, gradient in the last cycle only) is in `models/recursive.py`, with `self.f(network,
+h, injection)`; x is the embedded question. Letters as in arXiv 2510.04871.
 """
 
 from __future__ import annotations
@@ -24,11 +24,8 @@ class TRM(RecursiveModel):
         y, z = state
         question = y + x
         for _ in range(self.L_cycles):
-            z = self.net(z, question)
-        return self.net(y, z), z
-
-    def net(self, h: Tensor, injection: Tensor | None) -> Tensor:
-        return self.apply_network(self.L_level, h, injection)
+            z = self.f(self.L_level, z, question)
+        return self.f(self.L_level, y, z), z
 
 
 class SingleZ(TRM):
@@ -39,8 +36,8 @@ class SingleZ(TRM):
     def cycle(self, state: State, x: Tensor) -> State:
         (z,) = state
         for _ in range(self.L_cycles):
-            z = self.net(z, x)
-        return (self.net(z, None),)
+            z = self.f(self.L_level, z, x)
+        return (self.f(self.L_level, z, None),)
 
 
 class Hier6(TRM):
@@ -58,8 +55,8 @@ class Hier6(TRM):
         y, *zs = state
         question = y + x
         for j in range(self.L_cycles):
-            zs[j] = self.net(sum(zs), question)
-        return self.net(y, sum(zs)), *zs
+            zs[j] = self.f(self.L_level, sum(zs), question)
+        return self.f(self.L_level, y, sum(zs)), *zs
 
 
 class HRM(RecursiveModel):
@@ -76,10 +73,10 @@ class HRM(RecursiveModel):
     published_halting: ClassVar = "q_learning"
 
     def update_z(self, y: Tensor, z: Tensor, x: Tensor) -> Tensor:
-        return self.apply_network(self.L_level, z, y + x)
+        return self.f(self.L_level, z, y + x)
 
     def update_y(self, y: Tensor, z: Tensor) -> Tensor:
-        return self.apply_network(self.H_level, y, z)
+        return self.f(self.H_level, y, z)
 
     def without_gradient(self, state: State, x: Tensor) -> State:
         y, z = state
@@ -119,7 +116,7 @@ class TransformersBaseline(RecursiveModel):
 
     def with_gradient(self, state: State, x: Tensor) -> State:
         (y,) = state
-        return (self.apply_network(self.H_level, y, x),)
+        return (self.f(self.H_level, y, x),)
 
 
 class URM(TRM):
@@ -135,7 +132,7 @@ class URM(TRM):
     def cycle(self, state: State, x: Tensor) -> State:
         (z,) = state
         for _ in range(self.L_cycles):
-            z = self.net(z, x)
+            z = self.f(self.L_level, z, x)
         return (z,)
 
 

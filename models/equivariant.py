@@ -16,59 +16,20 @@ from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from dataset.units import CellUnits
 from models.blocks import Network
 from models.layers import Embedding, Linear
-from models.ops import few_rows, rms_norm, silu_gate
+from models.ops import few_rows
 from models.recursive import MAX_CYCLES, MAX_LAYERS, RecursiveConfig, RecursiveModel, State
+from models.unit_block import UnitBlock
 
 BLANK_ID, FIRST_SYMBOL_ID = 1, 2  # tokens: 0 pad, 1 blank, then the symbols
 GIVEN, EXCLUDED, OPEN = range(3)  # what a clue says of a pair: this symbol, another one, nothing
 ABSENT_LOGIT = (
     -1e4
 )  # of pad and blank, which no answer contains: probability 0 in softmax, 1e-4 of s(0) in stablemax
-
-
-class UnitBlock(nn.Module):
-    """`h = rms(h + SwiGLU(h, pooled h))` for h (B, L, D): one linear map of each pair and of each unit it is in.
-
-    gate and up are the sum of a map of the pair itself, of its cell's pooled vector (over the symbols) and of the
-    pooled vectors of the units (over their cells, for this symbol). Pooling is a mean, or a mean beside a maximum.
-    """
-
-    def __init__(self, config: EquivariantModel.Config, units: CellUnits):
-        super().__init__()
-        width, inner = config.hidden_size, round(config.expansion * config.hidden_size)
-        pooled = width * (2 if config.pooling == "mean_max" else 1)
-        self.units, self.pooling, self.eps = units, config.pooling, config.rms_norm_eps
-        self.of_pair = Linear(width, 2 * inner)
-        self.of_cell = Linear(pooled, 2 * inner)
-        self.of_units = nn.ModuleList(Linear(pooled, 2 * inner) for _ in units.kinds)
-        self.down_proj = Linear(inner, width)
-
-    def pool(self, h: Tensor, axes: tuple[int, ...]) -> Tensor:
-        mean = h.mean(axes, keepdim=True)
-        return torch.cat((mean, h.amax(axes, keepdim=True)), dim=-1) if self.pooling == "mean_max" else mean
-
-    def forward(self, h: Tensor, cos_sin: None = None) -> Tensor:
-        axes = self.units.axes
-        grid = h.view(h.shape[0], *axes, -1, h.shape[-1])  # (B, *axes, N, D)
-        gate_up = self.of_pair(grid) + self.of_cell(self.pool(grid, (len(axes) + 1,)))
-        for linear, extents in zip(self.of_units, self.units.kinds, strict=True):
-            for extent in extents:
-                gate_up = gate_up + linear(self.pool(grid, tuple(axis + 1 for axis in extent)))
-        return rms_norm(grid + self.down_proj(silu_gate(gate_up)), self.eps).view(h.shape)
-
-    def flops(self, length: int) -> int:
-        """FLOP of the forward pass for one row of `length` pairs; pooled vectors are mapped once for each unit."""
-        cells = self.units.num_cells
-        symbols = length // cells
-        products = self.of_pair.flops(length) + self.of_cell.flops(cells) + self.down_proj.flops(length)
-        for linear, extents in zip(self.of_units, self.units.kinds, strict=True):
-            products += sum(linear.flops(symbols * self.units.num_units(extent)) for extent in extents)
-        return products
 
 
 class EquivariantModel(RecursiveModel):
@@ -116,7 +77,13 @@ class EquivariantModel(RecursiveModel):
             self.q_head.bias.fill_(-5.0)
 
     def make_network(self, num_layers: int) -> Network:
-        return Network([UnitBlock(self.config, self.units) for _ in range(num_layers)])
+        c = self.config
+        return Network(
+            [
+                UnitBlock(c.hidden_size, c.expansion, self.units, c.pooling, c.rms_norm_eps)
+                for _ in range(num_layers)
+            ]
+        )
 
     def embed(self, inputs: Tensor, puzzle_rows: Tensor | None) -> Tensor:
         """(B, L, D): for each pair what the clue in its cell says of it."""

@@ -20,7 +20,7 @@ def count_applications(inner: RecursiveModel) -> dict[str, tuple[int, int]]:
     """How often a supervision step applies each network, as it is now: (without gradient in training, with gradient).
 
     Counted by going through the recursion with networks that do nothing, so an architecture states no formula. It must
-    apply its networks by `apply_network`.
+    apply its networks by `f`.
     """
     counts: Counter[tuple[int, bool]] = Counter()
 
@@ -28,12 +28,12 @@ def count_applications(inner: RecursiveModel) -> dict[str, tuple[int, int]]:
         counts[id(network), torch.is_grad_enabled()] += 1
         return h
 
-    inner.apply_network = count
+    inner.f = count
     try:
         with torch.enable_grad():
             inner.recur(tuple(torch.zeros(1, 1, 1) for _ in inner.latents), torch.zeros(1, 1, 1))
     finally:
-        del inner.apply_network  # the class has the real one
+        del inner.f  # the class has the real one
     return {
         name: (counts[id(getattr(inner, name)), False], counts[id(getattr(inner, name)), True])
         for name in inner.networks

@@ -7,18 +7,15 @@ Shapes: B batch, S `seq_len`, P prefix length, L = P + S, D hidden size, V vocab
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from models.backends.batch_chunks import RowParts, State
-from models.backends.fused_cpu import FusedNetwork, fits
-from models.blocks import Block, Network, weights_ready
+from models.backends import Backend, Eager
+from models.backends.base import State
+from models.blocks import Block, Network
 from models.embeddings import InputEmbedding, prefix_length
 from models.grid_rotary import grid_side
 from models.layers import Linear, truncated_normal_
@@ -26,11 +23,8 @@ from models.settings import Settings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# The modes of `torch.compile` that record CUDA graphs: an application's output is then the graph's own memory.
-CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 # More would take hours or days for a single step or evaluation; published models use 1 to 16 of each.
 MAX_CYCLES, MAX_LAYERS, MAX_STEPS = 1000, 1000, 100_000
-FUSED = "fused"  # what `compile_networks` calls the C++ of `models.backends.fused_cpu`
 
 
 class RecursiveConfig(Settings):
@@ -155,12 +149,9 @@ class RecursiveModel(InputEmbedding):
         super().__init__(config, dtype=DTYPES[config.forward_dtype])
         self.config = config
         self.H_cycles, self.L_cycles = config.H_cycles, config.L_cycles
+        self.backend: Backend = Eager()  # runs the networks
         # Keep only the input of each network application for backward, and compute its inside again.
         self.activation_checkpointing = False
-        # How rows go through the recursion where no gradient is wanted; None: all together.
-        self.row_parts: RowParts | None = None
-        # Whether the networks' outputs lie in memory that CUDA graphs write anew each step.
-        self.replays = False
         self.lm_head = Linear(config.hidden_size, config.vocab_size)
         self.q_head = Linear(config.hidden_size, 2, bias=True)
         with torch.no_grad():  # nothing halts until the head has learned to say so
@@ -208,26 +199,21 @@ class RecursiveModel(InputEmbedding):
 
     def recur(self, state: State, x: Tensor) -> State:
         """One supervision step: `H_cycles` cycles, only the last with gradient."""
-        if not torch.is_grad_enabled():
-            return self.apart(
-                lambda state, x: self.with_gradient(self.without_gradient(state, x), x), state, x
-            )
-        return self.with_gradient(self.apart(self.without_gradient, state, x), x)
+        independent = not self.config.noise  # which is drawn for the batch as a whole
+        if torch.is_grad_enabled():
+            state = self.backend.without_gradient(self.without_gradient, state, x, independent)
+            return self.with_gradient(state, x)
 
-    def apart(self, recursion: Callable[[State, Tensor], State], state: State, x: Tensor) -> State:
-        """`recursion(state, x)` without gradient."""
-        if self.row_parts is not None and not self.config.noise:  # which is drawn for the batch as a whole
-            return self.row_parts.apply(recursion, state, x)
-        with torch.no_grad():
-            return recursion(state, x)
+        def whole_step(state: State, x: Tensor) -> State:
+            return self.with_gradient(self.without_gradient(state, x), x)
 
-    def apply_network(self, network: Network, h: Tensor, injection: Tensor | None) -> Tensor:
+        return self.backend.without_gradient(whole_step, state, x, independent)
+
+    def f(self, network: Network, h: Tensor, injection: Tensor | None) -> Tensor:
         """`network(h, injection)`, both (B, L, D); with damping and noise a step from `h` towards it."""
-        if self.activation_checkpointing and torch.is_grad_enabled():
-            weights = network.fused_weights  # which the network has no more in the backward pass
-            new = checkpoint(network, h, injection, self.cos_sin(), weights, use_reentrant=False)
-        else:
-            new = network(h, injection, self.cos_sin())
+        recomputes = self.activation_checkpointing and torch.is_grad_enabled()
+        apply = self.backend.apply_checkpointed if recomputes else self.backend.apply
+        new = apply(network, h, injection, self.cos_sin())
         if self.config.damping:
             new = torch.lerp(new, h, self.config.damping)
         if self.config.noise:
@@ -235,46 +221,13 @@ class RecursiveModel(InputEmbedding):
         return new
 
     @property
+    def device(self) -> torch.device:
+        return self.q_head.weight.device
+
+    @property
     def draws(self) -> bool:
         """Whether random numbers have a part in a supervision step."""
         return self.config.random_init or self.config.noise > 0
-
-    @property
-    def can_be_fused(self) -> bool:
-        """Whether `models.backends.fused_cpu` does what the networks do, where they are."""
-        on_cpu = self.q_head.weight.device.type == "cpu"
-        return on_cpu and all(fits(getattr(self, network), self.dtype) for network in self.networks)
-
-    def compile_networks(self, mode: str | None = None, **options) -> None:
-        """Compile each network's application: by `torch.compile` in a mode and with options of it, or FUSED.
-
-        None: fused where it can be, else the default mode. Not the whole step is compiled: its applications are alike,
-        and unrolled they took several times longer to compile (figures in benchmarks/README.md).
-        """
-        if mode is None:
-            mode = FUSED if self.can_be_fused and not options else "default"
-        networks = [getattr(self, network) for network in self.networks]
-        if mode == FUSED:
-            try:
-                fused = [FusedNetwork(network) for network in networks]
-            except Exception as error:
-                lines = str(error).splitlines() or [type(error).__name__]
-                why = next((line for line in lines if "error:" in line), lines[0])  # of a compiler's pages
-                warnings.warn(
-                    f"models/backends/fused_cpu cannot be used, torch.compile is: {why}", stacklevel=2
-                )
-                mode = "default"
-            else:
-                for network, its_own in zip(networks, fused, strict=True):
-                    network.fused = its_own
-                return
-        self.replays = mode in CUDA_GRAPH_MODES and self.q_head.weight.is_cuda
-        on_cpu = self.q_head.weight.device.type == "cpu"
-        threads = torch.get_num_threads() if on_cpu else 1
-        if on_cpu:
-            self.row_parts = RowParts(threads)
-        for network in networks:
-            network.compile_blocks(mode, on_cpu=on_cpu, in_threads=threads > 1, **options)
 
     def heads_flops(self) -> int:
         """FLOP of the heads' forward pass for one row."""
@@ -295,11 +248,6 @@ class RecursiveModel(InputEmbedding):
         self, state: State, inputs: Tensor, puzzle_rows: Tensor | None
     ) -> tuple[State, tuple[Tensor, Tensor, Tensor]]:
         """One supervision step from `state` on `inputs` (B, S): the detached new state, and the heads' outputs."""
-        # Not where training looks a step ahead without gradient: the step before it still waits for its backward pass.
-        if self.replays and (torch.is_grad_enabled() or not self.training):
-            torch.compiler.cudagraph_mark_step_begin()
-        with weights_ready((getattr(self, network) for network in self.networks), self.dtype):
+        with self.backend.step(self):
             state = self.recur(state, self.embed(inputs, puzzle_rows))
-        outputs = self.heads(state)
-        carried = tuple(latent.detach() for latent in state)
-        return tuple(latent.clone() for latent in carried) if self.replays else carried, outputs
+        return self.backend.carried(state), self.heads(state)

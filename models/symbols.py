@@ -98,7 +98,7 @@ class SERRM(RecursiveModel):
     def cycle(self, state: State, x: Tensor) -> State:
         (z,) = state
         for _ in range(self.L_cycles):
-            z = self.apply_network(self.L_level, z, x)
+            z = self.f(self.L_level, z, x)
         return (z,)
 
     def heads_flops(self) -> int:

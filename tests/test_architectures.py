@@ -19,6 +19,7 @@ from config.schema import PretrainConfig, parse
 from dataset.format import SplitWriter, write_identifiers
 from evaluators.evaluate import evaluate
 from models.architectures import ARCHITECTURES
+from models.backends import choose_backend
 from models.registry import architecture_class, build_model
 from models.training import train_step
 from pretrain import Run, build
@@ -229,7 +230,7 @@ def test_compiled_and_uncompiled_weights_are_interchangeable(trained, tmp_path):
     arch = trained.config.arch | {"H_cycles": 1, "L_cycles": 1}
     plain, in_place, wrapped = (build_model(arch, **sizes) for _ in range(3))
     in_place.load_state_dict(trained.state.model.state_dict())
-    in_place.model.inner.compile_networks(backend="eager")
+    in_place.model.inner.backend = choose_backend(in_place.model.inner, backend="eager")
     assert list(in_place.state_dict()) == list(plain.state_dict())
     wrapped = torch.compile(wrapped, backend="eager")
     torch.save(wrapped.state_dict(), tmp_path / "wrapped")
@@ -250,7 +251,8 @@ def test_generated_code_trains_and_answers_like_eager(name, data):
     if missing := missing_toolchain():
         pytest.skip(f"torch.compile needs {missing}")
     runs = [build(config_of(name, data), World()) for _ in range(2)]
-    runs[1].state.model.model.inner.compile_networks()
+    inner = runs[1].state.model.model.inner
+    inner.backend = choose_backend(inner)
     for run in runs:
         train(run, 2)
     one, other = (run.state.model.state_dict() for run in runs)

@@ -5,6 +5,7 @@ The graphs are simulated, by memory that is spoilt when a step begins.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -15,9 +16,11 @@ from config.evaluate_schema import EvaluateConfig
 from config.schema import parse
 from evaluators.evaluate import run_steps
 from models import ops
-from models.backends.batch_chunks import RowParts, lone_threads
+from models.backends import Eager, TorchCompile, choose_backend
+from models.backends.batch_chunks import BatchChunks, single_thread_pool
+from models.backends.torch_compile import CUDA_GRAPH_MODES
+from models.blocks import Network
 from models.kernels import GatedByExp2
-from models.recursive import CUDA_GRAPH_MODES
 from utils.device import COMPILE_MODES, missing_toolchain
 from utils.distributed import World
 
@@ -40,6 +43,15 @@ def case(*overrides: str) -> Case:
     return Case(config_of(*SMALL, *overrides), 36, World(device=CPU))
 
 
+def uncompiled(case: Case, chunks: BatchChunks | None) -> TorchCompile:
+    """Give the case the backend of `torch.compile`, with networks that are not compiled, and return it."""
+    inner = case.model.model.inner
+    inner.backend = backend = TorchCompile(inner, backend="eager")
+    backend.chunks = chunks
+    backend.compiled = backend.compiled_in_thread = {network: network for network in backend.compiled}
+    return backend
+
+
 @pytest.fixture
 def graphs(monkeypatch):
     """Makes a case's networks behave as if replayed from CUDA graphs; returns the number of steps begun."""
@@ -51,18 +63,18 @@ def graphs(monkeypatch):
             output.data.fill_(torch.nan)
         outputs.clear()
 
+    def replaying(network: Network) -> Callable[..., torch.Tensor]:
+        def replayed(*inputs) -> torch.Tensor:
+            outputs.append(network(*inputs))
+            return outputs[-1]
+
+        return replayed
+
     def behave(case: Case) -> list[int]:
-        inner = case.model.model.inner
-        inner.replays = True
-        for name in inner.networks:
-            network = getattr(inner, name)
-            apply = network.apply_blocks
-
-            def applied(*inputs, apply=apply):
-                outputs.append(apply(*inputs))
-                return outputs[-1]
-
-            monkeypatch.setattr(network, "apply_blocks", applied)
+        backend = uncompiled(case, None)
+        backend.uses_cuda_graphs = True
+        backend.compiled = {network: replaying(network) for network in backend.compiled}
+        backend.compiled_in_thread = backend.compiled
         return begun
 
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", begin)
@@ -131,8 +143,7 @@ def test_the_modes_said_to_record_graphs_are_those_that_the_compiler_makes_recor
 
 def test_only_on_cuda_are_the_outputs_taken_for_a_graphs_memory():
     inner = case("arch=trm").model.model.inner
-    inner.compile_networks("reduce-overhead")
-    assert not inner.replays
+    assert not TorchCompile(inner, "reduce-overhead").uses_cuda_graphs
 
 
 def test_training_and_evaluation_take_the_same_choices():
@@ -171,11 +182,10 @@ class Applications(list):
             getattr(inner, name).register_forward_pre_hook(lambda _, inputs: self.append(len(inputs[0])))
 
 
-def evaluated(case: Case, row_parts: RowParts | None) -> tuple[tuple[torch.Tensor, ...], list[int]]:
+def evaluated(case: Case, chunks: BatchChunks | None) -> tuple[tuple[torch.Tensor, ...], list[int]]:
     """The latents after two steps of an evaluation, and with how many rows each application of the networks ran."""
-    inner = case.model.model.inner
-    inner.row_parts = row_parts
-    applications = Applications(inner)
+    uncompiled(case, chunks)
+    applications = Applications(case.model.model.inner)
     return two_steps(case), list(applications)
 
 
@@ -201,7 +211,7 @@ def test_rows_in_parts_give_what_they_give_together(arch, threads):
     one = case(*overrides, *(["arch.num_heads=1"] if arch in ("trm_equivariant", "trm_local") else []))
     length = one.model.model.inner.length
     together, whole_rows = evaluated(one, None)
-    in_parts, part_rows = evaluated(one, RowParts(threads, 2 * length))
+    in_parts, part_rows = evaluated(one, BatchChunks(threads, 2 * length))
     assert (set(whole_rows), set(part_rows), len(part_rows)) == ({4}, {2}, 2 * len(whole_rows))
     for whole, joined in zip(together, in_parts, strict=True):
         torch.testing.assert_close(whole, joined, rtol=1e-4, atol=1e-5)
@@ -211,7 +221,7 @@ def test_rows_in_parts_give_what_they_give_together(arch, threads):
 def test_training_takes_only_what_needs_no_gradient_in_parts(threads):
     plain, parted = case("arch=trm"), case("arch=trm")
     inner = parted.model.model.inner
-    inner.row_parts = RowParts(threads, 2 * inner.length)
+    uncompiled(parted, BatchChunks(threads, 2 * inner.length))
     rows = Applications(inner)
     assert_same_training(plain, parted)
     per_cycle = inner.L_cycles + 1
@@ -221,7 +231,7 @@ def test_training_takes_only_what_needs_no_gradient_in_parts(threads):
 
 def test_what_is_drawn_is_drawn_for_the_batch_as_a_whole():
     one = case("arch=trm", "arch.noise=0.1")
-    assert set(evaluated(one, RowParts(2, 2 * one.model.model.inner.length))[1]) == {4}
+    assert set(evaluated(one, BatchChunks(2, 2 * one.model.model.inner.length))[1]) == {4}
 
 
 @pytest.mark.parametrize(
@@ -241,19 +251,19 @@ def test_what_is_drawn_is_drawn_for_the_batch_as_a_whole():
     ],
 )
 def test_parts_are_equal_busy_all_threads_and_are_not_far_smaller_than_what_fits(rows, fits, threads, size):
-    assert RowParts(threads, fits * 36).size(rows, 36) == size
+    assert BatchChunks(threads, fits * 36).size(rows, 36) == size
 
 
 def test_threads_of_parts_compute_alone_and_leave_the_others_number_as_it_is():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        with lone_threads.__wrapped__(2) as threads, ThreadPoolExecutor(1) as later:
+        with single_thread_pool.__wrapped__(2) as threads, ThreadPoolExecutor(1) as later:
             torch.set_num_threads(4)
             assert list(threads.map(lambda _: torch.get_num_threads(), range(8))) == [1] * 8
             assert torch.get_num_threads() == later.submit(torch.get_num_threads).result() == 4
         torch.set_num_threads(3)
-        with lone_threads.__wrapped__(2), ThreadPoolExecutor(1) as later:
+        with single_thread_pool.__wrapped__(2), ThreadPoolExecutor(1) as later:
             assert torch.get_num_threads() == later.submit(torch.get_num_threads).result() == 3
     finally:
         torch.set_num_threads(before)
@@ -265,14 +275,13 @@ def test_an_error_of_a_part_is_the_callers():
 
     rows = torch.zeros(4, 36, 2)
     with pytest.raises(ValueError, match="no such row"):
-        RowParts(2, 2 * 36).apply(failing, (rows,), rows)
+        BatchChunks(2, 2 * 36).apply(failing, (rows,), rows)
 
 
 def test_compiling_on_a_cpu_asks_for_parts():
     inner = case("arch=trm").model.model.inner
-    assert inner.row_parts is None
-    inner.compile_networks(backend="eager")
-    assert inner.row_parts.num_threads == torch.get_num_threads()
+    assert type(inner.backend) is Eager
+    assert choose_backend(inner, backend="eager").chunks.num_threads == torch.get_num_threads()
 
 
 @pytest.mark.slow
@@ -282,8 +291,8 @@ def test_every_mode_trains_and_evaluates_like_eager(mode):
         pytest.skip(f"torch.compile needs {missing}")
     plain, compiled = case("arch=trm"), case("arch=trm")
     inner = compiled.model.model.inner
-    inner.compile_networks(mode)
-    inner.row_parts = RowParts(torch.get_num_threads(), 2 * inner.length)
+    inner.backend = choose_backend(inner, mode)
+    inner.backend.chunks = BatchChunks(torch.get_num_threads(), 2 * inner.length)
     assert_same_training(plain, compiled)
     for one, other in zip(two_steps(plain), two_steps(compiled), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
@@ -342,8 +351,8 @@ def test_compiled_threads_are_as_close_to_float32_as_eager_bfloat16(overrides):
         for dtype in ("float32", "bfloat16", "bfloat16")
     )
     inner = compiled.model.model.inner
-    inner.compile_networks("default")
-    inner.row_parts = RowParts(2, 2 * inner.length)
+    inner.backend = choose_backend(inner, "default")
+    inner.backend.chunks = BatchChunks(2, 2 * inner.length)
     expected, *found = (torch.cat(two_steps(c)).float() for c in (exact, eager, compiled))
     assert expected.std() > 0.5
     of_eager, of_compiled = ((latents - expected).abs().mean() for latents in found)

@@ -81,7 +81,7 @@ def test_a_cell_hears_of_exactly_the_cells_it_shares_a_unit_with(units):
     inner = built.model.inner
     x = torch.zeros(1, 64, 12)
     h = torch.randn(1, 64, 12, requires_grad=True)
-    out = inner.net(h, x).view(16, 4, 12)
+    out = inner.f(inner.L_level, h, x).view(16, 4, 12)
     (grad,) = torch.autograd.grad(out[5].sum(), h)  # the cell in row 1, column 1
     heard = grad.view(16, 4, 12).abs().sum((1, 2)) > 0
     row, column, box = {4, 5, 6, 7}, {1, 5, 9, 13}, {0, 1, 4, 5}

@@ -71,7 +71,7 @@ def test_the_count_follows_the_depth_and_leaves_the_recursion_as_it_is():
     assert count_applications(inner) == {"L_level": (4, 4)}
     inner.H_cycles, inner.L_cycles = 3, 6
     assert count_applications(inner) == {"L_level": (14, 7)}
-    assert "apply_network" not in vars(inner)
+    assert "f" not in vars(inner)
 
 
 def test_a_run_logs_what_it_has_cost_and_goes_on_counting_when_resumed(sudoku4x4, tmp_path):

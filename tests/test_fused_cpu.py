@@ -10,8 +10,8 @@ import torch
 from fused_networks import BFLOAT16, errors, gradients, needs_processor, number_of_threads
 
 from benchmarks.step import Case, config_of
-from models import recursive
-from models.backends import fused_cpu
+from models import backends
+from models.backends import FusedCPU, TorchCompile, choose_backend
 from models.backends.fused_cpu import bindings
 from models.backends.fused_cpu.bindings import library
 from models.backends.fused_cpu.network import FusedNetwork, fits
@@ -77,14 +77,16 @@ def test_outputs_and_gradients_are_as_close_to_float32_as_eager_ones(overrides, 
     eager = gradients(plain, [h, injection], upstream, network)
     with number_of_threads(threads):
         assert fits(network, BFLOAT16)
-        network.fused = FusedNetwork(network)
-        fused = gradients(plain, [h, injection], upstream, network)
-        again = gradients(plain, [h, injection], upstream, network)
+        fused = FusedNetwork(network)
+        found, again = (
+            gradients(lambda *inputs: fused(*inputs, cos_sin), [h, injection], upstream, network)
+            for _ in range(2)
+        )
         with torch.no_grad():
-            without_gradient = network(h, injection, cos_sin).float()
-    assert all(torch.equal(one, other) for one, other in zip(fused, again, strict=True))
-    assert torch.equal(fused[0], without_gradient)
-    of_eager, of_fused = errors(eager, exact), errors(fused, exact)
+            without_gradient = fused(h, injection, cos_sin).float()
+    assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
+    assert torch.equal(found[0], without_gradient)
+    of_eager, of_fused = errors(eager, exact), errors(found, exact)
     assert (of_fused > 0).all()
     assert (of_fused < 1.1 * of_eager).all(), (of_fused / of_eager).tolist()
 
@@ -93,20 +95,20 @@ def test_outputs_and_gradients_are_as_close_to_float32_as_eager_ones(overrides, 
 def test_rows_are_the_same_whatever_is_beside_them():
     for overrides in ((), MLP):
         network, cos_sin = network_of(case(*overrides))
-        network.fused = FusedNetwork(network)
+        fused = FusedNetwork(network)
         h = torch.randn(9, 52, 32).to(BFLOAT16)
         with torch.no_grad():
-            together = network(h, None, cos_sin)
-            alone = torch.cat([network(row, None, cos_sin) for row in h.split(1)])
+            together = fused(h, None, cos_sin)
+            alone = torch.cat([fused(row, None, cos_sin) for row in h.split(1)])
         assert torch.equal(together, alone)
 
 
 @needs_processor
 def test_no_rows_give_no_rows():
     network, cos_sin = network_of(case())
-    network.fused = FusedNetwork(network)
+    fused = FusedNetwork(network)
     h = torch.zeros(0, 52, 32, dtype=BFLOAT16, requires_grad=True)
-    out = network(h, None, cos_sin)
+    out = fused(h, None, cos_sin)
     assert out.shape == h.shape
     assert torch.autograd.grad(out.sum(), h)[0].shape == h.shape
 
@@ -115,11 +117,11 @@ def test_no_rows_give_no_rows():
 def test_what_is_not_finite_stays_so():
     for overrides in ((), MLP):
         network, cos_sin = network_of(case(*overrides))
-        network.fused = FusedNetwork(network)
+        fused = FusedNetwork(network)
         h = torch.randn(3, 52, 32).to(BFLOAT16)
         h[1, 5, 3] = torch.nan
         with torch.no_grad():
-            out = network(h, None, cos_sin)
+            out = fused(h, None, cos_sin)
         finite = out.isfinite().flatten(1).all(1).tolist()
         assert finite == [True, False, True]
 
@@ -130,8 +132,8 @@ def test_a_training_goes_the_way_of_an_eager_one(overrides):
     exact, eager, fused, checkpointed = (
         case(*overrides, dtype=dtype) for dtype in ("float32", "bfloat16", "bfloat16", "bfloat16")
     )
-    fused.model.model.inner.compile_networks()
-    checkpointed.model.model.inner.compile_networks()
+    for each in (fused, checkpointed):
+        each.model.model.inner.backend = choose_backend(each.model.model.inner)
     checkpointed.model.model.inner.activation_checkpointing = True
 
     def trained(case: Case) -> list[torch.Tensor]:
@@ -154,9 +156,9 @@ def test_a_training_goes_the_way_of_an_eager_one(overrides):
 @needs_processor
 def test_a_gradient_that_is_asked_for_twice_does_not_count_twice():
     network, cos_sin = network_of(case())
-    network.fused = FusedNetwork(network)
+    fused = FusedNetwork(network)
     h = torch.randn(4, 52, 32).to(BFLOAT16).requires_grad_()
-    out = network(network(h, None, cos_sin), h, cos_sin).float().square().sum()
+    out = fused(fused(h, None, cos_sin), h, cos_sin).float().square().sum()
     one, other = (torch.autograd.grad(out, network.parameters(), retain_graph=True) for _ in range(2))
     for first, second in zip(one, other, strict=True):
         assert torch.equal(first, second)
@@ -166,7 +168,7 @@ def test_a_gradient_that_is_asked_for_twice_does_not_count_twice():
 def test_updates_between_steps_are_seen():
     one = case("lr=1e-2", "lr_warmup_steps=0")
     inner = one.model.model.inner
-    inner.compile_networks()
+    inner.backend = choose_backend(inner)
     h = torch.randn(4, 52, 32).to(BFLOAT16)
 
     def latents() -> torch.Tensor:
@@ -178,7 +180,7 @@ def test_updates_between_steps_are_seen():
     assert torch.equal(before, latents())
     one.train_step()
     assert not torch.equal(before, latents())
-    assert inner.L_level.fused_weights is None
+    assert inner.backend.weights is None
 
 
 @needs_processor
@@ -199,16 +201,15 @@ def test_updates_between_steps_are_seen():
 )
 def test_what_it_does_not_do_is_left_to_torch(overrides, dtype):
     inner = case(*overrides, dtype=dtype).model.model.inner
-    assert not inner.can_be_fused
-    inner.compile_networks(backend="eager")
-    assert all(getattr(inner, network).fused is None for network in inner.networks)
+    assert not FusedCPU.fits(inner)
+    assert isinstance(choose_backend(inner), TorchCompile)
 
 
 def test_a_processor_without_the_instructions_is_left_to_torch(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
-    assert not case().model.model.inner.can_be_fused
+    assert not FusedCPU.fits(case().model.model.inner)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "aarch64"})
-    assert not case().model.model.inner.can_be_fused
+    assert not FusedCPU.fits(case().model.model.inner)
 
 
 @pytest.mark.parametrize("problem", ["does not compile", "computes something else"])
@@ -216,27 +217,26 @@ def test_a_library_that_cannot_be_used_makes_room_for_torch_compile_with_a_warni
     def failing():
         raise RuntimeError(problem)
 
-    monkeypatch.setattr(fused_cpu.network, "library", failing)
+    monkeypatch.setattr(backends.fused_cpu.network, "library", failing)
     inner = case().model.model.inner
     with pytest.warns(UserWarning, match=problem):
-        inner.compile_networks(recursive.FUSED)
-    assert inner.L_level.fused is None
-    assert inner.row_parts is not None
+        backend = choose_backend(inner, backends.FUSED)
+    assert isinstance(backend, TorchCompile)
 
 
 @needs_processor
 def test_an_error_in_it_is_raised(monkeypatch):
     network, cos_sin = network_of(case())
-    network.fused = FusedNetwork(network)
+    fused = FusedNetwork(network)
 
     class Failing:
         @staticmethod
         def forward(*_) -> bytes:
             return b"no memory for it"
 
-    monkeypatch.setattr(fused_cpu.network, "library", lambda: Failing)
+    monkeypatch.setattr(backends.fused_cpu.network, "library", lambda: Failing)
     with pytest.raises(RuntimeError, match="no memory for it"):
-        network(torch.zeros(1, 52, 32, dtype=BFLOAT16), None, cos_sin)
+        fused(torch.zeros(1, 52, 32, dtype=BFLOAT16), None, cos_sin)
 
 
 @needs_processor
@@ -271,11 +271,9 @@ def test_structures_have_the_fields_of_the_sources_in_their_order():
 
 @needs_processor
 def test_it_is_taken_where_no_mode_of_torch_compile_is_asked_for():
-    assert recursive.FUSED == device.FUSED
+    assert backends.FUSED == device.FUSED
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for mode, expected in ((None, True), (recursive.FUSED, True), ("default", False)):
+        for mode, expected in ((None, True), (backends.FUSED, True), ("default", False)):
             inner = case().model.model.inner
-            inner.compile_networks(mode)
-            assert (inner.L_level.fused is not None) == expected
-            assert (inner.row_parts is None) == expected
+            assert isinstance(choose_backend(inner, mode), FusedCPU) == expected

@@ -8,9 +8,10 @@ from fused_networks import BFLOAT16, errors, gradients, needs_processor, number_
 
 from benchmarks.step import Case, config_of
 from dataset.units import CellUnits
+from models.backends import FusedCPU, choose_backend
 from models.backends.fused_cpu.network import FusedNetwork, fits
 from models.blocks import Network
-from models.equivariant import EquivariantModel, UnitBlock
+from models.unit_block import UnitBlock
 from utils.distributed import World
 
 SUDOKU = CellUnits.of_boxes(3, 3)
@@ -22,14 +23,8 @@ CUBE = CellUnits(axes=(2, 3, 5), kinds=(((0,),), ((2, 1), (1,)), ((0, 1, 2),)))
 
 def network_of(units: CellUnits, layers: int = 1, **config) -> Network:
     torch.manual_seed(0)
-    sizes = {"seq_len": units.num_cells, "vocab_size": 6}
-    settings = EquivariantModel.Config(**sizes, **config)
-    return Network([UnitBlock(settings, units) for _ in range(layers)])
-
-
-def fused(network: Network) -> Network:
-    network.fused = FusedNetwork(network)
-    return network
+    settings = {"hidden_size": 48, "expansion": 2, "pooling": "mean_max", "eps": 1e-5} | config
+    return Network([UnitBlock(units=units, **settings) for _ in range(layers)])
 
 
 def inputs_of(units: CellUnits, symbols: int, width: int, rows: int = 3) -> list[torch.Tensor]:
@@ -68,11 +63,13 @@ def test_outputs_and_gradients_are_as_close_to_float32_as_eager_ones(
     eager = gradients(plain, [h, injection], upstream, network)
     with number_of_threads(threads):
         assert fits(network, BFLOAT16)
-        fused(network)
-        found = gradients(plain, [h, injection], upstream, network)
-        again = gradients(plain, [h, injection], upstream, network)
+        fused = FusedNetwork(network)
+        found, again = (
+            gradients(lambda *inputs: fused(*inputs, None), [h, injection], upstream, network)
+            for _ in range(2)
+        )
         with torch.no_grad():
-            without_gradient = network(h, injection, None).float()
+            without_gradient = fused(h, injection, None).float()
     assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
     assert torch.equal(found[0], without_gradient)
     of_eager, of_fused = errors(eager, exact), errors(found, exact)
@@ -94,10 +91,10 @@ def test_those_that_share_a_maximum_share_its_gradient(units):
     def plain(h: torch.Tensor) -> torch.Tensor:
         return network(h, None, None)
 
+    fused = FusedNetwork(network)
     exact = gradients(plain, [h.float()], upstream, network)
-    found = gradients(plain, [h], upstream, fused(network))
+    found = gradients(lambda h: fused(h, None, None), [h], upstream, network)
     assert (errors(found, exact) < 0.01).all()
-    network.fused = None
     without_ties = h.float() + 1e-4 * torch.rand(h.shape)
     sole = gradients(plain, [without_ties], upstream, network)
     assert errors(sole[1:2], exact[1:2]) > 0.1  # so the limit above tells one from the other
@@ -105,11 +102,12 @@ def test_those_that_share_a_maximum_share_its_gradient(units):
 
 @needs_processor
 def test_rows_do_not_depend_on_the_number_of_threads_nor_on_what_is_beside_them():
-    network = fused(network_of(SUDOKU))
+    network = network_of(SUDOKU)
+    fused = FusedNetwork(network)
     h, injection, upstream = inputs_of(SUDOKU, 9, 48, rows=5)
 
     def plain(*inputs: torch.Tensor) -> torch.Tensor:
-        return network(*inputs, None)
+        return fused(*inputs, None)
 
     results = []
     for threads in (1, 2, 4):
@@ -132,28 +130,28 @@ def test_one_network_applies_to_rows_of_several_numbers_of_symbols():
     both = [inputs_of(SMALL, symbols, 32)[0] for symbols in (4, 9, 4)]
     with torch.no_grad():
         expected = [network(h.float(), None, None) for h in both]
-        fused(network)
-        found = [network(h, None, None).float() for h in both]
+        fused = FusedNetwork(network)
+        found = [fused(h, None, None).float() for h in both]
     assert (errors(found, expected) < 0.01).all()
 
 
 @needs_processor
 @pytest.mark.parametrize("pooling", ["mean", "mean_max"])
 def test_what_is_not_finite_stays_in_its_row(pooling):
-    network = fused(network_of(SUDOKU, pooling=pooling))
+    fused = FusedNetwork(network_of(SUDOKU, pooling=pooling))
     h = inputs_of(SUDOKU, 9, 48)[0]
     for value in (torch.nan, torch.inf):
         h[1, 5, 3] = value
         with torch.no_grad():
-            finite = network(h, None, None).isfinite().flatten(1).all(1)
+            finite = fused(h, None, None).isfinite().flatten(1).all(1)
         assert finite.tolist() == [True, False, True]
 
 
 @needs_processor
 def test_no_rows_give_no_rows():
-    network = fused(network_of(SMALL, hidden_size=32))
+    fused = FusedNetwork(network_of(SMALL, hidden_size=32))
     h = torch.zeros(0, 64, 32, dtype=BFLOAT16, requires_grad=True)
-    out = network(h, None, None)
+    out = fused(h, None, None)
     assert out.shape == h.shape
     assert torch.autograd.grad(out.sum(), h)[0].shape == h.shape
 
@@ -171,8 +169,9 @@ def test_a_training_goes_the_way_of_an_eager_one(overrides):
         case(*overrides, dtype=dtype) for dtype in ("float32", "bfloat16", "bfloat16", "bfloat16")
     )
     for each in (compiled, checkpointed):
-        each.model.model.inner.compile_networks()
-        assert each.model.model.inner.L_level.fused is not None
+        inner = each.model.model.inner
+        inner.backend = choose_backend(inner)
+        assert isinstance(inner.backend, FusedCPU)
     checkpointed.model.model.inner.activation_checkpointing = True
 
     def trained(case: Case) -> list[torch.Tensor]:
@@ -204,9 +203,8 @@ def test_a_training_goes_the_way_of_an_eager_one(overrides):
 )
 def test_what_it_does_not_do_is_left_to_torch(overrides, dtype):
     inner = case(*overrides, dtype=dtype).model.model.inner
-    assert not inner.can_be_fused
-    inner.compile_networks(backend="eager")
-    assert inner.L_level.fused is None
+    assert not FusedCPU.fits(inner)
+    assert not isinstance(choose_backend(inner), FusedCPU)
 
 
 @needs_processor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.blocks import weights_cast
+from models.backends.eager import cast_weights, weights_cast
 from models.layers import Linear
 
 
@@ -25,7 +25,7 @@ def test_gradients_are_those_of_casting_at_every_use(dtype):
     torch.manual_seed(0)
     linear, x = Linear(8, 8), torch.randn(3, 5, 8).to(dtype)
     expected = applied(linear, x, times=7)
-    with weights_cast([linear], dtype):
+    with weights_cast(cast_weights([linear], dtype)):
         found = applied(linear, x, times=7)
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == other.dtype
@@ -34,14 +34,14 @@ def test_gradients_are_those_of_casting_at_every_use(dtype):
 
 def test_the_weight_gets_a_float32_gradient():
     linear, x = Linear(8, 4), torch.randn(2, 8).bfloat16()
-    with weights_cast([linear], torch.bfloat16):
+    with weights_cast(cast_weights([linear], torch.bfloat16)):
         linear(x).sum().backward()
     assert linear.weight.grad.dtype == torch.float32
 
 
 def test_after_the_block_a_changed_weight_is_seen():
     linear, x = Linear(8, 4), torch.ones(2, 8).bfloat16()
-    with weights_cast([linear], torch.bfloat16):
+    with weights_cast(cast_weights([linear], torch.bfloat16)):
         linear(x)
     with torch.no_grad():
         linear.weight.zero_()
@@ -50,6 +50,6 @@ def test_after_the_block_a_changed_weight_is_seen():
 
 def test_an_exception_inside_leaves_no_cast_behind():
     linear = Linear(8, 4)
-    with pytest.raises(KeyError), weights_cast([linear], torch.bfloat16):
+    with pytest.raises(KeyError), weights_cast(cast_weights([linear], torch.bfloat16)):
         raise KeyError
     assert linear.cast is None

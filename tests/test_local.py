@@ -81,7 +81,7 @@ def test_moving_a_puzzle_moves_its_answer_as_far_as_the_border_is_not_heard_of(d
 def test_an_application_hears_of_the_four_neighbours_and_no_other_cell(directions):
     inner = model(4, directions=directions).model.inner
     h = torch.randn(1, 16, 8, requires_grad=True)
-    out = inner.net(h, torch.zeros(1, 16, 8))
+    out = inner.f(inner.L_level, h, torch.zeros(1, 16, 8))
     for cell, expected in ((5, {1, 4, 5, 6, 9}), (0, {0, 1, 4}), (7, {3, 6, 7, 11}), (12, {8, 12, 13})):
         (grad,) = torch.autograd.grad(out[0, cell].sum(), h, retain_graph=True)
         assert set(grad[0].abs().sum(-1).nonzero().flatten().tolist()) == expected

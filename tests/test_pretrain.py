@@ -254,11 +254,13 @@ def assert_close_models(one: TrainState, two: TrainState, tolerance: float = 1e-
         torch.testing.assert_close(value, others[name], rtol=tolerance, atol=tolerance, msg=name)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("arch", ["arch=trm", "arch=trm_hier6"])
-def test_activation_checkpointing_changes_no_gradient_and_recomputes(identified, arch, monkeypatch):
+def test_activation_checkpointing_changes_no_gradient_and_recomputes(identified, arch, dtype):
     gradients, applications = [], []
+    overrides = arch, "arch.L_cycles=3", f"arch.forward_dtype={dtype}"
     for wanted in (False, True):
-        run = build(tiny(identified, "x", arch, "arch.L_cycles=3", activation_checkpointing=wanted), World())
+        run = build(tiny(identified, "x", *overrides, activation_checkpointing=wanted), World())
         network = run.state.model.model.inner.L_level
         count = []
         network.register_forward_pre_hook(lambda *_, count=count: count.append(1))

@@ -1,36 +1,34 @@
-"""Rows of a batch through a recursion in parts, on a CPU: each part by a thread that computes alone.
+"""A recursion over chunks of a batch on a CPU, each chunk on one thread that computes alone.
 
 Threads that share every operation wait for each other after each one, thousands of times a second in a small network,
-and write to memory what the next operation reads. A thread that takes its rows through all of them waits once, and what
-lies between its products stays in its core's caches.
+and write to memory what the next operation reads. A thread that takes its rows through the whole recursion waits once,
+and what lies between its products stays in its core's caches.
 """
 
 from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
-# Of a part, as measured: more is no faster or slower, less than a sixth of it costs more than it brings.
+from models.backends.base import Recursion, State
+
+# Positions of a chunk, as measured: more is no faster or slower, less than a sixth of it costs more than it brings.
 POSITIONS = 2048
 
-State = tuple[Tensor, ...]
-Recursion = Callable[[State, Tensor], State]
 
-
-class RowParts:
-    """How many threads a recursion without gradient has, and the part of the rows that each of them takes."""
+class BatchChunks:
+    """The threads of a recursion without gradient, and how many rows of the batch each of them takes at a time."""
 
     def __init__(self, num_threads: int, positions: int = POSITIONS):
         self.num_threads, self.positions = num_threads, positions
-        self.compiled: set[tuple] = set()  # what parts looked like that a compiler has seen
+        self.compiled: set[tuple] = set()  # shapes and dtypes of chunks that a compiler has seen
 
     def size(self, rows: int, length: int) -> int:
-        """Rows of a part, all equal; `rows` where they are better taken together, by all threads at once."""
+        """Rows of a chunk, all equal; `rows` if they are better taken together, by all threads at once."""
         fits = max(1, self.positions // length)
         for size in range(min(fits, rows // self.num_threads), 0, -1):
             rounds = -(-rows // (size * self.num_threads))
@@ -40,23 +38,23 @@ class RowParts:
         return rows
 
     def apply(self, recursion: Recursion, state: State, x: Tensor) -> State:
-        """`recursion(state, x)` without gradient, all (B, L, D); rows must not depend on each other, nor on draws."""
+        """`recursion(state, x)` without gradient, all (B, L, D); rows must not depend on each other or on draws."""
         rows, length, _ = x.shape
         size = self.size(rows, length)
         if size == rows:
             with torch.no_grad():
                 return recursion(state, x)
-        parts = zip(*(tensor.split(size) for tensor in (*state, x)), strict=True)
-        jobs = [functools.partial(_without_gradient, recursion, latents, part) for *latents, part in parts]
+        chunks = zip(*(tensor.split(size) for tensor in (*state, x)), strict=True)
+        jobs = [functools.partial(_without_gradient, recursion, latents, x) for *latents, x in chunks]
         if self.num_threads == 1:
             done = [job() for job in jobs]
         else:
-            threads = lone_threads(self.num_threads)
-            looks = tuple((tensor.shape[1:], tensor.dtype) for tensor in (*state, x)), size
+            threads = single_thread_pool(self.num_threads)
+            shapes = tuple((tensor.shape[1:], tensor.dtype) for tensor in (*state, x)), size
             done = []
-            if looks not in self.compiled:  # by one thread, or each would compile the same
+            if shapes not in self.compiled:  # on one thread, or each would compile the same
                 done = [threads.submit(jobs.pop(0)).result()]
-                self.compiled.add(looks)
+                self.compiled.add(shapes)
             done += threads.map(lambda job: job(), jobs)
         return tuple(torch.cat(latents) for latents in zip(*done, strict=True))
 
@@ -67,8 +65,8 @@ def _without_gradient(recursion: Recursion, latents: list[Tensor], x: Tensor) ->
 
 
 @functools.cache
-def lone_threads(number: int) -> ThreadPoolExecutor:
-    """`number` threads whose operations run on themselves alone, however many threads the caller's have."""
+def single_thread_pool(number: int) -> ThreadPoolExecutor:
+    """A pool of `number` threads, each of which computes alone however many threads the caller uses."""
     callers = torch.get_num_threads()
     started = threading.Barrier(number)
     pool = ThreadPoolExecutor(number, "rows", initializer=_compute_alone)

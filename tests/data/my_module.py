@@ -10,7 +10,7 @@ class MyModel(RecursiveModel):
     def cycle(self, state, x):
         y, z = state
         for _ in range(self.L_cycles):
-            z = self.apply_network(self.L_level, z, y + x)
+            z = self.f(self.L_level, z, y + x)
         for _ in range(self.config.answer_cycles):
-            y = self.apply_network(self.L_level, y, z)
+            y = self.f(self.L_level, y, z)
         return y, z

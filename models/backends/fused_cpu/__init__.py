@@ -5,6 +5,6 @@ are made of, and what follows a product is done to its float32 result while a ca
 waited for, and numbers are rounded to bfloat16 in fewer places than by eager code.
 """
 
-from models.backends.fused_cpu.network import FusedNetwork, fits
+from models.backends.fused_cpu.backend import FusedCPU
 
-__all__ = ["FusedNetwork", "fits"]
+__all__ = ["FusedCPU"]

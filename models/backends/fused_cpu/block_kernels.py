@@ -6,19 +6,16 @@ the positions.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
+from models.backends.base import CosSin
 from models.backends.fused_cpu.bindings import Gradients, Kept, Layer, Shape
-from models.backends.fused_cpu.kernels import CosSin, KeptTensors, Kernels, chained
+from models.backends.fused_cpu.kernels import KeptTensors, Kernels, chained
 from models.backends.fused_cpu.maps import LeftMap, RightMap, block_of
+from models.blocks import Block, Network
 from models.feedforward import RMSSwiGLU
 from models.layers import SwiGLU
-
-if TYPE_CHECKING:
-    from models.blocks import Block, Network
 
 GATE_BLOCK = 64  # columns of gate, and as many of up, that a product leaves to be gated
 
@@ -47,8 +44,6 @@ class BlockKernels(Kernels):
 
     @staticmethod
     def fits(block: nn.Module) -> bool:
-        from models.blocks import Block
-
         if not isinstance(block, Block) or type(block.mlp) not in (SwiGLU, RMSSwiGLU):
             return False
         if block.mlp.down_proj.weight.shape[0] % 16:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
+from models.backends.base import CosSin
 from models.backends.fused_cpu.maps import LeftMap, RightMap
+from models.blocks import Network
 
-if TYPE_CHECKING:
-    from models.blocks import Network
-
-CosSin = tuple[Tensor, Tensor] | None
 KeptTensors = list[dict[str, Tensor]]  # by layer, named as in the sources
 
 

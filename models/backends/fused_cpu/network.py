@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from models.backends.base import CosSin
 from models.backends.fused_cpu.bindings import library, processor_fits
 from models.backends.fused_cpu.block_kernels import BlockKernels
-from models.backends.fused_cpu.kernels import CosSin, KeptTensors, Kernels
+from models.backends.fused_cpu.kernels import KeptTensors, Kernels
 from models.backends.fused_cpu.unit_kernels import UnitKernels
 from models.backends.fused_cpu.weights import Weights
-
-if TYPE_CHECKING:
-    from models.blocks import Network
+from models.blocks import Network
 
 
 def fits(network: Network, dtype: torch.dtype) -> bool:
@@ -36,7 +34,7 @@ def kernels_for(network: Network) -> type[Kernels] | None:
 
 
 class FusedNetwork:
-    """`network(h, injection)` for both (B, L, D) in bfloat16.
+    """`network(h, injection, cos_sin)` for h and injection (B, L, D) in bfloat16.
 
     Raises what `library` raises, and ValueError if the network does not fit.
     """
@@ -49,10 +47,14 @@ class FusedNetwork:
         self.network, self.kernels = network, kernels(network)
 
     def weights(self) -> Weights:
-        """Those of now, for as many applications as use them."""
+        """Pack the current weights, for all applications until they change."""
         return Weights(self.network, self.kernels, with_gradient=torch.is_grad_enabled())
 
-    def __call__(self, h: Tensor, injection: Tensor | None, cos_sin: CosSin, weights: Weights) -> Tensor:
+    def __call__(
+        self, h: Tensor, injection: Tensor | None, cos_sin: CosSin, weights: Weights | None = None
+    ) -> Tensor:
+        """`weights` are the packed ones; None: they are packed for this application."""
+        weights = weights or self.weights()
         call = Call(self.kernels, weights, self.kernels.shape(*h.shape, cos_sin), cos_sin)
         if torch.is_grad_enabled():
             return Application.apply(h, injection, weights.token, call)

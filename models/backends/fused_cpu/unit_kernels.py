@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from models.backends.base import CosSin
 from models.backends.fused_cpu.bindings import Pointer, Pool, Right, UnitKept, UnitShape, structure
-from models.backends.fused_cpu.kernels import CosSin, KeptTensors, Kernels, chained
+from models.backends.fused_cpu.kernels import KeptTensors, Kernels, chained
 from models.backends.fused_cpu.maps import RightMap, block_of
-
-if TYPE_CHECKING:
-    from models.blocks import Network
-    from models.equivariant import UnitBlock
+from models.blocks import Network
+from models.unit_block import UnitBlock
 
 
 class UnitKernels(Kernels):
-    """The part of the library for `models.equivariant.UnitBlock`."""
+    """The part of the library for `models.unit_block.UnitBlock`."""
 
     forward, backward = "forward_units", "backward_units"
     kept_type = UnitKept
@@ -39,8 +37,6 @@ class UnitKernels(Kernels):
 
     @staticmethod
     def fits(block: nn.Module) -> bool:
-        from models.equivariant import UnitBlock
-
         if not isinstance(block, UnitBlock):
             return False
         width, inner = block.down_proj.weight.shape

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,9 +10,7 @@ from torch import Tensor
 from models.backends.fused_cpu.bindings import Right
 from models.backends.fused_cpu.kernels import Kernels
 from models.backends.fused_cpu.maps import LeftMap, RightMap
-
-if TYPE_CHECKING:
-    from models.blocks import Network
+from models.blocks import Network
 
 
 class Weights:

@@ -1,0 +1,30 @@
+"""The backend: the model's networks in C++, each application with the weights that were packed for its step."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from models.backends.base import Backend, CosSin, Inner, networks_of
+from models.backends.fused_cpu.network import FusedNetwork, fits
+from models.backends.fused_cpu.weights import Weights
+from models.blocks import Network
+
+
+class FusedCPU(Backend):
+    """Runs the networks in C++. Raises what `FusedNetwork` raises."""
+
+    def __init__(self, inner: Inner):
+        super().__init__()
+        self.fused = {network: FusedNetwork(network) for network in networks_of(inner)}
+
+    @staticmethod
+    def fits(inner: Inner) -> bool:
+        return inner.device.type == "cpu" and all(
+            fits(network, inner.dtype) for network in networks_of(inner)
+        )
+
+    def prepared(self, inner: Inner) -> dict[Network, Weights]:
+        return {network: fused.weights() for network, fused in self.fused.items()}
+
+    def apply(self, network: Network, h: Tensor, injection: Tensor | None, cos_sin: CosSin) -> Tensor:
+        return self.fused[network](h, injection, cos_sin, self.weights and self.weights[network])
