@@ -90,7 +90,7 @@ class ACTModel(nn.Module):
 
     def evaluation_draws(self, device: torch.device, call: int, part: int) -> AbstractContextManager[None]:
         """Within it, what an evaluation draws at its `call`-th step (from 1) is decided by that and the part alone."""
-        if self.training or not self.inner.draws:
+        if self.training or not self.inner.is_stochastic:
             return nullcontext()
         return seeded(device, _EVALUATION, call, part)
 

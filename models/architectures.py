@@ -78,7 +78,7 @@ class HRM(RecursiveModel):
     def update_y(self, y: Tensor, z: Tensor) -> Tensor:
         return self.f(self.H_level, y, z)
 
-    def without_gradient(self, state: State, x: Tensor) -> State:
+    def no_grad_cycles(self, state: State, x: Tensor) -> State:
         y, z = state
         for i in range(self.H_cycles):
             last = i == self.H_cycles - 1
@@ -88,7 +88,7 @@ class HRM(RecursiveModel):
                 y = self.update_y(y, z)
         return y, z
 
-    def with_gradient(self, state: State, x: Tensor) -> State:
+    def grad_cycle(self, state: State, x: Tensor) -> State:
         y, z = state
         z = self.update_z(y, z, x)
         return self.update_y(y, z), z
@@ -111,10 +111,10 @@ class TransformersBaseline(RecursiveModel):
     networks: ClassVar = ("H_level",)
     published_halting: ClassVar = "q_untrained"
 
-    def without_gradient(self, state: State, x: Tensor) -> State:
+    def no_grad_cycles(self, state: State, x: Tensor) -> State:
         return state
 
-    def with_gradient(self, state: State, x: Tensor) -> State:
+    def grad_cycle(self, state: State, x: Tensor) -> State:
         (y,) = state
         return (self.f(self.H_level, y, x),)
 

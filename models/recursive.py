@@ -187,25 +187,25 @@ class RecursiveModel(InputEmbedding):
         """One H-cycle: the architecture's own equations."""
         raise NotImplementedError(f"{type(self).__name__} must define cycle(state, x)")
 
-    def without_gradient(self, state: State, x: Tensor) -> State:
-        """The first part of a supervision step."""
+    def no_grad_cycles(self, state: State, x: Tensor) -> State:
+        """The part of a supervision step that is computed without gradient: all cycles but the last."""
         for _ in range(self.H_cycles - 1):
             state = self.cycle(state, x)
         return state
 
-    def with_gradient(self, state: State, x: Tensor) -> State:
-        """The rest of it."""
+    def grad_cycle(self, state: State, x: Tensor) -> State:
+        """The part that is computed with gradient: the last cycle."""
         return self.cycle(state, x)
 
     def recur(self, state: State, x: Tensor) -> State:
         """One supervision step: `H_cycles` cycles, only the last with gradient."""
         independent = not self.config.noise  # which is drawn for the batch as a whole
         if torch.is_grad_enabled():
-            state = self.backend.without_gradient(self.without_gradient, state, x, independent)
-            return self.with_gradient(state, x)
+            state = self.backend.without_gradient(self.no_grad_cycles, state, x, independent)
+            return self.grad_cycle(state, x)
 
         def whole_step(state: State, x: Tensor) -> State:
-            return self.with_gradient(self.without_gradient(state, x), x)
+            return self.grad_cycle(self.no_grad_cycles(state, x), x)
 
         return self.backend.without_gradient(whole_step, state, x, independent)
 
@@ -225,8 +225,8 @@ class RecursiveModel(InputEmbedding):
         return self.q_head.weight.device
 
     @property
-    def draws(self) -> bool:
-        """Whether random numbers have a part in a supervision step."""
+    def is_stochastic(self) -> bool:
+        """Whether a supervision step draws random numbers."""
         return self.config.random_init or self.config.noise > 0
 
     def heads_flops(self) -> int:

@@ -168,7 +168,7 @@ def supervise(
 
     Exploration is a function of the step and the seed, random latents of these, the rank and the micro-batch.
     """
-    arch, draws = state.model.model.inner.config, state.model.model.inner.draws
+    arch, is_stochastic = state.model.model.inner.config, state.model.model.inner.is_stochastic
     min_steps = torch.from_numpy(
         draw_min_steps(seed, state.step, global_batch_size, arch.halt_exploration_prob, arch.halt_max_steps)
     )
@@ -182,7 +182,7 @@ def supervise(
 
     sums: dict[str, Tensor] = {}
     for i, (rows, least) in enumerate(zip(micro_batches, min_steps.chunk(grad_accum_steps), strict=True)):
-        with seeded(ranks.device, seed, state.step, ranks.rank, i) if draws else nullcontext():
+        with seeded(ranks.device, seed, state.step, ranks.rank, i) if is_stochastic else nullcontext():
             state.carries[i], loss, metrics, _ = state.model(state.carries[i], rows, least)
         (loss / global_batch_size).backward()
         sums = {name: sums[name] + value if sums else value for name, value in metrics.items()}
