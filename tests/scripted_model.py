@@ -41,20 +41,21 @@ def says(question: np.ndarray, step: int, luck: float) -> tuple[np.ndarray, floa
 
 
 class ScriptedInner(nn.Module):
-    """The architecture's interface: a latent that counts steps, and one on which noise adds up."""
+    """The architecture's interface: a latent that counts steps, from `ahead` on, and one on which noise adds up."""
 
     networks = ("L_level",)
     latents = {"z_H": "", "z_L": ""}  # noqa: RUF012
     prefix_len = 0
 
-    def __init__(self):
+    def __init__(self, ahead: int):
         super().__init__()
+        self.ahead = ahead
         self.config = RecursiveConfig(seq_len=16, vocab_size=BOX.vocab_size, halt_max_steps=6)
         self.L_level = nn.Identity()
         self.rows_computed = 0
 
     def initial_state(self, batch_size: int):
-        return torch.zeros(batch_size, 1, 1), torch.zeros(batch_size, 1, 1)
+        return torch.full((batch_size, 1, 1), float(self.ahead)), torch.zeros(batch_size, 1, 1)
 
     def puzzle_rows(self, batch):
         return None
@@ -75,9 +76,9 @@ class ScriptedInner(nn.Module):
 
 
 class ScriptedAct(nn.Module):
-    def __init__(self):
+    def __init__(self, ahead: int):
         super().__init__()
-        self.inner, self.max_steps, self.act_inference = ScriptedInner(), 6, False
+        self.inner, self.max_steps, self.act_inference = ScriptedInner(ahead), 6, False
         self.rule = HaltingRule(compares=False, learns_continue=False)
 
     def start_evaluation(self, batch_size: int, device: torch.device):
@@ -88,6 +89,8 @@ class ScriptedAct(nn.Module):
 
 
 class ScriptedHead(nn.Module):
-    def __init__(self):
+    """A model that is `ahead` of the others by so many steps."""
+
+    def __init__(self, ahead: int = 0):
         super().__init__()
-        self.model = ScriptedAct()
+        self.model = ScriptedAct(ahead)

@@ -46,10 +46,22 @@ LABELS = np.stack([solution(tuple(question.tolist())) for question in QUESTIONS]
 NUMBERS = np.arange(FIRST, FIRST + NUM_ROWS)
 
 
-def run(strategy: str, *, capacity: int = 16, sizes=(), batch: int = NUM_ROWS, labels=LABELS, **options):
-    """(answers, steps, curves, tally, options) of a strategy on all rows, `batch` at a time."""
-    head = ScriptedHead()
-    setting = Setting([Solver(head)], SUDOKU, ["data"], capacity, sizes)
+def run(
+    strategy: str,
+    *,
+    capacity: int = 16,
+    sizes=(),
+    batch: int = NUM_ROWS,
+    labels=LABELS,
+    models=(0,),
+    **options,
+):
+    """(answers, steps, q_halt, curves, tally, options) of a strategy on all rows, `batch` at a time.
+
+    models: by how many steps each of the models is ahead.
+    """
+    solvers = [Solver(ScriptedHead(ahead)) for ahead in models]
+    setting = Setting(solvers, SUDOKU, ["data"], capacity, sizes)
     built, used = build_strategy(Choice(strategy, options.pop("num_steps", STEPS), **options), setting)
     tally, parts = Tally(), []
     for start in range(0, NUM_ROWS, batch):
@@ -270,6 +282,30 @@ def test_a_checker_watches_all_chains():
     (row,) = curves["with_checker"]
     assert row["supervision_steps"] == pytest.approx(np.mean(spent))
     assert row["exact_accuracy"] >= curves["chains"][-1]["exact_accuracy"]
+
+
+@pytest.mark.parametrize("models", [(0, 4), (0, 2, 5)])
+def test_an_ensemble_runs_one_model_after_the_other_and_votes(models):
+    answers, steps, _, curves, tally, _ = run("ensemble", models=models, checker=True)
+    assert set(steps.tolist()) == {len(models) * STEPS}
+    spent, found = [], 0
+    for row, question in enumerate(QUESTIONS):
+        said = [says(question, ahead + STEPS, 0) for ahead in models]
+        votes = Counter(answer.tobytes() for answer, _ in said)
+        winner, _ = max(said, key=lambda answer: (votes[answer[0].tobytes()], np.float32(answer[1])))
+        assert np.array_equal(answers[row], winner)
+        valid = [
+            is_solution(says(question, ahead + step, 0)[0].astype(int) - 1, BOX)
+            for ahead in models
+            for step in range(1, STEPS + 1)
+        ]
+        spent.append(valid.index(True) + 1 if any(valid) else len(valid))
+        found += STEPS < spent[-1] < len(valid)
+    assert found  # by a later model
+    (row,) = curves["with_checker"]
+    assert row["supervision_steps"] == pytest.approx(np.mean(spent))
+    assert [row["at"] for row in curves["chains"]] == [str(count + 1) for count in range(len(models))]
+    assert [sums["rows"] for sums in tally.curves["chains"].values()] == [NUM_ROWS] * len(models)
 
 
 # ------------------------------------------------------------------------------ the ladder
