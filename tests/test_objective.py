@@ -89,6 +89,15 @@ def test_a_row_without_labels_counts_in_no_metric_and_a_q_of_zero_says_solved(ou
     assert loss.isfinite()
 
 
+def test_a_row_with_one_label_counts_by_that_label_alone(outputs):
+    labels = torch.full((3, 4), -100)
+    labels[:, 2] = outputs["preds"][:, 2]
+    _, metrics = head().loss(outputs, labels, torch.ones(3, dtype=torch.bool), STEPS)
+    tokens = TOKEN_LOSSES["stablemax_cross_entropy"](outputs["logits"], labels)
+    assert metrics["lm_loss"] == pytest.approx(float(tokens[:, 2].sum()))
+    assert (metrics["accuracy"], metrics["exact_accuracy"], metrics["count"]) == (3, 3, 3)
+
+
 def test_rows_count_by_their_own_step_and_metrics_do_not(outputs):
     decay = 0.7
     loss, metrics = head(supervision_decay=decay).loss(outputs, LABELS, HALTED, STEPS)

@@ -169,6 +169,17 @@ def test_training_metrics_are_means_over_the_interval_and_its_halted_rows(identi
     assert logged["train/steps"] == 3
 
 
+def test_each_fetch_begins_from_nothing(identified):
+    whole, halves = (build(tiny(identified, "x"), World()) for _ in range(2))
+    expected = steps(whole, 4).metrics.fetch()
+    fetched = []
+    for batch in batches_of(halves)[:4]:
+        train_step(halves.state, batch, World(), seed=0, global_batch_size=8)
+        fetched.append(halves.state.metrics.fetch())
+    assert sum(one["train/lm_loss"] for one in fetched) / 4 == pytest.approx(expected["train/lm_loss"])
+    assert [one["train/steps"] for one in fetched if "train/steps" in one] == [3]
+
+
 def test_a_metric_is_a_mean_over_the_rows_that_it_declares(identified, monkeypatch):
     """At steps 1, 2 and 4 no row has halted, at step 3 all 8 have, each at its own third step."""
     monkeypatch.setitem(METRICS, "halted", Metric(lambda rows: rows.steps == 3))

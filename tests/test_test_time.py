@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from scripted_model import APPLICATIONS, BOX, ScriptedHead, says, solution
 
 from dataset import maze
-from dataset.format import IGNORE_LABEL_ID, Metadata
+from dataset.format import IGNORE_LABEL_ID, Metadata, write_identifiers
 from dataset.sudoku import is_solution, random_symmetries, to_tokens
 from evaluators import ladder
 from evaluators.chains import PICKS, Candidates, Rows
@@ -509,6 +510,23 @@ def test_noise_needs_a_latent_beside_the_answer():
     with pytest.raises(UserError, match="latents beside the answer, and ScriptedInner has none"):
         build_strategy(Choice("noise", STEPS), where)
     assert build_strategy(Choice("ladder", STEPS), where)[1]["rungs"] == ["steps", "more_steps", "symmetry"]
+    for asked in ({"chains": 2}, {"sigma": 0.5}, {"pick": "majority"}):
+        with pytest.raises(UserError, match="latents beside the answer"):
+            build_strategy(Choice("ladder", STEPS, **asked), where)
+
+
+def test_a_vote_needs_two_copies_of_each_puzzle(tmp_path):
+    write_identifiers(tmp_path, ["<blank>", "one", "other"])
+    (tmp_path / "test_puzzles.json").write_text("{}")
+    solver = Solver(ScriptedHead())
+    solver.head.model.inner.prefix_len = 1
+    metadata = replace(ARC, num_puzzle_identifiers=3)
+    where = Setting([solver], metadata, [str(tmp_path)], 16, identifiers=[1, 2])
+    with pytest.raises(
+        UserError, match="symmetries=8: of some of these puzzles the model can be asked 1 dif"
+    ):
+        build_strategy(Choice("symmetry", STEPS), where)
+    assert "symmetry" not in build_strategy(Choice("ladder", STEPS), where)[1]["rungs"]
 
 
 def test_defaults_are_those_of_the_family():
