@@ -105,6 +105,13 @@ def test_the_curve_over_supervision_steps_is_that_of_the_answers_at_each_step():
     assert len({row["exact_accuracy"] for row in curves["steps"]}) > 3
 
 
+def test_without_halting_the_first_step_that_says_stop_is_told():
+    _, steps, *_ = run("plain")
+    for row, question in enumerate(QUESTIONS):
+        sure = [step for step in range(1, STEPS + 1) if says(question, step, 0)[1] > 0]
+        assert steps[row] == min(sure, default=STEPS)
+
+
 @pytest.mark.parametrize("sizes", [(), (40, 20, 10)])
 def test_halting_gives_the_answers_of_the_first_stop_and_the_work_shrinks(sizes):
     answers, steps, _, curves, tally, _ = run("plain", halt=True, sizes=sizes)
