@@ -52,7 +52,7 @@ class ScriptedInner(nn.Module):
         self.ahead = ahead
         self.config = RecursiveConfig(seq_len=16, vocab_size=BOX.vocab_size, halt_max_steps=6)
         self.L_level = nn.Identity()
-        self.rows_computed = 0
+        self.rows_computed = self.most_rows = 0
 
     def initial_state(self, batch_size: int):
         return torch.full((batch_size, 1, 1), float(self.ahead)), torch.zeros(batch_size, 1, 1)
@@ -65,6 +65,7 @@ class ScriptedInner(nn.Module):
         for _ in range(APPLICATIONS):
             luck = self.L_level(luck)
         self.rows_computed += len(inputs)
+        self.most_rows = max(self.most_rows, len(inputs))
         said = [
             says(question, int(step), float(z))
             for question, step, z in zip(inputs.numpy(), count.flatten(), luck.flatten(), strict=True)

@@ -277,6 +277,20 @@ def test_batches_and_capacity_change_nothing_and_the_seed_does(strategy, options
     assert curves_and_answers(seed=1) != one
 
 
+@pytest.mark.parametrize("options", [{"symmetries": 5}, {"chains": 5}], ids=["symmetry", "noise"])
+@pytest.mark.parametrize(("capacity", "most"), [(16, 15), (3, 5)])
+def test_all_chains_of_some_puzzles_run_at_once_and_no_more_rows_than_fit(options, capacity, most):
+    head = ScriptedHead()
+    strategy = "symmetry" if "symmetries" in options else "noise"
+    where = Setting([Solver(head)], SUDOKU, ["data"], capacity)
+    built, _ = build_strategy(Choice(strategy, STEPS, **options), where)
+    tally = Tally()
+    tally.begin(torch.from_numpy(LABELS))
+    inputs = torch.from_numpy(QUESTIONS.astype(np.int32))
+    built.solve(Rows(inputs, torch.zeros(NUM_ROWS, dtype=torch.int32), NUMBERS), tally)
+    assert head.model.inner.most_rows == most
+
+
 def test_a_checker_watches_all_chains():
     *_, curves, _, _ = run("symmetry", symmetries=4, checker=True)
     spent = []
