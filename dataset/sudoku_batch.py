@@ -16,6 +16,7 @@ import numpy as np
 
 from dataset.parallel import ordered_map
 from dataset.sudoku import BoxShape, units
+from dataset.sudoku_solve import solve
 
 _POSITIONS = 2048  # enough to vectorise over, few enough to stay in the CPU's caches
 # Puzzles that one worker solves at a time: enough to make up for starting it.
@@ -23,6 +24,7 @@ _BATCH = 300
 # What is enough to tell whether the puzzles of a source have several solutions.
 MOST_PUZZLES_TO_CHECK = 2000
 _MOST_GUESSES_TO_CHECK = 20_000
+_DEEP_GUESSES_PER_CELL = 4  # a grid with many solutions is filled twice in a guess or two a cell
 _POPULATION = np.array([bin(mask).count("1") for mask in range(1 << 16)], np.uint8)
 
 
@@ -60,11 +62,15 @@ def ambiguous_notes(
     """
     chosen = np.unique(np.linspace(0, len(puzzles) - 1, MOST_PUZZLES_TO_CHECK).astype(np.int64))
     total = len(puzzles) if total is None else total
-    solved = solve_all(puzzles[chosen], shape, workers, max_guesses=_MOST_GUESSES_TO_CHECK)
+    counts = solve_all(puzzles[chosen], shape, workers, max_guesses=_MOST_GUESSES_TO_CHECK).num_solutions
+    for i in np.flatnonzero(counts < 0):  # so many solutions, perhaps, that a search in breadth finishes none
+        deep = solve(puzzles[chosen[i]], shape, max_guesses=_DEEP_GUESSES_PER_CELL * shape.num_cells)
+        if deep is not None:
+            counts[i] = len(deep.solutions)
     among = f"{len(chosen):,} {what}"
     if len(chosen) < total:
         among = f"{len(chosen):,} checked of {total:,} {what}"
-    several, unknown = int((solved.num_solutions > 1).sum()), int((solved.num_solutions < 0).sum())
+    several, unknown = int((counts > 1).sum()), int((counts < 0).sum())
     notes = [f"{several:,} of {among} have more than one solution"] if several else []
     if unknown:
         notes.append(

@@ -314,3 +314,11 @@ def test_a_folder_with_other_things_is_not_written(tmp_path, capsys):
     message = refused(capsys, "--output-dir", tmp_path, "--source-csv", SAMPLES)
     assert "is not empty and holds no dataset" in message
     assert files_of(tmp_path).keys() == {"thesis.tex"}
+
+
+def test_puzzles_with_a_great_many_solutions_are_counted_too(tmp_path, capsys):
+    puzzle, solution = source("train", "question")[0], source("train", "answer")[0]
+    table(tmp_path / "s", "train", [(puzzle, solution, 1), ("." * 60 + solution[60:], solution, 1)])
+    table(tmp_path / "s", "test", [(puzzle, solution, 1)])
+    build("--output-dir", tmp_path / "d", "--source-csv", tmp_path / "s")
+    assert "1 of 2 train puzzles have more than one solution" in capsys.readouterr().out
