@@ -22,7 +22,7 @@ from dataset.units import CellUnits
 from models.blocks import Network
 from models.layers import Embedding, Linear
 from models.ops import few_rows
-from models.recursive import MAX_CYCLES, MAX_LAYERS, RecursiveConfig, RecursiveModel, State
+from models.recursive import MAX_CYCLES, PooledConfig, RecursiveModel, State
 from models.unit_block import UnitBlock
 
 BLANK_ID, FIRST_SYMBOL_ID = 1, 2  # tokens: 0 pad, 1 blank, then the symbols
@@ -37,24 +37,16 @@ class EquivariantModel(RecursiveModel):
 
     knows: ClassVar = "which cells share a row, column, box or other unit, and that all symbols are alike"
 
-    class Config(RecursiveConfig):
+    class Config(PooledConfig):
         free_sizes: ClassVar = ("seq_len", "vocab_size")
 
         units: CellUnits | None = None
         """Which cells share a unit; the data says it, None: the usual boxes of Sudoku."""
         hidden_size: int = Field(default=48, gt=0)
-        num_heads: int = Field(default=1, ge=1, le=1)
-        expansion: float = Field(default=2, gt=0)
         pooling: Literal["mean", "mean_max"] = "mean_max"
         """How a unit is pooled: mean, or mean_max, the mean beside the maximum."""
         H_cycles: int = Field(default=2, ge=1, le=MAX_CYCLES)
         L_cycles: int = Field(default=3, ge=1, le=MAX_CYCLES)
-        L_layers: int = Field(default=1, ge=0, le=MAX_LAYERS)
-        pos_encodings: Literal["none"] = "none"
-        ffn: Literal["swiglu"] = "swiglu"
-        mlp_t: Literal[False] = False
-        puzzle_emb_ndim: int = Field(default=0, ge=0, le=0)
-        puzzle_emb_len: int = Field(default=0, ge=0, le=0)
 
         @model_validator(mode="after")
         def check_units(self):

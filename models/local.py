@@ -21,14 +21,14 @@ from torch import Tensor
 from models.blocks import Network
 from models.layers import Linear
 from models.ops import rms_norm, silu_gate
-from models.recursive import MAX_CYCLES, MAX_LAYERS, RecursiveConfig, RecursiveModel, State
+from models.recursive import MAX_CYCLES, PooledConfig, RecursiveModel, State
 
 
 class NeighbourBlock(torch.nn.Module):
     """`h = rms(h + SwiGLU(h, neighbours of h))` for h (B, S, D) on a grid of `side` x `side` cells.
 
     What lies beyond the border is zero, which no latent is. With directions `distinct` SwiGLU's one linear map has
-    weights for each neighbour; `alike`: for the mean and the maximum of the four, which turning and mirroring leave
+    weights for each neighbour; `shared`: for the mean and the maximum of the four, which turning and mirroring leave
     as they are.
     """
 
@@ -70,24 +70,16 @@ class LocalModel(RecursiveModel):
     knows: ClassVar = "which cells are neighbours"
     latents: ClassVar = {"z_H": "H_init"}
 
-    class Config(RecursiveConfig):
+    class Config(PooledConfig):
         free_sizes: ClassVar = ("seq_len",)
 
         hidden_size: int = Field(default=32, gt=0)
-        num_heads: int = Field(default=1, ge=1, le=1)
-        expansion: float = Field(default=2, gt=0)
-        directions: Literal["distinct", "alike"] = "distinct"
-        """The four neighbours of a cell: distinct, with weights for each direction, or alike, pooled: then
+        directions: Literal["distinct", "shared"] = "distinct"
+        """The four neighbours of a cell: distinct, with weights for each direction, or shared, pooled: then
         turning or mirroring a puzzle does the same to its answer.
         """
         H_cycles: int = Field(default=1, ge=1, le=MAX_CYCLES)
         L_cycles: int = Field(default=12, ge=1, le=MAX_CYCLES)
-        L_layers: int = Field(default=1, ge=0, le=MAX_LAYERS)
-        pos_encodings: Literal["none"] = "none"
-        ffn: Literal["swiglu"] = "swiglu"
-        mlp_t: Literal[False] = False
-        puzzle_emb_ndim: int = Field(default=0, ge=0, le=0)
-        puzzle_emb_len: int = Field(default=0, ge=0, le=0)
 
         @field_validator("seq_len")
         @classmethod

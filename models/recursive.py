@@ -130,6 +130,19 @@ class RecursiveConfig(Settings):
         return self
 
 
+class PooledConfig(RecursiveConfig):
+    """Settings of networks that hear of other positions by pooling them: no attention, positions or prefix."""
+
+    num_heads: int = Field(default=1, ge=1, le=1)
+    expansion: float = Field(default=2, gt=0)
+    L_layers: int = Field(default=1, ge=0, le=MAX_LAYERS)
+    pos_encodings: Literal["none"] = "none"
+    ffn: Literal["swiglu"] = "swiglu"
+    mlp_t: Literal[False] = False
+    puzzle_emb_ndim: int = Field(default=0, ge=0, le=0)
+    puzzle_emb_len: int = Field(default=0, ge=0, le=0)
+
+
 class RecursiveModel(InputEmbedding):
     """embed -> recur -> heads; a subclass names its latents and says what one cycle does.
 

@@ -7,14 +7,19 @@ import warnings
 
 import pytest
 import torch
-from fused_networks import BFLOAT16, errors, gradients, needs_processor, number_of_threads
+from fused_networks import (
+    BFLOAT16,
+    assert_as_close_to_float32_as_eager,
+    errors,
+    needs_processor,
+)
 
 from benchmarks.step import Case, config_of
 from models import backends
 from models.backends import FusedCPU, TorchCompile, choose_backend
 from models.backends.fused_cpu import bindings
 from models.backends.fused_cpu.bindings import library
-from models.backends.fused_cpu.network import FusedNetwork, fits
+from models.backends.fused_cpu.network import FusedNetwork
 from models.blocks import Network
 from utils import device
 from utils.distributed import World
@@ -70,25 +75,7 @@ def test_outputs_and_gradients_are_as_close_to_float32_as_eager_ones(overrides, 
         3, rows, length, width, generator=torch.Generator().manual_seed(0)
     ).to(BFLOAT16)
 
-    def plain(*inputs: torch.Tensor) -> torch.Tensor:
-        return network(*inputs, cos_sin)
-
-    exact = gradients(plain, [h.float(), injection.float()], upstream, network)
-    eager = gradients(plain, [h, injection], upstream, network)
-    with number_of_threads(threads):
-        assert fits(network, BFLOAT16)
-        fused = FusedNetwork(network)
-        found, again = (
-            gradients(lambda *inputs: fused(*inputs, cos_sin), [h, injection], upstream, network)
-            for _ in range(2)
-        )
-        with torch.no_grad():
-            without_gradient = fused(h, injection, cos_sin).float()
-    assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
-    assert torch.equal(found[0], without_gradient)
-    of_eager, of_fused = errors(eager, exact), errors(found, exact)
-    assert (of_fused > 0).all()
-    assert (of_fused < 1.1 * of_eager).all(), (of_fused / of_eager).tolist()
+    assert_as_close_to_float32_as_eager(network, [h, injection], upstream, threads, cos_sin)
 
 
 @needs_processor

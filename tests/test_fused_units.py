@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fused_networks import BFLOAT16, errors, gradients, needs_processor, number_of_threads
+from fused_networks import (
+    BFLOAT16,
+    assert_as_close_to_float32_as_eager,
+    errors,
+    gradients,
+    needs_processor,
+    number_of_threads,
+)
 
 from benchmarks.step import Case, config_of
 from dataset.units import CellUnits
 from models.backends import FusedCPU, choose_backend
-from models.backends.fused_cpu.network import FusedNetwork, fits
+from models.backends.fused_cpu.network import FusedNetwork
 from models.blocks import Network
 from models.unit_block import UnitBlock
 from utils.distributed import World
@@ -56,25 +63,7 @@ def test_outputs_and_gradients_are_as_close_to_float32_as_eager_ones(
     width = network.layers[0].down_proj.weight.shape[0]
     h, injection, upstream = inputs_of(units, symbols, width)
 
-    def plain(*inputs: torch.Tensor) -> torch.Tensor:
-        return network(*inputs, None)
-
-    exact = gradients(plain, [h.float(), injection.float()], upstream, network)
-    eager = gradients(plain, [h, injection], upstream, network)
-    with number_of_threads(threads):
-        assert fits(network, BFLOAT16)
-        fused = FusedNetwork(network)
-        found, again = (
-            gradients(lambda *inputs: fused(*inputs, None), [h, injection], upstream, network)
-            for _ in range(2)
-        )
-        with torch.no_grad():
-            without_gradient = fused(h, injection, None).float()
-    assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
-    assert torch.equal(found[0], without_gradient)
-    of_eager, of_fused = errors(eager, exact), errors(found, exact)
-    assert (of_fused > 0).all()
-    assert (of_fused < 1.1 * of_eager).all(), (of_fused / of_eager).tolist()
+    assert_as_close_to_float32_as_eager(network, [h, injection], upstream, threads)
 
 
 @needs_processor

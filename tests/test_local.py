@@ -44,8 +44,8 @@ def drawn(side: int, count: int = 3) -> np.ndarray:
 
 
 @pytest.mark.parametrize("transform", range(1, NUM_DIHEDRAL))
-def test_with_directions_alike_turning_and_mirroring_moves_the_logits_and_leaves_halting(transform):
-    built, grids = model(7, directions="alike"), drawn(7)
+def test_with_directions_shared_turning_and_mirroring_moves_the_logits_and_leaves_halting(transform):
+    built, grids = model(7, directions="shared"), drawn(7)
     logits, q_halt = answer(built, grids)
     moved_logits, moved_q = answer(built, np.ascontiguousarray(dihedral(grids, transform)))
     expected = np.stack([dihedral(logits[..., token], transform) for token in range(VOCAB)], axis=-1)
@@ -63,7 +63,7 @@ def test_with_distinct_directions_every_turn_and_mirror_matters(transform):
     assert np.abs(moved_logits - expected).max() > 0.1
 
 
-@pytest.mark.parametrize("directions", ["distinct", "alike"])
+@pytest.mark.parametrize("directions", ["distinct", "shared"])
 def test_moving_a_puzzle_moves_its_answer_as_far_as_the_border_is_not_heard_of(directions):
     built = model(24, directions=directions)
     grids, reach = drawn(24), 2 * ARCH["L_cycles"]
@@ -77,7 +77,7 @@ def test_moving_a_puzzle_moves_its_answer_as_far_as_the_border_is_not_heard_of(d
     assert np.abs(moved_logits - expected).max() > 0.1  # at the border
 
 
-@pytest.mark.parametrize("directions", ["distinct", "alike"])
+@pytest.mark.parametrize("directions", ["distinct", "shared"])
 def test_an_application_hears_of_the_four_neighbours_and_no_other_cell(directions):
     inner = model(4, directions=directions).model.inner
     h = torch.randn(1, 16, 8, requires_grad=True)
@@ -87,7 +87,7 @@ def test_an_application_hears_of_the_four_neighbours_and_no_other_cell(direction
         assert set(grad[0].abs().sum(-1).nonzero().flatten().tolist()) == expected
 
 
-def test_the_same_weights_answer_grids_of_every_size_and_inside_alike():
+def test_the_same_weights_answer_grids_of_every_size_and_inside_as_in_themselves():
     small, large = model(20), model(30)
     large.load_state_dict(small.state_dict())
     grids, reach = drawn(30), 2 * ARCH["L_cycles"]

@@ -48,4 +48,4 @@ class OptimizerConfig(Settings):
         whose modules tell which parameter belongs where. The rate of the last optimizer is logged as `train/lr`.
         Raises ValueError if this choice does not suit the model.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define build")

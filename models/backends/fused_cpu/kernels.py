@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -14,8 +15,8 @@ from models.blocks import Network
 KeptTensors = list[dict[str, Tensor]]  # by layer, named as in the sources
 
 
-class Kernels:
-    """A part of the library for networks whose blocks are of one kind, all alike but for their weights."""
+class Kernels(ABC):
+    """A part of the library for networks whose blocks are of one kind and differ in their weights only."""
 
     forward: ClassVar[str]  # the library's functions
     backward: ClassVar[str]
@@ -24,25 +25,25 @@ class Kernels:
     gradients_type: type[ctypes.Structure]
     kept_type: type[ctypes.Structure]
 
-    def __init__(self, network: Network):
-        raise NotImplementedError
+    @abstractmethod
+    def __init__(self, network: Network): ...
 
     @staticmethod
+    @abstractmethod
     def fits(block: nn.Module) -> bool:
         """Whether this part does what the block does."""
-        raise NotImplementedError
 
+    @abstractmethod
     def maps(self, block: nn.Module) -> dict[str, RightMap | LeftMap]:
         """A block's maps by their names in the sources."""
-        raise NotImplementedError
 
+    @abstractmethod
     def shape(self, rows: int, length: int, width: int, cos_sin: CosSin) -> ctypes.Structure:
         """What the functions are told of an application to (rows, length, width)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def kept(self, out: Tensor) -> KeptTensors:
         """Room for what layers keep for the gradient; what the last one gives is `out` (B, L, D)."""
-        raise NotImplementedError
 
 
 def chained(layers: KeptTensors, out: Tensor) -> KeptTensors:
