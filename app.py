@@ -19,21 +19,14 @@ import time
 
 from config.command_line import Command, read_command
 from config.solve_schema import AppConfig
-from dataset.family import family_notices
-from dataset.look import Look
-from evaluators.families import family_of
+from dataset.families import family_notices, family_of
 from evaluators.inference import Solver
 from evaluators.play import MOST_STEPS, Game, Solved
-from evaluators.symmetry import symmetries_of
 from trained_run import open_trained, recorded_metadata
 from utils.device import resolve_device
 from utils.errors import UserError, report_user_errors
 
 COMMAND = Command("app.py", __doc__.strip(), AppConfig)
-HELP = {
-    "sudoku": "Symbols in reading order, `.` or `0` for a blank; white space and `| - + /` mean nothing.",
-    "maze": "`#` wall, `.` or space free, `S` start, `G` goal; a line for each row.",
-}
 STYLE = "#puzzle textarea {font-family: monospace; line-height: 1.15} #picture img {max-width: 520px}"
 
 
@@ -62,13 +55,10 @@ def open_game(config: AppConfig) -> tuple[Game, str]:
     metadata = recorded_metadata(trained.metadata, sizes)
     device = resolve_device(config.device)
     solver = Solver(trained.build(sizes=sizes, device=device, notice=print), device)
-    knows = bool(solver.head.model.inner.prefix_len)
-    many = knows and metadata.num_puzzle_identifiers > 1
     for notice in family_notices([(trained.label, metadata)]):
         print(f"note: {notice}")
-    family = family_of(Look.of(metadata))
-    known = family.look.family in ("sudoku", "maze") and not many
-    symmetries = symmetries_of(metadata, (), (), knows_identifiers=knows) if known else None
+    family = family_of(metadata)
+    symmetries = family.symmetries if solver.num_identifiers == 1 else None
     return Game(solver, family, symmetries, metadata.blank_identifier_id), trained.label
 
 
@@ -105,7 +95,7 @@ def page(game: Game, label: str):
                 text = gradio.Textbox(
                     label="puzzle", lines=11, max_lines=40, max_length=game.most_characters, elem_id="puzzle"
                 )
-                gradio.Markdown(HELP[game.family.look.family])
+                gradio.Markdown(game.family.text_help)
                 steps = gradio.Slider(1, most, trained, step=1, label="supervision steps", elem_id="steps")
                 voting = gradio.Checkbox(
                     label="let symmetric copies of the puzzle vote (shade: share of the copies)",

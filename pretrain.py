@@ -28,7 +28,7 @@ from omegaconf import DictConfig
 from config.command_line import Command
 from config.overrides import resolved, run_command
 from config.schema import PretrainConfig, parse
-from dataset.family import recorded_family
+from dataset.families import recorded_family
 from evaluators.base import remarks
 from evaluators.evaluate import evaluate, metric_names
 from evaluators.run_pictures import evaluation_pictures

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
-from dataset.arc_tasks import placeholder_rows
-from dataset.family import family_notices
+from dataset.families import family_notices, family_of
+from dataset.families.base import Augmentation
 from dataset.format import IGNORE_LABEL_ID, Split, open_split, read_identifiers
 from dataset.mixing import (
     MixedSets,
@@ -27,10 +27,9 @@ from dataset.mixing import (
     named_sets,
     refuse_shared_identifiers,
 )
-from dataset.online_augment import Augmentation
 from dataset.reveal import easier_puzzles
 from dataset.training_order import TrainingOrder
-from dataset.units import UNITS_KEY, stated_units
+from dataset.units import UNITS_KEY
 from utils.device import check_memory
 from utils.errors import UserError
 
@@ -129,7 +128,7 @@ class PuzzleDataset(IterableDataset):
     def model_sizes(self) -> dict[str, Any]:
         """What the data decides about a model: seq_len, vocab_size, num_puzzle_identifiers; units if it has any."""
         sizes = {key: getattr(self.metadata, key) for key in SIZE_KEYS}
-        units = stated_units(self.metadata, ", ".join(path for path, _ in self.splits))
+        units = family_of(self.metadata).units(", ".join(path for path, _ in self.splits))
         return sizes if units is None else sizes | {UNITS_KEY: units.to_json()}
 
     def num_batches(self, iteration: int = 1) -> int:
@@ -171,7 +170,7 @@ class PuzzleDataset(IterableDataset):
                 first = index * size + self.rank * rows
                 mine = np.arange(first, max(first, min(first + rows, count)))  # may be empty
                 inputs, labels = example_set.read(mine)
-                unknown = placeholder_rows(example_set.metadata, labels)
+                unknown = family_of(example_set.metadata).unknown_labels(labels)
                 identifiers = example_set.puzzle_identifiers[example_set.puzzles_of(mine)]
                 batch = self._tensors(inputs, labels, identifiers)
                 if unknown is not None:

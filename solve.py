@@ -21,13 +21,13 @@ import numpy as np
 
 from config.command_line import Command, read_command
 from config.solve_schema import SolveConfig
-from dataset.family import family_notices
+from dataset.drawing.terminal import GridPrinter, wants_colour
+from dataset.families import family_notices, family_of
+from dataset.families.base import Family, Verdict
+from dataset.families.grid_style import Kind
 from dataset.format import IGNORE_LABEL_ID
-from dataset.look import Look
-from evaluators.families import Family, Verdict, family_of
 from evaluators.inference import Solver, Step
 from evaluators.pictures import Panel, animation, sheet
-from evaluators.show import GridPrinter, Kind, kinds, wants_colour
 from puzzle_dataset import PuzzleDataset
 from trained_run import Trained, open_trained, recorded_metadata
 from utils.device import resolve_device
@@ -57,14 +57,14 @@ def main(arguments: list[str]) -> None:
         sizes = trained.sizes(config.seq_len)
         metadata = recorded_metadata(trained.metadata, sizes)
         notices = family_notices([(trained.label, metadata)])
-        family = family_of(Look.of(metadata))
+        family = family_of(metadata)
         blank = trained.metadata.get("blank_identifier_id", 0)
         puzzle = Puzzle(family.read(config.puzzle), None, blank, "your puzzle")
     else:
         data = open_data(config, trained)
         sizes = trained.sizes_for(data.model_sizes, [path for path, _ in data.splits], print)
         notices = data.notices
-        family = family_of(Look.of(data.metadata))
+        family = family_of(data.metadata)
         puzzle = take(data, config)
     solver = Solver(trained.build(sizes=sizes, device=device, notice=print), device)
     steps = config.steps or solver.trained_steps
@@ -77,7 +77,10 @@ def main(arguments: list[str]) -> None:
     if config.puzzle is not None and sizes["num_puzzle_identifiers"] > 1:
         print("note: the model knows puzzles by identifier and gets the blank one, which may cost accuracy")
     printer = GridPrinter(
-        family.look, sys.stdout, colour=wants_colour(sys.stdout), width=shutil.get_terminal_size().columns
+        family.grid_style,
+        sys.stdout,
+        colour=wants_colour(sys.stdout),
+        width=shutil.get_terminal_size().columns,
     )
     panels: list[Panel] = []
     print(watch(solver, family, puzzle, steps, printer, panels))
@@ -168,7 +171,7 @@ def watch(
             title = f"step {step.number}" if changed is None else f"step {step.number}: {changed} changed"
             stop = ", says stop" if step.says_stop[0] else ""
             printer.show(
-                [title, f"halting {halts[-1]:.1%}{stop}"], answer, kinds(family, question, previous, answer)
+                [title, f"halting {halts[-1]:.1%}{stop}"], answer, family.kinds(question, previous, answer)
             )
         panels.append(Panel.of(family, question, previous, answer, step, verdicts[-1]))
         previous = answer

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from config.published import RunConfig, parse_run_config
 from config.report_schema import ReportConfig
-from dataset.family import family_by_sizes
+from dataset.families import family_by_sizes
 from dataset.format import Metadata, problems_text, read_metadata, type_problems
 from evaluators.inference import Solver
 from models.losses import ACTLossHead

@@ -17,18 +17,17 @@ from config.overrides import force_overrides, hydra_refusal, resolved
 from config.published import parse_run_config
 from config.schema import PretrainConfig, parse
 from config.solve_schema import SolveConfig
-from dataset.arc_tasks import read_subset
 from dataset.build_sudoku_dataset import parse_options
+from dataset.families import family_of
+from dataset.families.arc.tasks import read_subset
+from dataset.families.sudoku.splits import from_file
 from dataset.format import open_split, open_valid, problems_text, read_identifiers
-from dataset.look import Look
 from dataset.metadata import Metadata
 from dataset.report import example_lines, report_lines
 from dataset.sources import read_rows
-from dataset.sudoku_splits import from_file
 from evaluators.arc_tasks import TestTasks
 from evaluators.arc_votes import Candidates
 from evaluators.base import default_evaluators
-from evaluators.families import family_of
 from trained_run import open_trained, read_metrics
 from utils import state_files
 from utils.errors import UserError
@@ -98,7 +97,7 @@ def _written(data: bytes, path: Path) -> Path:
 
 
 def reader_of_puzzles(metadata: Metadata) -> Reader:
-    family = family_of(Look.of(metadata))
+    family = family_of(metadata)
     return lambda data, _: family.read(_text(data))
 
 

@@ -52,7 +52,7 @@ class SudokuSymmetry:
     Applied in this order: transpose where `transpose` (...) says so; reorder lines, so that row i is the
     former row `rows[..., i]` and column j the former column `columns[..., j]` (both (..., N)); replace each
     value v by `digits[..., v]` ((..., N+1), value 0 = blank kept). Which ones are legal depends on the box
-    shape (`dataset.sudoku.random_symmetries`).
+    shape (`dataset.families.sudoku.rules.random_symmetries`).
     """
 
     digits: np.ndarray

@@ -28,12 +28,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.arc import GRID_SIZE, SEQ_LEN, VOCAB_SIZE
-from dataset.arc_plan import Plan, plan_dataset
-from dataset.arc_render import Frames, render, unpack
-from dataset.arc_tasks import Pair
+from dataset.families.arc.grids import GRID_SIZE, SEQ_LEN, VOCAB_SIZE
+from dataset.families.arc.lazy import IDENTIFIERS_FILE, Originals, originals_path
+from dataset.families.arc.plan import Plan, plan_dataset
+from dataset.families.arc.render import Frames, render, unpack
+from dataset.families.arc.tasks import Pair
 from dataset.format import SPLITS, Metadata, SplitWriter, close_splits, write_identifiers
-from dataset.lazy import IDENTIFIERS_FILE, Originals, originals_path
 from dataset.options import OptionParser, building_into, whole_number
 from dataset.parallel import available_cpus, ordered_map
 from utils.errors import UserError, report_user_errors

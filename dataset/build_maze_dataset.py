@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 
 from dataset.augment import NUM_DIHEDRAL, dihedral
-from dataset.format import BLANK_IDENTIFIER, SPLITS, SplitWriter, close_splits, write_identifiers
-from dataset.maze import (
+from dataset.families.maze.generate import MazeSpec, default_min_path, generate_split
+from dataset.families.maze.rules import (
     QUESTION_SYMBOLS,
     SYMBOLS,
     VOCAB_SIZE,
@@ -36,7 +36,7 @@ from dataset.maze import (
     square_shape,
     symmetry_key,
 )
-from dataset.maze_generate import MazeSpec, default_min_path, generate_split
+from dataset.format import BLANK_IDENTIFIER, SPLITS, SplitWriter, close_splits, write_identifiers
 from dataset.options import OptionParser, building_into, whole_number
 from dataset.parallel import available_cpus
 from dataset.provenance import write_source_rows

@@ -24,15 +24,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.format import BLANK_IDENTIFIER, SPLITS, SplitWriter, close_splits, write_identifiers
-from dataset.options import OptionParser, building_into, whole_number
-from dataset.parallel import available_cpus
-from dataset.provenance import write_source_rows
-from dataset.sudoku import BoxShape, to_tokens
-from dataset.sudoku_augment import Refusal, with_copies
-from dataset.sudoku_generate import SMALLEST_INEQUIVALENT_SIZE, PuzzleSpec, default_clues
-from dataset.sudoku_overlap import overlap, row_keys
-from dataset.sudoku_splits import (
+from dataset.families.sudoku.augment import Refusal, with_copies
+from dataset.families.sudoku.generate import SMALLEST_INEQUIVALENT_SIZE, PuzzleSpec, default_clues
+from dataset.families.sudoku.overlap import overlap, row_keys
+from dataset.families.sudoku.rules import BoxShape, to_tokens
+from dataset.families.sudoku.splits import (
     AUGMENT_STREAM,
     PuzzleSet,
     PuzzleSplits,
@@ -41,6 +37,10 @@ from dataset.sudoku_splits import (
     from_tables,
     generated,
 )
+from dataset.format import BLANK_IDENTIFIER, SPLITS, SplitWriter, close_splits, write_identifiers
+from dataset.options import OptionParser, building_into, whole_number
+from dataset.parallel import available_cpus
+from dataset.provenance import write_source_rows
 from utils.errors import UserError, report_user_errors
 from utils.files import expand_home, writing_into
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dataset.example_set import FIELD_DTYPES, ExampleSet, array_path, load_arrays
-from dataset.family import find_family
+from dataset.families import find_family
+from dataset.families.arc.lazy import LazyExampleSet
 from dataset.identifiers import identifier_problems, read_identifiers, write_identifiers
-from dataset.lazy import LazyExampleSet
 from dataset.metadata import (
     AGREEING_KEYS,
     BLANK_IDENTIFIER,

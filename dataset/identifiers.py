@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from dataset.lazy import IdentifierTable
+from dataset.families.arc.lazy import IdentifierTable
 from dataset.metadata import BLANK_IDENTIFIER, Metadata
 from utils.errors import UserError
 from utils.files import replacing

@@ -10,23 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dataset.augment import NUM_DIHEDRAL, dihedral
+from dataset.families.base import Comparison, Family, RowForm
 from dataset.format import Split
-from dataset.look import Look
-from dataset.maze import SYMBOLS, VOCAB_SIZE
-from dataset.sudoku import BoxShape, is_solution, to_values, units
-from dataset.sudoku_hash import invariant_hashes, solution_hashes
 
 _CHUNK_CELLS = 1 << 20  # cells read at a time
-_BLANK_TOKEN = 1  # of Sudoku; tokens above are digits
 
 Canonical = Callable[[np.ndarray], np.ndarray]
 Sample = Callable[[np.ndarray], np.ndarray]  # rows (E, S) to 48 cells of each, as `Canonical` would have them
 
 _SAMPLE_CELLS = 48
-# Within a frame of 30 x 30, dense at the top left: grids may be small.
-_NEAR = (0, 1, 2, 4, 6, 9, 13)
-_UNSHIFTED_PLACES = np.array([30 * row + column for row in _NEAR for column in _NEAR][1:])
 _MULTIPLIERS = np.random.default_rng(0).integers(1 << 63, 1 << 64, _SAMPLE_CELLS // 8, np.uint64)
 _MULTIPLIERS |= np.uint64(1)  # odd ones lose no bit
 
@@ -40,22 +32,14 @@ class Overlap:
     total: int
 
 
-def leakage(train: Split, test: Split, look: Look) -> list[Overlap]:
-    """What test shares with train. Memory grows with the test split only.
+def leakage(train: Split, test: Split, family: Family) -> list[Overlap]:
+    """What test shares with train: equal rows, and examples that the family calls equivalent.
 
-    ARC grids are compared without their position in the frame, because train examples are shifted; Sudoku and
-    maze puzzles are also compared up to their symmetries.
+    Memory grows with the test split only.
     """
-    if look.family == "arc":
-        overlaps = _shared_rows(train, test, unshifted, _sample_of_unshifted)
-    else:
-        overlaps = _shared_rows(train, test, _unchanged, _sample)
-    if look.family == "sudoku":
-        overlaps.append(_equivalent_sudoku(train, test, look.box))
-        overlaps.append(_equivalent_solutions(train, test, look.box))
-    if look.family == "maze":
-        overlaps.append(_equivalent_mazes(train, test, look.shape))
-    return overlaps
+    form = family.rows_compared or RowForm(_unchanged, _sample)
+    overlaps = _shared_rows(train, test, form.canonical, form.sample)
+    return overlaps + [_equivalent(train, test, comparison) for comparison in family.comparisons()]
 
 
 def _shared_rows(train: Split, test: Split, canonical: Canonical, sample: Sample) -> list[Overlap]:
@@ -128,117 +112,46 @@ def _sample(rows: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(rows.take(places, axis=1), np.uint8)
 
 
-def _sample_of_unshifted(rows: np.ndarray) -> np.ndarray:
-    """(E, 48) uint8: cells of what `unshifted` makes of rows (E, S), without making it."""
-    rows = np.ascontiguousarray(rows)
-    count, length = rows.shape
-    places = (rows > 1).argmax(1)[:, None] + _UNSHIFTED_PLACES
-    inside = places < length
-    places = np.minimum(places, length - 1, out=places)
-    places += length * np.arange(count)[:, None]
-    cells = rows.reshape(-1).take(places)
-    return np.where(inside & (cells > 1), cells, 0).astype(np.uint8, copy=False)
+def _equivalent(train: Split, test: Split, comparison: Comparison) -> Overlap:
+    """The test examples whose key an example of train has."""
+    firsts = first_examples(train) if comparison.per_group else None
+    wanted = None
+    if comparison.prefilter is not None:
+        candidates = {key for inputs, _ in _rows(test) for key in comparison.prefilter(inputs)}
+        # Of train those that may equal a test example, then of test those that may equal one of these.
+        wanted = {
+            key
+            for inputs, _ in _rows(train, firsts)
+            for key in comparison.prefilter(inputs)
+            if key in candidates
+        }
+    in_test = [key for key in _equivalence_keys(test, comparison, wanted) if key is not None]
+    searched = set(in_test)
+    in_train = {key for key in _equivalence_keys(train, comparison, wanted, firsts) if key in searched}
+    return Overlap(
+        comparison.what,
+        sum(key in in_train for key in in_test),
+        sum(s.num_examples for s in test.sets.values()),
+    )
 
 
-def _equivalent_mazes(train: Split, test: Split, shape: tuple[int, int]) -> Overlap:
-    """Test mazes that are a train maze turned, mirrored or with start and goal exchanged."""
-    start, goal = (SYMBOLS.index(symbol) + 1 for symbol in "SG")
-    exchange = np.arange(VOCAB_SIZE, dtype=np.uint8)
-    exchange[[start, goal]] = goal, start
-    keeping = range(NUM_DIHEDRAL) if shape[0] == shape[1] else (0, 2, 4, 5)  # transforms that keep the shape
-    images = []  # per test maze, the keys of its images
-    for inputs, _ in _rows(test):
-        stacks = [tokens.reshape(-1, *shape) for tokens in (inputs, exchange[inputs])]
-        turned = (dihedral(grids, t).reshape(inputs.shape) for grids in stacks for t in keeping)
-        images += zip(*map(_keys, turned), strict=True)
-    unseen = {key for keys in images for key in keys}
-    found = set()
-    for inputs, _ in _rows(train):
-        found.update(unseen.intersection(_keys(inputs)))
-    count = sum(not found.isdisjoint(keys) for keys in images)
-    return Overlap("inputs turned, mirrored or with S and G exchanged", count, len(images))
-
-
-def _equivalent_sudoku(train: Split, test: Split, box: BoxShape) -> Overlap:
-    """Test puzzles that the legal symmetries turn into a train puzzle, told by invariant hashes.
-
-    One example of each train group is enough, as its others are images of it. Where a label is no full solution
-    there is no hash, and its puzzle counts as not found.
-    """
-    # The full hash costs 30 µs a puzzle; counts of givens, a fiftieth of that, leave it few to tell apart.
-    wanted = {key for inputs, _ in _rows(test) for key in _keys(_given_counts(inputs, box))}
-    firsts = first_examples(train)
-    seen, in_train = _alike(train, box, wanted, firsts)
-    _, in_test = _alike(test, box, seen)
-    total = sum(s.num_examples for s in test.sets.values())
-    return Overlap("inputs up to symmetry", int(np.isin(in_test, in_train).sum()), total)
-
-
-def _equivalent_solutions(train: Split, test: Split, box: BoxShape) -> Overlap:
-    """Test labels that the legal symmetries turn into a train label; full solutions only, as for the puzzles."""
-    in_train = _solution_hashes(train, box, first_examples(train))
-    in_test = _solution_hashes(test, box)
-    few = {4: ", of which only 2 exist", 6: ", of which only 49 exist"}.get(box.size, "")
-    total = sum(s.num_examples for s in test.sets.values())
-    return Overlap(f"outputs up to symmetry{few}", int(np.isin(in_test, in_train).sum()), total)
-
-
-def _solution_hashes(
-    split: Split, box: BoxShape, examples: dict[str, np.ndarray] | None = None
-) -> np.ndarray:
-    hashes = []
-    for _, labels in _rows(split, examples):
-        solutions = to_values(labels)
-        hashes.append(solution_hashes(solutions[is_solution(solutions, box)], box))
-    return np.concatenate(hashes)
+def _equivalence_keys(
+    split: Split,
+    comparison: Comparison,
+    wanted: set[bytes] | None,
+    examples: dict[str, np.ndarray] | None = None,
+) -> Iterator[bytes | None]:
+    """The keys of the split's examples, of those with a wanted prefilter key."""
+    for inputs, labels in _rows(split, examples):
+        if wanted is not None:
+            kept = np.array([key in wanted for key in comparison.prefilter(inputs)], bool)
+            inputs, labels = inputs[kept], labels[kept]
+        yield from comparison.keys(inputs, labels)
 
 
 def first_examples(split: Split) -> dict[str, np.ndarray]:
     """The index of the first example of each group, by set: the puzzle that the others are copies of."""
     return {name: s.puzzle_indices[s.group_indices[:-1]] for name, s in split.sets.items()}
-
-
-def _alike(
-    split: Split, box: BoxShape, wanted: set[bytes], examples: dict[str, np.ndarray] | None = None
-) -> tuple[set[bytes], np.ndarray]:
-    """The wanted counts of givens that examples of the split have, and the hashes of these examples."""
-    seen, hashes = set(), []
-    for inputs, labels in _rows(split, examples):
-        keys = _keys(_given_counts(inputs, box))
-        seen |= wanted.intersection(keys)
-        alike = np.array([key in wanted for key in keys], bool)
-        puzzles, solutions = to_values(inputs[alike]), to_values(labels[alike])
-        solved = is_solution(solutions, box)
-        hashes.append(invariant_hashes(puzzles[solved], solutions[solved], box))
-    return seen, np.concatenate(hashes)
-
-
-def _given_counts(inputs: np.ndarray, box: BoxShape) -> np.ndarray:
-    """(E, 3N) uint8: sorted numbers of givens per row, column and box, which symmetries leave as they are."""
-    members = np.zeros(
-        (box.num_cells, 3 * box.size), np.float32
-    )  # a float product is the fastest way to count
-    members[units(box).T, np.arange(3 * box.size)] = 1
-    counts = ((inputs > _BLANK_TOKEN).astype(np.float32) @ members).astype(np.uint8)
-    rows, columns, boxes = np.sort(counts.reshape(len(inputs), 3, box.size)).swapaxes(0, 1)
-    if box.square:  # a transposition exchanges rows and columns
-        rows, columns = np.minimum(rows, columns), np.maximum(rows, columns)
-    return np.concatenate([rows, columns, boxes], axis=1)
-
-
-def unshifted(rows: np.ndarray) -> np.ndarray:
-    """ARC rows (E, S) with their grid moved to the top left corner and without its border."""
-    rows = np.where(rows > 1, rows, 0).astype(np.uint8)
-    first = (rows > 0).argmax(1)  # a grid's first cell is a colour
-    moved = np.flatnonzero(first)
-    count, length = rows.shape
-    padded = np.zeros(count * length + length, np.uint8)
-    padded[: rows.size] = rows.reshape(-1)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, length)[moved * length + first[moved]]
-    # What a window shows beyond its own row belongs to the next one.
-    windows *= np.arange(length, dtype=np.int16) < (length - first[moved, None]).astype(np.int16)
-    rows[moved] = windows
-    return rows
 
 
 def _unchanged(rows: np.ndarray) -> np.ndarray:

@@ -39,7 +39,7 @@ class Finding:
 class Metadata:
     """What `dataset.json` says; `extra` holds keys that are not part of the format (family, grid_shape, ...).
 
-    `finding` is the family that an opened split was found to be of (see `dataset.family`), not a key of the file.
+    `finding` is the family that an opened split was found to be of (see `dataset.families`), not a key of the file.
 
     `total_puzzles` is the number of puzzles in the arrays once a split is opened: older datasets lack the key
     or hold the number of groups in it.

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.family import family_of, merged_finding
+from dataset.families import family_of, merged_finding
+from dataset.families.base import Augmentation
 from dataset.format import AGREEING_KEYS, ExampleSet, Metadata, Split, read_identifiers
-from dataset.online_augment import Augmentation, augmentation_of
+from dataset.online_augment import augmentation_of
 from utils.errors import UserError
 
 
@@ -72,7 +73,7 @@ def merge_metadata(described: Sequence[tuple[str, Metadata]]) -> Metadata:
         mean_puzzle_examples=sum(m.mean_puzzle_examples * m.total_puzzles for m in every) / total_puzzles,
         total_puzzles=total_puzzles,
         extra={k: v for k, v in first.extra.items() if all(k in m.extra and m.extra[k] == v for m in every)},
-        finding=merged_finding([(path, family_of(metadata)) for path, metadata in described]),
+        finding=merged_finding([(path, family_of(metadata).found) for path, metadata in described]),
     )
 
 
@@ -118,12 +119,14 @@ def refuse_shared_identifiers(splits: list[tuple[str, Split]], *, unless_named_a
 
 
 def common_augmentation(splits: list[tuple[str, Split]]) -> Augmentation:
-    """The fresh copies that all directories allow alike; raises `UserError` where they differ, or one allows none."""
+    """The copies that all datasets allow; raises `UserError` if these differ, or if a dataset allows none."""
     (first_dir, first), *others = [(path, augmentation_of(opened.metadata, path)) for path, opened in splits]
-    for other_dir, other in others:
+    for (other_dir, other), (_, opened) in zip(others, splits[1:], strict=True):
         if other != first:
+            kinds = [family_of(metadata) for metadata in (splits[0][1].metadata, opened.metadata)]
+            one, another = (f"{family.name} {family.describe()}" for family in kinds)
             raise UserError(
-                f"augment=online needs one kind of copies for all data, but {first_dir} takes {first} and {other_dir} "
-                f"{other}: leave out augment, or train on one of them"
+                f"augment=online needs one kind of copies for all data, but {first_dir} is {one} and {other_dir} "
+                f"{another}: leave out augment, or train on one of them"
             )
     return first

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dataset.family import TEST_PUZZLES_FILE, family_of
+from dataset.families import FAMILIES, family_class, family_of
 from dataset.format import SPLITS, open_split
 from utils.errors import UserError
 from utils.files import is_temporary, make_folder, remove_temporary_files
@@ -127,13 +127,14 @@ def check_output_dir(output_dir: str | Path, family: str) -> Path:
         raise UserError(f"--output-dir {output_dir} is a file: give a folder")
     entries = {path.name for path in output_dir.iterdir() if not is_temporary(path)} - {LOCK_FILE}
     found = {_family(output_dir, split) for split in SPLITS} - {None}
+    own_files = {name: family_class(name).own_files for name in FAMILIES}
     # What a build that was killed may leave without any dataset.json.
-    if not found and not entries <= {*SPLITS, "identifiers.json", "identifiers.npz", "test_puzzles.json"}:
+    leftover = {*SPLITS, "identifiers.json", "identifiers.npz"}.union(*own_files.values())
+    if not found and not entries <= leftover:
         raise UserError(
             f"--output-dir {output_dir} is not empty and holds no dataset: choose another folder, or remove it"
         )
-    if TEST_PUZZLES_FILE in entries:  # which no other builder would replace
-        found = {"arc"}
+    found = {name for name, files in own_files.items() if files & entries} or found
     others = found - {family, ""}
     if others:
         raise UserError(

@@ -24,19 +24,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dataset.family import family_of
+from dataset.drawing.picture import grid_picture
+from dataset.drawing.terminal import grid_lines, wants_colour
+from dataset.families import family_of
+from dataset.families.base import Family
 from dataset.format import SPLITS, Split, open_valid, read_identifiers
 from dataset.leakage import first_examples, leakage
-from dataset.look import Look
 from dataset.options import OptionParser, whole_number
-from dataset.sudoku import to_values
-from dataset.sudoku_batch import MOST_PUZZLES_TO_CHECK, ambiguous_notes
 from utils.errors import UserError, report_user_errors
 from utils.files import expand_home
 
 if TYPE_CHECKING:
     from PIL import Image
 
+_SAMPLE_NOTED = 2_000  # questions of each set that the family takes notes on
 _SAMPLE_CELLS = 1 << 24  # cells looked at for how often tokens occur
 
 
@@ -59,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise UserError(problems[0])
     lines = report_lines(directory, splits, problems)
     if options.examples:
-        colour = _wants_colour(options.color)
+        colour = wants_colour(sys.stdout) if options.color == "auto" else options.color == "always"
         lines = chain(lines, example_lines(directory, splits, options.examples, colour=colour))
     _print_lines(lines)
     if options.png:
@@ -100,14 +101,13 @@ def report_lines(directory: Path, splits: dict[str, Split], problems: list[str])
 
 
 def _split_lines(name: str, split: Split) -> Iterator[str]:
-    meta, look = split.metadata, Look.of(split.metadata)
+    meta, family = split.metadata, family_of(split.metadata)
     sets = list(split.sets.values())
     examples = sum(s.num_examples for s in sets)
-    rows, columns = look.shape
-    boxes = f", boxes of {look.box}" if look.box else ""
-    yield f"{name}: {look.family}, {rows}x{columns}{boxes}"
-    if not family_of(meta).is_stated:
-        yield f"  family {look.family}: {look.reason}"
+    known = family.name or "unknown"
+    yield f"{name}: {known}, {family.describe()}"
+    if not family.found.is_stated:
+        yield f"  family {known}: {family.reason}"
     yield (
         f"  {examples:,} examples of {meta.total_puzzles:,} puzzles in {meta.total_groups:,} groups; "
         f"{meta.mean_puzzle_examples:.4g} examples a puzzle, {meta.total_puzzles / meta.total_groups:.4g} puzzles "
@@ -120,9 +120,8 @@ def _split_lines(name: str, split: Split) -> Iterator[str]:
         f"{meta.ignore_label_id}), {meta.num_puzzle_identifiers:,} puzzle identifiers (blank "
         f"{meta.blank_identifier_id})"
     )
-    yield from _token_lines(split, look)
-    if look.family == "sudoku":
-        yield from (f"  {note}" for note in _ambiguous_sudoku(split, look))
+    yield from _token_lines(split, family)
+    yield from (f"  {note}" for note in _family_notes(split, family))
     for example_set in sets:
         if example_set.difficulty is not None:
             low, middle, high = np.quantile(example_set.difficulty, (0, 0.5, 1))
@@ -133,18 +132,16 @@ def _split_lines(name: str, split: Split) -> Iterator[str]:
         yield "  built by " + ", ".join(f"{key} {meta.extra[key]}" for key in known if key in meta.extra)
 
 
-def _ambiguous_sudoku(split: Split, look: Look) -> list[str]:
-    """What there is to say about puzzles with several solutions, copies left out."""
+def _family_notes(split: Split, family: Family) -> list[str]:
+    """What the family says of the questions, copies left out and in a sample of a large split."""
     inputs = []
     for name, examples in first_examples(split).items():
-        chosen = np.unique(np.linspace(0, len(examples) - 1, MOST_PUZZLES_TO_CHECK).astype(np.int64))
+        chosen = np.unique(np.linspace(0, len(examples) - 1, _SAMPLE_NOTED).astype(np.int64))
         inputs.append(split.sets[name].read(examples[chosen])[0])
-    total = sum(map(len, first_examples(split).values()))
-    puzzles = to_values(np.concatenate(inputs)).astype(np.uint8)
-    return ambiguous_notes(puzzles, "puzzles", look.box, 1, total)
+    return family.notes(np.concatenate(inputs), sum(map(len, first_examples(split).values())))
 
 
-def _token_lines(split: Split, look: Look) -> Iterator[str]:
+def _token_lines(split: Split, family: Family) -> Iterator[str]:
     """How often each token occurs, in a sample of a large split."""
     meta = split.metadata
     counts = np.zeros((2, meta.vocab_size), np.int64)
@@ -169,14 +166,15 @@ def _token_lines(split: Split, look: Look) -> Iterator[str]:
     for what, row in zip(("inputs", "labels"), shares, strict=True):
         used = np.flatnonzero(row)
         yield f"    {what}: " + "  ".join(
-            f"{_token_name(token, look, meta.pad_id)} {row[token]:.1f}%" for token in used
+            f"{_token_name(token, family.grid_style.symbols, meta.pad_id)} {row[token]:.1f}%"
+            for token in used
         )
 
 
-def _token_name(token: int, look: Look, pad_id: int) -> str:
+def _token_name(token: int, symbols: str, pad_id: int) -> str:
     if token == pad_id:
         return "pad"
-    symbol = look.symbols[token]
+    symbol = symbols[token]
     return f"{token}" if symbol == "?" else f"{token}='{symbol}'"
 
 
@@ -189,7 +187,7 @@ def _leakage_lines(splits: dict[str, Split]) -> Iterator[str]:
         yield "leakage: not checked, because the splits differ in seq_len"
         return
     yield "leakage: of the test split, these occur in train"
-    for overlap in leakage(train, test, Look.of(train.metadata)):
+    for overlap in leakage(train, test, family_of(train.metadata)):
         share = percentage(overlap.count, overlap.total)
         yield f"  {overlap.what}: {overlap.count:,} of {overlap.total:,} ({share})"
 
@@ -209,7 +207,7 @@ def example_lines(directory: Path, splits: dict[str, Split], count: int, *, colo
     """A few examples of each split as grids, input beside output."""
     terminal = shutil.get_terminal_size().columns
     for name, split in splits.items():
-        look = Look.of(split.metadata)
+        style = family_of(split.metadata).grid_style
         names = read_identifiers(directory) if split.metadata.num_puzzle_identifiers > 1 else None
         for set_name, index in _chosen_examples(split, count):
             example_set = split.sets[set_name]
@@ -217,9 +215,9 @@ def example_lines(directory: Path, splits: dict[str, Split], count: int, *, colo
             identifier = int(example_set.puzzle_identifiers[example_set.puzzles_of(np.array([index]))[0]])
             puzzle = f", puzzle {names[identifier]}" if names and identifier < len(names) else ""
             yield f"\n{name}/{set_name} example {index}{puzzle}: input and output"
-            left, right = look.text(inputs, colour=colour), look.text(labels, colour=colour)
-            width = look.width(inputs)
-            if width + look.width(labels) + 3 > terminal:
+            left, right = (grid_lines(style, tokens, colour=colour) for tokens in (inputs, labels))
+            (left, width), (right, other_width) = left, right
+            if width + other_width + 3 > terminal:
                 yield from [*left, "", *right]
                 continue
             missing = " " * width
@@ -229,10 +227,10 @@ def example_lines(directory: Path, splits: dict[str, Split], count: int, *, colo
 
 def example_pictures(split: Split, name: str, count: int) -> list[tuple[str, list[Image.Image]]]:
     """A caption and the pictures of input and output, for a few examples of a split."""
-    look, captioned = Look.of(split.metadata), []
+    style, captioned = family_of(split.metadata).grid_style, []
     for set_name, index in _chosen_examples(split, count):
         rows = split.sets[set_name].read(np.array([index]))
-        captioned.append((f"{name} {index}", [look.picture(tokens[0]) for tokens in rows]))
+        captioned.append((f"{name} {index}", [grid_picture(style, tokens[0]) for tokens in rows]))
     return captioned
 
 
@@ -245,12 +243,6 @@ def _chosen_examples(split: Split, count: int) -> list[tuple[str, int]]:
     ]
     chosen = np.unique(np.linspace(0, len(firsts) - 1, min(count, len(firsts))).astype(np.int64))
     return [firsts[i] for i in chosen]
-
-
-def _wants_colour(choice: str) -> bool:
-    if choice != "auto":
-        return choice == "always"
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def _bytes(size: float) -> str:

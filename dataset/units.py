@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dataset.family import box_shape, family_of
 from dataset.metadata import Metadata
 from utils.errors import UserError
 
@@ -89,19 +88,16 @@ class CellUnits:
 
 
 def stated_units(metadata: Metadata, where: str) -> CellUnits | None:
-    """The units of a dataset: those of its family, or those its dataset.json states under `units`; None without any.
+    """The units that a dataset.json states under `units`; None if it states none.
 
     Raises UserError, beginning with `where`, if they do not have the grid's number of cells.
     """
-    if UNITS_KEY in metadata.extra:
-        units = CellUnits.from_json(metadata.extra[UNITS_KEY], where)
-        if units.num_cells != metadata.seq_len:
-            raise UserError(f"{where}: units has {units.num_cells} cells, but seq_len is {metadata.seq_len}")
-        return units
-    if family_of(metadata).name != "sudoku":
+    if UNITS_KEY not in metadata.extra:
         return None
-    box = box_shape(metadata)
-    return CellUnits.of_boxes(box.rows, box.columns)
+    units = CellUnits.from_json(metadata.extra[UNITS_KEY], where)
+    if units.num_cells != metadata.seq_len:
+        raise UserError(f"{where}: units has {units.num_cells} cells, but seq_len is {metadata.seq_len}")
+    return units
 
 
 def _whole_number(value: Any) -> int:

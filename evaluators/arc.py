@@ -4,7 +4,7 @@ As published: of each prediction the largest top-left rectangle of colours is ta
 the candidates of a test input are ranked by (votes, mean sigmoid(q_halt)); a task counts by the share of its test
 inputs whose answer is among the first K. Only hashes, votes and the grids that are submitted leave a rank.
 
-Legend: B rows of a batch, S 900 cells of a sequence (`dataset.arc`), slot: one test input of one task.
+Legend: B rows of a batch, S 900 cells of a sequence (`dataset.families.arc.grids`), slot: one test input of one task.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from dataset.arc import GRID_SIZE, Augmentation, crop_sizes, grid_digest, split_name
-from dataset.arc_tasks import NO_GRID
 from dataset.augment import inverse_dihedral
+from dataset.families.arc.grids import GRID_SIZE, Augmentation, crop_sizes, grid_digest, split_name
+from dataset.families.arc.tasks import NO_GRID, identifier_names
 from dataset.format import BLANK_IDENTIFIER, Metadata
-from evaluators.arc_tasks import TestTasks, identifier_names
+from evaluators.arc_tasks import TestTasks
 from evaluators.arc_votes import CANDIDATES_FILE, Candidates, Predictions, files_up_to
 from evaluators.base import Evaluator
 from utils.errors import UserError

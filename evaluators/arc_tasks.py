@@ -1,4 +1,4 @@
-"""The test tasks of a run's ARC datasets, and the names of their puzzle identifiers."""
+"""The test tasks of a run's ARC datasets."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.arc import grid_digest, parse_grid
-from dataset.arc_tasks import UNKNOWN_OUTPUT, unknown_answers
-from dataset.format import BLANK_IDENTIFIER, read_identifiers, read_metadata
+from dataset.families.arc.grids import grid_digest, parse_grid
+from dataset.families.arc.tasks import TEST_PUZZLES_FILE, UNKNOWN_OUTPUT, arc_paths, unknown_answers
+from dataset.format import read_metadata
 from utils.errors import UserError
 from utils.reading import read_json
 
@@ -35,8 +35,8 @@ class TestTasks:
     def load(cls, data_paths: Sequence[str]) -> TestTasks:
         """The tasks in every `test_puzzles.json`; raises `UserError` when there is none or one is malformed."""
         tasks, sources = cls(), {}
-        for data_path in _arc_paths(data_paths):
-            path = data_path / "test_puzzles.json"
+        for data_path in arc_paths(data_paths):
+            path = data_path / TEST_PUZZLES_FILE
             puzzles = read_json(path)
             if not isinstance(puzzles, dict):
                 raise UserError(f"{path}: must hold an object of tasks by name")
@@ -99,26 +99,3 @@ class TestTasks:
             is_known = numbers is not None and number not in numbers and "output" in pair
             self.slots_of[name].append(slot)
             self.answers[name].append(grid_digest(answer) if is_known else None)
-
-
-def _arc_paths(data_paths: Sequence[str]) -> list[Path]:
-    """The data paths that are ARC datasets, known by `test_puzzles.json`."""
-    paths = [Path(path) for path in data_paths if (Path(path) / "test_puzzles.json").is_file()]
-    if not paths:
-        raise UserError(
-            f"evaluator arc@ARC: there is no test_puzzles.json in {' or '.join(map(str, data_paths))}; it suits "
-            "datasets of dataset/build_arc_dataset.py, so leave it out of evaluators= for others"
-        )
-    return paths
-
-
-def identifier_names(data_paths: Sequence[str]) -> list[str]:
-    """The names of all ARC datasets' identifiers; where several datasets are used each has a range of its own."""
-    merged: list[str] = []
-    for path in _arc_paths(data_paths):
-        names = read_identifiers(path)
-        merged += [BLANK_IDENTIFIER] * (len(names) - len(merged))
-        for identifier, name in enumerate(names):
-            if name != BLANK_IDENTIFIER:
-                merged[identifier] = name
-    return merged

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.arc import grid_digest
+from dataset.families.arc.grids import grid_digest
 from utils.errors import UserError
 from utils.files import write_atomically
 from utils.reading import read_npz

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from dataset.family import family_of
+from dataset.families import family_of
 from dataset.format import Metadata
 from models.registry import import_below
 
@@ -99,13 +99,12 @@ def build_evaluators(
 
 
 def default_evaluators(data_paths: list[str]) -> list[str]:
-    """The evaluators of the families that the data is of (`dataset.family`)."""
+    """The evaluators of the families that the data is of (`dataset.families`)."""
     from dataset.format import open_split  # here, because a run that names its evaluators need not ask
 
     names = []
     for path in data_paths:
-        family = family_of(open_split(path, "test").metadata).name
-        name = {"arc": "arc@ARC", "sudoku": "sudoku@Sudoku", "maze": "maze@Maze"}.get(family)
+        name = family_of(open_split(path, "test").metadata).default_evaluator
         if name and name not in names:
             names.append(name)
     return names

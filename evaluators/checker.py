@@ -10,10 +10,8 @@ from collections.abc import Callable
 import numpy as np
 from torch import Tensor
 
-from dataset import maze
+from dataset.families import family_of
 from dataset.format import Metadata
-from dataset.look import Look
-from dataset.sudoku import is_solution, keeps_givens, to_values
 from evaluators.chains import NONE, Bundle, Rows, StopRule
 from evaluators.inference import Output
 from evaluators.tally import EVERY, Tally
@@ -24,23 +22,11 @@ Checker = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def checker_of(metadata: Metadata) -> Checker:
-    """Sudoku: a complete grid by the rules with the given cells kept. Mazes: a shortest path and nothing else changed.
-
-    Raises `UserError` for families whose answers no rule can check.
-    """
-    look = Look.of(metadata)
-    if look.family == "sudoku":
-
-        def check(questions: np.ndarray, answers: np.ndarray) -> np.ndarray:
-            values = answers.astype(np.int64) - 1
-            return is_solution(values, look.box) & keeps_givens(to_values(questions), values)
-
-        return check
-    if look.family == "maze":
-        return lambda questions, answers: maze.judge(questions, answers, look.shape)[1]
-    raise UserError(
-        f"checker=True: no rule tells whether an answer is right, because {look.reason}; it works for sudoku and maze"
-    )
+    """The check of the data's family. Raises UserError if no rule can check its answers."""
+    family = family_of(metadata)
+    if family.check is None:
+        raise UserError(f"checker=True: no rule tells whether an answer is right, because {family.reason}")
+    return family.check
 
 
 class Found:

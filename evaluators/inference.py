@@ -134,6 +134,12 @@ class Solver:
         """Whether evaluation lets this model stop when it says so (`act_inference`), instead of running all steps."""
         return self.head.model.act_inference
 
+    @property
+    def num_identifiers(self) -> int:
+        """How many puzzle identifiers the model has an embedding for; 1, the blank one, if it knows none."""
+        inner = self.head.model.inner
+        return inner.config.num_puzzle_identifiers if inner.prefix_len else 1
+
     def start(
         self, tokens: Tokens, puzzle_identifiers: Identifiers | None = None, sizes: Sequence[int] = ()
     ) -> Rollout:

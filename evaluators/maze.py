@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from dataset.families.maze.rules import VOCAB_SIZE, judge, square_shape
 from dataset.format import IGNORE_LABEL_ID, Metadata, read_metadata
-from dataset.maze import VOCAB_SIZE, judge, square_shape
 from evaluators.base import Evaluator, summed_by_set
 from utils.errors import UserError
 
@@ -18,9 +18,9 @@ from utils.errors import UserError
 class Maze(Evaluator):
     """Values `maze/valid_path`, `maze/optimal`, `maze/exact`: shares of the test mazes.
 
-    `optimal` counts every shortest path (`dataset.maze.judge`), `exact` only the one in the labels: in the
-    published data there are many of the same length. Mazes without a label do not count for `exact`. With several sets
-    also `maze/{set}/...` for each.
+    `optimal` counts every shortest path (`dataset.families.maze.rules.judge`), `exact` only the one in the labels: in
+    the published data there are many of the same length. Mazes without a label do not count for `exact`. With several
+    sets also `maze/{set}/...` for each.
     """
 
     METRICS = ("valid_path", "optimal", "exact")

@@ -11,14 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dataset import maze, sudoku
-from dataset.maze_generate import MazeSpec, default_min_path, random_maze
-from dataset.sudoku_generate import PuzzleSpec, default_clues, random_puzzle
+from dataset.families.base import Family
+from dataset.families.symmetry import Symmetries
 from evaluators.chains import Candidates, majority
-from evaluators.families import Family
 from evaluators.inference import Solver, Step
 from evaluators.pictures import Panel, halting_chart, still
-from evaluators.symmetry import Symmetries
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,33 +49,27 @@ class Solved:
 
 
 class Game:
-    """A model of Sudoku or mazes that answers what people type; raises UserError for another family."""
+    """A model that answers what people type; raises UserError if puzzles of its family cannot be typed."""
 
     def __init__(self, solver: Solver, family: Family, symmetries: Symmetries | None, identifier: int = 0):
-        if family.look.family not in ("sudoku", "maze"):
-            unknown = family.look.family == "unknown"
-            what = (
-                f"is not usable here ({family.look.reason})"
-                if unknown
-                else f"is a model of {family.look.family}"
+        if family.text_help is None:
+            named = f"a model of {family.name}" if family.name else f"not usable here ({family.reason})"
+            raise UserError(
+                f"checkpoint= is {named}, whose puzzles cannot be written as text; solve.py shows those of its dataset"
             )
-            raise UserError(f"checkpoint= {what}; the page is for Sudoku and mazes, solve.py shows others")
         self.solver, self.family, self.symmetries, self.identifier = solver, family, symmetries, identifier
 
     @property
     def most_characters(self) -> int:
         """Of a puzzle as text."""
-        rows, columns = self.family.look.shape
+        rows, columns = self.family.shape
         return rows * columns * _CHARACTERS_PER_CELL
 
     def sample(self, seed: int) -> str:
         """A random puzzle as text, of the kind that datasets are generated of."""
-        rng, look = np.random.default_rng(seed), self.family.look
-        if look.family == "sudoku":
-            puzzle, _ = random_puzzle(rng, PuzzleSpec(look.box, default_clues(look.box)))
-            return sudoku.draw_grid(puzzle, look.box)
-        question, _ = random_maze(rng, MazeSpec(look.shape, default_min_path(min(look.shape))))
-        return maze.decode(question).replace(" ", ".")
+        if self.family.sample is None:
+            raise UserError(f"there is no way to draw a random puzzle of {self.family.name}: type one")
+        return self.family.write(self.family.sample(np.random.default_rng(seed)))
 
     def solve(self, text: str, num_steps: int, voting: bool = False) -> Solved:
         """The model's answers to a puzzle as text. Raises UserError saying what is wrong with text or numbers."""

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from config.command_line import Command, read_command
 from config.report_schema import ReportConfig
-from dataset.family import family_of
+from dataset.families import family_of
 from dataset.format import IGNORE_LABEL_ID, Metadata, open_split
-from evaluators import curves, sudoku
+from evaluators import curves
 from evaluators.base import Evaluator
 from evaluators.compute_curve import tables
 from evaluators.curves import NothingToDraw
@@ -110,7 +110,8 @@ class ByDifficulty(Evaluator):
         # Of unlike units there is no common scale.
         units = {str(s.metadata.extra.get("difficulty", "as recorded")) for s in recorded}
         self.unit = units.pop() if len(units) == 1 else ""
-        self.is_sudoku = all(family_of(s.metadata).name == "sudoku" for s in recorded)
+        classes = {family_of(s.metadata).difficulty_classes for s in recorded}
+        self.known_classes = classes.pop() if len(classes) == 1 else None
 
     def begin(self) -> None:
         self._difficulty: list[np.ndarray] = []
@@ -130,13 +131,14 @@ class ByDifficulty(Evaluator):
         return {}
 
     def classes(self) -> dict[str, tuple[int, int]]:
-        """Name -> (puzzles, solved), from easy to hard: Sudoku's classes, elsewhere ones of about equal size."""
+        """Name -> (puzzles, solved), from easy to hard: the family's classes, otherwise ones of about equal size."""
         if not self._difficulty:
             return {}
         difficulty, solved = np.concatenate(self._difficulty), np.concatenate(self._solved)
-        if self.is_sudoku:
-            names = [name.replace("over_", "over ") for name in sudoku.CLASSES]
-            which = np.searchsorted(sudoku.BOUNDS, difficulty)
+        if self.known_classes is not None:
+            bounds, classes = self.known_classes
+            names = [name.replace("over_", "over ") for name in classes]
+            which = np.searchsorted(bounds, difficulty)
         else:
             cuts = np.quantile(difficulty, np.linspace(0, 1, self.MOST_CLASSES + 1)[1:-1], method="lower")
             which = np.searchsorted(np.unique(cuts), difficulty)

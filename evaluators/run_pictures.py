@@ -7,17 +7,17 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from dataset.families import family_of
+from dataset.families.base import Verdict
 from dataset.format import IGNORE_LABEL_ID
-from dataset.look import Look
 from evaluators.curves import accuracy_by_difficulty, accuracy_by_step, encoded
-from evaluators.families import Verdict, family_of
 from evaluators.inference import Solver
 from evaluators.pictures import Panel, sheet
 from evaluators.tally import right_cells
 from models.losses import ACTLossHead
 from puzzle_dataset import PuzzleDataset
 
-_BY_DIFFICULTY = re.compile(r"sudoku/exact_difficulty_(\w+)")
+_BY_DIFFICULTY = re.compile(r"(\w+/)exact_difficulty_([\w-]+)")
 
 
 def evaluation_pictures(
@@ -33,7 +33,7 @@ def evaluation_pictures(
     finally:
         model.train(was_training)
     classes = {
-        match[1].replace("over_", "over "): _counts(results, match[1], share)
+        match[2].replace("over_", "over "): _counts(results, match[1], match[2], share)
         for name, share in results.items()
         if (match := _BY_DIFFICULTY.fullmatch(name))
     }
@@ -45,7 +45,7 @@ def evaluation_pictures(
 
 def _solve_first_batch(model: ACTLossHead, data: PuzzleDataset) -> dict[str, bytes]:
     solver = Solver(model, next(model.parameters()).device)
-    family = family_of(Look.of(data.metadata))
+    family = family_of(data.metadata)
     _, batch, num_global = next(data.batches())
     # All rows run, padding too: a compiled model then sees the shape that evaluation has.
     num_rows = min(num_global, len(batch["inputs"]))
@@ -80,7 +80,7 @@ def _solve_first_batch(model: ACTLossHead, data: PuzzleDataset) -> dict[str, byt
     return pictures
 
 
-def _counts(results: Mapping[str, float], name: str, share: float) -> tuple[int, int]:
+def _counts(results: Mapping[str, float], prefix: str, name: str, share: float) -> tuple[int, int]:
     """(puzzles, solved) of a class of difficulty."""
-    number = int(results[f"sudoku/count_difficulty_{name}"])
+    number = int(results[f"{prefix}count_difficulty_{name}"])
     return number, round(share * number)

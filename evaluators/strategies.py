@@ -6,20 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dataset.families import family_of
+from dataset.families.base import Family
+from dataset.families.symmetry import Symmetries
 from dataset.format import Metadata
-from dataset.look import Look
 from evaluators.checker import Checker, checker_of
 from evaluators.inference import Solver
 from evaluators.ladder import RUNGS, Ladder
-from evaluators.symmetry import Symmetries, symmetries_of
 from evaluators.test_time import Ensemble, NoiseChains, Plain, Strategy, SymmetryVoting, Voting
 from utils.errors import UserError
 
 NUM_SYMMETRIES = 8
 NUM_CHAINS = 16
-# arXiv 2605.19943: where the halting head ranks poorly, on mazes, whole grids vote instead.
-SIGMA = {"sudoku": 0.3, "maze": 1.0, "arc": 0.2}
-NOISE_PICK = {"maze": "majority"}
 MORE_STEPS = 4  # times those of training
 
 
@@ -52,8 +50,8 @@ class Setting:
     identifiers: Sequence[int] = (0,)  # those of the test puzzles, each once
 
     @property
-    def family(self) -> str:
-        return Look.of(self.metadata).family
+    def family(self) -> Family:
+        return family_of(self.metadata)
 
 
 def build_strategy(choice: Choice, setting: Setting) -> tuple[Strategy, dict[str, Any]]:
@@ -114,14 +112,14 @@ def _rungs_that_can_be(setting: Setting, choice: Choice) -> list[str]:
         except UserError:
             rungs.remove("symmetry")
     asked = {choice.chains, choice.sigma, choice.pick} != {None}
-    if not asked and (not _has_scratch(setting.solvers[0]) or setting.family not in SIGMA):
+    if not asked and (not _has_scratch(setting.solvers[0]) or setting.family.sigma is None):
         rungs.remove("noise")
     return rungs
 
 
 def _symmetries(setting: Setting) -> Symmetries:
-    knows = bool(setting.solvers[0].head.model.inner.prefix_len)
-    return symmetries_of(setting.metadata, setting.data_paths, setting.identifiers, knows_identifiers=knows)
+    known = setting.solvers[0].num_identifiers
+    return setting.family.symmetries_to_ask(setting.data_paths, setting.identifiers, known)
 
 
 def _symmetry(
@@ -157,16 +155,16 @@ def _noise(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[V
             f"noise goes on the latents beside the answer, and {type(solver.head.model.inner).__name__} has none: use "
             "strategy=symmetry or ensemble, or leave noise out of rungs"
         )
-    sigma = SIGMA.get(family) if choice.sigma is None else choice.sigma
+    sigma = family.sigma if choice.sigma is None else choice.sigma
     if sigma is None:
         raise UserError(
-            "sigma is needed, because only known families have a usual one (0.2 to 1.0), and "
-            f"{Look.of(setting.metadata).reason}"
+            "sigma is needed, because this family states no usual one (others have 0.2 to 1.0): "
+            f"{family.reason}"
         )
     options = {
         "chains": choice.chains or NUM_CHAINS,
         "sigma": sigma,
-        "pick": choice.pick or NOISE_PICK.get(family, "q_halt"),
+        "pick": choice.pick or family.noise_pick,
         "seed": choice.seed or 0,
     }
     voting = NoiseChains(

@@ -9,15 +9,20 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from dataset.families.sudoku.rules import (
+    DIFFICULTY_CLASSES,
+    BoxShape,
+    is_solution,
+    keeps_givens,
+    recorded_shape,
+    to_values,
+)
 from dataset.format import IGNORE_LABEL_ID, ExampleSet, Metadata, open_split
 from dataset.mixing import named_sets
-from dataset.sudoku import BoxShape, is_solution, keeps_givens, recorded_shape, to_values
 from evaluators.base import Evaluator, summed_by_set
 from utils.errors import UserError
 
-# Classes of difficulty with their upper bounds: for guesses, none, few, ... ; for ratings, what is rated so.
-BOUNDS = (0, 5, 20, 100)
-CLASSES = ("0", "1-5", "6-20", "21-100", "over_100")
+BOUNDS, CLASSES = DIFFICULTY_CLASSES
 _UNKNOWN = len(CLASSES)
 
 

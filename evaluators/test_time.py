@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dataset.families.symmetry import Symmetries
 from evaluators.chains import (
     PICKS,
     Bundle,
@@ -26,7 +27,6 @@ from evaluators.chains import (
 from evaluators.checker import Checker, Found
 from evaluators.inference import Solver
 from evaluators.latent_noise import LatentNoise, chain_keys
-from evaluators.symmetry import Symmetries
 from evaluators.tally import ORACLE, Tally
 
 

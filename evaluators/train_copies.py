@@ -10,11 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dataset.families import family_of
+from dataset.families.base import Family
 from dataset.format import ExampleSet
-from dataset.look import Look
-from evaluators.families import Family, family_of
 from evaluators.inference import Solver
-from evaluators.symmetry import symmetries_of
 from puzzle_dataset import PuzzleDataset, named_sets
 
 # More than one copy is drawn for each that is wanted, because some turn out to be train examples.
@@ -43,19 +42,14 @@ def solve_with_copies(
     Copies that occur among the train examples are not fresh and left out. Raises NotKnown for data whose copies a model
     cannot be asked about.
     """
-    look = Look.of(train.metadata)
-    knows = bool(solver.head.model.inner.prefix_len)
-    if look.family not in ("sudoku", "maze"):
+    family = family_of(train.metadata)
+    symmetries = family.symmetries
+    if symmetries is None or family.check is None:
         raise NotKnown(
-            "of ARC a model knows the tasks and their augmentations by identifier, and a fresh copy has none"
-            if look.family == "arc"
-            else f"no symmetry of the data's puzzles is known: {look.reason}"
+            family.no_symmetries if symmetries is None else f"no rule judges an answer: {family.reason}"
         )
-    if knows and train.metadata.num_puzzle_identifiers > 1:
+    if solver.num_identifiers > 1:
         raise NotKnown("the model knows puzzles by identifier, and a fresh copy has none")
-    paths = [path for path, _ in train.splits]
-    symmetries = symmetries_of(train.metadata, paths, (), knows_identifiers=knows)
-    family = family_of(look)
     train_sets, test_sets = (list(named_sets(data.splits).values()) for data in (train, test))
     originals, identifiers = first_examples(train_sets, limit)
 

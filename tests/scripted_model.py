@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from dataset.sudoku import BoxShape, to_tokens, to_values
-from dataset.sudoku_solve import solve
+from dataset.families.sudoku.rules import BoxShape, to_tokens, to_values
+from dataset.families.sudoku.solve import solve
 from models.act import HaltingRule
 from models.recursive import RecursiveConfig
 

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 
 import solve
-from dataset import arc, maze
-from dataset.look import Look
-from dataset.sudoku import BoxShape, parse_grid, to_tokens
-from evaluators.families import family_of
+from dataset.drawing.terminal import GridPrinter
+from dataset.families import family_of
+from dataset.families.arc import grids as arc
+from dataset.families.base import Family
+from dataset.families.maze import rules as maze
+from dataset.families.sudoku.rules import BoxShape, parse_grid, to_tokens
 from evaluators.inference import Step
-from evaluators.show import GridPrinter
 from trained_run import recorded_metadata
 
 # One solution, found by singles alone.
@@ -35,14 +36,14 @@ class ScriptedSolver:
             yield Step(number, torch.from_numpy(answer)[None].long(), torch.ones(1, len(answer)), q, q > 0)
 
 
-def look_of(family: str, shape: tuple[int, int], vocab_size: int, **extra) -> Look:
+def family_with(family: str, shape: tuple[int, int], vocab_size: int, **extra) -> Family:
     sizes = {"seq_len": shape[0] * shape[1], "vocab_size": vocab_size, "num_puzzle_identifiers": 1}
-    return Look.of(recorded_metadata({"family": family, "grid_shape": shape} | extra, sizes))
+    return family_of(recorded_metadata({"family": family, "grid_shape": shape} | extra, sizes))
 
 
-def sudoku_look(rows: int = 2, columns: int = 2) -> Look:
+def sudoku_family(rows: int = 2, columns: int = 2) -> Family:
     box = BoxShape(rows, columns)
-    return look_of("sudoku", (box.size, box.size), box.vocab_size, box_shape=[rows, columns])
+    return family_with("sudoku", (box.size, box.size), box.vocab_size, box_shape=[rows, columns])
 
 
 def grid(text: str) -> np.ndarray:
@@ -50,20 +51,20 @@ def grid(text: str) -> np.ndarray:
     return to_tokens(parse_grid(text, BoxShape(2, 2)))
 
 
-def watched(look: Look, question, labels, steps, *, colour=False, width=80, **solver) -> list[str]:
+def watched(family: Family, question, labels, steps, *, colour=False, width=80, **solver) -> list[str]:
     out = io.StringIO()
-    printer = GridPrinter(look, out, colour=colour, width=width)
+    printer = GridPrinter(family.grid_style, out, colour=colour, width=width)
     puzzle = solve.Puzzle(question, labels, 0, "a puzzle")
-    last = solve.watch(ScriptedSolver(steps, **solver), family_of(look), puzzle, len(steps), printer, [])
+    last = solve.watch(ScriptedSolver(steps, **solver), family, puzzle, len(steps), printer, [])
     return [*out.getvalue().splitlines(), last]
 
 
-LOOKS = {
-    "sudoku4": sudoku_look(),
-    "sudoku6": sudoku_look(2, 3),
-    "sudoku9": sudoku_look(3, 3),
-    "sudoku16": sudoku_look(4, 4),
-    "maze30": look_of("maze", (30, 30), maze.VOCAB_SIZE),
-    "arc": look_of("arc", (30, 30), arc.VOCAB_SIZE),
-    "unknown": look_of("other", (6, 6), 9),
+FAMILIES = {
+    "sudoku4": sudoku_family(),
+    "sudoku6": sudoku_family(2, 3),
+    "sudoku9": sudoku_family(3, 3),
+    "sudoku16": sudoku_family(4, 4),
+    "maze30": family_with("maze", (30, 30), maze.VOCAB_SIZE),
+    "arc": family_with("arc", (30, 30), arc.VOCAB_SIZE),
+    "unknown": family_with("other", (6, 6), 9),
 }

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from scripted_model import APPLICATIONS, BOX, ScriptedHead, says, solution
 
+from dataset.families.sudoku.rules import random_symmetries, to_tokens
+from dataset.families.sudoku.symmetry import SudokuSymmetries
 from dataset.format import Metadata
-from dataset.sudoku import random_symmetries, to_tokens
 from evaluators.chains import Rows
 from evaluators.compute_curve import tables
 from evaluators.inference import Solver
 from evaluators.latent_noise import chain_keys, standard_normal
 from evaluators.strategies import Choice, Setting, build_strategy
-from evaluators.symmetry import SudokuSymmetries
 from evaluators.tally import Tally
 
 STEPS = 6

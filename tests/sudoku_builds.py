@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from dataset.build_sudoku_dataset import main
+from dataset.families.sudoku.generate import PuzzleSpec, generate_split
+from dataset.families.sudoku.rules import BoxShape, format_grid, to_values
 from dataset.format import open_split
-from dataset.sudoku import BoxShape, format_grid, to_values
-from dataset.sudoku_generate import PuzzleSpec, generate_split
 
 SAMPLES = Path(__file__).parent / "data" / "sudoku"
 HEADER = "source,question,answer,rating"

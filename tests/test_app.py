@@ -25,7 +25,7 @@ from trained_folders import TINY_ARCH, randomised, write_run
 import app
 from config.command_line import read_arguments
 from config.solve_schema import AppConfig
-from dataset.sudoku_solve import solve as solve_by_rules
+from dataset.families.sudoku.solve import solve as solve_by_rules
 from evaluators.play import MOST_STEPS, Game
 from utils.errors import UserError
 
@@ -105,7 +105,7 @@ def test_a_vote_is_the_answer_turned_back(games):
         """Stands in for a model that has learned the rules."""
 
         def refine(self, tokens, identifiers, num_steps):
-            box = game.family.look.box
+            box = game.family.box
             values = [solve_by_rules(np.maximum(row - 1, 0), box).solutions[0] for row in tokens]
             answers = np.array(values).astype(np.int64) + 1
             (step,) = Game(real, game.family, None).solver.refine(tokens, identifiers, 1)
@@ -144,7 +144,7 @@ def test_a_puzzle_without_a_solution_is_put_all_the_same_with_a_warning(games):
 
 def test_models_of_other_families_are_refused_by_name(tmp_path):
     arc = {"seq_len": 900, "vocab_size": 12, "num_puzzle_identifiers": 3, "family": "arc"}
-    with pytest.raises(UserError, match="a model of arc; the page is for Sudoku and mazes"):
+    with pytest.raises(UserError, match="a model of arc, whose puzzles cannot be written as text"):
         app.open_game(AppConfig(checkpoint=str(write(tmp_path / "run", arc)), device="cpu"))
 
 

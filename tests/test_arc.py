@@ -9,7 +9,8 @@ import re
 import numpy as np
 import pytest
 
-from dataset.arc import (
+from dataset.augment import dihedral
+from dataset.families.arc.grids import (
     BORDER,
     FIRST_COLOUR,
     GRID_SIZE,
@@ -29,8 +30,7 @@ from dataset.arc import (
     puzzle_hash,
     split_name,
 )
-from dataset.arc_tasks import read_subset
-from dataset.augment import dihedral
+from dataset.families.arc.tasks import read_subset
 from utils.errors import UserError
 
 SIZES = [(1, 1), (2, 5), (30, 4), (4, 30), (30, 30), (29, 29), (13, 7)]

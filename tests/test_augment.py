@@ -14,9 +14,9 @@ from dataset.augment import (
     inverse_permutation,
     shuffled_bands,
 )
-from dataset.sudoku import BoxShape, is_solution, random_symmetries
-from dataset.sudoku_augment import with_copies
-from dataset.sudoku_generate import PuzzleSpec, generate_split
+from dataset.families.sudoku.augment import with_copies
+from dataset.families.sudoku.generate import PuzzleSpec, generate_split
+from dataset.families.sudoku.rules import BoxShape, is_solution, random_symmetries
 
 SHAPES = [BoxShape(2, 2), BoxShape(2, 3), BoxShape(3, 2), BoxShape(3, 3), BoxShape(2, 4), BoxShape(4, 4)]
 

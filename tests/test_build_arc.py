@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from arc_samples import PREFIX, build
 
-from dataset import arc_plan, build_arc_dataset
-from dataset.arc import Augmentation, decode_numbers, encode, puzzle_hash, split_name
-from dataset.arc_plan import choose_augmentations
+from dataset import build_arc_dataset
 from dataset.build_arc_dataset import parse_options
+from dataset.families.arc import plan as arc_plan
+from dataset.families.arc.grids import Augmentation, decode_numbers, encode, puzzle_hash, split_name
+from dataset.families.arc.plan import choose_augmentations
 from dataset.format import SPLITS, open_split, read_identifiers, validate
 
 ROOT = Path(__file__).parents[1]

@@ -15,8 +15,8 @@ import pytest
 
 from dataset.augment import dihedral
 from dataset.build_maze_dataset import main, parse_options
+from dataset.families.maze.rules import encode, judge, symmetry_key
 from dataset.format import open_split, validate
-from dataset.maze import encode, judge, symmetry_key
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = Path(__file__).parent / "data" / "maze"

@@ -28,10 +28,10 @@ from sudoku_builds import (
 
 from dataset import report
 from dataset.build_sudoku_dataset import BUILDER_VERSION, parse_options
+from dataset.families.sudoku.batch import solve_batch
+from dataset.families.sudoku.hashes import invariant_hashes
+from dataset.families.sudoku.rules import BoxShape, is_solution, to_values
 from dataset.format import read_identifiers, validate
-from dataset.sudoku import BoxShape, is_solution, to_values
-from dataset.sudoku_batch import solve_batch
-from dataset.sudoku_hash import invariant_hashes
 
 ROOT = Path(__file__).resolve().parents[1]
 NINE = BoxShape(3, 3)

@@ -7,10 +7,10 @@ import pytest
 from sudoku_builds import SAMPLES, build, files_of, read, texts, values
 
 from dataset.build_sudoku_dataset import main
+from dataset.families.sudoku.batch import solve_batch
+from dataset.families.sudoku.hashes import invariant_hashes
+from dataset.families.sudoku.rules import BoxShape, is_solution, to_values
 from dataset.format import validate
-from dataset.sudoku import BoxShape, is_solution, to_values
-from dataset.sudoku_batch import solve_batch
-from dataset.sudoku_hash import invariant_hashes
 
 # --- generated ---
 
@@ -98,7 +98,7 @@ def test_the_number_of_workers_does_not_matter(tmp_path, size):
 
 
 def test_workers_do_not_matter_for_tables_and_lists_either(tmp_path, monkeypatch):
-    monkeypatch.setattr("dataset.sudoku_batch._BATCH", 2)  # so that there is work for several
+    monkeypatch.setattr("dataset.families.sudoku.batch._BATCH", 2)  # so that there is work for several
     for workers in (1, 3):
         for name, path in (("table", SAMPLES), ("list", SAMPLES / "hardest.txt")):
             arguments = ("--output-dir", tmp_path / f"{name}{workers}", "--source-csv", path)

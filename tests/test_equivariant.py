@@ -12,7 +12,7 @@ from sudoku_builds import build
 from training_runs import train
 
 from dataset.augment import SudokuSymmetry
-from dataset.sudoku import BoxShape, random_symmetries
+from dataset.families.sudoku.rules import BoxShape, random_symmetries
 from dataset.units import CellUnits
 from models.ops import few_rows
 from models.registry import build_model

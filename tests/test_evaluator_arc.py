@@ -11,7 +11,7 @@ import pytest
 import torch
 from arc_samples import build
 
-from dataset.arc import encode, split_name
+from dataset.families.arc.grids import encode, split_name
 from dataset.format import open_split, read_identifiers
 from evaluators.arc import ARC
 from evaluators.arc_votes import files_up_to

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from dataset.families.maze.rules import VOCAB_SIZE, encode
 from dataset.format import SplitWriter, read_metadata
-from dataset.maze import VOCAB_SIZE, encode
 from evaluators.maze import Maze
 from utils.errors import UserError
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from dataset.families.sudoku.rules import BoxShape, is_solution, parse_grid, to_tokens
 from dataset.format import SplitWriter, read_metadata
-from dataset.sudoku import BoxShape, is_solution, parse_grid, to_tokens
 from evaluators.sudoku import Sudoku
 from utils.errors import UserError
 

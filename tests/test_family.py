@@ -11,13 +11,11 @@ from arc_samples import build as build_arc
 from training_runs import metrics, train
 
 from dataset import report
-from dataset.family import family_of
+from dataset.families import family_of
 from dataset.format import SPLITS, SplitWriter, open_split, write_identifiers
-from dataset.look import Look
 from dataset.options import check_output_dir
 from evaluators.base import default_evaluators
 from evaluators.checker import checker_of
-from evaluators.symmetry import symmetries_of
 from puzzle_dataset import PuzzleDataset
 from utils.errors import UserError
 
@@ -66,12 +64,12 @@ def views_on(folder: Path) -> set[str | None]:
     metadata = open_split(folder, "test").metadata
     evaluator = {"sudoku@Sudoku": "sudoku", "maze@Maze": "maze", "arc@ARC": "arc"}
     names = [evaluator[name] for name in default_evaluators([str(folder)])] or [None]
-    look = Look.of(metadata).family
-    views = {family_of(metadata).name, None if look == "unknown" else look, *names}
+    family = family_of(metadata)
+    views = {family.name, *names}
     if not views & {"arc", None}:
         checker_of(metadata)
-        kind = type(symmetries_of(metadata, [str(folder)], (), knows_identifiers=False)).__name__
-        views.add({"SudokuSymmetries": "sudoku", "MazeSymmetries": "maze"}[kind])
+        kind = type(family.symmetries_to_ask([str(folder)], (), 1)).__name__
+        views.add({"SudokuSymmetries": "sudoku", "FiniteSymmetries": "maze"}[kind])
     return views
 
 
@@ -109,11 +107,11 @@ def test_sizes_alone_make_no_family(tmp_path, make, reason):
 def test_a_family_that_is_not_known_is_named(tmp_path, capsys):
     folder = six_by_six(tmp_path / "data", SOLVED, family="takuzu")
     assert views_on(folder) == {None}
-    named = "dataset.json names the family 'takuzu', which is not one of sudoku, maze, arc"
+    named = "dataset.json names the family 'takuzu', which is not one of arc, maze, sudoku, nor module@Class"
     data = PuzzleDataset([str(folder)], "test", global_batch_size=1)
     assert data.notices == [f"{folder}: of no known family: {named}"]
     with pytest.raises(UserError, match=named):
-        symmetries_of(data.metadata, [str(folder)], (), knows_identifiers=False)
+        family_of(data.metadata).symmetries_to_ask([str(folder)], (), 1)
     with pytest.raises(UserError, match=named):
         checker_of(data.metadata)
     with pytest.raises(UserError, match=named):

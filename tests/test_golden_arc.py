@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from dataset.arc import SEQ_LEN, crop, encode, grid_hash, puzzle_hash, split_name
 from dataset.augment import dihedral
 from dataset.build_arc_dataset import main as build
+from dataset.families.arc.grids import SEQ_LEN, crop, encode, grid_hash, puzzle_hash, split_name
 from dataset.format import Metadata, open_split, read_identifiers
 from evaluators.arc import ARC
 

@@ -10,8 +10,8 @@ import pytest
 
 from dataset.augment import NUM_DIHEDRAL
 from dataset.build_maze_dataset import MazeSet, add_mazes
+from dataset.families.maze.rules import VOCAB_SIZE, encode, square_shape
 from dataset.format import BLANK_IDENTIFIER, FIELD_DTYPES, SplitWriter, write_identifiers
-from dataset.maze import VOCAB_SIZE, encode, square_shape
 
 
 @pytest.mark.parametrize(("name", "copies"), [("maze_aug0", 1), ("maze_aug1", NUM_DIHEDRAL)])

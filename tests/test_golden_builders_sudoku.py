@@ -11,9 +11,9 @@ import pytest
 from golden_files import GOLDEN_DIR, load
 
 from dataset.build_sudoku_dataset import main
+from dataset.families.sudoku.hashes import invariant_hashes
+from dataset.families.sudoku.rules import BoxShape, is_solution, to_values
 from dataset.format import read_identifiers
-from dataset.sudoku import BoxShape, is_solution, to_values
-from dataset.sudoku_hash import invariant_hashes
 
 SHAPE = BoxShape(3, 3)
 SPLITS = ("train", "test")

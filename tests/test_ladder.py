@@ -17,7 +17,7 @@ from strategy_runs import (
     run,
 )
 
-from dataset.sudoku import is_solution
+from dataset.families.sudoku.rules import is_solution
 from evaluators import ladder
 
 

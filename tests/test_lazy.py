@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from arc_samples import build
 
-from dataset.arc import GRID_SIZE, SEQ_LEN, encode, split_name
-from dataset.arc_render import Frames, unpack
 from dataset.augment import dihedral
+from dataset.families.arc.grids import GRID_SIZE, SEQ_LEN, encode, split_name
+from dataset.families.arc.lazy import IdentifierTable, LazyExampleSet, Originals
+from dataset.families.arc.render import Frames, unpack
 from dataset.format import open_split, read_identifiers, validate
-from dataset.lazy import IdentifierTable, LazyExampleSet, Originals
 from puzzle_dataset import PuzzleDataset, identifier_hashes
 from utils.errors import UserError
 

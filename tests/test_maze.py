@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from dataset.augment import dihedral
-from dataset.maze import (
+from dataset.families.maze.generate import MazeSpec, default_min_path, generate_split, random_maze
+from dataset.families.maze.rules import (
     FREE,
     GOAL,
     PATH,
@@ -28,7 +29,6 @@ from dataset.maze import (
     symmetry_key,
     unpack,
 )
-from dataset.maze_generate import MazeSpec, default_min_path, generate_split, random_maze
 from utils.errors import UserError
 
 SAMPLES = Path(__file__).parent / "data" / "maze"
@@ -357,6 +357,6 @@ def test_asking_for_more_mazes_than_there_are_is_an_error_that_names_the_option(
 
 
 def test_a_path_longer_than_any_is_an_error_that_names_the_option(monkeypatch):
-    monkeypatch.setattr("dataset.maze_generate._MAX_TRIES", 500)
+    monkeypatch.setattr("dataset.families.maze.generate._MAX_TRIES", 500)
     with pytest.raises(UserError, match=r"no 5x5 maze .*--min-path"):
         random_maze(np.random.default_rng(0), MazeSpec((5, 5), 30))

@@ -9,8 +9,8 @@ import pytest
 from arc_samples import build as build_arc
 from training_runs import tiny
 
+from dataset.families.maze.rules import VOCAB_SIZE, encode
 from dataset.format import SplitWriter
-from dataset.maze import VOCAB_SIZE, encode
 from evaluators.base import Evaluator
 from evaluators.evaluate import evaluate, metric_names
 from evaluators.sudoku import Sudoku

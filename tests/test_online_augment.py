@@ -13,10 +13,13 @@ import torch
 from test_resume import STOPPED, call_at, terminate
 from training_runs import ROOT, assert_same_run, metrics, train
 
-from dataset import maze, sudoku
+from dataset.families.maze import rules as maze
+from dataset.families.sudoku import rules as sudoku
+from dataset.families.sudoku.symmetry import SudokuSymmetries
+from dataset.families.symmetry import FiniteSymmetries, Symmetries
 from dataset.format import SplitWriter, write_identifiers
 from dataset.metadata import Metadata
-from dataset.online_augment import MazeCopies, SudokuCopies, augmentation_of
+from dataset.online_augment import OnlineCopies, augmentation_of
 from puzzle_dataset import PuzzleDataset
 from utils.errors import UserError
 
@@ -115,21 +118,25 @@ def test_the_stream_goes_on_from_any_position(data, family):
         assert equal(whole[start:], stream(data[family], start=start))
 
 
+def copied(symmetries: Symmetries, inputs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return OnlineCopies(symmetries)(np.random.default_rng(0), len(inputs), slice(None), inputs, labels)
+
+
 def test_every_symmetry_is_drawn_about_equally_often():
     square = np.arange(9)[None].repeat(4000, 0)
-    images, _ = MazeCopies((3, 3))(np.random.default_rng(0), 4000, slice(None), square, square)
+    images, _ = copied(FiniteSymmetries.of_rectangle((3, 3)), square, square)
     _, counts = np.unique(images, axis=0, return_counts=True)
     assert len(counts) == 8
     assert counts.min() > 400
     wide = np.arange(6)[None].repeat(4000, 0)
-    images, _ = MazeCopies((2, 3))(np.random.default_rng(0), 4000, slice(None), wide, wide)
+    images, _ = copied(FiniteSymmetries.of_rectangle((2, 3)), wide, wide)
     assert len(np.unique(images, axis=0)) == 4
 
 
 def test_cells_without_a_label_stay_without_one():
     labels = np.zeros((3, 16), np.uint8)
     labels[:, 5] = 2
-    copies = SudokuCopies(sudoku.BoxShape(2, 2))(np.random.default_rng(0), 3, slice(None), labels, labels)
+    copies = copied(SudokuSymmetries(sudoku.BoxShape(2, 2)), labels, labels)
     for tokens in copies:
         assert ((tokens == 0).sum(1) == 15).all()
 
@@ -153,18 +160,22 @@ def metadata(**changes) -> Metadata:
 
 def test_the_family_decides_which_copies_there_are():
     nine = metadata(extra={"family": "sudoku"})
-    assert augmentation_of(nine, "x") == SudokuCopies(sudoku.BoxShape(3, 3))
+    assert augmentation_of(nine, "x") == OnlineCopies(SudokuSymmetries(sudoku.BoxShape(3, 3)))
     maze = metadata(vocab_size=6, seq_len=900, extra={"family": "maze"})
-    assert augmentation_of(maze, "x") == MazeCopies((30, 30))
+    assert augmentation_of(maze, "x") == OnlineCopies(FiniteSymmetries.of_rectangle((30, 30)))
 
 
 def test_arc_is_refused_with_the_reason():
-    with pytest.raises(UserError, match=r"FOLDER: augment=online is not possible with ARC.*identifier"):
+    with pytest.raises(
+        UserError, match=r"FOLDER: augment=online is not possible, because of ARC .*identifier"
+    ):
         augmentation_of(metadata(vocab_size=12, seq_len=900, extra={"family": "arc"}), "FOLDER")
 
 
 def test_data_of_no_known_family_is_refused(identified, tmp_path):
-    with pytest.raises(UserError, match="augment=online needs a family whose symmetries are known"):
+    with pytest.raises(
+        UserError, match="augment=online is not possible, because no symmetry of such puzzles is known"
+    ):
         train(identified, tmp_path / "run", augment="online")
 
 
@@ -179,7 +190,7 @@ def test_boxes_of_two_shapes_are_not_mixed(data, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"family": "sudoku", "box_shape": [3, 2]}))
     write_identifiers(tmp_path / "tall", ["<blank>"])
     paths = [str(data["sudoku 6x6"]), str(tmp_path / "tall")]
-    with pytest.raises(UserError, match=r"takes SudokuCopies.*2.*3.* and .*tall"):
+    with pytest.raises(UserError, match=r"is sudoku 6x6, boxes of 2x3 and .*tall sudoku 6x6, boxes of 3x2"):
         PuzzleDataset(paths, "train", global_batch_size=4, augment="online")
 
 

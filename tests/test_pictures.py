@@ -10,12 +10,13 @@ from PIL import Image
 from trained_folders import randomised, write_run
 
 import solve
-from dataset import arc, maze
-from dataset.look import Look
+from dataset.families import family_of
+from dataset.families.arc import grids as arc
+from dataset.families.base import Verdict
+from dataset.families.grid_style import Kind
+from dataset.families.maze import rules as maze
 from dataset.metadata import Metadata
-from evaluators.families import Verdict, family_of
 from evaluators.pictures import MOST_FRAMES, MOST_PANELS, Panel, animation, sheet, still, thinned
-from evaluators.show import Kind
 from utils.errors import UserError
 
 ORANGE, RED, BLUE = (232, 110, 0), (214, 40, 40), (30, 90, 230)
@@ -27,7 +28,7 @@ def family(name: str, shape: tuple[int, int], vocab_size: int, **extra):
         num_puzzle_identifiers=1, total_groups=1, mean_puzzle_examples=1.0, total_puzzles=1, sets=("all",),
         extra={"family": name, "grid_shape": list(shape)} | extra,
     )  # fmt: skip
-    return family_of(Look.of(metadata))
+    return family_of(metadata)
 
 
 FAMILIES = {
@@ -68,10 +69,10 @@ def opened(data: bytes) -> Image.Image:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_is_drawn_as_a_sheet_and_as_an_animation(name):
     chosen, rng = FAMILIES[name], np.random.default_rng(0)
-    cells = chosen.look.shape[0] * chosen.look.shape[1]
-    panels = [Panel(0, rng.integers(1, len(chosen.look.symbols), cells))]
+    cells = chosen.shape[0] * chosen.shape[1]
+    panels = [Panel(0, rng.integers(1, len(chosen.grid_style.symbols), cells))]
     for number in range(1, 6):
-        tokens = chosen.counted(rng.integers(0, len(chosen.look.symbols), cells))
+        tokens = chosen.counted(rng.integers(0, len(chosen.grid_style.symbols), cells))
         panels.append(
             panel(
                 number,
@@ -107,7 +108,7 @@ def test_the_frame_of_a_maze_has_another_colour_than_its_path():
     tokens = np.full(144, maze.PATH)
     image = still(FAMILIES["maze"], panel(1, tokens, Kind.CHANGED), 4)
     assert count(image, BLUE) > 100
-    assert count(image, tuple(map(int, FAMILIES["maze"].look.colours[maze.PATH]))) > 100
+    assert count(image, tuple(map(int, FAMILIES["maze"].grid_style.colours[maze.PATH]))) > 100
 
 
 def test_the_surer_a_cell_the_deeper_its_shade():

@@ -1,6 +1,7 @@
 """The dataset report: counts, validity, leakage, examples in the terminal and as a picture."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset import arc, maze, report, sudoku
+from dataset import report
+from dataset.drawing.picture import grid_picture
+from dataset.drawing.terminal import grid_lines
+from dataset.families import family_of
+from dataset.families.arc import grids as arc
+from dataset.families.arc.comparison import unshifted
+from dataset.families.maze import rules as maze
+from dataset.families.sudoku import hashes
+from dataset.families.sudoku import rules as sudoku
+from dataset.families.sudoku.rules import BoxShape
 from dataset.format import SplitWriter, open_split, write_identifiers
-from dataset.leakage import leakage, unshifted
-from dataset.look import Look
-from dataset.sudoku import BoxShape
+from dataset.leakage import leakage
 
 ROOT = Path(__file__).resolve().parent.parent
 BOX = BoxShape(2, 3)
@@ -55,7 +63,10 @@ def sudoku_dataset(tmp_path):
 
 def overlaps(root):
     train, test = (open_split(root, split) for split in ("train", "test"))
-    return {o.what: (o.count, o.total) for o in leakage(train, test, Look.of(train.metadata))}
+    return {o.what: (o.count, o.total) for o in leakage(train, test, family_of(train.metadata))}
+
+
+HALVES = (slice(0, 3), slice(3, 6))  # of a row: the cells of two boxes
 
 
 def test_the_report_says_what_is_in_the_dataset(sudoku_dataset, capsys):
@@ -73,11 +84,10 @@ def test_the_report_says_what_is_in_the_dataset(sudoku_dataset, capsys):
     ):
         assert part in printed, part
     puzzles, solutions = sudokus(6, 2)
-    first = (
-        " ".join(".123456"[v] for v in puzzles[0, :6])
-        + "   "
-        + " ".join("123456"[v - 1] for v in solutions[0, :6])
-    )
+    halves = [
+        " ".join(".123456"[v] for v in row[part]) for row in (puzzles[0], solutions[0]) for part in HALVES
+    ]
+    first = "{} | {}    {} | {}".format(*halves)
     assert f"test/all example 0: input and output\n{first}\n" in printed
     assert "\x1b" not in printed, "no colours outside a terminal"
 
@@ -160,9 +170,10 @@ def test_a_test_puzzle_that_symmetries_turn_into_a_train_puzzle_is_found(tmp_pat
 
 def test_one_copy_of_each_train_group_is_compared_up_to_symmetry(tmp_path, monkeypatch):
     hashed = []
-    real = report.leakage.__globals__["invariant_hashes"]
+    real = hashes.invariant_hashes
     monkeypatch.setattr(
-        "dataset.leakage.invariant_hashes", lambda p, s, box: hashed.append(len(p)) or real(p, s, box)
+        "dataset.families.sudoku.family.invariant_hashes",
+        lambda p, s, box: hashed.append(len(p)) or real(p, s, box),
     )
     train = tuple(np.repeat(part, 5, axis=0) for part in sudokus(8, 1))
     test = tuple(part[::5] for part in train)
@@ -247,10 +258,12 @@ def test_equal_rows_of_any_length_are_counted_as_a_set_would(tmp_path, seq_len):
 
 def test_coloured_text_shows_the_same_symbols(sudoku_dataset):
     split = open_split(sudoku_dataset, "test")
-    look, tokens = Look.of(split.metadata), split.sets["all"].inputs[0]
-    for plain, coloured in zip(look.text(tokens, colour=False), look.text(tokens, colour=True), strict=True):
-        assert "".join(part.partition("m")[2] for part in coloured.split("\x1b[")).strip() == plain
-        assert coloured.endswith("\x1b[0m")
+    style, tokens = family_of(split.metadata).grid_style, split.sets["all"].inputs[0]
+    (plain, width), (coloured, same_width) = (grid_lines(style, tokens, colour=c) for c in (False, True))
+    assert width == same_width
+    for line, other in zip(plain, coloured, strict=True):
+        assert re.sub(r"\x1b\[[\d;]*m", "", other).rstrip() == line.rstrip()
+        assert ("\x1b[" in other) == any(symbol not in "+-" for symbol in line)
 
 
 def test_the_sheet_is_a_png_that_shows_the_examples_in_their_colours(sudoku_dataset, tmp_path, capsys):
@@ -260,10 +273,8 @@ def test_the_sheet_is_a_png_that_shows_the_examples_in_their_colours(sudoku_data
     with Image.open(path) as picture:
         assert picture.format == "PNG"
         pixels = np.asarray(picture)
-    look = Look.of(open_split(sudoku_dataset, "test").metadata)
-    shown = {tuple(colour) for colour in pixels.reshape(-1, 3)}
-    assert {tuple(colour) for colour in look.colours[1:]} <= shown
-    panel = np.asarray(look.picture(open_split(sudoku_dataset, "train").sets["all"].inputs[0]))
+    style = family_of(open_split(sudoku_dataset, "test").metadata).grid_style
+    panel = np.asarray(grid_picture(style, open_split(sudoku_dataset, "train").sets["all"].inputs[0]))
     windows = np.lib.stride_tricks.sliding_window_view(pixels[:160, :160], panel.shape)[:, :, 0]
     first_cells = (windows[:, :, :17, :17] == panel[:17, :17]).all(axis=(2, 3, 4))
     assert any((windows[y, x] == panel).all() for y, x in zip(*np.nonzero(first_cells), strict=True))

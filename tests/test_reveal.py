@@ -12,10 +12,10 @@ from test_maze import queue_search
 from test_online_augment import metadata
 
 from dataset.build_maze_dataset import main as build_mazes
+from dataset.families.maze.rules import FREE, GOAL, PATH, START, WALL, encode, path_cells, square_shape
+from dataset.families.sudoku.rules import BLANK_ID
 from dataset.format import read_metadata
-from dataset.maze import FREE, GOAL, PATH, START, WALL, encode, path_cells, square_shape
 from dataset.reveal import easier_puzzles
-from dataset.sudoku import BLANK_ID
 from puzzle_dataset import PuzzleDataset
 from utils.errors import UserError
 
@@ -120,7 +120,7 @@ def test_a_path_that_touches_itself_has_no_order():
 
 def test_arc_is_refused():
     arc = metadata(vocab_size=12, seq_len=900, extra={"family": "arc"})
-    with pytest.raises(UserError, match=r"FOLDER: reveal_prob=0.5 gives a part .* this is of family arc"):
+    with pytest.raises(UserError, match=r"FOLDER: reveal_prob=0.5 gives a part .* names the family arc"):
         easier_puzzles(0.5, [("FOLDER", arc)])
 
 

@@ -6,26 +6,26 @@ import re
 
 import numpy as np
 import pytest
-from scripted_solver import LOOKS, PUZZLE, grid, look_of, sudoku_look, watched
+from scripted_solver import FAMILIES, PUZZLE, family_with, grid, sudoku_family, watched
 
-from dataset import arc, maze
+from dataset.families.arc import grids as arc
+from dataset.families.maze import rules as maze
 from dataset.format import IGNORE_LABEL_ID
-from evaluators.families import family_of
 from utils.errors import UserError
 
 # ------------------------------------------------------------------------------ Sudoku as text
 
 
 def test_letters_of_large_grids_are_read_in_either_case():
-    family = family_of(sudoku_look(4, 4))
+    family = sudoku_family(4, 4)
     text = "1e10aA" + "." * 250
     assert family.read(text)[:6].tolist() == [2, 15, 2, 1, 11, 11]
 
 
 def test_a_drawn_grid_is_read_as_its_cells():
     drawn = "1 2 | . .\n3 4 | . .\n----+-----\n. . | 3 .\r\n. 3 | . 2\n"
-    assert np.array_equal(family_of(sudoku_look()).read(drawn), grid(PUZZLE))
-    assert np.array_equal(family_of(sudoku_look()).read(r"12..\n34..\n..3.\n.3.2"), grid(PUZZLE))
+    assert np.array_equal(sudoku_family().read(drawn), grid(PUZZLE))
+    assert np.array_equal(sudoku_family().read(r"12..\n34..\n..3.\n.3.2"), grid(PUZZLE))
 
 
 @pytest.mark.parametrize(
@@ -41,13 +41,13 @@ def test_a_drawn_grid_is_read_as_its_cells():
 )
 def test_a_sudoku_that_cannot_be_read_names_the_place(text, message):
     with pytest.raises(UserError, match=re.escape(message)):
-        family_of(sudoku_look()).read(text)
+        sudoku_family().read(text)
 
 
 # ------------------------------------------------------------------------------ mazes
 
 MAZE = ["S   #", "# # #", "  # G", " ##  ", "     "]
-MAZE_LOOK = look_of("maze", (5, 5), maze.VOCAB_SIZE)
+MAZE_FAMILY = family_with("maze", (5, 5), maze.VOCAB_SIZE)
 SHORTEST = ["Sooo#", "# #o#", "  #oG", " ##  ", "     "]
 LONGER = ["So  #", "#o# #", "oo# G", "o##oo", "oooo "]
 
@@ -67,7 +67,7 @@ def mazes(*rows: list[str]) -> np.ndarray:
     ],
 )
 def test_a_maze_is_read_from_rows_or_from_one_line(text):
-    assert np.array_equal(family_of(MAZE_LOOK).read(text), mazes(MAZE)[0])
+    assert np.array_equal(MAZE_FAMILY.read(text), mazes(MAZE)[0])
 
 
 @pytest.mark.parametrize(
@@ -87,12 +87,12 @@ def test_a_maze_is_read_from_rows_or_from_one_line(text):
 )
 def test_a_maze_that_cannot_be_read_names_the_place(text, message):
     with pytest.raises(UserError, match=re.escape(message)):
-        family_of(MAZE_LOOK).read(text)
+        MAZE_FAMILY.read(text)
 
 
 def maze_verdict(answer: list[str], labels: list[str] | None = None) -> str:
     question, ours = mazes(MAZE, answer)
-    return watched(MAZE_LOOK, question, None if labels is None else mazes(labels)[0], [(ours, 1.0)])[-1]
+    return watched(MAZE_FAMILY, question, None if labels is None else mazes(labels)[0], [(ours, 1.0)])[-1]
 
 
 def test_a_maze_is_solved_by_a_shortest_path_only():
@@ -111,13 +111,13 @@ def test_a_maze_is_solved_by_a_shortest_path_only():
 def test_a_maze_without_a_way_is_said():
     closed = [line.replace("G", "#") for line in MAZE[:4]] + ["   #G"]
     closed[3] = " ## #"
-    lines = watched(MAZE_LOOK, mazes(closed)[0], None, [(mazes(closed)[0], 0.0)])
+    lines = watched(MAZE_FAMILY, mazes(closed)[0], None, [(mazes(closed)[0], 0.0)])
     assert any("G cannot be reached from S" in line for line in lines)
 
 
 def test_a_maze_shows_new_lost_and_broken_cells():
     question, first, second = mazes(MAZE, LONGER, ["Sooo ", *SHORTEST[1:]])
-    lines = watched(MAZE_LOOK, question, None, [(first, -1.0), (second, -1.0)])
+    lines = watched(MAZE_FAMILY, question, None, [(first, -1.0), (second, -1.0)])
     assert any("SoOO!" in line for line in lines)
     assert any("#-# " in line for line in lines) or any("#-#O#" in line for line in lines)
 
@@ -127,9 +127,9 @@ def test_a_maze_shows_new_lost_and_broken_cells():
 
 def test_arc_puzzles_come_from_the_dataset_only():
     with pytest.raises(UserError, match="knows by puzzle identifier"):
-        family_of(LOOKS["arc"]).read("123")
-    with pytest.raises(UserError, match="names the family 'other', which is not one of sudoku"):
-        family_of(LOOKS["unknown"]).read("123")
+        FAMILIES["arc"].read("123")
+    with pytest.raises(UserError, match="names the family 'other', which is not one of arc"):
+        FAMILIES["unknown"].read("123")
 
 
 def test_of_an_arc_answer_only_the_grid_counts():
@@ -138,33 +138,33 @@ def test_of_an_arc_answer_only_the_grid_counts():
     encoded = arc.encode(colours.astype(np.uint8)).astype(np.int64)
     labels = np.where(encoded == arc.PAD, IGNORE_LABEL_ID, encoded)
     noise = np.where(encoded == arc.PAD, rng.integers(2, 12, encoded.shape), encoded)
-    lines = watched(LOOKS["arc"], encoded, labels, [(noise, 1.0), (encoded, 1.0)])
+    lines = watched(FAMILIES["arc"], encoded, labels, [(noise, 1.0), (encoded, 1.0)])
     assert lines[-1] == "solved in 1 step: equal to the answer"
     assert "step 2: no change, halting 73.1%" in lines
     wrong = encoded.copy()
     wrong[0] = (wrong[0] - 1) % 10 + 2
     assert (
-        watched(LOOKS["arc"], encoded, labels, [(wrong, 1.0)])[-1]
+        watched(FAMILIES["arc"], encoded, labels, [(wrong, 1.0)])[-1]
         == "not solved: 5 of 6 cells as in the answer"
     )
     small = arc.encode(colours[:, :2].astype(np.uint8)).astype(np.int64)
     assert (
-        watched(LOOKS["arc"], encoded, labels, [(small, 1.0)])[-1]
+        watched(FAMILIES["arc"], encoded, labels, [(small, 1.0)])[-1]
         == "not solved: the grid is 2x2, the answer 2x3"
     )
-    nothing = watched(LOOKS["arc"], encoded, labels, [(np.zeros_like(encoded), 1.0)])
+    nothing = watched(FAMILIES["arc"], encoded, labels, [(np.zeros_like(encoded), 1.0)])
     assert nothing[-1] == "not solved: the grid is empty, the answer 2x3"
     assert any("no grid" in line for line in nothing)
 
 
 def test_an_unknown_family_is_judged_by_the_answer_alone():
-    look = LOOKS["unknown"]
+    family = FAMILIES["unknown"]
     question, answer = np.arange(36) % 9, np.arange(36) % 7
     ignoring = np.where(np.arange(36) < 30, answer, IGNORE_LABEL_ID)
     other = np.where(np.arange(36) < 30, answer, 8)
-    assert watched(look, question, ignoring, [(other, 1.0)])[-1] == "solved in 1 step: equal to the answer"
+    assert watched(family, question, ignoring, [(other, 1.0)])[-1] == "solved in 1 step: equal to the answer"
     assert (
-        watched(look, question, answer, [(other, 1.0)])[-1] == "not solved: 30 of 36 cells as in the answer"
+        watched(family, question, answer, [(other, 1.0)])[-1] == "not solved: 30 of 36 cells as in the answer"
     )
-    last = watched(look, question, None, [(other, 1.0)])[-1]
+    last = watched(family, question, None, [(other, 1.0)])[-1]
     assert last == "done after 1 step: there are no rules and no answer to judge it by"

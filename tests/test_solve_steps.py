@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from scripted_solver import ANSWER, LOOKS, PUZZLE, RELABELLED, grid, sudoku_look, watched
+from scripted_solver import ANSWER, FAMILIES, PUZZLE, RELABELLED, grid, sudoku_family, watched
 
-from dataset.look import Look
-from evaluators.families import family_of
-from evaluators.show import GridPrinter, Kind, kinds, wants_colour
+from dataset.drawing.terminal import GridPrinter, wants_colour
+from dataset.families.base import Family
+from dataset.families.grid_style import Kind
 
 ESCAPE = re.compile(r"\x1b\[[\d;]*m")
 
@@ -28,7 +28,7 @@ def scripted(steps=STEPS) -> list[tuple[np.ndarray, float]]:
 
 
 def test_each_step_marks_what_was_filled_in_changed_and_broken():
-    lines = watched(sudoku_look(), grid(PUZZLE), grid(ANSWER), scripted())
+    lines = watched(sudoku_family(), grid(PUZZLE), grid(ANSWER), scripted())
     start = lines.index(next(line for line in lines if line.startswith("puzzle")))
     expected = """
         puzzle        step 1: 9 changed    step 2: 7 changed    step 3: 1 changed
@@ -43,31 +43,32 @@ def test_each_step_marks_what_was_filled_in_changed_and_broken():
 
 
 def test_steps_that_change_nothing_take_one_line():
-    lines = watched(sudoku_look(), grid(PUZZLE), grid(ANSWER), scripted())
+    lines = watched(sudoku_family(), grid(PUZZLE), grid(ANSWER), scripted())
     assert "steps 4 to 5: no change, halting 88.1% to 95.3%" in lines
     assert sum("step 3: 1 changed" in line for line in lines) == 1
 
 
 def test_the_first_step_that_says_stop_is_reported_with_its_probability_and_rule():
-    lines = watched(sudoku_look(), grid(PUZZLE), grid(ANSWER), scripted())
+    lines = watched(sudoku_family(), grid(PUZZLE), grid(ANSWER), scripted())
     assert lines[-2] == "halting rule (q_halt > 0): says stop first at step 3, 73.1%"
-    lines = watched(sudoku_look(), grid(PUZZLE), None, scripted(STEPS[:2]), compares=True)
+    lines = watched(sudoku_family(), grid(PUZZLE), None, scripted(STEPS[:2]), compares=True)
     assert lines[-2] == "halting rule (q_halt > q_continue): never says stop; most likely at step 2, 26.9%"
 
 
 def test_a_solution_counts_from_the_step_that_kept_it():
-    assert watched(sudoku_look(), grid(PUZZLE), grid(ANSWER), scripted())[-1] == (
+    assert watched(sudoku_family(), grid(PUZZLE), grid(ANSWER), scripted())[-1] == (
         "solved in 3 steps: valid, and equal to the answer"
     )
     back_and_forth = [STEPS[2], STEPS[1], STEPS[2]]
     assert (
-        watched(sudoku_look(), grid(PUZZLE), None, scripted(back_and_forth))[-1] == "solved in 3 steps: valid"
+        watched(sudoku_family(), grid(PUZZLE), None, scripted(back_and_forth))[-1]
+        == "solved in 3 steps: valid"
     )
-    assert watched(sudoku_look(), grid(PUZZLE), None, scripted(STEPS[2:]))[-1] == "solved in 1 step: valid"
+    assert watched(sudoku_family(), grid(PUZZLE), None, scripted(STEPS[2:]))[-1] == "solved in 1 step: valid"
 
 
 def test_a_solution_that_was_lost_is_said():
-    last = watched(sudoku_look(), grid(PUZZLE), grid(ANSWER), scripted([STEPS[1], STEPS[2], STEPS[1]]))[-1]
+    last = watched(sudoku_family(), grid(PUZZLE), grid(ANSWER), scripted([STEPS[1], STEPS[2], STEPS[1]]))[-1]
     assert last == (
         "not solved: 1 row, 1 column, 1 box broken; 1 given cell changed; 15 of 16 cells as in the answer "
         "(it was solved at step 2, and lost again)"
@@ -75,7 +76,7 @@ def test_a_solution_that_was_lost_is_said():
 
 
 def test_a_model_that_halts_in_evaluation_ends_at_its_stop():
-    lines = watched(sudoku_look(), grid(PUZZLE), grid(ANSWER), scripted(), halts=True)
+    lines = watched(sudoku_family(), grid(PUZZLE), grid(ANSWER), scripted(), halts=True)
     assert not any("steps 4" in line or "step 4" in line for line in lines)
     assert lines[-2].endswith("this model ends there (arch.act_inference)")
 
@@ -92,26 +93,26 @@ def test_a_model_that_halts_in_evaluation_ends_at_its_stop():
     ],
 )
 def test_a_puzzle_without_exactly_one_solution_is_said_before_it_is_tried(puzzle, warning):
-    lines = watched(sudoku_look(), grid(puzzle), None, scripted())
+    lines = watched(sudoku_family(), grid(puzzle), None, scripted())
     place = next(i for i, line in enumerate(lines) if line.startswith("warning: "))
     assert warning in lines[place]
     assert place < next(i for i, line in enumerate(lines) if "step 1" in line)
 
 
 def test_a_proper_puzzle_gives_no_warning():
-    assert not any("warning" in line for line in watched(sudoku_look(), grid(PUZZLE), None, scripted()))
+    assert not any("warning" in line for line in watched(sudoku_family(), grid(PUZZLE), None, scripted()))
 
 
 def test_another_solution_than_the_datasets_is_valid_all_the_same():
     other = ANSWER.translate(RELABELLED)
-    last = watched(sudoku_look(), grid(16 * "."), grid(ANSWER), scripted([(other, 1.0)]))[-1]
+    last = watched(sudoku_family(), grid(16 * "."), grid(ANSWER), scripted([(other, 1.0)]))[-1]
     assert last == "solved in 1 step: valid, but not the one in the dataset"
 
 
 def test_blank_and_padding_answers_are_wrong_answers():
     answer = grid(ANSWER)
     answer[2:4] = [0, 1]
-    lines = watched(sudoku_look(), grid(PUZZLE), None, [(answer, -1.0)])
+    lines = watched(sudoku_family(), grid(PUZZLE), None, [(answer, -1.0)])
     assert lines[-1] == "not solved: 1 row, 2 columns, 1 box broken"
     assert any(line.endswith("1 2 | ?*.") for line in lines)
 
@@ -119,18 +120,18 @@ def test_blank_and_padding_answers_are_wrong_answers():
 # ------------------------------------------------------------------------------ drawing
 
 
-def random_steps(look: Look, num_steps: int = 5) -> list[tuple[np.ndarray, float]]:
+def random_steps(family: Family, num_steps: int = 5) -> list[tuple[np.ndarray, float]]:
     rng = np.random.default_rng(0)
-    cells = look.shape[0] * look.shape[1]
-    return [(rng.integers(2, len(look.symbols), cells), 0.0) for _ in range(num_steps)]
+    cells = family.shape[0] * family.shape[1]
+    return [(rng.integers(2, len(family.grid_style.symbols), cells), 0.0) for _ in range(num_steps)]
 
 
-@pytest.mark.parametrize("name", LOOKS)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_fits_eighty_columns_with_and_without_colours(name):
-    look = LOOKS[name]
-    question = np.full(look.shape[0] * look.shape[1], 2)
+    family = FAMILIES[name]
+    question = np.full(family.shape[0] * family.shape[1], 2)
     plain, coloured = (
-        watched(look, question, None, random_steps(look), colour=colour) for colour in (False, True)
+        watched(family, question, None, random_steps(family), colour=colour) for colour in (False, True)
     )
     drawn = slice(2, -2)  # not the sentences
     assert max(map(len, plain[drawn])) <= 80
@@ -144,11 +145,11 @@ def test_every_family_fits_eighty_columns_with_and_without_colours(name):
 
 
 def test_colours_tell_given_filled_changed_and_broken_cells_apart():
-    look = sudoku_look()
+    family = sudoku_family()
     question, previous, answer = grid(PUZZLE), grid(STEPS[0][0]), grid(WRONG)
-    kind = kinds(family_of(look), question, previous, answer)
+    kind = family.kinds(question, previous, answer)
     out = io.StringIO()
-    printer = GridPrinter(look, out, colour=True, width=80)
+    printer = GridPrinter(family.grid_style, out, colour=True, width=80)
     printer.show(["x"], answer, kind)
     printer.flush()
     last_row = out.getvalue().splitlines()[5]

@@ -8,7 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset.sudoku import (
+from dataset.families.sudoku.batch import solve_batch
+from dataset.families.sudoku.generate import (
+    PuzzleSpec,
+    default_clues,
+    generate_split,
+    random_puzzle,
+    random_solution,
+)
+from dataset.families.sudoku.hashes import invariant_hashes
+from dataset.families.sudoku.rules import (
     BoxShape,
     draw_grid,
     format_grid,
@@ -22,10 +31,7 @@ from dataset.sudoku import (
     units,
     violations,
 )
-from dataset.sudoku_batch import solve_batch
-from dataset.sudoku_generate import PuzzleSpec, default_clues, generate_split, random_puzzle, random_solution
-from dataset.sudoku_hash import invariant_hashes
-from dataset.sudoku_solve import solve
+from dataset.families.sudoku.solve import solve
 from utils.errors import UserError
 
 DATA = Path(__file__).parent / "data" / "sudoku"
@@ -325,13 +331,13 @@ def test_minimal_puzzles_need_every_given_cell():
 
 
 def test_a_clue_count_that_cannot_be_reached_is_refused(monkeypatch):
-    monkeypatch.setattr("dataset.sudoku_generate._MAX_TRIES", 20)
+    monkeypatch.setattr("dataset.families.sudoku.generate._MAX_TRIES", 20)
     with pytest.raises(UserError, match=r"no 6x6 puzzle with at most 7 given cells .* raise --clues"):
         random_puzzle(rng(), PuzzleSpec(BoxShape(2, 3), 7))
 
 
 def test_more_puzzles_than_exist_are_refused(monkeypatch):
-    monkeypatch.setattr("dataset.sudoku_generate._MAX_REJECTED_IN_A_ROW", 200)
+    monkeypatch.setattr("dataset.families.sudoku.generate._MAX_REJECTED_IN_A_ROW", 200)
     spec = PuzzleSpec(BoxShape(2, 2), 16)  # full grids: 288
     with pytest.raises(UserError, match=r"only \d+ of 300 different 4x4 puzzles"):
         generate_split(spec, 300, seed=0, split=0, workers=1)

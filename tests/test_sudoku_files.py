@@ -9,16 +9,15 @@ import pytest
 from sudoku_builds import build, puzzle_list, puzzles_6x6, read, refused, texts, values
 
 from dataset import report
-from dataset.look import Look
+from dataset.families import family_of
+from dataset.families.sudoku.batch import solve_batch
+from dataset.families.sudoku.generate import PuzzleSpec, generate_split, random_puzzle, random_solution
+from dataset.families.sudoku.hashes import solution_hashes
+from dataset.families.sudoku.lists import read_list
+from dataset.families.sudoku.rules import BoxShape, draw_grid, format_grid, random_symmetries, to_values
+from dataset.families.sudoku.solve import solve
+from dataset.families.sudoku.symbols import find_alphabet, numbers_as_symbols
 from dataset.report import percentage
-from dataset.sudoku import BoxShape, draw_grid, format_grid, random_symmetries, to_values
-from dataset.sudoku_batch import solve_batch
-from dataset.sudoku_generate import PuzzleSpec, generate_split, random_puzzle, random_solution
-from dataset.sudoku_hash import solution_hashes
-from dataset.sudoku_lists import read_list
-from dataset.sudoku_solve import solve
-from dataset.sudoku_symbols import find_alphabet, numbers_as_symbols
-from evaluators.families import family_of
 from trained_run import recorded_metadata
 from utils.errors import UserError
 
@@ -151,7 +150,7 @@ def test_a_mixture_of_alphabets_is_refused_by_line(tmp_path, capsys, large):
 
 def test_solving_a_large_puzzle_refuses_a_zero_that_may_be_a_symbol(large):
     sizes = {"seq_len": 256, "vocab_size": 18, "num_puzzle_identifiers": 1}
-    family = family_of(Look.of(recorded_metadata({"family": "sudoku"}, sizes)))
+    family = family_of(recorded_metadata({"family": "sudoku"}, sizes))
     puzzle, _ = large[0]
     assert (to_values(family.read(puzzle.replace(".", "0"))) == to_values(family.read(puzzle))).all()
     with pytest.raises(UserError, match="puzzle= has both 0 and"):

@@ -7,10 +7,14 @@ import json
 import numpy as np
 import pytest
 
-from dataset import arc, maze
+from dataset.families import family_of
+from dataset.families.arc import grids as arc
+from dataset.families.arc.symmetry import ArcSymmetries
+from dataset.families.maze import rules as maze
+from dataset.families.sudoku.rules import BoxShape, is_solution, random_symmetries, to_tokens
+from dataset.families.sudoku.symmetry import SudokuSymmetries
+from dataset.families.symmetry import FiniteSymmetries
 from dataset.format import Metadata
-from dataset.sudoku import BoxShape, is_solution, random_symmetries, to_tokens
-from evaluators.symmetry import ArcSymmetries, MazeSymmetries, SudokuSymmetries, symmetries_of
 from utils.errors import UserError
 
 COUNT = 6
@@ -39,9 +43,9 @@ def of_family(name: str, rng: np.random.Generator, rows: int = 5):
         box = BoxShape.parse(name.removeprefix("sudoku "))
         return SudokuSymmetries(box), rng.integers(0, box.vocab_size, (rows, box.num_cells)).astype(np.int16)
     shape = (5, 5) if name == "maze" else (3, 7)
-    return MazeSymmetries(shape), rng.integers(0, maze.VOCAB_SIZE, (rows, shape[0] * shape[1])).astype(
-        np.int16
-    )
+    return FiniteSymmetries.of_rectangle(shape), rng.integers(
+        0, maze.VOCAB_SIZE, (rows, shape[0] * shape[1])
+    ).astype(np.int16)
 
 
 FAMILIES = [*(f"sudoku {box}" for box in BOXES), "maze", "flat maze"]
@@ -70,13 +74,14 @@ def test_copies_of_solutions_are_solutions_and_answers_to_copies_come_back_as_so
 
 @pytest.mark.parametrize("family", ["maze", "flat maze"])
 def test_copies_of_a_maze_have_its_shortest_paths(family):
-    symmetries = MazeSymmetries((5, 5) if family == "maze" else (3, 7))
+    shape = (5, 5) if family == "maze" else (3, 7)
+    symmetries = FiniteSymmetries.of_rectangle(shape)
     text = ("S    #### G", "S   ###   # #   G    ")[family == "flat maze"]
-    question = maze.encode(text.ljust(symmetries.shape[0] * symmetries.shape[1], " "))[None]
-    length = maze.path_lengths(question, symmetries.shape)
+    question = maze.encode(text.ljust(shape[0] * shape[1], " "))[None]
+    length = maze.path_lengths(question, shape)
     assert length > 3
     made = copies(symmetries, question, count=symmetries.most)
-    assert (maze.path_lengths(made.tokens, symmetries.shape) == length).all()
+    assert (maze.path_lengths(made.tokens, shape) == length).all()
     assert len(np.unique(made.tokens, axis=0)) == symmetries.most
 
 
@@ -155,9 +160,9 @@ def metadata(seq_len: int, vocab_size: int, *, identifiers: int = 1, **extra) ->
 
 
 def test_the_family_says_which_symmetries_there_are(tmp_path):
-    def found(*arguments, knows_identifiers=True, **extra):
-        about = metadata(*arguments, **extra)
-        return symmetries_of(about, [tmp_path], [1, 5], knows_identifiers=knows_identifiers)
+    def found(*sizes, identifiers=1, knows_identifiers=True, **extra):
+        family = family_of(metadata(*sizes, identifiers=identifiers, **extra))
+        return family.symmetries_to_ask([tmp_path], [1, 5], identifiers if knows_identifiers else 1)
 
     assert found(36, 8, family="sudoku", box_shape=[3, 2]).box == BoxShape(3, 2)
     assert found(21, 6, family="maze", grid_shape=[3, 7]).most == 4

@@ -24,9 +24,9 @@ from strategy_runs import (
     run,
 )
 
-from dataset import maze
+from dataset.families.maze import rules as maze
+from dataset.families.sudoku.rules import is_solution
 from dataset.format import IGNORE_LABEL_ID, Metadata, write_identifiers
-from dataset.sudoku import is_solution
 from evaluators.chains import PICKS, Candidates, Rows
 from evaluators.checker import checker_of
 from evaluators.inference import Solver

@@ -14,7 +14,7 @@ from training_runs import in_process_command, metrics, tiny, train
 
 import evaluate as evaluate_command
 from dataset import report
-from dataset.arc import encode
+from dataset.families.arc.grids import encode
 from dataset.format import IGNORE_LABEL_ID, SPLITS, SplitWriter, open_split, validate, write_identifiers
 from evaluators.evaluate import evaluate
 from evaluators.maze import Maze

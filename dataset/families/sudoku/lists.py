@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.sudoku import BLANKS, GRID_SIZES, BoxShape
-from dataset.sudoku_symbols import known_alphabets, numbers_as_symbols
+from dataset.families.sudoku.rules import BLANKS, GRID_SIZES, BoxShape
+from dataset.families.sudoku.symbols import known_alphabets, numbers_as_symbols
 from utils.errors import UserError
 from utils.reading import read_text
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dataset.sudoku import BoxShape
+from dataset.families.sudoku.rules import BoxShape
 
 # Odd 64-bit constants, one per role: equal for rows and columns would lose information, and need not be.
 _CELL, _ROW, _COLUMN, _BOX, _DIGIT, _BAND, _STACK = np.random.Generator(np.random.Philox(2510)).integers(
@@ -26,7 +26,7 @@ _ROUNDS = 3  # a fourth separates no more puzzles, not even of 4x4
 def invariant_hashes(puzzles: np.ndarray, solutions: np.ndarray, shape: BoxShape) -> np.ndarray:
     """(E,) uint64 hashes of (E, N²) puzzles and their solutions, both as values (0 = blank).
 
-    Equal whenever two puzzles are images of each other under `dataset.sudoku.random_symmetries`.
+    Equal whenever two puzzles are images of each other under `dataset.families.sudoku.rules.random_symmetries`.
     """
     hashes = np.empty(len(puzzles), np.uint64)
     for part in _chunks(len(puzzles), shape):
@@ -43,7 +43,7 @@ def invariant_hashes(puzzles: np.ndarray, solutions: np.ndarray, shape: BoxShape
 def solution_hashes(solutions: np.ndarray, shape: BoxShape) -> np.ndarray:
     """(E,) uint64 hashes of (E, N²) full grids of values 1..N.
 
-    Equal whenever two grids are images of each other under `dataset.sudoku.random_symmetries`.
+    Equal whenever two grids are images of each other under `dataset.families.sudoku.rules.random_symmetries`.
     """
     hashes = np.empty(len(solutions), np.uint64)
     for part in _chunks(len(solutions), shape):

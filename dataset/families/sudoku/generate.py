@@ -13,10 +13,10 @@ from itertools import count
 
 import numpy as np
 
+from dataset.families.sudoku.hashes import invariant_hashes, solution_hashes
+from dataset.families.sudoku.rules import BoxShape
+from dataset.families.sudoku.solve import solve
 from dataset.parallel import ordered_map
-from dataset.sudoku import BoxShape
-from dataset.sudoku_hash import invariant_hashes, solution_hashes
-from dataset.sudoku_solve import solve
 from utils.errors import UserError
 
 # Below this size there are too few inequivalent puzzles (4x4: 4,710) to keep splits apart up to symmetry.

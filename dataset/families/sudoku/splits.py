@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from dataset.families.sudoku.batch import ambiguous_notes, solve_all
+from dataset.families.sudoku.generate import GeneratedPuzzles, PuzzleSpec, generate_split
+from dataset.families.sudoku.lists import read_list
+from dataset.families.sudoku.overlap import hold_out, inseparable
+from dataset.families.sudoku.rules import BoxShape, format_grid, is_solution, keeps_givens, violations
+from dataset.families.sudoku.symbols import Alphabet, characters_of_cells, find_alphabet
 from dataset.sources import Rows, find_header, find_table, question_length, read_rows
-from dataset.sudoku import BoxShape, format_grid, is_solution, keeps_givens, violations
-from dataset.sudoku_batch import ambiguous_notes, solve_all
-from dataset.sudoku_generate import GeneratedPuzzles, PuzzleSpec, generate_split
-from dataset.sudoku_lists import read_list
-from dataset.sudoku_overlap import hold_out, inseparable
-from dataset.sudoku_symbols import Alphabet, characters_of_cells, find_alphabet
 from utils.errors import UserError
 
 # Purposes of random numbers; each gets a stream of its own from the seed.
@@ -119,9 +119,9 @@ def from_file(
 ) -> PuzzleSplits:
     """One file, a table with answers or puzzles that are solved here, split at random.
 
-    Puzzles with the same solution up to symmetry are in one split, see `dataset.sudoku_overlap.hold_out`. Raises
-    `UserError` naming the line of what is malformed or wrong, and of a puzzle without answer that has no or several
-    solutions.
+    Puzzles with the same solution up to symmetry are in one split, see `dataset.families.sudoku.overlap.hold_out`.
+    Raises `UserError` naming the line of what is malformed or wrong, and of a puzzle without answer that has no or
+    several solutions.
     """
     path = Path(path)
     header = find_header(path)
@@ -163,7 +163,7 @@ def from_file(
 def generated(
     spec: PuzzleSpec, num_train: int, num_test: int | None, *, seed: int, workers: int
 ) -> PuzzleSplits:
-    """Splits without a source and without leaks, see `dataset.sudoku_generate.generate_split`."""
+    """Splits without a source and without leaks, see `dataset.families.sudoku.generate.generate_split`."""
     num_test = default_test_size(num_train) if num_test is None else num_test
     settings = {"seed": seed, "workers": workers}
     train = generate_split(spec, num_train, split=TRAIN_STREAM, **settings)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dataset.arc import NUM_AUGMENTATIONS, NUM_COLOURS, SEQ_LEN, decode_numbers, frame_layout
-from dataset.arc_tasks import Pair, Task, read_subset, refuse_other_task
 from dataset.augment import NUM_DIHEDRAL
-from dataset.lazy import IdentifierTable
+from dataset.families.arc.grids import NUM_AUGMENTATIONS, NUM_COLOURS, SEQ_LEN, decode_numbers, frame_layout
+from dataset.families.arc.lazy import IdentifierTable
+from dataset.families.arc.tasks import Pair, Task, read_subset, refuse_other_task
 
 _TRIES = 5  # random augmentations drawn at most, in multiples of those wanted
 _ORDER_STREAM, _AUGMENTATION_STREAM = 0, 1  # independent random generators of one seed
@@ -126,7 +126,7 @@ def choose_augmentations(pairs: list[Pair], count: int, generator: np.random.Gen
 
 
 class _Fingerprints:
-    """64-bit fingerprints that agree where `dataset.arc.puzzle_hash` of the augmented pairs does.
+    """64-bit fingerprints that agree where `dataset.families.arc.grids.puzzle_hash` of the augmented pairs does.
 
     A pair's fingerprint is Σ weight(cell) · (1 + colour) mod 2^64 with random weights, so that the sums per colour of
     the 8 transforms give it for any colour permutation by ten products, a thousand times faster than hashing the

@@ -2,7 +2,7 @@
 
 Both stores of a dataset come from here: the one that is written out and the one that is rendered on reading.
 
-Legend: n rows asked for, P pairs (original examples), S cells of a sequence (`dataset.arc`).
+Legend: n rows asked for, P pairs (original examples), S cells of a sequence (`dataset.families.arc.grids`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from functools import cache
 
 import numpy as np
 
-from dataset.arc import (
+from dataset.augment import NUM_DIHEDRAL
+from dataset.families.arc.grids import (
     BORDER,
     FIRST_COLOUR,
     GRID_SIZE,
@@ -22,7 +23,6 @@ from dataset.arc import (
     decode_numbers,
     frame_layout,
 )
-from dataset.augment import NUM_DIHEDRAL
 
 Pair = tuple[np.ndarray, np.ndarray]
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from dataset.sudoku import BoxShape, units
+from dataset.families.sudoku.rules import BoxShape, units
 
 
 @dataclass(frozen=True)

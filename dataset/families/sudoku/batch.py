@@ -14,9 +14,9 @@ from functools import lru_cache, partial
 
 import numpy as np
 
+from dataset.families.sudoku.rules import BoxShape, units
+from dataset.families.sudoku.solve import solve
 from dataset.parallel import ordered_map
-from dataset.sudoku import BoxShape, units
-from dataset.sudoku_solve import solve
 
 _POSITIONS = 2048  # enough to vectorise over, few enough to stay in the CPU's caches
 # Puzzles that one worker solves at a time: enough to make up for starting it.

@@ -20,6 +20,8 @@ BLANK_ID = 1  # token of a blank cell; value v is token v + 1
 MAX_SIZE = len(SYMBOLS)
 MAX_SIDE = 8  # of a box: a symmetry picks one of all orders of its lines
 _SIDES = range(2, MAX_SIDE + 1)
+# Upper bounds and names of classes of difficulty; for guesses none, few, ..., for ratings what is rated so.
+DIFFICULTY_CLASSES = ((0, 5, 20, 100), ("0", "1-5", "6-20", "21-100", "over_100"))
 GRID_SIZES = tuple(
     n for n in range(4, MAX_SIZE + 1) if any(rows * columns == n for rows in _SIDES for columns in _SIDES)
 )

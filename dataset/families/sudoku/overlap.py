@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from dataset.families.sudoku.generate import SMALLEST_INEQUIVALENT_SIZE, SMALLEST_SIZE_OF_MANY_SOLUTIONS
+from dataset.families.sudoku.hashes import invariant_hashes, solution_hashes
+from dataset.families.sudoku.rules import BoxShape
 from dataset.parallel import ordered_map
-from dataset.sudoku import BoxShape
-from dataset.sudoku_generate import SMALLEST_INEQUIVALENT_SIZE, SMALLEST_SIZE_OF_MANY_SOLUTIONS
-from dataset.sudoku_hash import invariant_hashes, solution_hashes
 from utils.errors import UserError
 
 # Puzzles that one worker hashes at a time, or that are compared at a time.

@@ -5,7 +5,7 @@ The materialised dataset is written through the same `render`, so a lazy one equ
 Files: `DIR/identifiers.npz` in place of identifiers.json says which augmentation of which task each identifier is;
 `{split}/{set}__originals.npz` holds the original pairs and the identifiers of each group's copies.
 
-Legend: n rows asked for, S cells of a sequence (`dataset.arc`).
+Legend: n rows asked for, S cells of a sequence (`dataset.families.arc.grids`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,16 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.arc import GRID_SIZE, NUM_AUGMENTATIONS, NUM_COLOURS, SEQ_LEN, VOCAB_SIZE, augmented_names
-from dataset.arc_render import Frames, Pair, render, unpack
 from dataset.example_set import ExampleSet
+from dataset.families.arc.grids import (
+    GRID_SIZE,
+    NUM_AUGMENTATIONS,
+    NUM_COLOURS,
+    SEQ_LEN,
+    VOCAB_SIZE,
+    augmented_names,
+)
+from dataset.families.arc.render import Frames, Pair, render, unpack
 from dataset.metadata import BLANK_IDENTIFIER, Metadata
 from utils.errors import UserError
 from utils.files import replacing

@@ -2,7 +2,7 @@
 
 Candidate i of a split is a pure function of (seed, split, i), and candidates are accepted in that order: the
 result does not depend on the number of workers, nor the train split on the size of the test split.
-Cells of a grid are bit sets as in `dataset.maze`; H rows, W columns.
+Cells of a grid are bit sets as in `dataset.families.maze.rules`; H rows, W columns.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import count
 
 import numpy as np
 
-from dataset.maze import (
+from dataset.families.maze.rules import (
     FREE,
     GOAL,
     PATH,

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from dataset.arc import NAME_SEPARATOR, encode, parse_grid
-from dataset.family import family_of
-from dataset.metadata import Metadata
+from dataset.families.arc.grids import NAME_SEPARATOR, encode, parse_grid
+from dataset.identifiers import read_identifiers
+from dataset.metadata import BLANK_IDENTIFIER, Metadata
 from utils.errors import UserError
 from utils.reading import read_json
 
 Pair = tuple[np.ndarray, np.ndarray]
+TEST_PUZZLES_FILE = "test_puzzles.json"
 UNKNOWN_OUTPUT = [[0]]  # stands for the answer of a test input that has none, as in published datasets
 NO_GRID = np.zeros((0, 0), np.uint8)  # renders to a label without a labelled cell
 
@@ -72,11 +74,32 @@ def placeholder_rows(metadata: Metadata, labels: np.ndarray) -> np.ndarray | Non
 
     Datasets of other builders, and of earlier versions of ours, hold `UNKNOWN_OUTPUT` there as if it were the answer.
     """
-    if family_of(metadata).name != "arc" or metadata.extra.get("unknown_answers") is not None:
-        return None
-    if unknown_answers(metadata) == {}:
+    if metadata.extra.get("unknown_answers") is not None or unknown_answers(metadata) == {}:
         return None
     return (labels == encode(np.array(UNKNOWN_OUTPUT, np.uint8))).all(1)
+
+
+def arc_paths(data_paths: Sequence[str]) -> list[Path]:
+    """The data paths that are ARC datasets, known by `test_puzzles.json`."""
+    paths = [Path(path) for path in data_paths if (Path(path) / TEST_PUZZLES_FILE).is_file()]
+    if not paths:
+        raise UserError(
+            f"evaluator arc@ARC: there is no test_puzzles.json in {' or '.join(map(str, data_paths))}; it suits "
+            "datasets of dataset/build_arc_dataset.py, so leave it out of evaluators= for others"
+        )
+    return paths
+
+
+def identifier_names(data_paths: Sequence[str]) -> list[str]:
+    """The names of all ARC datasets' identifiers; where several datasets are used each has a range of its own."""
+    merged: list[str] = []
+    for path in arc_paths(data_paths):
+        names = read_identifiers(path)
+        merged += [BLANK_IDENTIFIER] * (len(names) - len(merged))
+        for identifier, name in enumerate(names):
+            if name != BLANK_IDENTIFIER:
+                merged[identifier] = name
+    return merged
 
 
 def read_subset(prefix: str, subset: str) -> list[Task]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dataset.sudoku import BoxShape, random_symmetries
+from dataset.families.sudoku.rules import BoxShape, random_symmetries
 
 _MAX_REDRAWS = 100
 _GIVEN = 128  # a bit above all values: `SudokuSymmetry.apply` moves it along

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dataset.sudoku import BLANKS, GRID_SIZES, SYMBOLS, BoxShape
+from dataset.families.sudoku.rules import BLANKS, GRID_SIZES, SYMBOLS, BoxShape
 from utils.errors import UserError
 
 Where = Callable[[int], str]  # the place of puzzle i in its source, for messages

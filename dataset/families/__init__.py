@@ -1,0 +1,166 @@
+"""Puzzle families, one package each, and which of them a dataset is of.
+
+`family_of` is the only detection. A dataset names its family in dataset.json: by the name of a package in this folder,
+whose module `family` has the class as `FAMILY`, or as `module@Class` if the family lies outside this repository.
+Datasets of other builders name none. When a split is opened, `find_family` recognises them by their sizes together with
+evidence in their files, and every command that uses such a dataset says what it was taken for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+import numpy as np
+
+from dataset.families.base import Family
+from dataset.metadata import Finding, Metadata
+from utils.errors import UserError
+
+FAMILIES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg))
+
+_SAMPLED = 64  # examples of each set that are looked at
+_named: ContextVar[str | None] = ContextVar("family", default=None)
+
+
+def family_of(metadata: Metadata) -> Family:
+    """The family of an opened dataset, or of bare metadata, which must name it; `name` is None if it is unknown."""
+    found = metadata.finding or _stated(metadata) or Finding(None, "dataset.json names no family")
+    cls = Family if found.name is None else family_class(found.name)
+    return cls(metadata, found)
+
+
+def family_class(name: str) -> type[Family]:
+    """The class that a name of `FAMILIES` or `module@Class` means; raises UserError if there is none."""
+    module_name, at, class_name = name.partition("@")
+    if name in FAMILIES:
+        module_name, class_name = f"{__name__}.{name}.family", "FAMILY"
+    elif not at:
+        raise UserError(f"the family {name!r}, which is not one of {', '.join(FAMILIES)}, nor module@Class")
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name, None)
+    except ImportError as error:
+        raise UserError(
+            f"the family {name!r}, which cannot be imported ({error}): put its module into the working directory or "
+            "on PYTHONPATH"
+        ) from error
+    if not (isinstance(cls, type) and issubclass(cls, Family)):
+        raise UserError(
+            f"the family {name!r}, but {module_name} has no class {class_name} derived from Family"
+        )
+    return cls
+
+
+@contextmanager
+def named_family(name: str | None) -> Iterator[None]:
+    """Within it, every dataset is opened as of the family `name`, whatever its dataset.json says; None changes nothing.
+
+    Raises UserError if there is no such family.
+    """
+    if name is not None:
+        try:
+            family_class(name)
+        except UserError as error:
+            raise UserError(f"family={name} names {error}") from error
+    token = _named.set(name)
+    try:
+        yield
+    finally:
+        _named.reset(token)
+
+
+def find_family(metadata: Metadata, sets: Sequence, dataset_dir: Path) -> Finding:
+    """The family of a dataset by everything that its folder holds; `sets`: the ExampleSets of one of its splits."""
+    stated = _stated(metadata)
+    if stated is not None:
+        return stated
+
+    def sampled() -> tuple[np.ndarray, np.ndarray]:
+        parts = [example_set.read(_spread(example_set.num_examples)) for example_set in sets]
+        inputs, labels = (np.concatenate(part).astype(np.int64) for part in zip(*parts, strict=True))
+        return inputs, labels
+
+    reasons = []
+    for name, cls in _recognised():
+        if cls.size_problem(metadata) is not None:
+            continue
+        found, reason = cls.recognise(metadata, sampled, dataset_dir)
+        if found:
+            return Finding(name, f"dataset.json names no family, but {reason}")
+        reasons.append(reason)
+    reason = (
+        "; ".join(reasons)
+        or f"{_sizes(metadata)} are not those of {', '.join(name for name, _ in _recognised())}"
+    )
+    return Finding(None, f"dataset.json names no family; {reason}")
+
+
+def family_by_sizes(metadata: Metadata) -> Finding:
+    """The family of a model whose data is not at hand: what the metadata names, else the first that has its sizes."""
+    found = _stated(metadata) or Finding(None, "dataset.json names no family")
+    if found.name is not None or "family" in metadata.extra:
+        return found
+    for name, cls in _recognised():
+        if cls.size_problem(metadata) is None:
+            return Finding(name, f"nothing but its sizes, {_sizes(metadata)}, says what it was trained on")
+    return Finding(
+        None, f"{_sizes(metadata)} are not those of {', '.join(name for name, _ in _recognised())}"
+    )
+
+
+def recorded_family(metadata: Metadata) -> dict[str, str]:
+    """What a run's metadata.json says of a dataset that was recognised: its checkpoints are used without the data."""
+    found = family_of(metadata).found
+    if found.name is None or found.name == metadata.extra.get("family"):
+        return {}
+    return {"family": found.name} | ({} if found.is_stated else {"family_evidence": found.reason})
+
+
+def family_notices(described: Sequence[tuple[str, Metadata]]) -> list[str]:
+    """What to tell the user about the families of (name, metadata), one line for each that does not state its own."""
+    notices = ((name, family_of(metadata).found.notice) for name, metadata in described)
+    return [f"{name}: {notice}" for name, notice in notices if notice]
+
+
+def merged_finding(findings: list[tuple[str, Finding]]) -> Finding:
+    """The family of several datasets used together, by folder."""
+    names = {found.name for _, found in findings}
+    if len(names) == 1:
+        return next((found for _, found in findings if not found.is_stated), findings[0][1])
+    listed = ", ".join(f"{folder} is {found.name or 'of no known family'}" for folder, found in findings)
+    return Finding(None, f"the datasets differ: {listed}")
+
+
+def _stated(metadata: Metadata) -> Finding | None:
+    """What the command line or the key `family` says; None without either."""
+    name, where = _named.get(), "the command line"
+    if name is None:
+        name, where = metadata.extra.get("family"), "dataset.json"
+    if name is None:
+        return None
+    try:
+        cls = family_class(name)
+    except UserError as error:
+        return Finding(None, f"{where} names {error}")
+    if problem := cls.size_problem(metadata):
+        return Finding(None, f"{where} names the family {name}, but {problem}")
+    return Finding(name, f"{where} names the family {name}", is_stated=True)
+
+
+def _recognised() -> list[tuple[str, type[Family]]]:
+    """The families that a dataset is recognised as without naming them, in the order in which they are tried."""
+    classes = [(name, family_class(name)) for name in FAMILIES]
+    kept = [(name, cls) for name, cls in classes if cls.recognise is not Family.recognise]
+    return sorted(kept, key=lambda pair: pair[1].recognised_before, reverse=True)
+
+
+def _sizes(metadata: Metadata) -> str:
+    return f"{metadata.seq_len} cells and {metadata.vocab_size} tokens"
+
+
+def _spread(count: int) -> np.ndarray:
+    return np.unique(np.linspace(0, count - 1, _SAMPLED).astype(np.int64))

@@ -1,0 +1,88 @@
+"""ARC's copies: colours permuted, grids turned or mirrored. Shapes: n puzzles, C copies of each, S cells of a frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dataset.families.arc import grids as arc
+from dataset.families.symmetry import Copies, Symmetries, puzzle_generator
+from dataset.metadata import BLANK_IDENTIFIER
+from utils.errors import UserError
+
+
+class ArcSymmetries(Symmetries):
+    """Colours 1..9 permuted and the grid turned or mirrored.
+
+    Answers are cropped to their grid and framed again, so that what a model writes outside of it does not divide votes.
+    If the model knows tasks by identifier, a copy is one of the augmentations of the task that have an identifier, and
+    is given with it: under any other the model would be asked about an augmented task that it was never shown.
+    """
+
+    def __init__(self, identifier_names: Sequence[str] | None, asked: Sequence[int] = ()):
+        """`identifier_names`: None if the model knows none; `asked`: the identifiers of all test puzzles.
+
+        Raises UserError if one of them names no task.
+        """
+        self._known = None if identifier_names is None else [_split(name) for name in identifier_names]
+        if self._known is None:
+            return
+        self._siblings: dict[str, list[int]] = {}
+        for identifier, known in enumerate(self._known):
+            if known is not None:
+                self._siblings.setdefault(known[0], []).append(identifier)
+        tasks = {self._named(identifier)[0] for identifier in asked}
+        self.most = min((len(self._siblings[task]) for task in tasks), default=None)
+
+    def copies(
+        self, tokens: np.ndarray, identifiers: np.ndarray, numbers: np.ndarray, count: int, seed: int
+    ) -> Copies:
+        copies, ids, undoings = [], [], []
+        for sequence, identifier, number in zip(tokens, identifiers.tolist(), numbers.tolist(), strict=True):
+            question = arc.crop(sequence)
+            now, others = self._others(identifier, count - 1, puzzle_generator(seed, number))
+            original = now.invert(question)
+            for copy, (other, augmentation) in enumerate([(identifier, now), *others]):
+                copies.append(sequence if copy == 0 else arc.encode(augmentation.apply(original)))
+                ids.append(other)
+                undoings.append((augmentation, now))
+
+        def undo(answers: np.ndarray) -> np.ndarray:
+            out = np.empty_like(answers)
+            for row, (then, now) in enumerate(undoings):
+                out[row] = arc.encode(now.apply(then.invert(arc.crop(answers[row]))))
+            return out
+
+        return Copies(np.array(copies), np.array(ids, identifiers.dtype), undo)
+
+    def _others(
+        self, identifier: int, count: int, rng: np.random.Generator
+    ) -> tuple[arc.Augmentation, list[tuple[int, arc.Augmentation]]]:
+        """The augmentation that a puzzle is shown in, and (identifier, augmentation) of its other copies."""
+        if self._known is None:
+            # Without replacement, and without number 0, which is the puzzle as it is.
+            numbers = 1 + rng.choice(arc.NUM_AUGMENTATIONS - 1, count, replace=False)
+            return arc.Augmentation(), [(identifier, _augmentation(number)) for number in numbers.tolist()]
+        task, now = self._named(identifier)
+        others = [other for other in self._siblings[task] if other != identifier]
+        chosen = rng.choice(others, count, replace=False)
+        return now, [(other, self._known[other][1]) for other in chosen.tolist()]
+
+    def _named(self, identifier: int) -> tuple[str, arc.Augmentation]:
+        known = self._known[identifier] if identifier < len(self._known) else None
+        if known is None:
+            raise UserError(
+                f"strategy: a test puzzle has the identifier {identifier}, which names no task, so there is no "
+                "telling which identifiers its copies have; use strategy=plain, noise or ensemble"
+            )
+        return known
+
+
+def _augmentation(number: int) -> arc.Augmentation:
+    (transform,), (colours,) = arc.decode_numbers(np.array([number]))
+    return arc.Augmentation(int(transform), "".join(map(str, colours)))
+
+
+def _split(name: str) -> tuple[str, arc.Augmentation] | None:
+    return None if name == BLANK_IDENTIFIER else arc.split_name(name)

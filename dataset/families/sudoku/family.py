@@ -1,0 +1,233 @@
+"""Sudoku with boxes of any shape, as a puzzle family. Shapes: n rows, S = N² cells of an N x N grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from math import isqrt
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from dataset.families.base import (
+    Augmentation,
+    Comparison,
+    Family,
+    Verdict,
+    agreement,
+    beside,
+    count,
+    place,
+    with_line_breaks,
+)
+from dataset.families.grid_style import BLANK, EMPTY, GridStyle, Kind, LegendEntry, distinct_colours, rgb
+from dataset.families.sudoku import rules
+from dataset.families.sudoku.batch import ambiguous_notes
+from dataset.families.sudoku.generate import PuzzleSpec, default_clues, random_puzzle
+from dataset.families.sudoku.hashes import invariant_hashes, solution_hashes
+from dataset.families.sudoku.reveal import RevealedCells
+from dataset.families.sudoku.rules import BoxShape
+from dataset.families.sudoku.solve import solve
+from dataset.families.sudoku.symbols import ambiguous_zero
+from dataset.families.sudoku.symmetry import SudokuSymmetries
+from dataset.families.symmetry import Symmetries
+from dataset.metadata import Metadata
+from dataset.units import CellUnits
+from utils.errors import UserError
+
+# About a second of search. The hardest known 9x9 puzzles need a few hundred guesses.
+MAX_GUESSES = 20_000
+
+
+class Sudoku(Family):
+    name = "sudoku"
+    recognised_before = 2
+    completes = True
+    evaluator = "sudoku@Sudoku"
+    sigma = 0.3  # arXiv 2605.19943
+    text_help = "Symbols in reading order, `.` or `0` for a blank; white space and `| - + /` mean nothing."
+    difficulty_classes: ClassVar = rules.DIFFICULTY_CLASSES
+
+    @classmethod
+    def size_problem(cls, metadata: Metadata) -> str | None:
+        side = isqrt(metadata.seq_len)
+        if side * side != metadata.seq_len or side not in rules.GRID_SIZES:
+            return f"seq_len is {metadata.seq_len}, which is not the size of such a grid"
+        if metadata.vocab_size != side + 2:
+            return f"vocab_size is {metadata.vocab_size}, not {side + 2}"
+        return None
+
+    @classmethod
+    def recognise(
+        cls, metadata: Metadata, sampled: Callable[[], tuple[np.ndarray, np.ndarray]], dataset_dir: Path
+    ) -> tuple[bool, str]:
+        """By labels, all of which obey the rules."""
+        try:
+            box = rules.recorded_shape(metadata.extra, metadata.seq_len, "dataset.json")
+        except UserError as error:
+            return False, str(error)
+        inputs, labels = sampled()
+        kind = f"{box.size}x{box.size} Sudoku with boxes of {box}"
+        complete = ((labels >= 2) & (labels < metadata.vocab_size)).all(1)
+        if not complete.any():
+            return False, f"its sizes are those of {kind}, but no sampled label is a complete grid"
+        values = labels[complete] - 1
+        givens_kept = rules.keeps_givens(rules.to_values(inputs[complete]), values)
+        if not (rules.is_solution(values, box) & givens_kept).all():
+            return False, f"its sizes are those of {kind}, but sampled labels break its rules"
+        return True, f"its sizes are those of {kind}, and all sampled labels obey its rules"
+
+    @cached_property
+    def box(self) -> BoxShape:
+        """The boxes: what dataset.json says, otherwise as square as possible and wider than tall."""
+        return rules.recorded_shape(self.metadata.extra, self.metadata.seq_len, "dataset.json")
+
+    @cached_property
+    def grid_style(self) -> GridStyle:
+        words = ("given", "filled in", "changed in this step", "given, but changed")
+        return GridStyle(
+            (self.box.size, self.box.size),
+            " ." + self.box.symbols,
+            rgb((EMPTY, BLANK, *distinct_colours(self.box.size))),
+            lines=(self.box.rows, self.box.columns),
+            empty_tokens=frozenset({rules.BLANK_ID}),
+            legend=tuple(LegendEntry(2, kind, text) for kind, text in zip(Kind, words, strict=True)),
+        )
+
+    def describe(self) -> str:
+        return f"{super().describe()}, boxes of {self.box}"
+
+    def units(self, where: str) -> CellUnits:
+        return super().units(where) or CellUnits.of_boxes(self.box.rows, self.box.columns)
+
+    @cached_property
+    def symmetries(self) -> Symmetries:
+        return SudokuSymmetries(self.box)
+
+    def easier(self, probability: float) -> Augmentation:
+        return RevealedCells(probability)
+
+    # ---------------------------------------------------------------- a single puzzle
+
+    def read(self, text: str) -> np.ndarray:
+        box = self.box
+        text, cells = with_line_breaks(text), []
+        for position, character in enumerate(text):
+            if character.isspace() or character in "|-+/":  # a drawn grid
+                continue
+            if character.upper() not in rules.BLANKS + box.symbols:
+                raise UserError(
+                    f"puzzle= has {character!r} at {place(text, position)}; allowed are {box.symbols}, "
+                    f"{' or '.join(rules.BLANKS)} for a blank, and | - + / and white space, which mean nothing"
+                )
+            cells.append(character.upper())
+        if len(cells) != box.num_cells:
+            raise UserError(
+                f"puzzle= has {count(len(cells), 'cell')}, but this model solves {box.size}x{box.size} Sudoku, of "
+                f"{box.num_cells} cells (. or 0 is a blank; | - + / and white space are not counted)"
+            )
+        codes = np.frombuffer("".join(cells).encode(), np.uint8)[None]
+        if box.size > 9 and ambiguous_zero(codes, box).any():  # smaller grids are hardly written from 0 up
+            raise UserError(
+                f"puzzle= has both 0 and ., so that 0 may be a blank or a symbol: write blanks as . and the symbols as "
+                f"{box.symbols}"
+            )
+        return rules.to_tokens(rules.parse_grid("".join(cells), box, "puzzle="))
+
+    def write(self, question: np.ndarray) -> str:
+        return rules.draw_grid(rules.to_values(question), self.box)
+
+    def sample(self, rng: np.random.Generator) -> np.ndarray:
+        puzzle, _ = random_puzzle(rng, PuzzleSpec(self.box, default_clues(self.box)))
+        return rules.to_tokens(np.asarray(puzzle).reshape(-1))
+
+    def remarks(self, question: np.ndarray) -> list[str]:
+        puzzle = rules.to_values(question)
+        if faults := rules.violations(puzzle, self.box):
+            return [f"the puzzle contradicts itself, so it has no solution: {'; '.join(faults)}"]
+        found = solve(puzzle, self.box, max_guesses=MAX_GUESSES)
+        if found is None:
+            return [f"whether the puzzle has exactly one solution is unknown after {MAX_GUESSES} guesses"]
+        if found.unique:
+            return []
+        return ["the puzzle has several solutions" if found.solutions else "the puzzle has no solution"]
+
+    def broken(self, question: np.ndarray, answer: np.ndarray) -> np.ndarray:
+        return (rules.to_values(question) > 0) & (answer != question)
+
+    def check(self, questions: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        """Complete grids by the rules that keep the given cells."""
+        values = answers.astype(np.int64) - 1
+        return rules.is_solution(values, self.box) & rules.keeps_givens(rules.to_values(questions), values)
+
+    def judge(self, question: np.ndarray, answer: np.ndarray, labels: np.ndarray | None) -> Verdict:
+        values = answer.astype(np.int64) - 1
+        changed = int(self.broken(question, answer).sum())
+        if rules.is_solution(values, self.box) and not changed:
+            return Verdict(True, f"valid{beside(answer, labels)}")
+        parts = []
+        size, units = self.box.size, values[rules.units(self.box)]
+        holds_all = (np.sort(units, axis=1) == np.arange(1, size + 1)).all(axis=1).reshape(3, size)
+        broken = [
+            count(int((~fine).sum()), kind)
+            for kind, fine in zip(("row", "column", "box"), holds_all, strict=True)
+            if not fine.all()
+        ]
+        if broken:
+            parts.append(f"{', '.join(broken)} broken")
+        if changed:
+            parts.append(f"{count(changed, 'given cell')} changed")
+        if labels is not None:
+            parts.append(agreement(answer, labels))
+        return Verdict(False, "; ".join(parts))
+
+    # ---------------------------------------------------------------- the dataset report
+
+    def comparisons(self) -> list[Comparison]:
+        few = {4: ", of which only 2 exist", 6: ", of which only 49 exist"}.get(self.box.size, "")
+        return [
+            # The full hash costs 30 µs a puzzle; counts of givens, a fiftieth of that, leave it few to tell apart.
+            Comparison("inputs up to symmetry", self._puzzle_keys, self._given_counts),
+            Comparison(f"outputs up to symmetry{few}", self._solution_keys),
+        ]
+
+    def _puzzle_keys(self, inputs: np.ndarray, labels: np.ndarray) -> list[bytes | None]:
+        puzzles, solutions = rules.to_values(inputs), rules.to_values(labels)
+        solved = rules.is_solution(solutions, self.box)
+        return _keys_where(solved, invariant_hashes(puzzles[solved], solutions[solved], self.box))
+
+    def _solution_keys(self, inputs: np.ndarray, labels: np.ndarray) -> list[bytes | None]:
+        solutions = rules.to_values(labels)
+        solved = rules.is_solution(solutions, self.box)
+        return _keys_where(solved, solution_hashes(solutions[solved], self.box))
+
+    def _given_counts(self, inputs: np.ndarray) -> list[bytes]:
+        """Sorted numbers of givens per row, column and box, which symmetries leave as they are."""
+        box = self.box
+        members = np.zeros(
+            (box.num_cells, 3 * box.size), np.float32
+        )  # a float product is the fastest way to count
+        members[rules.units(box).T, np.arange(3 * box.size)] = 1
+        counts = ((inputs > rules.BLANK_ID).astype(np.float32) @ members).astype(np.uint8)
+        rows, columns, boxes = np.sort(counts.reshape(len(inputs), 3, box.size)).swapaxes(0, 1)
+        if box.square:  # a transposition exchanges rows and columns
+            rows, columns = np.minimum(rows, columns), np.maximum(rows, columns)
+        joined = np.ascontiguousarray(np.concatenate([rows, columns, boxes], axis=1))
+        return joined.view(np.dtype((np.void, joined.shape[1]))).reshape(-1).tolist()
+
+    def notes(self, inputs: np.ndarray, total: int) -> list[str]:
+        """How many puzzles have several solutions."""
+        puzzles = rules.to_values(inputs).astype(np.uint8)
+        return ambiguous_notes(puzzles, "puzzles", self.box, 1, total)
+
+
+def _keys_where(known: np.ndarray, hashes: np.ndarray) -> Sequence[bytes | None]:
+    """The bytes of a hash for each row where `known`, in order, and None for the others."""
+    keys: list[bytes | None] = [None] * len(known)
+    for row, value in zip(np.flatnonzero(known).tolist(), hashes.tolist(), strict=True):
+        keys[row] = int(value).to_bytes(8, "little", signed=value < 0)
+    return keys
+
+
+FAMILY = Sudoku

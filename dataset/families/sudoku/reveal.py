@@ -1,0 +1,32 @@
+"""Easier versions of Sudoku puzzles for training (`reveal_prob`): some cells of the answer are shown.
+
+Shapes: B rows of the global batch, b of them on this rank, S cells of a grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dataset.families.sudoku.rules import BLANK_ID
+
+LARGEST_SHARE = 0.5  # of the blank cells
+
+
+@dataclass(frozen=True)
+class RevealedCells:
+    """With `probability` a row shows each of its blank cells with a chance of its own, drawn from 0..LARGEST_SHARE.
+
+    The puzzle keeps its single solution, because clues that agree with a solution exclude no more than others.
+    """
+
+    probability: float
+
+    def __call__(
+        self, rng: np.random.Generator, count: int, mine: slice, inputs: np.ndarray, labels: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and labels (b, S) of the rows `mine` of B = `count`; what is drawn depends on no other rank."""
+        share = np.where(rng.random(count) < self.probability, LARGEST_SHARE * rng.random(count), 0)
+        shown = rng.random((count, inputs.shape[1]), dtype=np.float32)[mine] < share[mine, None]
+        return np.where(shown & (inputs == BLANK_ID), labels, inputs), labels

@@ -1,0 +1,76 @@
+"""How many puzzles a model solves by the rules of their family, for families without an evaluator of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from dataset.families import family_of
+from dataset.format import IGNORE_LABEL_ID, Metadata, open_split
+from dataset.mixing import named_sets
+from evaluators.base import Evaluator, summed_by_set
+from utils.errors import UserError
+
+
+class Rules(Evaluator):
+    """Values `{family}/solved` and `{family}/exact`: shares of the test puzzles.
+
+    solved: the answer obeys all rules and keeps the given cells (`Family.check`). exact: it is the one in the labels;
+    puzzles without a label do not count. With several sets also `{family}/{set}/...` for each.
+    """
+
+    def __init__(self, data_paths: list[str], metadata: Metadata):
+        """Raises UserError if a dataset's answers cannot be checked, or if datasets are of several families."""
+        super().__init__(data_paths, metadata)
+        sets = named_sets([(path, open_split(path, "test")) for path in data_paths])
+        families = {name: family_of(example_set.metadata) for name, example_set in sets.items()}
+        for name, family in families.items():
+            if family.check is None:
+                raise UserError(
+                    f"evaluator rules@Rules: no rule tells whether answers to {name} are right: {family.reason}"
+                )
+        names = sorted({family.name for family in families.values()})
+        if len(names) > 1:
+            raise UserError(
+                f"evaluator rules@Rules: the datasets are of several families, {', '.join(names)}"
+            )
+        self.checks = {name: family.check for name, family in families.items()}
+        self.prefix = names[0].rpartition("@")[2].lower()
+        self.begin()
+
+    def metric_names(self) -> set[str]:
+        prefixes = [self.prefix]
+        if len(self.checks) > 1:
+            prefixes += [f"{self.prefix}/{set_name}" for set_name in self.checks]
+        return {f"{prefix}/{metric}" for prefix in prefixes for metric in ("solved", "exact")}
+
+    def begin(self) -> None:
+        # Per set: puzzles, solved ones, labelled ones, exact ones.
+        self._counts: dict[str, np.ndarray] = {}
+
+    def update(self, set_name: str, outputs: dict[str, Tensor], example_indices: Tensor) -> None:
+        inputs, labels, predictions = (outputs[name].numpy() for name in ("inputs", "labels", "preds"))
+        solved = self.checks[set_name](inputs, predictions)
+        ignored = labels == IGNORE_LABEL_ID
+        labelled = ~ignored.all(axis=1)
+        exact = ((predictions == labels) | ignored).all(axis=1) & labelled
+        counts = np.array([len(inputs), solved.sum(), labelled.sum(), exact.sum()], np.int64)
+        self._counts[set_name] = self._counts.get(set_name, 0) + counts
+
+    def result(self, gather: Callable[[Any], list[Any]], save_dir: Path | None) -> dict[str, float]:
+        counts = summed_by_set(gather(self._counts))
+        if not counts:
+            return {}
+        named = {self.prefix: sum(counts.values())}
+        if len(counts) > 1:
+            named |= {f"{self.prefix}/{set_name}": of_set for set_name, of_set in counts.items()}
+        values = {}
+        for prefix, (number, solved, labelled, exact) in named.items():
+            values[f"{prefix}/solved"] = float(solved / number)
+            if labelled:
+                values[f"{prefix}/exact"] = float(exact / labelled)
+        return values
