@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from config.schema import SAVABLE_OUTPUTS, CompileChoice, EvaluatorConfig, FilePath
+from config.schema import CompileChoice, EvaluatorConfig, FilePath, SavableOutput
 from models.recursive import MAX_STEPS
 from models.settings import Settings
 
@@ -21,8 +21,12 @@ STRATEGIES = {
 # What the strategy is told.
 OPTIONS = ("halt", "checker", "symmetries", "chains", "sigma", "pick", "rungs", "more_steps", "seed")
 MAX_CHAINS = 10_000
-PICKS = ("majority", "q_halt", "first_stop")
-RUNGS = ("steps", "more_steps", "symmetry", "noise")
+Pick = Literal["majority", "q_halt", "first_stop"]
+Rung = Literal["steps", "more_steps", "symmetry", "noise"]
+if TYPE_CHECKING:
+    Strategy = str
+else:  # made from the table, so that a new strategy is one line
+    Strategy = Literal[tuple(STRATEGIES)]
 # Options of the ladder that are settings of one of its rungs.
 _OF_RUNG = {
     "more_steps": "more_steps",
@@ -49,7 +53,7 @@ class EvaluateConfig(Settings):
     """Datasets to evaluate on; null: the run's own."""
     evaluators: list[EvaluatorConfig] | None = None
     """What computes the metrics of a puzzle family, as in training; null: the run's own."""
-    eval_save_outputs: list[Literal[SAVABLE_OUTPUTS]] | None = None
+    eval_save_outputs: list[SavableOutput] | None = None
     """Tensors to save, as in training; null: none."""
     limit: int | None = Field(default=None, gt=0)
     """Evaluate the first rows only; null: all."""
@@ -61,7 +65,7 @@ class EvaluateConfig(Settings):
     forward_dtype: Literal["bfloat16", "float32", "float16"] | None = None
     """Dtype of the computation; null: as in training."""
 
-    strategy: Literal[tuple(STRATEGIES)] = "plain"
+    strategy: Strategy = "plain"
     """How compute is spent at test time; the keys below belong to some strategies only."""
     halt: bool | None = None
     """plain: rows leave at the first step that says stop, reported beside the full run; ladder: the same
@@ -77,11 +81,11 @@ class EvaluateConfig(Settings):
     """noise, ladder: noisy chains of each puzzle; null: 16."""
     sigma: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """noise, ladder: standard deviation of the noise; null: 0.3 for Sudoku, 1.0 for mazes, 0.2 for ARC."""
-    pick: Literal[PICKS] | None = None
+    pick: Pick | None = None
     """Which answer is chosen: majority, q_halt or first_stop; null: majority, but q_halt for noisy chains of
     puzzles other than mazes.
     """
-    rungs: list[Literal[RUNGS]] | None = Field(default=None, min_length=1)
+    rungs: list[Rung] | None = Field(default=None, min_length=1)
     """ladder: its rungs in order, of steps, more_steps, symmetry, noise; null: all that the puzzle family has."""
     more_steps: int | None = Field(default=None, gt=0, le=MAX_STEPS)
     """ladder: total steps after the rung of this name; null: 4 times halt_max_steps."""
@@ -95,7 +99,7 @@ class EvaluateConfig(Settings):
 
     @field_validator("checkpoint", mode="before")
     @classmethod
-    def require_checkpoint(cls, checkpoint, info: ValidationInfo):
+    def require_checkpoint(cls, checkpoint: Any, info: ValidationInfo) -> Any:
         if checkpoint is None and not info.data.get("checkpoints"):
             raise ValueError("name the folder of a run, a weights file in it, an export, or hf://OWNER/NAME")
         return checkpoint
@@ -113,7 +117,7 @@ class EvaluateConfig(Settings):
 
     @model_validator(mode="after")
     def check_strategy(self):
-        optional = set().union(*STRATEGIES.values())
+        optional = set[str]().union(*STRATEGIES.values())
         for key in sorted(optional - STRATEGIES[self.strategy]):
             if getattr(self, key) is not None:
                 takers = [name for name, keys in STRATEGIES.items() if key in keys]

@@ -29,7 +29,7 @@ def render_help(command: Command, overrides: Sequence[str]) -> str:
     """All that a command can be told; defaults are those of the composed config, `arch=hrm` changes them."""
     with initialize_config_dir(str(_FOLDER), version_base=None):
         config = compose(command.config_name, list(overrides))
-    values = OmegaConf.to_container(config, resolve=False)
+    values: Any = OmegaConf.to_container(config, resolve=False)
     parts = [command.summary, command.usage()]
     if command.schema is PretrainConfig:
         parts += [_choices("arch", "architectures"), _choices("experiment", "recipes", "+")]
@@ -68,8 +68,8 @@ def _nested(values: Mapping[str, Any]) -> Iterator[str]:
         own = [key for key in schema.model_fields if key != "name"]
         defaults = values["optimizer"] if values["optimizer"]["name"] == name else {}
         if own:
-            lines = options_of(schema, "optimizer.", defaults, only=own)
-            yield "\n".join([f"Keys of optimizer={name}", *lines])
+            keys = options_of(schema, "optimizer.", defaults, only=own)
+            yield "\n".join([f"Keys of optimizer={name}", *keys])
 
 
 def _choices(group: str, title: str, sign: str = "") -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
 
@@ -102,7 +102,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         takes_next = (
             not equals
             and rest
-            and (action.nargs is None or (action.nargs == "?" and rest[0] in action.choices))
+            and (action.nargs is None or (action.nargs == "?" and rest[0] in (action.choices or ())))
         )
         if takes_next:
             options.append(rest.pop(0))
@@ -176,9 +176,9 @@ def _in_words(error: HydraException) -> str:
     reason = " ".join(line.strip() for line in str(error).splitlines() if "https://" not in line)
     if isinstance(error, OverrideParseException):
         return f"{error.override.lstrip('+')}: cannot be read as key=value ({reason})"
-    if group := re.match(r"Could not override '([^']+)'\. No match in the defaults list", reason):
+    if unknown := re.match(r"Could not override '([^']+)'\. No match in the defaults list", reason):
         return (
-            f"{group[1]}: this command has no such group of configs; its keys are in README.md, Config keys"
+            f"{unknown[1]}: this command has no such group of configs; its keys are in README.md, Config keys"
         )
     return f"the arguments are not valid: {reason}"
 
@@ -191,10 +191,10 @@ def resolved(cfg: DictConfig, schema: type[BaseModel]) -> dict[str, Any]:
     """
     # Unresolved: an override may itself hold an interpolation that leads nowhere.
     initialized = HydraConfig.initialized()
-    job = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False) if initialized else []
+    job: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False) if initialized else []
     given = {match[1] for override in job if (match := _PLAIN.match(override))}
     try:
-        values = OmegaConf.to_container(cfg, resolve=True)
+        values: Any = OmegaConf.to_container(cfg, resolve=True)
         for key, field in schema.model_fields.items():
             if key in values and text_kind(field.annotation):
                 values[key] = _as_text(cfg, key, values[key], key in given)
@@ -208,7 +208,7 @@ def resolved(cfg: DictConfig, schema: type[BaseModel]) -> dict[str, Any]:
         raise UserError(f"{error.full_key}: {error.msg or error}".partition("\n")[0]) from error
 
 
-def _as_text(container: DictConfig | ListConfig, key: str | int, value: Any, given: bool) -> Any:
+def _as_text(container: Any, key: str | int, value: Any, given: bool) -> Any:
     """The value at `key`, of a list each entry, as text if it is a number that is `given` or interpolated."""
     if isinstance(value, list):
         return [_as_text(container[key], index, entry, given) for index, entry in enumerate(value)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -30,27 +30,23 @@ from models.registry import (
     loss_class,
 )
 from models.settings import Settings
-from utils.device import COMPILE_MODES, FUSED
+from utils.device import CompileMode
 from utils.errors import UserError
 from utils.files import expand_home
 from utils.loggers import LOGGERS
 from utils.wandb_names import clean_project_name, from_environment
 
-SAVABLE_OUTPUTS = (
-    "inputs",
-    "labels",
-    "puzzle_identifiers",
-    "preds",
-    "logits",
-    "q_halt_logits",
-    "q_continue_logits",
-)
-
+SavableOutput = Literal[
+    "inputs", "labels", "puzzle_identifiers", "preds", "logits", "q_halt_logits", "q_continue_logits"
+]
+SAVABLE_OUTPUTS: tuple[str, ...] = get_args(SavableOutput)
 
 # A file or folder; `~` is the home folder.
 FilePath = Annotated[str, AfterValidator(expand_home)]
-# A tuple, as Python 3.10 unpacks in no index.
-CompileChoice = Literal[("auto", True, False, FUSED, *COMPILE_MODES)]
+CompileChoice = Literal["auto", True, False, "fused", CompileMode]
+
+
+SchemaT = TypeVar("SchemaT", bound=BaseModel)
 
 
 class EvaluatorConfig(BaseModel):
@@ -210,10 +206,11 @@ class PretrainConfig(Settings):
 
     @model_validator(mode="after")
     def check_eval_interval(self):
-        if self.epochs % self.epochs_per_iteration:
+        interval = self.epochs_per_iteration
+        if self.epochs % interval:
             raise ValueError(
-                f"epochs={self.epochs} must be a multiple of eval_interval={self.eval_interval}: "
-                f"use epochs={-(-self.epochs // self.eval_interval) * self.eval_interval} or another eval_interval"
+                f"epochs={self.epochs} must be a multiple of eval_interval={interval}: "
+                f"use epochs={-(-self.epochs // interval) * interval} or another eval_interval"
             )
         return self
 
@@ -296,7 +293,7 @@ def sections(
     return found
 
 
-def parse(schema: type[BaseModel], values: dict) -> BaseModel:
+def parse(schema: type[SchemaT], values: dict) -> SchemaT:
     """`values` as `schema`; raises UserError that lists every bad key, with the nearest valid ones if it is unknown."""
     problems = []
     try:

@@ -13,7 +13,14 @@ from torch import Tensor
 
 from models.equivariant import EquivariantModel
 from models.local import LocalModel
-from models.recursive import MAX_CYCLES, MAX_LAYERS, RecursiveConfig, RecursiveModel, State
+from models.recursive import (
+    MAX_CYCLES,
+    MAX_LAYERS,
+    RecursiveConfig,
+    RecursiveModel,
+    SingleLatentModel,
+    State,
+)
 from models.symbols import SERRM
 
 
@@ -55,8 +62,8 @@ class Hier6(TRM):
         y, *zs = state
         question = y + x
         for j in range(self.L_cycles):
-            zs[j] = self.f(self.L_level, sum(zs), question)
-        return self.f(self.L_level, y, sum(zs)), *zs
+            zs[j] = self.f(self.L_level, sum(zs[1:], zs[0]), question)
+        return self.f(self.L_level, y, sum(zs[1:], zs[0])), *zs
 
 
 class HRM(RecursiveModel):
@@ -119,29 +126,21 @@ class TransformersBaseline(RecursiveModel):
         return (self.f(self.H_level, y, x),)
 
 
-class URM(TRM):
-    """Universal reasoning model, arXiv 2512.14693: one latent, z = f(z, x) L times a cycle."""
+class URM(SingleLatentModel):
+    """Universal reasoning model, arXiv 2512.14693."""
 
     class Config(RecursiveConfig):
         H_cycles: int = Field(default=2, ge=1, le=MAX_CYCLES)
         L_layers: int = Field(default=4, ge=1, le=MAX_LAYERS)
         ffn: Literal["swiglu", "rms_swiglu", "conv_swiglu"] = "conv_swiglu"
 
-    latents: ClassVar = {"z_H": "H_init"}
-
-    def cycle(self, state: State, x: Tensor) -> State:
-        (z,) = state
-        for _ in range(self.L_cycles):
-            z = self.f(self.L_level, z, x)
-        return (z,)
-
 
 class TRMEquivariant(EquivariantModel, TRM):
     """TRM whose network knows which cells share a unit, and is equivariant under all symmetries of these units."""
 
 
-class TRMLocal(LocalModel, URM):
-    """z = f(z, x) L times a cycle, with an f that hears of a cell's four neighbours only."""
+class TRMLocal(LocalModel):
+    """z = f(z, x), L times a cycle, with a network that sees a cell's four neighbours only."""
 
 
 ARCHITECTURES: dict[str, type[RecursiveModel]] = {

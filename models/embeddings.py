@@ -6,6 +6,7 @@ Shapes: B batch, S `seq_len`, P prefix length, L = P + S, D hidden size, E `puzz
 from __future__ import annotations
 
 import math
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,20 @@ def prefix_length(hidden_size: int, puzzle_emb_ndim: int, puzzle_emb_len: int) -
     return length
 
 
+class EmbeddingConfig(Protocol):
+    """The settings that the tables depend on; `models.recursive.RecursiveConfig` has them."""
+
+    seq_len: int
+    vocab_size: int
+    num_puzzle_identifiers: int
+    hidden_size: int
+    num_heads: int
+    pos_encodings: Literal["rope", "rope2d", "learned", "none"]
+    rope_theta: float
+    puzzle_emb_ndim: int
+    puzzle_emb_len: int
+
+
 class InputEmbedding(nn.Module):
     """Base of every architecture: the tables that make `x` (B, L, D), and the rotary tables.
 
@@ -39,7 +54,9 @@ class InputEmbedding(nn.Module):
     (`inner.embed_tokens...`, `inner.puzzle_emb...`).
     """
 
-    def __init__(self, config, dtype: torch.dtype):
+    rotary_emb: RotaryEmbedding | GridRotaryEmbedding
+
+    def __init__(self, config: EmbeddingConfig, dtype: torch.dtype):
         super().__init__()
         hidden = config.hidden_size
         self.dtype = dtype
@@ -48,7 +65,7 @@ class InputEmbedding(nn.Module):
         self.length = self.prefix_len + config.seq_len
         self.embed_tokens = Embedding(config.vocab_size, hidden, std=1 / self.scale, dtype=dtype)
 
-    def add_tables(self, config) -> None:
+    def add_tables(self, config: EmbeddingConfig) -> None:
         """Create the optional tables, after the heads: the order of parameters is part of the format."""
         if config.puzzle_emb_ndim > 0:
             self.puzzle_emb = PuzzleEmbedding(config.num_puzzle_identifiers, config.puzzle_emb_ndim)

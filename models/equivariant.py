@@ -22,7 +22,7 @@ from dataset.units import CellUnits
 from models.blocks import Network
 from models.layers import Embedding, Linear
 from models.ops import few_rows
-from models.recursive import MAX_CYCLES, PooledConfig, RecursiveModel, State
+from models.recursive import MAX_CYCLES, PooledConfig, RecursiveModel, State, halting_head
 from models.unit_block import UnitBlock
 
 BLANK_ID, FIRST_SYMBOL_ID = 1, 2  # tokens: 0 pad, 1 blank, then the symbols
@@ -56,6 +56,8 @@ class EquivariantModel(RecursiveModel):
                 )
             return self
 
+    config: EquivariantModel.Config
+
     def __init__(self, config: EquivariantModel.Config):
         self.units = config.units or CellUnits.usual(config.seq_len)
         super().__init__(config)
@@ -63,10 +65,7 @@ class EquivariantModel(RecursiveModel):
         self.length = config.seq_len * self.num_symbols
         self.embed_tokens = Embedding(3, config.hidden_size, 1 / self.scale, self.dtype)
         self.lm_head = Linear(config.hidden_size, 1)
-        self.q_head = Linear(2 * config.hidden_size, 2, bias=True)
-        with torch.no_grad():  # as in every architecture: nothing halts at first
-            self.q_head.weight.zero_()
-            self.q_head.bias.fill_(-5.0)
+        self.q_head = halting_head(2 * config.hidden_size)
 
     def make_network(self, num_layers: int) -> Network:
         c = self.config

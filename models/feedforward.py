@@ -41,12 +41,13 @@ class ConvSwiGLU(SwiGLU):
         gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
         h = F.silu(gate) * up  # (B, L, I)
         before = F.pad(h, (0, 0, 1, 0))[:, :-1]
+        assert self.conv.bias is not None
         earlier, here = self.conv.weight.to(h.dtype).squeeze(1).unbind(-1)
         return self.down_proj(F.silu(earlier * before + here * h + self.conv.bias.to(h.dtype)))
 
 
 # (width, expansion, eps) -> layer over the last axis
-FFNS: dict[str, Callable[[int, float, float], nn.Module]] = {
+FFNS: dict[str, Callable[[int, float, float], SwiGLU]] = {
     "swiglu": lambda width, expansion, eps: SwiGLU(width, expansion),
     "rms_swiglu": RMSSwiGLU,
     "conv_swiglu": lambda width, expansion, eps: ConvSwiGLU(width, expansion),

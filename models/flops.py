@@ -28,7 +28,7 @@ def count_applications(inner: RecursiveModel) -> dict[str, tuple[int, int]]:
         counts[id(network), torch.is_grad_enabled()] += 1
         return h
 
-    inner.f = count
+    inner.f = count  # type: ignore[method-assign]  # hides the method of the class until it is deleted
     try:
         with torch.enable_grad():
             inner.recur(tuple(torch.zeros(1, 1, 1) for _ in inner.latents), torch.zeros(1, 1, 1))

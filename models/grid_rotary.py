@@ -24,6 +24,9 @@ def grid_side(seq_len: int) -> int:
 class GridRotaryEmbedding(nn.Module):
     """Cosine and sine tables (L, H) like `RotaryEmbedding`'s, of (row, column); the prefix is not turned."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, head_dim: int, prefix_len: int, seq_len: int, theta: float):
         super().__init__()
         side, half = grid_side(seq_len), head_dim // 2

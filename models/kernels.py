@@ -6,6 +6,7 @@ Shapes: B batch, M batch times heads, L positions, D hidden size, H head width, 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,12 +27,12 @@ class LinearByCast(torch.autograd.Function):
         return F.linear(x, cast)
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
         x, _, cast = inputs
         ctx.save_for_backward(x, cast)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, cast = ctx.saved_tensors
         flat = grad.flatten(0, -2)
         grad_x = (flat @ cast).view(x.shape) if ctx.needs_input_grad[0] else None
@@ -58,14 +59,14 @@ class WrittenOutAttention(torch.autograd.Function):
 
     @staticmethod
     def setup_context(
-        ctx, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor, Tensor]
+        ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor, Tensor]
     ) -> None:
         out, weights, total = output
         ctx.mark_non_differentiable(weights, total)
         ctx.save_for_backward(*inputs, out, weights, total)
 
     @staticmethod
-    def backward(ctx, grad: Tensor, *_) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v, out, weights, total = ctx.saved_tensors
         grad = grad / total  # of the weighted sum of v
         grad_total = (grad * out).sum(-1).unsqueeze(1)  # minus that of `total`, (M, 1, L)
@@ -80,7 +81,7 @@ class KeepsInput(torch.autograd.Function):
     """A function of one tensor that needs nothing else for its backward pass."""
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
 
@@ -96,7 +97,7 @@ class Gated(KeepsInput):
         return F.silu(gate).mul_(up)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (gate_up,) = ctx.saved_tensors
         gate, up = gate_up.chunk(2, dim=-1)
         grad_gate_up = torch.empty_like(gate_up)
@@ -115,7 +116,7 @@ class GatedByExp2(KeepsInput):
         return (gate * up / (1 + torch.exp2(-LOG2_E * gate))).to(gate_up.dtype)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (gate_up,) = ctx.saved_tensors
         gate, up = gate_up.float().chunk(2, dim=-1)
         sigmoid = 1 / (1 + torch.exp2(-LOG2_E * gate))
@@ -137,13 +138,13 @@ class FewRows(torch.autograd.Function):
         return F.embedding(ids, table)
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         table, ids = inputs
         ctx.save_for_backward(ids)
         ctx.num_rows = len(table)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (ids,) = ctx.saved_tensors
         is_row = torch.arange(ctx.num_rows, device=ids.device).unsqueeze(1) == ids.flatten()  # (n, B·L)
         return is_row.to(grad.dtype) @ grad.flatten(0, 1), None

@@ -64,6 +64,9 @@ class Embedding(nn.Module):
 class RotaryEmbedding(nn.Module):
     """Cosine and sine tables of rotary positions (arXiv 2104.09864), split-halves convention."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, head_dim: int, length: int, theta: float):
         super().__init__()
         frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)

@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from models.blocks import Network
+from models.blocks import Network, NetworkBlock
 from models.layers import Linear
 from models.ops import rms_norm, silu_gate
-from models.recursive import MAX_CYCLES, PooledConfig, RecursiveModel, State
+from models.recursive import MAX_CYCLES, PooledConfig, SingleLatentModel, State, halting_head
 
 
-class NeighbourBlock(torch.nn.Module):
+class NeighbourBlock(NetworkBlock):
     """`h = rms(h + SwiGLU(h, neighbours of h))` for h (B, S, D) on a grid of `side` x `side` cells.
 
     What lies beyond the border is zero, which no latent is. With directions `distinct` SwiGLU's one linear map has
@@ -44,19 +44,15 @@ class NeighbourBlock(torch.nn.Module):
         grid = h.unflatten(1, (self.side, self.side))
         padded = F.pad(grid, (0, 0, 1, 1, 1, 1))  # (B, N + 2, N + 2, D)
         rows, columns = padded[:, :, 1:-1], padded[:, 1:-1]
-        neighbours = (
-            rows[:, :-2],
-            rows[:, 2:],
-            columns[:, :, :-2],
-            columns[:, :, 2:],
-        )  # up, down, left, right
-        if not self.distinct:
-            up, down, left, right = neighbours
-            mean = (up + down + left + right) / 4
-            neighbours = (mean, torch.maximum(torch.maximum(up, down), torch.maximum(left, right)))
-        return torch.cat((grid, *neighbours), dim=-1).flatten(1, 2)
+        up, down = rows[:, :-2], rows[:, 2:]
+        left, right = columns[:, :, :-2], columns[:, :, 2:]
+        if self.distinct:
+            return torch.cat((grid, up, down, left, right), dim=-1).flatten(1, 2)
+        mean = (up + down + left + right) / 4
+        maximum = torch.maximum(torch.maximum(up, down), torch.maximum(left, right))
+        return torch.cat((grid, mean, maximum), dim=-1).flatten(1, 2)
 
-    def forward(self, h: Tensor, cos_sin: None = None) -> Tensor:
+    def forward(self, h: Tensor, cos_sin: tuple[Tensor, Tensor] | None = None) -> Tensor:
         return rms_norm(h + self.down_proj(silu_gate(self.gate_up_proj(self.heard(h)))), self.eps)
 
     def flops(self, length: int) -> int:
@@ -64,11 +60,10 @@ class NeighbourBlock(torch.nn.Module):
         return self.gate_up_proj.flops(length) + self.down_proj.flops(length)
 
 
-class LocalModel(RecursiveModel):
+class LocalModel(SingleLatentModel):
     """Embedding, network and heads for one latent with a vector for each cell of a square grid, (B, S, D)."""
 
     knows: ClassVar = "which cells are neighbours"
-    latents: ClassVar = {"z_H": "H_init"}
 
     class Config(PooledConfig):
         free_sizes: ClassVar = ("seq_len",)
@@ -90,12 +85,11 @@ class LocalModel(RecursiveModel):
                 )
             return seq_len
 
+    config: LocalModel.Config
+
     def __init__(self, config: LocalModel.Config):
         super().__init__(config)
-        self.q_head = Linear(2 * config.hidden_size, 2, bias=True)
-        with torch.no_grad():  # as in every architecture: nothing halts at first
-            self.q_head.weight.zero_()
-            self.q_head.bias.fill_(-5.0)
+        self.q_head = halting_head(2 * config.hidden_size)
 
     def make_network(self, num_layers: int) -> Network:
         side = math.isqrt(self.config.seq_len)

@@ -103,7 +103,7 @@ class MetricAccumulator:
         Metrics over halted rows are left out if no row has halted. The one synchronisation with the device. Raises
         NonFiniteLoss if a step was not finite.
         """
-        if self.num_steps == 0:
+        if self.sums is None:
             return {}
         self.check_finite()
         sums = dict(zip(self.names, self.sum_over_ranks(self.sums).tolist(), strict=True))

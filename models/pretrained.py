@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.embeddings import prefix_length
 from models.losses import ACTLossHead
+from models.recursive import RecursiveConfig
 
 INNER = "model.inner."
 TABLE = f"{INNER}puzzle_emb.weights"
@@ -79,14 +80,14 @@ def load_weights(
     model.load_state_dict(state, strict=True)
 
 
-def sizes_in(state: Mapping[str, Tensor], arch) -> dict[str, int]:
+def sizes_in(state: Mapping[str, Tensor], arch: RecursiveConfig) -> dict[str, int]:
     """What the weights themselves say of seq_len, vocab_size and num_puzzle_identifiers.
 
-    `arch` is a config with hidden_size, puzzle_emb_ndim and puzzle_emb_len. Rotary positions have no weights: with
+    Rotary positions have no weights: with
     them `seq_len` is not told.
     """
     state, sizes = canonical_names(state), {}
-    if INNER + _HEAD in state and "vocab_size" not in getattr(arch, "free_sizes", ()):
+    if INNER + _HEAD in state and "vocab_size" not in arch.free_sizes:
         sizes["vocab_size"] = state[INNER + _HEAD].shape[0]
     if TABLE in state:
         sizes["num_puzzle_identifiers"] = state[TABLE].shape[0]

@@ -17,6 +17,8 @@ class PuzzleEmbedding(nn.Module):
     In evaluation the table is read directly.
     """
 
+    weights: Tensor
+
     def __init__(self, num_puzzles: int, dim: int):
         super().__init__()
         self.register_buffer("weights", torch.zeros(num_puzzles, dim))

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.backends import Backend, Eager
 from models.backends.base import State
@@ -143,6 +143,15 @@ class PooledConfig(RecursiveConfig):
     puzzle_emb_len: int = Field(default=0, ge=0, le=0)
 
 
+def halting_head(width: int) -> Linear:
+    """Map from (B, width) to q_halt and q_continue; at first it answers -5 to everything, so no row halts."""
+    head = Linear(width, 2, bias=True)
+    assert head.bias is not None
+    nn.init.zeros_(head.weight)
+    nn.init.constant_(head.bias, -5.0)
+    return head
+
+
 class RecursiveModel(InputEmbedding):
     """embed -> recur -> heads; a subclass names its latents and says what one cycle does.
 
@@ -151,6 +160,9 @@ class RecursiveModel(InputEmbedding):
     """
 
     Config: ClassVar[type[RecursiveConfig]] = RecursiveConfig
+    config: RecursiveConfig
+    H_level: Network
+    L_level: Network
     latents: ClassVar[dict[str, str]] = {"z_H": "H_init", "z_L": "L_init"}
     networks: ClassVar[tuple[str, ...]] = ("L_level",)
     # What the architecture is told of the puzzle's rules, for reports and model cards; None: nothing.
@@ -166,10 +178,7 @@ class RecursiveModel(InputEmbedding):
         # Keep only the input of each network application for backward, and compute its inside again.
         self.activation_checkpointing = False
         self.lm_head = Linear(config.hidden_size, config.vocab_size)
-        self.q_head = Linear(config.hidden_size, 2, bias=True)
-        with torch.no_grad():  # nothing halts until the head has learned to say so
-            self.q_head.weight.zero_()
-            self.q_head.bias.fill_(-5.0)
+        self.q_head = halting_head(config.hidden_size)
         self.add_tables(config)
         for init in self.latents.values():
             # Of the compute dtype: float32 ones would silently promote the whole recursion.
@@ -264,3 +273,15 @@ class RecursiveModel(InputEmbedding):
         with self.backend.step(self):
             state = self.recur(state, self.embed(inputs, puzzle_rows))
         return self.backend.carried(state), self.heads(state)
+
+
+class SingleLatentModel(RecursiveModel):
+    """Base of architectures with one latent, both answer and reasoning state: z = f(z, x), L times a cycle."""
+
+    latents: ClassVar = {"z_H": "H_init"}
+
+    def cycle(self, state: State, x: Tensor) -> State:
+        (z,) = state
+        for _ in range(self.L_cycles):
+            z = self.f(self.L_level, z, x)
+        return (z,)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from models.act import ACTModel
 from models.architectures import ARCHITECTURES
@@ -184,7 +185,7 @@ def check_arch(arch: dict[str, Any], *, units: dict | None = None, **sizes: int)
     return parse_arch(arch, units=units, **sizes).config
 
 
-def describe(item: dict) -> str:
+def describe(item: ErrorDetails) -> str:
     """One pydantic error in words, with the value."""
     if item["type"] == "extra_forbidden":
         return "unknown key"
@@ -222,7 +223,7 @@ def is_unusually_large(config: RecursiveConfig) -> bool:
     return max(widths) > 8192 or layers > 64 or config.expansion > 64 or table > 2**31
 
 
-def model_size(arch: dict, **sizes: int) -> ModelSize:
+def model_size(arch: dict, **sizes: Any) -> ModelSize:
     """The size of the model that `build_model` would make, found without allocating it.
 
     Raises ValueError as `build_model` does, and for tensors that no machine can hold.

@@ -137,9 +137,9 @@ def train_step(
             state.flops += global_batch_size * state.row_flops()
         sums = supervise(state, batch, ranks, seed, global_batch_size, grad_accum_steps)
 
-    params = [p for p in state.model.parameters() if p.grad is not None]
-    ranks.sum_gradients(params)
-    gradients = [p.grad for p in params] + state.optimizers.sparse_gradients()
+    ranks.sum_gradients(state.model.parameters())
+    gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
+    gradients += state.optimizers.sparse_gradients()
     losses = [value for name, value in sums.items() if name.endswith("loss")]
     ok = all_finite([*losses, *gradients])
     if ranks.size > 1:

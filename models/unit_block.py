@@ -5,17 +5,19 @@ Shapes: B batch, N symbols, L pairs of a cell and a symbol, D hidden size.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from dataset.units import CellUnits
+from models.blocks import NetworkBlock
 from models.layers import Linear
 from models.ops import rms_norm, silu_gate
 
 
-class UnitBlock(nn.Module):
+class UnitBlock(NetworkBlock):
     """`h = rms(h + SwiGLU(h, pooled h))` for h (B, L, D): one linear map of each pair and of each unit it is in.
 
     gate and up are the sum of a map of the pair itself, of its cell's pooled vector (over the symbols) and of the
@@ -36,14 +38,15 @@ class UnitBlock(nn.Module):
         self.units, self.pooling, self.eps = units, pooling, eps
         self.of_pair = Linear(hidden_size, 2 * inner)
         self.of_cell = Linear(pooled, 2 * inner)
-        self.of_units = nn.ModuleList(Linear(pooled, 2 * inner) for _ in units.kinds)
+        of_units = nn.ModuleList(Linear(pooled, 2 * inner) for _ in units.kinds)
+        self.of_units = cast(Sequence[Linear], of_units)  # ModuleList is not generic
         self.down_proj = Linear(inner, hidden_size)
 
     def pool(self, h: Tensor, axes: tuple[int, ...]) -> Tensor:
         mean = h.mean(axes, keepdim=True)
         return torch.cat((mean, h.amax(axes, keepdim=True)), dim=-1) if self.pooling == "mean_max" else mean
 
-    def forward(self, h: Tensor, cos_sin: None = None) -> Tensor:
+    def forward(self, h: Tensor, cos_sin: tuple[Tensor, Tensor] | None = None) -> Tensor:
         axes = self.units.axes
         grid = h.view(h.shape[0], *axes, -1, h.shape[-1])  # (B, *axes, N, D)
         gate_up = self.of_pair(grid) + self.of_cell(self.pool(grid, (len(axes) + 1,)))

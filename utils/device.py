@@ -10,6 +10,7 @@ import shutil
 import sysconfig
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -21,8 +22,9 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 DEVICE_NAMES = ("auto", "cuda", "mps", "cpu")
 
 FUSED = "fused"  # the C++ of models/backends/fused_cpu
-# What `torch.compile` calls its modes, the first of them what `compile=true` and `auto` take.
-COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+# The modes of `torch.compile`; `compile=true` and `auto` take the first one.
+CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+COMPILE_MODES: tuple[str, ...] = get_args(CompileMode)
 
 
 def resolve_device(name: str, local_rank: int = 0, num_local_ranks: int = 1) -> torch.device:

@@ -7,6 +7,7 @@ The architectures hold mathematics and call `backend.apply`. A new backend is a 
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 from models.backends.base import Backend, Inner
 from models.backends.eager import Eager
@@ -18,7 +19,7 @@ FUSED = "fused"  # the mode that asks for `FusedCPU`
 __all__ = ["FUSED", "Backend", "Eager", "FusedCPU", "TorchCompile", "choose_backend"]
 
 
-def choose_backend(inner: Inner, mode: str | None = None, **options) -> Backend:
+def choose_backend(inner: Inner, mode: str | None = None, **options: Any) -> Backend:
     """The backend for a model on its device: a mode and options of `torch.compile`, or FUSED.
 
     None: FUSED where that fits, else the default mode. If the C++ library cannot be used, a warning says why and

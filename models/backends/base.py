@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ CosSin = tuple[Tensor, Tensor] | None  # rotary tables (L, H) in float32
 class Inner(Protocol):
     """What a backend asks of the model that it runs; `models.recursive.RecursiveModel` is one."""
 
-    networks: tuple[str, ...]  # names of its attributes that are a `Network`
+    networks: ClassVar[tuple[str, ...]]  # names of its attributes that are a `Network`
     dtype: torch.dtype  # of the computation
     training: bool
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,13 +31,13 @@ class TorchCompile(Eager):
     compile (figures in benchmarks/README.md). On a CPU, recursions without gradient take the batch in chunks.
     """
 
-    def __init__(self, inner: Inner, mode: str = "default", **options):
+    def __init__(self, inner: Inner, mode: str = "default", **options: Any):
         super().__init__()
         networks, on_cpu = networks_of(inner), inner.device.type == "cpu"
         # If so, an application's output lies in the graph's own memory, which the next step overwrites.
         self.uses_cuda_graphs = mode in CUDA_GRAPH_MODES and inner.device.type == "cuda"
         self.chunks = BatchChunks(torch.get_num_threads()) if on_cpu else None
-        if not on_cpu or options:
+        if self.chunks is None or options:
             self.compiled = self.compiled_in_thread = compiled(networks, mode=mode, **options)
             return
         from torch._inductor import list_mode_options  # seconds of import
@@ -72,6 +73,6 @@ class TorchCompile(Eager):
         return tuple(latent.clone() for latent in detached) if self.uses_cuda_graphs else detached
 
 
-def compiled(networks: Iterable[Network], **options) -> Compiled:
+def compiled(networks: Iterable[Network], **options: Any) -> Compiled:
     """Each network's application by `torch.compile` with these arguments; the state dict keeps its names."""
     return {network: torch.compile(network.forward, dynamic=False, **options) for network in networks}

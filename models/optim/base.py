@@ -9,6 +9,7 @@ from pydantic import ConfigDict
 from torch import nn
 from torch.optim import Optimizer
 
+from models.recursive import RecursiveModel
 from models.settings import Settings
 
 
@@ -41,7 +42,9 @@ class OptimizerConfig(Settings):
     name: str
     """Optimizer of the weights; the puzzle embeddings always have SignSGD."""
 
-    def build(self, inner: nn.Module, weights: list[nn.Parameter], common: CommonSettings) -> list[Built]:
+    def build(
+        self, inner: RecursiveModel, weights: list[nn.Parameter], common: CommonSettings
+    ) -> list[Built]:
         """Optimizers for `weights`, each parameter in exactly one.
 
         `weights` (not empty) are the trained parameters of the model under its loss; `inner` is the architecture,

@@ -12,8 +12,10 @@ from pydantic import Field
 from torch import nn
 from torch.optim import AdamW, Muon
 
+from models.backends.base import networks_of
 from models.optim.adam_atan2 import adam_atan2_class
 from models.optim.base import Built, CommonSettings, OptimizerConfig
+from models.recursive import RecursiveModel
 
 
 class AdamATan2Config(OptimizerConfig):
@@ -21,7 +23,9 @@ class AdamATan2Config(OptimizerConfig):
 
     name: Literal["adam_atan2"] = "adam_atan2"
 
-    def build(self, inner: nn.Module, weights: list[nn.Parameter], common: CommonSettings) -> list[Built]:
+    def build(
+        self, inner: RecursiveModel, weights: list[nn.Parameter], common: CommonSettings
+    ) -> list[Built]:
         cls, notice = adam_atan2_class(weights[0].device)
         optimizer = cls(weights, lr=common.lr, betas=common.betas, weight_decay=common.weight_decay)
         return [Built("weights", optimizer, common.lr, notice)]
@@ -30,7 +34,9 @@ class AdamATan2Config(OptimizerConfig):
 class AdamWConfig(OptimizerConfig):
     name: Literal["adamw"] = "adamw"
 
-    def build(self, inner: nn.Module, weights: list[nn.Parameter], common: CommonSettings) -> list[Built]:
+    def build(
+        self, inner: RecursiveModel, weights: list[nn.Parameter], common: CommonSettings
+    ) -> list[Built]:
         optimizer = AdamW(weights, lr=common.lr, betas=common.betas, weight_decay=common.weight_decay)
         return [Built("weights", optimizer, common.lr)]
 
@@ -60,7 +66,9 @@ class MuonConfig(OptimizerConfig):
     rest: Literal["adam_atan2", "adamw"] = "adamw"
     """Optimizer of everything else (embeddings, heads, biases): adamw or adam_atan2."""
 
-    def build(self, inner: nn.Module, weights: list[nn.Parameter], common: CommonSettings) -> list[Built]:
+    def build(
+        self, inner: RecursiveModel, weights: list[nn.Parameter], common: CommonSettings
+    ) -> list[Built]:
         matrices = block_matrices(inner)
         muon = Muon(
             matrices,
@@ -73,7 +81,10 @@ class MuonConfig(OptimizerConfig):
         )
         in_blocks = {id(p) for p in matrices}
         rest = [p for p in weights if id(p) not in in_blocks]
-        return [Built("matrices", muon, self.lr), *OPTIMIZERS[self.rest]().build(inner, rest, common)]
+        return [
+            Built("matrices", muon, self.lr),
+            *OPTIMIZERS[self.rest](name=self.rest).build(inner, rest, common),
+        ]
 
 
 # A new optimizer is added to this line; config/optimizer/NAME.yaml holds its defaults.
@@ -86,10 +97,9 @@ OPTIMIZERS: dict[str, type[OptimizerConfig]] = {
 AS_PUBLISHED = AdamATan2Config()
 
 
-def block_matrices(inner: nn.Module) -> list[nn.Parameter]:
+def block_matrices(inner: RecursiveModel) -> list[nn.Parameter]:
     """The matrices of an architecture's networks. Raises ValueError if there are none."""
-    networks = [getattr(inner, name) for name in inner.networks]
-    matrices = [p for network in networks for p in network.parameters() if p.ndim == 2]
+    matrices = [p for network in networks_of(inner) for p in network.parameters() if p.ndim == 2]
     if not matrices:
         raise ValueError(
             f"optimizer=muon trains the matrices of the blocks, and {type(inner).__name__} has none: "

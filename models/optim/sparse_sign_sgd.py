@@ -54,8 +54,8 @@ class SparseSignSGD(Optimizer):
         if not leaves:
             return
         (group,) = self.param_groups
-        ids, gradient = (self.gather(torch.cat(parts)) for parts in zip(*leaves, strict=True))
-        ids = ids.long()
+        ids = self.gather(torch.cat([ids for ids, _ in leaves])).long()
+        gradient = self.gather(torch.cat([gradient for _, gradient in leaves]))
         weights = self.table.weights
         rows = weights[ids] * (1 - group["lr"] * group["weight_decay"])
         rows -= group["lr"] * torch.sign(sum_by_id(ids, gradient))

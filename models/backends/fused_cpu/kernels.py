@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import ctypes
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
 
 from models.backends.base import CosSin
 from models.backends.fused_cpu.maps import LeftMap, RightMap
-from models.blocks import Network
+from models.blocks import Network, NetworkBlock
 
+BlockT = TypeVar("BlockT", bound=NetworkBlock)
 KeptTensors = list[dict[str, Tensor]]  # by layer, named as in the sources
 
 
-class Kernels(ABC):
+class Kernels(ABC, Generic[BlockT]):
     """A part of the library for networks whose blocks are of one kind and differ in their weights only."""
 
     forward: ClassVar[str]  # the library's functions
@@ -34,7 +36,7 @@ class Kernels(ABC):
         """Whether this part does what the block does."""
 
     @abstractmethod
-    def maps(self, block: nn.Module) -> dict[str, RightMap | LeftMap]:
+    def maps(self, block: BlockT) -> Mapping[str, RightMap | LeftMap]:
         """A block's maps by their names in the sources."""
 
     @abstractmethod

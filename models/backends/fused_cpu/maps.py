@@ -5,6 +5,7 @@ A product's right side (inner, columns) lies in blocks of columns, its rows in p
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 
 import torch
@@ -39,7 +40,7 @@ class RightMap:
         pairs = weight.view(outputs // 2, 2, inputs // self.input_block, self.input_block)
         return pairs.permute(2, 0, 3, 1).contiguous()
 
-    def pointer(self, address: int, backward: bool) -> Right:
+    def pointer(self, address: int, backward: bool) -> ctypes.Structure:
         """What the library is given of a side."""
         outputs, inputs = self.linear.weight.shape
         if backward:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,7 +56,8 @@ class FusedNetwork:
     ) -> Tensor:
         """`weights` are the packed ones; None: they are packed for this application."""
         weights = weights or self.weights()
-        call = Call(self.kernels, weights, self.kernels.shape(*h.shape, cos_sin), cos_sin)
+        rows, length, width = h.shape
+        call = Call(self.kernels, weights, self.kernels.shape(rows, length, width, cos_sin), cos_sin)
         if torch.is_grad_enabled():
             return Application.apply(h, injection, weights.token, call)
         return forward(call, h, injection, keeps=False)[0]
@@ -80,14 +82,14 @@ class Application(torch.autograd.Function):
     """From h and injection, both (B, L, D), and the weights' token; their gradients are added to their sums."""
 
     @staticmethod
-    def forward(ctx, h: Tensor, injection: Tensor | None, token: Tensor, call: Call) -> Tensor:
+    def forward(ctx: Any, h: Tensor, injection: Tensor | None, token: Tensor, call: Call) -> Tensor:
         out, kept = forward(call, h, injection, keeps=any(ctx.needs_input_grad))
         ctx.call, ctx.names = call, [list(layer) for layer in kept]
         ctx.save_for_backward(*(tensor for layer in kept for tensor in layer.values()))
         return out
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         saved = iter(ctx.saved_tensors)
         kept = [{name: next(saved) for name in names} for names in ctx.names]
         grad = grad.contiguous()

@@ -19,7 +19,7 @@ from models.blocks import Network
 from models.unit_block import UnitBlock
 
 
-class UnitKernels(Kernels):
+class UnitKernels(Kernels[UnitBlock]):
     """The part of the library for `models.unit_block.UnitBlock`."""
 
     forward, backward = "forward_units", "backward_units"
@@ -27,6 +27,7 @@ class UnitKernels(Kernels):
 
     def __init__(self, network: Network):
         block = network.layers[0]
+        assert isinstance(block, UnitBlock)
         self.layers, self.eps, self.units = len(network.layers), block.eps, block.units
         self.inner, self.has_maximum = block.down_proj.weight.shape[1], block.pooling == "mean_max"
         self.pools_by_length: dict[int, Pools] = {}
@@ -53,7 +54,7 @@ class UnitKernels(Kernels):
             for name, linear in pooled.items()
         }
 
-    def shape(self, rows: int, length: int, width: int, cos_sin: CosSin) -> UnitShape:
+    def shape(self, rows: int, length: int, width: int, cos_sin: CosSin) -> ctypes.Structure:
         pools = self.pools(length)
         sizes = {"rows": rows, "length": length, "width": width, "inner": self.inner, "layers": self.layers}
         sizes |= {"kinds": 1 + len(self.units.kinds), "num_pools": len(pools.array)}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from models.backends.fused_cpu.bindings import Right
 from models.backends.fused_cpu.kernels import Kernels
 from models.backends.fused_cpu.maps import LeftMap, RightMap
 from models.blocks import Network
@@ -27,9 +28,11 @@ class Weights:
         parameters = [each.linear.weight for maps in self.maps for each in maps.values()]
         self.token = GradientsOfWeights.apply(self, *parameters)
 
-    def pointers(self, maps: dict[str, RightMap | LeftMap], with_gradient: bool) -> dict[str, Right | int]:
+    def pointers(
+        self, maps: Mapping[str, RightMap | LeftMap], with_gradient: bool
+    ) -> dict[str, ctypes.Structure | int]:
         """What the library is given of one layer."""
-        found: dict[str, Right | int] = {}
+        found: dict[str, ctypes.Structure | int] = {}
         for name, each in maps.items():
             weight = each.linear.weight.detach().to(torch.bfloat16)
             found[name] = each.pointer(self.keep(each.forward_side(weight)), backward=False)
@@ -79,10 +82,10 @@ class GradientsOfWeights(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, weights: Weights, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, weights: Weights, *parameters: Tensor) -> Tensor:
         ctx.weights = weights
         return torch.zeros(())
 
     @staticmethod
-    def backward(ctx, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, ...]:
         return None, *ctx.weights.gradients()
