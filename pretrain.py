@@ -33,8 +33,8 @@ from evaluators.base import remarks
 from evaluators.evaluate import evaluate, metric_names
 from evaluators.run_pictures import evaluation_pictures
 from models.backends import FusedCPU, choose_backend
-from models.metrics import NonFiniteLoss
-from models.training import train_step
+from models.train.metrics import NonFiniteLoss
+from models.train.step import train_step
 from puzzle_dataset import IDENTIFIERS_KEY, Prefetcher, identifier_hashes
 from training_run import Run, build, find_checkpoint, resolve_names, restore, run_metadata, start_from
 from utils.checkpoint import Checkpointer

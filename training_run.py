@@ -14,14 +14,14 @@ from config.resume import check_changes, check_data
 from config.schema import PretrainConfig, notices, parse
 from evaluators.base import Evaluator, build_evaluators, remarks
 from evaluators.score import Score
-from models.curriculum import DepthCurriculum
-from models.ema import EMA
-from models.metrics import MetricAccumulator
 from models.optim import Optimizers, OptimizerSettings
 from models.pretrained import load_weights
 from models.recursive import RecursiveModel
 from models.registry import build_model, model_size
-from models.training import TrainState
+from models.train.curriculum import DepthCurriculum
+from models.train.ema import EMA
+from models.train.metrics import MetricAccumulator
+from models.train.step import TrainState
 from puzzle_dataset import PuzzleDataset, identifier_hashes
 from utils.checkpoint import Checkpoint, Checkpointer
 from utils.checkpoint_schedule import BestMetric

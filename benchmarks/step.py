@@ -35,12 +35,12 @@ from config.overrides import force_overrides
 from config.schema import PretrainConfig, parse
 from evaluators.evaluate import run_steps
 from models.backends import choose_backend
-from models.ema import EMA
 from models.losses import ACTLossHead
-from models.metrics import MetricAccumulator
 from models.optim import Optimizers, OptimizerSettings
 from models.registry import build_model
-from models.training import TrainState, train_step
+from models.train.ema import EMA
+from models.train.metrics import MetricAccumulator
+from models.train.step import TrainState, train_step
 from utils.device import keep_freed_memory, make_deterministic, resolve_device
 from utils.distributed import World
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
 from models.act import ACTModel, Carry
-from models.metrics import METRICS, Metric, Rows, metric_sums
 from models.settings import Settings
+from models.train.metrics import METRICS, Metric, Rows, metric_sums
 
 IGNORE_LABEL_ID = -100  # as in dataset.format; torch's own convention
 

@@ -21,7 +21,7 @@ from evaluators.evaluate import evaluate
 from models.architectures import ARCHITECTURES
 from models.backends import choose_backend
 from models.registry import architecture_class, build_model
-from models.training import train_step
+from models.train.step import train_step
 from pretrain import Run, build
 from utils.distributed import World
 from utils.errors import UserError

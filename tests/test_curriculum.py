@@ -7,8 +7,8 @@ import torch
 from test_resume import STOPPED, call_at, terminate
 from training_runs import assert_same_run, tiny, train
 
-from models.curriculum import DepthCurriculum
-from models.training import train_step
+from models.train.curriculum import DepthCurriculum
+from models.train.step import train_step
 from training_run import build
 from utils.distributed import World
 from utils.errors import UserError

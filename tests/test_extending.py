@@ -13,9 +13,9 @@ from training_runs import ROOT, tiny
 from config.evaluate_schema import STRATEGIES
 from evaluators.strategies import BUILDERS
 from models.losses import ACTLossHead
-from models.metrics import METRICS, Metric
 from models.optim import configs
-from models.training import train_step
+from models.train.metrics import METRICS, Metric
+from models.train.step import train_step
 from training_run import build
 from utils.distributed import World
 

@@ -18,7 +18,7 @@ from export import ExportConfig, export
 from models.architectures import ARCHITECTURES
 from models.flops import count_applications, step_flops, training_flops
 from models.registry import build_model
-from models.training import train_step
+from models.train.step import train_step
 from trained_run import open_trained
 from training_run import build
 from utils.distributed import World
@@ -105,7 +105,7 @@ def test_each_depth_of_a_curriculum_is_counted_once_and_each_update_by_its_own(
         counts.append((act.inner.H_cycles, act.inner.L_cycles))
         return training_flops(act)
 
-    monkeypatch.setattr("models.training.training_flops", counted)
+    monkeypatch.setattr("models.train.step.training_flops", counted)
     batches, total = list(run.train_data.batches(1)), state.optimizers.settings.total_steps
     expected = 0
     for step in range(total):

@@ -12,11 +12,11 @@ from golden_files import load, model_stems, rounding_noise
 
 from models.act import ACTModel
 from models.architectures import ARCHITECTURES
-from models.ema import EMA
 from models.losses import ACTLossHead
-from models.metrics import MetricAccumulator
 from models.optim import Optimizers, OptimizerSettings
-from models.training import TrainState, train_step
+from models.train.ema import EMA
+from models.train.metrics import MetricAccumulator
+from models.train.step import TrainState, train_step
 from utils.distributed import World
 
 STEMS = model_stems()

@@ -13,7 +13,7 @@ from training_runs import assert_same_run, metrics, newest_state, tiny, train
 
 from config.schema import PretrainConfig, parse
 from models.optim.configs import OPTIMIZERS
-from models.training import train_step
+from models.train.step import train_step
 from training_run import Run, build
 from utils.distributed import World
 from utils.errors import UserError

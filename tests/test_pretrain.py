@@ -27,8 +27,8 @@ from training_runs import (
 import pretrain
 from dataset.format import SplitWriter
 from evaluators.evaluate import evaluate
-from models.metrics import METRICS, Metric
-from models.training import TrainState, train_step
+from models.train.metrics import METRICS, Metric
+from models.train.step import TrainState, train_step
 from puzzle_dataset import PuzzleDataset
 from training_run import Run, build
 from utils.distributed import World

@@ -18,7 +18,7 @@ from training_runs import ROOT, TINY, assert_same_run, metrics, newest_state, ru
 
 import pretrain
 from models.optim import sparse_sign_sgd
-from models.training import train_step
+from models.train.step import train_step
 from training_run import build
 from utils.distributed import World
 

@@ -12,7 +12,7 @@ from training_runs import tiny
 
 from models.act import draw_min_steps
 from models.optim.skip_step import masked
-from models.training import train_step
+from models.train.step import train_step
 from training_run import Run, build
 from utils.distributed import World
 
@@ -217,7 +217,7 @@ def test_a_step_that_is_not_finite_on_one_rank_is_left_out_on_all(
     """An accelerator updates first and puts everything back; here that path runs on the CPU."""
     if on_accelerator:
         monkeypatch.setattr(
-            "models.training.skip_step_unless",
+            "models.train.step.skip_step_unless",
             lambda ok, optimizers, shadow, update: masked(ok, list(optimizers), list(shadow), update),
         )
 

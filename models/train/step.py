@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from models.act import Carry, draw_min_steps
-from models.curriculum import DepthCurriculum
-from models.ema import EMA
 from models.flops import training_flops
 from models.losses import ACTLossHead
-from models.metrics import MetricAccumulator
 from models.optim import Optimizers
 from models.optim.skip_step import all_finite, skip_step_unless
 from models.randomness import seeded
+from models.train.curriculum import DepthCurriculum
+from models.train.ema import EMA
+from models.train.metrics import MetricAccumulator
 
 
 class Ranks(Protocol):
