@@ -21,7 +21,7 @@ from models.recursive import (
     SingleLatentModel,
     State,
 )
-from models.symbols import SERRM
+from models.se_rrm import SERRM
 
 
 class TRM(RecursiveModel):
