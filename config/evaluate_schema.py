@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from config.schema import CompileChoice, EvaluatorConfig, FilePath, SavableOutput
 from models.recursive import MAX_STEPS
-from models.settings import Settings
+from models.strict_model import StrictModel
 
 # The strategies of evaluators/test_time.py and evaluators/ladder.py, and the options that each has of its own.
 STRATEGIES = {
@@ -37,7 +37,7 @@ _OF_RUNG = {
 }
 
 
-class EvaluateConfig(Settings):
+class EvaluateConfig(StrictModel):
     """Everything that `evaluate.py` is told; None means as the run was trained, of a strategy its default."""
 
     checkpoints: list[FilePath] | None = Field(default=None, min_length=2)

@@ -29,7 +29,7 @@ from models.registry import (
     describe,
     loss_class,
 )
-from models.settings import Settings
+from models.strict_model import StrictModel
 from utils.device import CompileMode
 from utils.errors import UserError
 from utils.files import expand_home
@@ -61,7 +61,7 @@ class EvaluatorConfig(BaseModel):
         return dict(self.model_extra or {})
 
 
-class PretrainConfig(Settings):
+class PretrainConfig(StrictModel):
     """Everything that `pretrain.py` is told. `arch` is checked against the architecture's own schema."""
 
     model_config = ConfigDict(frozen=True)

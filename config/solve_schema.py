@@ -8,10 +8,10 @@ from pydantic import Field, field_validator, model_validator
 
 from config.schema import FilePath
 from models.recursive import MAX_STEPS
-from models.settings import Settings
+from models.strict_model import StrictModel
 
 
-class CheckpointConfig(Settings):
+class CheckpointConfig(StrictModel):
     """What every command about trained weights is told."""
 
     checkpoint: FilePath = Field(default=None, validate_default=True)  # required, with a message of its own

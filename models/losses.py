@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
 from models.act import ACTModel, Carry
-from models.settings import Settings
+from models.strict_model import StrictModel
 from models.train.metrics import METRICS, Metric, Rows, metric_sums
 
 IGNORE_LABEL_ID = -100  # as in dataset.format; torch's own convention
@@ -67,7 +67,7 @@ class ACTLossHead(nn.Module):
 
     metrics: ClassVar[Mapping[str, Metric]] = METRICS
 
-    class Config(Settings):
+    class Config(StrictModel):
         loss_type: str = "stablemax_cross_entropy"
         """Loss per token: stablemax_cross_entropy or softmax_cross_entropy."""
         label_smoothing: float = Field(default=0.0, ge=0, lt=1)

@@ -19,7 +19,7 @@ from models.blocks import Block, Network
 from models.embeddings import InputEmbedding, prefix_length
 from models.grid_rotary import grid_side
 from models.layers import Linear, truncated_normal_
-from models.settings import Settings
+from models.strict_model import StrictModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -27,7 +27,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 MAX_CYCLES, MAX_LAYERS, MAX_STEPS = 1000, 1000, 100_000
 
 
-class RecursiveConfig(Settings):
+class RecursiveConfig(StrictModel):
     """Settings under `arch` plus the three numbers that the dataset decides. Unknown keys are refused."""
 
     # Which of seq_len and vocab_size the weights do not depend on: trained with one, they serve any.

@@ -17,7 +17,7 @@ from models.act import ACTModel
 from models.architectures import ARCHITECTURES
 from models.losses import TOKEN_LOSSES, ACTLossHead
 from models.recursive import RecursiveConfig, RecursiveModel
-from models.settings import Settings
+from models.strict_model import StrictModel
 
 # Identifiers in published configs; every other `module@Class` is imported from below `models.`.
 PUBLISHED_NAMES = {
@@ -36,14 +36,14 @@ FROM_DATA = (*SIZES, "units")  # settings that the data decides, of all architec
 DEFAULT_LOSS = "losses@ACTLossHead"
 
 
-class ArchitectureName(Settings):
+class ArchitectureName(StrictModel):
     """The key under `arch` that chooses who knows the others."""
 
     name: str
     """Registry name, published identifier, or module@Class below models/."""
 
 
-class LossName(Settings):
+class LossName(StrictModel):
     """The key under `arch.loss` that chooses who knows the others."""
 
     name: str = DEFAULT_LOSS
@@ -101,7 +101,7 @@ def loss_class(name: str) -> type[ACTLossHead]:
 
 
 Problem = tuple[str, str, list[str]]  # dotted key, message, valid keys at that place
-SchemaT = TypeVar("SchemaT", bound=Settings)
+SchemaT = TypeVar("SchemaT", bound=StrictModel)
 
 
 class ConfigError(ValueError):

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from models.recursive import RecursiveModel
-from models.settings import Settings
+from models.strict_model import StrictModel
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Built(NamedTuple):
     """A line for the console, such as which implementation is in use."""
 
 
-class OptimizerConfig(Settings):
+class OptimizerConfig(StrictModel):
     """Base of every choice. The warm-up and cosine of the config apply to whatever it builds."""
 
     model_config = ConfigDict(frozen=True)

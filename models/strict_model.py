@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 MAX_FLOAT = 1e15  # products of two such numbers are still finite in float32
 
 
-class Settings(BaseModel):
+class StrictModel(BaseModel):
     """Refuses unknown keys, absurd numbers, infinities, NaN, and true or false for a number.
 
     (Python counts true and false as 1 and 0.)
@@ -25,7 +25,7 @@ class Settings(BaseModel):
     )
 
     @model_validator(mode="after")
-    def refuse_absurd_numbers(self) -> Settings:
+    def refuse_absurd_numbers(self) -> StrictModel:
         for key in type(self).model_fields:
             value = getattr(self, key)
             if isinstance(value, float) and abs(value) > MAX_FLOAT:
