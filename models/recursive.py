@@ -223,13 +223,13 @@ class RecursiveModel(InputEmbedding):
         """One supervision step: `H_cycles` cycles, only the last with gradient."""
         independent = not self.config.noise  # which is drawn for the batch as a whole
         if torch.is_grad_enabled():
-            state = self.backend.without_gradient(self.no_grad_cycles, state, x, independent)
+            state = self.backend.run_without_grad(self.no_grad_cycles, state, x, independent)
             return self.grad_cycle(state, x)
 
         def whole_step(state: State, x: Tensor) -> State:
             return self.grad_cycle(self.no_grad_cycles(state, x), x)
 
-        return self.backend.without_gradient(whole_step, state, x, independent)
+        return self.backend.run_without_grad(whole_step, state, x, independent)
 
     def f(self, network: Network, h: Tensor, injection: Tensor | None) -> Tensor:
         """`network(h, injection)`, both (B, L, D); with damping and noise a step from `h` towards it."""

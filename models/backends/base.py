@@ -85,7 +85,7 @@ class Backend:
             context_fn=lambda: (nullcontext(), self.using(weights)),
         )
 
-    def without_gradient(
+    def run_without_grad(
         self, recursion: Recursion, state: State, x: Tensor, rows_independent: bool = True
     ) -> State:
         """`recursion(state, x)` without gradient.

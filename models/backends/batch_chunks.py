@@ -45,7 +45,7 @@ class BatchChunks:
             with torch.no_grad():
                 return recursion(state, x)
         chunks = zip(*(tensor.split(size) for tensor in (*state, x)), strict=True)
-        jobs = [functools.partial(_without_gradient, recursion, latents, x) for *latents, x in chunks]
+        jobs = [functools.partial(_run_without_grad, recursion, latents, x) for *latents, x in chunks]
         if self.num_threads == 1:
             done = [job() for job in jobs]
         else:
@@ -59,7 +59,7 @@ class BatchChunks:
         return tuple(torch.cat(latents) for latents in zip(*done, strict=True))
 
 
-def _without_gradient(recursion: Recursion, latents: list[Tensor], x: Tensor) -> State:
+def _run_without_grad(recursion: Recursion, latents: list[Tensor], x: Tensor) -> State:
     with torch.no_grad():  # which a thread does not inherit
         return recursion(tuple(latents), x)
 

@@ -61,12 +61,12 @@ class TorchCompile(Eager):
         of_network = self.compiled if torch.is_grad_enabled() else self.compiled_in_thread
         return of_network[network](h if injection is None else h + injection, None, cos_sin)
 
-    def without_gradient(
+    def run_without_grad(
         self, recursion: Recursion, state: State, x: Tensor, rows_independent: bool = True
     ) -> State:
         if self.chunks is not None and rows_independent:
             return self.chunks.apply(recursion, state, x)
-        return super().without_gradient(recursion, state, x)
+        return super().run_without_grad(recursion, state, x)
 
     def carried(self, state: State) -> State:
         detached = super().carried(state)
