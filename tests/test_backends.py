@@ -91,7 +91,7 @@ def test_recomputing_activations_changes_nothing_and_uses_the_weights_of_the_ste
 
 
 @pytest.mark.parametrize(
-    "name", ["layers", "blocks", "unit_block", "equivariant", "local", "symbols", "ops", "kernels"]
+    "name", ["layers", "blocks", "unit_block", "equivariant", "local", "se_rrm", "ops", "kernels"]
 )
 def test_mathematics_knows_no_backend(name):
     tree = ast.parse((MODELS / f"{name}.py").read_text())

@@ -42,7 +42,7 @@ class Backend:
     """
 
     def __init__(self) -> None:
-        self.weights: Any = None  # what `prepared` returned, during a step
+        self.weights: Any = None  # what `prepared_weights` returned, during a step
 
     @staticmethod
     def fits(inner: Inner) -> bool:
@@ -53,7 +53,7 @@ class Backend:
         """`network(h, injection, cos_sin)`; h, injection and the result (B, L, D) in the compute dtype."""
         raise NotImplementedError(f"{type(self).__name__} must define apply(network, h, injection, cos_sin)")
 
-    def prepared(self, inner: Inner) -> Any:
+    def prepared_weights(self, inner: Inner) -> Any:
         """The current weights in the form that `apply` wants, for all applications of a supervision step."""
         return None
 
@@ -68,7 +68,7 @@ class Backend:
 
     def step(self, inner: Inner) -> AbstractContextManager[None]:
         """Context manager around the applications of one supervision step: weights are cast or packed once."""
-        return self.using(self.prepared(inner))
+        return self.using(self.prepared_weights(inner))
 
     def apply_checkpointed(
         self, network: Network, h: Tensor, injection: Tensor | None, cos_sin: CosSin

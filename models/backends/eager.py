@@ -21,7 +21,7 @@ class Eager(Backend):
     def apply(self, network: Network, h: Tensor, injection: Tensor | None, cos_sin: CosSin) -> Tensor:
         return network(h, injection, cos_sin)
 
-    def prepared(self, inner: Inner) -> Casts:
+    def prepared_weights(self, inner: Inner) -> Casts:
         return cast_weights(networks_of(inner), inner.dtype)
 
     @contextmanager

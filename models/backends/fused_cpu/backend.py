@@ -23,7 +23,7 @@ class FusedCPU(Backend):
             fits(network, inner.dtype) for network in networks_of(inner)
         )
 
-    def prepared(self, inner: Inner) -> dict[Network, Weights]:
+    def prepared_weights(self, inner: Inner) -> dict[Network, Weights]:
         return {network: fused.weights() for network, fused in self.fused.items()}
 
     def apply(self, network: Network, h: Tensor, injection: Tensor | None, cos_sin: CosSin) -> Tensor:
