@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from models.optim.configs import OPTIMIZERS
 from utils.errors import UserError
 
-# Another value would make the saved weights, optimizer state or stream position meaningless.
+# Another value would make the saved weights, optimizer state or stream position meaningless. What an optimizer adds is
+# its `fixed_on_resume`.
 FIXED = (
     "global_batch_size",
     "eval_interval",
@@ -18,8 +20,6 @@ FIXED = (
     "depth_curriculum",
     "augment",
     "reveal_prob",
-    "optimizer.name",
-    "optimizer.rest",
 )
 FREE_BELOW_ARCH = ("arch.halt_exploration_prob",)
 CURE = (
@@ -50,7 +50,10 @@ def check_changes(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
     """One line per key that differs from the saved config. Raises UserError for a change that resuming forbids."""
     changed = {key: line for key, line in differences(saved, current).items() if key != "resume"}
     # Without an interval all epochs are one iteration of the stream, in which the position would mean another place.
-    fixed = FIXED if saved["eval_interval"] else (*FIXED, "epochs")
+    fixed = {*FIXED, *(() if saved["eval_interval"] else ("epochs",))}
+    for config in (saved, current):
+        optimizer = config["optimizer"]["name"]
+        fixed |= {f"optimizer.{key}" for key in OPTIMIZERS[optimizer].fixed_on_resume}
     forbidden = [
         line
         for key, line in changed.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from pydantic import ConfigDict
 from torch import nn
@@ -38,6 +38,9 @@ class OptimizerConfig(StrictModel):
     """Base of every choice. The warm-up and cosine of the config apply to whatever it builds."""
 
     model_config = ConfigDict(frozen=True)
+
+    fixed_on_resume: ClassVar[tuple[str, ...]] = ("name",)
+    """Keys that a resumed run must not change, because the saved optimizer state depends on them."""
 
     name: str
     """Optimizer of the weights; the puzzle embeddings always have SignSGD."""

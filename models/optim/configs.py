@@ -6,7 +6,7 @@ whatever it trains; the schedule's shape is common to all.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field
 from torch import nn
@@ -47,6 +47,8 @@ class MuonConfig(OptimizerConfig):
     The momentum is an average (`m = momentum·m + (1 - momentum)·g`), decay is by `lr` before its adjustment. The
     step is `lr` times `sqrt(max(1, rows / columns))`, or `0.2 sqrt(max(rows, columns))` with `match_rms_adamw`.
     """
+
+    fixed_on_resume: ClassVar = ("name", "rest")
 
     name: Literal["muon"]
     lr: float = Field(default=0.02, ge=0)
