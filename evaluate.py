@@ -65,7 +65,7 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         evaluators = build_evaluators(wanted, config.data_paths_test, data.metadata)
     except ValueError as error:
         raise UserError(str(error)) from error
-    can_be_fused = all(FusedCPU.fits(head.model.inner) for head in heads)
+    can_be_fused = all(FusedCPU.fits(head.architecture) for head in heads)
     mode, reason = compile_policy(config.compile, world.device, can_be_fused)
     solvers = [Solver(head, world.device) for head in heads]
     applications = {solver.applications_per_step() for solver in solvers}
@@ -88,12 +88,12 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     strategy, options = build_strategy(Choice(config.strategy, steps, **options), setting)
     if mode:
         for head in heads:
-            head.model.inner.backend = choose_backend(head.model.inner, mode)
+            head.architecture.backend = choose_backend(head.architecture, mode)
     folder = Path(config.out) if config.out else evaluation_folder(trained)
     if world.is_main:
         make_output_folder(folder)
     where = ", ".join(filter(None, (str(world.device), reason)))
-    world.print(f"{trained.label}: {type(heads[0].model.inner).__name__} on {where}")
+    world.print(f"{trained.label}: {type(heads[0].architecture).__name__} on {where}")
 
     began = time.perf_counter()
     for solver in solvers:
@@ -124,7 +124,7 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         "ema": trained.config.values["ema"],
         "seed_of_training": trained.config.values["seed"],
         "training": training_cost(trained),
-        "knows_of_the_rules": heads[0].model.inner.knows,
+        "knows_of_the_rules": heads[0].architecture.knows,
         "data": config.data_paths_test,
         "rows": score.rows,
         "rows_of_the_data": data.num_examples,
@@ -138,7 +138,7 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         "answers_use_the_rules": uses_rules,
         "halt_max_steps": steps,
         "halt_max_steps_of_training": trained.settings().halt_max_steps,
-        "forward_dtype": heads[0].model.inner.config.forward_dtype,
+        "forward_dtype": heads[0].architecture.config.forward_dtype,
         "metrics": metrics,
         "remarks": remarks(evaluators),
         **compute,

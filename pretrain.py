@@ -118,7 +118,7 @@ def on_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str,
 def train(config: PretrainConfig, world: World) -> int:
     """One run from its config to its last checkpoint; the exit code, not 0 if a signal stopped it before its end."""
     run = build(config, world)
-    state, inner = run.state, run.state.model.model.inner
+    state, inner = run.state, run.state.model.architecture
     best = BestMetric(config.best_metric, config.early_stop_patience) if config.best_metric else None
     if (
         best is not None
@@ -208,7 +208,7 @@ def write_run_folder(run: Run) -> None:
     """Config, data sizes and model source, for whoever opens the folder later."""
     config, model = run.config, run.state.model
     sources = [
-        Path(inspect.getfile(cls)) for cls in {type(model.model.inner), type(model), type(model.model)}
+        Path(inspect.getfile(cls)) for cls in {type(model.architecture), type(model), type(model.model)}
     ]
     metadata = run.train_data.metadata.to_json() | recorded_family(run.train_data.metadata) | run.sizes
     metadata[IDENTIFIERS_KEY] = identifier_hashes(dict.fromkeys([*config.data_paths, *config.test_paths]))

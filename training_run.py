@@ -97,7 +97,7 @@ def build(config: PretrainConfig, world: World) -> Run:
             world.print(line)
         check_training_memory(config, sizes, world)
         model = build_model(config.arch, **sizes).to(world.device)
-        model.model.inner.activation_checkpointing = config.activation_checkpointing
+        model.architecture.activation_checkpointing = config.activation_checkpointing
         model.train()
         world.broadcast_(model.state_dict().values())
         total_steps = config.total_steps(
@@ -112,9 +112,9 @@ def build(config: PretrainConfig, world: World) -> Run:
     metrics = MetricAccumulator(model.metrics, config.global_batch_size, world.device, world.sum_)
     if optimizers.notice:
         world.print(optimizers.notice)
-    config = with_folder(config, type(model.model.inner).__name__, world)
+    config = with_folder(config, type(model.architecture).__name__, world)
     assert config.checkpoint_path is not None
-    curriculum = depth_curriculum(model.model.inner, total_steps) if config.depth_curriculum else None
+    curriculum = depth_curriculum(model.architecture, total_steps) if config.depth_curriculum else None
     state = TrainState(model, optimizers, ema, metrics, curriculum=curriculum)
     score = Score(config.test_paths, test_data.metadata)
     return Run(
@@ -180,7 +180,7 @@ def with_folder(config: PretrainConfig, model_class: str, world: World) -> Pretr
 
 def resolve_names(run: Run) -> None:
     """Name the project and the run if neither the config nor a checkpoint did."""
-    config, model_class = run.config, type(run.state.model.model.inner).__name__
+    config, model_class = run.config, type(run.state.model.architecture).__name__
     names = {
         "project_name": clean_project_name(config.project()),  # a checkpoint may hold one that was derived
         "run_name": run_name(config, model_class, run.world),

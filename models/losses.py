@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
 from models.act import ACTModel, Carry
+from models.recursive import RecursiveModel
 from models.strict_model import StrictModel
 from models.train.metrics import METRICS, Metric, Rows, metric_sums
 
@@ -92,6 +93,11 @@ class ACTLossHead(nn.Module):
         self.token_loss = TOKEN_LOSSES[loss_type]
         self.label_smoothing, self.q_halt_weight = label_smoothing, q_halt_weight
         self.supervision_decay = supervision_decay
+
+    @property
+    def architecture(self) -> RecursiveModel:
+        """The recursive network, `model.inner` in checkpoints."""
+        return self.model.inner
 
     def initial_carry(self, batch: dict[str, Tensor]) -> Carry:
         return self.model.initial_carry(batch)

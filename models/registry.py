@@ -230,7 +230,7 @@ def model_size(arch: dict, **sizes: Any) -> ModelSize:
     """
     try:
         with torch.device("meta"):
-            inner = build_model(arch, **sizes).model.inner
+            inner = build_model(arch, **sizes).architecture
     except (RuntimeError, OverflowError, TypeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(

@@ -38,7 +38,7 @@ def test_other_depths_grow_by_thirds_rounded_up(full, stages):
 
 def test_an_update_recurs_as_deep_as_its_stage_and_evaluation_in_full(identified, tmp_path, monkeypatch):
     run = build(tiny(identified, tmp_path / "run", *DEEP, depth_curriculum=True), World())
-    inner, calls = run.state.model.model.inner, []
+    inner, calls = run.state.model.architecture, []
     cycle = type(inner).cycle
 
     def recorded(self, state, x):

@@ -46,7 +46,7 @@ def write_dataset(
 @torch.no_grad()
 def answers(model, inputs: np.ndarray, num_steps: int) -> np.ndarray:
     """What the model says after `num_steps`, by calling the architecture itself."""
-    inner, tokens = model.model.inner, torch.from_numpy(inputs)
+    inner, tokens = model.architecture, torch.from_numpy(inputs)
     state = inner.initial_state(len(inputs))
     for _ in range(num_steps):
         state, (logits, _, _) = inner(

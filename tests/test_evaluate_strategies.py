@@ -31,7 +31,7 @@ def undecided(seed: int):
     model = randomised(sizes=SIZES, seed=seed)
     with torch.no_grad():
         said = torch.stack([step.q_halt for step in Solver(model).refine(questions())])
-        model.model.inner.q_head.bias[0] -= said.median()
+        model.architecture.q_head.bias[0] -= said.median()
     return model
 
 

@@ -141,7 +141,7 @@ def test_a_gradient_that_is_not_finite_is_not_made_finite_by_clipping(identified
     run = built(identified, tmp_path / "run", grad_clip=1.0)
     before = {name: p.detach().clone() for name, p in run.state.model.named_parameters()}
     with torch.no_grad():
-        run.state.model.model.inner.lm_head.weight.fill_(math.inf)
+        run.state.model.architecture.lm_head.weight.fill_(math.inf)
     _, batch, _ = next(run.train_data.batches(1))
     train_step(run.state, batch, World(), seed=0, global_batch_size=8)
     for name, p in run.state.model.named_parameters():

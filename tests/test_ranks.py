@@ -42,7 +42,7 @@ def run_training(
 
         def counting(state, *args, **kwargs):
             if not count and q_bias is not None:
-                torch.nn.init.constant_(state.model.model.inner.q_head.bias, q_bias)
+                torch.nn.init.constant_(state.model.architecture.q_head.bias, q_bias)
             count.append(1)
             if len(count) == stop_at and world.rank == world.size - 1:
                 signal.raise_signal(signal.SIGUSR1)
@@ -117,7 +117,7 @@ def record_sparse_gradients(data: Path, folder: Path) -> None:
 
         sparse_sign_sgd.sum_by_id = recording
         run = build(tiny(data, folder, lr=0.0, puzzle_emb_lr=0.0), world)
-        run.state.model.model.inner.puzzle_emb.weights.normal_(generator=torch.Generator().manual_seed(1))
+        run.state.model.architecture.puzzle_emb.weights.normal_(generator=torch.Generator().manual_seed(1))
         for _, batch, _ in list(run.train_data.batches(1))[:3]:
             train_step(run.state, batch, world, seed=0, global_batch_size=8)
         torch.save(recorded, folder / f"{world.size}_{world.rank}")

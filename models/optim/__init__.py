@@ -48,7 +48,7 @@ class Optimizers:
         self.notice = ""
         self.by_name: dict[str, Optimizer] = {}
         self.base_rates: dict[str, float] = {}
-        inner = model.model.inner
+        inner = model.architecture
         table = getattr(inner, "puzzle_emb", None)
         for param in model.parameters():
             param.requires_grad_(not settings.freeze_weights)

@@ -54,7 +54,7 @@ class TrainState:
 
     def row_flops(self) -> int:
         """FLOP of one update for each row of the batch at the recursion's present depth."""
-        inner = self.model.model.inner
+        inner = self.model.architecture
         depth = inner.H_cycles, inner.L_cycles
         if depth not in self.flops_of_depth:
             self.flops_of_depth[depth] = training_flops(self.model.model)
@@ -64,7 +64,7 @@ class TrainState:
         """The block in which the recursion is as deep as this update wants it."""
         if self.curriculum is None:
             return nullcontext()
-        return self.curriculum.applied(self.model.model.inner, self.step)
+        return self.curriculum.applied(self.model.architecture, self.step)
 
     def progress(self) -> dict[str, float]:
         """What the run has cost so far, under the names that are logged."""
@@ -168,7 +168,7 @@ def supervise(
 
     Exploration is a function of the step and the seed, random latents of these, the rank and the micro-batch.
     """
-    arch, is_stochastic = state.model.model.inner.config, state.model.model.inner.is_stochastic
+    arch, is_stochastic = state.model.architecture.config, state.model.architecture.is_stochastic
     min_steps = torch.from_numpy(
         draw_min_steps(seed, state.step, global_batch_size, arch.halt_exploration_prob, arch.halt_max_steps)
     )
