@@ -1,7 +1,7 @@
-"""The architectures: which latents exist, which networks, and what one cycle does. Nothing else differs.
+"""The architectures: their latents, their networks and the equations of one cycle. Nothing else differs.
 
-Everything shared (embedding, heads, gradient in the last cycle only) is in `models/recursive.py`, with `self.f(network,
-h, injection)`; x is the embedded question. Letters as in arXiv 2510.04871.
+`models/recursive.py` has everything shared: embedding, heads, gradient in the last cycle only, and `self.f(network, h,
+injection)`. x is the embedded question; letters as in arXiv 2510.04871.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class TRM(RecursiveModel):
 
 
 class SingleZ(TRM):
-    """The paper's single-feature ablation: one latent is answer and reasoning state at once."""
+    """The paper's single-feature ablation: one latent is both answer and reasoning state."""
 
     latents: ClassVar = {"z_L": "L_init"}
 
@@ -51,10 +51,10 @@ class Hier6(TRM):
     """The paper's multi-scale ablation: six low-level latents, step j of a cycle replaces the j-th."""
 
     class Config(RecursiveConfig):
-        L_cycles: int = Field(default=6, ge=1, le=6)  # more steps than latents would have nothing to replace
-        damping: float = Field(
-            default=0.0, ge=0, le=0
-        )  # the network is given a sum, not the latent it replaces
+        # Each step of a cycle replaces one of the six latents.
+        L_cycles: int = Field(default=6, ge=1, le=6)
+        # Damping is undefined, because the network's input is a sum and not the latent that it replaces.
+        damping: float = Field(default=0.0, ge=0, le=0)
 
     latents: ClassVar = {"z_H": "H_init"} | {f"z_L{i}": f"L{i}_init" for i in range(1, 7)}
 
@@ -74,7 +74,7 @@ class HRM(RecursiveModel):
         L_cycles: int = Field(default=2, ge=1, le=MAX_CYCLES)
         H_layers: int = Field(default=4, ge=1, le=MAX_LAYERS)
         L_layers: int = Field(default=4, ge=1, le=MAX_LAYERS)
-        puzzle_emb_len: int = Field(default=0, ge=0, le=0)  # the prefix is as short as holds the embedding
+        puzzle_emb_len: int = Field(default=0, ge=0, le=0)  # as few tokens as the embedding needs
 
     networks: ClassVar = ("H_level", "L_level")
     published_halting: ClassVar = "q_learning"
@@ -102,12 +102,11 @@ class HRM(RecursiveModel):
 
 
 class TransformersBaseline(RecursiveModel):
-    """The baseline without recursion inside a step: one stack applied once to y + x."""
+    """Baseline without recursion within a supervision step: one stack, applied once to y + x."""
 
     class Config(RecursiveConfig):
-        H_cycles: int = Field(
-            default=1, ge=1, le=MAX_CYCLES
-        )  # published configs carry both; the stack is applied once anyway
+        # Published configs set both cycles; the stack is applied once anyway.
+        H_cycles: int = Field(default=1, ge=1, le=MAX_CYCLES)
         L_cycles: int = Field(default=1, ge=0, le=MAX_CYCLES)
         H_layers: int = Field(default=8, ge=1, le=MAX_LAYERS)
         L_layers: int = Field(default=0, ge=0, le=MAX_LAYERS)
@@ -136,7 +135,7 @@ class URM(SingleLatentModel):
 
 
 class TRMEquivariant(EquivariantModel, TRM):
-    """TRM whose network knows which cells share a unit, and is equivariant under all symmetries of these units."""
+    """TRM with a network that knows the units and is equivariant under all their symmetries."""
 
 
 class TRMLocal(LocalModel):

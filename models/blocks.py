@@ -1,4 +1,4 @@
-"""The block and the network: what the recursion applies again and again.
+"""The block, and the network that the recursion applies repeatedly.
 
 Shapes: B batch, L sequence length with the puzzle prefix, D hidden size.
 """
@@ -30,7 +30,7 @@ class Block(NetworkBlock):
     """Post-norm block: `h = rms(h + mix(h)); h = rms(h + SwiGLU(h))`.
 
     `mix` is self-attention, or with `mlp_t` a SwiGLU over the `length` positions of each channel
-    (arXiv 2510.04871, section 4.5), whose sum is normalised over the positions. `ffn` names what stands for SwiGLU.
+    (arXiv 2510.04871, section 4.5), normalised over the positions. `ffn` chooses the variant of SwiGLU.
     """
 
     def __init__(

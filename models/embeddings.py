@@ -1,4 +1,4 @@
-"""From a batch to `x`, what the recursion is given: tokens, puzzle prefix, positions. Sole owner of the prefix length.
+"""Input embedding `x` of the recursion: tokens, puzzle prefix, positions. The only owner of the prefix length.
 
 Shapes: B batch, S `seq_len`, P prefix length, L = P + S, D hidden size, E `puzzle_emb_ndim`.
 """
@@ -18,9 +18,9 @@ from models.puzzle_embedding import PuzzleEmbedding
 
 
 def prefix_length(hidden_size: int, puzzle_emb_ndim: int, puzzle_emb_len: int) -> int:
-    """Number of positions P that the puzzle embedding fills: `puzzle_emb_len`, or as few as hold it when that is 0.
+    """Return the number of positions P of the puzzle embedding: `puzzle_emb_len`, or as few as it needs if that is 0.
 
-    Raises ValueError if the embedding does not fit into the positions asked for.
+    Raises ValueError if the embedding does not fit into `puzzle_emb_len` positions.
     """
     if puzzle_emb_ndim == 0:
         return 0
@@ -48,9 +48,9 @@ class EmbeddingConfig(Protocol):
 
 
 class InputEmbedding(nn.Module):
-    """Base of every architecture: the tables that make `x` (B, L, D), and the rotary tables.
+    """The tables that make `x` (B, L, D), and the rotary tables.
 
-    A base class and not a part of one, because published checkpoints name the tables at this level
+    A base class rather than a submodule, because published checkpoints have the tables at this level
     (`inner.embed_tokens...`, `inner.puzzle_emb...`).
     """
 
@@ -66,7 +66,7 @@ class InputEmbedding(nn.Module):
         self.embed_tokens = Embedding(config.vocab_size, hidden, std=1 / self.scale, dtype=dtype)
 
     def add_tables(self, config: EmbeddingConfig) -> None:
-        """Create the optional tables, after the heads: the order of parameters is part of the format."""
+        """Create the optional tables, after the heads because the order of parameters is part of the format."""
         if config.puzzle_emb_ndim > 0:
             self.puzzle_emb = PuzzleEmbedding(config.num_puzzle_identifiers, config.puzzle_emb_ndim)
         if config.pos_encodings == "rope":
@@ -80,11 +80,11 @@ class InputEmbedding(nn.Module):
             self.embed_pos = Embedding(self.length, config.hidden_size, std=1 / self.scale, dtype=self.dtype)
 
     def puzzle_rows(self, batch: dict[str, Tensor]) -> Tensor | None:
-        """The batch's rows (B, E) of the puzzle table, in training as the leaf that receives their gradient."""
+        """Return the batch's rows (B, E) of the puzzle table; in training a leaf that receives their gradient."""
         return self.puzzle_emb(batch["puzzle_identifiers"]) if self.prefix_len else None
 
     def embed(self, inputs: Tensor, puzzle_rows: Tensor | None) -> Tensor:
-        """`x = sqrt(D) · cat(puzzle prefix, token embedding)`, shape (B, L, D)."""
+        """Return `x = sqrt(D) · cat(puzzle prefix, token embedding)`, (B, L, D)."""
         x = self.embed_tokens(inputs)
         if puzzle_rows is not None:
             room = self.prefix_len * x.shape[-1] - puzzle_rows.shape[-1]

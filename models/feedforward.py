@@ -1,4 +1,4 @@
-"""What `arch.ffn` can be: SwiGLU as published, and two variants of it from later work.
+"""Choices of `arch.ffn`: SwiGLU as published, and two later variants.
 
 Shapes: B batch, L positions, W width of a layer, I its inner width.
 """
@@ -15,7 +15,7 @@ from models.ops import rms_norm
 
 
 class RMSSwiGLU(SwiGLU):
-    """`down(sigmoid(gate) · rms(gate · up))` (arXiv 2601.19085): the product is normalised before it is gated."""
+    """`down(sigmoid(gate) · rms(gate · up))` (arXiv 2601.19085): the product is normalised before gating."""
 
     def __init__(self, width: int, expansion: float, eps: float):
         super().__init__(width, expansion)
@@ -29,7 +29,7 @@ class RMSSwiGLU(SwiGLU):
 class ConvSwiGLU(SwiGLU):
     """`down(silu(conv(silu(gate) · up)))` (arXiv 2512.14693) for x (B, L, W).
 
-    `conv` is a depthwise convolution of two taps over the positions: each sees itself and the one before it.
+    `conv` is a depthwise convolution over positions with two taps: the position itself and the one before it.
     """
 
     def __init__(self, width: int, expansion: float):

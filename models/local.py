@@ -1,11 +1,11 @@
-"""A network that hears of a cell's four neighbours only: it knows which cells of a square grid lie side by side.
+"""A network in which each cell of a square grid sees its four neighbours only.
 
-What is further away than one cell arrives by applying the network again, a cell each time. It has no positions and no
-size, so moving a puzzle moves its answer, and a model trained on small grids answers large ones. Everything else is
-TRM (arXiv 2510.04871): cycles, gradient through the last H-cycle, heads, halting. Convolutional recursions that
-learn mazes in the same way: arXiv 2106.04537, arXiv 2202.05826.
+Each application of the network passes information on by one cell. There is no position encoding and no fixed size, so
+moving a puzzle moves its answer, and a model trained on small grids solves large ones. Everything else is TRM (arXiv
+2510.04871): cycles, gradient through the last H-cycle, heads, halting. Similar convolutional recursions for mazes:
+arXiv 2106.04537, arXiv 2202.05826.
 
-Shapes: B batch, N side of the grid, S = N·N `seq_len`, D hidden size, V vocabulary. No weight knows N.
+Shapes: B batch, N side of the grid, S = N·N `seq_len`, D hidden size, V vocabulary. No weight depends on N.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from models.recursive import MAX_CYCLES, PooledConfig, SingleLatentModel, State,
 class NeighbourBlock(NetworkBlock):
     """`h = rms(h + SwiGLU(h, neighbours of h))` for h (B, S, D) on a grid of `side` x `side` cells.
 
-    What lies beyond the border is zero, which no latent is. With directions `distinct` SwiGLU's one linear map has
-    weights for each neighbour; `shared`: for the mean and the maximum of the four, which turning and mirroring leave
-    as they are.
+    Cells beyond the border are zero, which no latent is. With directions `distinct` the linear map has separate weights
+    for each neighbour; with `shared` it sees the mean and the maximum of the four, which rotations and reflections do
+    not change.
     """
 
     def __init__(self, config: LocalModel.Config, side: int):
@@ -39,8 +39,8 @@ class NeighbourBlock(NetworkBlock):
         self.gate_up_proj = Linear((5 if self.distinct else 3) * width, 2 * inner)
         self.down_proj = Linear(inner, width)
 
-    def heard(self, h: Tensor) -> Tensor:
-        """(B, S, 5 D) or (B, S, 3 D): each cell's own vector, then its neighbours' or what is pooled of them."""
+    def with_neighbours(self, h: Tensor) -> Tensor:
+        """Return (B, S, 5 D) or (B, S, 3 D): each cell's own vector, then its neighbours' or their pooled vectors."""
         grid = h.unflatten(1, (self.side, self.side))
         padded = F.pad(grid, (0, 0, 1, 1, 1, 1))  # (B, N + 2, N + 2, D)
         rows, columns = padded[:, :, 1:-1], padded[:, 1:-1]
@@ -53,7 +53,7 @@ class NeighbourBlock(NetworkBlock):
         return torch.cat((grid, mean, maximum), dim=-1).flatten(1, 2)
 
     def forward(self, h: Tensor, cos_sin: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        return rms_norm(h + self.down_proj(silu_gate(self.gate_up_proj(self.heard(h)))), self.eps)
+        return rms_norm(h + self.down_proj(silu_gate(self.gate_up_proj(self.with_neighbours(h)))), self.eps)
 
     def flops(self, length: int) -> int:
         """FLOP of the forward pass for one row of `length` cells."""
@@ -71,7 +71,7 @@ class LocalModel(SingleLatentModel):
         hidden_size: int = Field(default=32, gt=0)
         directions: Literal["distinct", "shared"] = "distinct"
         """The four neighbours of a cell: distinct, with weights for each direction, or shared, pooled: then
-        turning or mirroring a puzzle does the same to its answer.
+        rotating or mirroring a puzzle does the same to its answer.
         """
         H_cycles: int = Field(default=1, ge=1, le=MAX_CYCLES)
         L_cycles: int = Field(default=12, ge=1, le=MAX_CYCLES)
@@ -81,7 +81,7 @@ class LocalModel(SingleLatentModel):
         def check_square(cls, seq_len: int) -> int:
             if math.isqrt(seq_len) ** 2 != seq_len:
                 raise ValueError(
-                    f"trm_local needs square grids, and {seq_len} cells are none: use another arch"
+                    f"trm_local needs a square grid, but seq_len={seq_len} is no square number: use another arch"
                 )
             return seq_len
 
@@ -96,7 +96,7 @@ class LocalModel(SingleLatentModel):
         return Network([NeighbourBlock(self.config, side) for _ in range(num_layers)])
 
     def heads(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (B, S, V) of each cell's vector; q_halt and q_continue (B,) of the cells' mean and maximum."""
+        """Return logits (B, S, V) from each cell; q_halt and q_continue (B,) from the cells' mean and maximum."""
         (answer,) = state
         q = self.q_head(torch.cat((answer.mean(1), answer.amax(1)), dim=-1)).float()
         return self.lm_head(answer), q[:, 0], q[:, 1]

@@ -1,9 +1,9 @@
 """A symbol-equivariant recursion (SE-RRM, arXiv 2603.02193): relabelling the digits relabels the answer.
 
-Shapes: B batch, V vocabulary, R registers (extra positions), S `seq_len`, L = R + S, D hidden size. The one latent
-keeps a vector for every symbol at every position, (B, V·L, D). No weight knows V or S, so a model trained on grids of
-one size answers grids of another. Differs from the paper: halting is learned as in TRM (there: at random), and there
-is no dropout.
+Shapes: B batch, V vocabulary, R registers (extra positions), S `seq_len`, L = R + S, D hidden size. The only
+latent has a vector for every symbol at every position, (B, V·L, D). No weight depends on V or S, so a model trained on
+grids of one size solves grids of another. Differences from the paper: halting is learned as in TRM (there: random),
+and there is no dropout.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from models.layers import Attention, Embedding, Linear
 from models.ops import rms_norm
 from models.recursive import RecursiveConfig, SingleLatentModel, State
 
-PAD, BLANK, SYMBOL = range(3)  # what a token is; all symbols share one input vector
+PAD, BLANK, SYMBOL = range(3)  # kinds of tokens; all symbols share one input vector
 
 
 class SymbolBlock(NetworkBlock):
@@ -55,9 +55,9 @@ class SymbolBlock(NetworkBlock):
 
 
 class SERRM(SingleLatentModel):
-    """z = f(z, x), L times a cycle, with f over symbols and positions; for tokens as Sudoku has them."""
+    """z = f(z, x), L times a cycle, with f over symbols and positions, for the tokens of Sudoku."""
 
-    knows: ClassVar = "that all symbols are alike"
+    knows: ClassVar = "that all symbols are equivalent"
 
     class Config(RecursiveConfig):
         free_sizes: ClassVar = ("seq_len", "vocab_size")
@@ -87,7 +87,7 @@ class SERRM(SingleLatentModel):
         return Network([SymbolBlock(self.config) for _ in range(num_layers)])
 
     def embed(self, inputs: Tensor, puzzle_rows: Tensor | None) -> Tensor:
-        """(B, V·L, D): a cell's vector at its own symbol, sqrt(V) times, 0 at others; registers at all symbols."""
+        """Return (B, V·L, D): a cell's vector times sqrt(V) at its own symbol, 0 at others; registers at all."""
         num_symbols = self.config.vocab_size
         cells = self.embed_tokens(inputs.clamp(max=SYMBOL)).unsqueeze(1)  # (B, 1, S, D)
         is_its = F.one_hot(inputs.long(), num_symbols).transpose(1, 2).unsqueeze(-1)  # (B, V, S, 1)

@@ -1,6 +1,6 @@
-"""The block of `trm_equivariant`: each pair of a cell and a symbol hears of the units that it is in, pooled.
+"""The block of `trm_equivariant`: each (cell, symbol) pair receives the pooled vectors of its units.
 
-Shapes: B batch, N symbols, L pairs of a cell and a symbol, D hidden size.
+Shapes: B batch, N symbols, L (cell, symbol) pairs, D hidden size.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from models.ops import rms_norm, silu_gate
 
 
 class UnitBlock(NetworkBlock):
-    """`h = rms(h + SwiGLU(h, pooled h))` for h (B, L, D): one linear map of each pair and of each unit it is in.
+    """`h = rms(h + SwiGLU(h, pooled h))` for h (B, L, D).
 
-    gate and up are the sum of a map of the pair itself, of its cell's pooled vector (over the symbols) and of the
-    pooled vectors of the units (over their cells, for this symbol). Pooling is a mean, or a mean beside a maximum.
+    Gate and up are a sum of linear maps: of the pair itself, of its cell's vector pooled over the symbols, and of its
+    units' vectors pooled over their cells for this symbol. Pooling is a mean, or the mean and the maximum concatenated.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class UnitBlock(NetworkBlock):
         return rms_norm(grid + self.down_proj(silu_gate(gate_up)), self.eps).view(h.shape)
 
     def flops(self, length: int) -> int:
-        """FLOP of the forward pass for one row of `length` pairs; pooled vectors are mapped once for each unit."""
+        """FLOP of the forward pass for one row of `length` pairs; pooled vectors are mapped once per unit."""
         cells = self.units.num_cells
         symbols = length // cells
         products = self.of_pair.flops(length) + self.of_cell.flops(cells) + self.down_proj.flops(length)
