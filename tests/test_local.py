@@ -101,7 +101,9 @@ def test_the_same_weights_answer_grids_of_every_size_and_inside_as_in_themselves
 
 
 def test_a_grid_that_is_not_square_is_refused():
-    with pytest.raises(ConfigError, match="trm_local needs a square grid, but seq_len=30 is no square number"):
+    with pytest.raises(
+        ConfigError, match="trm_local needs a square grid, but seq_len=30 is no square number"
+    ):
         build_model(ARCH, seq_len=30, vocab_size=VOCAB, num_puzzle_identifiers=1)
 
 

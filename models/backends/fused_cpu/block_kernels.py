@@ -1,7 +1,7 @@
-"""Blocks of attention, or a SwiGLU over the positions, and SwiGLU: forward.hpp and backward.hpp.
+"""Kernels for `models.blocks.Block`: attention or a SwiGLU over positions, then SwiGLU (forward.hpp, backward.hpp).
 
-Shapes: B batch, L positions, D hidden size, W heads times head width, I inner width of SwiGLU, J of the one that mixes
-the positions.
+Shapes: B batch, L positions, D hidden size, W heads times head width, I inner width of SwiGLU, J inner width of the
+SwiGLU over positions.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from models.blocks import Block, Network
 from models.feedforward import RMSSwiGLU
 from models.layers import SwiGLU
 
-GATE_BLOCK = 64  # columns of gate, and as many of up, that a product leaves to be gated
+GATE_BLOCK = 64  # columns of gate, and of up, in a product's block that is then gated
 
 
 def heads_block(num_heads: int, head_dim: int) -> int:
-    """The same for queries, keys and values: whole heads."""
+    """Block width for queries, keys and values: whole heads."""
     return head_dim * max(n for n in range(1, max(1, 128 // head_dim) + 1) if 3 * num_heads % n == 0)
 
 
 class BlockKernels(Kernels[Block]):
-    """The part of the library for `models.blocks.Block`."""
+    """The library's functions and structures for `models.blocks.Block`."""
 
     forward, backward = "forward", "backward"
     layer_type, gradients_type, kept_type = Layer, Gradients, Kept
