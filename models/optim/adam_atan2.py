@@ -1,6 +1,6 @@
-"""AdamATan2 (arXiv 2407.05872, section 4): Adam whose step is `atan2(m, √v)`, so that it needs no epsilon.
+"""AdamATan2 (arXiv 2407.05872, section 4): Adam with the step `atan2(m, √v)`, which needs no epsilon.
 
-Differs from Adam with decoupled decay in that one line, and in that the first bias correction scales the step
+It differs from Adam with decoupled weight decay in this line, and in that the first bias correction scales the step
 instead of the numerator.
 """
 
@@ -75,7 +75,7 @@ class AdamATan2(Optimizer):
 
 
 def adam_atan2_class(device: torch.device) -> tuple[Callable[..., Optimizer], str]:
-    """The AdamATan2 to use for `device`, and a line that names it: on CUDA the fused kernel, if it can be imported."""
+    """Choose the AdamATan2 for `device`, on CUDA the fused kernel if installed; also returns a line that names it."""
     if device.type != "cuda":
         return AdamATan2, "AdamATan2: PyTorch implementation"
     try:

@@ -1,4 +1,4 @@
-"""What a choice of `optimizer=` provides: its own settings, and the optimizers that it builds from them."""
+"""Base class of the choices of `optimizer=`: settings, and `build` to make the optimizers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from models.strict_model import StrictModel
 
 @dataclass(frozen=True)
 class CommonSettings:
-    """The config's `lr`, `beta1`, `beta2` and `weight_decay`, which no choice owns."""
+    """The config's `lr`, `beta1`, `beta2` and `weight_decay`, which are shared by all choices."""
 
     lr: float
     betas: tuple[float, float]
@@ -26,16 +26,16 @@ class Built(NamedTuple):
     """One optimizer of a run."""
 
     name: str
-    """The key of its state in a checkpoint, unique within a run; `puzzle_emb` is taken."""
+    """Key of its state in a checkpoint, unique within a run; `puzzle_emb` is reserved."""
     optimizer: Optimizer
     lr: float
     """Learning rate at the schedule's peak."""
     notice: str = ""
-    """A line for the console, such as which implementation is in use."""
+    """A line for the console, such as the implementation in use."""
 
 
 class OptimizerConfig(StrictModel):
-    """Base of every choice. The warm-up and cosine of the config apply to whatever it builds."""
+    """Base of every choice; the config's warm-up and cosine schedule apply to all optimizers that it builds."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -48,10 +48,10 @@ class OptimizerConfig(StrictModel):
     def build(
         self, inner: RecursiveModel, weights: list[nn.Parameter], common: CommonSettings
     ) -> list[Built]:
-        """Optimizers for `weights`, each parameter in exactly one.
+        """Build optimizers for `weights`, each parameter in exactly one.
 
-        `weights` (not empty) are the trained parameters of the model under its loss; `inner` is the architecture,
-        whose modules tell which parameter belongs where. The rate of the last optimizer is logged as `train/lr`.
+        `weights` (not empty) are the trained parameters; `inner` is the architecture, whose modules tell which
+        parameter belongs where. The learning rate of the last optimizer is logged as `train/lr`.
         Raises ValueError if this choice does not suit the model.
         """
         raise NotImplementedError(f"{type(self).__name__} must define build")

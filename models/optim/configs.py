@@ -1,7 +1,7 @@
-"""What `optimizer=` can be: each choice has a name, the settings that belong to it alone, and `build`.
+"""The choices of `optimizer=`: each has a name, its own settings, and `build`.
 
-The config's `lr`, `weight_decay`, `beta1` and `beta2` are those of the elementwise optimizer (AdamATan2 or AdamW),
-whatever it trains; the schedule's shape is common to all.
+The config's `lr`, `weight_decay`, `beta1` and `beta2` belong to the elementwise optimizer (AdamATan2 or AdamW); the
+schedule is common to all.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from models.recursive import RecursiveModel
 
 
 class AdamATan2Config(OptimizerConfig):
-    """As published."""
+    """AdamATan2, as published."""
 
     name: Literal["adam_atan2"] = "adam_atan2"
 
@@ -32,6 +32,8 @@ class AdamATan2Config(OptimizerConfig):
 
 
 class AdamWConfig(OptimizerConfig):
+    """`torch.optim.AdamW`."""
+
     name: Literal["adamw"] = "adamw"
 
     def build(
@@ -42,10 +44,10 @@ class AdamWConfig(OptimizerConfig):
 
 
 class MuonConfig(OptimizerConfig):
-    """`torch.optim.Muon` for the matrices of the blocks, `rest` for embeddings, heads, biases and what is no matrix.
+    """`torch.optim.Muon` for the matrices of the blocks, `rest` for all other parameters.
 
-    The momentum is an average (`m = momentum·m + (1 - momentum)·g`), decay is by `lr` before its adjustment. The
-    step is `lr` times `sqrt(max(1, rows / columns))`, or `0.2 sqrt(max(rows, columns))` with `match_rms_adamw`.
+    The momentum is an average (`m = momentum·m + (1 - momentum)·g`); weight decay uses the unadjusted `lr`. The step is
+    `lr` times `sqrt(max(1, rows / columns))`, or `0.2 sqrt(max(rows, columns))` with `match_rms_adamw`.
     """
 
     fixed_on_resume: ClassVar = ("name", "rest")
@@ -89,7 +91,7 @@ class MuonConfig(OptimizerConfig):
         ]
 
 
-# A new optimizer is added to this line; config/optimizer/NAME.yaml holds its defaults.
+# Add new optimizers to this line; config/optimizer/NAME.yaml holds their defaults.
 _AnyConfig = AdamATan2Config | AdamWConfig | MuonConfig
 
 AnyOptimizerConfig = Annotated[_AnyConfig, Field(discriminator="name")]
@@ -100,7 +102,7 @@ AS_PUBLISHED = AdamATan2Config()
 
 
 def block_matrices(inner: RecursiveModel) -> list[nn.Parameter]:
-    """The matrices of an architecture's networks. Raises ValueError if there are none."""
+    """Return the matrices of an architecture's networks. Raises ValueError if there are none."""
     matrices = [p for network in networks_of(inner) for p in network.parameters() if p.ndim == 2]
     if not matrices:
         raise ValueError(
