@@ -10,7 +10,7 @@ from config.schema import CompileChoice, EvaluatorConfig, FilePath, SavableOutpu
 from models.recursive import MAX_STEPS
 from models.strict_model import StrictModel
 
-# The strategies of evaluators/test_time.py and evaluators/ladder.py, and the options that each has of its own.
+# The strategies of evaluators/test_time.py and evaluators/ladder.py, with the options that each one accepts.
 STRATEGIES = {
     "plain": {"halt"},
     "symmetry": {"symmetries", "pick", "seed"},
@@ -18,7 +18,7 @@ STRATEGIES = {
     "ensemble": {"checkpoints", "pick"},
     "ladder": {"halt", "rungs", "more_steps", "symmetries", "chains", "sigma", "pick", "seed"},
 }
-# What the strategy is told.
+# Options that are passed to the strategy.
 OPTIONS = ("halt", "checker", "symmetries", "chains", "sigma", "pick", "rungs", "more_steps", "seed")
 MAX_CHAINS = 10_000
 Pick = Literal["majority", "q_halt", "first_stop"]
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Strategy = str
 else:  # made from the table, so that a new strategy is one line
     Strategy = Literal[tuple(STRATEGIES)]
-# Options of the ladder that are settings of one of its rungs.
+# Options of the ladder that belong to one of its rungs.
 _OF_RUNG = {
     "more_steps": "more_steps",
     "symmetries": "symmetry",
@@ -38,7 +38,7 @@ _OF_RUNG = {
 
 
 class EvaluateConfig(StrictModel):
-    """Everything that `evaluate.py` is told; None means as the run was trained, of a strategy its default."""
+    """Options of `evaluate.py`; None means as in training, or the strategy's default."""
 
     checkpoints: list[FilePath] | None = Field(default=None, min_length=2)
     """ensemble: [A, B, ...]; null: every step_N of the run."""
@@ -112,7 +112,7 @@ class EvaluateConfig(StrictModel):
         if len(set(rungs)) < len(rungs):
             raise ValueError("a rung is named twice")
         if "more_steps" in rungs and rungs[: rungs.index("more_steps")][-1:] != ["steps"]:
-            raise ValueError("more_steps goes on where steps ended, so it must come right after it")
+            raise ValueError("more_steps continues from steps, so it must come right after it")
         return rungs
 
     @model_validator(mode="after")
@@ -122,14 +122,14 @@ class EvaluateConfig(StrictModel):
             if getattr(self, key) is not None:
                 takers = [name for name, keys in STRATEGIES.items() if key in keys]
                 raise ValueError(
-                    f"{key} means nothing under strategy={self.strategy}; it belongs to strategy={' or '.join(takers)}"
+                    f"{key} has no effect with strategy={self.strategy}; it belongs to strategy={' or '.join(takers)}"
                 )
         if self.strategy == "ladder" and self.rungs is not None:
             for key, rung in _OF_RUNG.items():
                 if getattr(self, key) is not None and rung not in self.rungs:
-                    raise ValueError(f"{key} is of the rung {rung}, which rungs={self.rungs} lacks")
+                    raise ValueError(f"{key} belongs to the rung {rung}, which rungs={self.rungs} lacks")
         if self.strategy == "ladder" and self.halt and self.rungs is not None and "steps" not in self.rungs:
-            raise ValueError(f"halt is of the rung steps, which rungs={self.rungs} lacks")
+            raise ValueError(f"halt belongs to the rung steps, which rungs={self.rungs} lacks")
         if self.strategy == "ensemble" and self.pick == "first_stop":
             raise ValueError(
                 "pick=first_stop needs chains in lockstep, and checkpoints run one after the other"
@@ -139,11 +139,11 @@ class EvaluateConfig(StrictModel):
                 "step names one checkpoint; an ensemble's are checkpoints=[RUN/step_10,RUN/step_20]"
             )
         if self.checkpoints and self.checkpoint is not None:
-            raise ValueError("checkpoint is one and checkpoints are several: leave one of them out")
+            raise ValueError("checkpoint names one and checkpoints several: leave one of them out")
         return self
 
     def completed(self, run: dict[str, Any]) -> EvaluateConfig:
-        """This config with the run's own values where it has none."""
+        """Return a copy in which the run's own values replace None."""
         own = {
             "data_paths_test": run["data_paths_test"] or run["data_paths"],
             "evaluators": run["evaluators"],

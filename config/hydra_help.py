@@ -26,7 +26,7 @@ Hydra's own options
 
 
 def render_help(command: Command, overrides: Sequence[str]) -> str:
-    """All that a command can be told; defaults are those of the composed config, `arch=hrm` changes them."""
+    """Render all keys of a command; defaults come from the composed config, so `arch=hrm` changes them."""
     with initialize_config_dir(str(_FOLDER), version_base=None):
         config = compose(command.config_name, list(overrides))
     values: Any = OmegaConf.to_container(config, resolve=False)
@@ -73,7 +73,7 @@ def _nested(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _choices(group: str, title: str, sign: str = "") -> str:
-    """The files of a config group, each with the first paragraph of its comments."""
+    """List the files of a config group, each with the first paragraph of its comments."""
     lines = [title.capitalize()]
     for path in sorted((_FOLDER / group).glob("*.yaml")):
         comments = path.read_text(encoding="utf-8").splitlines()

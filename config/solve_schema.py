@@ -1,4 +1,4 @@
-"""What `solve.py` and `app.py` may be told."""
+"""Options of `solve.py` and `app.py`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from models.strict_model import StrictModel
 
 
 class CheckpointConfig(StrictModel):
-    """What every command about trained weights is told."""
+    """Options of every command on trained weights."""
 
     checkpoint: FilePath = Field(default=None, validate_default=True)  # required, with a message of its own
     """The trained model: a run's folder, step_N, best, an export, .safetensors, hf://OWNER/NAME[/file]."""
@@ -26,7 +26,7 @@ class CheckpointConfig(StrictModel):
 
 
 class SolveConfig(CheckpointConfig):
-    """Everything that `solve.py` is told; None means as the run was trained."""
+    """Options of `solve.py`; None means as in training."""
 
     puzzle: str | None = None
     """Your own puzzle: its cells in reading order. Sudoku: symbols, . or 0 for a blank; white space and
@@ -62,14 +62,14 @@ class SolveConfig(CheckpointConfig):
             if self.puzzle is not None and getattr(self, key) is not None:
                 raise ValueError(f"puzzle= gives the puzzle and {key}= chooses one: leave one of them out")
         if self.puzzle is None and self.seq_len is not None:
-            raise ValueError("seq_len= goes with puzzle=; the test data says it itself")
+            raise ValueError("seq_len= is used with puzzle= only; the test data has its own")
         if self.index is not None and self.seed is not None:
             raise ValueError("index= chooses a puzzle and seed= draws one: leave one of them out")
         return self
 
 
 class AppConfig(CheckpointConfig):
-    """Everything that `app.py` is told."""
+    """Options of `app.py`."""
 
     seq_len: int | None = Field(default=None, gt=0)
     """Cells of a puzzle, needed if nothing beside a published checkpoint says it."""

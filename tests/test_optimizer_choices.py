@@ -239,8 +239,8 @@ def test_a_state_from_before_there_was_a_choice_resumes(identified, tmp_path, mo
         ({"optimizer": {"name": "muon", "momentum": 1}}, r"optimizer\.momentum: 1 is not valid"),
         ({"optimizer": {"name": "adamw", "momentum": 0.9}}, r"optimizer\.momentum: unknown key"),
         ({"grad_clip": 0}, "grad_clip: 0 is not valid"),
-        ({"freeze_weights": True, "grad_clip": 1}, "grad_clip is for the weights"),
-        ({"freeze_weights": True, "optimizer": {"name": "muon"}}, "optimizer=muon is for the weights"),
+        ({"freeze_weights": True, "grad_clip": 1}, "grad_clip applies to the weights"),
+        ({"freeze_weights": True, "optimizer": {"name": "muon"}}, "optimizer=muon applies to the weights"),
         ({"ema_start_step": 5}, "ema_start_step=5 needs ema=True"),
     ],
 )
