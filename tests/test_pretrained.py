@@ -213,7 +213,7 @@ def test_a_pickle_that_wants_to_run_code_is_refused_and_does_not_run(tmp_path, m
         path.write_bytes(pickle.dumps({"weight": Malicious()}))
     else:
         torch.save({"weight": Malicious()}, path, _use_new_zipfile_serialization=form == "zip")
-    with pytest.raises(UserError, match=r"step_1: is a pickle that wants to run code.*refused"):
+    with pytest.raises(UserError, match=r"step_1: is a pickle that needs to run code.*refused"):
         read_state_dict(path)
     assert not (tmp_path / "made_by_the_pickle").exists()
 
@@ -244,14 +244,14 @@ def test_truncated_and_foreign_files_are_named(tmp_path):
     ("content", "reason"),
     [
         (b"", "it is empty"),
-        (b"hello", "it begins with b'hell', unlike all that torch.save writes"),
-        (b"\x80\x02he", "what is pickled in it is cut off or garbled"),
-        (b"\x80\x02", "what is pickled in it is cut off or garbled"),
+        (b"hello", "it begins with b'hell', unlike files of torch.save"),
+        (b"\x80\x02he", "its pickled contents are truncated or garbled"),
+        (b"\x80\x02", "its pickled contents are truncated or garbled"),
     ],
 )
 def test_the_reason_why_a_file_is_no_weights_is_in_words(tmp_path, content, reason):
     (tmp_path / "file").write_bytes(content)
-    with pytest.raises(UserError, match=re.escape(f"file: is damaged or no weights file ({reason})")):
+    with pytest.raises(UserError, match=re.escape(f"file: is damaged or not a weights file ({reason})")):
         read_state_dict(tmp_path / "file")
 
 
@@ -260,7 +260,7 @@ def test_no_random_bytes_behind_a_pickles_beginning_bring_more_than_that_error(t
     for _ in range(300):
         (tmp_path / "file").write_bytes(b"\x80\x02" + rng.bytes(rng.integers(1, 40)))
         with pytest.raises(
-            UserError, match=r"file: is (damaged or no weights file|a pickle that wants to run code)"
+            UserError, match=r"file: is (damaged or not a weights file|a pickle that needs to run code)"
         ):
             read_state_dict(tmp_path / "file")
 

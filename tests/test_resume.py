@@ -360,7 +360,7 @@ def test_a_run_whose_newest_state_is_damaged_goes_on_from_the_one_before(
     data[len(data) // 2] ^= 1
     newest.write_bytes(data)
     assert train(identified, folder, **SETTINGS, resume="auto") == 0
-    assert "its SHA-256 is not the manifest's); skipped" in capsys.readouterr().out
+    assert "its SHA-256 differs from the manifest's); skipped" in capsys.readouterr().out
     assert_same_run(folder, undisturbed)
 
 
