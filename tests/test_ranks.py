@@ -168,7 +168,7 @@ def test_another_number_of_ranks_goes_on_with_a_fresh_carry_and_says_so(identifi
     train_on(2, tmp_path, identified, "run", stop_at=4)
     codes, (result,) = train_on(1, tmp_path, identified, "run", resume="auto")
     assert codes == [0]
-    assert "was saved by 2 processes, this run has 1: the carry starts afresh" in result.stdout
+    assert "was saved by 2 processes, this run has 1: the carry is reset" in result.stdout
     steps = [line["step"] for line in metrics(tmp_path / "run") if "test/accuracy" in line]
     assert steps == [5, 10]
 

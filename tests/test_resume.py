@@ -195,7 +195,7 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(identified, tmp_path, monke
 def test_resuming_an_empty_folder_is_a_fresh_start_and_says_so(identified, undisturbed, tmp_path, capsys):
     folder = tmp_path / "run"
     assert train(identified, folder, **SETTINGS, resume="auto") == 0
-    assert "holds no checkpoint yet, so this is a fresh start" in capsys.readouterr().out
+    assert "holds no checkpoint yet, so this is a new start" in capsys.readouterr().out
     assert_same_run(folder, undisturbed)
 
 
