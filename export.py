@@ -48,7 +48,7 @@ class ExportConfig(CheckpointConfig):
     step: int | None = Field(default=None, ge=0)
     """Training step of the weights, if checkpoint is a run's folder; null: the newest."""
     seq_len: int | None = Field(default=None, gt=0)
-    """Cells of a puzzle, needed if nothing beside a published checkpoint says it."""
+    """Cells of a puzzle, needed for a published checkpoint that does not record it."""
     push_to_hub: str | None = None
     """Repository on the Hugging Face hub to upload the export to, as OWNER/NAME."""
 

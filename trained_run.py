@@ -67,20 +67,20 @@ class Trained:
         Most of them follow from the weights; with rotary positions `seq_len` comes from the run's metadata, its config,
         its dataset or the argument. Raises UserError if these contradict each other, or if `seq_len` is unknown.
         """
-        told = self._told()
-        if seq_len is not None and told.get("seq_len", seq_len) != seq_len:
+        known_sizes = self._known_sizes()
+        if seq_len is not None and known_sizes.get("seq_len", seq_len) != seq_len:
             raise UserError(
-                f"seq_len={seq_len}, but {self.label} was trained with {told['seq_len']}: leave it out"
+                f"seq_len={seq_len}, but {self.label} was trained with {known_sizes['seq_len']}: leave it out"
             )
-        seq_len = seq_len or told.get("seq_len") or self._seq_len_of_dataset()
+        seq_len = seq_len or known_sizes.get("seq_len") or self._seq_len_of_dataset()
         if seq_len is None:
             raise UserError(
                 f"{self.label}: the number of cells that it was trained with is unknown, and its dataset is not here: "
                 "give seq_len= (81 for Sudoku 9x9, 900 for ARC and mazes of 30x30)"
             )
-        if "vocab_size" not in told:
+        if "vocab_size" not in known_sizes:
             raise UserError(f"{self.label}: has no lm_head.weight, so it is not a model of this repository")
-        return told | {"seq_len": seq_len}
+        return known_sizes | {"seq_len": seq_len}
 
     def build(
         self,
@@ -113,19 +113,19 @@ class Trained:
 
         Raises UserError if the data has another shape or other identifiers than the training data.
         """
-        told = self._told()
+        known_sizes = self._known_sizes()
         fixed = {"seq_len", "vocab_size"}.difference(self.settings().free_sizes)
-        wrong = [key for key in sorted(fixed) if told.get(key, sizes[key]) != sizes[key]]
+        wrong = [key for key in sorted(fixed) if known_sizes.get(key, sizes[key]) != sizes[key]]
         if wrong:
             lines = "".join(
-                f"\n  {key}: {told[key]} in the weights, {sizes[key]} in the data" for key in wrong
+                f"\n  {key}: {known_sizes[key]} in the weights, {sizes[key]} in the data" for key in wrong
             )
             raise UserError(f"{self.label} does not fit the data {', '.join(data_paths)}{lines}")
         if sizes["num_puzzle_identifiers"] > 1 and self._has_table():
             known = self._check_identifiers(data_paths, notice)
-            if known and told["num_puzzle_identifiers"] > sizes["num_puzzle_identifiers"]:
+            if known and known_sizes["num_puzzle_identifiers"] > sizes["num_puzzle_identifiers"]:
                 # The data is one of several training datasets: its identifiers are part of the table.
-                return sizes | {"num_puzzle_identifiers": told["num_puzzle_identifiers"]}
+                return sizes | {"num_puzzle_identifiers": known_sizes["num_puzzle_identifiers"]}
         return dict(sizes)
 
     def _check_identifiers(self, data_paths: Sequence[str], notice: Callable[[str], None]) -> bool:
@@ -148,13 +148,13 @@ class Trained:
                 )
         return True
 
-    def _told(self) -> dict[str, Any]:
+    def _known_sizes(self) -> dict[str, Any]:
         """Return the sizes known from config, metadata and weights; the weights take precedence."""
-        told = {"num_puzzle_identifiers": 1} | self.config.sizes
-        told |= {
+        known_sizes = {"num_puzzle_identifiers": 1} | self.config.sizes
+        known_sizes |= {
             key: self.metadata[key] for key in ("seq_len", "vocab_size", "units") if key in self.metadata
         }
-        return told | sizes_in(self.state, self.settings())
+        return known_sizes | sizes_in(self.state, self.settings())
 
     def _has_table(self) -> bool:
         return self.settings().puzzle_emb_ndim > 0

@@ -41,7 +41,7 @@ class SolveConfig(CheckpointConfig):
     steps: int | None = Field(default=None, gt=0, le=MAX_STEPS)
     """Supervision steps; more than in training are allowed; null: as in training."""
     seq_len: int | None = Field(default=None, gt=0)
-    """Cells of a puzzle, needed if nothing beside a published checkpoint says it."""
+    """Cells of a puzzle, needed for a published checkpoint that does not record it."""
     gif: FilePath | None = None
     """File (.gif) for an animation of the steps."""
     png: FilePath | None = None
@@ -72,7 +72,7 @@ class AppConfig(CheckpointConfig):
     """Options of `app.py`."""
 
     seq_len: int | None = Field(default=None, gt=0)
-    """Cells of a puzzle, needed if nothing beside a published checkpoint says it."""
+    """Cells of a puzzle, needed for a published checkpoint that does not record it."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """auto: the first of cuda, mps and cpu that is available."""
     port: int = Field(default=7860, ge=1024, le=65535)

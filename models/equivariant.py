@@ -80,9 +80,9 @@ class EquivariantModel(RecursiveModel):
         """Return (B, L, D): for each pair the embedding of given, excluded or open."""
         symbols = torch.arange(FIRST_SYMBOL_ID, self.config.vocab_size, device=inputs.device)
         cells = inputs.unsqueeze(-1)  # (B, S, 1)
-        says = torch.where(cells == symbols, GIVEN, EXCLUDED)
-        says = torch.where(cells < FIRST_SYMBOL_ID, OPEN, says)  # (B, S, N)
-        return few_rows(self.scale * self.embed_tokens.embedding_weight.to(self.dtype), says.flatten(1))
+        clues = torch.where(cells == symbols, GIVEN, EXCLUDED)
+        clues = torch.where(cells < FIRST_SYMBOL_ID, OPEN, clues)  # (B, S, N)
+        return few_rows(self.scale * self.embed_tokens.embedding_weight.to(self.dtype), clues.flatten(1))
 
     def embedding_gradient_flops(self) -> int:
         return 2 * self.length * self.embed_tokens.embedding_weight.numel()
