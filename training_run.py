@@ -232,7 +232,7 @@ def restore(
 ) -> dict[str, Any]:
     """Load a checkpoint into the run, after checking that it matches; returns the facts saved with it."""
     config, world = run.config, run.world
-    shared, of_rank = checkpointer.load(found)
+    shared, rank_state = checkpointer.load(found)
     if not isinstance(saved := shared.get("facts"), dict) or not {"config", "data"} <= saved.keys():
         raise UserError(
             f"resume={found.path}: has no config and data of a run, so it is not a state of pretrain.py"
@@ -247,14 +247,14 @@ def restore(
         raise UserError(f"resume={found.path}: {error}") from None
     for line in check_changes(before, config.model_dump()):
         world.print(f"resume: {line}")
-    if of_rank is None:
+    if rank_state is None:
         world.print(
             f"resume: {found.path} was saved by {found.world_size} processes, this run has {world.size}: "
             "the carry is reset"
         )
-    run.state.load(shared, of_rank)
-    if of_rank is not None:
-        set_random_state(of_rank["random"], world.device)
+    run.state.load(shared, rank_state)
+    if rank_state is not None:
+        set_random_state(rank_state["random"], world.device)
     if best is not None and shared["best"] is not None:
         best.load_state_dict(shared["best"])
     world.print(f"resume: continuing {found.path} after step {found.step}")

@@ -20,8 +20,8 @@ class Resumable(Protocol):
     step: int
 
     def weights(self) -> dict[str, Tensor]: ...
-    def shared(self) -> dict[str, Any]: ...
-    def of_rank(self) -> dict[str, Any]: ...
+    def shared_state(self) -> dict[str, Any]: ...
+    def rank_state(self) -> dict[str, Any]: ...
 
 
 class Stopped(Exception):
@@ -55,9 +55,9 @@ class CheckpointManager:
 
     def save(self, *, best: Best | None = None) -> None:
         """Save weights and full state, in the background."""
-        shared = self.state.shared() | self.facts()
+        shared = self.state.shared_state() | self.facts()
         shared["best"] = None if self.best is None else self.best.state_dict()
-        per_rank = self.state.of_rank() | {"random": random_state(self.checkpointer.world.device)}
+        per_rank = self.state.rank_state() | {"random": random_state(self.checkpointer.world.device)}
         self.checkpointer.save(
             self.state.step, weights=self.state.weights(), shared=shared, per_rank=per_rank, best=best
         )

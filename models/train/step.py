@@ -77,7 +77,7 @@ class TrainState:
         """Return the weights in the published form: EMA averages if there are any, under uncompiled names."""
         return self.model.state_dict() | (self.ema.state_dict() if self.ema else {})
 
-    def shared(self) -> dict[str, Any]:
+    def shared_state(self) -> dict[str, Any]:
         """Return the state that is equal on all ranks. Raises NonFiniteLoss instead of saving after a bad step."""
         self.metrics.check_finite()
         return {
@@ -92,7 +92,7 @@ class TrainState:
             "puzzles": self.metrics.puzzles,
         }
 
-    def of_rank(self) -> dict[str, Any]:
+    def rank_state(self) -> dict[str, Any]:
         """Return the state of this rank."""
         names = self.model.model.latent_names
         return {
@@ -100,8 +100,8 @@ class TrainState:
             "interval": self.metrics.state_dict(),
         }
 
-    def load(self, shared: dict[str, Any], of_rank: dict[str, Any] | None) -> None:
-        """Restore a checkpoint; if `of_rank` is None (the number of ranks has changed) the carry is reset."""
+    def load(self, shared: dict[str, Any], rank_state: dict[str, Any] | None) -> None:
+        """Restore a checkpoint; if `rank_state` is None (the number of ranks has changed) the carry is reset."""
         device = self.metrics.device
         self.model.load_state_dict(shared["model"])
         if self.ema:
@@ -110,13 +110,13 @@ class TrainState:
         self.step, self.iteration, self.batch = shared["step"], shared["iteration"], shared["batch"]
         self.seconds, self.flops = shared["seconds"], shared.get("flops")
         self.metrics.puzzles = shared.get("puzzles", 0)
-        if of_rank is not None:
+        if rank_state is not None:
             names = self.model.model.latent_names
             self.carries = [
                 Carry.from_tensors({name: value.to(device) for name, value in tensors.items()}, names)
-                for tensors in of_rank["carries"]
+                for tensors in rank_state["carries"]
             ]
-            self.metrics.load_state_dict(of_rank["interval"])
+            self.metrics.load_state_dict(rank_state["interval"])
 
 
 def train_step(
