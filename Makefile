@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 WANDB_DISABLED=true $(BIN)/python -m pytest -n $(TES
 DEMO_DATA := data/sudoku-6x6-demo
 DEMO_RUN := checkpoints/demo
 
-.PHONY: demo app test test-all lint venv clean
+.PHONY: demo app test test-all lint types venv clean
 .DEFAULT_GOAL := test
 
 # A finished demo starts again; one that was interrupted goes on where it stopped.
@@ -44,6 +44,9 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+types: venv
+	$(BIN)/mypy
+
 venv: $(INSTALLED)
 
 # An environment that somebody else made keeps the torch it has; one made here gets the tested versions.
@@ -59,5 +62,5 @@ $(INSTALLED): requirements.txt requirements-dev.txt constraints.txt
 	@touch $@
 
 clean:  ## remove the environment and caches; data/ and checkpoints/ stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,7 +1,7 @@
 """Evaluate trained weights: `python evaluate.py checkpoint=RUN_FOLDER_OR_FILE [strategy=...] [key=value ...]`.
 
-Data and settings are the run's own unless overridden (config/cfg_evaluate.yaml lists them); under `torchrun` the rows
-are shared by its processes.
+Data and settings are those of the run unless overridden (see config/cfg_evaluate.yaml); under `torchrun` the rows are
+distributed over its processes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ COMMAND = Command(
 
 
 def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
-    """Evaluate what `config` names: the report, on every rank; rank 0 has written it to `out` and the console."""
+    """Evaluate by `config`; returns the report on every rank, and rank 0 writes it to `out` and the console."""
     members = open_members(config)
     trained = members[0]
     uses_own_data = config.data_paths_test is None
@@ -65,19 +65,19 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         evaluators = build_evaluators(wanted, config.data_paths_test, data.metadata)
     except ValueError as error:
         raise UserError(str(error)) from error
-    can_be_fused = all(FusedCPU.fits(head.model.inner) for head in heads)
+    can_be_fused = all(FusedCPU.fits(head.architecture) for head in heads)
     mode, reason = compile_policy(config.compile, world.device, can_be_fused)
     solvers = [Solver(head, world.device) for head in heads]
     applications = {solver.applications_per_step() for solver in solvers}
     if len(applications) > 1:
         raise UserError(
             f"checkpoints: their supervision steps apply networks {sorted(applications)} times, so that their compute "
-            "cannot be counted together; use checkpoints of the same H_cycles and L_cycles"
+            "cannot be added up; use checkpoints of the same H_cycles and L_cycles"
         )
     steps = config.halt_max_steps or solvers[0].trained_steps
     options = {name: getattr(config, name) for name in OPTIONS}
     sizes = [size for power in range(4) if (size := data.local_batch_size >> power)]
-    if mode in (None, FUSED):  # which take any size without compiling anew
+    if mode in (None, FUSED):  # these need no compiling for each batch size
         sizes = []
     identifiers = sorted(
         {i for _, s in data.splits for part in s.sets.values() for i in part.puzzle_identifiers.tolist()}
@@ -88,12 +88,12 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     strategy, options = build_strategy(Choice(config.strategy, steps, **options), setting)
     if mode:
         for head in heads:
-            head.model.inner.backend = choose_backend(head.model.inner, mode)
+            head.architecture.backend = choose_backend(head.architecture, mode)
     folder = Path(config.out) if config.out else evaluation_folder(trained)
     if world.is_main:
         make_output_folder(folder)
     where = ", ".join(filter(None, (str(world.device), reason)))
-    world.print(f"{trained.label}: {type(heads[0].model.inner).__name__} on {where}")
+    world.print(f"{trained.label}: {type(heads[0].architecture).__name__} on {where}")
 
     began = time.perf_counter()
     for solver in solvers:
@@ -124,7 +124,7 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         "ema": trained.config.values["ema"],
         "seed_of_training": trained.config.values["seed"],
         "training": training_cost(trained),
-        "knows_of_the_rules": heads[0].model.inner.knows,
+        "knows_of_the_rules": heads[0].architecture.knows,
         "data": config.data_paths_test,
         "rows": score.rows,
         "rows_of_the_data": data.num_examples,
@@ -138,7 +138,7 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         "answers_use_the_rules": uses_rules,
         "halt_max_steps": steps,
         "halt_max_steps_of_training": trained.settings().halt_max_steps,
-        "forward_dtype": heads[0].model.inner.config.forward_dtype,
+        "forward_dtype": heads[0].architecture.config.forward_dtype,
         "metrics": metrics,
         "remarks": remarks(evaluators),
         **compute,
@@ -161,7 +161,7 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
 
 
 def open_members(config: EvaluateConfig) -> list[Trained]:
-    """The checkpoint, or those of an ensemble: the ones named, otherwise every step_N of the run, newest first."""
+    """Open the checkpoint, or an ensemble's: those named, else every step_N of the run, newest first."""
     if config.strategy != "ensemble":
         return [open_trained(config.checkpoint, step=config.step)]
     if config.checkpoints:
@@ -186,14 +186,18 @@ def build(trained: Trained, config: EvaluateConfig, data: PuzzleDataset, world: 
 
 
 def open_data(config: EvaluateConfig, world: World, uses_own_data: bool) -> PuzzleDataset:
-    places = {"global_batch_size": config.global_batch_size, "rank": world.rank, "world_size": world.size}
+    dist_kwargs = {
+        "global_batch_size": config.global_batch_size,
+        "rank": world.rank,
+        "world_size": world.size,
+    }
     try:
-        return PuzzleDataset(config.data_paths_test, "test", **places)
+        return PuzzleDataset(config.data_paths_test, "test", **dist_kwargs)
     except UserError as error:
         if not uses_own_data:
             raise
         raise UserError(
-            f"{error}\n(the data is the run's own; data_paths_test=[DIR] names it where it lies on this machine)"
+            f"{error}\n(this is the run's own data; data_paths_test=[DIR] gives its folder on this machine)"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Export trained weights for others: `python export.py checkpoint=RUN_FOLDER_OR_FILE out=DIR [push_to_hub=OWNER/NAME]`.
+"""Export trained weights: `python export.py checkpoint=RUN_FOLDER_OR_FILE out=DIR [push_to_hub=OWNER/NAME]`.
 
 Writes model.safetensors, config.json and a model card; `models.load_pretrained(DIR_OR_REPOSITORY)` loads them.
 """
@@ -41,14 +41,14 @@ PAPER = "https://arxiv.org/abs/2510.04871"
 
 
 class ExportConfig(CheckpointConfig):
-    """What `export.py` is told."""
+    """Options of `export.py`."""
 
     out: FilePath
     """Folder to write; an earlier export in it is replaced."""
     step: int | None = Field(default=None, ge=0)
     """Training step of the weights, if checkpoint is a run's folder; null: the newest."""
     seq_len: int | None = Field(default=None, gt=0)
-    """Cells of a puzzle, needed if nothing beside a published checkpoint says it."""
+    """Cells of a puzzle, needed for a published checkpoint that does not record it."""
     push_to_hub: str | None = None
     """Repository on the Hugging Face hub to upload the export to, as OWNER/NAME."""
 
@@ -62,9 +62,9 @@ COMMAND = Command(
 
 
 def export(config: ExportConfig) -> Path:
-    """Write the export into the folder `out`, and upload it if asked to; returns the folder.
+    """Write the export into the folder `out`, and upload it if configured; returns the folder.
 
-    Raises UserError where the checkpoint cannot be loaded, or `out` holds other files.
+    Raises UserError if the checkpoint cannot be loaded, or `out` contains other files.
     """
     if config.push_to_hub is not None:
         check_repository_name(config.push_to_hub, "push_to_hub")
@@ -72,7 +72,7 @@ def export(config: ExportConfig) -> Path:
     refuse_other_folders(folder)
     trained = open_trained(config.checkpoint, step=config.step)
     sizes = trained.sizes(config.seq_len)
-    model = trained.build(sizes=sizes)  # so that nothing is exported that does not load
+    model = trained.build(sizes=sizes)  # checks that the export can be loaded
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
     identifiers = identifiers_of(trained) if sizes["num_puzzle_identifiers"] > 1 else None
     description = {
@@ -104,7 +104,7 @@ def export(config: ExportConfig) -> Path:
 
 
 def refuse_other_folders(folder: Path) -> None:
-    """An earlier export, evaluated or not, is replaced; anything else in the folder may be a run of its own."""
+    """Raise UserError if the folder contains files other than an earlier export and its evaluations."""
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     others = [name for name in names if name not in FILES and not name.startswith("evaluation_")]
     if others:
@@ -112,15 +112,15 @@ def refuse_other_folders(folder: Path) -> None:
 
 
 def identifiers_of(trained: Trained) -> list[str] | None:
-    """The names of the puzzle identifiers that the table belongs to, where they can be found."""
+    """Read the names of the table's puzzle identifiers; None if they cannot be found."""
     folders = [trained.located.folder, *map(Path, trained.config.values["data_paths"])]
-    names_files = ("identifiers.json", "identifiers.npz")  # lazy datasets have the second
+    names_files = ("identifiers.json", "identifiers.npz")  # lazy datasets have the .npz
     named = (path for path in folders if any((path / name).is_file() for name in names_files))
     return next(map(read_identifiers, named), None)
 
 
 def scores_of(trained: Trained) -> dict[str, float]:
-    """The evaluation that the run logged for these weights, under the logged names; {} where there is none."""
+    """Read the evaluation that the run logged for these weights, by logged names; {} if there is none."""
     path = trained.located.folder / "metrics.jsonl"
     scores: dict[str, float] = {}
     if trained.step is None or not path.is_file():
@@ -139,7 +139,7 @@ def scores_of(trained: Trained) -> dict[str, float]:
 
 
 def report_of(trained: Trained) -> dict[str, Any] | None:
-    """The report that `evaluate.py` last wrote beside these weights, if it has an accuracy."""
+    """Read the last report of `evaluate.py` beside these weights, if it has an accuracy."""
     path = evaluation_folder(trained) / REPORT_NAME
     if not path.is_file():
         return None
@@ -154,14 +154,14 @@ def model_card(
     scores: dict[str, float],
     repository: str | None,
 ) -> str:
-    """The README.md of the export: what it is, how it was trained, what it scores, how to load it."""
+    """Render the export's README.md: model, training, scores and usage."""
     values, arch = trained.config.values, trained.settings()
     data = trained.metadata
     table = f"a puzzle table of {sizes['num_puzzle_identifiers']:,} rows"
     cost = training_cost(trained)
-    told = architecture_class(trained.arch["name"]).knows
+    known_rules = architecture_class(trained.arch["name"]).knows
     facts = {
-        "knows of the rules": told or "nothing",
+        "knows of the rules": known_rules or "nothing",
         "architecture": f"`{trained.arch['name']}`, {num_parameters:,} parameters, "
         + (table if arch.puzzle_emb_ndim else "no puzzle embeddings"),
         "recursion": f"H_cycles {arch.H_cycles}, L_cycles {arch.L_cycles}, {arch.halt_max_steps} supervision steps",
@@ -234,14 +234,14 @@ model = models.load_pretrained("{repository or "PATH_OF_THIS_FOLDER"}")
 
 
 def built_by(metadata: dict[str, Any]) -> str:
-    """What the builder of the data recorded beyond the format (family, options, seed), as a section; "" for nothing."""
+    """Render a section with the data builder's own metadata (family, options, seed); "" if there is none."""
     known = (*_FORMAT_KEYS, IDENTIFIERS_KEY, COST_KEY)
     facts = {key: value for key, value in metadata.items() if key not in known}
     return f"## Data\n\n```yaml\n{safe_dump(facts, sort_keys=False).strip()}\n```\n\n" if facts else ""
 
 
 def recipe(values: dict[str, Any]) -> dict[str, Any]:
-    """What decides a run's result: names, places and the machine left out."""
+    """Return the config keys that affect a run's result, without names, paths and machine settings."""
     machine = ("device", "compile", "log_interval", "resume", "keep_last", "project_name", "run_name")
     places = (
         "checkpoint_path",

@@ -1,7 +1,7 @@
 """Train a recursive model on puzzles: `python pretrain.py arch=trm data_paths="[DIR]" ...` (see README.md).
 
-Composes the config, asks for the parts, runs the loop. What has its own mathematics or policy lives with its owner:
-data order in `puzzle_dataset.py`, the model in `models/`, numbers in `evaluators/`, disk and devices in `utils/`.
+Composes the config, builds the parts of the run and runs the training loop. Everything else is in its own module: data
+order in `puzzle_dataset.py`, the model in `models/`, metrics in `evaluators/`, disk and devices in `utils/`.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from evaluators.base import remarks
 from evaluators.evaluate import evaluate, metric_names
 from evaluators.run_pictures import evaluation_pictures
 from models.backends import FusedCPU, choose_backend
-from models.metrics import NonFiniteLoss
-from models.training import train_step
+from models.train.metrics import NonFiniteLoss
+from models.train.step import train_step
 from puzzle_dataset import IDENTIFIERS_KEY, Prefetcher, identifier_hashes
 from training_run import Run, build, find_checkpoint, resolve_names, restore, run_metadata, start_from
 from utils.checkpoint import Checkpointer
@@ -59,7 +59,7 @@ COMMAND = Command(
 
 
 def fit(run: Run, loggers: Loggers, checkpoints: CheckpointManager, bar: Progress) -> None:
-    """The loop: train, log, evaluate, keep. Starts where `run.state` stands."""
+    """Run the loop from the current `run.state`: train, log, evaluate, save."""
     config, world, state = run.config, run.world, run.state
     settings = {name: getattr(config, name) for name in ("seed", "global_batch_size", "grad_accum_steps")}
 
@@ -116,9 +116,9 @@ def on_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str,
 
 
 def train(config: PretrainConfig, world: World) -> int:
-    """One run from its config to its last checkpoint; the exit code, not 0 if a signal stopped it before its end."""
+    """Train from a config to the last checkpoint; returns the exit code, not 0 if a signal stopped the run."""
     run = build(config, world)
-    state, inner = run.state, run.state.model.model.inner
+    state, inner = run.state, run.state.model.architecture
     best = BestMetric(config.best_metric, config.early_stop_patience) if config.best_metric else None
     if (
         best is not None
@@ -191,11 +191,10 @@ def train(config: PretrainConfig, world: World) -> int:
         except Stopped:
             checkpointer.join()
             bar.close()
-            signal = next(
-                filter(None, world.gather_object(signals.received))
-            )  # not every rank need have got one
+            # Not every rank has necessarily received one.
+            signal = next(filter(None, world.gather_object(signals.received)))
             world.print(
-                f"stopped by {signal.name} after step {state.step}, all is saved: continue with resume=auto"
+                f"stopped by {signal.name} after step {state.step}, everything is saved: continue with resume=auto"
             )
             return SIGNAL_EXIT_BASE + signal
         finally:
@@ -205,10 +204,10 @@ def train(config: PretrainConfig, world: World) -> int:
 
 
 def write_run_folder(run: Run) -> None:
-    """Config, data sizes and model source, for whoever opens the folder later."""
+    """Write the config, the data's metadata and the model's source into the run's folder."""
     config, model = run.config, run.state.model
     sources = [
-        Path(inspect.getfile(cls)) for cls in {type(model.model.inner), type(model), type(model.model)}
+        Path(inspect.getfile(cls)) for cls in {type(model.architecture), type(model), type(model.model)}
     ]
     metadata = run.train_data.metadata.to_json() | recorded_family(run.train_data.metadata) | run.sizes
     metadata[IDENTIFIERS_KEY] = identifier_hashes(dict.fromkeys([*config.data_paths, *config.test_paths]))
@@ -216,7 +215,7 @@ def write_run_folder(run: Run) -> None:
 
 
 def write_result(run: Run) -> None:
-    """One line on how the run ended, printed and kept in `result.txt`."""
+    """Print the run's result in one line, and write it to `result.txt`."""
     if run.world.is_main and run.score.rows:
         line = run.score.in_words(run.test_data.metadata.total_groups)
         line += f" after {run.state.seconds:.0f} s of training"

@@ -1,4 +1,4 @@
-"""A finished run from any name of its weights: its config, the sizes of its data, its weights, its metrics."""
+"""Open a finished run by any name of its weights: config, sizes of its data, weights, metrics."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from utils.loggers import METRICS_FILE
 from utils.reading import parse_json, read_mapping, shortened
 from utils.weights import Located, locate, read_state_dict
 
-# What config.json of an export holds; `metadata` is the run's metadata.json.
+# Keys of an export's config.json; `metadata` is the run's metadata.json.
 EXPORT_KEYS = ("recipe", "metadata", "step")
 
 Records = list[dict[str, float]]  # lines of metrics.jsonl
@@ -40,18 +40,18 @@ _CHECK_CONFIG = "check arch.* in the config beside the weights"
 
 
 def ignore(line: str) -> None:
-    """Discard the message."""
+    """Discard the message (default `notice` callback)."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a checkpoint holds, and the model that its weights make."""
+    """The contents of a checkpoint, with methods to build its model."""
 
     located: Located
     config: RunConfig
     metadata: dict[str, Any]  # the test data's dataset.json as the run saw it; {} for published runs
     state: dict[str, Tensor] = field(repr=False)
-    step: int | None = None  # training steps, where the files say so
+    step: int | None = None  # training steps, None if unknown
 
     @property
     def arch(self) -> dict[str, Any]:
@@ -62,27 +62,25 @@ class Trained:
         return self.located.label
 
     def sizes(self, seq_len: int | None = None) -> dict[str, Any]:
-        """seq_len, vocab_size and num_puzzle_identifiers that the model was trained with.
+        """Return the seq_len, vocab_size and num_puzzle_identifiers that the model was trained with.
 
-        The weights say most of it; `seq_len`, which rotary weights do not, comes from the run's metadata, its config,
-        its dataset or the argument. Raises UserError where these contradict each other, or nothing says it.
+        Most of them follow from the weights; with rotary positions `seq_len` comes from the run's metadata, its config,
+        its dataset or the argument. Raises UserError if these contradict each other, or if `seq_len` is unknown.
         """
-        told = self._told()
-        if seq_len is not None and told.get("seq_len", seq_len) != seq_len:
+        known_sizes = self._known_sizes()
+        if seq_len is not None and known_sizes.get("seq_len", seq_len) != seq_len:
             raise UserError(
-                f"seq_len={seq_len}, but {self.label} was trained with {told['seq_len']}: leave it out"
+                f"seq_len={seq_len}, but {self.label} was trained with {known_sizes['seq_len']}: leave it out"
             )
-        seq_len = seq_len or told.get("seq_len") or self._seq_len_of_dataset()
+        seq_len = seq_len or known_sizes.get("seq_len") or self._seq_len_of_dataset()
         if seq_len is None:
             raise UserError(
-                f"{self.label}: nothing says for how many cells it was trained, and its dataset is not here: give "
-                "seq_len= (81 for Sudoku 9x9, 900 for ARC and mazes of 30x30)"
+                f"{self.label}: the number of cells that it was trained with is unknown, and its dataset is not here: "
+                "give seq_len= (81 for Sudoku 9x9, 900 for ARC and mazes of 30x30)"
             )
-        if "vocab_size" not in told:
-            raise UserError(
-                f"{self.label}: has no lm_head.weight, so it is not of this repository's architectures"
-            )
-        return told | {"seq_len": seq_len}
+        if "vocab_size" not in known_sizes:
+            raise UserError(f"{self.label}: has no lm_head.weight, so it is not a model of this repository")
+        return known_sizes | {"seq_len": seq_len}
 
     def build(
         self,
@@ -92,9 +90,9 @@ class Trained:
         device: torch.device | str = "cpu",
         notice: Callable[[str], None] = ignore,
     ) -> ACTLossHead:
-        """The model under its loss in evaluation mode, on `device`; `settings` replaces keys of its `arch`.
+        """Build the model in its loss head, in evaluation mode, on `device`; `settings` override keys of its `arch`.
 
-        `sizes` are the data's where it is to answer another dataset. Raises UserError where the weights do not fit.
+        `sizes` are those of another dataset to evaluate on. Raises UserError if the weights do not fit.
         """
         arch, sizes = self.arch | (settings or {}), sizes or self.sizes()
         try:
@@ -111,58 +109,58 @@ class Trained:
     def sizes_for(
         self, sizes: dict[str, Any], data_paths: Sequence[str], notice: Callable[[str], None]
     ) -> dict[str, Any]:
-        """The sizes to build the model with, so that it answers data of `sizes` in these datasets.
+        """Return the sizes to build the model with for data of `sizes` in these datasets.
 
-        Raises UserError where the data has another shape or other identifiers than the model was trained on.
+        Raises UserError if the data has another shape or other identifiers than the training data.
         """
-        told = self._told()
+        known_sizes = self._known_sizes()
         fixed = {"seq_len", "vocab_size"}.difference(self.settings().free_sizes)
-        wrong = [key for key in sorted(fixed) if told.get(key, sizes[key]) != sizes[key]]
+        wrong = [key for key in sorted(fixed) if known_sizes.get(key, sizes[key]) != sizes[key]]
         if wrong:
             lines = "".join(
-                f"\n  {key}: {told[key]} in the weights, {sizes[key]} in the data" for key in wrong
+                f"\n  {key}: {known_sizes[key]} in the weights, {sizes[key]} in the data" for key in wrong
             )
             raise UserError(f"{self.label} does not fit the data {', '.join(data_paths)}{lines}")
         if sizes["num_puzzle_identifiers"] > 1 and self._has_table():
             known = self._check_identifiers(data_paths, notice)
-            if known and told["num_puzzle_identifiers"] > sizes["num_puzzle_identifiers"]:
-                # One of several datasets that it was trained on: its identifiers are a part of the table's.
-                return sizes | {"num_puzzle_identifiers": told["num_puzzle_identifiers"]}
+            if known and known_sizes["num_puzzle_identifiers"] > sizes["num_puzzle_identifiers"]:
+                # The data is one of several training datasets: its identifiers are part of the table.
+                return sizes | {"num_puzzle_identifiers": known_sizes["num_puzzle_identifiers"]}
         return dict(sizes)
 
     def _check_identifiers(self, data_paths: Sequence[str], notice: Callable[[str], None]) -> bool:
-        """Whether the identifiers are recorded and the same; raises UserError where they are others."""
+        """True if the identifiers are recorded and equal; raises UserError if they differ."""
         saved = self.metadata.get(IDENTIFIERS_KEY)
         if saved is None and (self.located.folder / "identifiers.json").exists():
             saved = identifier_hashes([str(self.located.folder)])
         if saved is None or None in saved:
             notice(
-                f"{self.label} comes without a record of its puzzle identifiers: the scores hold only if "
-                f"{', '.join(data_paths)} numbers them as its training data did"
+                f"{self.label} has no record of its puzzle identifiers: the scores are valid only if "
+                f"{', '.join(data_paths)} numbers them like its training data"
             )
             return False
         for path, found in zip(data_paths, identifier_hashes(data_paths), strict=True):
             if found not in saved:
                 raise UserError(
-                    f"{path}/identifiers.json: is not the one that {self.label} was trained with: with other "
-                    "identifiers each puzzle gets the embedding of a different one, and answers are worthless. "
+                    f"{path}/identifiers.json: differs from the one that {self.label} was trained with: with other "
+                    "identifiers each puzzle gets another puzzle's embedding, and answers are worthless. "
                     "Evaluate on the dataset of the training, or build it again with the same options and seed."
                 )
         return True
 
-    def _told(self) -> dict[str, Any]:
-        """The sizes that config, metadata and weights tell, the weights having the last word."""
-        told = {"num_puzzle_identifiers": 1} | self.config.sizes
-        told |= {
+    def _known_sizes(self) -> dict[str, Any]:
+        """Return the sizes known from config, metadata and weights; the weights take precedence."""
+        known_sizes = {"num_puzzle_identifiers": 1} | self.config.sizes
+        known_sizes |= {
             key: self.metadata[key] for key in ("seq_len", "vocab_size", "units") if key in self.metadata
         }
-        return told | sizes_in(self.state, self.settings())
+        return known_sizes | sizes_in(self.state, self.settings())
 
     def _has_table(self) -> bool:
         return self.settings().puzzle_emb_ndim > 0
 
     def settings(self) -> RecursiveConfig:
-        """The arch's settings as its own schema fills them in; the sizes do not matter here."""
+        """Return the arch's settings with the defaults of its schema; the sizes are placeholders."""
         return check_arch(self.arch, seq_len=1, vocab_size=2, num_puzzle_identifiers=1)
 
     def _seq_len_of_dataset(self) -> int | None:
@@ -174,15 +172,15 @@ class Trained:
 
 
 def open_trained(source: str, *, step: int | None = None) -> Trained:
-    """The trained model that `source` names (see utils/weights.py), of a run's folder the newest weights or `step`'s.
+    """Open the model that `source` names (see utils/weights.py); in a run's folder the newest weights or `step`'s.
 
-    Raises UserError where there is none, or no config beside it.
+    Raises UserError if there are no weights, or no config beside them.
     """
     located = locate(source, step=step)
     if located.config is None:
         raise UserError(
-            f"{located.label}: there is no all_config.yaml (or config.json of an export) beside it, so nothing says "
-            "which architecture it is: put the run's all_config.yaml into the same folder"
+            f"{located.label}: there is no all_config.yaml (or config.json of an export) beside it, so its "
+            "architecture is unknown: put the run's all_config.yaml into the same folder"
         )
     where = where_step = str(located.config)
     if located.config.name == "config.json":
@@ -204,7 +202,7 @@ def open_trained(source: str, *, step: int | None = None) -> Trained:
 
 
 def _check_recorded(recipe: object, metadata: object, where: str, where_metadata: str) -> None:
-    """Raise UserError unless what a file holds as recipe and metadata has the types that the code relies on."""
+    """Raise UserError unless a file's recipe and metadata have the expected types."""
     if not isinstance(recipe, dict) or not isinstance(metadata, dict | None):
         raise UserError(f"{where}: recipe and metadata must be mappings of keys to values")
     metadata = metadata or {}
@@ -218,24 +216,24 @@ def _check_recorded(recipe: object, metadata: object, where: str, where_metadata
 def load_pretrained(
     source: str, device: torch.device | str = "cpu", *, step: int | None = None, seq_len: int | None = None
 ) -> ACTLossHead:
-    """The ACT model under its loss, in evaluation mode, from a run's folder, an export, a file or `hf://OWNER/NAME`.
+    """Load the ACT model in its loss head, in evaluation mode, from a run's folder, an export, a file or the hub.
 
-    `seq_len` is needed only where nothing records it: published runs with rotary positions without their dataset.
-    Raises UserError (a ValueError) where the weights cannot be found, read or fitted.
+    `seq_len` is needed only for published runs with rotary positions whose dataset is not here. Raises UserError (a
+    ValueError) if the weights cannot be found or read, or do not fit.
     """
     trained = open_trained(_as_source(source), step=step)
     return trained.build(sizes=trained.sizes(seq_len), device=device)
 
 
 def _as_source(path_or_repo: str | Path) -> str:
-    """`OWNER/NAME` is short for the hub's repository of that name where there is no such path."""
+    """Convert a path or hub name to a source: `OWNER/NAME` is a hub repository unless it is a path."""
     text = str(path_or_repo)
     is_name = text.count("/") == 1 and all(text.split("/")) and not text.startswith((".", "~"))
     return f"hf://{text}" if is_name and not Path(text).exists() else text
 
 
 def recorded_metadata(recorded: dict[str, Any], sizes: dict[str, int]) -> Metadata:
-    """What a run recorded in metadata.json ({} of published runs) as metadata of a dataset of these sizes."""
+    """Convert a run's metadata.json ({} for published runs) to the metadata of a dataset of these sizes."""
     assumed = {
         "pad_id": 0,
         "ignore_label_id": 0,
@@ -252,16 +250,16 @@ def recorded_metadata(recorded: dict[str, Any], sizes: dict[str, int]) -> Metada
 
 
 def evaluation_folder(trained: Trained) -> Path:
-    """Where evaluate.py writes: a folder beside the weights, for downloaded ones in the working directory."""
+    """Return the folder of evaluate.py: beside the weights, for downloaded ones in the working directory."""
     if trained.label.startswith(HUB_PREFIX):
         return Path("evaluations", trained.label.removeprefix(HUB_PREFIX).replace("/", "--"))
     return trained.located.folder / f"evaluation_{trained.located.weights.name}"
 
 
 def read_metrics(folder: Path) -> Records:
-    """The lines of a run's metrics.jsonl in their order, [] where there is none.
+    """Read the lines of a run's metrics.jsonl in order; [] if there is no file.
 
-    Values that were not finite are left out. Raises UserError for a line that is no metrics.
+    Values that were not finite are omitted. Raises UserError for an invalid line.
     """
     path = folder / METRICS_FILE
     if not path.exists():
@@ -272,17 +270,17 @@ def read_metrics(folder: Path) -> Records:
         try:
             record = parse_json(line, f"{path} line {number}")
         except UserError:
-            if number == len(lines):  # being written at this moment, or cut off by a crash
+            if number == len(lines):  # being written at this moment, or truncated by a crash
                 break
             raise
         if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-            raise UserError(f"{path}: line {number} has no step, so it is no line of metrics")
+            raise UserError(f"{path}: line {number} has no step, so it is not a line of metrics")
         records.append({name: value for name, value in record.items() if isinstance(value, int | float)})
     return records
 
 
 def read_predictions(folder: Path) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """(step, (n, S) predictions of each rank) of the evaluations that saved them, in their order, one at a time."""
+    """Yield (step, (n, S) predictions of each rank) for evaluations that saved them, in order of the steps."""
     files: dict[int, dict[int, Path]] = defaultdict(dict)
     for path in folder.iterdir():
         if match := _PREDICTIONS.fullmatch(path.name):
@@ -294,21 +292,21 @@ def read_predictions(folder: Path) -> Iterator[tuple[int, list[np.ndarray]]]:
 
 
 def open_solver(trained: Trained, data: PuzzleDataset, device: str, notice=print) -> Solver:
-    """The model, built so that it answers this data."""
+    """Make a solver with the model built for this data."""
     sizes = trained.sizes_for(data.model_sizes, [path for path, _ in data.splits], notice)
     resolved = resolve_device(device)
     return Solver(trained.build(sizes=sizes, device=resolved, notice=notice), resolved)
 
 
 def open_test_data(trained: Trained, config: ReportConfig) -> PuzzleDataset:
-    """The test data that is asked for, otherwise the run's own; raises UserError where it is not to be had."""
+    """Open the test data in the config, else the run's own; raises UserError if it cannot be opened."""
     values = trained.config.values
     paths = config.data_paths_test or values["data_paths_test"] or values["data_paths"]
     return PuzzleDataset(paths, "test", global_batch_size=min(values["global_batch_size"], config.limit))
 
 
 def report_folder(trained: Trained, out: str | None, name: str = "") -> Path:
-    """The folder to write to, made: `out`, otherwise `name` in the run's, of weights of the hub in this one."""
+    """Create the output folder: `out`, else `name` in the run's folder, for hub weights in `reports/`."""
     if out is not None:
         folder = Path(out)
     elif trained.label.startswith(HUB_PREFIX):

@@ -1,4 +1,4 @@
-"""The parts of one training run: built from its config, continued from a checkpoint or started from given weights."""
+"""The parts of a training run: built from a config, resumed from a checkpoint or started from given weights."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from config.resume import check_changes, check_data
 from config.schema import PretrainConfig, notices, parse
 from evaluators.base import Evaluator, build_evaluators, remarks
 from evaluators.score import Score
-from models.curriculum import DepthCurriculum
-from models.ema import EMA
-from models.metrics import MetricAccumulator
 from models.optim import Optimizers, OptimizerSettings
 from models.pretrained import load_weights
 from models.recursive import RecursiveModel
 from models.registry import build_model, model_size
-from models.training import TrainState
+from models.train.curriculum import DepthCurriculum
+from models.train.ema import EMA
+from models.train.metrics import MetricAccumulator
+from models.train.step import TrainState
 from puzzle_dataset import PuzzleDataset, identifier_hashes
 from utils.checkpoint import Checkpoint, Checkpointer
 from utils.checkpoint_schedule import BestMetric
@@ -41,7 +41,7 @@ from utils.weights import locate, read_state_dict
 
 @dataclass
 class Run:
-    """The parts of one training run, wired."""
+    """The parts of one training run."""
 
     config: PretrainConfig  # immutable; replaced when a checkpoint or a default names the run
     world: World
@@ -54,17 +54,17 @@ class Run:
     score: Score  # of the last evaluation
 
     @cached_property
-    def facts_of_data(self) -> dict[str, Any]:
-        """What the train data says of itself, and which puzzle its identifiers stand for.
+    def data_description(self) -> dict[str, Any]:
+        """The training data's metadata, and a hash of its puzzle identifiers.
 
-        Reading a million names takes a second, which not every save shall cost.
+        Cached, because hashing a million names takes about a second.
         """
         identifiers = " ".join(map(str, identifier_hashes(self.config.data_paths)))
         return self.train_data.metadata.to_json() | {"puzzle identifiers (SHA-256)": identifiers}
 
 
 def build(config: PretrainConfig, world: World) -> Run:
-    """Open the data and make every part of the run; nothing is written yet."""
+    """Open the data and build all parts of the run, without writing anything."""
     for line in notices(config):
         world.print(line)
     check_project_name(config.project(), "project_name" if config.project_name else "WANDB_PROJECT")
@@ -76,7 +76,11 @@ def build(config: PretrainConfig, world: World) -> Run:
     seed_everything(config.seed)
     make_deterministic(world.device)
     keep_freed_memory(world.device)
-    places = {"global_batch_size": config.global_batch_size, "rank": world.rank, "world_size": world.size}
+    dist_kwargs = {
+        "global_batch_size": config.global_batch_size,
+        "rank": world.rank,
+        "world_size": world.size,
+    }
     train_data = PuzzleDataset(
         config.data_paths,
         "train",
@@ -84,9 +88,9 @@ def build(config: PretrainConfig, world: World) -> Run:
         epochs_per_iter=config.epochs_per_iteration,
         augment=config.augment,
         reveal_prob=config.reveal_prob,
-        **places,
+        **dist_kwargs,
     )
-    test_data = PuzzleDataset(config.test_paths, "test", **places)
+    test_data = PuzzleDataset(config.test_paths, "test", **dist_kwargs)
     for line in dict.fromkeys(train_data.notices + test_data.notices):
         world.print(line)
     sizes = model_sizes(train_data, test_data)
@@ -97,7 +101,7 @@ def build(config: PretrainConfig, world: World) -> Run:
             world.print(line)
         check_training_memory(config, sizes, world)
         model = build_model(config.arch, **sizes).to(world.device)
-        model.model.inner.activation_checkpointing = config.activation_checkpointing
+        model.architecture.activation_checkpointing = config.activation_checkpointing
         model.train()
         world.broadcast_(model.state_dict().values())
         total_steps = config.total_steps(
@@ -112,9 +116,9 @@ def build(config: PretrainConfig, world: World) -> Run:
     metrics = MetricAccumulator(model.metrics, config.global_batch_size, world.device, world.sum_)
     if optimizers.notice:
         world.print(optimizers.notice)
-    config = with_folder(config, type(model.model.inner).__name__, world)
+    config = with_folder(config, type(model.architecture).__name__, world)
     assert config.checkpoint_path is not None
-    curriculum = depth_curriculum(model.model.inner, total_steps) if config.depth_curriculum else None
+    curriculum = depth_curriculum(model.architecture, total_steps) if config.depth_curriculum else None
     state = TrainState(model, optimizers, ema, metrics, curriculum=curriculum)
     score = Score(config.test_paths, test_data.metadata)
     return Run(
@@ -122,20 +126,20 @@ def build(config: PretrainConfig, world: World) -> Run:
     )
 
 
-# Float32 values that a trained weight takes besides itself: its gradient and two moments of the optimizer.
+# Float32 values per trained weight besides itself: its gradient and two moments of the optimizer.
 _COPIES_IN_TRAINING = 3
-# Tensors of a latent's shape that a block keeps for the backward pass, at the very least.
-_KEPT_BY_A_BLOCK = 4
+# Tensors of a latent's shape that a block saves for the backward pass, at least.
+_SAVED_PER_BLOCK = 4
 
 
 def check_training_memory(config: PretrainConfig, sizes: dict[str, int], world: World) -> None:
-    """Raise UserError for a model and a batch that surely need more memory than there is; ValueError as `build_model`.
+    """Raise UserError if model and batch need more memory than the device has, and ValueError as `build_model`.
 
-    The true need, of activations above all, is higher.
+    This is a lower bound; activations in particular need more.
     """
     size = model_size(config.arch, **sizes)
     model = size.parameter_bytes + size.buffer_bytes
-    cure = "lower arch.hidden_size, arch.L_layers, arch.puzzle_emb_ndim or what else makes it large"
+    cure = "lower arch.hidden_size, arch.L_layers, arch.puzzle_emb_ndim or other sizes of the model"
     if sizes["num_puzzle_identifiers"] > 1:
         cure += f" (the data has num_puzzle_identifiers={sizes['num_puzzle_identifiers']:,})"
     what = f"arch: a model of {model / 4:,.4g} values"
@@ -144,7 +148,7 @@ def check_training_memory(config: PretrainConfig, sizes: dict[str, int], world: 
     state = model + copies * size.parameter_bytes
     check_memory(state, world.device, f"{what}, with gradient and optimizer state,", cure)
     rows = config.global_batch_size // (world.size * config.grad_accum_steps)
-    kept = 1 if config.activation_checkpointing else _KEPT_BY_A_BLOCK * size.num_blocks
+    kept = 1 if config.activation_checkpointing else _SAVED_PER_BLOCK * size.num_blocks
     check_memory(
         state + rows * size.latent_bytes * kept,
         world.device,
@@ -154,19 +158,19 @@ def check_training_memory(config: PretrainConfig, sizes: dict[str, int], world: 
 
 
 def depth_curriculum(inner: RecursiveModel, total_steps: int) -> DepthCurriculum:
-    """Raises UserError where no update would be shallower than the last."""
+    """Make the curriculum over depth. Raises UserError if the first update has full depth already."""
     full = inner.H_cycles, inner.L_cycles
     curriculum = DepthCurriculum(total_steps, *full)
     if curriculum.cycles(1) == full:
         raise UserError(
-            f"depth_curriculum=True begins with a third of the cycles, but H_cycles={full[0]} and L_cycles={full[1]} "
-            f"of {type(inner).__name__} leave nothing to begin with: use more cycles, or depth_curriculum=False"
+            f"depth_curriculum=True starts with a third of the cycles, but H_cycles={full[0]} and L_cycles={full[1]} "
+            f"of {type(inner).__name__} are too few for that: use more cycles, or depth_curriculum=False"
         )
     return curriculum
 
 
 def with_folder(config: PretrainConfig, model_class: str, world: World) -> PretrainConfig:
-    """The config with its `checkpoint_path`, and with `run_name` if the folder is named after it."""
+    """Return the config with its `checkpoint_path`, and with `run_name` if the folder is named after it."""
     if config.checkpoint_path is None and config.resume not in (None, "auto"):
         path = Path(config.resume)
         folder = path if (path / CONFIG_FILE).exists() else path.parent
@@ -180,22 +184,22 @@ def with_folder(config: PretrainConfig, model_class: str, world: World) -> Pretr
 
 def resolve_names(run: Run) -> None:
     """Name the project and the run if neither the config nor a checkpoint did."""
-    config, model_class = run.config, type(run.state.model.model.inner).__name__
+    config, model_class = run.config, type(run.state.model.architecture).__name__
     names = {
-        "project_name": clean_project_name(config.project()),  # a checkpoint may hold one that was derived
+        "project_name": clean_project_name(config.project()),  # a checkpoint may have a derived name
         "run_name": run_name(config, model_class, run.world),
     }
     run.config = config.model_copy(update=names)
 
 
 def run_name(config: PretrainConfig, model_class: str, world: World) -> str:
-    """The name given in the config, else in the environment, else a random one, the same on every rank."""
+    """Return the run's name from the config, else the environment, else a random one, equal on all ranks."""
     given = config.run_name or from_environment("NAME")
     return given or world.broadcast_object(default_run_name(model_class))
 
 
 def model_sizes(train_data: PuzzleDataset, test_data: PuzzleDataset) -> dict[str, Any]:
-    """What the data decides about the model. Raises UserError where the test data does not fit the train data."""
+    """Return the model's sizes from the data. Raises UserError if the test data does not match the training data."""
     train, test = train_data.metadata, test_data.metadata
     for key in ("seq_len", "vocab_size", "pad_id", "ignore_label_id", "blank_identifier_id"):
         if getattr(train, key) != getattr(test, key):
@@ -207,7 +211,7 @@ def model_sizes(train_data: PuzzleDataset, test_data: PuzzleDataset) -> dict[str
 
 
 def find_checkpoint(run: Run, checkpointer: Checkpointer) -> Checkpoint | None:
-    """The state to continue from, None for a fresh start. Raises UserError rather than write into another run."""
+    """Find the state to resume from, None for a new start. Raises UserError if the folder holds another run."""
     resume = run.config.resume
     found = None if resume in (None, "auto") else checkpointer.find(resume)
     elsewhere = found is not None and found.path.parent.resolve() != run.folder.resolve()
@@ -219,38 +223,38 @@ def find_checkpoint(run: Run, checkpointer: Checkpointer) -> Checkpoint | None:
     if resume == "auto":
         found = checkpointer.latest()
         if found is None:
-            run.world.print(f"resume=auto: {run.folder} holds no checkpoint yet, so this is a fresh start")
+            run.world.print(f"resume=auto: {run.folder} holds no checkpoint yet, so this is a new start")
     return found
 
 
 def restore(
     run: Run, checkpointer: Checkpointer, found: Checkpoint, best: BestMetric | None
 ) -> dict[str, Any]:
-    """Load a checkpoint into the run, after checking that it belongs to it; the facts saved with it."""
+    """Load a checkpoint into the run, after checking that it matches; returns the facts saved with it."""
     config, world = run.config, run.world
-    shared, of_rank = checkpointer.load(found)
+    shared, rank_state = checkpointer.load(found)
     if not isinstance(saved := shared.get("facts"), dict) or not {"config", "data"} <= saved.keys():
         raise UserError(
-            f"resume={found.path}: its parts hold no run's config and data, so it is no state of pretrain.py"
+            f"resume={found.path}: has no config and data of a run, so it is not a state of pretrain.py"
         )
-    # Drawn or derived at the start: no change unless one is given.
+    # Random or derived names are kept unless the command line gives others.
     unnamed = [name for name in ("project_name", "run_name") if getattr(config, name) is None]
     config = run.config = config.model_copy(update={name: saved["config"][name] for name in unnamed})
-    check_data(saved["data"], run.facts_of_data)
+    check_data(saved["data"], run.data_description)
     try:
         before = parse(PretrainConfig, saved["config"]).model_dump()  # with defaults of keys newer than it
     except UserError as error:
         raise UserError(f"resume={found.path}: {error}") from None
     for line in check_changes(before, config.model_dump()):
         world.print(f"resume: {line}")
-    if of_rank is None:
+    if rank_state is None:
         world.print(
             f"resume: {found.path} was saved by {found.world_size} processes, this run has {world.size}: "
-            "the carry starts afresh"
+            "the carry is reset"
         )
-    run.state.load(shared, of_rank)
-    if of_rank is not None:
-        set_random_state(of_rank["random"], world.device)
+    run.state.load(shared, rank_state)
+    if rank_state is not None:
+        set_random_state(rank_state["random"], world.device)
     if best is not None and shared["best"] is not None:
         best.load_state_dict(shared["best"])
     world.print(f"resume: continuing {found.path} after step {found.step}")
@@ -258,16 +262,16 @@ def restore(
 
 
 def run_metadata(run: Run) -> dict[str, Any]:
-    """What a checkpoint says about its run, so that continuing it can be checked."""
+    """Return the config, data and versions that are saved in a checkpoint and checked at a resume."""
     return {
         "config": run.config.model_dump(),
-        "data": run.facts_of_data,
+        "data": run.data_description,
         "versions": {"torch": str(torch.__version__), "python": sys.version.split()[0]},
     }
 
 
 def start_from(run: Run, source: str) -> None:
-    """Take over the weights that `load_checkpoint` names, as the live weights and their averages."""
+    """Load the weights that `load_checkpoint` names, as live weights and as their averages."""
     located = locate(source)
     try:
         load_weights(

@@ -35,12 +35,12 @@ from config.overrides import force_overrides
 from config.schema import PretrainConfig, parse
 from evaluators.evaluate import run_steps
 from models.backends import choose_backend
-from models.ema import EMA
 from models.losses import ACTLossHead
-from models.metrics import MetricAccumulator
 from models.optim import Optimizers, OptimizerSettings
 from models.registry import build_model
-from models.training import TrainState, train_step
+from models.train.ema import EMA
+from models.train.metrics import MetricAccumulator
+from models.train.step import TrainState, train_step
 from utils.device import keep_freed_memory, make_deterministic, resolve_device
 from utils.distributed import World
 
@@ -83,7 +83,7 @@ class Case:
         vocab = VOCAB_SIZE.get(self.seq_len, 12)
         model = build_model(config.arch, seq_len=self.seq_len, vocab_size=vocab, num_puzzle_identifiers=1)
         model = model.to(device).train()
-        model.model.inner.activation_checkpointing = config.activation_checkpointing
+        model.architecture.activation_checkpointing = config.activation_checkpointing
         keys = OptimizerSettings.__dataclass_fields__.keys() - {"total_steps"}
         settings = OptimizerSettings(total_steps=10**6, **{key: getattr(config, key) for key in keys})
         metrics = MetricAccumulator(model.metrics, config.global_batch_size, device, lambda tensor: tensor)
@@ -159,7 +159,7 @@ def measure(overrides: tuple[str, ...], mode: str, device: torch.device, options
     )
     torch.compiler.reset()  # Dynamo keeps what it compiled for other models and stops at a limit
     if mode != "eager":
-        inner = case.model.model.inner
+        inner = case.model.architecture
         inner.backend = choose_backend(inner, "default" if mode == "torch.compile" else None)
     yardstick = Yardstick.of(case.model, case.batch, device)
     first = timed(case.train_step, device)

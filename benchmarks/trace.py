@@ -74,7 +74,7 @@ def report(overrides: tuple[str, ...], mode: str, device: torch.device, ceiling:
     torch.compiler.reset()
     case = Case(config, seq_len, World(device=device))
     if mode != "eager":
-        inner = case.model.model.inner
+        inner = case.model.architecture
         inner.backend = choose_backend(inner, mode)
     flops = Yardstick.of(case.model, case.batch, device).train_flops
     on_host = {name: value.cpu() for name, value in case.batch.items()}  # here, as it waits

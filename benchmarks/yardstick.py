@@ -53,7 +53,7 @@ class Yardstick:
     @classmethod
     def of(cls, model: ACTLossHead, batch: dict[str, Tensor], device: torch.device) -> Yardstick:
         """Found by counting how often one supervision step applies each network, with and without gradient."""
-        inner = model.model.inner
+        inner = model.architecture
         rows, dtype = batch["inputs"].shape[0], inner.dtype
 
         def new(*shape: int) -> Tensor:

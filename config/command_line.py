@@ -1,4 +1,4 @@
-"""Command lines of `key=value`: what a command is called, what it requires, and its arguments as its schema."""
+"""Parse command lines of `key=value` into a command's schema."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class Command:
     summary: str
     schema: type[BaseModel]
     required: Mapping[str, str] = field(default_factory=lambda: {"checkpoint": "RUN"})  # key -> placeholder
-    config_name: str | None = None  # the file in config/ whose defaults Hydra composes with the arguments
+    config_name: str | None = None  # file in config/ with the defaults that Hydra composes with the arguments
 
     def usage(self) -> str:
         return usage(self.program, self.required)
 
 
 def read_command(arguments: Sequence[str], command: Command) -> Any:
-    """The arguments as the command's schema.
+    """Parse the arguments into the command's schema.
 
-    Without arguments the usage is printed and the process exits with 2, for `--help` the help and with 0. Raises
-    UserError that lists what is wrong.
+    Without arguments prints the usage and exits with 2; for `--help` prints the help and exits with 0. Raises UserError
+    with a list of all problems.
     """
     if not arguments:
         refuse_no_arguments(command)
@@ -50,7 +50,7 @@ def read_command(arguments: Sequence[str], command: Command) -> Any:
 
 
 def refuse_no_arguments(command: Command) -> NoReturn:
-    """Print the usage and what is required, and exit with 2, as for other wrong arguments."""
+    """Print the usage and the required keys, and exit with 2, as for other wrong arguments."""
     required = options_of(command.schema, only=command.required, required=command.required)
     hint = f"python {command.program} --help lists all keys"
     print("\n".join([command.usage(), *required, hint]), file=sys.stderr)
@@ -58,7 +58,7 @@ def refuse_no_arguments(command: Command) -> NoReturn:
 
 
 def read_arguments(arguments: Sequence[str], schema: type[Config]) -> Config:
-    """The command line's `key=value` as `schema`; raises UserError that lists what is wrong."""
+    """Parse `key=value` arguments into `schema`; raises UserError with a list of all problems."""
     values: dict[str, Any] = {}
     for argument in arguments:
         refuse_dashes(argument)
@@ -76,7 +76,7 @@ def read_arguments(arguments: Sequence[str], schema: type[Config]) -> Config:
 
 
 def refuse_dashes(argument: str) -> None:
-    """Raise UserError for `--lr=0.001`, the form of other programs and the default of `wandb agent`."""
+    """Raise UserError for `--lr=0.001`, the form of other programs and of `wandb agent` by default."""
     if match := _DASHED.fullmatch(argument):
         raise UserError(
             f"{argument}: keys have no dashes, write {match[1]}{match[2] or '=VALUE'} (in a W&B sweep, "

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from config.schema import SAVABLE_OUTPUTS, CompileChoice, EvaluatorConfig, FilePath
+from config.schema import CompileChoice, EvaluatorConfig, FilePath, SavableOutput
 from models.recursive import MAX_STEPS
-from models.settings import Settings
+from models.strict_model import StrictModel
 
-# The strategies of evaluators/test_time.py and evaluators/ladder.py, and the options that each has of its own.
+# The strategies of evaluators/test_time.py and evaluators/ladder.py, with the options that each one accepts.
 STRATEGIES = {
     "plain": {"halt"},
     "symmetry": {"symmetries", "pick", "seed"},
@@ -18,12 +18,16 @@ STRATEGIES = {
     "ensemble": {"checkpoints", "pick"},
     "ladder": {"halt", "rungs", "more_steps", "symmetries", "chains", "sigma", "pick", "seed"},
 }
-# What the strategy is told.
+# Options that are passed to the strategy.
 OPTIONS = ("halt", "checker", "symmetries", "chains", "sigma", "pick", "rungs", "more_steps", "seed")
 MAX_CHAINS = 10_000
-PICKS = ("majority", "q_halt", "first_stop")
-RUNGS = ("steps", "more_steps", "symmetry", "noise")
-# Options of the ladder that are settings of one of its rungs.
+Pick = Literal["majority", "q_halt", "first_stop"]
+Rung = Literal["steps", "more_steps", "symmetry", "noise"]
+if TYPE_CHECKING:
+    Strategy = str
+else:  # made from the table, so that a new strategy is one line
+    Strategy = Literal[tuple(STRATEGIES)]
+# Options of the ladder that belong to one of its rungs.
 _OF_RUNG = {
     "more_steps": "more_steps",
     "symmetries": "symmetry",
@@ -33,8 +37,8 @@ _OF_RUNG = {
 }
 
 
-class EvaluateConfig(Settings):
-    """Everything that `evaluate.py` is told; None means as the run was trained, of a strategy its default."""
+class EvaluateConfig(StrictModel):
+    """Options of `evaluate.py`; None means as in training, or the strategy's default."""
 
     checkpoints: list[FilePath] | None = Field(default=None, min_length=2)
     """ensemble: [A, B, ...]; null: every step_N of the run."""
@@ -49,7 +53,7 @@ class EvaluateConfig(Settings):
     """Datasets to evaluate on; null: the run's own."""
     evaluators: list[EvaluatorConfig] | None = None
     """What computes the metrics of a puzzle family, as in training; null: the run's own."""
-    eval_save_outputs: list[Literal[SAVABLE_OUTPUTS]] | None = None
+    eval_save_outputs: list[SavableOutput] | None = None
     """Tensors to save, as in training; null: none."""
     limit: int | None = Field(default=None, gt=0)
     """Evaluate the first rows only; null: all."""
@@ -61,7 +65,7 @@ class EvaluateConfig(Settings):
     forward_dtype: Literal["bfloat16", "float32", "float16"] | None = None
     """Dtype of the computation; null: as in training."""
 
-    strategy: Literal[tuple(STRATEGIES)] = "plain"
+    strategy: Strategy = "plain"
     """How compute is spent at test time; the keys below belong to some strategies only."""
     halt: bool | None = None
     """plain: rows leave at the first step that says stop, reported beside the full run; ladder: the same
@@ -77,11 +81,11 @@ class EvaluateConfig(Settings):
     """noise, ladder: noisy chains of each puzzle; null: 16."""
     sigma: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """noise, ladder: standard deviation of the noise; null: 0.3 for Sudoku, 1.0 for mazes, 0.2 for ARC."""
-    pick: Literal[PICKS] | None = None
+    pick: Pick | None = None
     """Which answer is chosen: majority, q_halt or first_stop; null: majority, but q_halt for noisy chains of
     puzzles other than mazes.
     """
-    rungs: list[Literal[RUNGS]] | None = Field(default=None, min_length=1)
+    rungs: list[Rung] | None = Field(default=None, min_length=1)
     """ladder: its rungs in order, of steps, more_steps, symmetry, noise; null: all that the puzzle family has."""
     more_steps: int | None = Field(default=None, gt=0, le=MAX_STEPS)
     """ladder: total steps after the rung of this name; null: 4 times halt_max_steps."""
@@ -95,7 +99,7 @@ class EvaluateConfig(Settings):
 
     @field_validator("checkpoint", mode="before")
     @classmethod
-    def require_checkpoint(cls, checkpoint, info: ValidationInfo):
+    def require_checkpoint(cls, checkpoint: Any, info: ValidationInfo) -> Any:
         if checkpoint is None and not info.data.get("checkpoints"):
             raise ValueError("name the folder of a run, a weights file in it, an export, or hf://OWNER/NAME")
         return checkpoint
@@ -108,24 +112,24 @@ class EvaluateConfig(Settings):
         if len(set(rungs)) < len(rungs):
             raise ValueError("a rung is named twice")
         if "more_steps" in rungs and rungs[: rungs.index("more_steps")][-1:] != ["steps"]:
-            raise ValueError("more_steps goes on where steps ended, so it must come right after it")
+            raise ValueError("more_steps continues from steps, so it must come right after it")
         return rungs
 
     @model_validator(mode="after")
     def check_strategy(self):
-        optional = set().union(*STRATEGIES.values())
+        optional = set[str]().union(*STRATEGIES.values())
         for key in sorted(optional - STRATEGIES[self.strategy]):
             if getattr(self, key) is not None:
                 takers = [name for name, keys in STRATEGIES.items() if key in keys]
                 raise ValueError(
-                    f"{key} means nothing under strategy={self.strategy}; it belongs to strategy={' or '.join(takers)}"
+                    f"{key} has no effect with strategy={self.strategy}; it belongs to strategy={' or '.join(takers)}"
                 )
         if self.strategy == "ladder" and self.rungs is not None:
             for key, rung in _OF_RUNG.items():
                 if getattr(self, key) is not None and rung not in self.rungs:
-                    raise ValueError(f"{key} is of the rung {rung}, which rungs={self.rungs} lacks")
+                    raise ValueError(f"{key} belongs to the rung {rung}, which rungs={self.rungs} lacks")
         if self.strategy == "ladder" and self.halt and self.rungs is not None and "steps" not in self.rungs:
-            raise ValueError(f"halt is of the rung steps, which rungs={self.rungs} lacks")
+            raise ValueError(f"halt belongs to the rung steps, which rungs={self.rungs} lacks")
         if self.strategy == "ensemble" and self.pick == "first_stop":
             raise ValueError(
                 "pick=first_stop needs chains in lockstep, and checkpoints run one after the other"
@@ -135,11 +139,11 @@ class EvaluateConfig(Settings):
                 "step names one checkpoint; an ensemble's are checkpoints=[RUN/step_10,RUN/step_20]"
             )
         if self.checkpoints and self.checkpoint is not None:
-            raise ValueError("checkpoint is one and checkpoints are several: leave one of them out")
+            raise ValueError("checkpoint names one and checkpoints several: leave one of them out")
         return self
 
     def completed(self, run: dict[str, Any]) -> EvaluateConfig:
-        """This config with the run's own values where it has none."""
+        """Return a copy in which the run's own values replace None."""
         own = {
             "data_paths_test": run["data_paths_test"] or run["data_paths"],
             "evaluators": run["evaluators"],

@@ -1,4 +1,4 @@
-"""What `--help` prints: every key with its meaning, default and choices, all from the schemas."""
+"""Text of `--help`: every key with its meaning, default and choices, taken from the schemas."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def options_of(
     only: Iterable[str] | None = None,
     required: Collection[str] = (),
 ) -> Iterator[str]:
-    """An entry for each key of a schema, or for those in `only`; `defaults` replaces the schema's own."""
+    """Yield an entry for each key of a schema, or for those in `only`; `defaults` override the schema's."""
     for name in schema.model_fields if only is None else only:
         field = schema.model_fields[name]
         default = (defaults or {}).get(name, field.get_default(call_default_factory=True))
@@ -43,7 +43,7 @@ def options_of(
 
 
 def meaning_of(schema: type[BaseModel], name: str) -> str:
-    """The description of a field, in one line: its own, else that of the class it is inherited from."""
+    """Return a field's description in one line, looked up along the base classes."""
     for cls in schema.__mro__:
         field = getattr(cls, "model_fields", {}).get(name)
         if field is not None and field.description:
@@ -52,7 +52,7 @@ def meaning_of(schema: type[BaseModel], name: str) -> str:
 
 
 def choices_of(annotation: Any) -> list[str]:
-    """The values that the `Literal`s in an annotation allow, as they are typed."""
+    """List the values that the `Literal`s in an annotation allow, as typed on the command line."""
     if get_origin(annotation) is Literal:
         return [written(value) for value in get_args(annotation)]
     if get_origin(annotation) is Annotated:
@@ -62,7 +62,7 @@ def choices_of(annotation: Any) -> list[str]:
 
 
 def written(value: Any) -> str:
-    """A value as it is typed on the command line."""
+    """Format a value as typed on the command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list):
@@ -73,7 +73,7 @@ def written(value: Any) -> str:
 
 
 def print_help(text: str) -> None:
-    """Print until the reader has enough: `--help | head` ends quietly."""
+    """Print, and ignore a closed pipe as in `--help | head`."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -81,7 +81,7 @@ def print_help(text: str) -> None:
 
 
 def entry(key: str, text: str) -> str:
-    """The key with the text in a column beside it."""
+    """Format a key, with its text in a column beside it."""
     lines = textwrap.wrap(text, _WIDTH - _INDENT, break_long_words=False, break_on_hyphens=False)
     head = f"  {key}"
     if len(head) >= _INDENT - 1 or not lines:

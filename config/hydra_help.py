@@ -26,10 +26,10 @@ Hydra's own options
 
 
 def render_help(command: Command, overrides: Sequence[str]) -> str:
-    """All that a command can be told; defaults are those of the composed config, `arch=hrm` changes them."""
+    """Render all keys of a command; defaults come from the composed config, so `arch=hrm` changes them."""
     with initialize_config_dir(str(_FOLDER), version_base=None):
         config = compose(command.config_name, list(overrides))
-    values = OmegaConf.to_container(config, resolve=False)
+    values: Any = OmegaConf.to_container(config, resolve=False)
     parts = [command.summary, command.usage()]
     if command.schema is PretrainConfig:
         parts += [_choices("arch", "architectures"), _choices("experiment", "recipes", "+")]
@@ -68,12 +68,12 @@ def _nested(values: Mapping[str, Any]) -> Iterator[str]:
         own = [key for key in schema.model_fields if key != "name"]
         defaults = values["optimizer"] if values["optimizer"]["name"] == name else {}
         if own:
-            lines = options_of(schema, "optimizer.", defaults, only=own)
-            yield "\n".join([f"Keys of optimizer={name}", *lines])
+            keys = options_of(schema, "optimizer.", defaults, only=own)
+            yield "\n".join([f"Keys of optimizer={name}", *keys])
 
 
 def _choices(group: str, title: str, sign: str = "") -> str:
-    """The files of a config group, each with the first paragraph of its comments."""
+    """List the files of a config group, each with the first paragraph of its comments."""
     lines = [title.capitalize()]
     for path in sorted((_FOLDER / group).glob("*.yaml")):
         comments = path.read_text(encoding="utf-8").splitlines()

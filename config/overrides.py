@@ -1,4 +1,4 @@
-"""Hydra as users meet it: overrides as they write them, and one readable error for what it refuses."""
+"""User interface of Hydra: overrides as users type them, and readable errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
 
@@ -30,22 +30,22 @@ from utils.errors import UserError, report_user_errors
 _PLAIN = re.compile(r"^\+{0,2}(?!hydra[./])([A-Za-z_][\w.]*)=")
 
 
-# Recipes for CPUs write `forward_dtype: ${faster_dtype:${device}}`; a run's all_config.yaml holds what it came to.
+# Recipes for CPUs use `forward_dtype: ${faster_dtype:${device}}`; a run's all_config.yaml has the resolved value.
 OmegaConf.register_new_resolver("faster_dtype", faster_dtype, replace=True)
 
-# Config groups, with the sign that Hydra wants before them: none where the defaults list makes a choice.
+# Config groups with the prefix that Hydra requires: none if the defaults list has an entry for the group.
 GROUPS = {"arch": "", "experiment": "+", "optimizer": ""}
 
 
 def force_overrides(
     overrides: Sequence[str], schema: type[BaseModel] = PretrainConfig, *, sweeps: bool = False
 ) -> list[str]:
-    """Write overrides as Hydra takes them, with text as it was typed.
+    """Rewrite overrides for Hydra, keeping text as it was typed.
 
-    `key=value`, `+key=value` and `++key=value` become `++key=value`, so that all work whatever the default is, and a
-    misspelt key reaches our own schema, which names the nearest valid ones. Config groups (`arch=`) get the prefix of
-    `GROUPS`. The value of a key that the schema says is text is quoted, so that neither Hydra's grammar nor YAML
-    reads `20251128_0107` as a number or stops at `a(b`; if the command `sweeps`, commas separate values.
+    `key=value`, `+key=value` and `++key=value` become `++key=value`, so that all forms work and a misspelt key reaches
+    our schema, which suggests the nearest valid keys. Config groups (`arch=`) get the prefix in `GROUPS`. Values of
+    text keys are quoted, so that neither Hydra's grammar nor YAML reads `20251128_0107` as a number or fails at `a(b`;
+    if the command `sweeps`, commas separate values.
     """
     kinds = _text_kinds(overrides, schema)
     forced = []
@@ -53,7 +53,7 @@ def force_overrides(
         if match := _PLAIN.match(argument):
             key, value = match[1], argument[match.end() :]
             if key in GROUPS:
-                # Null chooses nothing, but Hydra would fail at it.
+                # Hydra fails on null.
                 chosen = '"null"' if is_null(value) else value
                 argument = f"{GROUPS[key]}{key}={chosen}"
             else:
@@ -64,7 +64,7 @@ def force_overrides(
 
 
 def _text_kinds(overrides: Sequence[str], schema: type[BaseModel]) -> dict[str, TextKind]:
-    """Dotted key -> how it holds text, including the keys of an architecture or loss head named in the overrides."""
+    """Map dotted keys of text to their kind, including keys of the architecture and loss head in the overrides."""
     matches = [(match, override) for override in overrides if (match := _PLAIN.match(override))]
     named = {match[1]: override[match.end() :] for match, override in matches}
     kinds = {}
@@ -77,7 +77,7 @@ def _text_kinds(overrides: Sequence[str], schema: type[BaseModel]) -> dict[str, 
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Hydra's own options (with their values) and the overrides, which argparse takes in one piece only.
+    """Split arguments into Hydra's options (with values) and overrides, which argparse takes only if contiguous.
 
     Raises UserError for an option that Hydra does not have.
     """
@@ -102,7 +102,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         takes_next = (
             not equals
             and rest
-            and (action.nargs is None or (action.nargs == "?" and rest[0] in action.choices))
+            and (action.nargs is None or (action.nargs == "?" and rest[0] in (action.choices or ())))
         )
         if takes_next:
             options.append(rest.pop(0))
@@ -111,18 +111,18 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 @report_user_errors
 def run_command(launch: Callable[[], None], command: Command) -> None:
-    """Call a function that `hydra.main` has decorated, with the command line's overrides.
+    """Call a function decorated by `hydra.main` with the command line's overrides.
 
-    Whatever Hydra refuses ends as a user's error does, without its traceback and its advice. Without arguments the
-    usage is printed and the process exits with 2; `--help` prints every key with its meaning.
+    Hydra's errors are shown like other user errors, without traceback or Hydra's advice. Without arguments prints the
+    usage and exits with 2; `--help` prints every key with its meaning.
     """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints and exits by itself
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints the error and exits
     if len(sys.argv) == 1:
         refuse_no_arguments(command)
     options, overrides = split_arguments(sys.argv[1:])
     asked = get_args_parser().parse_args(options)
     try:
-        if asked.shell_completion:  # `install=bash` is no override
+        if asked.shell_completion:  # `install=bash` is not an override
             if "COMP_LINE" in os.environ:
                 os.environ["COMP_LINE"] = completable(os.environ["COMP_LINE"])
             sys.argv[1:] = [*options, *overrides]
@@ -141,24 +141,24 @@ def run_command(launch: Callable[[], None], command: Command) -> None:
 
 
 def hydra_refusal(error: Exception) -> UserError | None:
-    """What to tell the user of an error with which Hydra refuses arguments, None for an error of our own.
+    """Convert an error that Hydra raises for bad arguments to a UserError; None for other errors.
 
-    For some arguments (`arch=1.5`, an integer of thousands of digits) Hydra raises a bare ValueError, for others
-    (`optimizer@=x`) an AssertionError without words.
+    For some arguments (`arch=1.5`, an integer of thousands of digits) Hydra raises a plain ValueError, for others
+    (`optimizer@=x`) an AssertionError without a message.
     """
     if isinstance(error, HydraException):
         return UserError(_in_words(error))
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     if frames[-1].partition(".")[0] == "hydra":
-        reason = " ".join(str(error).split()) or "Hydra fails at them without a reason"
+        reason = " ".join(str(error).split()) or "Hydra gives no reason"
         return UserError(f"the arguments are not valid: {reason}")
     return None
 
 
 def completable(line: str) -> str:
-    """The command line that Hydra completes: of the words before the last one only what chooses other keys.
+    """Reduce a command line for Hydra's completion: of the words before the last, keep choices of config groups only.
 
-    Hydra splits at spaces and reads each word by its grammar, which a path typed before may not fit.
+    Hydra splits at spaces and parses each word, which fails for some paths.
     """
     words = line.split(" ")
     chosen = [word for word in words[2:-1] if word.lstrip("+").partition("=")[0] in GROUPS]
@@ -176,40 +176,40 @@ def _in_words(error: HydraException) -> str:
     reason = " ".join(line.strip() for line in str(error).splitlines() if "https://" not in line)
     if isinstance(error, OverrideParseException):
         return f"{error.override.lstrip('+')}: cannot be read as key=value ({reason})"
-    if group := re.match(r"Could not override '([^']+)'\. No match in the defaults list", reason):
+    if unknown := re.match(r"Could not override '([^']+)'\. No match in the defaults list", reason):
         return (
-            f"{group[1]}: this command has no such group of configs; its keys are in README.md, Config keys"
+            f"{unknown[1]}: this command has no such group of configs; its keys are in README.md, Config keys"
         )
     return f"the arguments are not valid: {reason}"
 
 
 def resolved(cfg: DictConfig, schema: type[BaseModel]) -> dict[str, Any]:
-    """The composed config in plain containers. Raises UserError for an interpolation that leads nowhere.
+    """Convert the composed config to plain containers. Raises UserError for an interpolation that cannot be resolved.
 
-    A number under a text key of the schema becomes text if an interpolation (`${seed}`) or a sweep (`range(1,4)`) gives
-    it. One that a YAML file gives stays a number, which the schema refuses: `20251128_0107` is 202511280107 by now.
+    A number at a text key becomes text if it comes from an interpolation (`${seed}`) or a sweep (`range(1,4)`). From a
+    YAML file it stays a number, which the schema refuses, because YAML has read `20251128_0107` as 202511280107.
     """
-    # Unresolved: an override may itself hold an interpolation that leads nowhere.
+    # Not resolved, because an override may itself contain a broken interpolation.
     initialized = HydraConfig.initialized()
-    job = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False) if initialized else []
+    job: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False) if initialized else []
     given = {match[1] for override in job if (match := _PLAIN.match(override))}
     try:
-        values = OmegaConf.to_container(cfg, resolve=True)
+        values: Any = OmegaConf.to_container(cfg, resolve=True)
         for key, field in schema.model_fields.items():
             if key in values and text_kind(field.annotation):
                 values[key] = _as_text(cfg, key, values[key], key in given)
         return values
     except OmegaConfBaseException as error:
         cause: BaseException | None = error
-        while cause is not None:  # raised by a resolver about its own argument, such as device
+        while cause is not None:  # a UserError raised within a resolver, such as for device
             if isinstance(cause, UserError):
                 raise cause from None
             cause = cause.__cause__ or cause.__context__
         raise UserError(f"{error.full_key}: {error.msg or error}".partition("\n")[0]) from error
 
 
-def _as_text(container: DictConfig | ListConfig, key: str | int, value: Any, given: bool) -> Any:
-    """The value at `key`, of a list each entry, as text if it is a number that is `given` or interpolated."""
+def _as_text(container: Any, key: str | int, value: Any, given: bool) -> Any:
+    """Convert the value at `key`, or each list entry, to text if it is a number and `given` or interpolated."""
     if isinstance(value, list):
         return [_as_text(container[key], index, entry, given) for index, entry in enumerate(value)]
     is_number = isinstance(value, int | float) and not isinstance(value, bool)

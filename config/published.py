@@ -1,4 +1,4 @@
-"""Published `all_config.yaml` files in the keys of this repository."""
+"""Convert published `all_config.yaml` files to the keys of this repository."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from config.schema import PretrainConfig, parse
 from models.registry import PUBLISHED_NAMES, SIZES
 from utils.errors import UserError
 
-# Published classes ignore keys that they do not know; here the same keys would act. By registry name.
+# Keys that the published classes ignore, but that would have an effect here. By registry name.
 IGNORED_AS_PUBLISHED = {
     "trm": ("act_enabled", "act_inference"),
     "trm_singlez": ("act_enabled", "act_inference"),
@@ -18,13 +18,13 @@ IGNORED_AS_PUBLISHED = {
     "hrm": ("act_enabled", "act_inference", "puzzle_emb_len"),
     "transformers_baseline": ("puzzle_emb_len", "mlp_t"),
 }
-# Options that were taken out, with the value that meant without them: older runs recorded it.
-TAKEN_OUT = {"supervision_steps_per_update": 1}
+# Removed options with the value that meant no effect, because configs of older runs contain them.
+REMOVED = {"supervision_steps_per_update": 1}
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A run's config in our keys, complete with defaults, and what it says of the data's sizes."""
+    """A run's config in our keys, with defaults filled in, and the data's sizes as far as it has them."""
 
     values: dict[str, Any]
     sizes: dict[str, int]
@@ -35,9 +35,9 @@ class RunConfig:
 
 
 def parse_run_config(values: dict[str, Any], source: str) -> RunConfig:
-    """A published config, or one of ours (which passes unchanged), in our keys.
+    """Convert a published config to our keys; a config of this repository passes unchanged.
 
-    Raises UserError, naming `source` and the nearest keys, for everything that neither knows.
+    Raises UserError, naming `source` and the nearest keys, for unknown keys.
     """
     if not isinstance(values.get("arch"), dict) or not isinstance(values["arch"].get("name"), str):
         raise UserError(f"{source}: is no config of a run: it has no arch.name")
@@ -46,8 +46,8 @@ def parse_run_config(values: dict[str, Any], source: str) -> RunConfig:
         if old in values:
             value = values.pop(old)
             values.setdefault(new, [value] if isinstance(value, str) else value)
-    for key, without in TAKEN_OUT.items():
-        if values.get(key) == without:
+    for key, neutral in REMOVED.items():
+        if values.get(key) == neutral:
             del values[key]
     arch = dict(values["arch"])
     sizes = {key: arch.pop(key) for key in SIZES if arch.get(key) is not None}
@@ -67,7 +67,7 @@ def parse_run_config(values: dict[str, Any], source: str) -> RunConfig:
 
 def _drop_what_published_code_ignores(arch: dict[str, Any], source: str) -> None:
     if arch.pop("causal", False):
-        raise UserError(f"{source}: arch.causal is true, but no architecture here attends causally")
-    arch.pop("batch_size", None)  # of the published per-batch embedding leaf; here it fits any batch
+        raise UserError(f"{source}: arch.causal is true, but no architecture here has causal attention")
+    arch.pop("batch_size", None)  # used by the published puzzle embedding; not needed here
     for key in IGNORED_AS_PUBLISHED[arch["name"]]:
         arch.pop(key, None)

@@ -1,10 +1,10 @@
-"""Names in published code (HRM, URM) that this repository spells differently: read from files, refused with ours."""
+"""Names in published code (HRM, URM) that differ here: accepted in files, refused with a hint on command lines."""
 
 from __future__ import annotations
 
-# Accepted in a published run's all_config.yaml, which says which architecture it is.
+# Accepted in a published run's all_config.yaml, which names its architecture.
 ACCEPTED_IN_FILES = {"data_path": "data_paths"}
-# Key -> what to write instead. On a command line these are refused: HRM's commands would train TRM, the default here.
+# Key -> replacement. Refused on command lines, because HRM's commands would train TRM, the default here.
 KEYS = {
     "data_path": "write data_paths=[DIR], and arch=hrm if the command is HRM's: the default here is trm",
     "arch.loops": "URM's name for arch.halt_max_steps",
@@ -13,7 +13,7 @@ KEYS = {
 }
 # Choice of `arch=` -> ours.
 ARCH_CHOICES = {"hrm_v1": "hrm"}
-# `arch.name` of classes whose weights do not load here -> how to train the same architecture.
+# `arch.name` of classes whose weights cannot be loaded here -> how to train the same architecture.
 CLASSES = {
     "urm.urm@URM": "arch=urm is that architecture (arch.ffn=conv_swiglu; arch.halt_max_steps for URM's arch.loops, "
     "arch.L_layers for its arch.num_layers); published URM weights cannot be loaded"

@@ -1,4 +1,4 @@
-"""What the reports on a run may be told: `python -m evaluators.plots` and `python -m evaluators.memorisation`."""
+"""Options of the reports on a run: `python -m evaluators.plots` and `python -m evaluators.memorisation`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from models.recursive import MAX_STEPS
 
 
 class ReportConfig(CheckpointConfig):
-    """Everything that a report is told; None means as the run was trained."""
+    """Options of a report; None means as in training."""
 
     out: FilePath | None = None
     """Folder for the files; null: the run's folder, for plots its plots/."""
@@ -27,7 +27,7 @@ class ReportConfig(CheckpointConfig):
 
 
 class MemorisationConfig(ReportConfig):
-    """A report that asks about train puzzles too."""
+    """Options of a report that also uses training puzzles."""
 
     data_paths: list[FilePath] | None = Field(default=None, min_length=1)
     """Train datasets; null: the run's own."""

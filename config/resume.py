@@ -1,13 +1,15 @@
-"""What may change between a run's start and its continuation."""
+"""Check which config keys and data have changed when a run is resumed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
+from models.optim.configs import OPTIMIZERS
 from utils.errors import UserError
 
-# Another value would make the saved weights, optimizer state or stream position meaningless.
+# Changing these would invalidate the saved weights, optimizer state or stream position. Each optimizer adds its own
+# `fixed_on_resume`.
 FIXED = (
     "global_batch_size",
     "eval_interval",
@@ -18,8 +20,6 @@ FIXED = (
     "depth_curriculum",
     "augment",
     "reveal_prob",
-    "optimizer.name",
-    "optimizer.rest",
 )
 FREE_BELOW_ARCH = ("arch.halt_exploration_prob",)
 CURE = (
@@ -28,7 +28,7 @@ CURE = (
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of every leaf of a nested config."""
+    """Yield (dotted key, value) for every leaf of a nested config."""
     for key, value in config.items():
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{key}.")
@@ -37,7 +37,7 @@ def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def differences(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, str]:
-    """For every dotted key that differs, one line that says how."""
+    """Return one line for every dotted key that differs."""
     before, after = dict(flat(saved)), dict(flat(current))
     return {
         key: f"{key}: {before.get(key)!r} in the checkpoint, {after.get(key)!r} now"
@@ -47,10 +47,13 @@ def differences(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, str
 
 
 def check_changes(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
-    """One line per key that differs from the saved config. Raises UserError for a change that resuming forbids."""
+    """Return one line per changed key. Raises UserError for keys that a resumed run must not change."""
     changed = {key: line for key, line in differences(saved, current).items() if key != "resume"}
-    # Without an interval all epochs are one iteration of the stream, in which the position would mean another place.
-    fixed = FIXED if saved["eval_interval"] else (*FIXED, "epochs")
+    # Without eval_interval all epochs are one iteration of the stream, in which other epochs would move the position.
+    fixed = {*FIXED, *(() if saved["eval_interval"] else ("epochs",))}
+    for config in (saved, current):
+        optimizer = config["optimizer"]["name"]
+        fixed |= {f"optimizer.{key}" for key in OPTIMIZERS[optimizer].fixed_on_resume}
     forbidden = [
         line
         for key, line in changed.items()
@@ -62,7 +65,7 @@ def check_changes(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
 
 
 def check_data(saved: dict[str, Any], current: dict[str, Any]) -> None:
-    """Raise UserError unless the train data describes itself as it did; its folder may be another."""
+    """Raise UserError if the training data's metadata has changed; its folder may differ."""
     if changed := differences(saved, current):
         raise UserError(_listing("the data is not what this run was trained on", list(changed.values())))
 

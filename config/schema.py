@@ -1,10 +1,10 @@
-"""The closed, typed mirror of `cfg_pretrain.yaml`: every check that needs no data, every derived value."""
+"""Typed schema of `cfg_pretrain.yaml`, with every check that needs no data and every derived value."""
 
 from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -29,28 +29,24 @@ from models.registry import (
     describe,
     loss_class,
 )
-from models.settings import Settings
-from utils.device import COMPILE_MODES, FUSED
+from models.strict_model import StrictModel
+from utils.device import CompileMode
 from utils.errors import UserError
 from utils.files import expand_home
 from utils.loggers import LOGGERS
 from utils.wandb_names import clean_project_name, from_environment
 
-SAVABLE_OUTPUTS = (
-    "inputs",
-    "labels",
-    "puzzle_identifiers",
-    "preds",
-    "logits",
-    "q_halt_logits",
-    "q_continue_logits",
-)
-
+SavableOutput = Literal[
+    "inputs", "labels", "puzzle_identifiers", "preds", "logits", "q_halt_logits", "q_continue_logits"
+]
+SAVABLE_OUTPUTS: tuple[str, ...] = get_args(SavableOutput)
 
 # A file or folder; `~` is the home folder.
 FilePath = Annotated[str, AfterValidator(expand_home)]
-# A tuple, as Python 3.10 unpacks in no index.
-CompileChoice = Literal[("auto", True, False, FUSED, *COMPILE_MODES)]
+CompileChoice = Literal["auto", True, False, "fused", CompileMode]
+
+
+SchemaT = TypeVar("SchemaT", bound=BaseModel)
 
 
 class EvaluatorConfig(BaseModel):
@@ -65,8 +61,8 @@ class EvaluatorConfig(BaseModel):
         return dict(self.model_extra or {})
 
 
-class PretrainConfig(Settings):
-    """Everything that `pretrain.py` is told. `arch` is checked against the architecture's own schema."""
+class PretrainConfig(StrictModel):
+    """Options of `pretrain.py`. `arch` is checked against the architecture's own schema."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -87,7 +83,7 @@ class PretrainConfig(Settings):
     """
     evaluators: list[EvaluatorConfig] | None = None
     """What computes the metrics of a puzzle family: [{name: arc@ARC}], sudoku@Sudoku, maze@Maze, with
-    their options; null: chosen by the data; an explicit list, also [], is obeyed.
+    their options; null: chosen by the data; [] for none.
     """
 
     global_batch_size: int = Field(gt=0)
@@ -197,7 +193,7 @@ class PretrainConfig(Settings):
     def check_loggers(cls, names):
         for name in names:
             if name not in LOGGERS:
-                raise ValueError(f"{name!r} is no logger; choose from {', '.join(LOGGERS)}")
+                raise ValueError(f"{name!r} is not a logger; choose from {', '.join(LOGGERS)}")
         return list(dict.fromkeys(names))
 
     @field_validator("eval_save_outputs")
@@ -205,15 +201,16 @@ class PretrainConfig(Settings):
     def check_outputs(cls, names):
         unknown = [name for name in names or [] if name not in SAVABLE_OUTPUTS]
         if unknown:
-            raise ValueError(f"{unknown[0]!r} is no output; choose from {', '.join(SAVABLE_OUTPUTS)}")
+            raise ValueError(f"{unknown[0]!r} is not an output; choose from {', '.join(SAVABLE_OUTPUTS)}")
         return names
 
     @model_validator(mode="after")
     def check_eval_interval(self):
-        if self.epochs % self.epochs_per_iteration:
+        interval = self.epochs_per_iteration
+        if self.epochs % interval:
             raise ValueError(
-                f"epochs={self.epochs} must be a multiple of eval_interval={self.eval_interval}: "
-                f"use epochs={-(-self.epochs // self.eval_interval) * self.eval_interval} or another eval_interval"
+                f"epochs={self.epochs} must be a multiple of eval_interval={interval}: "
+                f"use epochs={-(-self.epochs // interval) * interval} or another eval_interval"
             )
         return self
 
@@ -223,7 +220,7 @@ class PretrainConfig(Settings):
             raise ValueError(f"early_stop_patience={self.early_stop_patience} needs a best_metric")
         if self.resume == "auto" and self.checkpoint_path is None and self.run_name is None:
             raise ValueError(
-                "resume=auto needs checkpoint_path= (or run_name=) to know the run: without them each start gets "
+                "resume=auto needs checkpoint_path= (or run_name=) to find the run: without them each start gets "
                 "a new name"
             )
         return self
@@ -232,14 +229,16 @@ class PretrainConfig(Settings):
     def check_training(self):
         if self.freeze_weights and (self.optimizer.name != "adam_atan2" or self.grad_clip is not None):
             asked = "grad_clip" if self.grad_clip is not None else f"optimizer={self.optimizer.name}"
-            raise ValueError(f"{asked} is for the weights, which freeze_weights=True keeps: drop one of them")
+            raise ValueError(
+                f"{asked} applies to the weights, which freeze_weights=True freezes: remove one of them"
+            )
         if self.ema_start_step and not self.ema:
             raise ValueError(f"ema_start_step={self.ema_start_step} needs ema=True")
         return self
 
     @property
     def epochs_per_iteration(self) -> int:
-        """Epochs between evaluations; one iteration of the training stream."""
+        """Epochs between evaluations, which are one iteration of the training stream."""
         return self.eval_interval or self.epochs
 
     @property
@@ -251,16 +250,16 @@ class PretrainConfig(Settings):
         return self.data_paths_test or self.data_paths
 
     def project(self) -> str:
-        """The name given here, else in the environment, else made of the first data folder's."""
+        """Return the project's name: from the config, else the environment, else the first data folder."""
         derived = clean_project_name(f"{Path(self.data_paths[0]).name.capitalize()}-ACT-torch")
         return self.project_name or from_environment("PROJECT") or derived
 
     def total_steps(self, total_groups: int, mean_puzzle_examples: float) -> int:
-        """The updates that the schedule counts on (the stream yields a few fewer)."""
+        """Number of updates in the schedule (the stream yields a few fewer)."""
         return int(self.epochs * total_groups * mean_puzzle_examples / self.global_batch_size)
 
 
-# Sections of PretrainConfig's keys by their first ones, for its help.
+# First key of each section in the help of PretrainConfig.
 SECTION_TITLES = {
     "data_paths": "Data",
     "global_batch_size": "Length and evaluation",
@@ -274,10 +273,9 @@ SECTION_TITLES = {
 def sections(
     schema: type[BaseModel], arch_name: str | None = None, loss_name: str | None = None
 ) -> dict[str, list[type[BaseModel]]]:
-    """Prefix of dotted keys -> the schemas that know what follows it.
+    """Map prefixes of dotted keys to the schemas of the keys below them.
 
-    Without `arch_name` those of all architectures here; the same if there is no such architecture, which `parse`
-    refuses.
+    Without `arch_name`, or if there is no such architecture (`parse` refuses it), all architectures are included.
     """
     found: dict[str, list[type[BaseModel]]] = {"": [schema]}
     if schema is PretrainConfig:
@@ -296,8 +294,8 @@ def sections(
     return found
 
 
-def parse(schema: type[BaseModel], values: dict) -> BaseModel:
-    """`values` as `schema`; raises UserError that lists every bad key, with the nearest valid ones if it is unknown."""
+def parse(schema: type[SchemaT], values: dict) -> SchemaT:
+    """Validate `values`; raises UserError that lists every bad key, with the nearest valid ones if it is unknown."""
     problems = []
     try:
         config = schema(**values)
@@ -305,7 +303,7 @@ def parse(schema: type[BaseModel], values: dict) -> BaseModel:
         for item in error.errors():
             loc, valid = [str(part) for part in item["loc"]], list(schema.model_fields)
             if loc[:1] == ["optimizer"] and len(loc) > 1:
-                choice = loc.pop(1)  # pydantic's mark of which of the choices it is
+                choice = loc.pop(1)  # pydantic inserts the name of the chosen member of the union
                 valid = [f"optimizer.{field}" for field in OPTIMIZERS[choice].model_fields]
             unknown = item["type"] == "extra_forbidden"
             problems.append((".".join(loc), describe(item), valid if unknown else []))
@@ -336,7 +334,7 @@ def _line(key: str, message: str, valid: list[str]) -> str:
 
 
 def notices(config: PretrainConfig) -> list[str]:
-    """One line for each setting that has no effect in this mode although a published command may carry it."""
+    """Return one line for each setting of published commands that has no effect with this config."""
     arch, lines = config.arch, []
     name = arch["name"]
     if arch.get("H_layers") and name in ("trm", "trm_singlez", "trm_hier6"):

@@ -1,4 +1,4 @@
-"""What `solve.py` and `app.py` may be told."""
+"""Options of `solve.py` and `app.py`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pydantic import Field, field_validator, model_validator
 
 from config.schema import FilePath
 from models.recursive import MAX_STEPS
-from models.settings import Settings
+from models.strict_model import StrictModel
 
 
-class CheckpointConfig(Settings):
-    """What every command about trained weights is told."""
+class CheckpointConfig(StrictModel):
+    """Options of every command on trained weights."""
 
     checkpoint: FilePath = Field(default=None, validate_default=True)  # required, with a message of its own
     """The trained model: a run's folder, step_N, best, an export, .safetensors, hf://OWNER/NAME[/file]."""
@@ -26,7 +26,7 @@ class CheckpointConfig(Settings):
 
 
 class SolveConfig(CheckpointConfig):
-    """Everything that `solve.py` is told; None means as the run was trained."""
+    """Options of `solve.py`; None means as in training."""
 
     puzzle: str | None = None
     """Your own puzzle: its cells in reading order. Sudoku: symbols, . or 0 for a blank; white space and
@@ -41,7 +41,7 @@ class SolveConfig(CheckpointConfig):
     steps: int | None = Field(default=None, gt=0, le=MAX_STEPS)
     """Supervision steps; more than in training are allowed; null: as in training."""
     seq_len: int | None = Field(default=None, gt=0)
-    """Cells of a puzzle, needed if nothing beside a published checkpoint says it."""
+    """Cells of a puzzle, needed for a published checkpoint that does not record it."""
     gif: FilePath | None = None
     """File (.gif) for an animation of the steps."""
     png: FilePath | None = None
@@ -62,17 +62,17 @@ class SolveConfig(CheckpointConfig):
             if self.puzzle is not None and getattr(self, key) is not None:
                 raise ValueError(f"puzzle= gives the puzzle and {key}= chooses one: leave one of them out")
         if self.puzzle is None and self.seq_len is not None:
-            raise ValueError("seq_len= goes with puzzle=; the test data says it itself")
+            raise ValueError("seq_len= is used with puzzle= only; the test data has its own")
         if self.index is not None and self.seed is not None:
             raise ValueError("index= chooses a puzzle and seed= draws one: leave one of them out")
         return self
 
 
 class AppConfig(CheckpointConfig):
-    """Everything that `app.py` is told."""
+    """Options of `app.py`."""
 
     seq_len: int | None = Field(default=None, gt=0)
-    """Cells of a puzzle, needed if nothing beside a published checkpoint says it."""
+    """Cells of a puzzle, needed for a published checkpoint that does not record it."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """auto: the first of cuda, mps and cpu that is available."""
     port: int = Field(default=7860, ge=1024, le=65535)

@@ -1,7 +1,7 @@
-"""Values of text keys as they were typed: quotes, lists and sweeps taken apart without any grammar's reading.
+"""Parse values of text keys exactly as typed: quotes, lists and sweeps.
 
-YAML and Hydra's grammar read `20251128_0107` as a number and stop at `a=b` or `(`; a name or a path must stay the text
-that it is.
+YAML and Hydra's grammar read `20251128_0107` as a number and fail at `a=b` or `(`, but names and paths must stay as
+they are.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from enum import Enum
 from types import NoneType
 from typing import Any, get_args, get_origin
 
-from models.settings import types_of
+from models.strict_model import types_of
 
 _QUOTED = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
 _WHOLLY_QUOTED = re.compile(_QUOTED, re.DOTALL)
@@ -21,14 +21,14 @@ _OTHER_SWEEP = re.compile(r"(?:range|interval|glob|shuffle|sort|tag)\(.*\)", re.
 
 
 class TextKind(Enum):
-    """How a key holds text."""
+    """Whether a key holds one text or a list of texts."""
 
     ONE = "text"
     LIST = "a list of texts"
 
 
 def text_kind(annotation: Any) -> TextKind | None:
-    """Whether a field's annotation takes text or a list of texts (or null); None if it takes anything else."""
+    """Return the kind of text that an annotation allows (besides null); None if it allows anything else."""
     types = types_of(annotation) - {NoneType}
     if types == {str}:
         return TextKind.ONE
@@ -42,7 +42,7 @@ def is_null(text: str) -> bool:
 
 
 def unquoted(text: str) -> str:
-    r"""The text without quotes around all of it; inside them `\'` stands for the quote and `\\` before it for `\`."""
+    r"""Remove quotes around the whole text; within them `\'` is the quote, and `\\` before a quote is `\`."""
     if not _WHOLLY_QUOTED.fullmatch(text):
         return text
     quote, inside = text[0], text[1:-1]
@@ -50,13 +50,13 @@ def unquoted(text: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """The text in single quotes, as Hydra's grammar and `unquoted` read them."""
+    """Put the text into single quotes, as Hydra's grammar and `unquoted` read them."""
     escaped = re.sub(r"(\\*)('|\Z)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), text)
     return f"'{escaped}'"
 
 
 def entries(text: str) -> list[str] | None:
-    """The entries of `[a, 'b, c']`; None if the text is not in brackets. An entry with a comma must be quoted."""
+    """Return the entries of `[a, 'b, c']`; None without brackets. An entry with a comma must be quoted."""
     text = text.strip()
     if text[:1] + text[-1:] != "[]":
         return None
@@ -65,7 +65,7 @@ def entries(text: str) -> list[str] | None:
 
 
 def split(text: str, *, lists: bool = False) -> list[str]:
-    """Split at commas, but not inside quoted entries, `${...}` and, if the entries are `lists`, brackets."""
+    """Split at commas outside of quoted entries, `${...}` and, if the entries are `lists`, brackets."""
     parts, start, position, braces, brackets = [], 0, 0, 0, 0
     at_entry = True
     while position < len(text):
@@ -86,10 +86,10 @@ def split(text: str, *, lists: bool = False) -> list[str]:
 
 
 def for_hydra(value: str, kind: TextKind, *, sweeps: bool) -> str:
-    """The value of a text key such that Hydra's grammar reads exactly this text.
+    """Quote the value of a text key so that Hydra's grammar reads exactly this text.
 
-    Null stays null and `${...}` an interpolation. If the command `sweeps`, commas and `choice(...)` still separate
-    values, of which each keeps its text; Hydra's other sweeps are left to Hydra.
+    Null stays null, and `${...}` an interpolation. If the command `sweeps`, commas and `choice(...)` still separate
+    values; Hydra's other sweep functions are passed unchanged.
     """
     one = _text_for_hydra if kind is TextKind.ONE else _list_for_hydra
     if not sweeps:

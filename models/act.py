@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from models.randomness import seeded
 from models.recursive import RecursiveModel, State
 
-_EVALUATION = 0xE7A1  # keeps what evaluation draws apart from training's
-_RESET, _STEP = 0, 1  # the parts of an evaluation step that draw
+_EVALUATION = 0xE7A1  # seeds evaluation differently from training
+_RESET, _STEP = 0, 1  # the parts of an evaluation step that draw random numbers
 
 
 @dataclass
 class Carry:
-    """What a slot of the batch keeps between supervision steps."""
+    """State of the batch's slots between supervision steps."""
 
     state: State  # the architecture's latents, each (B, L, D), detached
     steps: Tensor  # (B,) int32, supervision steps done on the current puzzle
@@ -29,7 +29,7 @@ class Carry:
     current: dict[str, Tensor]  # the data each slot is working on
 
     def tensors(self, latent_names: list[str]) -> dict[str, Tensor]:
-        """Every tensor under a flat name, for checkpoints."""
+        """Return all tensors under flat names, for checkpoints."""
         named = {f"state.{name}": latent for name, latent in zip(latent_names, self.state, strict=True)}
         named |= {f"current.{name}": value for name, value in self.current.items()}
         return named | {"steps": self.steps, "halted": self.halted}
@@ -43,7 +43,7 @@ class Carry:
 
 @dataclass(frozen=True)
 class HaltingRule:
-    """When a slot says stop: q_halt > 0, or q_halt > q_continue; `learns_continue` adds the Q-learning target."""
+    """When a slot halts: q_halt > 0, or q_halt > q_continue; `learns_continue` adds the Q-learning target."""
 
     compares: bool
     learns_continue: bool
@@ -60,12 +60,12 @@ class HaltingRule:
 def draw_min_steps(
     seed: int, step: int, global_batch_size: int, probability: float, max_steps: int
 ) -> np.ndarray:
-    """Exploration of one train step, (global batch,) int32: the steps a row must reach before it may halt.
+    """Draw one training step's exploration: the number of steps that each row must reach before it may halt.
 
-    With `probability` drawn uniformly from 2..max_steps, else 0; a pure function of (seed, step), for the whole
-    global batch, so that it does not depend on the number of ranks.
+    Returns (global batch,) int32: with `probability` uniform in 2..max_steps, else 0. A pure function of (seed, step)
+    for the whole global batch, so that it does not depend on the number of ranks.
     """
-    # The stream's generators are seeded with one number; a tuple of three keeps this one apart from them.
+    # A seed of three numbers differs from the data stream's generators, which are seeded with one.
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, step, 0xAC7))))
     explores = rng.random(global_batch_size) < probability
     steps = rng.integers(2, max(max_steps, 2), size=global_batch_size, endpoint=True)
@@ -73,7 +73,7 @@ def draw_min_steps(
 
 
 class ACTModel(nn.Module):
-    """An architecture (`inner`) with a halting rule: one call is one supervision step of every slot."""
+    """An architecture (`inner`) with a halting rule: each call runs one supervision step of every slot."""
 
     def __init__(self, inner: RecursiveModel):
         super().__init__()
@@ -88,26 +88,26 @@ class ACTModel(nn.Module):
     def latent_names(self) -> list[str]:
         return list(self.inner.latents)
 
-    def evaluation_draws(self, device: torch.device, call: int, part: int) -> AbstractContextManager[None]:
-        """Within it, what an evaluation draws at its `call`-th step (from 1) is decided by that and the part alone."""
+    def evaluation_rng(self, device: torch.device, call: int, part: int) -> AbstractContextManager[None]:
+        """Seed the RNG from (call, part) so that evaluation is reproducible; `call` counts steps from 1."""
         if self.training or not self.inner.is_stochastic:
             return nullcontext()
         return seeded(device, _EVALUATION, call, part)
 
     def start_evaluation(self, batch_size: int, device: torch.device) -> State:
-        """The latents with which an evaluation of that many rows starts, each (B, L, D)."""
-        with self.evaluation_draws(device, 1, _RESET):
+        """Return the initial latents of an evaluation, each (B, L, D)."""
+        with self.evaluation_rng(device, 1, _RESET):
             return self.inner.initial_state(batch_size)
 
     def run_inner(
         self, call: int, state: State, inputs: Tensor, puzzle_rows: Tensor | None
     ) -> tuple[State, tuple[Tensor, Tensor, Tensor]]:
-        """What `inner` returns at the `call`-th step, without this module's halting and resets."""
-        with self.evaluation_draws(inputs.device, call, _STEP):
+        """Run `inner` as the `call`-th step, without halting and resets."""
+        with self.evaluation_rng(inputs.device, call, _STEP):
             return self.inner(state, inputs, puzzle_rows)
 
     def initial_carry(self, batch: dict[str, Tensor]) -> Carry:
-        """A carry whose every slot is free, so that the next call loads all of `batch` (inputs (B, S), ...)."""
+        """Return a carry in which every slot is free, so the next call loads all of `batch` (inputs (B, S), ...)."""
         self.num_calls = 0
         size, device = batch["inputs"].shape[0], batch["inputs"].device
         return Carry(
@@ -118,7 +118,7 @@ class ACTModel(nn.Module):
         )
 
     def load(self, carry: Carry, batch: dict[str, Tensor]) -> Carry:
-        """Give halted slots their row of `batch`, the initial latents and zero steps; the others go on."""
+        """Load the rows of `batch` into halted slots, with initial latents and zero steps; keep the others."""
         free = carry.halted
         inits = self.inner.initial_state(free.shape[0])
         return Carry(
@@ -137,21 +137,20 @@ class ACTModel(nn.Module):
     def forward(
         self, carry: Carry, batch: dict[str, Tensor], min_steps: Tensor | None = None
     ) -> tuple[Carry, dict[str, Tensor]]:
-        """One supervision step of every slot.
+        """Run one supervision step of every slot.
 
         `min_steps` (B,) int32 is the exploration of `draw_min_steps`, used in training only. Returns the new carry and
-        `logits` (B, S, V), `q_halt_logits`, `q_continue_logits` (B,) float32 and, where q_continue is learned and the
-        model trains, `target_q_continue` (B,). In evaluation all slots run `halt_max_steps` steps; with
-        `act_inference` a slot that says stop is frozen until the caller starts a fresh carry. What an architecture
-        draws is decided by the caller's generator in training, in evaluation by the number of the call since
-        `initial_carry` alone.
+        `logits` (B, S, V), `q_halt_logits` and `q_continue_logits` (B,) float32 and, in training if q_continue is
+        learned, `target_q_continue` (B,). In evaluation all slots run `halt_max_steps` steps; with `act_inference` a
+        halted slot is frozen until the caller starts a new carry. Random numbers come from the caller's generator in
+        training; in evaluation they depend only on the number of calls since `initial_carry`.
         """
         self.num_calls += 1
         halts_in_eval = self.act_inference and not self.training
         frozen = carry.halted & (carry.steps > 0) if halts_in_eval else None
         if frozen is not None:
             carry = Carry(carry.state, carry.steps, carry.halted & ~frozen, carry.current)
-        with self.evaluation_draws(carry.halted.device, self.num_calls, _RESET):
+        with self.evaluation_rng(carry.halted.device, self.num_calls, _RESET):
             carry = self.load(carry, batch)
 
         puzzle_rows = self.inner.puzzle_rows(carry.current)
@@ -183,6 +182,6 @@ class ACTModel(nn.Module):
         return Carry(state, steps, halted, carry.current), outputs
 
     def continue_target(self, state: State, current: dict[str, Tensor], is_last: Tensor) -> Tensor:
-        """Q-learning target of q_continue (arXiv 2506.21734): what one more step would say, in (0, 1), shape (B,)."""
+        """Compute q_continue's Q-learning target (arXiv 2506.21734) from one more step: (B,), in (0, 1)."""
         _, (_, q_halt, q_continue) = self.inner(state, current["inputs"], self.inner.puzzle_rows(current))
         return torch.sigmoid(torch.where(is_last, q_halt, torch.maximum(q_halt, q_continue)))

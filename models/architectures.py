@@ -1,7 +1,7 @@
-"""The architectures: which latents exist, which networks, and what one cycle does. Nothing else differs.
+"""The architectures: their latents, their networks and the equations of one cycle. Nothing else differs.
 
-Everything shared (embedding, heads, gradient in the last cycle only) is in `models/recursive.py`, with `self.f(network,
-h, injection)`; x is the embedded question. Letters as in arXiv 2510.04871.
+`models/recursive.py` has everything shared: embedding, heads, gradient in the last cycle only, and `self.f(network, h,
+injection)`. x is the embedded question; letters as in arXiv 2510.04871.
 """
 
 from __future__ import annotations
@@ -13,8 +13,15 @@ from torch import Tensor
 
 from models.equivariant import EquivariantModel
 from models.local import LocalModel
-from models.recursive import MAX_CYCLES, MAX_LAYERS, RecursiveConfig, RecursiveModel, State
-from models.symbols import SERRM
+from models.recursive import (
+    MAX_CYCLES,
+    MAX_LAYERS,
+    RecursiveConfig,
+    RecursiveModel,
+    SingleLatentModel,
+    State,
+)
+from models.se_rrm import SERRM
 
 
 class TRM(RecursiveModel):
@@ -29,7 +36,7 @@ class TRM(RecursiveModel):
 
 
 class SingleZ(TRM):
-    """The paper's single-feature ablation: one latent is answer and reasoning state at once."""
+    """The paper's single-feature ablation: one latent is both answer and reasoning state."""
 
     latents: ClassVar = {"z_L": "L_init"}
 
@@ -44,10 +51,10 @@ class Hier6(TRM):
     """The paper's multi-scale ablation: six low-level latents, step j of a cycle replaces the j-th."""
 
     class Config(RecursiveConfig):
-        L_cycles: int = Field(default=6, ge=1, le=6)  # more steps than latents would have nothing to replace
-        damping: float = Field(
-            default=0.0, ge=0, le=0
-        )  # the network is given a sum, not the latent it replaces
+        # Each step of a cycle replaces one of the six latents.
+        L_cycles: int = Field(default=6, ge=1, le=6)
+        # Damping is undefined, because the network's input is a sum and not the latent that it replaces.
+        damping: float = Field(default=0.0, ge=0, le=0)
 
     latents: ClassVar = {"z_H": "H_init"} | {f"z_L{i}": f"L{i}_init" for i in range(1, 7)}
 
@@ -55,8 +62,8 @@ class Hier6(TRM):
         y, *zs = state
         question = y + x
         for j in range(self.L_cycles):
-            zs[j] = self.f(self.L_level, sum(zs), question)
-        return self.f(self.L_level, y, sum(zs)), *zs
+            zs[j] = self.f(self.L_level, sum(zs[1:], zs[0]), question)
+        return self.f(self.L_level, y, sum(zs[1:], zs[0])), *zs
 
 
 class HRM(RecursiveModel):
@@ -67,7 +74,7 @@ class HRM(RecursiveModel):
         L_cycles: int = Field(default=2, ge=1, le=MAX_CYCLES)
         H_layers: int = Field(default=4, ge=1, le=MAX_LAYERS)
         L_layers: int = Field(default=4, ge=1, le=MAX_LAYERS)
-        puzzle_emb_len: int = Field(default=0, ge=0, le=0)  # the prefix is as short as holds the embedding
+        puzzle_emb_len: int = Field(default=0, ge=0, le=0)  # as few tokens as the embedding needs
 
     networks: ClassVar = ("H_level", "L_level")
     published_halting: ClassVar = "q_learning"
@@ -95,12 +102,11 @@ class HRM(RecursiveModel):
 
 
 class TransformersBaseline(RecursiveModel):
-    """The baseline without recursion inside a step: one stack applied once to y + x."""
+    """Baseline without recursion within a supervision step: one stack, applied once to y + x."""
 
     class Config(RecursiveConfig):
-        H_cycles: int = Field(
-            default=1, ge=1, le=MAX_CYCLES
-        )  # published configs carry both; the stack is applied once anyway
+        # Published configs set both cycles; the stack is applied once anyway.
+        H_cycles: int = Field(default=1, ge=1, le=MAX_CYCLES)
         L_cycles: int = Field(default=1, ge=0, le=MAX_CYCLES)
         H_layers: int = Field(default=8, ge=1, le=MAX_LAYERS)
         L_layers: int = Field(default=0, ge=0, le=MAX_LAYERS)
@@ -119,29 +125,21 @@ class TransformersBaseline(RecursiveModel):
         return (self.f(self.H_level, y, x),)
 
 
-class URM(TRM):
-    """Universal reasoning model, arXiv 2512.14693: one latent, z = f(z, x) L times a cycle."""
+class URM(SingleLatentModel):
+    """Universal reasoning model, arXiv 2512.14693."""
 
     class Config(RecursiveConfig):
         H_cycles: int = Field(default=2, ge=1, le=MAX_CYCLES)
         L_layers: int = Field(default=4, ge=1, le=MAX_LAYERS)
         ffn: Literal["swiglu", "rms_swiglu", "conv_swiglu"] = "conv_swiglu"
 
-    latents: ClassVar = {"z_H": "H_init"}
-
-    def cycle(self, state: State, x: Tensor) -> State:
-        (z,) = state
-        for _ in range(self.L_cycles):
-            z = self.f(self.L_level, z, x)
-        return (z,)
-
 
 class TRMEquivariant(EquivariantModel, TRM):
-    """TRM whose network knows which cells share a unit, and is equivariant under all symmetries of these units."""
+    """TRM with a network that knows the units and is equivariant under all their symmetries."""
 
 
-class TRMLocal(LocalModel, URM):
-    """z = f(z, x) L times a cycle, with an f that hears of a cell's four neighbours only."""
+class TRMLocal(LocalModel):
+    """z = f(z, x), L times a cycle, with a network that sees a cell's four neighbours only."""
 
 
 ARCHITECTURES: dict[str, type[RecursiveModel]] = {

@@ -1,9 +1,12 @@
-"""The block and the network: what the recursion applies again and again.
+"""The block, and the network that the recursion applies repeatedly.
 
 Shapes: B batch, L sequence length with the puzzle prefix, D hidden size.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -12,11 +15,22 @@ from models.layers import Attention
 from models.ops import contiguous_if_faster, rms_norm
 
 
-class Block(nn.Module):
+class NetworkBlock(nn.Module):
+    """Base of every block: `h = block(h, cos_sin)`, both (B, L, D)."""
+
+    def forward(self, h: Tensor, cos_sin: tuple[Tensor, Tensor] | None) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} must define forward(h, cos_sin)")
+
+    def flops(self, length: int) -> int:
+        """FLOP of the forward pass for one row of `length` positions."""
+        raise NotImplementedError(f"{type(self).__name__} must define flops(length)")
+
+
+class Block(NetworkBlock):
     """Post-norm block: `h = rms(h + mix(h)); h = rms(h + SwiGLU(h))`.
 
     `mix` is self-attention, or with `mlp_t` a SwiGLU over the `length` positions of each channel
-    (arXiv 2510.04871, section 4.5), whose sum is normalised over the positions. `ffn` names what stands for SwiGLU.
+    (arXiv 2510.04871, section 4.5), normalised over the positions. `ffn` chooses the variant of SwiGLU.
     """
 
     def __init__(
@@ -48,7 +62,6 @@ class Block(nn.Module):
         return rms_norm(h + self.mlp(h), self.eps)
 
     def flops(self, length: int) -> int:
-        """FLOP of the forward pass for one row of `length` positions."""
         if self.mixes_by_mlp:
             return self.mlp_t.flops(self.mlp.down_proj.weight.shape[0]) + self.mlp.flops(length)
         return self.self_attn.flops(length) + self.mlp.flops(length)
@@ -57,9 +70,9 @@ class Block(nn.Module):
 class Network(nn.Module):
     """`f(h, injection)`: a stack of blocks applied to `h + injection`, all (B, L, D)."""
 
-    def __init__(self, blocks: list[nn.Module]):
+    def __init__(self, blocks: Sequence[NetworkBlock]):
         super().__init__()
-        self.layers = nn.ModuleList(blocks)
+        self.layers = cast(Sequence[NetworkBlock], nn.ModuleList(blocks))  # ModuleList is not generic
 
     def forward(self, h: Tensor, injection: Tensor | None, cos_sin: tuple[Tensor, Tensor] | None) -> Tensor:
         if injection is not None:

@@ -1,4 +1,4 @@
-"""From a batch to `x`, what the recursion is given: tokens, puzzle prefix, positions. Sole owner of the prefix length.
+"""Input embedding `x` of the recursion: tokens, puzzle prefix, positions. The only owner of the prefix length.
 
 Shapes: B batch, S `seq_len`, P prefix length, L = P + S, D hidden size, E `puzzle_emb_ndim`.
 """
@@ -6,6 +6,7 @@ Shapes: B batch, S `seq_len`, P prefix length, L = P + S, D hidden size, E `puzz
 from __future__ import annotations
 
 import math
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +18,9 @@ from models.puzzle_embedding import PuzzleEmbedding
 
 
 def prefix_length(hidden_size: int, puzzle_emb_ndim: int, puzzle_emb_len: int) -> int:
-    """Number of positions P that the puzzle embedding fills: `puzzle_emb_len`, or as few as hold it when that is 0.
+    """Return the number of positions P of the puzzle embedding: `puzzle_emb_len`, or as few as it needs if that is 0.
 
-    Raises ValueError if the embedding does not fit into the positions asked for.
+    Raises ValueError if the embedding does not fit into `puzzle_emb_len` positions.
     """
     if puzzle_emb_ndim == 0:
         return 0
@@ -32,14 +33,30 @@ def prefix_length(hidden_size: int, puzzle_emb_ndim: int, puzzle_emb_len: int) -
     return length
 
 
-class InputEmbedding(nn.Module):
-    """Base of every architecture: the tables that make `x` (B, L, D), and the rotary tables.
+class EmbeddingConfig(Protocol):
+    """The settings that the tables depend on; `models.recursive.RecursiveConfig` has them."""
 
-    A base class and not a part of one, because published checkpoints name the tables at this level
+    seq_len: int
+    vocab_size: int
+    num_puzzle_identifiers: int
+    hidden_size: int
+    num_heads: int
+    pos_encodings: Literal["rope", "rope2d", "learned", "none"]
+    rope_theta: float
+    puzzle_emb_ndim: int
+    puzzle_emb_len: int
+
+
+class InputEmbedding(nn.Module):
+    """The tables that make `x` (B, L, D), and the rotary tables.
+
+    A base class rather than a submodule, because published checkpoints have the tables at this level
     (`inner.embed_tokens...`, `inner.puzzle_emb...`).
     """
 
-    def __init__(self, config, dtype: torch.dtype):
+    rotary_emb: RotaryEmbedding | GridRotaryEmbedding
+
+    def __init__(self, config: EmbeddingConfig, dtype: torch.dtype):
         super().__init__()
         hidden = config.hidden_size
         self.dtype = dtype
@@ -48,8 +65,8 @@ class InputEmbedding(nn.Module):
         self.length = self.prefix_len + config.seq_len
         self.embed_tokens = Embedding(config.vocab_size, hidden, std=1 / self.scale, dtype=dtype)
 
-    def add_tables(self, config) -> None:
-        """Create the optional tables, after the heads: the order of parameters is part of the format."""
+    def add_tables(self, config: EmbeddingConfig) -> None:
+        """Create the optional tables, after the heads because the order of parameters is part of the format."""
         if config.puzzle_emb_ndim > 0:
             self.puzzle_emb = PuzzleEmbedding(config.num_puzzle_identifiers, config.puzzle_emb_ndim)
         if config.pos_encodings == "rope":
@@ -63,11 +80,11 @@ class InputEmbedding(nn.Module):
             self.embed_pos = Embedding(self.length, config.hidden_size, std=1 / self.scale, dtype=self.dtype)
 
     def puzzle_rows(self, batch: dict[str, Tensor]) -> Tensor | None:
-        """The batch's rows (B, E) of the puzzle table, in training as the leaf that receives their gradient."""
+        """Return the batch's rows (B, E) of the puzzle table; in training a leaf that receives their gradient."""
         return self.puzzle_emb(batch["puzzle_identifiers"]) if self.prefix_len else None
 
     def embed(self, inputs: Tensor, puzzle_rows: Tensor | None) -> Tensor:
-        """`x = sqrt(D) · cat(puzzle prefix, token embedding)`, shape (B, L, D)."""
+        """Return `x = sqrt(D) · cat(puzzle prefix, token embedding)`, (B, L, D)."""
         x = self.embed_tokens(inputs)
         if puzzle_rows is not None:
             room = self.prefix_len * x.shape[-1] - puzzle_rows.shape[-1]

@@ -1,12 +1,11 @@
-"""A network that is equivariant under every symmetry of the puzzle: it knows which cells share a unit.
+"""A network that knows which cells share a unit, and is equivariant under every symmetry of the units.
 
 The network sees a grid only through pooling over units (cell, row, column, box), so permuting symbols, or cells in any
-way that maps units onto units, permutes its answer in the same way. It is told which cells share a unit, which is a
-part of the rules, and nothing else of them. Everything else is TRM (arXiv 2510.04871): state (y, z), cycles,
-gradient through the last H-cycle, heads, halting.
+way that maps units onto units, permutes its answer in the same way. Of the puzzle's rules it knows only the units.
+Everything else is TRM (arXiv 2510.04871): state (y, z), cycles, gradient through the last H-cycle, heads, halting.
 
-Shapes: B batch, S `seq_len` cells, N symbols, L = S·N pairs of a cell and a symbol, D hidden size, V vocabulary.
-No weight knows S or N: a model trained on grids of one size answers grids of another.
+Shapes: B batch, S `seq_len` cells, N symbols, L = S·N (cell, symbol) pairs, D hidden size, V vocabulary. No weight
+depends on S or N, so a model trained on grids of one size solves grids of another.
 """
 
 from __future__ import annotations
@@ -22,29 +21,30 @@ from dataset.units import CellUnits
 from models.blocks import Network
 from models.layers import Embedding, Linear
 from models.ops import few_rows
-from models.recursive import MAX_CYCLES, PooledConfig, RecursiveModel, State
+from models.recursive import MAX_CYCLES, PooledConfig, RecursiveModel, State, halting_head
 from models.unit_block import UnitBlock
 
 BLANK_ID, FIRST_SYMBOL_ID = 1, 2  # tokens: 0 pad, 1 blank, then the symbols
-GIVEN, EXCLUDED, OPEN = range(3)  # what a clue says of a pair: this symbol, another one, nothing
-ABSENT_LOGIT = (
-    -1e4
-)  # of pad and blank, which no answer contains: probability 0 in softmax, 1e-4 of s(0) in stablemax
+GIVEN, EXCLUDED, OPEN = range(3)  # a pair's cell shows this symbol, another symbol, or is blank
+# Logit of pad and blank, which no answer contains: probability 0 in softmax, 1e-4 of s(0) in stablemax.
+ABSENT_LOGIT = -1e4
 
 
 class EquivariantModel(RecursiveModel):
-    """Embedding, network and heads for latents with a vector for each pair of a cell and a symbol, (B, S·N, D)."""
+    """Embedding, network and heads for latents with a vector for each (cell, symbol) pair, (B, S·N, D)."""
 
-    knows: ClassVar = "which cells share a row, column, box or other unit, and that all symbols are alike"
+    knows: ClassVar = (
+        "which cells share a row, column, box or other unit, and that all symbols are equivalent"
+    )
 
     class Config(PooledConfig):
         free_sizes: ClassVar = ("seq_len", "vocab_size")
 
         units: CellUnits | None = None
-        """Which cells share a unit; the data says it, None: the usual boxes of Sudoku."""
+        """Which cells share a unit; set by the dataset; None: the usual boxes of Sudoku."""
         hidden_size: int = Field(default=48, gt=0)
         pooling: Literal["mean", "mean_max"] = "mean_max"
-        """How a unit is pooled: mean, or mean_max, the mean beside the maximum."""
+        """How a unit is pooled: mean, or mean_max, mean and maximum concatenated."""
         H_cycles: int = Field(default=2, ge=1, le=MAX_CYCLES)
         L_cycles: int = Field(default=3, ge=1, le=MAX_CYCLES)
 
@@ -52,9 +52,11 @@ class EquivariantModel(RecursiveModel):
         def check_units(self):
             if self.units is not None and self.units.num_cells != self.seq_len:
                 raise ValueError(
-                    f"the data's units have {self.units.num_cells} cells, its sequences {self.seq_len}"
+                    f"the data's units have {self.units.num_cells} cells, but its sequences have {self.seq_len}"
                 )
             return self
+
+    config: EquivariantModel.Config
 
     def __init__(self, config: EquivariantModel.Config):
         self.units = config.units or CellUnits.usual(config.seq_len)
@@ -63,10 +65,7 @@ class EquivariantModel(RecursiveModel):
         self.length = config.seq_len * self.num_symbols
         self.embed_tokens = Embedding(3, config.hidden_size, 1 / self.scale, self.dtype)
         self.lm_head = Linear(config.hidden_size, 1)
-        self.q_head = Linear(2 * config.hidden_size, 2, bias=True)
-        with torch.no_grad():  # as in every architecture: nothing halts at first
-            self.q_head.weight.zero_()
-            self.q_head.bias.fill_(-5.0)
+        self.q_head = halting_head(2 * config.hidden_size)
 
     def make_network(self, num_layers: int) -> Network:
         c = self.config
@@ -78,12 +77,12 @@ class EquivariantModel(RecursiveModel):
         )
 
     def embed(self, inputs: Tensor, puzzle_rows: Tensor | None) -> Tensor:
-        """(B, L, D): for each pair what the clue in its cell says of it."""
+        """Return (B, L, D): for each pair the embedding of given, excluded or open."""
         symbols = torch.arange(FIRST_SYMBOL_ID, self.config.vocab_size, device=inputs.device)
         cells = inputs.unsqueeze(-1)  # (B, S, 1)
-        says = torch.where(cells == symbols, GIVEN, EXCLUDED)
-        says = torch.where(cells < FIRST_SYMBOL_ID, OPEN, says)  # (B, S, N)
-        return few_rows(self.scale * self.embed_tokens.embedding_weight.to(self.dtype), says.flatten(1))
+        clues = torch.where(cells == symbols, GIVEN, EXCLUDED)
+        clues = torch.where(cells < FIRST_SYMBOL_ID, OPEN, clues)  # (B, S, N)
+        return few_rows(self.scale * self.embed_tokens.embedding_weight.to(self.dtype), clues.flatten(1))
 
     def embedding_gradient_flops(self) -> int:
         return 2 * self.length * self.embed_tokens.embedding_weight.numel()

@@ -1,4 +1,4 @@
-"""What `arch.ffn` can be: SwiGLU as published, and two variants of it from later work.
+"""Choices of `arch.ffn`: SwiGLU as published, and two later variants.
 
 Shapes: B batch, L positions, W width of a layer, I its inner width.
 """
@@ -15,7 +15,7 @@ from models.ops import rms_norm
 
 
 class RMSSwiGLU(SwiGLU):
-    """`down(sigmoid(gate) · rms(gate · up))` (arXiv 2601.19085): the product is normalised before it is gated."""
+    """`down(sigmoid(gate) · rms(gate · up))` (arXiv 2601.19085): the product is normalised before gating."""
 
     def __init__(self, width: int, expansion: float, eps: float):
         super().__init__(width, expansion)
@@ -29,7 +29,7 @@ class RMSSwiGLU(SwiGLU):
 class ConvSwiGLU(SwiGLU):
     """`down(silu(conv(silu(gate) · up)))` (arXiv 2512.14693) for x (B, L, W).
 
-    `conv` is a depthwise convolution of two taps over the positions: each sees itself and the one before it.
+    `conv` is a depthwise convolution over positions with two taps: the position itself and the one before it.
     """
 
     def __init__(self, width: int, expansion: float):
@@ -41,12 +41,13 @@ class ConvSwiGLU(SwiGLU):
         gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
         h = F.silu(gate) * up  # (B, L, I)
         before = F.pad(h, (0, 0, 1, 0))[:, :-1]
+        assert self.conv.bias is not None
         earlier, here = self.conv.weight.to(h.dtype).squeeze(1).unbind(-1)
         return self.down_proj(F.silu(earlier * before + here * h + self.conv.bias.to(h.dtype)))
 
 
 # (width, expansion, eps) -> layer over the last axis
-FFNS: dict[str, Callable[[int, float, float], nn.Module]] = {
+FFNS: dict[str, Callable[[int, float, float], SwiGLU]] = {
     "swiglu": lambda width, expansion, eps: SwiGLU(width, expansion),
     "rms_swiglu": RMSSwiGLU,
     "conv_swiglu": lambda width, expansion, eps: ConvSwiGLU(width, expansion),

@@ -1,6 +1,6 @@
-"""How many floating-point operations a supervision step takes: one count for every architecture.
+"""Floating-point operations of a supervision step, counted in the same way for every architecture.
 
-Counted are the matrix products, 2 FLOP per multiply-add; elementwise work and reductions count nothing, as in
+Matrix products are counted, 2 FLOP per multiply-add; elementwise operations and reductions are not, as in
 `torch.utils.flop_counter`. A backward pass counts twice its forward pass.
 """
 
@@ -17,10 +17,10 @@ from models.recursive import RecursiveModel
 
 
 def count_applications(inner: RecursiveModel) -> dict[str, tuple[int, int]]:
-    """How often a supervision step applies each network, as it is now: (without gradient in training, with gradient).
+    """Count a supervision step's applications of each network: (without gradient in training, with gradient).
 
-    Counted by going through the recursion with networks that do nothing, so an architecture states no formula. It must
-    apply its networks by `f`.
+    Runs the recursion at its current depth with networks that return their input, so an architecture needs no formula.
+    It must apply its networks through `f`.
     """
     counts: Counter[tuple[int, bool]] = Counter()
 
@@ -28,7 +28,7 @@ def count_applications(inner: RecursiveModel) -> dict[str, tuple[int, int]]:
         counts[id(network), torch.is_grad_enabled()] += 1
         return h
 
-    inner.f = count
+    inner.f = count  # type: ignore[method-assign]  # hides the method of the class until it is deleted
     try:
         with torch.enable_grad():
             inner.recur(tuple(torch.zeros(1, 1, 1) for _ in inner.latents), torch.zeros(1, 1, 1))
@@ -41,9 +41,9 @@ def count_applications(inner: RecursiveModel) -> dict[str, tuple[int, int]]:
 
 
 def step_flops(inner: RecursiveModel, *, training: bool) -> int:
-    """FLOP of one supervision step of one row.
+    """FLOP of one supervision step of one row, in training including backward.
 
-    In training with the backward pass; `activation_checkpointing` repeats the forward pass within it.
+    `activation_checkpointing` repeats the forward pass within the backward pass.
     """
     with_gradient = 3 + inner.activation_checkpointing if training else 1
     flops = (3 if training else 1) * inner.heads_flops() + training * inner.embedding_gradient_flops()
@@ -53,6 +53,6 @@ def step_flops(inner: RecursiveModel, *, training: bool) -> int:
 
 
 def training_flops(act: ACTModel) -> int:
-    """FLOP of one update for each row of the batch; q-learning looks one step ahead without gradient."""
+    """FLOP of one update per row of the batch; Q-learning runs one more step without gradient."""
     looks_ahead = act.max_steps > 1 and act.rule.learns_continue
     return step_flops(act.inner, training=True) + looks_ahead * step_flops(act.inner, training=False)

@@ -1,4 +1,4 @@
-"""Rotary positions of a grid: rows turn one half of a head's pairs, columns the other.
+"""Rotary positions of a grid: rows rotate one half of a head's pairs, columns the other half.
 
 Shapes: P prefix length, S cells, L = P + S, H head width.
 """
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 def grid_side(seq_len: int) -> int:
-    """The side of a square grid of `seq_len` cells. Raises ValueError where that is no square."""
+    """Return the side of a square grid of `seq_len` cells. Raises ValueError if that is no square number."""
     side = math.isqrt(seq_len)
     if side * side != seq_len:
         raise ValueError(
@@ -22,14 +22,17 @@ def grid_side(seq_len: int) -> int:
 
 
 class GridRotaryEmbedding(nn.Module):
-    """Cosine and sine tables (L, H) like `RotaryEmbedding`'s, of (row, column); the prefix is not turned."""
+    """Cosine and sine tables (L, H) like `RotaryEmbedding`'s, for (row, column); the prefix is not rotated."""
+
+    cos: Tensor
+    sin: Tensor
 
     def __init__(self, head_dim: int, prefix_len: int, seq_len: int, theta: float):
         super().__init__()
         side, half = grid_side(seq_len), head_dim // 2
         frequencies = theta ** (-torch.arange(0, half, 2, dtype=torch.float32) / half)  # (H/4,)
-        places = torch.outer(torch.arange(side, dtype=torch.float32), frequencies)
-        rows, columns = places.repeat_interleave(side, 0), places.repeat(side, 1)  # (S, H/4) each
+        angles_1d = torch.outer(torch.arange(side, dtype=torch.float32), frequencies)
+        rows, columns = angles_1d.repeat_interleave(side, 0), angles_1d.repeat(side, 1)  # (S, H/4) each
         angles = torch.cat((torch.zeros(prefix_len, half), torch.cat((rows, columns), dim=-1)))
         angles = torch.cat((angles, angles), dim=-1)  # (L, H), split halves
         self.register_buffer("cos", angles.cos(), persistent=False)

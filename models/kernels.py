@@ -1,4 +1,4 @@
-"""Operations with a backward pass of their own, cheaper than the one autograd derives. `models.ops` chooses among them.
+"""Operations with a hand-written backward pass that is cheaper than autograd's. `models.ops` chooses among them.
 
 Shapes: B batch, M batch times heads, L positions, D hidden size, H head width, K inner width of SwiGLU.
 """
@@ -6,19 +6,20 @@ Shapes: B batch, M batch times heads, L positions, D hidden size, H head width, 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LOG2_E = math.log2(math.e)  # for exp2, which takes a CPU less time than exp
+LOG2_E = math.log2(math.e)  # for exp2, which is faster than exp on a CPU
 
 
 class LinearByCast(torch.autograd.Function):
-    """`x @ cast.T`, whose gradient goes to `weight`, the float32 parameter that `cast` is a copy of.
+    """`x @ cast.T`, with its gradient going to `weight`, the float32 parameter that `cast` is a copy of.
 
-    A recursion applies one weight many times a step. Casting it inside each application costs a pass over the weight
-    each time; casting it once, inside autograd, would sum the applications' gradients in the lower precision.
+    A recursion applies each weight many times per step. Casting within each application costs a pass over the weight
+    each time; casting once within autograd would sum the applications' gradients in the lower precision.
     """
 
     @staticmethod
@@ -26,12 +27,12 @@ class LinearByCast(torch.autograd.Function):
         return F.linear(x, cast)
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
         x, _, cast = inputs
         ctx.save_for_backward(x, cast)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, cast = ctx.saved_tensors
         flat = grad.flatten(0, -2)
         grad_x = (flat @ cast).view(x.shape) if ctx.needs_input_grad[0] else None
@@ -39,12 +40,12 @@ class LinearByCast(torch.autograd.Function):
         return grad_x, grad_weight, None
 
 
-class WrittenOutAttention(torch.autograd.Function):
+class MaterialisedAttention(torch.autograd.Function):
     """softmax(q kᵀ / sqrt(H)) v for (M, L, H): batched products around a softmax in float32.
 
-    Scores have a column for each query, so that maxima and sums over the keys go by vectors of queries. As in
-    arXiv 2205.14135 the weights are divided by their sum after the product with v, and the sum's gradient is found from
-    the output. Returns the output, and for the backward pass weights (M, L keys, L queries) and their sums (M, L, 1).
+    Scores have a column per query, so that maxima and sums over keys are vectorised over queries. As in arXiv
+    2205.14135 the weights are divided by their sum after the product with v, and the sum's gradient is computed from
+    the output. Returns the output, and for backward the weights (M, L keys, L queries) and their sums (M, L, 1).
     """
 
     @staticmethod
@@ -58,17 +59,17 @@ class WrittenOutAttention(torch.autograd.Function):
 
     @staticmethod
     def setup_context(
-        ctx, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor, Tensor]
+        ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor, Tensor]
     ) -> None:
         out, weights, total = output
         ctx.mark_non_differentiable(weights, total)
         ctx.save_for_backward(*inputs, out, weights, total)
 
     @staticmethod
-    def backward(ctx, grad: Tensor, *_) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v, out, weights, total = ctx.saved_tensors
-        grad = grad / total  # of the weighted sum of v
-        grad_total = (grad * out).sum(-1).unsqueeze(1)  # minus that of `total`, (M, 1, L)
+        grad = grad / total  # gradient of the weighted sum of v
+        grad_total = (grad * out).sum(-1).unsqueeze(1)  # negative gradient of `total`, (M, 1, L)
         grad = grad.to(q.dtype)
         grad_weights = torch.bmm(v, grad.transpose(1, 2)) - grad_total
         grad_scores = (weights * grad_weights * q.shape[-1] ** -0.5).to(q.dtype)
@@ -76,18 +77,18 @@ class WrittenOutAttention(torch.autograd.Function):
         return grad_q, torch.bmm(grad_scores, q), torch.bmm(weights, grad)
 
 
-class KeepsInput(torch.autograd.Function):
-    """A function of one tensor that needs nothing else for its backward pass."""
+class SavesInput(torch.autograd.Function):
+    """A function of one tensor that saves only this input for its backward pass."""
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
 
-class Gated(KeepsInput):
-    """`silu(gate) · up`, bit-equal to the plain form, without what autograd would keep and copy for it.
+class Gated(SavesInput):
+    """`silu(gate) · up`, bit-equal to the plain form, with fewer saved tensors and copies than autograd needs.
 
-    silu(gate) is computed again in the backward pass instead of kept, and both gradients are written into one tensor.
+    The backward pass recomputes silu(gate) instead of saving it, and writes both gradients into one tensor.
     """
 
     @staticmethod
@@ -96,7 +97,7 @@ class Gated(KeepsInput):
         return F.silu(gate).mul_(up)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (gate_up,) = ctx.saved_tensors
         gate, up = gate_up.chunk(2, dim=-1)
         grad_gate_up = torch.empty_like(gate_up)
@@ -106,8 +107,8 @@ class Gated(KeepsInput):
         return grad_gate_up
 
 
-class GatedByExp2(KeepsInput):
-    """`silu(gate) · up` of (..., 2 K), gate first, with one exponential and one division each way; (..., K)."""
+class GatedByExp2(SavesInput):
+    """`silu(gate) · up` of (..., 2 K), gate first, with one exponential and one division in each direction."""
 
     @staticmethod
     def forward(gate_up: Tensor) -> Tensor:
@@ -115,21 +116,21 @@ class GatedByExp2(KeepsInput):
         return (gate * up / (1 + torch.exp2(-LOG2_E * gate))).to(gate_up.dtype)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (gate_up,) = ctx.saved_tensors
         gate, up = gate_up.float().chunk(2, dim=-1)
         sigmoid = 1 / (1 + torch.exp2(-LOG2_E * gate))
         silu = gate * sigmoid
         grad_gate = grad * up * (sigmoid + silu * (1 - sigmoid))
-        # Rounded before they are joined, or the compiler would keep both in float32 first.
+        # Rounded before the concatenation, because the compiler would otherwise store both in float32 first.
         return torch.cat((grad_gate.to(grad.dtype), (grad * silu).to(grad.dtype)), dim=-1)
 
 
 class FewRows(torch.autograd.Function):
-    """`table[ids]` for a table of few rows (n, D) and ids (B, L); (B, L, D).
+    """`table[ids]` for a table of few rows (n, D) and ids (B, L); returns (B, L, D).
 
-    The table's gradient is a product with one-hot rows. torch's own adds up one row of the batch after another, in
-    the precision of the table.
+    The table's gradient is a matrix product with one-hot rows, because torch's embedding backward adds the batch's rows
+    one after another in the precision of the table.
     """
 
     @staticmethod
@@ -137,13 +138,13 @@ class FewRows(torch.autograd.Function):
         return F.embedding(ids, table)
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         table, ids = inputs
         ctx.save_for_backward(ids)
         ctx.num_rows = len(table)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (ids,) = ctx.saved_tensors
         is_row = torch.arange(ctx.num_rows, device=ids.device).unsqueeze(1) == ids.flatten()  # (n, B·L)
         return is_row.to(grad.dtype) @ grad.flatten(0, 1), None

@@ -19,7 +19,7 @@ from models.ops import attend, linear, rotate, silu_gate
 def truncated_normal_(tensor: Tensor, std: float, bound: float = 2.0) -> Tensor:
     """Fill `tensor` in place from a normal truncated at ±`bound` σ whose *resulting* std is `std`.
 
-    `torch.nn.init.trunc_normal_` leaves the truncated std smaller than asked for (0.88 of it at 2σ).
+    `torch.nn.init.trunc_normal_` results in a smaller std than requested (a factor of 0.88 at 2σ).
     """
     if std == 0:
         return tensor.zero_()
@@ -39,7 +39,7 @@ class Linear(nn.Module):
             truncated_normal_(torch.empty(out_features, in_features), in_features**-0.5)
         )
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
-        self.cast: Tensor | None = None  # `weight` in the compute dtype, if a backend has cast it beforehand
+        self.cast: Tensor | None = None  # `weight` in the compute dtype, if a backend has cast it already
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias, self.cast)
@@ -64,12 +64,15 @@ class Embedding(nn.Module):
 class RotaryEmbedding(nn.Module):
     """Cosine and sine tables of rotary positions (arXiv 2104.09864), split-halves convention."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, head_dim: int, length: int, theta: float):
         super().__init__()
         frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
         angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)  # (L, H/2)
         angles = torch.cat((angles, angles), dim=-1)  # (L, H)
-        # Not in the state dict: published checkpoints do not carry them.
+        # Not in the state dict, as in published checkpoints.
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
@@ -90,10 +93,8 @@ class Attention(nn.Module):
 
     def forward(self, h: Tensor, cos_sin: tuple[Tensor, Tensor] | None) -> Tensor:
         batch, length, _ = h.shape
-        qkv = self.qkv_proj(h).view(
-            batch, length, 3 * self.num_heads, self.head_dim
-        )  # q heads, k heads, v heads
-        # Split as it lies in memory: the backward pass then writes the three gradients where they belong.
+        # Heads in the order q, k, v. Split in memory order: backward then writes the three gradients in place.
+        qkv = self.qkv_proj(h).view(batch, length, 3 * self.num_heads, self.head_dim)
         q, k, v = (part.transpose(1, 2) for part in qkv.split(self.num_heads, dim=2))  # each (B, N, L, H)
         if cos_sin is not None:
             q, k = rotate(q, *cos_sin), rotate(k, *cos_sin)
@@ -101,7 +102,7 @@ class Attention(nn.Module):
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
 
     def flops(self, length: int) -> int:
-        """FLOP of the forward pass for one sequence: the projections, q kᵀ and the weighted sum of v."""
+        """FLOP of the forward pass for one sequence: projections, q kᵀ and weighted sum of v."""
         products = 4 * length * length * self.num_heads * self.head_dim
         return self.qkv_proj.flops(length) + self.o_proj.flops(length) + products
 
@@ -124,5 +125,5 @@ class SwiGLU(nn.Module):
         return self.down_proj(silu_gate(self.gate_up_proj(x)))
 
     def flops(self, num_vectors: int) -> int:
-        """FLOP of the products of the forward pass; what is elementwise counts nothing."""
+        """FLOP of the forward pass's matrix products; elementwise operations are not counted."""
         return self.gate_up_proj.flops(num_vectors) + self.down_proj.flops(num_vectors)

@@ -1,11 +1,11 @@
-"""A network that hears of a cell's four neighbours only: it knows which cells of a square grid lie side by side.
+"""A network in which each cell of a square grid sees its four neighbours only.
 
-What is further away than one cell arrives by applying the network again, a cell each time. It has no positions and no
-size, so moving a puzzle moves its answer, and a model trained on small grids answers large ones. Everything else is
-TRM (arXiv 2510.04871): cycles, gradient through the last H-cycle, heads, halting. Convolutional recursions that
-learn mazes in the same way: arXiv 2106.04537, arXiv 2202.05826.
+Each application of the network passes information on by one cell. There is no position encoding and no fixed size, so
+moving a puzzle moves its answer, and a model trained on small grids solves large ones. Everything else is TRM (arXiv
+2510.04871): cycles, gradient through the last H-cycle, heads, halting. Similar convolutional recursions for mazes:
+arXiv 2106.04537, arXiv 2202.05826.
 
-Shapes: B batch, N side of the grid, S = N·N `seq_len`, D hidden size, V vocabulary. No weight knows N.
+Shapes: B batch, N side of the grid, S = N·N `seq_len`, D hidden size, V vocabulary. No weight depends on N.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from models.blocks import Network
+from models.blocks import Network, NetworkBlock
 from models.layers import Linear
 from models.ops import rms_norm, silu_gate
-from models.recursive import MAX_CYCLES, PooledConfig, RecursiveModel, State
+from models.recursive import MAX_CYCLES, PooledConfig, SingleLatentModel, State, halting_head
 
 
-class NeighbourBlock(torch.nn.Module):
+class NeighbourBlock(NetworkBlock):
     """`h = rms(h + SwiGLU(h, neighbours of h))` for h (B, S, D) on a grid of `side` x `side` cells.
 
-    What lies beyond the border is zero, which no latent is. With directions `distinct` SwiGLU's one linear map has
-    weights for each neighbour; `shared`: for the mean and the maximum of the four, which turning and mirroring leave
-    as they are.
+    Cells beyond the border are zero, which no latent is. With directions `distinct` the linear map has separate weights
+    for each neighbour; with `shared` it sees the mean and the maximum of the four, which rotations and reflections do
+    not change.
     """
 
     def __init__(self, config: LocalModel.Config, side: int):
@@ -39,36 +39,31 @@ class NeighbourBlock(torch.nn.Module):
         self.gate_up_proj = Linear((5 if self.distinct else 3) * width, 2 * inner)
         self.down_proj = Linear(inner, width)
 
-    def heard(self, h: Tensor) -> Tensor:
-        """(B, S, 5 D) or (B, S, 3 D): each cell's own vector, then its neighbours' or what is pooled of them."""
+    def with_neighbours(self, h: Tensor) -> Tensor:
+        """Return (B, S, 5 D) or (B, S, 3 D): each cell's own vector, then its neighbours' or their pooled vectors."""
         grid = h.unflatten(1, (self.side, self.side))
         padded = F.pad(grid, (0, 0, 1, 1, 1, 1))  # (B, N + 2, N + 2, D)
         rows, columns = padded[:, :, 1:-1], padded[:, 1:-1]
-        neighbours = (
-            rows[:, :-2],
-            rows[:, 2:],
-            columns[:, :, :-2],
-            columns[:, :, 2:],
-        )  # up, down, left, right
-        if not self.distinct:
-            up, down, left, right = neighbours
-            mean = (up + down + left + right) / 4
-            neighbours = (mean, torch.maximum(torch.maximum(up, down), torch.maximum(left, right)))
-        return torch.cat((grid, *neighbours), dim=-1).flatten(1, 2)
+        up, down = rows[:, :-2], rows[:, 2:]
+        left, right = columns[:, :, :-2], columns[:, :, 2:]
+        if self.distinct:
+            return torch.cat((grid, up, down, left, right), dim=-1).flatten(1, 2)
+        mean = (up + down + left + right) / 4
+        maximum = torch.maximum(torch.maximum(up, down), torch.maximum(left, right))
+        return torch.cat((grid, mean, maximum), dim=-1).flatten(1, 2)
 
-    def forward(self, h: Tensor, cos_sin: None = None) -> Tensor:
-        return rms_norm(h + self.down_proj(silu_gate(self.gate_up_proj(self.heard(h)))), self.eps)
+    def forward(self, h: Tensor, cos_sin: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        return rms_norm(h + self.down_proj(silu_gate(self.gate_up_proj(self.with_neighbours(h)))), self.eps)
 
     def flops(self, length: int) -> int:
         """FLOP of the forward pass for one row of `length` cells."""
         return self.gate_up_proj.flops(length) + self.down_proj.flops(length)
 
 
-class LocalModel(RecursiveModel):
+class LocalModel(SingleLatentModel):
     """Embedding, network and heads for one latent with a vector for each cell of a square grid, (B, S, D)."""
 
     knows: ClassVar = "which cells are neighbours"
-    latents: ClassVar = {"z_H": "H_init"}
 
     class Config(PooledConfig):
         free_sizes: ClassVar = ("seq_len",)
@@ -76,7 +71,7 @@ class LocalModel(RecursiveModel):
         hidden_size: int = Field(default=32, gt=0)
         directions: Literal["distinct", "shared"] = "distinct"
         """The four neighbours of a cell: distinct, with weights for each direction, or shared, pooled: then
-        turning or mirroring a puzzle does the same to its answer.
+        rotating or mirroring a puzzle does the same to its answer.
         """
         H_cycles: int = Field(default=1, ge=1, le=MAX_CYCLES)
         L_cycles: int = Field(default=12, ge=1, le=MAX_CYCLES)
@@ -86,23 +81,22 @@ class LocalModel(RecursiveModel):
         def check_square(cls, seq_len: int) -> int:
             if math.isqrt(seq_len) ** 2 != seq_len:
                 raise ValueError(
-                    f"trm_local needs square grids, and {seq_len} cells are none: use another arch"
+                    f"trm_local needs a square grid, but seq_len={seq_len} is no square number: use another arch"
                 )
             return seq_len
 
+    config: LocalModel.Config
+
     def __init__(self, config: LocalModel.Config):
         super().__init__(config)
-        self.q_head = Linear(2 * config.hidden_size, 2, bias=True)
-        with torch.no_grad():  # as in every architecture: nothing halts at first
-            self.q_head.weight.zero_()
-            self.q_head.bias.fill_(-5.0)
+        self.q_head = halting_head(2 * config.hidden_size)
 
     def make_network(self, num_layers: int) -> Network:
         side = math.isqrt(self.config.seq_len)
         return Network([NeighbourBlock(self.config, side) for _ in range(num_layers)])
 
     def heads(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (B, S, V) of each cell's vector; q_halt and q_continue (B,) of the cells' mean and maximum."""
+        """Return logits (B, S, V) from each cell; q_halt and q_continue (B,) from the cells' mean and maximum."""
         (answer,) = state
         q = self.q_head(torch.cat((answer.mean(1), answer.amax(1)), dim=-1)).float()
         return self.lm_head(answer), q[:, 0], q[:, 1]

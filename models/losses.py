@@ -1,6 +1,6 @@
 """Losses and batch metrics of one supervision step.
 
-Shapes: B rows, S `seq_len`, V vocabulary. A label of -100 is not trained on.
+Shapes: B rows, S `seq_len`, V vocabulary. Labels of -100 are ignored.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
 from models.act import ACTModel, Carry
-from models.metrics import METRICS, Metric, Rows, metric_sums
-from models.settings import Settings
+from models.recursive import RecursiveModel
+from models.strict_model import StrictModel
+from models.train.metrics import METRICS, Metric, Rows, metric_sums
 
 IGNORE_LABEL_ID = -100  # as in dataset.format; torch's own convention
 
 
 def stablemax(x: Tensor) -> Tensor:
-    """`s(x) = x + 1` for x >= 0, `1 / (1 - x)` below (arXiv 2501.04697), without a branch whose gradient is NaN."""
+    """Compute `x + 1` for x >= 0 and `1 / (1 - x)` below (arXiv 2501.04697), with no NaN in its gradient."""
     return F.relu(x) + 1 / (1 - x.clamp(max=0))
 
 
 def stablemax_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """-log(s(x_label) / Σ s(x)) per token, (B, S) float32; 0 where the label is ignored.
+    """Compute -log(s(x_label) / Σ s(x)) per token, (B, S) float32; 0 where the label is ignored.
 
-    With `smoothing` ε the target is not the label alone but (1 - ε) of it and ε/V of every token: the cross-entropy
-    of that distribution, which is defined for any probabilities, stablemax's too.
+    With `smoothing` ε the target distribution is (1 - ε) on the label plus ε/V on every token.
 
-    In float32: on logits of either dtype it agrees with the published float64 form to float32 rounding, and float64
-    is slow on consumer GPUs and missing on MPS.
+    Computed in float32, which agrees with the published float64 form up to float32 rounding; float64 is slow on
+    consumer GPUs and missing on MPS.
     """
     s = stablemax(logits.float())
     valid = labels != IGNORE_LABEL_ID
@@ -45,7 +45,7 @@ def stablemax_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0
 
 
 def softmax_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Softmax cross-entropy per token in float32, (B, S); 0 where the label is ignored. `smoothing` as above."""
+    """Compute the softmax cross-entropy per token, (B, S) float32; 0 where the label is ignored."""
     flat = F.cross_entropy(
         logits.float().flatten(0, 1),
         labels.long().flatten(),
@@ -63,11 +63,11 @@ TOKEN_LOSSES = {
 
 
 class ACTLossHead(nn.Module):
-    """The ACT model under its loss; published checkpoints are state dicts of this module (`model.inner...`)."""
+    """The ACT model with its loss; published checkpoints are state dicts of this module (`model.inner...`)."""
 
     metrics: ClassVar[Mapping[str, Metric]] = METRICS
 
-    class Config(Settings):
+    class Config(StrictModel):
         loss_type: str = "stablemax_cross_entropy"
         """Loss per token: stablemax_cross_entropy or softmax_cross_entropy."""
         label_smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -93,13 +93,18 @@ class ACTLossHead(nn.Module):
         self.label_smoothing, self.q_halt_weight = label_smoothing, q_halt_weight
         self.supervision_decay = supervision_decay
 
+    @property
+    def architecture(self) -> RecursiveModel:
+        """The recursive network, `model.inner` in checkpoints."""
+        return self.model.inner
+
     def initial_carry(self, batch: dict[str, Tensor]) -> Carry:
         return self.model.initial_carry(batch)
 
     def forward(
         self, carry: Carry, batch: dict[str, Tensor], min_steps: Tensor | None = None
     ) -> tuple[Carry, Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """One supervision step: the new carry, the summed loss, the metrics' sums, and the model's outputs."""
+        """Run one supervision step; returns the new carry, the summed loss, metric sums and the model's outputs."""
         carry, outputs = self.model(carry, batch, min_steps)
         outputs["preds"] = outputs["logits"].detach().argmax(-1)  # (B, S)
         loss, metrics = self.loss(outputs, carry.current["labels"], carry.halted, carry.steps)
@@ -108,11 +113,11 @@ class ACTLossHead(nn.Module):
     def loss(
         self, outputs: dict[str, Tensor], labels: Tensor, halted: Tensor, steps: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """`lm + q_halt_weight (q_halt + q_continue)`, summed over rows and not divided, and the metrics as sums.
+        """Return `lm + q_halt_weight (q_halt + q_continue)`, summed over rows, and the metric sums.
 
-        In the loss, but not in the metrics, each row counts by its weight of `weighted_sums`.
-        Losses sum over all rows, `count` and the metrics of `self.metrics` over the rows that these declare. Every
-        value is a float32 scalar on the device.
+        `weighted_sums` weights the rows in the loss, but not in the metrics. Losses are summed over all rows; `count`
+        and the metrics of `self.metrics` over the rows that each metric declares. Every value is a float32 scalar on
+        the device.
         """
         with torch.no_grad():
             labelled = labels != IGNORE_LABEL_ID  # (B, S)
@@ -150,10 +155,10 @@ class ACTLossHead(nn.Module):
         return loss, metrics
 
     def weighted_sums(self, losses: Iterable[Tensor], steps: Tensor) -> list[Tensor]:
-        """Each loss (B,) summed over its rows, `steps` (B,) being the supervision steps done since their reset.
+        """Sum each loss (B,) over its rows; `steps` (B,) are the supervision steps since each row's reset.
 
-        With `supervision_decay` λ below 1 the step t counts λ^(t-1), divided by the mean of that over all steps
-        (arXiv 2511.08653, here for each row by its own step): a puzzle that runs all of them weighs as much as without.
+        With `supervision_decay` λ < 1 step t has weight λ^(t-1), divided by the mean weight over all steps, so that a
+        puzzle that runs all steps keeps its total weight (arXiv 2511.08653, here by each row's own step).
         """
         if self.supervision_decay == 1:
             return [loss.sum() for loss in losses]

@@ -1,7 +1,7 @@
-"""The operations that layers are made of. Each one chooses the kernel for the device, the dtype and the compiler.
+"""The operations of the layers. Each one chooses a kernel by device, dtype and compiler.
 
-Shapes: B batch, L sequence length, N heads, H head width, K inner width of SwiGLU. Eager code on any device takes the
-forms that are bit-equal to the published ones.
+Shapes: B batch, L sequence length, N heads, H head width, K inner width of SwiGLU. Eager code on any device is
+bit-equal to the published code.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.kernels import FewRows, Gated, GatedByExp2, LinearByCast, WrittenOutAttention
+from models.kernels import FewRows, Gated, GatedByExp2, LinearByCast, MaterialisedAttention
 
-# Up to this length the scores fit into a CPU's caches, and writing them out is cheaper than the fused kernel, most of
-# whose time in bfloat16 goes into its backward pass.
-LONGEST_WRITTEN_OUT = 512
+# Up to this length the scores fit into a CPU's caches, so materialising them is cheaper than the fused kernel, which in
+# bfloat16 spends most of its time in the backward pass.
+MAX_MATERIALISED_LENGTH = 512
 
 
 def compiles_for_cpu(x: Tensor) -> bool:
@@ -28,9 +28,9 @@ def may_round_differently(x: Tensor) -> bool:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, cast: Tensor | None = None) -> Tensor:
-    """`x @ weight.T (+ bias)` in the dtype of `x`, for x (..., I), weight (O, I) and bias (O,) in float32.
+    """Compute `x @ weight.T (+ bias)` in the dtype of `x`, for x (..., I), float32 weight (O, I) and bias (O,).
 
-    `cast` is a copy of `weight` in the dtype of `x`, if there is one already; then there must be no bias.
+    `cast` is an existing copy of `weight` in the dtype of `x`; it requires `bias` to be None.
     """
     if cast is not None:
         return LinearByCast.apply(x, weight, cast)
@@ -38,7 +38,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, cast: Tensor |
 
 
 def few_rows(table: Tensor, ids: Tensor) -> Tensor:
-    """`table[ids]` for a table of few rows (n, D) and ids (B, L); (B, L, D)."""
+    """Look up ids (B, L) in a table of few rows (n, D); returns (B, L, D)."""
     return FewRows.apply(table, ids)
 
 
@@ -52,30 +52,30 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate queries or keys (B, N, L, H) by their positions; `cos`, `sin` (L, H) in float32."""
     first, second = x.to(cos.dtype).chunk(2, dim=-1)
     (cos_first, cos_second), (sin_first, sin_second) = cos.chunk(2, dim=-1), sin.chunk(2, dim=-1)
-    # Round each half separately: a compiler then writes both in one pass, without a rotated copy of `x`.
+    # Round each half separately, so that a compiler writes both in one pass without a rotated copy of `x`.
     rotated_first = (first * cos_first - second * sin_first).to(x.dtype)
     rotated_second = (second * cos_second + first * sin_second).to(x.dtype)
     return torch.cat((rotated_first, rotated_second), dim=-1)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q kᵀ / sqrt(H)) v for (B, N, L, H), the softmax in float32."""
-    if may_round_differently(q) and q.shape[-2] <= LONGEST_WRITTEN_OUT:
-        out, *_ = WrittenOutAttention.apply(*(x.flatten(0, 1) for x in (q, k, v)))
+    """Compute softmax(q kᵀ / sqrt(H)) v for (B, N, L, H), with the softmax in float32."""
+    if may_round_differently(q) and q.shape[-2] <= MAX_MATERIALISED_LENGTH:
+        out, *_ = MaterialisedAttention.apply(*(x.flatten(0, 1) for x in (q, k, v)))
         return out.unflatten(0, q.shape[:2])
     return F.scaled_dot_product_attention(q, k, v)
 
 
 def silu_gate(gate_up: Tensor) -> Tensor:
-    """`silu(gate) · up` of (..., 2 K), gate first; (..., K)."""
+    """Compute `silu(gate) · up` from (..., 2 K), gate first; returns (..., K)."""
     if may_round_differently(gate_up):
         return GatedByExp2.apply(gate_up)
-    if torch.compiler.is_compiling():  # which fuses the plain form
+    if torch.compiler.is_compiling():  # the compiler fuses the plain form
         gate, up = gate_up.chunk(2, dim=-1)
         return F.silu(gate) * up
     return Gated.apply(gate_up)
 
 
 def contiguous_if_faster(h: Tensor) -> Tensor:
-    """The same values, made contiguous where products of transposed tensors are slower than a copy."""
+    """Make a tensor contiguous if products of transposed tensors are slower than a copy."""
     return h.contiguous() if compiles_for_cpu(h) else h

@@ -1,6 +1,6 @@
-"""Weights into a model: strictly, with one listing of everything that does not fit.
+"""Load weights into a model, strictly, with one listing of everything that does not fit.
 
-Published state dicts and ours are those of `ACTLossHead`: every name begins with `model.inner.`.
+State dicts, published or ours, are those of `ACTLossHead`: every name begins with `model.inner.`.
 """
 
 from __future__ import annotations
@@ -12,21 +12,22 @@ from torch import Tensor
 
 from models.embeddings import prefix_length
 from models.losses import ACTLossHead
+from models.recursive import RecursiveConfig
 
 INNER = "model.inner."
 TABLE = f"{INNER}puzzle_emb.weights"
-_HEAD = "lm_head.weight"  # every architecture has it, so it tells what stands before the names
-_SHOWN = 12  # names of each kind that a listing shows: three kinds fit on one screen
+_HEAD = "lm_head.weight"  # in every architecture, so the prefix of the names is found from it
+_SHOWN = 12  # names per kind in a listing, so that three kinds fit on one screen
 
 
 class WeightsMismatch(ValueError):
-    """Weights that do not fit the model; the message is complete."""
+    """Raised for weights that do not fit the model, with a listing of the differences."""
 
 
 def canonical_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under the names that `ACTLossHead.state_dict` gives them.
+    """Rename tensors to the names in `ACTLossHead.state_dict`.
 
-    Dicts saved from the architecture or the ACT model alone lack `model.inner.` or `model.`; wrappers put more before.
+    State dicts of the architecture or the ACT model alone lack `model.inner.` or `model.`; wrappers add a prefix.
     """
     heads = [name for name in state if name == _HEAD or name.endswith(f".{_HEAD}")]
     if len(heads) != 1:
@@ -48,8 +49,8 @@ def load_weights(
 ) -> None:
     """Copy `state` into `model`; its names may be in any form that `canonical_names` knows.
 
-    A puzzle table with another number of rows is replaced by its mean row, with a notice; in evaluation only where the
-    data has a single identifier. Raises WeightsMismatch, and then leaves the model as it was.
+    A puzzle table with a different number of rows is replaced by its mean row, with a notice; in evaluation only if the
+    data has a single identifier. Raises WeightsMismatch and then leaves the model unchanged.
     """
     state, own = canonical_names(state), model.state_dict()
     if TABLE in state and TABLE in own:
@@ -79,14 +80,14 @@ def load_weights(
     model.load_state_dict(state, strict=True)
 
 
-def sizes_in(state: Mapping[str, Tensor], arch) -> dict[str, int]:
-    """What the weights themselves say of seq_len, vocab_size and num_puzzle_identifiers.
+def sizes_in(state: Mapping[str, Tensor], arch: RecursiveConfig) -> dict[str, int]:
+    """Infer seq_len, vocab_size and num_puzzle_identifiers from the weights, as far as they determine them.
 
-    `arch` is a config with hidden_size, puzzle_emb_ndim and puzzle_emb_len. Rotary positions have no weights: with
+    Rotary positions have no weights: with
     them `seq_len` is not told.
     """
     state, sizes = canonical_names(state), {}
-    if INNER + _HEAD in state and "vocab_size" not in getattr(arch, "free_sizes", ()):
+    if INNER + _HEAD in state and "vocab_size" not in arch.free_sizes:
         sizes["vocab_size"] = state[INNER + _HEAD].shape[0]
     if TABLE in state:
         sizes["num_puzzle_identifiers"] = state[TABLE].shape[0]

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 
 class PuzzleEmbedding(nn.Module):
-    """A zero-initialised (N, E) float32 table whose gradient exists only for the rows of the batch.
+    """Zero-initialised (N, E) float32 table whose gradient exists for the batch's rows only.
 
-    In training a call copies the batch's rows into a fresh leaf (B, E) and keeps it, with its ids, in `leaves` (several
-    where gradients accumulate); after backward `SparseSignSGD` moves the touched rows by the leaves' gradients.
-    In evaluation the table is read directly.
+    In training a call copies the batch's rows into a new leaf (B, E) and appends it with its ids to `leaves`, once per
+    micro-batch. After backward `SparseSignSGD` updates the touched rows from the leaves' gradients. In evaluation the
+    table is read directly.
     """
+
+    weights: Tensor
 
     def __init__(self, num_puzzles: int, dim: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Random numbers that a few integers decide, whatever was drawn before."""
+"""Random numbers seeded by a few integers, independent of earlier draws."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 @contextmanager
 def seeded(device: torch.device, *key: int) -> Iterator[None]:
-    """Within the block torch's generator of `device` draws what `key` decides; after it, it goes on as before."""
+    """Context manager that seeds torch's generator of `device` from `key`, and restores its state afterwards."""
     devices = [] if device.type == "cpu" else [device]
     with torch.random.fork_rng(devices=devices, device_type="cuda" if device.type == "cpu" else device.type):
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))

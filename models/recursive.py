@@ -1,8 +1,8 @@
-"""What the architectures share: settings, embedding, recursion with gradient in its last cycle, heads.
+"""Shared parts of all architectures: settings, recursion with gradient in its last cycle only, output heads.
 
 The paper's letters (arXiv 2510.04871): x is the embedded question, y the current answer (HRM's z_H), z the latent
-reasoning state (HRM's z_L). A *state* is the tuple of latents that a supervision step carries on, each (B, L, D).
-Shapes: B batch, S `seq_len`, P prefix length, L = P + S, D hidden size, V vocabulary.
+reasoning state (HRM's z_L). A *state* is the tuple of latents, each (B, L, D), carried from one supervision step to the
+next. Shapes: B batch, S `seq_len`, P prefix length, L = P + S, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.backends import Backend, Eager
 from models.backends.base import State
@@ -19,26 +19,26 @@ from models.blocks import Block, Network
 from models.embeddings import InputEmbedding, prefix_length
 from models.grid_rotary import grid_side
 from models.layers import Linear, truncated_normal_
-from models.settings import Settings
+from models.strict_model import StrictModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# More would take hours or days for a single step or evaluation; published models use 1 to 16 of each.
+# Larger values would take hours or days for a single step or evaluation; published models use 1 to 16 of each.
 MAX_CYCLES, MAX_LAYERS, MAX_STEPS = 1000, 1000, 100_000
 
 
-class RecursiveConfig(Settings):
-    """Settings under `arch` plus the three numbers that the dataset decides. Unknown keys are refused."""
+class RecursiveConfig(StrictModel):
+    """Settings under `arch`, plus the three sizes set by the dataset."""
 
-    # Which of seq_len and vocab_size the weights do not depend on: trained with one, they serve any.
+    # Sizes that no weight depends on: a model trained with one value can be evaluated with another.
     free_sizes: ClassVar[tuple[str, ...]] = ()
 
     seq_len: int = Field(gt=0)
-    """Cells of a puzzle; the data says it."""
+    """Cells of a puzzle; set by the dataset."""
     vocab_size: int = Field(gt=1)
-    """Number of tokens; the data says it."""
+    """Number of tokens; set by the dataset."""
     num_puzzle_identifiers: int = Field(default=1, gt=0)
-    """Rows of the puzzle-embedding table; the data says it."""
+    """Rows of the puzzle-embedding table; set by the dataset."""
 
     hidden_size: int = Field(default=512, gt=0)
     """Width D of the latents."""
@@ -69,7 +69,7 @@ class RecursiveConfig(Settings):
     puzzle_emb_ndim: int = Field(default=512, ge=0)
     """Channels of a puzzle embedding; 0: none, and no prefix."""
     puzzle_emb_len: int = Field(default=16, ge=0)
-    """Tokens of the puzzle prefix; 0: as few as hold the embedding."""
+    """Tokens of the puzzle prefix; 0: as few as the embedding needs."""
     forward_dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
     """Dtype of the computation; weights are float32. The CPU recipes write ${faster_dtype:${device}}:
     bfloat16 on processors with AMX and on AMD's with avx512_bf16, else float32.
@@ -86,7 +86,7 @@ class RecursiveConfig(Settings):
     halt_max_steps: int = Field(default=16, ge=1, le=MAX_STEPS)
     """Maximum number of supervision steps per example."""
     halt_exploration_prob: float = Field(default=0.1, ge=0, le=1)
-    """Probability that a row may halt only from a step drawn from 2 to halt_max_steps."""
+    """Probability that a row may not halt before a step drawn from 2 to halt_max_steps."""
     no_ACT_continue: bool = True
     """true: halt on q_halt > 0; false: on q_halt > q_continue, which is then learned."""
     halting: Literal["halt", "q_learning"] | None = None
@@ -119,19 +119,17 @@ class RecursiveConfig(Settings):
                     f"num_heads={self.num_heads} gives {head_dim}: change one of them, or pos_encodings"
                 )
         if self.mlp_t and self.pos_encodings == "rope2d":
-            raise ValueError(
-                "pos_encodings=rope2d turns what attention compares, and mlp_t=True has no attention"
-            )
+            raise ValueError("pos_encodings=rope2d rotates queries and keys, but mlp_t=True has no attention")
         if self.mlp_t and self.ffn == "conv_swiglu":
             raise ValueError(
-                "ffn=conv_swiglu convolves over the positions, which mlp_t=True mixes by an MLP: use mlp_t=False, or "
+                "ffn=conv_swiglu convolves over positions, but mlp_t=True mixes them with an MLP: use mlp_t=False, or "
                 "another ffn"
             )
         return self
 
 
 class PooledConfig(RecursiveConfig):
-    """Settings of networks that hear of other positions by pooling them: no attention, positions or prefix."""
+    """Settings of networks that mix positions by pooling: no attention, position encoding or puzzle prefix."""
 
     num_heads: int = Field(default=1, ge=1, le=1)
     expansion: float = Field(default=2, gt=0)
@@ -143,19 +141,31 @@ class PooledConfig(RecursiveConfig):
     puzzle_emb_len: int = Field(default=0, ge=0, le=0)
 
 
+def halting_head(width: int) -> Linear:
+    """Map from (B, width) to q_halt and q_continue; at first it answers -5 to everything, so no row halts."""
+    head = Linear(width, 2, bias=True)
+    assert head.bias is not None
+    nn.init.zeros_(head.weight)
+    nn.init.constant_(head.bias, -5.0)
+    return head
+
+
 class RecursiveModel(InputEmbedding):
-    """embed -> recur -> heads; a subclass names its latents and says what one cycle does.
+    """Base of every architecture: embed, recur, read out. A subclass names its latents and defines one cycle.
 
     Published checkpoints call this module `inner`. A subclass sets `latents` (name in the carry -> name of its
     initial value, a persistent buffer) in the order of its state, the answer first, and `networks`.
     """
 
     Config: ClassVar[type[RecursiveConfig]] = RecursiveConfig
+    config: RecursiveConfig
+    H_level: Network
+    L_level: Network
     latents: ClassVar[dict[str, str]] = {"z_H": "H_init", "z_L": "L_init"}
     networks: ClassVar[tuple[str, ...]] = ("L_level",)
-    # What the architecture is told of the puzzle's rules, for reports and model cards; None: nothing.
+    # What the architecture knows about the puzzle's rules, for reports and model cards; None: nothing.
     knows: ClassVar[str | None] = None
-    # Halting as published, used where the config says null: what is compared, and whether q_continue is learned.
+    # Published halting rule, used if `halting` is null: what is compared, and whether q_continue is learned.
     published_halting: ClassVar[Literal["halt", "q_learning", "q_untrained"]] = "halt"
 
     def __init__(self, config: RecursiveConfig):
@@ -163,16 +173,13 @@ class RecursiveModel(InputEmbedding):
         self.config = config
         self.H_cycles, self.L_cycles = config.H_cycles, config.L_cycles
         self.backend: Backend = Eager()  # runs the networks
-        # Keep only the input of each network application for backward, and compute its inside again.
+        # Save only the input of each network application for backward, and recompute its activations.
         self.activation_checkpointing = False
         self.lm_head = Linear(config.hidden_size, config.vocab_size)
-        self.q_head = Linear(config.hidden_size, 2, bias=True)
-        with torch.no_grad():  # nothing halts until the head has learned to say so
-            self.q_head.weight.zero_()
-            self.q_head.bias.fill_(-5.0)
+        self.q_head = halting_head(config.hidden_size)
         self.add_tables(config)
         for init in self.latents.values():
-            # Of the compute dtype: float32 ones would silently promote the whole recursion.
+            # In the compute dtype: float32 latents would silently promote the whole recursion.
             value = truncated_normal_(torch.empty(config.hidden_size), std=1.0).to(self.dtype)
             self.register_buffer(init, value)
         for network in self.networks:
@@ -197,33 +204,33 @@ class RecursiveModel(InputEmbedding):
         return tuple(init.expand(batch_size, self.length, -1) for init in inits)
 
     def cycle(self, state: State, x: Tensor) -> State:
-        """One H-cycle: the architecture's own equations."""
+        """Run one H-cycle: the architecture's own equations."""
         raise NotImplementedError(f"{type(self).__name__} must define cycle(state, x)")
 
     def no_grad_cycles(self, state: State, x: Tensor) -> State:
-        """The part of a supervision step that is computed without gradient: all cycles but the last."""
+        """Run the part of a supervision step that has no gradient: all cycles but the last."""
         for _ in range(self.H_cycles - 1):
             state = self.cycle(state, x)
         return state
 
     def grad_cycle(self, state: State, x: Tensor) -> State:
-        """The part that is computed with gradient: the last cycle."""
+        """Run the part that has a gradient: the last cycle."""
         return self.cycle(state, x)
 
     def recur(self, state: State, x: Tensor) -> State:
-        """One supervision step: `H_cycles` cycles, only the last with gradient."""
-        independent = not self.config.noise  # which is drawn for the batch as a whole
+        """Run one supervision step: `H_cycles` cycles, only the last with gradient."""
+        independent = not self.config.noise  # noise is drawn for the whole batch at once
         if torch.is_grad_enabled():
-            state = self.backend.without_gradient(self.no_grad_cycles, state, x, independent)
+            state = self.backend.run_without_grad(self.no_grad_cycles, state, x, independent)
             return self.grad_cycle(state, x)
 
         def whole_step(state: State, x: Tensor) -> State:
             return self.grad_cycle(self.no_grad_cycles(state, x), x)
 
-        return self.backend.without_gradient(whole_step, state, x, independent)
+        return self.backend.run_without_grad(whole_step, state, x, independent)
 
     def f(self, network: Network, h: Tensor, injection: Tensor | None) -> Tensor:
-        """`network(h, injection)`, both (B, L, D); with damping and noise a step from `h` towards it."""
+        """Return `network(h, injection)`, all (B, L, D), with the config's damping and noise applied."""
         recomputes = self.activation_checkpointing and torch.is_grad_enabled()
         apply = self.backend.apply_checkpointed if recomputes else self.backend.apply
         new = apply(network, h, injection, self.cos_sin())
@@ -239,7 +246,7 @@ class RecursiveModel(InputEmbedding):
 
     @property
     def is_stochastic(self) -> bool:
-        """Whether a supervision step draws random numbers."""
+        """True if a supervision step draws random numbers."""
         return self.config.random_init or self.config.noise > 0
 
     def heads_flops(self) -> int:
@@ -247,11 +254,11 @@ class RecursiveModel(InputEmbedding):
         return self.lm_head.flops(self.length) + self.q_head.flops(1)
 
     def embedding_gradient_flops(self) -> int:
-        """FLOP of one row's part in the gradient of the embedding; a sum of rows, no product, counts nothing."""
+        """FLOP per row of the embedding's gradient: 0, because a sum of rows needs no matrix product."""
         return 0
 
     def heads(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (B, S, V) in the compute dtype and q_halt, q_continue (B,) in float32, read from the answer."""
+        """Return logits (B, S, V) in the compute dtype, and q_halt and q_continue (B,) in float32."""
         answer = state[0]
         logits = self.lm_head(answer)[:, self.prefix_len :]
         q = self.q_head(answer[:, 0]).float()
@@ -260,7 +267,19 @@ class RecursiveModel(InputEmbedding):
     def forward(
         self, state: State, inputs: Tensor, puzzle_rows: Tensor | None
     ) -> tuple[State, tuple[Tensor, Tensor, Tensor]]:
-        """One supervision step from `state` on `inputs` (B, S): the detached new state, and the heads' outputs."""
+        """Run one supervision step on `inputs` (B, S); returns the detached new state and the heads' outputs."""
         with self.backend.step(self):
             state = self.recur(state, self.embed(inputs, puzzle_rows))
         return self.backend.carried(state), self.heads(state)
+
+
+class SingleLatentModel(RecursiveModel):
+    """Base of architectures with one latent, both answer and reasoning state: z = f(z, x), L times a cycle."""
+
+    latents: ClassVar = {"z_H": "H_init"}
+
+    def cycle(self, state: State, x: Tensor) -> State:
+        (z,) = state
+        for _ in range(self.L_cycles):
+            z = self.f(self.L_level, z, x)
+        return (z,)

@@ -1,4 +1,4 @@
-"""From a name in a config to the class it means, and from a config to a model."""
+"""Look up classes by their names in a config, and build models from a config."""
 
 from __future__ import annotations
 
@@ -11,48 +11,49 @@ from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from models.act import ACTModel
 from models.architectures import ARCHITECTURES
 from models.losses import TOKEN_LOSSES, ACTLossHead
 from models.recursive import RecursiveConfig, RecursiveModel
-from models.settings import Settings
+from models.strict_model import StrictModel
 
-# Identifiers in published configs; every other `module@Class` is imported from below `models.`.
+# Identifiers in published configs; any other `module@Class` is imported from `models.`.
 PUBLISHED_NAMES = {
     "recursive_reasoning.trm@TinyRecursiveReasoningModel_ACTV1": "trm",
     "recursive_reasoning.trm_singlez@TinyRecursiveReasoningModel_ACTV1": "trm_singlez",
     "recursive_reasoning.trm_hier6@TinyRecursiveReasoningModel_ACTV1": "trm_hier6",
     "recursive_reasoning.hrm@HierarchicalReasoningModel_ACTV1": "hrm",
     "recursive_reasoning.transformers_baseline@Model_ACTV2": "transformers_baseline",
-    # The name in the HRM authors' own repository.
+    # The name in the HRM authors' repository.
     "hrm.hrm_act_v1@HierarchicalReasoningModel_ACTV1": "hrm",
 }
 
 
 SIZES = ("seq_len", "vocab_size", "num_puzzle_identifiers")
-FROM_DATA = (*SIZES, "units")  # settings that the data decides, of all architectures or some
+FROM_DATA = (*SIZES, "units")  # settings that come from the data, in all or some architectures
 DEFAULT_LOSS = "losses@ACTLossHead"
 
 
-class ArchitectureName(Settings):
-    """The key under `arch` that chooses who knows the others."""
+class ArchitectureName(StrictModel):
+    """The key under `arch` that chooses the schema of the others."""
 
     name: str
     """Registry name, published identifier, or module@Class below models/."""
 
 
-class LossName(Settings):
-    """The key under `arch.loss` that chooses who knows the others."""
+class LossName(StrictModel):
+    """The key under `arch.loss` that chooses the schema of the others."""
 
     name: str = DEFAULT_LOSS
     """Loss head, module@Class below models/."""
 
 
 def import_below(package: str, identifier: str, choices: Iterable[str], key: str) -> type:
-    """The class that `module@Class` names below `package`.
+    """Import the class `module@Class` from below `package`.
 
-    Raises ValueError, naming `key` and the `choices`, where there is no such module or class.
+    Raises ValueError, naming `key` and the `choices`, if there is no such module or class.
     """
     module_name, at, class_name = identifier.partition("@")
     known = ", ".join(choices)
@@ -67,7 +68,7 @@ def import_below(package: str, identifier: str, choices: Iterable[str], key: str
         module = importlib.import_module(path)
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith(package) and error.name != module_name:
-            raise  # the module exists and misses an import of its own
+            raise  # the module exists, but one of its own imports is missing
         raise ValueError(
             f"{key}={identifier!r}: there is no module {path}; known names are {known}"
         ) from None
@@ -77,7 +78,7 @@ def import_below(package: str, identifier: str, choices: Iterable[str], key: str
 
 
 def architecture_class(name: str) -> type[RecursiveModel]:
-    """The architecture that `arch.name` means: a registry name, a published identifier or a user's own class."""
+    """Look up `arch.name`: a registry name, a published identifier or `module@Class` below `models.`."""
     name = PUBLISHED_NAMES.get(name, name)
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
@@ -90,7 +91,7 @@ def architecture_class(name: str) -> type[RecursiveModel]:
 
 
 def loss_class(name: str) -> type[ACTLossHead]:
-    """The loss head that `arch.loss.name` means, as `module@Class` below `models.`."""
+    """Look up `arch.loss.name`: `module@Class` below `models.`."""
     cls = import_below("models", name, [DEFAULT_LOSS], "arch.loss.name")
     if not issubclass(cls, ACTLossHead):
         raise ValueError(
@@ -99,12 +100,12 @@ def loss_class(name: str) -> type[ACTLossHead]:
     return cls
 
 
-Problem = tuple[str, str, list[str]]  # dotted key, message, valid keys at that place
-SchemaT = TypeVar("SchemaT", bound=Settings)
+Problem = tuple[str, str, list[str]]  # dotted key, message, valid keys at that level
+SchemaT = TypeVar("SchemaT", bound=StrictModel)
 
 
 class ConfigError(ValueError):
-    """A refused model config; `problems` lists (dotted key, message, valid keys at that place)."""
+    """Raised for an invalid model config; `problems` lists (dotted key, message, valid keys at that level)."""
 
     def __init__(self, problems: list[Problem]):
         super().__init__("; ".join(f"{key}: {message}" for key, message, _ in problems))
@@ -113,7 +114,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class CheckedArch:
-    """A config's `arch` section, checked: the classes that it names and their own settings."""
+    """A checked `arch` section: the classes that it names and their settings."""
 
     model: type[RecursiveModel]
     config: RecursiveConfig
@@ -121,7 +122,7 @@ class CheckedArch:
     loss: dict[str, Any]
 
     def build(self) -> ACTLossHead:
-        """A freshly initialised model under its loss."""
+        """Build a freshly initialised model in its loss head."""
         return self.head(ACTModel(self.model(self.config)), **self.loss)
 
 
@@ -164,7 +165,7 @@ def parse_arch(arch: dict[str, Any], *, units: dict | None = None, **sizes: int)
 def _validated(
     prefix: str, schema: type[SchemaT], values: dict[str, Any], hidden: Container[str] = ()
 ) -> tuple[SchemaT | None, list[Problem]]:
-    """`values` as `schema`, None if there are problems; keys in `hidden` are not suggested instead of unknown ones."""
+    """Validate `values`; None if there are problems. Keys in `hidden` are not suggested for unknown ones."""
     try:
         return schema(**values), []
     except ValidationError as error:
@@ -180,12 +181,12 @@ def _validated(
 
 
 def check_arch(arch: dict[str, Any], *, units: dict | None = None, **sizes: int) -> RecursiveConfig:
-    """The architecture's settings of an `arch` section; parameters and errors are those of `parse_arch`."""
+    """Return the architecture's settings from an `arch` section; parameters and errors as in `parse_arch`."""
     return parse_arch(arch, units=units, **sizes).config
 
 
-def describe(item: dict) -> str:
-    """One pydantic error in words, with the value."""
+def describe(item: ErrorDetails) -> str:
+    """Describe one pydantic error, with the value."""
     if item["type"] == "extra_forbidden":
         return "unknown key"
     if item["type"] == "missing":
@@ -196,44 +197,44 @@ def describe(item: dict) -> str:
     if item["type"] == "list_type" and isinstance(item["input"], str):
         message = f"must be a list, written [{item['input']}]"
     if item["type"] == "string_type" and isinstance(item["input"], bool | int | float):
-        # What was written may be 0x10, 1_6, 20e0 or on: the value does not tell.
-        message = "YAML reads it as a number or a switch, but it must be text: put what is written into quotes, '...'"
+        # The original spelling (0x10, 1_6, 20e0, on) is not known from the value.
+        message = "YAML reads it as a number or a boolean, but it must be text: write it in quotes, '...'"
     of_whole = not item["loc"] or (item["type"] == "value_error" and isinstance(item["input"], dict))
     return message if of_whole else f"{item['input']!r} is not valid: {message}"
 
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What a model takes up before it is built: bytes of its tensors, and the shape of its latents."""
+    """Memory of a model's tensors and latents, known before it is built."""
 
     parameter_bytes: int  # trained by autograd
     buffer_bytes: int  # the puzzle table and constants
-    latent_bytes: int  # of one latent of one row, in the compute dtype
+    latent_bytes: int  # one latent of one row, in the compute dtype
     num_blocks: int
 
 
 def is_unusually_large(config: RecursiveConfig) -> bool:
-    """True if a model may be too large to build, so that its `model_size` is worth the seconds that torch takes.
+    """True if a model may be too large to build, so that computing its `model_size` is worth the time.
 
-    (Its shape functions import sympy, as its optimizers do: a training pays for that anyway.)
+    `model_size` takes seconds because torch's shape functions import sympy; its optimizers do so in training anyway.
     """
     widths = config.hidden_size, config.puzzle_emb_ndim, config.puzzle_emb_len, config.vocab_size
     layers, table = config.H_layers + config.L_layers, config.num_puzzle_identifiers * config.puzzle_emb_ndim
     return max(widths) > 8192 or layers > 64 or config.expansion > 64 or table > 2**31
 
 
-def model_size(arch: dict, **sizes: int) -> ModelSize:
-    """The size of the model that `build_model` would make, found without allocating it.
+def model_size(arch: dict, **sizes: Any) -> ModelSize:
+    """Compute the size of the model that `build_model` would return, without allocating it.
 
-    Raises ValueError as `build_model` does, and for tensors that no machine can hold.
+    Raises ValueError as `build_model` does, and for tensors that are too large for any machine.
     """
     try:
         with torch.device("meta"):
-            inner = build_model(arch, **sizes).model.inner
+            inner = build_model(arch, **sizes).architecture
     except (RuntimeError, OverflowError, TypeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(
-            f"arch: no machine holds a tensor of such a model ({reason}): lower hidden_size, expansion, "
+            f"arch: a tensor of this model is too large for any machine ({reason}): lower hidden_size, expansion, "
             "puzzle_emb_ndim or puzzle_emb_len"
         ) from error
     return ModelSize(
@@ -247,9 +248,9 @@ def model_size(arch: dict, **sizes: int) -> ModelSize:
 def build_model(
     arch: dict, *, seq_len: int, vocab_size: int, num_puzzle_identifiers: int, units: dict | None = None
 ) -> ACTLossHead:
-    """A freshly initialised model under its loss, from a config's `arch` section and what the dataset decides.
+    """Build a freshly initialised model in its loss head, from a config's `arch` section and the dataset's sizes.
 
-    `units` are those of dataset.units.CellUnits as JSON; architectures that do not know units ignore them.
+    `units` is a `dataset.units.CellUnits` as JSON; architectures without units ignore it.
     """
     sizes = {"seq_len": seq_len, "vocab_size": vocab_size, "num_puzzle_identifiers": num_puzzle_identifiers}
     return parse_arch(arch, **sizes, units=units).build()

@@ -1,25 +1,27 @@
-"""The block of `trm_equivariant`: each pair of a cell and a symbol hears of the units that it is in, pooled.
+"""The block of `trm_equivariant`: each (cell, symbol) pair receives the pooled vectors of its units.
 
-Shapes: B batch, N symbols, L pairs of a cell and a symbol, D hidden size.
+Shapes: B batch, N symbols, L (cell, symbol) pairs, D hidden size.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from dataset.units import CellUnits
+from models.blocks import NetworkBlock
 from models.layers import Linear
 from models.ops import rms_norm, silu_gate
 
 
-class UnitBlock(nn.Module):
-    """`h = rms(h + SwiGLU(h, pooled h))` for h (B, L, D): one linear map of each pair and of each unit it is in.
+class UnitBlock(NetworkBlock):
+    """`h = rms(h + SwiGLU(h, pooled h))` for h (B, L, D).
 
-    gate and up are the sum of a map of the pair itself, of its cell's pooled vector (over the symbols) and of the
-    pooled vectors of the units (over their cells, for this symbol). Pooling is a mean, or a mean beside a maximum.
+    Gate and up are a sum of linear maps: of the pair itself, of its cell's vector pooled over the symbols, and of its
+    units' vectors pooled over their cells for this symbol. Pooling is a mean, or the mean and the maximum concatenated.
     """
 
     def __init__(
@@ -36,14 +38,15 @@ class UnitBlock(nn.Module):
         self.units, self.pooling, self.eps = units, pooling, eps
         self.of_pair = Linear(hidden_size, 2 * inner)
         self.of_cell = Linear(pooled, 2 * inner)
-        self.of_units = nn.ModuleList(Linear(pooled, 2 * inner) for _ in units.kinds)
+        of_units = nn.ModuleList(Linear(pooled, 2 * inner) for _ in units.kinds)
+        self.of_units = cast(Sequence[Linear], of_units)  # ModuleList is not generic
         self.down_proj = Linear(inner, hidden_size)
 
     def pool(self, h: Tensor, axes: tuple[int, ...]) -> Tensor:
         mean = h.mean(axes, keepdim=True)
         return torch.cat((mean, h.amax(axes, keepdim=True)), dim=-1) if self.pooling == "mean_max" else mean
 
-    def forward(self, h: Tensor, cos_sin: None = None) -> Tensor:
+    def forward(self, h: Tensor, cos_sin: tuple[Tensor, Tensor] | None = None) -> Tensor:
         axes = self.units.axes
         grid = h.view(h.shape[0], *axes, -1, h.shape[-1])  # (B, *axes, N, D)
         gate_up = self.of_pair(grid) + self.of_cell(self.pool(grid, (len(axes) + 1,)))
@@ -53,7 +56,7 @@ class UnitBlock(nn.Module):
         return rms_norm(grid + self.down_proj(silu_gate(gate_up)), self.eps).view(h.shape)
 
     def flops(self, length: int) -> int:
-        """FLOP of the forward pass for one row of `length` pairs; pooled vectors are mapped once for each unit."""
+        """FLOP of the forward pass for one row of `length` pairs; pooled vectors are mapped once per unit."""
         cells = self.units.num_cells
         symbols = length // cells
         products = self.of_pair.flops(length) + self.of_cell.flops(cells) + self.down_proj.flops(length)

@@ -67,7 +67,7 @@ def test_a_number_beyond_every_training_is_refused_by_its_key(refused, values, e
         ({"halt_max_steps": 10**12}, "arch.halt_max_steps: 1000000000000 is not valid"),
         ({"H_cycles": 10**12}, "arch.H_cycles: 1000000000000 is not valid"),
         ({"L_layers": 10**12}, "arch.L_layers: 1000000000000 is not valid"),
-        ({"hidden_size": 10**9}, "arch: no machine holds a tensor of such a model"),
+        ({"hidden_size": 10**9}, "arch: a tensor of this model is too large for any machine"),
         ({"hidden_size": 10**6}, "arch: a model of 1.2e+13 values needs 4.8e+04 GB, but this machine has"),
         ({"expansion": 10**9}, "lower arch.hidden_size"),
         ({"puzzle_emb_ndim": 10**12, "puzzle_emb_len": 0}, "(the data has num_puzzle_identifiers=7)"),

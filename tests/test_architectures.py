@@ -21,7 +21,7 @@ from evaluators.evaluate import evaluate
 from models.architectures import ARCHITECTURES
 from models.backends import choose_backend
 from models.registry import architecture_class, build_model
-from models.training import train_step
+from models.train.step import train_step
 from pretrain import Run, build
 from utils.distributed import World
 from utils.errors import UserError
@@ -145,7 +145,7 @@ def loaded_model(name: str, data: Path, **settings):
     torch.manual_seed(0)
     arch = config_of(name, data).arch | settings
     model = build_model(arch, seq_len=16, vocab_size=7, num_puzzle_identifiers=5).eval()
-    torch.nn.init.normal_(model.model.inner.q_head.weight, std=0.1)  # far from where sigmoid is 1 in float32
+    torch.nn.init.normal_(model.architecture.q_head.weight, std=0.1)  # far from where sigmoid is 1 in float32
     return model
 
 
@@ -159,10 +159,10 @@ def test_a_few_updates_move_every_parameter_and_report_finite_metrics(trained):
 
 def test_the_puzzle_rows_of_the_batches_move_and_the_others_stay_zero(trained):
     if not trained.config.arch["puzzle_emb_ndim"]:
-        assert not hasattr(trained.state.model.model.inner, "puzzle_emb")
+        assert not hasattr(trained.state.model.architecture, "puzzle_emb")
         return
     used = torch.cat([batch["puzzle_identifiers"] for batch in batches(trained)[:STEPS]]).unique()
-    table = trained.state.model.model.inner.puzzle_emb.weights
+    table = trained.state.model.architecture.puzzle_emb.weights
     moved = table.abs().sum(-1) > 0
     assert not moved[0]
     assert 0 < int(moved.sum()) <= len(used)
@@ -181,7 +181,7 @@ def test_every_row_of_every_trained_head_receives_gradient(name, halting, data):
     batch = {key: value.int() for key, value in batch.items()}
     _, loss, metrics, _ = model(model.initial_carry(batch), batch)
     loss.backward()
-    inner, learns = model.model.inner, model.model.rule.learns_continue
+    inner, learns = model.architecture, model.model.rule.learns_continue
     assert learns == (halting == "q_learning" or (halting == "null" and name == "hrm"))
     assert ("q_continue_loss" in metrics) == learns
     for parameter, rows in (
@@ -230,7 +230,7 @@ def test_compiled_and_uncompiled_weights_are_interchangeable(trained, tmp_path):
     arch = trained.config.arch | {"H_cycles": 1, "L_cycles": 1}
     plain, in_place, wrapped = (build_model(arch, **sizes) for _ in range(3))
     in_place.load_state_dict(trained.state.model.state_dict())
-    in_place.model.inner.backend = choose_backend(in_place.model.inner, backend="eager")
+    in_place.architecture.backend = choose_backend(in_place.architecture, backend="eager")
     assert list(in_place.state_dict()) == list(plain.state_dict())
     wrapped = torch.compile(wrapped, backend="eager")
     torch.save(wrapped.state_dict(), tmp_path / "wrapped")
@@ -251,7 +251,7 @@ def test_generated_code_trains_and_answers_like_eager(name, data):
     if missing := missing_toolchain():
         pytest.skip(f"torch.compile needs {missing}")
     runs = [build(config_of(name, data), World()) for _ in range(2)]
-    inner = runs[1].state.model.model.inner
+    inner = runs[1].state.model.architecture
     inner.backend = choose_backend(inner)
     for run in runs:
         train(run, 2)
@@ -282,7 +282,7 @@ def test_with_halting_in_evaluation_a_row_that_stopped_stays_frozen(name, data):
         "labels": torch.ones(8, 16, dtype=torch.int32),
         "puzzle_identifiers": torch.zeros(8, dtype=torch.int32),
     }
-    inner = model.model.inner
+    inner = model.architecture
     with torch.no_grad():
         inner.q_head.bias.zero_()
         first = outputs(model, batch, num_steps=1)["q_halt_logits"]
@@ -308,7 +308,7 @@ def test_with_halting_in_evaluation_a_row_that_stopped_stays_frozen(name, data):
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_without_it_every_row_runs_all_steps_in_evaluation(name, data):
     model = loaded_model(name, data, halting="halt")
-    torch.nn.init.constant_(model.model.inner.q_head.bias, 100.0)
+    torch.nn.init.constant_(model.architecture.q_head.bias, 100.0)
     batch = {
         "inputs": torch.ones(3, 16, dtype=torch.int32),
         "labels": torch.ones(3, 16, dtype=torch.int32),

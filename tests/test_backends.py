@@ -62,7 +62,7 @@ class Minimal(Backend):
 @pytest.mark.parametrize("arch", ["trm", "hrm"])
 def test_a_backend_that_defines_only_the_application_trains_like_eager_code(arch):
     eager, own = case(arch), case(arch)
-    inner = own.model.model.inner
+    inner = own.model.architecture
     inner.backend = backend = Minimal()
     assert_equal(gradients(eager), gradients(own))
     assert set(backend.applied) == {getattr(inner, name) for name in inner.networks}
@@ -70,7 +70,7 @@ def test_a_backend_that_defines_only_the_application_trains_like_eager_code(arch
 
 def test_a_backend_without_an_application_says_what_is_missing():
     one = case("trm")
-    one.model.model.inner.backend = Backend()
+    one.model.architecture.backend = Backend()
     with pytest.raises(NotImplementedError, match="Backend must define apply"):
         one.train_step()
 
@@ -82,16 +82,16 @@ def test_a_backend_without_an_application_says_what_is_missing():
 def test_recomputing_activations_changes_nothing_and_uses_the_weights_of_the_step(make, dtype):
     kept, recomputed = case("trm", dtype), case("trm", dtype)
     for each in (kept, recomputed):
-        inner = each.model.model.inner
+        inner = each.model.architecture
         inner.backend = Eager() if make is Eager else make(inner)
-    recomputed.model.model.inner.activation_checkpointing = True
+    recomputed.model.architecture.activation_checkpointing = True
     assert_equal(gradients(kept), gradients(recomputed))
-    assert recomputed.model.model.inner.backend.weights is None
-    assert all(block.mlp.down_proj.cast is None for block in recomputed.model.model.inner.L_level.layers)
+    assert recomputed.model.architecture.backend.weights is None
+    assert all(block.mlp.down_proj.cast is None for block in recomputed.model.architecture.L_level.layers)
 
 
 @pytest.mark.parametrize(
-    "name", ["layers", "blocks", "unit_block", "equivariant", "local", "symbols", "ops", "kernels"]
+    "name", ["layers", "blocks", "unit_block", "equivariant", "local", "se_rrm", "ops", "kernels"]
 )
 def test_mathematics_knows_no_backend(name):
     tree = ast.parse((MODELS / f"{name}.py").read_text())

@@ -185,7 +185,7 @@ def test_a_choice_needs_its_plus_no_more_than_a_key_does(refused):
         ("evaluators=[{name: sudoku@Sudoku, colour: 3}]", "sudoku@Sudoku does not take these options"),
         ("device=gpu", "device=gpu: choose from auto, cuda, mps, cpu"),
         ("compile=maybe", "compile: 'maybe' is not valid"),
-        ("eval_save_outputs=[predictions]", "'predictions' is no output; choose from inputs"),
+        ("eval_save_outputs=[predictions]", "'predictions' is not an output; choose from inputs"),
         ("keep_last=0", "keep_last: 0 is not valid"),
         ("early_stop_patience=2 best_metric=null", "early_stop_patience=2 needs a best_metric"),
         ("freeze_weights=True arch.puzzle_emb_ndim=0", "freeze_weights=True trains only puzzle embeddings"),

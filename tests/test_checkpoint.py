@@ -88,7 +88,7 @@ def test_loading_never_runs_code(tmp_path, monkeypatch):
     save_steps(tmp_path, 10)
     state = Checkpointer(tmp_path, ALONE).latest()
     state_files.write_parts(state, 0, {"shared": {"a": Malicious()}, "rank_0": {}})
-    with pytest.raises(UserError, match=r"shared\.pt: is a pickle that wants to run code"):
+    with pytest.raises(UserError, match=r"shared\.pt: is a pickle that needs to run code"):
         Checkpointer(tmp_path, ALONE).load(state)
     assert not Path("executed").exists()
 
@@ -218,7 +218,7 @@ def test_a_missing_file_falls_back_to_the_previous_state(tmp_path, capsys, part)
 def test_if_every_state_is_damaged_nothing_is_started_over_silently(tmp_path):
     save_steps(tmp_path, 10)
     flip_a_bit(tmp_path / "state_step_10" / "1-shared.pt", 0.5)
-    with pytest.raises(UserError, match=r"1-shared.pt: damaged.*no whole state to fall back to"):
+    with pytest.raises(UserError, match=r"1-shared.pt: damaged.*no complete state to fall back to"):
         Checkpointer(tmp_path, ALONE).latest()
 
 

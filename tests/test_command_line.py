@@ -113,7 +113,7 @@ def test_text_that_a_recipe_gives_as_a_number_is_refused_by_key(
     assert in_recipe(monkeypatch, tmp_path, f"{key}: {text}", f"data_paths=[{identified}]") == 2
     message = capsys.readouterr().err
     assert f"\n  {key}: " in message
-    assert "put what is written into quotes" in message
+    assert "write it in quotes" in message
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 

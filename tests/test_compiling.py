@@ -45,7 +45,7 @@ def case(*overrides: str) -> Case:
 
 def uncompiled(case: Case, chunks: BatchChunks | None) -> TorchCompile:
     """Give the case the backend of `torch.compile`, with networks that are not compiled, and return it."""
-    inner = case.model.model.inner
+    inner = case.model.architecture
     inner.backend = backend = TorchCompile(inner, backend="eager")
     backend.chunks = chunks
     backend.compiled = backend.compiled_in_thread = {network: network for network in backend.compiled}
@@ -142,7 +142,7 @@ def test_the_modes_said_to_record_graphs_are_those_that_the_compiler_makes_recor
 
 
 def test_only_on_cuda_are_the_outputs_taken_for_a_graphs_memory():
-    inner = case("arch=trm").model.model.inner
+    inner = case("arch=trm").model.architecture
     assert not TorchCompile(inner, "reduce-overhead").uses_cuda_graphs
 
 
@@ -185,7 +185,7 @@ class Applications(list):
 def evaluated(case: Case, chunks: BatchChunks | None) -> tuple[tuple[torch.Tensor, ...], list[int]]:
     """The latents after two steps of an evaluation, and with how many rows each application of the networks ran."""
     uncompiled(case, chunks)
-    applications = Applications(case.model.model.inner)
+    applications = Applications(case.model.architecture)
     return two_steps(case), list(applications)
 
 
@@ -209,7 +209,7 @@ def test_rows_in_parts_give_what_they_give_together(arch, threads):
         ("arch=trm", f"arch.name={arch}") if arch in ("trm_singlez", "trm_hier6") else (f"arch={arch}",)
     )
     one = case(*overrides, *(["arch.num_heads=1"] if arch in ("trm_equivariant", "trm_local") else []))
-    length = one.model.model.inner.length
+    length = one.model.architecture.length
     together, whole_rows = evaluated(one, None)
     in_parts, part_rows = evaluated(one, BatchChunks(threads, 2 * length))
     assert (set(whole_rows), set(part_rows), len(part_rows)) == ({4}, {2}, 2 * len(whole_rows))
@@ -220,7 +220,7 @@ def test_rows_in_parts_give_what_they_give_together(arch, threads):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_training_takes_only_what_needs_no_gradient_in_parts(threads):
     plain, parted = case("arch=trm"), case("arch=trm")
-    inner = parted.model.model.inner
+    inner = parted.model.architecture
     uncompiled(parted, BatchChunks(threads, 2 * inner.length))
     rows = Applications(inner)
     assert_same_training(plain, parted)
@@ -231,7 +231,7 @@ def test_training_takes_only_what_needs_no_gradient_in_parts(threads):
 
 def test_what_is_drawn_is_drawn_for_the_batch_as_a_whole():
     one = case("arch=trm", "arch.noise=0.1")
-    assert set(evaluated(one, BatchChunks(2, 2 * one.model.model.inner.length))[1]) == {4}
+    assert set(evaluated(one, BatchChunks(2, 2 * one.model.architecture.length))[1]) == {4}
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_an_error_of_a_part_is_the_callers():
 
 
 def test_compiling_on_a_cpu_asks_for_parts():
-    inner = case("arch=trm").model.model.inner
+    inner = case("arch=trm").model.architecture
     assert type(inner.backend) is Eager
     assert choose_backend(inner, backend="eager").chunks.num_threads == torch.get_num_threads()
 
@@ -290,7 +290,7 @@ def test_every_mode_trains_and_evaluates_like_eager(mode):
     if missing := missing_toolchain():
         pytest.skip(f"torch.compile needs {missing}")
     plain, compiled = case("arch=trm"), case("arch=trm")
-    inner = compiled.model.model.inner
+    inner = compiled.model.architecture
     inner.backend = choose_backend(inner, mode)
     inner.backend.chunks = BatchChunks(torch.get_num_threads(), 2 * inner.length)
     assert_same_training(plain, compiled)
@@ -350,7 +350,7 @@ def test_compiled_threads_are_as_close_to_float32_as_eager_bfloat16(overrides):
         case("arch=trm", *overrides, f"arch.forward_dtype={dtype}")
         for dtype in ("float32", "bfloat16", "bfloat16")
     )
-    inner = compiled.model.model.inner
+    inner = compiled.model.architecture
     inner.backend = choose_backend(inner, "default")
     inner.backend.chunks = BatchChunks(2, 2 * inner.length)
     expected, *found = (torch.cat(two_steps(c)).float() for c in (exact, eager, compiled))

@@ -7,8 +7,8 @@ import torch
 from test_resume import STOPPED, call_at, terminate
 from training_runs import assert_same_run, tiny, train
 
-from models.curriculum import DepthCurriculum
-from models.training import train_step
+from models.train.curriculum import DepthCurriculum
+from models.train.step import train_step
 from training_run import build
 from utils.distributed import World
 from utils.errors import UserError
@@ -38,7 +38,7 @@ def test_other_depths_grow_by_thirds_rounded_up(full, stages):
 
 def test_an_update_recurs_as_deep_as_its_stage_and_evaluation_in_full(identified, tmp_path, monkeypatch):
     run = build(tiny(identified, tmp_path / "run", *DEEP, depth_curriculum=True), World())
-    inner, calls = run.state.model.model.inner, []
+    inner, calls = run.state.model.architecture, []
     cycle = type(inner).cycle
 
     def recorded(self, state, x):
@@ -81,5 +81,5 @@ def test_such_a_run_resumes_exactly_with_every_architecture(identified, tmp_path
 def test_a_curriculum_without_effect_is_refused(identified, tmp_path, overrides):
     if overrides[0] == "arch=transformers_baseline":
         overrides = [*overrides, "arch.H_cycles=1", "arch.L_cycles=1"]
-    with pytest.raises(UserError, match="leave nothing to begin with"):
+    with pytest.raises(UserError, match="are too few for that"):
         train(identified, tmp_path / "run", *overrides, depth_curriculum=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.ema import EMA
+from models.train.ema import EMA
 
 
 def module() -> torch.nn.Module:

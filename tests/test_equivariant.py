@@ -28,14 +28,14 @@ def model(num_cells: int, num_symbols: int, units: CellUnits | None = None, **ar
     sizes = {"seq_len": num_cells, "vocab_size": num_symbols + 2, "num_puzzle_identifiers": 1}
     built = build_model(ARCH | arch, **sizes, units=units and units.to_json()).eval()
     with torch.no_grad():
-        built.model.inner.q_head.weight.normal_()
+        built.architecture.q_head.weight.normal_()
     return built
 
 
 @torch.no_grad()
 def answer(built, tokens: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of the symbols (B, S, N) and q_halt (B,) after two supervision steps."""
-    inner = built.model.inner
+    inner = built.architecture
     state = inner.initial_state(len(tokens))
     for _ in range(2):
         state, (logits, q_halt, _) = inner(state, torch.from_numpy(tokens), None)
@@ -78,7 +78,7 @@ def test_a_symmetry_of_the_puzzle_moves_the_logits_and_leaves_halting_as_it_is(b
 )
 def test_a_cell_hears_of_exactly_the_cells_it_shares_a_unit_with(units):
     built = model(16, 4, units, H_cycles=1, L_cycles=1, pooling="mean")
-    inner = built.model.inner
+    inner = built.architecture
     x = torch.zeros(1, 64, 12)
     h = torch.randn(1, 64, 12, requires_grad=True)
     out = inner.f(inner.L_level, h, x).view(16, 4, 12)
@@ -104,7 +104,7 @@ def test_the_same_weights_answer_grids_of_every_size():
 @torch.no_grad()
 def test_pad_and_blank_are_never_answered():
     built = model(16, 4)
-    inner = built.model.inner
+    inner = built.architecture
     _, (logits, _, _) = inner(inner.initial_state(2), torch.ones(2, 16, dtype=torch.int32), None)
     assert (logits.argmax(-1) >= 2).all()
 

@@ -46,7 +46,7 @@ def write_dataset(
 @torch.no_grad()
 def answers(model, inputs: np.ndarray, num_steps: int) -> np.ndarray:
     """What the model says after `num_steps`, by calling the architecture itself."""
-    inner, tokens = model.model.inner, torch.from_numpy(inputs)
+    inner, tokens = model.architecture, torch.from_numpy(inputs)
     state = inner.initial_state(len(inputs))
     for _ in range(num_steps):
         state, (logits, _, _) = inner(
@@ -145,7 +145,7 @@ def test_other_puzzle_identifiers_are_refused(tmp_path):
     model = randomised(sizes=sizes)
     folder = write_run(tmp_path / "run", model, metadata=metadata, data_paths=[trained_on], evaluators=[])
     assert report_of(folder, global_batch_size=2)["rows"] == 6
-    with pytest.raises(UserError, match="is not the one that"):
+    with pytest.raises(UserError, match="differs from the one that"):
         report_of(folder, data_paths_test=[other])
 
 

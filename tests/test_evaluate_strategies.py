@@ -31,7 +31,7 @@ def undecided(seed: int):
     model = randomised(sizes=SIZES, seed=seed)
     with torch.no_grad():
         said = torch.stack([step.q_halt for step in Solver(model).refine(questions())])
-        model.model.inner.q_head.bias[0] -= said.median()
+        model.architecture.q_head.bias[0] -= said.median()
     return model
 
 
@@ -228,15 +228,15 @@ def test_outputs_that_votes_do_not_have_are_refused_before_anything_runs(run, tm
         ({"strategy": "symmetry", "symmetries": 1}, "symmetries"),
         (
             {"symmetries": 4},
-            r"symmetries means nothing under strategy=plain; it belongs to strategy=symmetry or ladder",
+            r"symmetries has no effect with strategy=plain; it belongs to strategy=symmetry or ladder",
         ),
-        ({"strategy": "noise", "halt": True}, "halt means nothing under strategy=noise"),
-        ({"strategy": "symmetry", "sigma": 0.1}, "sigma means nothing under strategy=symmetry"),
-        ({"seed": 3}, "seed means nothing under strategy=plain"),
+        ({"strategy": "noise", "halt": True}, "halt has no effect with strategy=noise"),
+        ({"strategy": "symmetry", "sigma": 0.1}, "sigma has no effect with strategy=symmetry"),
+        ({"seed": 3}, "seed has no effect with strategy=plain"),
         ({"strategy": "ensemble", "pick": "first_stop"}, "pick=first_stop needs chains in lockstep"),
         (
             {"strategy": "ensemble", "checkpoints": ["a", "b"]},
-            "checkpoint is one and checkpoints are several",
+            "checkpoint names one and checkpoints several",
         ),
         ({"strategy": "ensemble", "step": 10}, "step names one checkpoint"),
         ({"strategy": "noise", "sigma": float("inf")}, "sigma"),
@@ -246,9 +246,9 @@ def test_outputs_that_votes_do_not_have_are_refused_before_anything_runs(run, tm
         ({"strategy": "ladder", "rungs": ["steps", "noise", "more_steps"]}, "must come right after it"),
         (
             {"strategy": "ladder", "rungs": ["steps"], "sigma": 0.3},
-            r"sigma is of the rung noise, which rungs=\['steps'\]",
+            r"sigma belongs to the rung noise, which rungs=\['steps'\]",
         ),
-        ({"strategy": "ladder", "rungs": ["symmetry"], "halt": True}, "halt is of the rung steps"),
+        ({"strategy": "ladder", "rungs": ["symmetry"], "halt": True}, "halt belongs to the rung steps"),
         ({"strategy": "ladder", "rungs": ["stairs"]}, "rungs"),
     ],
 )

@@ -373,7 +373,7 @@ def test_a_pool_that_cannot_be_right_is_refused(built, tmp_path):
     with pytest.raises(UserError, match=r"step_1.candidates.npz: belongs to other test tasks"):
         arc.result(alone, tmp_path / "evaluator_ARC_step_2")
     (tmp_path / "evaluator_ARC_step_1" / "candidates.npz").write_bytes(b"PK")
-    with pytest.raises(UserError, match=r"step_1.candidates.npz: is truncated or no npz file"):
+    with pytest.raises(UserError, match=r"step_1.candidates.npz: is truncated or not an npz file"):
         arc.result(alone, tmp_path / "evaluator_ARC_step_2")
 
 

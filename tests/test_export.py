@@ -105,7 +105,7 @@ def test_a_published_run_can_be_exported_too(tmp_path):
     out = export(ExportConfig(checkpoint=str(folder), out=str(tmp_path / "out"), seq_len=16))
     model = models.load_pretrained(out)
     assert torch.equal(
-        model.model.inner.lm_head.weight, torch.from_numpy(golden["sd/model.inner.lm_head.weight"])
+        model.architecture.lm_head.weight, torch.from_numpy(golden["sd/model.inner.lm_head.weight"])
     )
     card = (out / "README.md").read_text()
     assert "No evaluation at this step was logged" in card

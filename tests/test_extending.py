@@ -13,9 +13,9 @@ from training_runs import ROOT, tiny
 from config.evaluate_schema import STRATEGIES
 from evaluators.strategies import BUILDERS
 from models.losses import ACTLossHead
-from models.metrics import METRICS, Metric
 from models.optim import configs
-from models.training import train_step
+from models.train.metrics import METRICS, Metric
+from models.train.step import train_step
 from training_run import build
 from utils.distributed import World
 
@@ -52,7 +52,7 @@ def test_the_optimizer_of_the_page_trains_and_resumes(identified, tmp_path):
     batches = [batch for _, batch, _ in run.train_data.batches(1)]
     for batch in batches[:2]:
         train_step(runs[0].state, batch, World(), seed=0, global_batch_size=8)
-    saved = deepcopy((runs[0].state.shared(), runs[0].state.of_rank()))
+    saved = deepcopy((runs[0].state.shared_state(), runs[0].state.rank_state()))
     runs[1].state.load(*saved)
     for each in runs:
         train_step(each.state, batches[2], World(), seed=0, global_batch_size=8)

@@ -18,7 +18,7 @@ from export import ExportConfig, export
 from models.architectures import ARCHITECTURES
 from models.flops import count_applications, step_flops, training_flops
 from models.registry import build_model
-from models.training import train_step
+from models.train.step import train_step
 from trained_run import open_trained
 from training_run import build
 from utils.distributed import World
@@ -62,12 +62,12 @@ def test_the_count_is_torchs_own_with_other_settings(settings):
 
 def test_what_checkpointing_computes_twice_counts_twice():
     head = model("trm")
-    head.model.inner.activation_checkpointing = True
+    head.architecture.activation_checkpointing = True
     assert 5 * training_flops(head.model) == counted(head, 5)
 
 
 def test_the_count_follows_the_depth_and_leaves_the_recursion_as_it_is():
-    inner = model("trm").model.inner
+    inner = model("trm").architecture
     assert count_applications(inner) == {"L_level": (4, 4)}
     inner.H_cycles, inner.L_cycles = 3, 6
     assert count_applications(inner) == {"L_level": (14, 7)}
@@ -105,11 +105,11 @@ def test_each_depth_of_a_curriculum_is_counted_once_and_each_update_by_its_own(
         counts.append((act.inner.H_cycles, act.inner.L_cycles))
         return training_flops(act)
 
-    monkeypatch.setattr("models.training.training_flops", counted)
+    monkeypatch.setattr("models.train.step.training_flops", counted)
     batches, total = list(run.train_data.batches(1)), state.optimizers.settings.total_steps
     expected = 0
     for step in range(total):
-        with state.curriculum.applied(state.model.model.inner, step + 1):
+        with state.curriculum.applied(state.model.architecture, step + 1):
             expected += 8 * training_flops(state.model.model)
         train_step(state, batches[step % len(batches)][1], World(), seed=0, global_batch_size=8)
         assert state.flops == expected
@@ -129,7 +129,7 @@ def test_an_evaluation_and_an_export_say_what_the_training_took(sudoku4x4, tmp_p
     assert in_process_command(monkeypatch, tmp_path, *arguments, entry=evaluate) == 0
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert report["training"]["flops"] == logged[-1]["train/flops"]
-    inner = open_trained(str(run)).build().model.inner
+    inner = open_trained(str(run)).build().architecture
     assert report["flops_per_puzzle"] == 3 * step_flops(inner, training=False)
 
     folder = export(parse(ExportConfig, {"checkpoint": str(run), "out": str(tmp_path / "export")}))

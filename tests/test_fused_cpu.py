@@ -40,7 +40,7 @@ def case(*overrides: str, seq_len: int = 36, dtype: str = "bfloat16", rows: int 
 def network_of(
     case: Case, network: str = "L_level"
 ) -> tuple[Network, tuple[torch.Tensor, torch.Tensor] | None]:
-    inner = case.model.model.inner
+    inner = case.model.architecture
     return getattr(inner, network), inner.cos_sin()
 
 
@@ -120,8 +120,8 @@ def test_a_training_goes_the_way_of_an_eager_one(overrides):
         case(*overrides, dtype=dtype) for dtype in ("float32", "bfloat16", "bfloat16", "bfloat16")
     )
     for each in (fused, checkpointed):
-        each.model.model.inner.backend = choose_backend(each.model.model.inner)
-    checkpointed.model.model.inner.activation_checkpointing = True
+        each.model.architecture.backend = choose_backend(each.model.architecture)
+    checkpointed.model.architecture.activation_checkpointing = True
 
     def trained(case: Case) -> list[torch.Tensor]:
         """All gradients of two supervision steps."""
@@ -154,7 +154,7 @@ def test_a_gradient_that_is_asked_for_twice_does_not_count_twice():
 @needs_processor
 def test_updates_between_steps_are_seen():
     one = case("lr=1e-2", "lr_warmup_steps=0")
-    inner = one.model.model.inner
+    inner = one.model.architecture
     inner.backend = choose_backend(inner)
     h = torch.randn(4, 52, 32).to(BFLOAT16)
 
@@ -187,16 +187,16 @@ def test_updates_between_steps_are_seen():
     ids=str,
 )
 def test_what_it_does_not_do_is_left_to_torch(overrides, dtype):
-    inner = case(*overrides, dtype=dtype).model.model.inner
+    inner = case(*overrides, dtype=dtype).model.architecture
     assert not FusedCPU.fits(inner)
     assert isinstance(choose_backend(inner), TorchCompile)
 
 
 def test_a_processor_without_the_instructions_is_left_to_torch(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
-    assert not FusedCPU.fits(case().model.model.inner)
+    assert not FusedCPU.fits(case().model.architecture)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "aarch64"})
-    assert not FusedCPU.fits(case().model.model.inner)
+    assert not FusedCPU.fits(case().model.architecture)
 
 
 @pytest.mark.parametrize("problem", ["does not compile", "computes something else"])
@@ -205,7 +205,7 @@ def test_a_library_that_cannot_be_used_makes_room_for_torch_compile_with_a_warni
         raise RuntimeError(problem)
 
     monkeypatch.setattr(backends.fused_cpu.network, "library", failing)
-    inner = case().model.model.inner
+    inner = case().model.architecture
     with pytest.warns(UserWarning, match=problem):
         backend = choose_backend(inner, backends.FUSED)
     assert isinstance(backend, TorchCompile)
@@ -262,5 +262,5 @@ def test_it_is_taken_where_no_mode_of_torch_compile_is_asked_for():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for mode, expected in ((None, True), (backends.FUSED, True), ("default", False)):
-            inner = case().model.model.inner
+            inner = case().model.architecture
             assert isinstance(choose_backend(inner, mode), FusedCPU) == expected

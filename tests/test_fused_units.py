@@ -158,10 +158,10 @@ def test_a_training_goes_the_way_of_an_eager_one(overrides):
         case(*overrides, dtype=dtype) for dtype in ("float32", "bfloat16", "bfloat16", "bfloat16")
     )
     for each in (compiled, checkpointed):
-        inner = each.model.model.inner
+        inner = each.model.architecture
         inner.backend = choose_backend(inner)
         assert isinstance(inner.backend, FusedCPU)
-    checkpointed.model.model.inner.activation_checkpointing = True
+    checkpointed.model.architecture.activation_checkpointing = True
 
     def trained(case: Case) -> list[torch.Tensor]:
         """All gradients of a supervision step."""
@@ -191,7 +191,7 @@ def test_a_training_goes_the_way_of_an_eager_one(overrides):
     ids=str,
 )
 def test_what_it_does_not_do_is_left_to_torch(overrides, dtype):
-    inner = case(*overrides, dtype=dtype).model.model.inner
+    inner = case(*overrides, dtype=dtype).model.architecture
     assert not FusedCPU.fits(inner)
     assert not isinstance(choose_backend(inner), FusedCPU)
 

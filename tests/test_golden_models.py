@@ -12,11 +12,11 @@ from golden_files import load, model_stems, rounding_noise
 
 from models.act import ACTModel
 from models.architectures import ARCHITECTURES
-from models.ema import EMA
 from models.losses import ACTLossHead
-from models.metrics import MetricAccumulator
 from models.optim import Optimizers, OptimizerSettings
-from models.training import TrainState, train_step
+from models.train.ema import EMA
+from models.train.metrics import MetricAccumulator
+from models.train.step import TrainState, train_step
 from utils.distributed import World
 
 STEMS = model_stems()
@@ -77,7 +77,7 @@ class Recorder(World):
     def __init__(self, state: TrainState):
         super().__init__()
         self.prefix, self.ours = "", {}
-        self.model, self.table = state.model, getattr(state.model.model.inner, "puzzle_emb", None)
+        self.model, self.table = state.model, getattr(state.model.architecture, "puzzle_emb", None)
         state.model.register_forward_hook(self.record_outputs)
 
     def record_outputs(self, model: ACTLossHead, arguments: tuple, results: tuple) -> None:
@@ -106,7 +106,7 @@ def replay(stem: str) -> tuple[dict[str, np.ndarray], dict[str, torch.Tensor]]:
     model.eval()
     with torch.no_grad():
         batch = batch_at(golden, "eval/batch")
-        inner = model.model.inner
+        inner = model.architecture
         ours["eval/input_embeddings"] = inner.embed(batch["inputs"], inner.puzzle_rows(batch))
         carry = model.initial_carry(batch)
         num_steps = 0

@@ -39,7 +39,7 @@ def seeded(seed: int) -> torch.Generator:
 def undecided(name: str, **settings):
     """A model that says stop at about half of its steps, by whichever rule it halts."""
     model = randomised(arch_of(name, **settings))
-    head = model.model.inner.q_head
+    head = model.architecture.q_head
     with torch.no_grad():
         head.weight[1], head.bias[1] = 0, 0  # q_continue
         said = torch.stack([step.q_halt for step in Solver(model).refine(rows(64))])
@@ -99,7 +99,7 @@ def test_confidence_is_the_probability_of_the_answer_under_the_trained_loss(loss
     tokens = rows()
     step = next(Solver(model).refine(tokens, max_steps=1))
     with torch.no_grad():
-        inner = model.model.inner
+        inner = model.architecture
         puzzle_rows = inner.puzzle_emb(torch.zeros(NUM_ROWS, dtype=torch.int32))
         _, (logits, _, _) = inner(inner.initial_state(NUM_ROWS), tokens, puzzle_rows)
     logits = logits.double()
@@ -115,7 +115,7 @@ def test_confidence_is_the_probability_of_the_answer_under_the_trained_loss(loss
 def test_steps_are_computed_only_when_asked_for():
     model = randomised()
     calls = []
-    model.model.inner.register_forward_hook(lambda *_: calls.append(1))
+    model.architecture.register_forward_hook(lambda *_: calls.append(1))
     steps = Solver(model).refine(rows(), max_steps=1000)
     next(steps)
     next(steps)
@@ -149,8 +149,8 @@ def test_halting_keeps_each_rows_answer_of_the_step_that_says_stop():
 def test_halting_ends_when_every_row_has_stopped():
     model = randomised()
     with torch.no_grad():
-        model.model.inner.q_head.weight.zero_()
-        model.model.inner.q_head.bias.copy_(torch.tensor([1.0, 0.0]))
+        model.architecture.q_head.weight.zero_()
+        model.architecture.q_head.bias.copy_(torch.tensor([1.0, 0.0]))
     solver = Solver(model)
     assert solver.solve(rows(), max_steps=50, halt=True).num_steps == 1
     assert solver.solve(rows(), max_steps=5, halt=False).num_steps == 5

@@ -25,14 +25,14 @@ def model(side: int, **arch):
     sizes = {"seq_len": side * side, "vocab_size": VOCAB, "num_puzzle_identifiers": 1}
     built = build_model(ARCH | arch, **sizes).eval()
     with torch.no_grad():
-        built.model.inner.q_head.weight.normal_()
+        built.architecture.q_head.weight.normal_()
     return built
 
 
 @torch.no_grad()
 def answer(built, grids: np.ndarray, steps: int = 2) -> tuple[np.ndarray, np.ndarray]:
     """Logits (B, N, N, V) and q_halt (B,) after some supervision steps on tokens (B, N, N)."""
-    inner = built.model.inner
+    inner = built.architecture
     state = inner.initial_state(len(grids))
     for _ in range(steps):
         state, (logits, q_halt, _) = inner(state, torch.from_numpy(grids).flatten(1), None)
@@ -79,7 +79,7 @@ def test_moving_a_puzzle_moves_its_answer_as_far_as_the_border_is_not_heard_of(d
 
 @pytest.mark.parametrize("directions", ["distinct", "shared"])
 def test_an_application_hears_of_the_four_neighbours_and_no_other_cell(directions):
-    inner = model(4, directions=directions).model.inner
+    inner = model(4, directions=directions).architecture
     h = torch.randn(1, 16, 8, requires_grad=True)
     out = inner.f(inner.L_level, h, torch.zeros(1, 16, 8))
     for cell, expected in ((5, {1, 4, 5, 6, 9}), (0, {0, 1, 4}), (7, {3, 6, 7, 11}), (12, {8, 12, 13})):
@@ -101,7 +101,9 @@ def test_the_same_weights_answer_grids_of_every_size_and_inside_as_in_themselves
 
 
 def test_a_grid_that_is_not_square_is_refused():
-    with pytest.raises(ConfigError, match="trm_local needs square grids, and 30 cells are none"):
+    with pytest.raises(
+        ConfigError, match="trm_local needs a square grid, but seq_len=30 is no square number"
+    ):
         build_model(ARCH, seq_len=30, vocab_size=VOCAB, num_puzzle_identifiers=1)
 
 

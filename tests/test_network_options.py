@@ -131,23 +131,25 @@ def test_damping_keeps_a_share_of_the_old_latent():
     damped.load_state_dict(plain.state_dict())
     torch.manual_seed(0)
     h, x = torch.randn(2, 3, 16, 16)
-    new = plain.model.inner.f(plain.model.inner.L_level, h, x)
-    torch.testing.assert_close(damped.model.inner.f(damped.model.inner.L_level, h, x), 0.25 * h + 0.75 * new)
+    new = plain.architecture.f(plain.architecture.L_level, h, x)
+    torch.testing.assert_close(
+        damped.architecture.f(damped.architecture.L_level, h, x), 0.25 * h + 0.75 * new
+    )
 
 
 def test_noise_is_added_with_its_std_at_each_update():
     plain, noisy = model(), model(noise=0.1)
     noisy.load_state_dict(plain.state_dict())
     h, x = torch.randn(2, 200, 16, 16)
-    difference = noisy.model.inner.f(noisy.model.inner.L_level, h, x) - plain.model.inner.f(
-        plain.model.inner.L_level, h, x
+    difference = noisy.architecture.f(noisy.architecture.L_level, h, x) - plain.architecture.f(
+        plain.architecture.L_level, h, x
     )
     assert difference.std().item() == pytest.approx(0.1, rel=0.02)
     assert abs(difference.mean().item()) < 1e-3
 
 
 def test_random_latents_differ_between_rows_and_channels_and_have_unit_std():
-    inner = model(random_init=True).model.inner
+    inner = model(random_init=True).architecture
     y, z = inner.initial_state(300)
     assert y.shape == (300, 16, 16)
     assert not torch.equal(y, z)

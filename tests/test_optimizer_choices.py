@@ -13,7 +13,7 @@ from training_runs import assert_same_run, metrics, newest_state, tiny, train
 
 from config.schema import PretrainConfig, parse
 from models.optim.configs import OPTIMIZERS
-from models.training import train_step
+from models.train.step import train_step
 from training_run import Run, build
 from utils.distributed import World
 from utils.errors import UserError
@@ -141,7 +141,7 @@ def test_a_gradient_that_is_not_finite_is_not_made_finite_by_clipping(identified
     run = built(identified, tmp_path / "run", grad_clip=1.0)
     before = {name: p.detach().clone() for name, p in run.state.model.named_parameters()}
     with torch.no_grad():
-        run.state.model.model.inner.lm_head.weight.fill_(math.inf)
+        run.state.model.architecture.lm_head.weight.fill_(math.inf)
     _, batch, _ = next(run.train_data.batches(1))
     train_step(run.state, batch, World(), seed=0, global_batch_size=8)
     for name, p in run.state.model.named_parameters():
@@ -239,8 +239,8 @@ def test_a_state_from_before_there_was_a_choice_resumes(identified, tmp_path, mo
         ({"optimizer": {"name": "muon", "momentum": 1}}, r"optimizer\.momentum: 1 is not valid"),
         ({"optimizer": {"name": "adamw", "momentum": 0.9}}, r"optimizer\.momentum: unknown key"),
         ({"grad_clip": 0}, "grad_clip: 0 is not valid"),
-        ({"freeze_weights": True, "grad_clip": 1}, "grad_clip is for the weights"),
-        ({"freeze_weights": True, "optimizer": {"name": "muon"}}, "optimizer=muon is for the weights"),
+        ({"freeze_weights": True, "grad_clip": 1}, "grad_clip applies to the weights"),
+        ({"freeze_weights": True, "optimizer": {"name": "muon"}}, "optimizer=muon applies to the weights"),
         ({"ema_start_step": 5}, "ema_start_step=5 needs ema=True"),
     ],
 )

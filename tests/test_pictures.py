@@ -180,6 +180,6 @@ def test_a_picture_that_cannot_be_written_is_refused_before_the_model_runs(run, 
     with pytest.raises(UserError, match=r"gif: .* is not valid: the file's name must end in \.gif"):
         solve.main([f"checkpoint={run}", f"gif={tmp_path / 'out.png'}"])
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="a file stands where a folder must be"):
+    with pytest.raises(UserError, match="there is a file where a folder must be"):
         solve.main([f"checkpoint={run}", f"puzzle={PUZZLE}", f"png={tmp_path / 'file' / 'out.png'}"])
     assert capsys.readouterr().out == ""

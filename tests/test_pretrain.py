@@ -27,8 +27,8 @@ from training_runs import (
 import pretrain
 from dataset.format import SplitWriter
 from evaluators.evaluate import evaluate
-from models.metrics import METRICS, Metric
-from models.training import TrainState, train_step
+from models.train.metrics import METRICS, Metric
+from models.train.step import TrainState, train_step
 from puzzle_dataset import PuzzleDataset
 from training_run import Run, build
 from utils.distributed import World
@@ -198,7 +198,7 @@ def test_metrics_over_halted_rows_are_left_out_where_no_row_halted(identified, t
 
 def test_test_steps_is_the_first_step_that_says_stop_and_the_answer_the_last_ones(identified, monkeypatch):
     run = build(tiny(identified, "x", "arch.halt_max_steps=4"), World())
-    inner = run.state.model.model.inner
+    inner = run.state.model.architecture
     calls = []
     # Rows say stop at step 1, 3, 2, never, 1, 1, 4; q_halt may fall again afterwards.
     says = torch.tensor(
@@ -272,7 +272,7 @@ def test_activation_checkpointing_changes_no_gradient_and_recomputes(identified,
     overrides = arch, "arch.L_cycles=3", f"arch.forward_dtype={dtype}"
     for wanted in (False, True):
         run = build(tiny(identified, "x", *overrides, activation_checkpointing=wanted), World())
-        network = run.state.model.model.inner.L_level
+        network = run.state.model.architecture.L_level
         count = []
         network.register_forward_pre_hook(lambda *_, count=count: count.append(1))
         batch = batches_of(run)[0]
@@ -309,7 +309,7 @@ def test_puzzles_are_told_apart_only_through_their_embeddings(identified):
     batch = batches_of(run)[0]
     for _ in range(2):  # the first step's gradient may be zero where q_head and table are zero
         train_step(run.state, batch, World(), seed=0, global_batch_size=8)
-    table = run.state.model.model.inner.puzzle_emb.weights
+    table = run.state.model.architecture.puzzle_emb.weights
     touched = torch.zeros(len(table), dtype=torch.bool)
     touched[batch["puzzle_identifiers"].long()] = True
     assert torch.equal(table.abs().sum(-1) > 0, touched)

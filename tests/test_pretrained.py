@@ -66,7 +66,7 @@ def test_where_no_file_tells_the_length_the_message_asks_for_it(tmp_path):
 def test_weights_that_know_their_length_need_no_seq_len_and_refuse_another(tmp_path, stem):
     folder, golden = published_run(tmp_path / "run", stem)
     length = golden["eval/batch/inputs"].shape[1]
-    assert models.load_pretrained(folder).model.inner.config.seq_len == length
+    assert models.load_pretrained(folder).architecture.config.seq_len == length
     with pytest.raises(UserError, match=f"was trained with {length}"):
         models.load_pretrained(folder, seq_len=length + 1)
 
@@ -213,7 +213,7 @@ def test_a_pickle_that_wants_to_run_code_is_refused_and_does_not_run(tmp_path, m
         path.write_bytes(pickle.dumps({"weight": Malicious()}))
     else:
         torch.save({"weight": Malicious()}, path, _use_new_zipfile_serialization=form == "zip")
-    with pytest.raises(UserError, match=r"step_1: is a pickle that wants to run code.*refused"):
+    with pytest.raises(UserError, match=r"step_1: is a pickle that needs to run code.*refused"):
         read_state_dict(path)
     assert not (tmp_path / "made_by_the_pickle").exists()
 
@@ -244,14 +244,14 @@ def test_truncated_and_foreign_files_are_named(tmp_path):
     ("content", "reason"),
     [
         (b"", "it is empty"),
-        (b"hello", "it begins with b'hell', unlike all that torch.save writes"),
-        (b"\x80\x02he", "what is pickled in it is cut off or garbled"),
-        (b"\x80\x02", "what is pickled in it is cut off or garbled"),
+        (b"hello", "it begins with b'hell', unlike files of torch.save"),
+        (b"\x80\x02he", "its pickled contents are truncated or garbled"),
+        (b"\x80\x02", "its pickled contents are truncated or garbled"),
     ],
 )
 def test_the_reason_why_a_file_is_no_weights_is_in_words(tmp_path, content, reason):
     (tmp_path / "file").write_bytes(content)
-    with pytest.raises(UserError, match=re.escape(f"file: is damaged or no weights file ({reason})")):
+    with pytest.raises(UserError, match=re.escape(f"file: is damaged or not a weights file ({reason})")):
         read_state_dict(tmp_path / "file")
 
 
@@ -260,7 +260,7 @@ def test_no_random_bytes_behind_a_pickles_beginning_bring_more_than_that_error(t
     for _ in range(300):
         (tmp_path / "file").write_bytes(b"\x80\x02" + rng.bytes(rng.integers(1, 40)))
         with pytest.raises(
-            UserError, match=r"file: is (damaged or no weights file|a pickle that wants to run code)"
+            UserError, match=r"file: is (damaged or not a weights file|a pickle that needs to run code)"
         ):
             read_state_dict(tmp_path / "file")
 
@@ -341,8 +341,8 @@ def test_for_fine_tuning_a_table_of_another_size_becomes_its_mean_row_with_a_not
     target = randomised(sizes=SIZES | {"num_puzzle_identifiers": 3}, seed=1)
     notices: list[str] = []
     load_weights(target, source.state_dict(), source="FILE", purpose="finetune", notice=notices.append)
-    mean = source.model.inner.puzzle_emb.weights.mean(0)
-    assert torch.allclose(target.model.inner.puzzle_emb.weights, mean.expand(3, -1))
+    mean = source.architecture.puzzle_emb.weights.mean(0)
+    assert torch.allclose(target.architecture.puzzle_emb.weights, mean.expand(3, -1))
     assert len(notices) == 1
     assert "5 rows, not 3" in notices[0]
 
@@ -403,7 +403,7 @@ def test_one_of_several_training_datasets_is_answered_with_the_whole_table(tmp_p
     metadata = sizes | {IDENTIFIERS_KEY: identifier_hashes([first, second])}
     trained = open_trained(str(write_run(tmp_path / "run", randomised(sizes=sizes), metadata=metadata)))
     built = trained.build(sizes=trained.sizes_for(sizes | {"num_puzzle_identifiers": 2}, [first], ignore))
-    assert built.model.inner.puzzle_emb.weights.shape[0] == 4
+    assert built.architecture.puzzle_emb.weights.shape[0] == 4
 
 
 def test_weights_without_a_record_of_identifiers_are_used_with_a_warning(tmp_path):

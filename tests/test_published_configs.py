@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from trained_folders import PUBLISHED_TOP, TINY_ARCH
 
-from config.published import TAKEN_OUT, parse_run_config
+from config.published import REMOVED, parse_run_config
 from config.schema import PretrainConfig, parse
 from models.registry import PUBLISHED_NAMES, build_model
 from utils.errors import UserError
@@ -59,10 +59,10 @@ def test_our_own_config_passes_unchanged():
     assert parse_run_config(ours, "FILE").values == ours
 
 
-@pytest.mark.parametrize(("key", "without"), TAKEN_OUT.items())
-def test_a_run_recorded_before_an_option_was_taken_out_still_opens_unless_it_used_it(key, without):
+@pytest.mark.parametrize(("key", "neutral"), REMOVED.items())
+def test_a_run_recorded_before_an_option_was_taken_out_still_opens_unless_it_used_it(key, neutral):
     ours = parse(PretrainConfig, PUBLISHED_TOP | {"arch": TINY_ARCH | {"loss": LOSS}}).model_dump()
-    assert parse_run_config(ours | {key: without}, "FILE").values == ours
+    assert parse_run_config(ours | {key: neutral}, "FILE").values == ours
     with pytest.raises(UserError, match=rf"(?s)FILE: .*{key}: unknown key"):
         parse_run_config(ours | {key: 7}, "FILE")
 

@@ -18,7 +18,7 @@ from training_runs import ROOT, TINY, assert_same_run, metrics, newest_state, ru
 
 import pretrain
 from models.optim import sparse_sign_sgd
-from models.training import train_step
+from models.train.step import train_step
 from training_run import build
 from utils.distributed import World
 
@@ -42,7 +42,7 @@ def run_training(
 
         def counting(state, *args, **kwargs):
             if not count and q_bias is not None:
-                torch.nn.init.constant_(state.model.model.inner.q_head.bias, q_bias)
+                torch.nn.init.constant_(state.model.architecture.q_head.bias, q_bias)
             count.append(1)
             if len(count) == stop_at and world.rank == world.size - 1:
                 signal.raise_signal(signal.SIGUSR1)
@@ -117,7 +117,7 @@ def record_sparse_gradients(data: Path, folder: Path) -> None:
 
         sparse_sign_sgd.sum_by_id = recording
         run = build(tiny(data, folder, lr=0.0, puzzle_emb_lr=0.0), world)
-        run.state.model.model.inner.puzzle_emb.weights.normal_(generator=torch.Generator().manual_seed(1))
+        run.state.model.architecture.puzzle_emb.weights.normal_(generator=torch.Generator().manual_seed(1))
         for _, batch, _ in list(run.train_data.batches(1))[:3]:
             train_step(run.state, batch, world, seed=0, global_batch_size=8)
         torch.save(recorded, folder / f"{world.size}_{world.rank}")
@@ -168,7 +168,7 @@ def test_another_number_of_ranks_goes_on_with_a_fresh_carry_and_says_so(identifi
     train_on(2, tmp_path, identified, "run", stop_at=4)
     codes, (result,) = train_on(1, tmp_path, identified, "run", resume="auto")
     assert codes == [0]
-    assert "was saved by 2 processes, this run has 1: the carry starts afresh" in result.stdout
+    assert "was saved by 2 processes, this run has 1: the carry is reset" in result.stdout
     steps = [line["step"] for line in metrics(tmp_path / "run") if "test/accuracy" in line]
     assert steps == [5, 10]
 

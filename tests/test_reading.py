@@ -124,13 +124,13 @@ def test_an_array_whose_header_lies_names_the_file(tmp_path, content, reason):
     path.write_bytes(content)
     with pytest.raises(UserError) as error:
         open_npy(path)
-    assert str(error.value).startswith(f"{path}: is truncated or no npy array ({reason}")
+    assert str(error.value).startswith(f"{path}: is truncated or not an npy array ({reason}")
     archive = tmp_path / "identifiers.npz"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("numbers.npy", content)
     with pytest.raises(UserError) as error:
         read_npz(archive)
-    assert str(error.value).startswith(f"{archive}: is truncated or no npz file (")
+    assert str(error.value).startswith(f"{archive}: is truncated or not an npz file (")
 
 
 def test_an_archive_member_is_not_allocated_before_its_size_is_known_to_be_true(tmp_path, monkeypatch):

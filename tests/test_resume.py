@@ -15,6 +15,7 @@ from training_runs import ROOT, assert_same_run, metrics, newest_state, run_pyth
 
 import pretrain
 import training_run
+from config.resume import check_changes
 from training_run import build
 from utils.checkpoint import Checkpointer
 from utils.distributed import World
@@ -194,7 +195,7 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(identified, tmp_path, monke
 def test_resuming_an_empty_folder_is_a_fresh_start_and_says_so(identified, undisturbed, tmp_path, capsys):
     folder = tmp_path / "run"
     assert train(identified, folder, **SETTINGS, resume="auto") == 0
-    assert "holds no checkpoint yet, so this is a fresh start" in capsys.readouterr().out
+    assert "holds no checkpoint yet, so this is a new start" in capsys.readouterr().out
     assert_same_run(folder, undisturbed)
 
 
@@ -314,6 +315,19 @@ def test_another_model_is_refused(identified, tmp_path, monkeypatch):
         train(identified, folder, "arch.H_cycles=3", **SETTINGS, resume="auto")
 
 
+def test_an_optimizer_says_which_of_its_keys_a_resumed_run_keeps(identified):
+    def muon(*overrides: str) -> dict:
+        return tiny(identified, "run", "optimizer=muon", *overrides).model_dump()
+
+    with pytest.raises(UserError, match=r"optimizer\.rest: 'adamw' in the checkpoint, 'adam_atan2' now"):
+        check_changes(muon(), muon("optimizer.rest=adam_atan2"))
+    assert check_changes(muon(), muon("optimizer.ns_steps=4")) == [
+        "optimizer.ns_steps: 5 in the checkpoint, 4 now"
+    ]
+    with pytest.raises(UserError, match=r"optimizer\.name: 'muon' in the checkpoint, 'adamw' now"):
+        check_changes(muon(), tiny(identified, "run", "optimizer=adamw").model_dump())
+
+
 def test_epochs_cannot_change_where_they_are_one_iteration(identified, tmp_path, monkeypatch):
     folder = stopped_run(identified, tmp_path / "run", monkeypatch, eval_interval=None)
     with pytest.raises(UserError, match="epochs: 4 in the checkpoint, 6 now"):
@@ -346,7 +360,7 @@ def test_a_run_whose_newest_state_is_damaged_goes_on_from_the_one_before(
     data[len(data) // 2] ^= 1
     newest.write_bytes(data)
     assert train(identified, folder, **SETTINGS, resume="auto") == 0
-    assert "its SHA-256 is not the manifest's); skipped" in capsys.readouterr().out
+    assert "its SHA-256 differs from the manifest's); skipped" in capsys.readouterr().out
     assert_same_run(folder, undisturbed)
 
 

@@ -209,7 +209,7 @@ def test_folders_are_a_list(text):
         (["checkpoint=x", "puzzle=1", "seed=1"], "puzzle= gives the puzzle and seed= chooses one"),
         (["checkpoint=x", "puzzle=1", "data_paths_test=a"], "and data_paths_test= chooses one"),
         (["checkpoint=x", "index=1", "seed=1"], "index= chooses a puzzle and seed= draws one"),
-        (["checkpoint=x", "seq_len=16"], "seq_len= goes with puzzle="),
+        (["checkpoint=x", "seq_len=16"], "seq_len= is used with puzzle= only"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(arguments, message):

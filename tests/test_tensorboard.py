@@ -90,5 +90,7 @@ def test_one_name_a_list_or_nothing_is_taken(identified, tmp_path, given, names)
 
 
 def test_an_unknown_logger_is_refused_with_those_that_there_are(identified, tmp_path):
-    with pytest.raises(UserError, match=r"logger: .*'mlflow' is no logger; choose from wandb, tensorboard"):
+    with pytest.raises(
+        UserError, match=r"logger: .*'mlflow' is not a logger; choose from wandb, tensorboard"
+    ):
         tiny(identified, tmp_path, logger=["wandb", "mlflow"])

@@ -12,7 +12,7 @@ from training_runs import tiny
 
 from models.act import draw_min_steps
 from models.optim.skip_step import masked
-from models.training import train_step
+from models.train.step import train_step
 from training_run import Run, build
 from utils.distributed import World
 
@@ -43,7 +43,7 @@ def built(data, folder, *overrides, **values) -> Run:
         "ema_rate": EMA_RATE,
     }
     run = build(tiny(data, folder, *overrides, **settings | values), World())
-    inner = run.state.model.model.inner
+    inner = run.state.model.architecture
     torch.nn.init.ones_(inner.q_head.bias)
     if inner.prefix_len:
         torch.nn.init.normal_(inner.puzzle_emb.weights)
@@ -83,7 +83,7 @@ class WrittenOut:
         model = self.model
         model.load_state_dict(self.run.state.model.state_dict())
         model.zero_grad()
-        table = model.model.inner.puzzle_emb
+        table = model.architecture.puzzle_emb
         table.leaves.clear()
         least = torch.from_numpy(draw_min_steps(SEED, step, BATCH, 0.5, model.model.max_steps))
         self.carry, loss, _, _ = model(self.carry or model.initial_carry(batch), batch, least)
@@ -135,7 +135,7 @@ def test_every_update_is_the_one_that_the_formulas_give(identified, tmp_path, ch
         for name, p in run.state.model.named_parameters():
             if name not in of_muon:
                 torch.testing.assert_close(p.double(), expected[name], rtol=1e-5, atol=1e-6, msg=name)
-        torch.testing.assert_close(run.state.model.model.inner.puzzle_emb.weights.double(), rows)
+        torch.testing.assert_close(run.state.model.architecture.puzzle_emb.weights.double(), rows)
         for name, average in by_hand.average().items():
             torch.testing.assert_close(run.state.ema.shadow[name].double(), average, rtol=1e-5, atol=1e-6)
         (carry,) = run.state.carries
@@ -217,7 +217,7 @@ def test_a_step_that_is_not_finite_on_one_rank_is_left_out_on_all(
     """An accelerator updates first and puts everything back; here that path runs on the CPU."""
     if on_accelerator:
         monkeypatch.setattr(
-            "models.training.skip_step_unless",
+            "models.train.step.skip_step_unless",
             lambda ok, optimizers, shadow, update: masked(ok, list(optimizers), list(shadow), update),
         )
 
@@ -227,7 +227,7 @@ def test_a_step_that_is_not_finite_on_one_rank_is_left_out_on_all(
 
     run = built(identified, tmp_path / "run")
     before = {name: p.detach().clone() for name, p in run.state.model.named_parameters()}
-    table = run.state.model.model.inner.puzzle_emb.weights
+    table = run.state.model.architecture.puzzle_emb.weights
     rows = table.clone()
     (batch,) = batches_of(run, 1)
     train_step(run.state, batch, Other(0, 2), seed=SEED, global_batch_size=2 * BATCH)
@@ -241,7 +241,7 @@ def test_a_step_that_is_not_finite_on_one_rank_is_left_out_on_all(
 
 def test_a_gradient_of_the_puzzle_table_alone_that_is_not_finite_stops_the_update(identified, tmp_path):
     run = built(identified, tmp_path / "run")
-    table = run.state.model.model.inner.puzzle_emb
+    table = run.state.model.architecture.puzzle_emb
     before = [p.detach().clone() for p in (*run.state.model.parameters(), table.weights)]
 
     class Overflowing(World):
@@ -258,7 +258,7 @@ def test_a_gradient_of_the_puzzle_table_alone_that_is_not_finite_stops_the_updat
 
 def test_a_loss_that_is_not_finite_stops_the_update_even_if_all_gradients_are(identified, tmp_path):
     run = built(identified, tmp_path / "run", "arch.loss.q_halt_weight=0")
-    torch.nn.init.constant_(run.state.model.model.inner.q_head.bias, math.inf)
+    torch.nn.init.constant_(run.state.model.architecture.q_head.bias, math.inf)
     before = [p.detach().clone() for p in run.state.model.parameters()]
     gradients = []
 

@@ -62,7 +62,7 @@ def test_a_run_without_known_answers_writes_a_submission_and_has_no_score(tmp_pa
     written = f"answers unknown, submission written to {path} with 4 tasks, 4 inputs"
     assert written in out
     assert out.count("best_metric=test/exact_accuracy has no value") == 1
-    assert "early_stop_patience=1 ends no run" in out
+    assert "early_stop_patience=1 has no effect" in out
     result = (run / "result.txt").read_text()
     assert result.startswith("no score, because the answers to all 8 test examples are unknown, after ")
     assert written in result

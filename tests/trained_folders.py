@@ -61,7 +61,7 @@ def randomised(arch: dict[str, Any] = TINY_ARCH, sizes: dict[str, int] = SIZES, 
     """A model whose heads and puzzle table are random too, so that every weight shows in its answers."""
     torch.manual_seed(seed)
     model = build_model(arch, **sizes)
-    inner = model.model.inner
+    inner = model.architecture
     torch.nn.init.normal_(inner.q_head.weight)
     if hasattr(inner, "puzzle_emb"):
         torch.nn.init.normal_(inner.puzzle_emb.weights)

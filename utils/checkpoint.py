@@ -1,15 +1,15 @@
-"""Weights and full training states on disk: atomic, checked by sums, written in the background.
+"""Weights and full training states on disk: written atomically in the background, verified by checksums.
 
 A run's folder holds
     step_{N}            the weights: a plain state dict, as published
-    best, best.json     the weights of the best evaluation so far, and which that was
-    state_step_{N}/     all that exact continuation needs:
-        {K}-shared.pt       what is the same on every rank, written by rank 0
-        {K}-rank_{r}.pt     what rank r has for itself
+    best, best.json     the weights of the best evaluation so far, and its step and value
+    state_step_{N}/     everything that an exact resume needs:
+        {K}-shared.pt       state that is equal on all ranks, written by rank 0
+        {K}-rank_{r}.pt     state of rank r
         {K}-rank_{r}.json   rank r's manifest, written last: sizes and SHA-256 of its files
 K counts the saves of the run over all its starts, so that files of two saves never mix and the newest state is the
-one saved last, not the one with the highest step. A state is whole when the manifests of all its ranks are there
-and true. Ranks need not talk to each other for that, which lets each of them write in a thread of its own.
+one saved last, not the one with the highest step. A state is complete if the manifests of all ranks exist and are
+correct. This needs no communication between ranks, so each rank writes in a thread of its own.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ WEIGHTS_PREFIX, BEST = "step_", "best"
 
 @dataclass(frozen=True)
 class Best:
-    """The evaluation that makes weights the best so far."""
+    """The evaluation in which the weights are the best so far."""
 
     metric: str
     value: float
 
 
 class Checkpointer:
-    """Saves and finds the checkpoints of one run; constructing, finding and saving are for all ranks together.
+    """Saves and finds the checkpoints of one run; all ranks construct it, find and save together.
 
-    `keep_last` (None: all) is the number of full states kept; weights are never removed. `exclusive`: no other process
-    can be saving here, so temporary files are those of earlier starts and are removed.
+    `keep_last` (None: all) is the number of full states to keep; weights are never removed. `exclusive`: no other
+    process can be saving here, so temporary files are left from earlier starts and are removed.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Checkpointer:
             if exclusive:
                 remove_temporary_files(self.directory, *self.directory.glob(f"{STATE_PREFIX}*"))
             number = max((state.number for state in state_files.list_states(self.directory)), default=0)
-        # The number of the last save: all ranks count alike, because they save together.
+        # Number of the last save, equal on all ranks because they save together.
         self._number = self._number_at_start = world.broadcast_object(number)
 
     def __enter__(self) -> Checkpointer:
@@ -87,7 +87,7 @@ class Checkpointer:
     def __exit__(self, kind, error, trace) -> None:
         if error is None:
             self.close()
-        elif self._thread is not None:  # the error that ends the run is the one to show
+        elif self._thread is not None:  # show the error that ended the run, not that of the save
             self._thread.join()
 
     # Saving
@@ -102,12 +102,12 @@ class Checkpointer:
         best: Best | None = None,
         wait: bool = False,
     ) -> None:
-        """Save weights, or a full state (`shared` and `per_rank`), or both; `best` marks the weights as such.
+        """Save weights, or a full state (`shared` and `per_rank`), or both; `best` marks the weights as the best.
 
-        All values are copied before this returns and written by a thread; `wait` waits for that. States hold
-        dicts, lists, tuples, tensors, numbers and strings only. Every rank calls it and, for a full state, gives
-        its own `per_rank` ({} where it has nothing); `weights` and `shared` are taken from rank 0 alone.
-        Raises `UserError` if this or the previous save could not be written; whole checkpoints are never harmed.
+        All values are copied before this returns and written by a thread; `wait` waits for it. States contain dicts,
+        lists, tuples, tensors, numbers and strings only. Every rank calls this and, for a full state, passes its own
+        `per_rank` ({} if it has none); `weights` and `shared` are taken from rank 0 only. Raises `UserError` if this or
+        the previous save could not be written; complete checkpoints are never damaged.
         """
         start = time.perf_counter()
         self.join()
@@ -126,7 +126,7 @@ class Checkpointer:
         self.blocked_seconds += time.perf_counter() - start
 
     def join(self) -> None:
-        """Wait until the save under way is on disk; raises its error if it failed."""
+        """Wait until the current save is on disk; raises its error if it failed."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -135,17 +135,17 @@ class Checkpointer:
             raise error
 
     def close(self) -> None:
-        """Finish the last save on all ranks, then leave just `keep_last` states."""
+        """Finish the last save on all ranks, then remove all but `keep_last` states."""
         self.join()
         self.world.barrier()
         if self.world.is_main:
             self._prune()
 
     def _copy(self, tree: Any, path: tuple = (), copied: dict | None = None) -> Any:
-        """A copy of nested containers with every tensor in a CPU buffer, which the next save uses again."""
+        """Copy nested containers with every tensor in a CPU buffer, which the next save reuses."""
         top, copied = copied is None, {} if copied is None else copied
         if isinstance(tree, torch.Tensor):
-            # Weights that are part of the state too (EMA) are copied once.
+            # Tensors in both weights and state (EMA) are copied once.
             key = (tree.device, tree.data_ptr(), tree.dtype, tree.shape, tree.stride())
             if key not in copied:
                 buffer = self._buffers.get(path)
@@ -162,14 +162,14 @@ class Checkpointer:
             result = tree
         else:
             raise TypeError(
-                f"{'.'.join(map(str, path))}: {type(tree).__name__} would need code to be run at loading"
+                f"{'.'.join(map(str, path))}: loading a {type(tree).__name__} would need to run code"
             )
         if top and self.world.device.type == "cuda":
             torch.cuda.current_stream(self.world.device).synchronize()
         return result
 
     def _write(self, step: int, snapshot: dict, best: Best | None) -> None:
-        """The thread's work: weights, then the state with its manifest last, then the removal of old states."""
+        """Body of the thread: write weights, then the state with its manifest last, then remove old states."""
         try:
             if snapshot["weights"] is not None:
                 self._write_weights(step, snapshot["weights"], best)
@@ -188,7 +188,7 @@ class Checkpointer:
         try:
             with replacing(self.directory / BEST) as temporary:
                 temporary.unlink(missing_ok=True)
-                os.link(path, temporary)  # takes no space; `step_N` is only ever replaced, never written into
+                os.link(path, temporary)  # takes no space; safe because `step_N` is replaced, never modified
         except OSError:  # a file system without hard links
             write_atomically(self.directory / BEST, data)
         facts = {"step": step, "metric": best.metric, "value": best.value, "sha256": state_files.sha256(data)}
@@ -206,12 +206,12 @@ class Checkpointer:
         state_files.write_parts(Checkpoint(folder, step, self._number, self.world.size), rank, parts)
 
     def _prune(self) -> None:
-        """Remove states that newer whole ones replace, and what earlier starts of the run left unfinished."""
+        """Remove states that newer complete ones replace, and incomplete ones from earlier starts of the run."""
         steps_kept: set[int] = set()
         for state in state_files.list_states(self.directory):
             whole = state_files.is_whole(state)
             replaced = state.step in steps_kept or len(steps_kept) == self.keep_last
-            # A state of this start that is not whole may still be in the making on another rank.
+            # An incomplete state of this start may still be written by another rank.
             left_over = steps_kept and not whole and state.number <= self._number_at_start
             if replaced or left_over:
                 state_files.remove(state)
@@ -221,14 +221,14 @@ class Checkpointer:
     # Finding and loading
 
     def latest(self) -> Checkpoint | None:
-        """The newest whole state of the run's folder; broken ones are skipped with a warning that names them.
+        """Find the newest complete state in the run's folder; damaged ones are skipped with a warning.
 
-        None if there is none, as after a crash during the very first save. Raises `UserError` if all are damaged.
+        None if there is none, as after a crash during the first save. Raises `UserError` if all are damaged.
         """
         return self._newest(self.directory, f"{STATE_PREFIX}*")
 
     def find(self, path: str | Path) -> Checkpoint:
-        """The state that a user named: a run's folder (its newest whole state), `state_step_N` or `step_N`."""
+        """Find the state for a path: a run's folder (its newest complete state), `state_step_N` or `step_N`."""
         path = Path(path)
         if match := re.fullmatch(r"(?:state_)?step_(\d+)", path.name):
             found = self._newest(path.parent, f"{STATE_PREFIX}{match[1]}")
@@ -237,14 +237,14 @@ class Checkpointer:
         if found is None:
             raise UserError(
                 f"resume={path}: no full training state there; name a run's folder or a state_step_N in it "
-                "(load_checkpoint= takes weights alone)"
+                "(load_checkpoint= starts from weights only)"
             )
         return found
 
     def load(self, checkpoint: Checkpoint) -> tuple[dict, dict | None]:
-        """What was saved as `shared` and `per_rank`, tensors on the CPU; no code of the file is run.
+        """Load `shared` and `per_rank` with tensors on the CPU, without running code of the file.
 
-        `per_rank` is None if the state was saved by another number of ranks.
+        `per_rank` is None if the state was saved by a different number of ranks.
         """
         shared = state_files.read(checkpoint.part("shared"))
         if checkpoint.world_size != self.world.size:
@@ -252,7 +252,7 @@ class Checkpointer:
         return shared, state_files.read(checkpoint.part(f"rank_{self.world.rank}"))
 
     def _newest(self, directory: Path, name: str) -> Checkpoint | None:
-        """The newest whole state among the folders of that name, the same on every rank; rank 0 looks."""
+        """Find the newest complete state in the folders that match `name`; rank 0 searches for all ranks."""
         answer: Any = None
         if self.world.is_main:
             try:
@@ -266,5 +266,5 @@ class Checkpointer:
         for problem in problems:
             self.world.print(f"warning: {problem}; skipped")
         for path in state_files.stray_entries(found) if found is not None and self.world.is_main else ():
-            self.world.print(f"warning: {path}: is no part of a training state; ignored")
+            self.world.print(f"warning: {path}: is not part of a training state; ignored")
         return found

@@ -1,4 +1,4 @@
-"""Saves a run when its schedule says so, and decides what goes into a checkpoint beside the weights."""
+"""Save a run by its schedule, and collect the contents of its checkpoints."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from utils.errors import UserError
 
 
 class Resumable(Protocol):
-    """What the manager needs of a training state."""
+    """The interface of a training state."""
 
     step: int
 
     def weights(self) -> dict[str, Tensor]: ...
-    def shared(self) -> dict[str, Any]: ...
-    def of_rank(self) -> dict[str, Any]: ...
+    def shared_state(self) -> dict[str, Any]: ...
+    def rank_state(self) -> dict[str, Any]: ...
 
 
 class Stopped(Exception):
-    """A signal asked the run to stop; everything is saved."""
+    """Raised if a signal asked the run to stop; everything is saved."""
 
 
 class CheckpointManager:
-    """Saves a training state when it is due; every rank calls every method.
+    """Saves a training state when it is due; all ranks call every method.
 
     `facts` is called at each save and returns what describes the run (config, versions, W&B run id, ...).
     """
@@ -55,9 +55,9 @@ class CheckpointManager:
 
     def save(self, *, best: Best | None = None) -> None:
         """Save weights and full state, in the background."""
-        shared = self.state.shared() | self.facts()
+        shared = self.state.shared_state() | self.facts()
         shared["best"] = None if self.best is None else self.best.state_dict()
-        per_rank = self.state.of_rank() | {"random": random_state(self.checkpointer.world.device)}
+        per_rank = self.state.rank_state() | {"random": random_state(self.checkpointer.world.device)}
         self.checkpointer.save(
             self.state.step, weights=self.state.weights(), shared=shared, per_rank=per_rank, best=best
         )
@@ -65,7 +65,7 @@ class CheckpointManager:
         self.is_saved = True
 
     def after_step(self) -> None:
-        """Save if it is due. Raises Stopped, with everything saved, if a signal asked for it."""
+        """Save if due. Raises Stopped, with everything saved, if a signal was received."""
         self.is_saved = False
         decision = self.schedule.after_step(self.state.step)
         if decision.save:
@@ -74,13 +74,13 @@ class CheckpointManager:
             raise Stopped
 
     def poll(self) -> None:
-        """Raises Stopped if a signal asked for it."""
+        """Raise Stopped if a signal was received."""
         if self.schedule.stop_requested():
             raise Stopped
 
     @contextmanager
     def saving_on_error(self) -> Iterator[None]:
-        """Context manager for an evaluation: if it fails, save the training so far; a resumed run evaluates."""
+        """Context manager for an evaluation: if it fails, save the training so far; a resumed run repeats it."""
         try:
             yield
         except Exception:
@@ -89,7 +89,7 @@ class CheckpointManager:
             raise
 
     def after_iteration(self, results: Mapping[str, float] | None) -> None:
-        """Record an evaluation's results (None if there was none), and save if asked for or if they are best."""
+        """Record an evaluation's results (None: no evaluation), and save if configured or if they are the best."""
         self.is_saved = False
         if results is None:
             return
@@ -101,7 +101,7 @@ class CheckpointManager:
                 if self.best.update(results):
                     best = Best(self.best.name, self.best.value)
             except UserError:
-                self.save()  # a wrong metric name must not cost the training so far
+                self.save()  # a wrong metric name must not lose the training so far
                 raise
         if self.save_every_eval or best is not None:
             self.save(best=best)
@@ -109,7 +109,7 @@ class CheckpointManager:
     def _say_unmeasured(self, best: BestMetric) -> None:
         if not self._said_unmeasured:
             patience = (
-                "" if best.patience is None else f" and early_stop_patience={best.patience} ends no run"
+                "" if best.patience is None else f" and early_stop_patience={best.patience} has no effect"
             )
             self.checkpointer.world.print(
                 f"best_metric={best.name} has no value, because the answers to all test examples are unknown: no best "

@@ -1,4 +1,4 @@
-"""When to save, when to stop, and which evaluation was the best."""
+"""When to save and stop, and which evaluation was the best."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STOP_SIGNALS = tuple(
 
 
 class StopSignals:
-    """Context manager that records SIGTERM, SIGINT and SIGUSR1 in `received` instead of obeying them.
+    """Context manager that records SIGTERM, SIGINT and SIGUSR1 in `received` instead of ending the process.
 
     A second Ctrl-C, at least `REPEAT_SECONDS` after the first signal, raises `KeyboardInterrupt`.
     """
@@ -29,7 +29,7 @@ class StopSignals:
         self._previous: dict = {}
 
     def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
             self._previous = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
         return self
 
@@ -46,7 +46,7 @@ class StopSignals:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do after a step; `stop` implies `save`."""
+    """Whether to save and to stop after a step; `stop` implies `save`."""
 
     save: bool
     stop: bool
@@ -71,14 +71,14 @@ class CheckpointSchedule:
         self._saved_at, self._saved_step = time.monotonic(), None
 
     def after_step(self, step: int) -> Decision:
-        """To be called once after every step, on all ranks."""
+        """Decide after a step; all ranks must call it once per step."""
         minutes = (time.monotonic() - self._saved_at) / 60
         # Rank 0's clock decides.
         late = (
             self._world.is_main and self._interval_minutes is not None and minutes >= self._interval_minutes
         )
         stop, late = self._world.any_flags(self._signals.received is not None, late)
-        # With several ranks this may be the vote that was cast just before the last save.
+        # With several ranks this may be the vote from just before the last save.
         late = late and (self._saved_step is None or step > self._saved_step + 1)
         return Decision(
             save=stop or late or (self._interval_steps is not None and step % self._interval_steps == 0),
@@ -86,18 +86,18 @@ class CheckpointSchedule:
         )
 
     def stop_requested(self) -> bool:
-        """Whether to stop between two steps, during an evaluation; all ranks must call it equally often."""
+        """True if a signal was received, for checks during an evaluation; all ranks must call it equally often."""
         return self._world.any_flags(self._signals.received is not None, False)[0]
 
     def saved(self, step: int) -> None:
-        """Restart the minutes; to be called whenever a full state is saved."""
+        """Restart the interval in minutes; call it whenever a full state is saved."""
         self._saved_at, self._saved_step = time.monotonic(), step
 
 
 class BestMetric:
-    """The best value of a metric so far: the lowest of a loss, the highest of anything else.
+    """Tracks the best value of a metric: the lowest for a loss, else the highest.
 
-    `patience` is the number of evaluations in a row without improvement after which to stop; None: never.
+    `patience` is the number of consecutive evaluations without improvement after which to stop; None: never.
     """
 
     def __init__(self, name: str, patience: int | None = None):
@@ -106,24 +106,23 @@ class BestMetric:
         self.evaluations_without_better = 0
 
     def check(self, names: Collection[str]) -> None:
-        """Raise `UserError` unless the metric is among these."""
+        """Raise `UserError` unless the metric is one of `names`."""
         if self.name not in names:
             raise UserError(
                 f"best_metric={self.name}: no such metric; this run has {', '.join(sorted(names))}"
             )
 
     def is_measured(self, metrics: Mapping[str, float]) -> bool:
-        """Whether an evaluation could have this metric: without any label it has no `test/*` metrics at all."""
+        """True unless the metric is missing because no example had a label, so that there are no `test/*` metrics."""
         return self.name in metrics or any(name.startswith("test/") for name in metrics)
 
     def update(self, metrics: Mapping[str, float]) -> bool:
-        """Whether these are the best so far. `UserError` if the metric is not among them."""
+        """Record an evaluation; True if it is the best so far. Raises `UserError` if the metric is missing."""
         self.check(metrics)
         value = float(metrics[self.name])
         sign = -1 if self.name.endswith("loss") else 1
-        better = value == value and (
-            self.value is None or sign * value > sign * self.value
-        )  # NaN is never best
+        is_nan = value != value  # never the best
+        better = not is_nan and (self.value is None or sign * value > sign * self.value)
         if better:
             self.value = value
         self.evaluations_without_better = 0 if better else self.evaluations_without_better + 1
@@ -141,6 +140,6 @@ class BestMetric:
         }
 
     def load_state_dict(self, state: Mapping) -> None:
-        """Go on from a saved state, unless that was of another metric."""
+        """Restore a saved state, unless it belongs to another metric."""
         if state["name"] == self.name:
             self.value, self.evaluations_without_better = state["value"], state["evaluations_without_better"]

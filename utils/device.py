@@ -1,4 +1,4 @@
-"""The device, seeds, reproducibility and whether to compile: the only module that asks what the machine has."""
+"""Device, seeds, reproducibility and compile policy: the only module that queries the machine's hardware."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ import shutil
 import sysconfig
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 
 from utils.errors import UserError
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 
 DEVICE_NAMES = ("auto", "cuda", "mps", "cpu")
 
 FUSED = "fused"  # the C++ of models/backends/fused_cpu
-# What `torch.compile` calls its modes, the first of them what `compile=true` and `auto` take.
-COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+# The modes of `torch.compile`; `compile=true` and `auto` take the first one.
+CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+COMPILE_MODES: tuple[str, ...] = get_args(CompileMode)
 
 
 def resolve_device(name: str, local_rank: int = 0, num_local_ranks: int = 1) -> torch.device:
-    """The device of this process; `auto` takes CUDA, then MPS, then the CPU.
+    """Choose this process's device; `auto` prefers CUDA, then MPS, then the CPU.
 
-    Raises `UserError` for an unknown name, a device this machine lacks, and more processes than devices.
+    Raises `UserError` for an unknown name, a device that is not available, and more processes than devices.
     """
     if name not in DEVICE_NAMES:
         raise UserError(f"device={name}: choose from {', '.join(DEVICE_NAMES)}")
@@ -54,23 +56,23 @@ def resolve_device(name: str, local_rank: int = 0, num_local_ranks: int = 1) -> 
 
 
 def faster_dtype(device_name: str = "auto") -> str:
-    """The `forward_dtype` that trains faster on a device.
+    """Choose the `forward_dtype` that trains faster on a device.
 
-    bfloat16 on CUDA, on CPUs with AMX and on AMD's with avx512_bf16, whose products are about four times as fast as
-    float32's (benchmarks/README.md). Else float32, which needs no conversions: the Intel CPU with avx512_bf16 alone
-    that was measured multiplies both alike.
+    bfloat16 on CUDA, on CPUs with AMX and on AMD CPUs with avx512_bf16, whose bfloat16 products are about four times as
+    fast as float32 (benchmarks/README.md). Otherwise float32, which needs no conversions: an Intel CPU with avx512_bf16
+    but without AMX was measured to multiply both equally fast.
     """
     device = resolve_device(device_name)
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    processor = torch.cpu.get_capabilities()  # what it names depends on the architecture
+    processor = torch.cpu.get_capabilities()  # its keys depend on the CPU's architecture
     is_amd = processor.get("cpu_name", "").startswith("AMD")
     multiplies_fast = processor.get("amx_bf16") or (is_amd and processor.get("avx512_bf16"))
     return "bfloat16" if device.type == "cpu" and multiplies_fast else "float32"
 
 
 def total_memory(device: torch.device) -> int | None:
-    """Bytes of memory that a device has in all, a container's limit included; None where nothing says it."""
+    """Return a device's total memory in bytes, or a container's limit if lower; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     if device.type == "mps":
@@ -79,13 +81,13 @@ def total_memory(device: torch.device) -> int | None:
     with suppress(AttributeError, ValueError, OSError):  # Windows has no sysconf
         limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with suppress(OSError, ValueError):  # "max" where there is no limit
+        with suppress(OSError, ValueError):  # "max" means no limit
             limits.append(int(Path(path).read_text()))
     return min(limits, default=None)
 
 
 def check_memory(num_bytes: int, device: torch.device, what: str, cure: str) -> None:
-    """Raise `UserError` if something of `num_bytes` cannot fit into a device's memory."""
+    """Raise `UserError` if `num_bytes` exceed a device's memory; the message begins with `what`."""
     total = total_memory(device)
     if total is not None and num_bytes > total:
         place = "this machine" if device.type == "cpu" else str(device)
@@ -99,12 +101,12 @@ def _gigabytes(num_bytes: int) -> str:
 def seed_everything(seed: int) -> None:
     """Seed Python's, NumPy's and torch's global generators (torch's on every device)."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries that draw from the global generator are meant too
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - for libraries that use the global generator
     torch.manual_seed(seed)
 
 
 def make_deterministic(device: torch.device) -> None:
-    """On a CPU, ask torch for algorithms that repeat bit for bit; elsewhere exact repetition is not promised."""
+    """Use deterministic algorithms on a CPU; other devices are not guaranteed to be bit-reproducible."""
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
         # Filling every new tensor with NaN is a debugging aid that costs time and changes no result.
@@ -112,10 +114,10 @@ def make_deterministic(device: torch.device) -> None:
 
 
 def keep_freed_memory(device: torch.device) -> None:
-    """On a CPU, let the C library keep the memory that tensors free for the next ones, where it is glibc.
+    """On a CPU with glibc, keep freed memory in the process for the next tensors.
 
-    Else it gives an update's activations back to the system at its end, and each page costs a fault at the next: a
-    tenth of an update of a small network.
+    Otherwise glibc returns an update's activations to the system, and the next update has a page fault per page, which
+    takes a tenth of the time of an update of a small network.
     """
     if device.type == "cpu" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -124,7 +126,7 @@ def keep_freed_memory(device: torch.device) -> None:
 
 
 def random_state(device: torch.device) -> dict:
-    """The state of every global generator, as tensors, numbers and lists that `torch.load` reads safely."""
+    """Return the state of all global generators, as tensors, numbers and lists that `torch.load` reads safely."""
     kind, keys, position, has_gauss, cached_gaussian = np.random.get_state()  # noqa: NPY002
     state = {
         "python": random.getstate(),
@@ -139,7 +141,7 @@ def random_state(device: torch.device) -> dict:
 
 
 def set_random_state(state: dict, device: torch.device) -> None:
-    """Put back what `random_state` returned; another kind of device keeps its own generator's state."""
+    """Restore `random_state`; the generator of a device of another kind is left unchanged."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, *rest = state["numpy"]
@@ -154,13 +156,13 @@ def set_random_state(state: dict, device: torch.device) -> None:
 def compile_policy(
     compile: str | bool, device: torch.device, can_be_fused: bool = False
 ) -> tuple[str | None, str]:
-    """The mode of `torch.compile` or FUSED, None for eager, and the reason in one line.
+    """Choose a mode of `torch.compile`, FUSED or None for eager; also returns the reason in one line.
 
-    The reason is empty where nobody asked for compiling.
+    The reason is empty if compiling was not requested.
 
-    `can_be_fused`: whether the model has code of its own for this device. It rounds elsewhere than eager code, and
-    `torch.compile` on a CPU takes up to a minute that not every processor gains back soon: `auto` leaves both out.
-    `DISABLE_COMPILE` in the environment wins over the setting (any value but an empty one, 0, false and no).
+    `can_be_fused`: FUSED supports the model on this device. `auto` uses neither FUSED, which rounds differently from
+    eager code, nor `torch.compile` on a CPU, which takes up to a minute that may not pay off. The environment variable
+    `DISABLE_COMPILE` overrides the setting (any value except empty, 0, false and no).
     """
     if compile not in ("auto", True, False, FUSED, *COMPILE_MODES):
         choices = ", ".join(("auto, true, false", FUSED, *COMPILE_MODES))
@@ -174,7 +176,7 @@ def compile_policy(
         return None, ""
     if compile == FUSED and device.type != "cuda" and not takes_fused:
         return None, (
-            "eager: compile=fused needs CUDA or a model and CPU that models/backends/fused_cpu fits, this is "
+            "eager: compile=fused needs CUDA, or a model and CPU that models/backends/fused_cpu supports; this is "
             f"{device.type} (compile=true compiles everywhere)"
         )
     if missing := missing_toolchain():
@@ -185,7 +187,7 @@ def compile_policy(
 
 
 def missing_toolchain() -> str | None:
-    """What `torch.compile` lacks on this machine to build its kernels and launchers, None when it has all."""
+    """Return what `torch.compile` needs to build kernels and this machine lacks, or None."""
     compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++", "cl"]
     if not any(shutil.which(compiler.split()[0]) for compiler in compilers):
         return f"a C++ compiler ({', '.join(compilers)})"

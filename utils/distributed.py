@@ -1,4 +1,4 @@
-"""`World`: the processes of one run, with collectives that do nothing when there is only one."""
+"""`World`: the processes of one run, with collectives that do nothing for a single process."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
-# Its functions take the process group of the moment as a default. torch's optimizers import it at their first step, and
-# a group that is kept by it outlives `close`: its threads, still at work when Python ends, abort the process at times.
+# Import this before a process group exists: its functions have the current group as a default argument. torch's
+# optimizers import it at their first step, and would then keep a group alive after `close`, whose threads can abort the
+# process when Python exits.
 import torch.distributed.nn.functional
 
 from utils.device import resolve_device
@@ -25,19 +26,19 @@ from utils.interrupts import SIGNAL_EXIT_BASE
 
 BUCKET_BYTES = 25 * 2**20
 DEFAULT_TIMEOUT_SECONDS = 600.0
-# How long a rank that fails after another one waits for that one to have shown its error.
+# How long a failing rank waits for the first failing rank to print its error.
 SHOW_SECONDS = 5.0
-# How long rank 0 stays after its error for others that fail with it; those that do not fail wait for it this long.
+# How long rank 0, after its own error, waits for other ranks that fail as well.
 STORE_SECONDS = 3.0
 
 
 @dataclass
 class World:
-    """This process's place among all processes of the run.
+    """This process's rank among all processes of the run, and collectives.
 
-    Use it as a context manager around everything that calls a collective: a rank that fails then shows its own
-    error, once among all ranks, and ends at once with a non-zero code, so that the others end as well.
-    Every collective must be called by all ranks in the same order.
+    Use it as a context manager around all code that calls collectives: if a rank fails, one error is printed for all
+    ranks, and the rank exits immediately with a non-zero code, so that the others end as well. All ranks must call the
+    collectives in the same order.
     """
 
     rank: int = 0
@@ -48,10 +49,10 @@ class World:
 
     @classmethod
     def start(cls, device_name: str = "auto", timeout_seconds: float | None = None) -> World:
-        """Join the processes that `torchrun` started (its environment variables say so), or be alone.
+        """Join the processes that `torchrun` started, by its environment variables, or run as a single process.
 
         `timeout_seconds` bounds every collective; None reads `DIST_TIMEOUT_SECONDS`, else 600.
-        CUDA tensors travel over NCCL, CPU tensors over Gloo.
+        CUDA tensors use NCCL, CPU tensors Gloo.
         """
         size = _number_from_env("WORLD_SIZE", 1, int)
         if size == 1:
@@ -72,12 +73,12 @@ class World:
         return self.rank == 0
 
     def print(self, *values: object) -> None:
-        """Print on rank 0 only, above a progress bar where one is shown."""
+        """Print on rank 0 only, above the progress bar if there is one."""
         if self.is_main:
             from tqdm import tqdm
 
             tqdm.write(" ".join(map(str, values)))
-            sys.stdout.flush()  # a file (`nohup`, Slurm) would show it only once its buffer is full
+            sys.stdout.flush()  # output to a file (`nohup`, Slurm) is buffered
 
     # Collectives
 
@@ -88,7 +89,7 @@ class World:
         return tensor
 
     def gather_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Every rank's (n, ...) tensor in rank order, (size·n, ...); shapes must be equal over ranks."""
+        """Concatenate all ranks' (n, ...) tensors in rank order to (size·n, ...); shapes must be equal."""
         if self.size == 1:
             return tensor
         parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.size)]
@@ -96,7 +97,7 @@ class World:
         return torch.cat(parts)
 
     def gather_object(self, obj: Any) -> list[Any]:
-        """Every rank's object in rank order, on every rank; objects must pickle."""
+        """Return all ranks' objects in rank order, on every rank; objects must be picklable."""
         if self.size == 1:
             return [obj]
         objects: list[Any] = [None] * self.size
@@ -104,7 +105,7 @@ class World:
         return objects
 
     def broadcast_object(self, obj: Any) -> Any:
-        """Rank 0's object on every rank; it must pickle."""
+        """Return rank 0's object on every rank; it must be picklable."""
         if self.size == 1:
             return obj
         box = [obj]
@@ -119,23 +120,23 @@ class World:
     def sum_gradients(self, parameters: Iterable[torch.Tensor]) -> None:
         """Sum the gradients over ranks in place, in few flat buckets; parameters without a gradient are skipped.
 
-        The calls are not overlapped with backward: one network is applied many times per step, so its gradients
-        are complete only when backward ends, which leaves nothing to overlap with.
+        The calls do not overlap with backward, because each network is applied many times per step and its gradients
+        are complete only when backward ends.
         """
         if self.size > 1:
             gradients = [p.grad for p in parameters if p.grad is not None]
             self._in_buckets(gradients, lambda flat: dist.all_reduce(flat, async_op=True))
 
     def barrier(self) -> None:
-        """Wait until every rank is here."""
+        """Wait until all ranks have called this."""
         if self.size > 1:
-            dist.all_reduce(torch.zeros(1))  # on the CPU, so that it needs no idle GPU
+            dist.all_reduce(torch.zeros(1))  # on the CPU, so that it does not wait for a GPU
 
     def any_flags(self, *flags: bool) -> tuple[bool, ...]:
-        """Which of the flags any rank raised, the same answer on every rank; call it once a step.
+        """Return for each flag whether any rank has set it, equal on all ranks; call it once per step.
 
-        With several ranks the answer is that of the call before (the first is all False): the vote travels
-        while the step computes, so that nobody waits for it.
+        With several ranks it returns the result of the previous call (all False at first), because the vote is
+        communicated while the step is computed.
         """
         if self.size == 1:
             return tuple(map(bool, flags))
@@ -167,10 +168,10 @@ class World:
                     bucket, [part.view_as(tensor) for part, tensor in zip(parts, bucket, strict=True)]
                 )
 
-    # Life and death
+    # Closing
 
     def close(self) -> None:
-        """Leave the process group; called by every rank when all is well."""
+        """Leave the process group; called by all ranks after success."""
         if self.size > 1 and dist.is_initialized():
             self._finish_vote()
             dist.destroy_process_group()
@@ -186,9 +187,9 @@ class World:
             self._fail(error)
 
     def _fail(self, error: BaseException) -> NoReturn:
-        """Show the error unless another rank has shown one, and end this process without waiting for the others.
+        """Print the error unless another rank has printed one, and exit without waiting for other ranks.
 
-        Leaving in the ordinary way would hang: destructors of the process group wait for the failed rank.
+        A normal exit would hang, because destructors of the process group wait for the failed rank.
         """
         try:
             store = dist.distributed_c10d._get_default_store()
@@ -198,16 +199,16 @@ class World:
                 self._show(error)
                 store.set("failure shown", "yes")
             else:
-                # Ending earlier could make the launcher kill the first rank before it has shown its error.
+                # If this rank exits earlier, the launcher may kill the first rank before it has printed its error.
                 store.wait(["failure shown"], timedelta(seconds=SHOW_SECONDS))
             store.add("left", 1)
-            # Rank 0 may hold the store: gone at once, it would make a rank that fails with it speak as well. Where it
-            # has lost another rank, there is nobody to wait for.
+            # Rank 0 may host the store: if it exits too early, a rank that fails at the same time prints its error too.
+            # If rank 0 has lost another rank, there is no rank to wait for.
             deadline = time.monotonic() + STORE_SECONDS
             waits = self.rank == 0 and not _is_lost_contact(error)
             while waits and store.add("left", 0) < self.size and time.monotonic() < deadline:
                 time.sleep(0.01)
-        except (RuntimeError, ValueError):  # the store lived in a process that is gone, or was never made
+        except (RuntimeError, ValueError):  # the store's process has ended, or there is no store
             self._show(error)
         sys.stdout.flush()
         os._exit(_exit_code(error))
@@ -228,7 +229,7 @@ class World:
             print(message, file=sys.stderr, flush=True)
 
 
-# The connection to the processes' common store, and how many groups this process has joined over it.
+# Connection to the common store of all processes, and the number of groups that this process has joined.
 _store: dist.Store | None = None
 _groups_joined = 0
 
@@ -236,21 +237,21 @@ _groups_joined = 0
 def _join_process_group(backend: str, rank: int, size: int, timeout: timedelta) -> None:
     """Start torch's process group; `UserError` if the other processes cannot be reached in time.
 
-    A process may do this again after it has left a group, as in a sweep. The store is opened once: rank 0 may serve
-    it on a port that is not free again at once.
+    A process may join again after it has left a group, as in a sweep. The store is opened only once, because rank 0's
+    port may not be free again immediately.
     """
     global _store, _groups_joined
     try:
         if _store is None:
             _store, rank, size = next(dist.rendezvous("env://", rank, size, timeout=timeout))
         _store.set_timeout(timeout)
-        # The store keeps the addresses of earlier groups: of workers that died before the launcher restarted them
-        # all, and of the runs before this one.
+        # The prefix is unique, because the store keeps the addresses of earlier groups: of workers before a restart by
+        # the launcher, and of earlier runs of a sweep.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = dist.PrefixStore(f"attempt_{attempt}/group_{_groups_joined}", _store)
         _groups_joined += 1
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
-        # Until all are connected nobody goes on: one that failed at once would leave the others waiting for it.
+        # Wait until all are connected; otherwise an early failure of one would leave the others waiting.
         dist.all_reduce(torch.zeros(1))
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
@@ -258,7 +259,7 @@ def _join_process_group(backend: str, rank: int, size: int, timeout: timedelta) 
 
 
 def _buckets(tensors: Iterable[torch.Tensor], limit_bytes: int) -> Iterator[list[torch.Tensor]]:
-    """Group tensors of one dtype and device, in order, into lists of at most `limit_bytes` (or one tensor)."""
+    """Group tensors of equal dtype and device, in order, into lists of at most `limit_bytes` (or one tensor)."""
     open_buckets: dict[tuple, tuple[list[torch.Tensor], int]] = {}
     for tensor in tensors:
         kind = (tensor.dtype, tensor.device)
@@ -272,7 +273,7 @@ def _buckets(tensors: Iterable[torch.Tensor], limit_bytes: int) -> Iterator[list
 
 
 def _is_lost_contact(error: BaseException) -> bool:
-    """Whether a collective failed because another rank is gone or late (Gloo raises a plain RuntimeError)."""
+    """True if a collective failed because another rank has ended or is late (Gloo raises a plain RuntimeError)."""
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and "gloo" in str(error).lower()
     )

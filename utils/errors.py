@@ -1,4 +1,4 @@
-"""One exception for what a user or a file can get wrong, and how the commands show it."""
+"""The exception for mistakes in input or files, and how commands show it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from utils.interrupts import end_interrupted, interruptible
 
 
 class UserError(ValueError):
-    """Something the user or a file got wrong: the message names it, says what is allowed and what to do."""
+    """A mistake in the user's input or a file; the message names it, what is allowed and what to do."""
 
 
 def report_user_errors(main: Callable) -> Callable:
-    """Decorate a command's `main`: errors of the user and interrupts end it with one line instead of a traceback.
+    """Decorate a command's `main`: user errors and interrupts print one line instead of a traceback.
 
     The exit code is 2 for a `UserError` and for running out of memory, 130 for Ctrl-C, 143 for SIGTERM. Characters that
     the terminal's encoding lacks are printed as escapes.
@@ -41,9 +41,8 @@ def report_user_errors(main: Callable) -> Callable:
     return wrapper
 
 
-# What no message of our own foresaw, but names a file and is no fault of the code: permissions, a full disk, a name
-# that is too long.
-_ERRORS_OF_THE_DISK = {
+# Errors of files that are not faults of the code: permissions, a full disk, a name that is too long.
+_DISK_ERRORS = {
     getattr(errno, name)
     for name in (
         "ENAMETOOLONG",
@@ -65,17 +64,17 @@ _LESS_MEMORY = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for `MemoryError` and for what torch raises when a device or the machine has no memory left."""
+    """True for `MemoryError` and for torch's errors when a device or the machine is out of memory."""
     signs = ("out of memory", "allocate memory", "not enough memory")
     said = isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
     return isinstance(error, MemoryError) or said
 
 
 def as_user_error(error: Exception) -> UserError | None:
-    """The one line that a command shows for an error, None if it is a fault of the code and keeps its traceback."""
+    """Convert an error to the line that a command shows; None for a fault of the code, which keeps its traceback."""
     if isinstance(error, UserError):
         return error
-    if isinstance(error, OSError) and error.errno in _ERRORS_OF_THE_DISK and error.filename is not None:
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS and error.filename is not None:
         name = str(error.filename)
         return UserError(f"{name if len(name) < 200 else name[:197] + '...'}: {error.strerror}")
     if is_out_of_memory(error):

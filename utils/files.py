@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic file writing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from utils.errors import UserError
 
 TEMPORARY_SUFFIX = ".tmp"
-# Process ids alone repeat, over time and between machines that share a disk.
+# Process ids alone are not unique over time and between machines that share a disk.
 _TOKEN = secrets.token_hex(4)
 _TEMPORARY = re.compile(r"(.+)\.\d+-[0-9a-f]{8}" + re.escape(TEMPORARY_SUFFIX))
 
@@ -21,15 +21,15 @@ _CURES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free space there or choose another {option}"),
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "choose a {option} that you may write to"),
     **dict.fromkeys(
-        (errno.ENOTDIR, errno.EEXIST), "a file stands where a folder must be: choose another {option}"
+        (errno.ENOTDIR, errno.EEXIST), "there is a file where a folder must be: choose another {option}"
     ),
 }
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """Write a file that is, after a crash at any moment, the old one or the whole new one, on disk when this returns.
+    """Write a file atomically and durably: after a crash it is either the old or the complete new one.
 
-    Raises `UserError` naming the path and the cure; the old file is then as it was.
+    Raises `UserError` naming the path and the cure; the old file is then unchanged.
     """
     try:
         with replacing(path) as temporary:
@@ -39,23 +39,23 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file that is, after a crash at any moment, the old one or the whole new one; raises OSError."""
+    """Write a UTF-8 file atomically and durably, see `write_atomically`; raises OSError."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def temporary_path(path: Path) -> Path:
-    """The name under which this process, and no other, writes a file until it is complete."""
+    """Return a name, unique to this process, under which to write a file until it is complete."""
     return path.with_name(f"{path.name}.{os.getpid()}-{_TOKEN}{TEMPORARY_SUFFIX}")
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a process, perhaps an earlier one, uses this name for a file that is not complete."""
+    """True if the name is that of an incomplete file, of this or another process."""
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def remove_temporary_files(*folders: Path) -> None:
-    """Remove what processes left behind that ended while writing; none may be writing now."""
+    """Remove incomplete files of ended processes; no process may be writing now."""
     for folder in folders:
         for path in folder.glob(f"*{TEMPORARY_SUFFIX}"):
             if is_temporary(path):
@@ -64,9 +64,9 @@ def remove_temporary_files(*folders: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path to write to; the file takes the place of `path`, synced, when the block ends.
+    """Context manager that yields a temporary path to write to, which replaces `path`, synced, at the end.
 
-    If the block raises, `path` stays as it was and the temporary file is removed.
+    If the block raises, `path` is unchanged and the temporary file is removed.
     """
     temporary = temporary_path(path)
     try:
@@ -81,12 +81,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def expand_home(path: str) -> str:
-    """The path with a leading `~` as the home folder: shells expand it in some places only, not in `--out=~/x`."""
+    """Expand a leading `~` to the home folder, because shells do not expand it in `--out=~/x`."""
     return os.path.expanduser(path)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a crash of the machine."""
+    """Sync a folder's entries to disk."""
     if os.name == "nt":  # Windows cannot open a folder
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -97,7 +97,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(path: Path, option: str = "checkpoint_path") -> None:
-    """Create a folder and its parents if need be; `UserError` if that, or writing into it, is not possible."""
+    """Create a folder and its parents if needed. Raises `UserError` if that fails or it is not writable."""
     probe = temporary_path(path / ".writable")
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def make_folder(path: Path, option: str = "checkpoint_path") -> None:
 
 @contextmanager
 def writing_into(folder: Path, option: str) -> Iterator[None]:
-    """Within the block an `OSError` becomes a `UserError` that names the file and `option`, which chose the folder."""
+    """Context manager that converts `OSError` to a `UserError` naming the file and `option`, which chose the folder."""
     try:
         yield
     except OSError as error:
@@ -117,6 +117,6 @@ def writing_into(folder: Path, option: str) -> Iterator[None]:
 
 
 def cannot_write(path: Path, error: OSError, option: str = "checkpoint_path") -> UserError:
-    """The message for a file or folder, chosen by `option`, that could not be written."""
+    """Return the error for a file or folder, chosen by `option`, that could not be written."""
     cure = _CURES.get(error.errno, "check the disk or choose another {option}").format(option=option)
     return UserError(f"{path}: cannot be written ({error.strerror or error}); {cure}")

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: `hf://OWNER/NAME[@REVISION][/file or folder]` down, an exported folder up; without torch."""
+"""Hugging Face hub: download `hf://OWNER/NAME[@REVISION][/file or folder]`, upload an export; without torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ADDRESS = re.compile(r"hf://(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[^/]+))?(/(
 
 @dataclass(frozen=True)
 class HubAddress:
-    """A repository, and what is meant in it ("" for all of it)."""
+    """A repository, and a path within it ("" for the root)."""
 
     name: str
     revision: str | None
@@ -30,7 +30,7 @@ class HubAddress:
         match = _ADDRESS.fullmatch(source)
         if not match:
             raise UserError(
-                f"{source}: is no address on the hub; write hf://OWNER/NAME or hf://OWNER/NAME/file"
+                f"{source}: is not an address on the hub; write hf://OWNER/NAME or hf://OWNER/NAME/file"
             )
         return cls(match["name"], match["revision"], (match["inside"] or "").strip("/"))
 
@@ -39,18 +39,18 @@ class HubAddress:
         return f"{HUB_PREFIX}{self.name}{revision}"
 
     def download(self, file: str) -> Path | None:
-        """The local copy of a file of the repository, None where the repository has no such file."""
+        """Download a file of the repository; returns its local path, or None if it does not exist."""
         hub = hub_library()
         with self._errors_for_users():
             try:
                 return Path(hub.hf_hub_download(repo_id=self.name, filename=file, revision=self.revision))
             except hub.errors.LocalEntryNotFoundError:
-                raise  # not on this machine, and the hub could not be asked
+                raise  # not cached on this machine, and the hub could not be reached
             except (hub.errors.EntryNotFoundError, FileNotFoundError):
                 return None
 
     def files(self) -> list[str]:
-        """The names of all files of the repository."""
+        """List all files of the repository."""
         with self._errors_for_users():
             return list(hub_library().list_repo_files(self.name, revision=self.revision))
 
@@ -68,7 +68,7 @@ class HubAddress:
             raise UserError(f"{self}: the repository has no revision {self.revision}") from error
         except errors.HFValidationError as error:
             raise UserError(f"{self}: {error}") from error
-        # OSError and the bases of HfHubHTTPError: what the HTTP library raises differs between hub versions.
+        # OSError and the bases of HfHubHTTPError, because the HTTP library's errors differ between hub versions.
         except (OSError, *errors.HfHubHTTPError.__bases__) as error:
             reason = str(error).strip().partition("\n")[0]
             raise UserError(
@@ -83,9 +83,9 @@ def check_repository_name(name: str, key: str) -> None:
 
 
 def upload_files(folder: Path, files: Sequence[str], name: str, message: str) -> str:
-    """Create the model repository `name` if need be and upload these files of the folder; returns its web address.
+    """Create the model repository `name` if needed and upload files of the folder; returns its web address.
 
-    Raises UserError where the hub refuses or cannot be reached; the folder stays.
+    Raises UserError if the hub refuses or cannot be reached; the folder is left as it is.
     """
     hub = hub_library()
     try:
@@ -107,9 +107,9 @@ def upload_files(folder: Path, files: Sequence[str], name: str, message: str) ->
 
 
 def hub_library() -> ModuleType:
-    """The package huggingface_hub, without its warnings of attempts that it repeats: the error at their end says all.
+    """Import huggingface_hub and silence its warnings about retries, because the final error has all information.
 
-    `HF_HUB_VERBOSITY` in the environment wins. Raises UserError where the package is not installed.
+    The environment variable `HF_HUB_VERBOSITY` overrides this. Raises UserError if the package is not installed.
     """
     try:
         import huggingface_hub

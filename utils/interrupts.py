@@ -1,8 +1,8 @@
-"""Ctrl-C and SIGTERM in a command: one line, exit code 130 or 143, and nobody waits for threads or workers.
+"""Ctrl-C and SIGTERM in a command: one line, exit code 130 or 143, without waiting for threads or workers.
 
-Scripts import this first, so that it takes effect from their first statement on; a signal before that, while Python
-itself starts (some 50 ms), is Python's. Imported is only what Python has loaded by then: `_signal` is the built-in
-half of `signal`, whose other half imports much.
+Scripts import this first, so that it is active from their first statement on; earlier signals, during the 50 ms of
+Python's start, are handled by Python. This module imports only modules that Python has loaded already: `_signal` is the
+built-in part of `signal`, which itself imports many others.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import os
 import sys
 import time
 
-# As a shell reports a process that a signal ended.
+# A shell reports 128 + N for a process that signal N ended.
 SIGNAL_EXIT_BASE = 128
-# A launcher repeats the Ctrl-C that its workers have already had; only a later one means "at once".
+# A launcher repeats a Ctrl-C that its workers have already received; only a later one means "exit immediately".
 REPEAT_SECONDS = 2.0
 
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
@@ -23,7 +23,7 @@ _interrupted_at: float | None = None
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM, raised so that `with` blocks clean up."""
+    """Raised for SIGINT or SIGTERM, so that `with` blocks clean up."""
 
     def __init__(self, number: int):
         super().__init__(_WORDS[number])
@@ -31,9 +31,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 def handle_interrupts() -> None:
-    """For the first lines of a script: until `interruptible`, a signal ends the process at once with one line.
+    """Install handlers that end the process with one line, until `interruptible`; for the first lines of a script.
 
-    Signals that the caller ignores (`nohup`, background jobs) or handles stay as they are.
+    Signals that are ignored (`nohup`, background jobs) or handled already are left unchanged.
     """
     for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
         if signal.getsignal(number) == default:
@@ -41,14 +41,14 @@ def handle_interrupts() -> None:
 
 
 def interruptible() -> None:
-    """From now on the first signal raises `Interrupted`, if `handle_interrupts` was called."""
+    """Make the first signal from now on raise `Interrupted`, if `handle_interrupts` was called."""
     for number in _WORDS:
         if signal.getsignal(number) is _exit_at_once:
             signal.signal(number, _raise)
 
 
 def end_interrupted(error: KeyboardInterrupt) -> None:
-    """Print one line and end the process, in a script without waiting for its threads and worker processes."""
+    """Print one line and end the process; in our scripts without waiting for threads and worker processes."""
     number = getattr(error, "number", signal.SIGINT)
     if _interrupted_at is None:  # not one of our scripts
         print(_WORDS[number], file=sys.stderr)
@@ -58,9 +58,9 @@ def end_interrupted(error: KeyboardInterrupt) -> None:
 
 
 class signals_held_back:
-    """Context manager: SIGINT and SIGTERM that arrive within the block take effect after it (not on Windows).
+    """Context manager that delays SIGINT and SIGTERM until its end (not on Windows).
 
-    Processes started within the block never get them.
+    Processes started within the block never receive them.
     """
 
     def __enter__(self) -> None:
@@ -72,7 +72,7 @@ class signals_held_back:
 
 
 def _exit_at_once(number: int, frame) -> None:
-    if os.environ.get("RANK", "0") == "0":  # one of many processes speaks
+    if os.environ.get("RANK", "0") == "0":  # only one of several processes prints
         os.write(2, f"{_WORDS[number]}\n".encode())
     os._exit(SIGNAL_EXIT_BASE + number)
 

@@ -1,6 +1,6 @@
 """A lock on a folder that the operating system releases when its process ends, even after `kill -9`.
 
-filelock's `FileLock` falls back to marker files where the file system has no locks; a killed process would leave those.
+filelock's `FileLock` falls back to marker files on file systems without locks; a killed process would leave those.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ else:
     import fcntl
 
 LOCK_FILE = ".lock"
-# Windows lets nobody else read locked bytes: lock one far behind the holder's description.
+# On Windows locked bytes cannot be read by others, so lock one far behind the holder's description.
 _LOCKED_BYTE = 1 << 30
 
 
@@ -32,10 +32,10 @@ _LOCKED_BYTE = 1 << 30
 def locked_folder(
     folder: Path, use: str, option: str, notice: Callable[[str], None] = print
 ) -> Iterator[bool]:
-    """Hold the lock of a folder within the block; whether it could be locked.
+    """Context manager that holds the lock of an existing folder; yields True if it could be locked.
 
-    False, after one `notice`, on a file system without file locks. Raises `UserError` if another process holds it;
-    `use` says what for ("a training run"), and `option` is the one that chose the folder. The folder must exist.
+    Yields False, after a `notice`, on a file system without file locks. Raises `UserError` if another process holds the
+    lock; its message names `use` ("a training run") and `option`, which chose the folder.
     """
     path = folder / LOCK_FILE
     descriptor = _open_locked(path, use, option, notice)
@@ -46,15 +46,15 @@ def locked_folder(
         yield True
     finally:
         if os.name != "nt":
-            path.unlink(missing_ok=True)  # before the lock is released: the next holder's file is not removed
+            path.unlink(missing_ok=True)  # before releasing the lock, so that the next holder's file stays
         os.close(descriptor)
         if os.name == "nt":
-            with suppress(OSError):  # an open file cannot be removed: the next holder has it
+            with suppress(OSError):  # cannot be removed if the next holder has opened it
                 path.unlink()
 
 
 def _open_locked(path: Path, use: str, option: str, notice: Callable[[str], None]) -> int | None:
-    """The descriptor of the locked file, None if there are no locks."""
+    """Open and lock the file; returns its descriptor, or None if the file system has no locks."""
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -95,7 +95,7 @@ def _open_locked(path: Path, use: str, option: str, notice: Callable[[str], None
 
 
 def _try_lock(descriptor: int) -> bool:
-    """Whether the file is locked now; raises OSError if the file system cannot lock."""
+    """Try to lock the file; False if another process holds the lock. Raises OSError without file locks."""
     try:
         if os.name == "nt":
             os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
@@ -118,7 +118,7 @@ def _is_current(descriptor: int, path: Path) -> bool:
 
 
 def _holder(descriptor: int) -> str:
-    """Who holds the lock, as its file says; "" before that is written."""
+    """Describe the lock's holder from its file; "" before that is written."""
     os.lseek(descriptor, 0, os.SEEK_SET)
     try:
         holder = parse_json(os.read(descriptor, 4096), "the lock")

@@ -1,4 +1,4 @@
-"""How far a long loop has come: a bar on a terminal, elsewhere (nohup, Slurm, a pipe) a line every now and then."""
+"""Progress of a long loop: a bar on a terminal, else (nohup, Slurm, a pipe) a line from time to time."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ LINE_SECONDS = 30.0
 class Progress:
     """Progress of `total` units, on rank 0 only.
 
-    Without a terminal it prints a line `FIRST_LINE_SECONDS` after it started and then at most one in `LINE_SECONDS`,
-    counted over all instances: a training and its evaluations write to the same log. `total` may be set later.
+    Without a terminal it prints a line after `FIRST_LINE_SECONDS` and then at most one every `LINE_SECONDS` over all
+    instances, because a training and its evaluations write to the same log. `total` may be set later.
     """
 
     _last_line_at: float | None = None  # of the process
@@ -45,7 +45,8 @@ class Progress:
         self._name, self._unit, self._print, self._clock = name, unit, world.print, clock
         self._total, self._done, self._figures = total, initial, ""
         self._due_at = clock() + FIRST_LINE_SECONDS
-        # Where the time left is estimated from: the first update, before which code is compiled and workers start.
+        # Time and count at the first update, from which the remaining time is estimated: compiling and starting workers
+        # come before it.
         self._began: tuple[float, int] | None = None
 
     @property
@@ -71,7 +72,7 @@ class Progress:
             self._print(self._line(now))
 
     def show(self, figures: str) -> None:
-        """Set the text that stands behind the count from now on, such as the loss."""
+        """Set the text that is shown behind the count, such as the loss."""
         self._figures = figures
         self._bar.set_postfix_str(figures, refresh=False)
 

@@ -1,6 +1,6 @@
-"""Read JSON, YAML and NumPy files that others may have written: a value, or one `UserError` that names the file.
+"""Read JSON, YAML and NumPy files from any source; every problem is one `UserError` that names the file.
 
-The parsers of these formats raise far more than their own error classes: `ValueError` for an integer of thousands of
+The parsers of these formats raise more than their own error classes: `ValueError` for an integer of thousands of
 digits or a date that does not exist, `RecursionError` for deep nesting, `MemoryError` or `OverflowError` for an array
 of an absurd shape. No other module calls `json.loads`, `yaml.safe_load` or `np.load`.
 """
@@ -22,11 +22,9 @@ import yaml
 
 from utils.errors import UserError
 
-MAX_DEPTH = 50  # of nested lists and objects; no file of this repository needs more than ten
-MAX_YAML_VALUES = (
-    100_000  # with every alias written out, which bounds what a few lines of aliases can expand to
-)
-# What numpy raises for a damaged header (a Python literal, a dtype and a shape) or for missing data.
+MAX_DEPTH = 50  # nesting of lists and objects; files of this repository need at most ten
+MAX_YAML_VALUES = 100_000  # after expanding aliases, because a few lines of aliases can expand to billions
+# Errors of numpy for a damaged header (a Python literal, a dtype and a shape) or for missing data.
 _NUMPY_ERRORS = (
     ValueError,
     TypeError,
@@ -43,7 +41,7 @@ _NUMPY_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
 )
-# Tags such as `!!bool x` or `!!timestamp x` make PyYAML's constructors fail with these.
+# Errors of PyYAML, including those of its constructors for tags such as `!!bool x` or `!!timestamp x`.
 _YAML_ERRORS = (
     yaml.YAMLError,
     ValueError,
@@ -55,18 +53,18 @@ _YAML_ERRORS = (
 )
 
 
-# What a damaged or cut off gzip file raises while it is read.
+# Errors of reading a damaged or truncated gzip file.
 GZIP_ERRORS = (gzip.BadGzipFile, EOFError, zlib.error)
 
 
 def open_text(path: Path, *, newline: str | None = None) -> TextIO:
-    """A text file in UTF-8, a byte-order mark dropped, opened to read; decompressed if its name ends in `.gz`."""
+    """Open a UTF-8 text file for reading, without byte-order mark; decompressed if its name ends in `.gz`."""
     opener = gzip.open if path.suffix.lower() == ".gz" else open
     return opener(path, "rt", encoding="utf-8-sig", newline=newline)
 
 
 def read_text(path: Path, *, missing: str = "is missing") -> str:
-    """The content of a text file, see `open_text`. `missing` is the message if there is none."""
+    """Read a text file, see `open_text`. `missing` is the message if there is no file."""
     try:
         with open_text(path) as file:
             return file.read()
@@ -75,20 +73,20 @@ def read_text(path: Path, *, missing: str = "is missing") -> str:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text ({error})") from None
     except GZIP_ERRORS as error:
-        raise UserError(f"{path}: is damaged or no gzip file ({error})") from None
+        raise UserError(f"{path}: is damaged or not a gzip file ({error})") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def read_json(path: Path, *, missing: str = "is missing") -> Any:
-    """The value in a JSON file. Raises `UserError` if it is missing, damaged or more than a reader takes."""
+    """Read a JSON file. Raises `UserError` if it is missing, damaged or refused by `parse_json`."""
     return parse_json(read_text(path, missing=missing), str(path))
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
-    """The value in JSON text from `where` (a file, perhaps with a line). Raises `UserError` naming it.
+    """Parse JSON text from `where` (a file, perhaps with a line number). Raises `UserError` naming it.
 
-    Refuses integers that Python does not convert, nesting deeper than `MAX_DEPTH` and unpaired surrogates, which
+    Refuses integers that Python does not convert, nesting deeper than `MAX_DEPTH`, and unpaired surrogates, which
     cannot be printed or written.
     """
     try:
@@ -119,9 +117,9 @@ def parse_json(text: str | bytes, where: str) -> Any:
 
 
 def read_yaml(path: Path, *, missing: str = "is missing") -> Any:
-    """The value in a YAML file, without running any code. Raises `UserError` naming the file.
+    """Read a YAML file, without running any code. Raises `UserError` naming the file.
 
-    Aliases are resolved as long as the whole has at most `MAX_YAML_VALUES` values and does not contain itself.
+    With aliases expanded it may have at most `MAX_YAML_VALUES` values, and must not contain itself.
     """
     text = read_text(path, missing=missing)
     try:
@@ -136,8 +134,8 @@ def read_yaml(path: Path, *, missing: str = "is missing") -> Any:
 
 
 def read_mapping(path: Path, *, missing: str = "is missing") -> dict[str, Any]:
-    """The mapping in a `.json` file, or in a YAML file of any other name. Raises `UserError` naming the file."""
-    # JSON is YAML, but reading it as such is slow and less exact.
+    """Read the mapping in a `.json` file, or in a YAML file of any other name. Raises `UserError` naming the file."""
+    # JSON is valid YAML, but reading it as YAML is slow and less exact.
     values = (read_json if path.suffix == ".json" else read_yaml)(path, missing=missing)
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds a {type(values).__name__}, but must hold a mapping of keys to values")
@@ -147,14 +145,14 @@ def read_mapping(path: Path, *, missing: str = "is missing") -> dict[str, Any]:
 
 
 def open_npy(path: Path, *, missing: str = "is missing") -> np.ndarray:
-    """The array in an npy file, memory-mapped read-only. Raises `UserError` naming the file."""
+    """Open the array in an npy file, memory-mapped read-only. Raises `UserError` naming the file."""
     return np.asarray(
         _load(path, "npy array", missing, lambda: np.load(path, mmap_mode="r", allow_pickle=False))
     )
 
 
 def read_npz(path: Path, *, missing: str = "is missing") -> dict[str, np.ndarray]:
-    """The arrays in an npz file by name, in memory. Raises `UserError` naming the file."""
+    """Read the arrays in an npz file by name, into memory. Raises `UserError` naming the file."""
 
     def load() -> dict[str, np.ndarray]:
         with zipfile.ZipFile(path) as archive:
@@ -168,23 +166,23 @@ def read_npz(path: Path, *, missing: str = "is missing") -> dict[str, np.ndarray
 
 
 def shortened(text: str, most: int = 200) -> str:
-    """`text` cut to a length that fits into a message."""
+    """Truncate `text` for use in a message."""
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _load(path: Path, what: str, missing: str, load: Callable[[], Any]) -> Any:
     try:
-        with np.errstate(over="ignore"):  # the size of an absurd shape, which ends in an error below
+        with np.errstate(over="ignore"):  # the size of an absurd shape overflows, and is an error below
             return load()
     except FileNotFoundError:
         raise UserError(f"{path}: {missing}") from None
     except _NUMPY_ERRORS as error:
         reason = shortened(" ".join(str(error).split()) or type(error).__name__)
-        raise UserError(f"{path}: is truncated or no {what} ({reason})") from None
+        raise UserError(f"{path}: is truncated or not an {what} ({reason})") from None
 
 
 def _check_size(file: zipfile.ZipExtFile, member: zipfile.ZipInfo) -> None:
-    """Compare what a member's header promises with its size: numpy would allocate an absurd shape first."""
+    """Compare a member's header with its size, because numpy would allocate an absurd shape first."""
     version = np.lib.format.read_magic(file)
     read_header = (
         np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -207,7 +205,7 @@ class _Loader(yaml.SafeLoader):
         self._depth = 0
 
     def fetch_flow_collection_start(self, TokenClass: type[yaml.Token]) -> None:
-        if self.flow_level >= MAX_DEPTH:  # a scanner reads far ahead of what is composed
+        if self.flow_level >= MAX_DEPTH:  # the scanner reads far ahead of the composer
             raise RecursionError
         super().fetch_flow_collection_start(TokenClass)
 

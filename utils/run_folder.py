@@ -1,4 +1,4 @@
-"""The folder of a run: its name, and what it keeps beside checkpoints so that the run can be understood later."""
+"""The folder of a run: its name, its lock, and the files that document the run."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ SOURCE_FOLDER = "source"
 
 
 def default_run_name(model_class: str) -> str:
-    """`{model class}-{two random words}`; drawn from the system's randomness, so that seeds do not repeat names."""
+    """Return `{model class}-{two random words}`, from the system's randomness so that it differs for equal seeds."""
     before = random.getstate()
-    import coolname  # draws from the global generator, which a run has seeded by now, already when imported
+    import coolname  # uses the global generator, which the run has seeded, when it is imported
 
     coolname.replace_random(random.SystemRandom())
     random.setstate(before)
@@ -33,9 +33,9 @@ def default_run_name(model_class: str) -> str:
 
 
 def create_run_folder(folder: Path, config: dict, metadata: dict, sources: list[Path]) -> None:
-    """Write the resolved config, the sizes that the data gave the model, and the model's source.
+    """Write the resolved config, the data's metadata and the model's source files.
 
-    Raises UserError where the folder cannot be written.
+    Raises UserError if the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def create_run_folder(folder: Path, config: dict, metadata: dict, sources: list[
 
 
 def holds_a_run(folder: Path) -> bool:
-    """Whether there is a run to lose: weights, a state or metrics. A start that failed before leaves none of them."""
+    """True if the folder has weights, a state or metrics; a start that failed before its first step has none."""
     metrics = folder / METRICS_FILE
     has_metrics = metrics.exists() and metrics.stat().st_size > 0
     saved = (path for name in ("step_*", "state_step_*") for path in folder.glob(name))
@@ -61,9 +61,9 @@ def holds_a_run(folder: Path) -> bool:
 
 @contextmanager
 def locked_run_folder(folder: Path, world: World) -> Iterator[bool]:
-    """Make a run's folder and keep it for this run within the block; whether the file system could lock it.
+    """Context manager that creates and locks a run's folder; yields False if the file system has no locks.
 
-    For all ranks together. Raises `UserError`, on every rank, if another run is training there.
+    All ranks call it together. Raises `UserError`, on all ranks, if another run is training there.
     """
     with ExitStack() as stack:
         answer: bool | UserError | None = None

@@ -1,4 +1,4 @@
-"""The files of full training states: finding, verifying, reading and removing them. Layout: utils/checkpoint.py."""
+"""Find, verify, read and remove the files of full training states. Layout: utils/checkpoint.py."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Checkpoint:
 
 
 class BrokenState(Exception):
-    """Why a state on disk cannot be used; `completed` tells damage from a save that was interrupted."""
+    """Raised for a state that cannot be used; `completed`: it was damaged later, not interrupted while saving."""
 
     def __init__(self, message: str, completed: bool):
         super().__init__(message)
@@ -59,7 +59,7 @@ def write_parts(state: Checkpoint, rank: int, parts: dict[str, dict]) -> None:
 
 
 def list_states(directory: Path, name: str = f"{STATE_PREFIX}*") -> list[Checkpoint]:
-    """Every state in a run's folder, whole or not, newest first; their world sizes are not read."""
+    """List all states in a run's folder, complete or not, newest first, without reading their world sizes."""
     found = set()
     for part in directory.glob(f"{name}/*"):
         folder, match = _FOLDER.fullmatch(part.parent.name), _PART.fullmatch(part.name)
@@ -69,7 +69,7 @@ def list_states(directory: Path, name: str = f"{STATE_PREFIX}*") -> list[Checkpo
 
 
 def stray_entries(state: Checkpoint) -> list[Path]:
-    """What lies in a state's folder and is no part of any state: never read, never removed."""
+    """List entries of a state's folder that belong to no state; they are never read or removed."""
     entries = sorted(state.path.iterdir())
     return [
         path
@@ -79,9 +79,9 @@ def stray_entries(state: Checkpoint) -> list[Path]:
 
 
 def newest_whole(states: list[Checkpoint]) -> tuple[Checkpoint | None, list[str]]:
-    """The first whole state, after reading every byte of it, and what is wrong with those before it.
+    """Return the first complete state, verified by its checksums, and the problems of those before it.
 
-    Raises `UserError` if there is none and one of them was damaged after it had been completed.
+    Raises `UserError` if there is none and at least one was damaged after it had been completed.
     """
     problems, damage = [], None
     for state in states:
@@ -94,13 +94,13 @@ def newest_whole(states: list[Checkpoint]) -> tuple[Checkpoint | None, list[str]
             return Checkpoint(state.path, state.step, state.number, world_size), problems
     if damage:
         raise UserError(
-            f"{damage}; there is no whole state to fall back to: start anew in another checkpoint_path"
+            f"{damage}; there is no complete state to fall back to: start again in another checkpoint_path"
         )
     return None, problems
 
 
 def is_whole(state: Checkpoint) -> bool:
-    """Whether all parts of a state are there with their sizes; their sums are not computed."""
+    """True if all parts of a state exist with the right sizes; checksums are not computed."""
     try:
         verify(state, read_files=False)
     except BrokenState:
@@ -109,7 +109,7 @@ def is_whole(state: Checkpoint) -> bool:
 
 
 def verify(state: Checkpoint, read_files: bool = True) -> int:
-    """The world size of a whole state; raises `BrokenState` for any other."""
+    """Return the world size of a complete state; raises `BrokenState` for any other."""
     rank, world_size = 0, 1
     while rank < world_size:
         facts = _read_manifest(state, rank)
@@ -123,7 +123,9 @@ def verify(state: Checkpoint, read_files: bool = True) -> int:
                     f"{path}: damaged ({size} bytes instead of {expected['bytes']})", completed=True
                 )
             if read_files and sha256(path.read_bytes()) != expected["sha256"]:
-                raise BrokenState(f"{path}: damaged (its SHA-256 is not the manifest's)", completed=True)
+                raise BrokenState(
+                    f"{path}: damaged (its SHA-256 differs from the manifest's)", completed=True
+                )
         rank += 1
     return world_size
 
@@ -134,9 +136,9 @@ def _read_manifest(state: Checkpoint, rank: int) -> dict:
         manifest = parse_json(path.read_bytes(), str(path))
         facts = manifest["facts"]
         if manifest["sha256"] != sha256(json.dumps(facts).encode()):
-            raise ValueError("its SHA-256 is not the one it names")
+            raise ValueError("its SHA-256 differs from the one that it contains")
         if not _is_manifest(facts):
-            raise ValueError("it is no manifest of a training state")
+            raise ValueError("it is not a manifest of a training state")
     except FileNotFoundError:
         raise BrokenState(
             f"{state.path}: its saving was not completed (no {path.name})", completed=False
@@ -147,7 +149,7 @@ def _read_manifest(state: Checkpoint, rank: int) -> dict:
 
 
 def _is_manifest(facts: Any) -> bool:
-    """True if the facts of a manifest have the types that `verify` reads, and name nothing outside the folder."""
+    """True if a manifest has the types that `verify` needs, and names no file outside the folder."""
     files, world_size = facts["files"], facts["world_size"]
     return (
         isinstance(world_size, int)
@@ -158,7 +160,7 @@ def _is_manifest(facts: Any) -> bool:
 
 
 def remove(state: Checkpoint) -> None:
-    """Remove the files of one state, manifests first, so that what a crash leaves is no state."""
+    """Remove the files of one state, manifests first, so that a crash leaves an incomplete state."""
     parts = [
         path
         for path in state.path.iterdir()
@@ -177,14 +179,14 @@ def remove(state: Checkpoint) -> None:
 
 
 def serialise(obj: dict) -> memoryview:
-    """The bytes of a `torch.save` file, in memory: torch's own writer hides why a disk refused them."""
+    """Return the bytes of a `torch.save` file; torch's own file writer hides the cause of disk errors."""
     buffer = io.BytesIO()
     torch.save(obj, buffer)
     return buffer.getbuffer()
 
 
 def read(path: Path) -> Any:
-    """What a `torch.save` file holds, tensors on the CPU; no code of the file is run. `UserError` if unreadable."""
+    """Read a `torch.save` file with tensors on the CPU, without running its code. Raises `UserError` if unreadable."""
     return tensor_files.load(path, "part of a training state")
 
 

@@ -1,4 +1,4 @@
-"""Read what `torch.save` wrote, whoever wrote it, without running code of the file."""
+"""Read `torch.save` files from any source without running their code."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import torch
 from utils.errors import UserError
 
 _SAVED_BY_TORCH = (b"PK", b"\x80")  # a zip archive; a pickle, as old versions wrote
-_GARBLED = "what is pickled in it is cut off or garbled"
-# How torch's reader of pickles fails at such a file: with a missing key or the like, which says nothing to a user.
+_GARBLED = "its pickled contents are truncated or garbled"
+# Errors of torch's pickle reader for such files, such as a missing key, whose messages do not help a user.
 PARSER_ERRORS = (
     EOFError,
     LookupError,
@@ -31,30 +31,30 @@ PARSER_ERRORS = (
 
 
 def load(path: Path, what: str = "weights file") -> Any:
-    """The object in a file of `torch.save`, tensors on the CPU.
+    """Load a `torch.save` file with tensors on the CPU.
 
-    Raises `UserError` for a file that wants to run code, that is damaged, or that is no such file; `what` is what
-    the file should have been.
+    Raises `UserError` for a file that needs to run code, is damaged or has another format; `what` names the expected
+    kind of file.
     """
     try:
         with open(path, "rb") as file:
             beginning = file.read(4)
         if not beginning.startswith(_SAVED_BY_TORCH):
-            other = f"it begins with {beginning!r}, unlike all that torch.save writes"
+            other = f"it begins with {beginning!r}, unlike files of torch.save"
             raise _damaged(path, what, other if beginning else "it is empty")
-        if zipfile.is_zipfile(path):  # torch itself reads damaged records without a word
+        if zipfile.is_zipfile(path):  # torch reads damaged records without an error
             with zipfile.ZipFile(path) as records:
                 if damaged := records.testzip():
                     raise UserError(f"{path}: is damaged, the checksum of {damaged} differs")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about foreign pickles, which end in an error below
+            warnings.simplefilter("ignore")  # about foreign pickles, which are an error below
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"(?:GLOBAL|[Cc]lass|[Ff]unction)\s+([\w.]+\.\w+)", str(error))
         code = f" ({wanted[1]})" if wanted else ""
         raise UserError(
-            f"{path}: is a pickle that wants to run code{code} while it is read, which is refused: a file from "
-            "somebody else could do anything. If it is yours, load it where you trust it and save its state_dict()"
+            f"{path}: is a pickle that needs to run code{code} to be read, which is refused, because a file from "
+            "somebody else could do anything. If you trust it, load it yourself and save its state_dict()"
         ) from error
     except UserError:
         raise
@@ -68,4 +68,4 @@ def load(path: Path, what: str = "weights file") -> Any:
 
 
 def _damaged(path: Path, what: str, reason: str) -> UserError:
-    return UserError(f"{path}: is damaged or no {what} ({reason})")
+    return UserError(f"{path}: is damaged or not a {what} ({reason})")

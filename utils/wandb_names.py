@@ -1,4 +1,4 @@
-"""What a W&B project may be called, and the names that the environment gives, as W&B users expect."""
+"""Valid names of W&B projects, and names from W&B's environment variables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MOST_CHARACTERS = 128
 
 
 def from_environment(name: str) -> str | None:
-    """The value of `WANDB_{name}`, None if it is unset or empty."""
+    """Return the environment variable `WANDB_{name}`, None if it is unset or empty."""
     return os.environ.get(f"WANDB_{name}") or None
 
 
@@ -31,5 +31,5 @@ def check_project_name(project: str, source: str) -> None:
 
 
 def clean_project_name(project: str) -> str:
-    """The name with what W&B refuses replaced or cut."""
+    """Replace characters that W&B refuses, and truncate to the maximum length."""
     return re.sub(f"[{re.escape(_FORBIDDEN)}]", "-", project)[:_MOST_CHARACTERS]

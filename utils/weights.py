@@ -1,6 +1,6 @@
-"""Weights by every name a user has for them: found, and read without running code.
+"""Find weights by any of their names, and read them without running code.
 
-A `checkpoint=` or `load_checkpoint=` may name
+`checkpoint=` and `load_checkpoint=` accept
     a file                  step_N, best, any name; .safetensors too
     a folder                of a run (all_config.yaml and step_N) or of an export (model.safetensors and config.json)
     hf://OWNER/NAME[/file]  the same on the Hugging Face hub
@@ -29,11 +29,11 @@ _STATE = re.compile(r"state_step_(\d+)")
 
 @dataclass(frozen=True)
 class Located:
-    """Weights on this machine, with what lies beside them."""
+    """Weights on this machine, and the files next to them."""
 
     weights: Path
     config: Path | None  # all_config.yaml of a run, or config.json of an export
-    metadata: Path | None  # the sizes that the data gave the model, written by our runs
+    metadata: Path | None  # the data's metadata, written by our runs
     label: str  # where they come from, for messages and reports
 
     @property
@@ -42,15 +42,15 @@ class Located:
 
     @property
     def step(self) -> int | None:
-        """The training step in the file's name, None where the name says none."""
+        """Training step in the file's name, None if it has none."""
         match = _STEP.fullmatch(self.weights.name)
         return int(match[1]) if match else None
 
 
 def locate(source: str, *, step: int | None = None) -> Located:
-    """The weights that `source` names; of a run's folder the newest, or those of `step`.
+    """Find the weights that `source` names; in a run's folder the newest, or those of `step`.
 
-    Raises UserError where there are none, or where something else than weights is named.
+    Raises UserError if there are none, or if `source` is something other than weights.
     """
     if str(source).startswith(HUB_PREFIX):
         return _locate_on_hub(str(source), step)
@@ -76,7 +76,7 @@ def locate(source: str, *, step: int | None = None) -> Located:
 
 
 def weights_steps(folder: Path) -> list[int]:
-    """The steps N of a run's folder whose weights step_N are there, ascending."""
+    """List the steps N of the weights step_N in a run's folder, ascending."""
     return sorted(int(match[1]) for child in folder.iterdir() if (match := _STEP.fullmatch(child.name)))
 
 
@@ -87,13 +87,13 @@ _KINDS = (
 
 
 def _config_of(found: Mapping[str, Path], weights_name: str) -> Path | None:
-    """An export's own config.json goes with its .safetensors, a run's all_config.yaml with everything else."""
+    """Choose the config: an export's config.json for .safetensors, else a run's all_config.yaml, if they exist."""
     order = reversed(CONFIG_NAMES) if weights_name.endswith(".safetensors") else CONFIG_NAMES
     return next((found[name] for name in order if name in found), None)
 
 
 def _choose(source: str, names: Iterable[str], step: int | None) -> str:
-    """Which of a folder's files are the weights meant."""
+    """Choose the weights among a folder's files."""
     names = list(names)
     steps = {int(match[1]): name for name in names if (match := _STEP.fullmatch(name))}
     if step is not None:
@@ -151,14 +151,14 @@ def _locate_on_hub(source: str, step: int | None) -> Located:
 
 
 def _wanted(file: str) -> list[str]:
-    """What to look for beside a file on the hub, where each question takes a moment: an export has it all in one."""
+    """List files to look for next to a file on the hub, as few as possible: an export has config.json only."""
     return [CONFIG_NAMES[1]] if PurePosixPath(file).name == EXPORTED_NAME else [*CONFIG_NAMES, METADATA_NAME]
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """A weights file as named tensors on the CPU, names without the `_orig_mod.` that torch.compile adds.
+    """Read a weights file as named tensors on the CPU, without the `_orig_mod.` that torch.compile adds to names.
 
-    No code of the file is run. Raises UserError for a file that wants that, is damaged, or holds something else.
+    Raises UserError for a file that needs to run code, is damaged, or contains something else.
     """
     path = Path(path)
     loaded = _read_safetensors(path) if path.suffix == ".safetensors" else tensor_files.load(path)
@@ -180,7 +180,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, *tensor_files.PARSER_ERRORS) as error:
-        raise UserError(f"{path}: is damaged or no safetensors file ({error})") from error
+        raise UserError(f"{path}: is damaged or not a safetensors file ({error})") from error
 
 
 def _refuse_other_contents(path: Path, loaded: Mapping, others: list[str]) -> None:
@@ -190,7 +190,7 @@ def _refuse_other_contents(path: Path, loaded: Mapping, others: list[str]) -> No
     nested = [str(name) for name in others if isinstance(loaded[name], Mapping)]
     if nested:
         raise UserError(
-            f"{path}: is a training state with the parts {', '.join(map(str, loaded))}, not weights alone: give the "
+            f"{path}: is a training state with the parts {', '.join(map(str, loaded))}, not weights only: give the "
             "weights file of the same run (here step_N), or save the part that holds the weights as a file"
         )
     raise UserError(

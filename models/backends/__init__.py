@@ -1,12 +1,13 @@
-"""How the networks of an architecture are run: as they are written, by `torch.compile`, or in C++ of our own.
+"""Backends that run an architecture's networks: eager PyTorch, `torch.compile`, or our own C++.
 
-The architectures hold mathematics and call `backend.apply`. A new backend is a file or package here that defines a
-`Backend`, and a line in `choose_backend`.
+Architectures contain mathematics only and call `backend.apply`. To add a backend, define a `Backend` in a module here
+and add a line to `choose_backend`.
 """
 
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 from models.backends.base import Backend, Inner
 from models.backends.eager import Eager
@@ -18,11 +19,11 @@ FUSED = "fused"  # the mode that asks for `FusedCPU`
 __all__ = ["FUSED", "Backend", "Eager", "FusedCPU", "TorchCompile", "choose_backend"]
 
 
-def choose_backend(inner: Inner, mode: str | None = None, **options) -> Backend:
-    """The backend for a model on its device: a mode and options of `torch.compile`, or FUSED.
+def choose_backend(inner: Inner, mode: str | None = None, **options: Any) -> Backend:
+    """Choose the backend for a model on its device; `mode` is FUSED or a mode of `torch.compile`, with `options`.
 
-    None: FUSED where that fits, else the default mode. If the C++ library cannot be used, a warning says why and
-    `torch.compile` takes its place.
+    None: FUSED if it supports the model, else the default mode. If the C++ library cannot be used, warns with the
+    reason and falls back to `torch.compile`.
     """
     if mode is None:
         mode = FUSED if FusedCPU.fits(inner) and not options else "default"
@@ -30,8 +31,12 @@ def choose_backend(inner: Inner, mode: str | None = None, **options) -> Backend:
         return TorchCompile(inner, mode, **options)
     try:
         return FusedCPU(inner)
-    except Exception as error:  # whatever a compiler or a loader raises
+    except Exception as error:  # compilers and loaders raise all kinds
         lines = str(error).splitlines() or [type(error).__name__]
-        why = next((line for line in lines if "error:" in line), lines[0])  # of a compiler's pages
-        warnings.warn(f"models/backends/fused_cpu cannot be used, torch.compile is: {why}", stacklevel=2)
+        why = next(
+            (line for line in lines if "error:" in line), lines[0]
+        )  # the relevant line of a compiler's output
+        warnings.warn(
+            f"models/backends/fused_cpu cannot be used, falling back to torch.compile: {why}", stacklevel=2
+        )
         return TorchCompile(inner)

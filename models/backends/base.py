@@ -1,4 +1,4 @@
-"""What a backend is: the code that applies an architecture's networks and keeps their weights ready for it.
+"""Base class of backends, which apply an architecture's networks and prepare their weights.
 
 Shapes: B batch, L positions, D hidden size, H head width.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -21,10 +21,10 @@ CosSin = tuple[Tensor, Tensor] | None  # rotary tables (L, H) in float32
 
 
 class Inner(Protocol):
-    """What a backend asks of the model that it runs; `models.recursive.RecursiveModel` is one."""
+    """The interface of a model that a backend needs; `models.recursive.RecursiveModel` implements it."""
 
-    networks: tuple[str, ...]  # names of its attributes that are a `Network`
-    dtype: torch.dtype  # of the computation
+    networks: ClassVar[tuple[str, ...]]  # names of the attributes that are a `Network`
+    dtype: torch.dtype  # compute dtype
     training: bool
 
     @property
@@ -36,30 +36,30 @@ def networks_of(inner: Inner) -> list[Network]:
 
 
 class Backend:
-    """Base of all backends. A subclass defines `apply`, and of the rest what it does otherwise.
+    """Base of all backends. A subclass defines `apply` and overrides other methods if needed.
 
-    A backend is made for one model, after that was moved to its device, and serves its training and evaluation.
+    A backend is made for one model that is already on its device, and serves both training and evaluation.
     """
 
     def __init__(self) -> None:
-        self.weights: Any = None  # what `prepared` returned, during a step
+        self.weights: Any = None  # the result of `prepared_weights`, during a step
 
     @staticmethod
     def fits(inner: Inner) -> bool:
-        """Whether this backend can run the model's networks on the device they are on."""
+        """True if this backend can run the model's networks on their device."""
         return True
 
     def apply(self, network: Network, h: Tensor, injection: Tensor | None, cos_sin: CosSin) -> Tensor:
-        """`network(h, injection, cos_sin)`; h, injection and the result (B, L, D) in the compute dtype."""
+        """Return `network(h, injection, cos_sin)`; h, injection and result (B, L, D) in the compute dtype."""
         raise NotImplementedError(f"{type(self).__name__} must define apply(network, h, injection, cos_sin)")
 
-    def prepared(self, inner: Inner) -> Any:
-        """The current weights in the form that `apply` wants, for all applications of a supervision step."""
+    def prepared_weights(self, inner: Inner) -> Any:
+        """Convert the current weights for `apply`, once per supervision step."""
         return None
 
     @contextmanager
     def using(self, weights: Any) -> Iterator[None]:
-        """Context manager in which `apply` takes these prepared weights."""
+        """Context manager in which `apply` uses these prepared weights."""
         self.weights = weights
         try:
             yield
@@ -67,15 +67,15 @@ class Backend:
             self.weights = None
 
     def step(self, inner: Inner) -> AbstractContextManager[None]:
-        """Context manager around the applications of one supervision step: weights are cast or packed once."""
-        return self.using(self.prepared(inner))
+        """Context manager for one supervision step: weights are cast or packed once."""
+        return self.using(self.prepared_weights(inner))
 
     def apply_checkpointed(
         self, network: Network, h: Tensor, injection: Tensor | None, cos_sin: CosSin
     ) -> Tensor:
-        """`apply` that keeps only its inputs for the backward pass, which computes the rest again.
+        """Run `apply` with activation checkpointing: backward recomputes everything from the inputs.
 
-        It does so after the step, with the weights of the step, so that it saves the same tensors.
+        Backward runs after the step has ended, so it restores the step's prepared weights.
         """
         weights = self.weights
         return checkpoint(
@@ -85,16 +85,16 @@ class Backend:
             context_fn=lambda: (nullcontext(), self.using(weights)),
         )
 
-    def without_gradient(
+    def run_without_grad(
         self, recursion: Recursion, state: State, x: Tensor, rows_independent: bool = True
     ) -> State:
-        """`recursion(state, x)` without gradient.
+        """Return `recursion(state, x)`, computed without gradient.
 
-        `rows_independent`: nothing is drawn at random for the batch as a whole.
+        `rows_independent`: no random numbers are drawn for the batch as a whole.
         """
         with torch.no_grad():
             return recursion(state, x)
 
     def carried(self, state: State) -> State:
-        """The state for the next supervision step: detached, in memory that no later step overwrites."""
+        """Detach the state for the next supervision step, in memory that no later step overwrites."""
         return tuple(latent.detach() for latent in state)

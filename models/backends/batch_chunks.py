@@ -1,8 +1,8 @@
-"""A recursion over chunks of a batch on a CPU, each chunk on one thread that computes alone.
+"""Run a recursion on chunks of a batch on a CPU, each chunk on one thread.
 
-Threads that share every operation wait for each other after each one, thousands of times a second in a small network,
-and write to memory what the next operation reads. A thread that takes its rows through the whole recursion waits once,
-and what lies between its products stays in its core's caches.
+Threads that share every operation synchronise after each one, thousands of times a second in a small network, and pass
+results through memory. A thread that takes its rows through the whole recursion synchronises once, and its
+intermediate results stay in its core's caches.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from torch import Tensor
 
 from models.backends.base import Recursion, State
 
-# Positions of a chunk, as measured: more is no faster or slower, less than a sixth of it costs more than it brings.
+# Positions per chunk, by measurement: more is not faster; less than a sixth costs more than it gains.
 POSITIONS = 2048
 
 
 class BatchChunks:
-    """The threads of a recursion without gradient, and how many rows of the batch each of them takes at a time."""
+    """Runs a recursion without gradient on several threads, each on a chunk of rows at a time."""
 
     def __init__(self, num_threads: int, positions: int = POSITIONS):
         self.num_threads, self.positions = num_threads, positions
-        self.compiled: set[tuple] = set()  # shapes and dtypes of chunks that a compiler has seen
+        self.compiled: set[tuple] = set()  # shapes and dtypes of chunks that are compiled already
 
     def size(self, rows: int, length: int) -> int:
-        """Rows of a chunk, all equal; `rows` if they are better taken together, by all threads at once."""
+        """Rows per chunk, all equal; `rows` if one batch on all threads is faster."""
         fits = max(1, self.positions // length)
         for size in range(min(fits, rows // self.num_threads), 0, -1):
             rounds = -(-rows // (size * self.num_threads))
@@ -38,44 +38,44 @@ class BatchChunks:
         return rows
 
     def apply(self, recursion: Recursion, state: State, x: Tensor) -> State:
-        """`recursion(state, x)` without gradient, all (B, L, D); rows must not depend on each other or on draws."""
+        """Return `recursion(state, x)` without gradient, all (B, L, D); rows must be independent of each other."""
         rows, length, _ = x.shape
         size = self.size(rows, length)
         if size == rows:
             with torch.no_grad():
                 return recursion(state, x)
         chunks = zip(*(tensor.split(size) for tensor in (*state, x)), strict=True)
-        jobs = [functools.partial(_without_gradient, recursion, latents, x) for *latents, x in chunks]
+        jobs = [functools.partial(_run_without_grad, recursion, latents, x) for *latents, x in chunks]
         if self.num_threads == 1:
             done = [job() for job in jobs]
         else:
             threads = single_thread_pool(self.num_threads)
             shapes = tuple((tensor.shape[1:], tensor.dtype) for tensor in (*state, x)), size
             done = []
-            if shapes not in self.compiled:  # on one thread, or each would compile the same
+            if shapes not in self.compiled:  # on one thread first, or every thread would compile it
                 done = [threads.submit(jobs.pop(0)).result()]
                 self.compiled.add(shapes)
             done += threads.map(lambda job: job(), jobs)
         return tuple(torch.cat(latents) for latents in zip(*done, strict=True))
 
 
-def _without_gradient(recursion: Recursion, latents: list[Tensor], x: Tensor) -> State:
-    with torch.no_grad():  # which a thread does not inherit
+def _run_without_grad(recursion: Recursion, latents: list[Tensor], x: Tensor) -> State:
+    with torch.no_grad():  # a thread does not inherit it
         return recursion(tuple(latents), x)
 
 
 @functools.cache
 def single_thread_pool(number: int) -> ThreadPoolExecutor:
-    """A pool of `number` threads, each of which computes alone however many threads the caller uses."""
+    """Return a pool of `number` threads in which torch uses one thread each; the caller's number is unchanged."""
     callers = torch.get_num_threads()
     started = threading.Barrier(number)
     pool = ThreadPoolExecutor(number, "rows", initializer=_compute_alone)
     list(pool.map(lambda _: started.wait(), range(number)))
-    # Of the calling thread, and of those that start later, which take the number that was set last.
+    # For the calling thread, and for later ones, which inherit the last number that was set.
     torch.set_num_threads(callers)
     return pool
 
 
 def _compute_alone() -> None:
     torch.set_num_threads(1)
-    torch.get_num_threads()  # a thread that asks for the first time takes the number that was set last, by any thread
+    torch.get_num_threads()  # the first call in a thread fixes its number, to the last one set in any thread

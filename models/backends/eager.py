@@ -1,4 +1,4 @@
-"""PyTorch's operations one by one, as the layers are written."""
+"""Eager backend: PyTorch's operations one by one."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Casts = dict[Linear, Tensor]
 
 
 class Eager(Backend):
-    """Runs the networks as they are written, bit-equal to the published code; weights are cast once a step."""
+    """Runs the networks eagerly, bit-equal to the published code; weights are cast once per step."""
 
     def apply(self, network: Network, h: Tensor, injection: Tensor | None, cos_sin: CosSin) -> Tensor:
         return network(h, injection, cos_sin)
 
-    def prepared(self, inner: Inner) -> Casts:
+    def prepared_weights(self, inner: Inner) -> Casts:
         return cast_weights(networks_of(inner), inner.dtype)
 
     @contextmanager
@@ -31,10 +31,10 @@ class Eager(Backend):
 
 
 def cast_weights(modules: Iterable[nn.Module], dtype: torch.dtype) -> Casts:
-    """A copy in `dtype` of the weight of every `Linear` below `modules` that is of another dtype."""
+    """Copy the weight of every `Linear` within `modules` to `dtype`, unless it has that dtype already."""
     linears = [m for module in modules for m in module.modules() if isinstance(m, Linear)]
     for linear in linears:
-        assert linear.bias is None, "only maps without bias take a cast weight"
+        assert linear.bias is None, "only Linear without bias supports a cast weight"
     return {linear: linear.weight.detach().to(dtype) for linear in linears if linear.weight.dtype != dtype}
 
 

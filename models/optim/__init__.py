@@ -1,4 +1,4 @@
-"""All optimizers of a run: what `optimizer=` builds for the weights, and SignSGD for the puzzle embeddings."""
+"""All optimizers of a run: `optimizer=` for the weights, and SignSGD for the puzzle embeddings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from models.optim.sparse_sign_sgd import SparseSignSGD
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """The optimisation keys of the config, and the schedule's length."""
+    """The config's optimisation keys, and the length of the schedule."""
 
     lr: float
     beta1: float
@@ -43,12 +43,12 @@ class Optimizers:
         settings: OptimizerSettings,
         gather: Callable[[Tensor], Tensor] = lambda t: t,
     ):
-        """Raises ValueError if nothing is left to train. `notice` is a line for the console, or empty."""
+        """Raises ValueError if there is nothing to train; sets `notice`, a line for the console or ""."""
         self.settings = settings
         self.notice = ""
         self.by_name: dict[str, Optimizer] = {}
         self.base_rates: dict[str, float] = {}
-        inner = model.model.inner
+        inner = model.architecture
         table = getattr(inner, "puzzle_emb", None)
         for param in model.parameters():
             param.requires_grad_(not settings.freeze_weights)
@@ -75,7 +75,7 @@ class Optimizers:
         return iter(self.by_name.values())
 
     def schedule(self, step: int) -> float:
-        """Set every learning rate for update `step` (from 1); returns the rate of `lr` (or the embeddings')."""
+        """Set all learning rates for update `step` (from 1); returns the last optimizer's rate."""
         s, rate = self.settings, 0.0
         for name, optimizer in self.by_name.items():
             rate = learning_rate(
@@ -86,9 +86,9 @@ class Optimizers:
         return rate
 
     def step(self) -> None:
-        """One update of everything; with `grad_clip` the weights' gradient is first scaled down to that norm.
+        """Update all parameters; with `grad_clip` the norm of the weights' gradient is clipped first.
 
-        The embeddings' gradient has no part in the norm: SignSGD is blind to its scale.
+        The embeddings' gradient is not part of the norm, because SignSGD ignores its scale.
         """
         if self.settings.grad_clip is not None:
             clip_grad_norm_(self.weights, self.settings.grad_clip)
@@ -112,9 +112,9 @@ class Optimizers:
             ours = [{key: group[key] for key in names} for group in optimizer.param_groups]
             optimizer.load_state_dict(state[name])
             for group, options in zip(optimizer.param_groups, ours, strict=True):
-                group.update(options)  # a changed setting is meant to take effect
+                group.update(options)  # a setting changed at resume takes effect
 
     def sparse_gradients(self) -> list[Tensor]:
-        """Gradients of the puzzle table's leaves, which no parameter holds."""
+        """Return the gradients of the puzzle table's leaves, which belong to no parameter."""
         table = getattr(self.by_name.get("puzzle_emb"), "table", None)
         return [] if table is None else [leaf.grad for _, leaf in table.leaves if leaf.grad is not None]

@@ -1,10 +1,13 @@
-"""AdamATan2 (arXiv 2407.05872, section 4): Adam whose step is `atan2(m, √v)`, so that it needs no epsilon.
+"""AdamATan2 (arXiv 2407.05872, section 4): Adam with the step `atan2(m, √v)`, which needs no epsilon.
 
-Differs from Adam with decoupled decay in that one line, and in that the first bias correction scales the step
+It differs from Adam with decoupled weight decay in this line, and in that the first bias correction scales the step
 instead of the numerator.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
@@ -18,7 +21,11 @@ class AdamATan2(Optimizer):
     """
 
     def __init__(
-        self, params, lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.95), weight_decay: float = 0.1
+        self,
+        params: Any,
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.95),
+        weight_decay: float = 0.1,
     ):
         if lr < 0 or weight_decay < 0 or not all(0 <= beta < 1 for beta in betas):
             raise ValueError(
@@ -36,19 +43,19 @@ class AdamATan2(Optimizer):
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
-                self._update(params, group["lr"], *group["betas"], group["weight_decay"])
+                self._update(params, group["lr"], group["betas"], group["weight_decay"])
         return loss
 
-    def _update(self, params: list, lr: float, beta1: float, beta2: float, weight_decay: float) -> None:
+    def _update(self, params: list, lr: float, betas: tuple[float, float], weight_decay: float) -> None:
+        beta1, beta2 = betas
         states = [self._state(p) for p in params]
         grads = [p.grad for p in params]
         exp_avgs = [state["exp_avg"] for state in states]
         exp_avg_sqs = [state["exp_avg_sq"] for state in states]
         for state in states:
             state["step"] += 1
-        t = states[0][
-            "step"
-        ].item()  # on the CPU: no synchronisation; equal for all, they always step together
+        # On the CPU, so this does not synchronise; equal for all parameters, which always step together.
+        t = states[0]["step"].item()
 
         torch._foreach_mul_(params, 1 - lr * weight_decay)
         torch._foreach_lerp_(exp_avgs, grads, 1 - beta1)
@@ -67,8 +74,8 @@ class AdamATan2(Optimizer):
         return state
 
 
-def adam_atan2_class(device: torch.device) -> tuple[type[Optimizer], str]:
-    """The AdamATan2 to use for `device`, and a line that names it: on CUDA the fused kernel, if it can be imported."""
+def adam_atan2_class(device: torch.device) -> tuple[Callable[..., Optimizer], str]:
+    """Choose the AdamATan2 for `device`, on CUDA the fused kernel if installed; also returns a line that names it."""
     if device.type != "cuda":
         return AdamATan2, "AdamATan2: PyTorch implementation"
     try:

@@ -1,46 +1,56 @@
-"""What `optimizer=` can be: each choice has a name, the settings that belong to it alone, and `build`.
+"""The choices of `optimizer=`: each has a name, its own settings, and `build`.
 
-The config's `lr`, `weight_decay`, `beta1` and `beta2` are those of the elementwise optimizer (AdamATan2 or AdamW),
-whatever it trains; the schedule's shape is common to all.
+The config's `lr`, `weight_decay`, `beta1` and `beta2` belong to the elementwise optimizer (AdamATan2 or AdamW); the
+schedule is common to all.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field
 from torch import nn
 from torch.optim import AdamW, Muon
 
+from models.backends.base import networks_of
 from models.optim.adam_atan2 import adam_atan2_class
 from models.optim.base import Built, CommonSettings, OptimizerConfig
+from models.recursive import RecursiveModel
 
 
 class AdamATan2Config(OptimizerConfig):
-    """As published."""
+    """AdamATan2, as published."""
 
     name: Literal["adam_atan2"] = "adam_atan2"
 
-    def build(self, inner: nn.Module, weights: list[nn.Parameter], common: CommonSettings) -> list[Built]:
+    def build(
+        self, inner: RecursiveModel, weights: list[nn.Parameter], common: CommonSettings
+    ) -> list[Built]:
         cls, notice = adam_atan2_class(weights[0].device)
         optimizer = cls(weights, lr=common.lr, betas=common.betas, weight_decay=common.weight_decay)
         return [Built("weights", optimizer, common.lr, notice)]
 
 
 class AdamWConfig(OptimizerConfig):
+    """`torch.optim.AdamW`."""
+
     name: Literal["adamw"] = "adamw"
 
-    def build(self, inner: nn.Module, weights: list[nn.Parameter], common: CommonSettings) -> list[Built]:
+    def build(
+        self, inner: RecursiveModel, weights: list[nn.Parameter], common: CommonSettings
+    ) -> list[Built]:
         optimizer = AdamW(weights, lr=common.lr, betas=common.betas, weight_decay=common.weight_decay)
         return [Built("weights", optimizer, common.lr)]
 
 
 class MuonConfig(OptimizerConfig):
-    """`torch.optim.Muon` for the matrices of the blocks, `rest` for embeddings, heads, biases and what is no matrix.
+    """`torch.optim.Muon` for the matrices of the blocks, `rest` for all other parameters.
 
-    The momentum is an average (`m = momentum·m + (1 - momentum)·g`), decay is by `lr` before its adjustment. The
-    step is `lr` times `sqrt(max(1, rows / columns))`, or `0.2 sqrt(max(rows, columns))` with `match_rms_adamw`.
+    The momentum is an average (`m = momentum·m + (1 - momentum)·g`); weight decay uses the unadjusted `lr`. The step is
+    `lr` times `sqrt(max(1, rows / columns))`, or `0.2 sqrt(max(rows, columns))` with `match_rms_adamw`.
     """
+
+    fixed_on_resume: ClassVar = ("name", "rest")
 
     name: Literal["muon"]
     lr: float = Field(default=0.02, ge=0)
@@ -60,7 +70,9 @@ class MuonConfig(OptimizerConfig):
     rest: Literal["adam_atan2", "adamw"] = "adamw"
     """Optimizer of everything else (embeddings, heads, biases): adamw or adam_atan2."""
 
-    def build(self, inner: nn.Module, weights: list[nn.Parameter], common: CommonSettings) -> list[Built]:
+    def build(
+        self, inner: RecursiveModel, weights: list[nn.Parameter], common: CommonSettings
+    ) -> list[Built]:
         matrices = block_matrices(inner)
         muon = Muon(
             matrices,
@@ -73,10 +85,13 @@ class MuonConfig(OptimizerConfig):
         )
         in_blocks = {id(p) for p in matrices}
         rest = [p for p in weights if id(p) not in in_blocks]
-        return [Built("matrices", muon, self.lr), *OPTIMIZERS[self.rest]().build(inner, rest, common)]
+        return [
+            Built("matrices", muon, self.lr),
+            *OPTIMIZERS[self.rest](name=self.rest).build(inner, rest, common),
+        ]
 
 
-# A new optimizer is added to this line; config/optimizer/NAME.yaml holds its defaults.
+# Add new optimizers to this line; config/optimizer/NAME.yaml holds their defaults.
 _AnyConfig = AdamATan2Config | AdamWConfig | MuonConfig
 
 AnyOptimizerConfig = Annotated[_AnyConfig, Field(discriminator="name")]
@@ -86,10 +101,9 @@ OPTIMIZERS: dict[str, type[OptimizerConfig]] = {
 AS_PUBLISHED = AdamATan2Config()
 
 
-def block_matrices(inner: nn.Module) -> list[nn.Parameter]:
-    """The matrices of an architecture's networks. Raises ValueError if there are none."""
-    networks = [getattr(inner, name) for name in inner.networks]
-    matrices = [p for network in networks for p in network.parameters() if p.ndim == 2]
+def block_matrices(inner: RecursiveModel) -> list[nn.Parameter]:
+    """Return the matrices of an architecture's networks. Raises ValueError if there are none."""
+    matrices = [p for network in networks_of(inner) for p in network.parameters() if p.ndim == 2]
     if not matrices:
         raise ValueError(
             f"optimizer=muon trains the matrices of the blocks, and {type(inner).__name__} has none: "

@@ -1,4 +1,4 @@
-"""An update that non-finite numbers cannot pass, decided on the device."""
+"""Skip an update whose loss or gradient is not finite, without synchronising with the device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 
 def all_finite(tensors: Iterable[Tensor]) -> Tensor:
-    """A bool scalar on the device: whether every element of every tensor is finite. One pass, no synchronisation."""
+    """Return a bool scalar on the device, true if all elements are finite: one pass, no synchronisation."""
     norms = torch._foreach_norm(list(tensors))
     return torch.stack(norms).isfinite().all()
 
@@ -19,9 +19,9 @@ def all_finite(tensors: Iterable[Tensor]) -> Tensor:
 def skip_step_unless(
     ok: Tensor, optimizers: Iterable[Optimizer], shadow: Iterable[Tensor], update: Callable[[], None]
 ) -> None:
-    """Run `update()`; where `ok` is false every parameter, optimizer state and `shadow` tensor keeps its value.
+    """Run `update()`; if `ok` is false, every parameter, optimizer state and `shadow` tensor keeps its value.
 
-    On the CPU the host may ask `ok` at no cost; on an accelerator asking would stall the queue at each step.
+    On a CPU `ok` is read directly; on an accelerator reading it would stall the queue at each step.
     """
     if ok.device.type == "cpu":
         if ok:
@@ -32,10 +32,10 @@ def skip_step_unless(
 
 @torch.no_grad()
 def masked(ok: Tensor, optimizers: list[Optimizer], shadow: list[Tensor], update: Callable[[], None]) -> None:
-    """`skip_step_unless` without asking: all values are kept aside, and put back under the mask after the update.
+    """`skip_step_unless` without reading `ok`: copy all values before the update and restore them under the mask.
 
-    It costs a few percent of a step's memory traffic. State that an optimizer creates in its first step is put back
-    to zero. Step counts on the CPU go on, which only the run's last, failing interval ever sees.
+    This costs a few percent of a step's memory traffic. State that an optimizer creates in its first step is reset to
+    zero. Step counts on the CPU are not restored, which matters only until the run ends at the next fetch of metrics.
     """
     kept = {tensor: tensor.clone() for tensor in _tensors(optimizers, shadow, ok.device)}
     update()
@@ -45,7 +45,7 @@ def masked(ok: Tensor, optimizers: list[Optimizer], shadow: list[Tensor], update
 
 
 def _tensors(optimizers: list[Optimizer], shadow: list[Tensor], device: torch.device) -> list[Tensor]:
-    """What an update changes on `device` (step counts of torch's optimizers live on the CPU)."""
+    """List the tensors on `device` that an update changes (torch's optimizers keep step counts on the CPU)."""
     found = list(shadow)
     for optimizer in optimizers:
         found += [p for group in optimizer.param_groups for p in group["params"]]

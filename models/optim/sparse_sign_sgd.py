@@ -1,4 +1,4 @@
-"""SignSGD on the rows of the puzzle table that the batch touched.
+"""SignSGD on the rows of the puzzle table that occur in the batch.
 
 Shapes: B batch (of this rank), E `puzzle_emb_ndim`.
 """
@@ -15,14 +15,14 @@ from models.puzzle_embedding import PuzzleEmbedding
 
 
 def sum_by_id(ids: Tensor, rows: Tensor) -> Tensor:
-    """For every row (B, E) the sum over the rows with the same id.
+    """Replace every row (B, E) by the sum of the rows with the same id.
 
-    A sort and a segment sum; `torch.unique` would make the host wait for the device.
+    Uses a sort and a segment sum, because `torch.unique` synchronises with the device.
     """
     sorted_ids, order = torch.sort(ids, stable=True)
     starts = torch.ones_like(sorted_ids)
     starts[1:] = (sorted_ids[1:] != sorted_ids[:-1]).to(starts.dtype)
-    segment = starts.cumsum(0) - 1  # (B,), of the sorted rows
+    segment = starts.cumsum(0) - 1  # (B,), for the sorted rows
     sums = torch.zeros_like(rows).index_add_(0, segment, rows[order])
     return torch.empty_like(rows).index_copy_(0, order, sums[segment])
 
@@ -30,8 +30,8 @@ def sum_by_id(ids: Tensor, rows: Tensor) -> Tensor:
 class SparseSignSGD(Optimizer):
     """`p <- p·(1 - lr·wd) - lr·sign(Σg)` on the touched rows; gradients of equal ids are summed, over all ranks.
 
-    `gather` concatenates a tensor of every rank in rank order; the identity for one process. A step without a
-    gradient (no training call since the last step) changes nothing.
+    `gather` concatenates a tensor of all ranks in rank order; it is the identity for one process. A step without
+    gradients (no training call since the last step) changes nothing.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class SparseSignSGD(Optimizer):
         if not leaves:
             return
         (group,) = self.param_groups
-        ids, gradient = (self.gather(torch.cat(parts)) for parts in zip(*leaves, strict=True))
-        ids = ids.long()
+        ids = self.gather(torch.cat([ids for ids, _ in leaves])).long()
+        gradient = self.gather(torch.cat([gradient for _, gradient in leaves]))
         weights = self.table.weights
         rows = weights[ids] * (1 - group["lr"] * group["weight_decay"])
         rows -= group["lr"] * torch.sign(sum_by_id(ids, gradient))

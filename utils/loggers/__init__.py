@@ -1,4 +1,4 @@
-"""Where metrics go: `metrics.jsonl` and the console always, and what `logger=` names; only rank 0 logs."""
+"""Loggers: always `metrics.jsonl` and the console, and those of `logger=`; only rank 0 logs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from utils.wandb_names import from_environment
 
 __all__ = ["LOGGERS", "METRICS_FILE", "Loggers", "check_loggers", "make_loggers"]
 
-# What `logger=` can name; a new logger is a module of this package and a line here.
+# Choices of `logger=`. To add a logger, write a module in this package and add a line here.
 LOGGERS: dict[str, type[Logger]] = {
     "wandb": WandbLogger,
     "tensorboard": TensorBoardLogger,
@@ -24,7 +24,7 @@ LOGGERS: dict[str, type[Logger]] = {
 
 
 class Loggers:
-    """Several loggers as one. `run_id` names the run to them; it and `num_lines` belong in the checkpoint."""
+    """Several loggers as one. `run_id` identifies the run; it and `num_lines` belong in the checkpoint."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Loggers:
 
     @property
     def num_lines(self) -> int:
-        """Lines in the metrics file, 0 on silent ranks."""
+        """Lines in the metrics file, 0 on ranks without loggers."""
         return sum(logger.num_lines for logger in self.loggers if isinstance(logger, JsonLinesLogger))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -44,7 +44,7 @@ class Loggers:
             logger.log(metrics, step)
 
     def draw(self, make_pictures: Callable[[], Mapping[str, bytes]], step: int) -> None:
-        """Record pictures, name -> PNG; they are made once, and only if a logger takes them."""
+        """Record pictures, name -> PNG; they are drawn once, and only if a logger records them."""
         takers = [logger for logger in self.loggers if logger.takes_pictures]
         if not takers:
             return
@@ -52,7 +52,7 @@ class Loggers:
             pictures = make_pictures()
             for logger in takers:
                 logger.draw(pictures, step)
-        except Exception as error:  # no failure to draw is worth a run
+        except Exception as error:  # a failure to draw must not end the run
             self._print(f"no pictures of step {step} ({type(error).__name__}: {error})")
 
     def close(self) -> None:
@@ -61,7 +61,7 @@ class Loggers:
 
 
 def check_loggers(names: Collection[str], *, sweep: bool = False) -> None:
-    """Raise `UserError` if one of these loggers cannot work here; nothing is written. `sweep`: of several runs."""
+    """Raise `UserError` if one of the loggers cannot work here, without writing anything. `sweep`: for several runs."""
     for name in names:
         LOGGERS[name].check(sweep=sweep)
 
@@ -79,14 +79,14 @@ def make_loggers(
     run_id: str | None = None,
     bar=None,
 ) -> Loggers:
-    """Every logger of this rank: `names` (keys of `LOGGERS`), the metrics file and the console.
+    """Start all loggers of this rank: `names` (keys of `LOGGERS`), the metrics file and the console.
 
-    `step`, `num_lines` and `run_id` are those of the checkpoint a run resumes from; `bar` is the `Progress` that
+    `step`, `num_lines` and `run_id` come from the checkpoint that a run resumes from; `bar` is the `Progress` that
     shows training metrics.
     """
     if not world.is_main:
         return Loggers([])
-    # Not from a seeded generator: two runs of one seed are two runs.
+    # Not from a seeded generator, because runs of equal seed need different ids.
     run_id = from_environment("RUN_ID") or run_id or secrets.token_hex(4)
     lines = JsonLinesLogger(Path(directory, METRICS_FILE), num_lines)
     if lines.num_lines < num_lines:

@@ -1,4 +1,4 @@
-"""What a logger is, and what it learns about the run when it starts."""
+"""Base class of loggers, and the run that they log."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class LoggedRun:
     project: str
     name: str
     id: str
-    """Stays the same when the run resumes."""
+    """Unchanged when the run resumes."""
     config: Mapping[str, Any]
     step: int
-    """Last update before this start: 0, or that of the state a run resumes from."""
+    """Last update before this start: 0, or the step of the state that the run resumes from."""
     print_line: Callable[[str], None]
 
 
@@ -31,11 +31,11 @@ class Logger:
 
     @classmethod
     def check(cls, *, sweep: bool = False) -> None:
-        """Raise UserError if this logger cannot work here, before anything is written; `sweep` of several runs."""
+        """Raise UserError if this logger cannot work here, without writing anything; `sweep`: for several runs."""
 
     @classmethod
     def start(cls, run: LoggedRun) -> Logger | None:
-        """The logger of a run, None if the environment turns it off."""
+        """Start the logger of a run; None if the environment disables it."""
         raise NotImplementedError
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 
 from utils.loggers.base import Logger
 
-# What the progress bar has room for.
+# Metrics that the progress bar has space for.
 _BAR_METRICS = {"lm_loss": "loss", "exact_accuracy": "exact", "lr": "lr"}
 
 
 class ConsoleLogger(Logger):
-    """Training metrics beside the progress bar, all other metrics as one line above it."""
+    """Shows training metrics in the progress bar, and all other metrics as a line above it."""
 
     def __init__(self, print_line: Callable[[str], None], bar=None):
         self._print, self._bar = print_line, bar
@@ -28,5 +28,5 @@ class ConsoleLogger(Logger):
 
 
 def format_metrics(metrics: Mapping[str, float]) -> str:
-    """Metrics as `name value` pairs of four digits, in their order."""
+    """Format metrics as `name value` pairs with four digits."""
     return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())

@@ -1,4 +1,4 @@
-"""`metrics.jsonl` in the run's folder, which every run has."""
+"""`metrics.jsonl` in the folder of every run."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class JsonLinesLogger(Logger):
-    """One JSON object a line: `step`, `time` (seconds since 1970) and the metrics; each line is written at once.
+    """Writes one JSON object per line: `step`, `time` (seconds since 1970) and metrics; each line is flushed.
 
-    All but the first `num_lines` lines of an earlier start are removed first: a resumed run writes them again. The
-    step would not do for that: an evaluation may have been logged after the state of its step was saved. A value that
-    is not finite is written as null, since JSON knows no NaN.
+    First removes all but the first `num_lines` lines of an earlier start, because a resumed run writes them again. The
+    step does not identify these lines, because an evaluation may have been logged after the state of its step was
+    saved. Values that are not finite are written as null, because JSON has no NaN.
     """
 
     def __init__(self, path: Path, num_lines: int = 0):
@@ -52,10 +52,9 @@ class JsonLinesLogger(Logger):
 
 
 def keep_lines(path: Path, count: int) -> int:
-    """Cut a metrics file back to its first `count` lines, atomically; how many are left.
+    """Truncate a metrics file to its first `count` lines, atomically; returns the number of lines kept.
 
-    Lines among them that were not written whole, as after a crash of the machine, are removed too. A file that is not
-    there is left so.
+    Incomplete lines, as after a crash of the machine, are removed too. A missing file is not created.
     """
     path = Path(path)
     if not path.exists():
@@ -68,7 +67,7 @@ def keep_lines(path: Path, count: int) -> int:
 
 
 def _is_whole(line: str) -> bool:
-    """Whether a line of a metrics file was written to its end."""
+    """True if a line of a metrics file is complete."""
     if not line.endswith("\n"):
         return False
     try:

@@ -15,14 +15,14 @@ FOLDER = "tensorboard"
 
 
 class TensorBoardLogger(Logger):
-    """Scalars, pictures and the config; on resuming, events of later updates than the state's are hidden."""
+    """Writes scalars, pictures and the config; a resumed run hides events after the step of its state."""
 
     takes_pictures = True
 
     def __init__(self, run: LoggedRun):
         writer = _writer_class()
         self._writer = writer(str(run.directory / FOLDER), purge_step=run.step + 1 if run.step else None)
-        # Markdown: four spaces make a block of code.
+        # In Markdown four spaces make a code block.
         config = yaml.safe_dump(dict(run.config), sort_keys=False)
         self._writer.add_text("config", "".join(f"    {line}\n" for line in config.splitlines()), run.step)
 
@@ -50,7 +50,7 @@ class TensorBoardLogger(Logger):
 
 
 def _writer_class() -> type:
-    """torch's writer of event files. Raises UserError if the package it needs is missing."""
+    """Import torch's writer of event files. Raises UserError if the tensorboard package is missing."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:

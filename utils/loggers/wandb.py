@@ -13,12 +13,12 @@ from utils.errors import UserError
 from utils.loggers.base import LoggedRun, Logger
 from utils.wandb_names import from_environment
 
-# Seconds to wait for the W&B server before the run goes on offline.
+# Seconds to wait for the W&B server before logging offline.
 WANDB_INIT_SECONDS = 30
 
 
 class WandbLogger(Logger):
-    """A W&B run, continued if the server knows its id; its files lie in the run's folder unless WANDB_DIR is set."""
+    """A W&B run, continued if the server knows its id; its files are in the run's folder unless WANDB_DIR is set."""
 
     takes_pictures = True
 
@@ -51,7 +51,7 @@ class WandbLogger(Logger):
 
 
 def wandb_disabled() -> bool:
-    """Whether the environment turns W&B off (WANDB_DISABLED=true, WANDB_MODE=disabled)."""
+    """True if the environment disables W&B (WANDB_DISABLED=true, WANDB_MODE=disabled)."""
     said = os.environ.get("WANDB_DISABLED", "").strip().lower()
     return (
         said in ("true", "1", "yes", "on") or os.environ.get("WANDB_MODE", "").strip().lower() == "disabled"
@@ -59,7 +59,7 @@ def wandb_disabled() -> bool:
 
 
 def check_wandb() -> None:
-    """Raise `UserError` for an environment variable that W&B refuses; nothing is written."""
+    """Raise `UserError` for an environment variable that W&B refuses, without writing anything."""
     if wandb_disabled():
         return
     import wandb
@@ -76,7 +76,7 @@ def check_wandb() -> None:
 
 
 def check_wandb_sweep() -> None:
-    """Raise `UserError` for an environment that would give every run of a sweep the same id."""
+    """Raise `UserError` if the environment gives every run of a sweep the same id."""
     if not wandb_disabled() and (run_id := from_environment("RUN_ID")):
         raise UserError(
             f"WANDB_RUN_ID={run_id}: --multirun trains several runs, which cannot share an id: unset WANDB_RUN_ID"
@@ -84,12 +84,12 @@ def check_wandb_sweep() -> None:
 
 
 def start_wandb(run: LoggedRun):
-    """A W&B run: online when logged in and the server answers, else offline with one line, None when turned off."""
+    """Start a W&B run: online if logged in and the server answers, else offline with a notice; None if disabled."""
     if wandb_disabled():
         return None
     import wandb
 
-    # By default the run's folder, which keeps W&B's files out of the working directory.
+    # The run's folder by default, to keep W&B's files out of the working directory.
     directory = from_environment("DIR") or str(run.directory)
 
     def init(mode: str):
@@ -100,7 +100,7 @@ def start_wandb(run: LoggedRun):
             project=run.project,
             name=run.name,
             id=run.id,
-            resume=from_environment("RESUME") or "allow",  # a run that the server knows by this id goes on
+            resume=from_environment("RESUME") or "allow",  # continue a run if the server knows its id
             config=dict(run.config),
             dir=directory,
             mode=mode,
@@ -111,12 +111,12 @@ def start_wandb(run: LoggedRun):
     if mode in ("offline", "dryrun"):
         return init("offline")
     try:
-        # Without `prompt=False` a terminal would be asked for a key before training starts.
+        # Without `prompt=False` W&B would ask for a key on the terminal.
         if wandb.login(prompt=False, verify=False):
             return init("shared" if mode == "shared" else "online")
         reason = "not logged in (`wandb login` or WANDB_API_KEY)"
     except wandb.Error as error:
         reason = str(error).strip().partition("\n")[0]
-        wandb.teardown()  # its service would go on holding the run's id and refuse it to the offline run
+        wandb.teardown()  # else its service would keep the run's id reserved and refuse the offline run
     run.print_line(f"W&B: {reason}; logging offline below {directory}, `wandb sync` uploads it later")
     return init("offline")

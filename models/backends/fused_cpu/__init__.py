@@ -1,8 +1,8 @@
-"""A network's application, forward and backward, in C++ for CPUs that multiply bfloat16: `compile=fused`.
+"""Backend `compile=fused`: networks in C++, forward and backward, for CPUs with bfloat16 products.
 
-A few rows go through all layers before the next ones, by `brgemm`, the product of small blocks that torch's own kernels
-are made of, and what follows a product is done to its float32 result while a cache holds it. So memory is hardly
-waited for, and numbers are rounded to bfloat16 in fewer places than by eager code.
+A few rows pass through all layers before the next rows. Products are made of `brgemm`, the product of small blocks on
+which torch's own kernels are built, and elementwise operations are applied to its float32 result while that is in a
+cache. Little time goes into memory access, and numbers are rounded to bfloat16 in fewer places than in eager code.
 """
 
 from models.backends.fused_cpu.backend import FusedCPU

@@ -1,4 +1,4 @@
-"""The backend: the model's networks in C++, each application with the weights that were packed for its step."""
+"""The backend: runs networks in C++, with weights packed once per supervision step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from models.blocks import Network
 
 
 class FusedCPU(Backend):
-    """Runs the networks in C++. Raises what `FusedNetwork` raises."""
+    """Runs the networks in C++; the constructor raises the same errors as `FusedNetwork`."""
 
     def __init__(self, inner: Inner):
         super().__init__()
@@ -23,7 +23,7 @@ class FusedCPU(Backend):
             fits(network, inner.dtype) for network in networks_of(inner)
         )
 
-    def prepared(self, inner: Inner) -> dict[Network, Weights]:
+    def prepared_weights(self, inner: Inner) -> dict[Network, Weights]:
         return {network: fused.weights() for network, fused in self.fused.items()}
 
     def apply(self, network: Network, h: Tensor, injection: Tensor | None, cos_sin: CosSin) -> Tensor:

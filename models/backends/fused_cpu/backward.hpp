@@ -1,11 +1,11 @@
-// The gradient of one application, from what `Forward` kept.
+// Backward pass of one application, from the tensors that `Forward` saved.
 //
-// A chunk of rows goes through a layer before the next. What the weights' gradients need of it is laid down as a left
-// side (columns, positions) and a right side in pairs of positions; one product then adds the chunk to the gradient.
+// Rows pass through each layer in chunks. For the weight gradients a chunk is stored as a left side (columns,
+// positions) and a right side in pairs of positions; one product then adds the chunk to the gradient.
 
 namespace {
 
-// Positions as the left side of a weight's gradient (columns, ld), and as the right one, in blocks of columns.
+// Positions as the left side of a weight gradient (columns, ld), and as its right side in blocks of columns.
 struct LeftSide {
   bf16* data;
   Index ld;
@@ -74,7 +74,7 @@ class Backward {
     }
   }
 
-  // Rows [from, to): the gradient of the input from that of the output, and the weights' added to `grads`.
+  // Rows [from, to): input gradient from the output gradient; weight gradients are added to `grads`.
   void run(const Layer* layers, const Kept* kept, const Gradients* grads, const bf16* grad_out, bf16* grad_in,
            Index from, Index to) {
     const Index L = s.length, D = s.width, step = rows_together();
@@ -96,7 +96,7 @@ class Backward {
  private:
   Index rows_together() const { return std::max<Index>(1, kChunk / s.length); }
 
-  // Leaves the gradient in `residual`: with attention that of the sum before rms, else that of what rms gave.
+  // Stores the gradient in `residual`: with attention of the sum before rms, else of the output of rms.
   void feed_forward(const Layer& l, const Kept& keep, const Gradients& grads, const bf16* grad, Index row, Index rows) {
     const Index L = s.length, D = s.width, I = s.inner, T = rows * L, at = row * L, n = l.gate_up.block;
     for (Index t = 0; t < T; t += kGroup) {
@@ -141,7 +141,7 @@ class Backward {
     add_product(after_left, D, inner_right, I, T, grads.down);
   }
 
-  // Columns [j, j + n) of what `rms_slope` wants, for m positions.
+  // Columns [j, j + n) of the input of `rms_slope`, for m positions.
   void add_dots(const bf16* gate_up, Index m, Index j, Index n) {
     for (Index i = 0; i < m; ++i, gate_up += 2 * n) {
       __m512 dot = _mm512_setzero_ps();
@@ -199,8 +199,8 @@ class Backward {
     add_product(out_left, D, mixed_right, W, T, grads.out);
   }
 
-  // One head of one row, whose first position is the t-th of the chunk. As in arXiv 2205.14135 the weights are computed
-  // again; scores have a row for each key, so that they are the left side of two products and the right one of a third.
+  // One head of one row, whose first position is the t-th of the chunk. As in arXiv 2205.14135 the weights are
+  // recomputed; scores have a row per key, so that they are the left side of two products and the right of a third.
   void attend(const Kept& keep, Index row, Index t, Index head) {
     const Index L = s.length, H = s.head_dim, Le = even(L), place = row * L * W + head * H;
     const bf16 *q = keep.q + place, *k = keep.k + place, *v = keep.v + place, *mixed = keep.mixed + place;
@@ -214,7 +214,7 @@ class Backward {
     transpose_left(k, W, L, H, keys_left, ld);
     for (Index i = 0; i < L; i += kQueries) {
       const Index m = std::min(kQueries, L - i), me = even(m);
-      float total[kQueries + kLanes];  // of the weights' gradients, as weighted
+      float total[kQueries + kLanes];  // of the weights' gradients times the weights
       for (Index r = 0; r < m; ++r) {
         __m512 dot = _mm512_setzero_ps();
         for (Index d = 0; d < H; d += kLanes)
@@ -237,7 +237,7 @@ class Backward {
     }
   }
 
-  // Weights and the gradient of the scores, from scores and the gradient of the weights, (L keys, m queries).
+  // Weights and the gradient of the scores, from the scores and the gradient of the weights, (L keys, m queries).
   void scores_back(Index m, const float* lse, const float* total, float scale) {
     const __m512 by = _mm512_set1_ps(scale * kLog2E), slope = _mm512_set1_ps(scale);
     for (Index j = 0; j < s.length; j += 2)
@@ -265,7 +265,7 @@ class Backward {
       copy(x, H, to);
   }
 
-  // From `residual`, the gradient of what rms gave, row by row.
+  // From `residual`, the gradient of the output of rms, row by row.
   void mix(const Layer& l, const Kept& keep, const Gradients& grads, bf16* to, Index row, Index rows) {
     const Index L = s.length, D = s.width, J = s.mix_inner, n = block_of(D), Le = even(L);
     for (Index r = 0; r < rows; ++r, to += L * D) {
@@ -296,7 +296,7 @@ class Backward {
     }
   }
 
-  // What `rms_slope` gives for each column, from `grad_inner` (J, D).
+  // `rms_slope` of each column, from `grad_inner` (J, D).
   void mix_slopes(const bf16* gate_up, const float* scale) {
     const Index D = s.width, J = s.mix_inner;
     std::fill(slopes, slopes + D, 0.f);

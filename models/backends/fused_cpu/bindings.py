@@ -1,4 +1,4 @@
-"""The C++ library: compiled when first wanted, kept in torch.compile's cache, called through ctypes."""
+"""The C++ library: compiled on first use, cached by torch.compile, called through ctypes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-# Of one translation unit, in this order.
+# Concatenated to one translation unit, in this order.
 SOURCES = (
     *("vectors.hpp", "structures.hpp", "elementwise.hpp", "forward.hpp", "backward.hpp"),
     *("units.hpp", "units_back.hpp", "entry.cpp"),
@@ -18,7 +18,7 @@ Index, Pointer = ctypes.c_int64, ctypes.c_void_p
 
 
 def structure(name: str, **fields: type) -> type[ctypes.Structure]:
-    """A C structure of the sources; its fields must be in their order."""
+    """Make a ctypes structure; its fields must be in the order of the C++ one."""
     return type(name, (ctypes.Structure,), {"_fields_": list(fields.items())})
 
 
@@ -37,7 +37,7 @@ Kept = structure("Kept", **dict.fromkeys(KEPT, Pointer))
 Gradients = structure("Gradients", **dict.fromkeys(GRADIENTS, Pointer))
 Shape = structure("Shape", **dict.fromkeys(SIZES, Index), eps=ctypes.c_float, cos=Pointer, sin=Pointer)
 
-# Of networks of units (units.hpp). Layers are `Right`s there, and gradients pointers, as many as there are maps.
+# For networks of units (units.hpp), whose layers are arrays of `Right` and gradients arrays of pointers, one per map.
 POOL_SIZES, UNIT_SIZES = ("vectors", "size", "kind"), ("rows", "length", "width", "inner", "layers")
 Pool = structure("Pool", members=Pointer, of_pair=Pointer, **dict.fromkeys(POOL_SIZES, Index))
 UnitShape = structure(
@@ -56,7 +56,7 @@ def source() -> str:
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """Raises an Exception with what the compiler says, or RuntimeError where its products come out wrong."""
+    """Compile and load the library. Raises the compiler's error, or RuntimeError if its products are wrong here."""
     from torch._inductor.codecache import CppCodeCache  # seconds of import
 
     loaded = CppCodeCache.load(source())
@@ -71,6 +71,6 @@ def library() -> ctypes.CDLL:
 
 
 def processor_fits() -> bool:
-    """Whether the processor has the instructions that the sources are written with, and torch its products for it."""
+    """True if the processor has the instructions that the sources use, and torch has its products for it."""
     has_instructions = torch.cpu.get_capabilities().get("avx512_bf16", False)
     return bool(has_instructions) and torch.backends.mkldnn.is_available()

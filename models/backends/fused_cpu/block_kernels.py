@@ -1,10 +1,13 @@
-"""Blocks of attention, or a SwiGLU over the positions, and SwiGLU: forward.hpp and backward.hpp.
+"""Kernels for `models.blocks.Block`: attention or a SwiGLU over positions, then SwiGLU (forward.hpp, backward.hpp).
 
-Shapes: B batch, L positions, D hidden size, W heads times head width, I inner width of SwiGLU, J of the one that mixes
-the positions.
+Shapes: B batch, L positions, D hidden size, W heads times head width, I inner width of SwiGLU, J inner width of the
+SwiGLU over positions.
 """
 
 from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -17,22 +20,23 @@ from models.blocks import Block, Network
 from models.feedforward import RMSSwiGLU
 from models.layers import SwiGLU
 
-GATE_BLOCK = 64  # columns of gate, and as many of up, that a product leaves to be gated
+GATE_BLOCK = 64  # columns of gate, and of up, in a product's block that is then gated
 
 
 def heads_block(num_heads: int, head_dim: int) -> int:
-    """The same for queries, keys and values: whole heads."""
+    """Block width for queries, keys and values: whole heads."""
     return head_dim * max(n for n in range(1, max(1, 128 // head_dim) + 1) if 3 * num_heads % n == 0)
 
 
-class BlockKernels(Kernels):
-    """The part of the library for `models.blocks.Block`."""
+class BlockKernels(Kernels[Block]):
+    """The library's functions and structures for `models.blocks.Block`."""
 
     forward, backward = "forward", "backward"
     layer_type, gradients_type, kept_type = Layer, Gradients, Kept
 
     def __init__(self, network: Network):
         block = network.layers[0]
+        assert isinstance(block, Block)
         self.layers, self.eps = len(network.layers), block.eps
         self.heads, self.head_dim, self.mix_inner = 0, 0, 0
         if block.mixes_by_mlp:
@@ -50,9 +54,9 @@ class BlockKernels(Kernels):
             return False
         return block.mixes_by_mlp or (block.self_attn.head_dim % 16 == 0 and block.self_attn.head_dim <= 128)
 
-    def maps(self, block: Block) -> dict[str, RightMap | LeftMap]:
+    def maps(self, block: Block) -> Mapping[str, RightMap | LeftMap]:
         width = block.mlp.down_proj.weight.shape[0]
-        feed_forward = {
+        feed_forward: dict[str, RightMap | LeftMap] = {
             "gate_up": RightMap(block.mlp.gate_up_proj, GATE_BLOCK, block_of(width), by_output=True),
             "down": RightMap(block.mlp.down_proj, block_of(width), GATE_BLOCK, by_output=False),
         }
@@ -69,7 +73,7 @@ class BlockKernels(Kernels):
             "out": RightMap(attention.o_proj, block_of(width), inner, by_output=False),
         }
 
-    def shape(self, rows: int, length: int, width: int, cos_sin: CosSin) -> Shape:
+    def shape(self, rows: int, length: int, width: int, cos_sin: CosSin) -> ctypes.Structure:
         cos, sin = (None, None) if cos_sin is None else (table.data_ptr() for table in cos_sin)
         sizes = {"rows": rows, "length": length, "width": width, "layers": self.layers}
         sizes |= {"heads": self.heads, "head_dim": self.head_dim}

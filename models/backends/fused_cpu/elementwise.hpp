@@ -1,4 +1,4 @@
-// What is done to vectors between two products, and the gradient of it.
+// Elementwise operations between products, and their gradients.
 
 namespace {
 
@@ -9,7 +9,7 @@ inline void sum(Index n, const bf16* a, const bf16* b, bf16* out) {
   }
 }
 
-// factor x + h, and the sum of its squares added to `squares`.
+// Computes factor x + h, and adds its squares to `squares`.
 inline __m512 added(float* x, __m512 factor, const bf16* h, __m512 squares) {
   const __m512 z = _mm512_fmadd_ps(load(x), factor, load(h));
   store(x, z);
@@ -23,7 +23,8 @@ inline __m512 rms_factor(__m512 squares, Index n, float eps) {
   return _mm512_div_ps(_mm512_set1_ps(1.f), _mm512_sqrt_ps(_mm512_add_ps(mean, _mm512_set1_ps(eps))));
 }
 
-// to = rms(factor x + h) along rows of D values, a factor for each row or none; rms's own go to `scale`, if any.
+// to = rms(factor x + h) along rows of D values, with an optional factor per row; the factors of rms are written to
+// `scale`, if given.
 inline void add_and_norm(float* x, const float* factors, const bf16* h, Index rows, Index D, float eps, bf16* to,
                          float* scale) {
   for (Index i = 0; i < rows; ++i, x += D, h += D, to += D) {
@@ -36,7 +37,7 @@ inline void add_and_norm(float* x, const float* factors, const bf16* h, Index ro
   }
 }
 
-// The same down the columns.
+// The same along columns.
 inline void add_and_norm_columns(float* x, const float* factors, const bf16* h, Index rows, Index D, float eps,
                                  bf16* to, float* scale) {
   for (Index d = 0; d < D; d += kLanes) {
@@ -49,7 +50,7 @@ inline void add_and_norm_columns(float* x, const float* factors, const bf16* h, 
   }
 }
 
-// Halves of a head's H values, turned by a position's angles; `back`: by the opposite ones. arXiv 2104.09864
+// Rotates the halves of a head's H values by a position's angles; `back`: in the opposite direction. arXiv 2104.09864
 inline void rotate(const float* x, const float* cos, const float* sin, Index H, bf16* to, bool back = false) {
   const Index half = H / 2;
   for (Index d = 0; d < half; d += kLanes) {
@@ -77,7 +78,7 @@ inline void copy(const float* x, Index H, bf16* to) {
   for (Index d = 0; d < H; d += kLanes) store(to + d, load(x + d));
 }
 
-// Softmax of m rows of L scores: unnormalised weights (m, ld), zeros up to an even number, and what divides them.
+// Softmax of m rows of L scores: unnormalised weights (m, ld), zero-padded to an even number, and their divisors.
 inline void softmax(const float* scores, Index m, Index L, Index ld, float scale, bf16* weights, float* inverse,
                     float* lse) {
   const __m512 by = _mm512_set1_ps(scale * kLog2E);
@@ -102,8 +103,8 @@ struct GatedBack {
   __m512 gate, up, out;
 };
 
-// The gradients of gate and up, and out = scale sigmoid(gate) gate up, from the gradient of this. `slope` is what rms,
-// if `scale` is its factor, takes back from the gradient of gate up, times this; else scale is 1 and slope 0.
+// Gradients of gate and up, and out = scale sigmoid(gate) gate up, from the gradient of out. If `scale` is a factor of
+// rms, its gradient subtracts `slope` times gate up from the gradient of gate up; else scale is 1 and slope 0.
 inline GatedBack gated_back(__m512 gate, __m512 up, __m512 grad, __m512 scale, __m512 slope) {
   const __m512 s = sigmoid(gate), p = _mm512_mul_ps(gate, up), g = _mm512_mul_ps(grad, scale);
   const __m512 gated = _mm512_mul_ps(s, p);
@@ -112,7 +113,7 @@ inline GatedBack gated_back(__m512 gate, __m512 up, __m512 grad, __m512 scale, _
   return {_mm512_fmadd_ps(grad_p, up, through_s), _mm512_mul_ps(grad_p, gate), _mm512_mul_ps(gated, scale)};
 }
 
-// The same of out = silu(gate) up.
+// The same for out = silu(gate) up.
 inline GatedBack gated_back(__m512 gate, __m512 up, __m512 grad) {
   const __m512 s = sigmoid(gate), silu = _mm512_mul_ps(gate, s);
   const __m512 slope = _mm512_fnmadd_ps(silu, s, _mm512_add_ps(s, silu));
@@ -125,7 +126,7 @@ inline __m512 rms_slope(__m512 scale, __m512 dot, Index n) {
   return _mm512_div_ps(_mm512_mul_ps(cube, dot), _mm512_set1_ps((float)n));
 }
 
-// Gradient of what rms normalised to y with the factors `scale`, along rows of D values; g may be `to`.
+// Gradient of the input of rms, from its output y and factors `scale`, along rows of D values; g may be `to`.
 template <typename G>
 inline void norm_back(const G* g, const bf16* y, const float* scale, Index rows, Index D, float* to, bf16* rounded_to) {
   for (Index i = 0; i < rows; ++i, g += D, y += D, to += D, rounded_to += D) {
@@ -140,7 +141,7 @@ inline void norm_back(const G* g, const bf16* y, const float* scale, Index rows,
   }
 }
 
-// The same down the columns.
+// The same along columns.
 inline void norm_back_columns(const bf16* g, const bf16* y, const float* scale, Index rows, Index D, float* to,
                               bf16* rounded_to) {
   for (Index d = 0; d < D; d += kLanes) {

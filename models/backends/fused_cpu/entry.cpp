@@ -1,4 +1,4 @@
-// What Python calls. The rows are divided into parts, each of them a thread's. Returns what went wrong, or nothing.
+// Functions called from Python. Rows are divided into parts, one per thread. Returns an error message, or null.
 
 namespace {
 
@@ -30,7 +30,7 @@ extern "C" const char* forward(const Shape* shape, const Layer* layers, Index pa
   });
 }
 
-// `grads`: of each part all layers.
+// `grads`: all layers of each part.
 extern "C" const char* backward(const Shape* shape, const Layer* layers, Index parts, const Kept* kept,
                                 const Gradients* grads, const bf16* grad_out, bf16* grad_in) {
   return in_parts(shape->rows, parts, [&](Arena& arena, Index part, Index from, Index to) {
@@ -54,7 +54,7 @@ extern "C" const char* backward_units(const UnitShape* shape, const Right* layer
   });
 }
 
-// Whether products come out right on this processor, tried with one that fills no register evenly.
+// Checks the products on this processor, with sizes that fill no register evenly.
 extern "C" const char* check() {
   return in_parts(1, 1, [](Arena& arena, Index, Index, Index) {
     constexpr Index m = 3, n = 16, k = 34;

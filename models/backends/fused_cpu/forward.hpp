@@ -1,10 +1,10 @@
 // One application of the network: h = rms(h + mix(h)), h = rms(h + SwiGLU(h)), layer after layer.
 //
-// A group of rows goes through all of it before the next, so that what lies between two products stays in the caches,
-// and what follows a product is done to its float32 result, block by block.
-// If `rms_gated`, SwiGLU is down(sigmoid(gate) rms(gate up)) (arXiv 2601.19085). What rms multiplies a position by is a
-// number that may as well multiply what `down` gives: it is known by then.
-// Sizes are named in structures.hpp; T positions of a group.
+// A group of rows passes through all layers before the next group, so that intermediate results stay in the caches;
+// elementwise operations are applied to a product's float32 result, block by block.
+// If `rms_gated`, SwiGLU is down(sigmoid(gate) rms(gate up)) (arXiv 2601.19085). The factor of rms
+// is a number per position, so it is applied to the output of `down`, when it is known.
+// Names of sizes as in structures.hpp; T positions of a group.
 
 namespace {
 
@@ -28,7 +28,7 @@ class Forward {
     factors = arena.take<float>(std::max(tile, s.width));
   }
 
-  // Rows [from, to) of the batch; `kept`: of each layer, or none. `injection` is added to `in`, if given.
+  // Rows [from, to) of the batch; `kept`: one per layer, or null. `injection` is added to `in`, if given.
   void run(const Layer* layers, const Kept* kept, const bf16* in, const bf16* injection, bf16* out, Index from,
            Index to) {
     const Index L = s.length, D = s.width, step = rows_together();
@@ -93,7 +93,7 @@ class Forward {
     }
   }
 
-  // One head of one row, queries, keys, values and output with W values between positions.
+  // One head of one row; queries, keys, values and output have a stride of W values between positions.
   void attend(const bf16* q, const bf16* k, const bf16* v, bf16* out, float* lse) {
     const Index L = s.length, H = s.head_dim;
     float inverse[kQueries];
@@ -187,7 +187,7 @@ class Forward {
   }
 
   const Shape& s;
-  const Index W, ld;  // `ld`: between rows of scores, whole vectors
+  const Index W, ld;  // `ld`: stride between rows of scores, in whole vectors
   bf16 *q, *k, *v, *mixed, *keys, *values, *weights, *pairs, *inner;
   float *wide, *block, *scores, *factors;
 };

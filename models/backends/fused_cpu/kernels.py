@@ -1,26 +1,28 @@
-"""What each part of the C++ library, for one kind of network, says of itself."""
+"""Interface of the C++ library's parts, one for each kind of block."""
 
 from __future__ import annotations
 
 import ctypes
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
 
 from models.backends.base import CosSin
 from models.backends.fused_cpu.maps import LeftMap, RightMap
-from models.blocks import Network
+from models.blocks import Network, NetworkBlock
 
-KeptTensors = list[dict[str, Tensor]]  # by layer, named as in the sources
+BlockT = TypeVar("BlockT", bound=NetworkBlock)
+KeptTensors = list[dict[str, Tensor]]  # one dict per layer, names as in the C++ sources
 
 
-class Kernels(ABC):
-    """A part of the library for networks whose blocks are of one kind and differ in their weights only."""
+class Kernels(ABC, Generic[BlockT]):
+    """A part of the library, for networks whose blocks differ in their weights only."""
 
-    forward: ClassVar[str]  # the library's functions
+    forward: ClassVar[str]  # names of the library's functions
     backward: ClassVar[str]
-    # Structures of the sources; the fields of the first two are named as `maps` names them.
+    # Structures; the fields of the first two have the names of `maps`.
     layer_type: type[ctypes.Structure]
     gradients_type: type[ctypes.Structure]
     kept_type: type[ctypes.Structure]
@@ -31,22 +33,22 @@ class Kernels(ABC):
     @staticmethod
     @abstractmethod
     def fits(block: nn.Module) -> bool:
-        """Whether this part does what the block does."""
+        """True if this part implements the block."""
 
     @abstractmethod
-    def maps(self, block: nn.Module) -> dict[str, RightMap | LeftMap]:
-        """A block's maps by their names in the sources."""
+    def maps(self, block: BlockT) -> Mapping[str, RightMap | LeftMap]:
+        """Return a block's linear maps by their names in the C++ sources."""
 
     @abstractmethod
     def shape(self, rows: int, length: int, width: int, cos_sin: CosSin) -> ctypes.Structure:
-        """What the functions are told of an application to (rows, length, width)."""
+        """Make the structure that describes an application to (rows, length, width)."""
 
     @abstractmethod
     def kept(self, out: Tensor) -> KeptTensors:
-        """Room for what layers keep for the gradient; what the last one gives is `out` (B, L, D)."""
+        """Allocate the tensors that layers save for backward; the last layer's output is `out` (B, L, D)."""
 
 
 def chained(layers: KeptTensors, out: Tensor) -> KeptTensors:
-    """The layers, each with `after`, which is the next one's `before`, and of the last one `out`."""
+    """Add `after` to each layer: the next layer's `before`, or `out` for the last one."""
     following = [layer["before"] for layer in layers[1:]] + [out]
     return [layer | {"after": after} for layer, after in zip(layers, following, strict=True)]

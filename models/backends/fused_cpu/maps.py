@@ -1,10 +1,11 @@
-"""How a block's weights, and the sums of their gradients, lie in memory for the C++ library.
+"""Memory layouts of a block's weights and weight gradients in the C++ library.
 
-A product's right side (inner, columns) lies in blocks of columns, its rows in pairs: (columns / n, inner / 2, n, 2).
+A product's right side (inner, columns) is stored in blocks of n columns, rows in pairs: (columns / n, inner / 2, n, 2).
 """
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from models.layers import Linear
 
 
 def block_of(columns: int) -> int:
-    """Columns of a block: the most whole vectors that divide them."""
+    """Choose the block width: the largest number of whole vectors that divides `columns`."""
     return next(n for n in range(128, 0, -16) if columns % n == 0)
 
 
@@ -27,20 +28,20 @@ class RightMap:
     linear: Linear
     output_block: int
     input_block: int
-    by_output: bool  # whether the weight's gradient is summed in blocks of outputs, transposed, or of inputs
+    by_output: bool  # the gradient is summed in blocks of outputs, transposed; else in blocks of inputs
 
     def forward_side(self, weight: Tensor) -> Tensor:
         outputs, inputs = weight.shape
         pairs = weight.view(torch.int32).view(outputs // self.output_block, self.output_block, inputs // 2)
-        return pairs.transpose(1, 2).contiguous()  # two neighbours as one number
+        return pairs.transpose(1, 2).contiguous()  # two bfloat16 as one int32
 
     def backward_side(self, weight: Tensor) -> Tensor:
         outputs, inputs = weight.shape
         pairs = weight.view(outputs // 2, 2, inputs // self.input_block, self.input_block)
         return pairs.permute(2, 0, 3, 1).contiguous()
 
-    def pointer(self, address: int, backward: bool) -> Right:
-        """What the library is given of a side."""
+    def pointer(self, address: int, backward: bool) -> ctypes.Structure:
+        """Make the structure that describes a side to the library."""
         outputs, inputs = self.linear.weight.shape
         if backward:
             return Right(address, outputs, inputs, self.input_block)
@@ -60,10 +61,10 @@ class RightMap:
 
 @dataclass(frozen=True)
 class LeftMap:
-    """`weight @ x` over the positions, weight (outputs, inputs): the left side, zeros where `inputs` is odd."""
+    """`weight @ x` over positions, weight (outputs, inputs) on the left, zero-padded if `inputs` is odd."""
 
     linear: Linear
-    transposed_sum: bool  # whether the gradient's sum is that of `weight.T`
+    transposed_sum: bool  # the gradient is summed for `weight.T`
 
     def forward_side(self, weight: Tensor) -> Tensor:
         return F.pad(weight, (0, weight.shape[1] % 2)).contiguous()

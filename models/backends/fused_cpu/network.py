@@ -1,12 +1,13 @@
-"""The application of a network to a batch: which networks fit, and its place in autograd's graph.
+"""Application of a network to a batch in C++, as an autograd function.
 
-Shapes: B batch, L positions (of a network of units, pairs of a cell and a symbol), D hidden size.
+Shapes: B batch, L positions (for networks of units, (cell, symbol) pairs), D hidden size.
 """
 
 from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,12 +22,12 @@ from models.blocks import Network
 
 
 def fits(network: Network, dtype: torch.dtype) -> bool:
-    """Whether the library does what the network does, on this processor."""
+    """True if the library implements the network on this processor."""
     return dtype == torch.bfloat16 and processor_fits() and kernels_for(network) is not None
 
 
 def kernels_for(network: Network) -> type[Kernels] | None:
-    """The part of the library for all blocks of the network; None if there is none, or no block."""
+    """Find the part of the library that implements all blocks; None if there is none, or no block."""
     for kernels in (BlockKernels, UnitKernels):
         if network.layers and all(kernels.fits(block) for block in network.layers):
             return kernels
@@ -36,26 +37,27 @@ def kernels_for(network: Network) -> type[Kernels] | None:
 class FusedNetwork:
     """`network(h, injection, cos_sin)` for h and injection (B, L, D) in bfloat16.
 
-    Raises what `library` raises, and ValueError if the network does not fit.
+    The constructor raises the errors of `library`, and ValueError if the network is not supported.
     """
 
     def __init__(self, network: Network):
-        library()  # compiled now rather than at the first step
+        library()  # compile now instead of at the first step
         kernels = kernels_for(network)
         if kernels is None:
-            raise ValueError("it has no code for this network")
+            raise ValueError("it does not implement this network")
         self.network, self.kernels = network, kernels(network)
 
     def weights(self) -> Weights:
-        """Pack the current weights, for all applications until they change."""
+        """Pack the current weights, for use until they change."""
         return Weights(self.network, self.kernels, with_gradient=torch.is_grad_enabled())
 
     def __call__(
         self, h: Tensor, injection: Tensor | None, cos_sin: CosSin, weights: Weights | None = None
     ) -> Tensor:
-        """`weights` are the packed ones; None: they are packed for this application."""
+        """Apply the network; `weights` are packed weights, None: pack them for this application."""
         weights = weights or self.weights()
-        call = Call(self.kernels, weights, self.kernels.shape(*h.shape, cos_sin), cos_sin)
+        rows, length, width = h.shape
+        call = Call(self.kernels, weights, self.kernels.shape(rows, length, width, cos_sin), cos_sin)
         if torch.is_grad_enabled():
             return Application.apply(h, injection, weights.token, call)
         return forward(call, h, injection, keeps=False)[0]
@@ -63,31 +65,31 @@ class FusedNetwork:
 
 @dataclass
 class Call:
-    """What an application's backward pass needs beside tensors."""
+    """Arguments of an application that its backward pass needs besides tensors."""
 
     kernels: Kernels
     weights: Weights
     shape: ctypes.Structure
-    cos_sin: CosSin  # whose memory `shape` points to
+    cos_sin: CosSin  # kept alive because `shape` points to its memory
 
     @property
     def parts(self) -> int:
-        """Into how many parts the rows go, one for each thread."""
+        """Number of parts of the rows, one per thread."""
         return max(1, min(torch.get_num_threads(), self.shape.rows))
 
 
 class Application(torch.autograd.Function):
-    """From h and injection, both (B, L, D), and the weights' token; their gradients are added to their sums."""
+    """Applies a network to h and injection (B, L, D); weight gradients are added to `Weights.sums`."""
 
     @staticmethod
-    def forward(ctx, h: Tensor, injection: Tensor | None, token: Tensor, call: Call) -> Tensor:
+    def forward(ctx: Any, h: Tensor, injection: Tensor | None, token: Tensor, call: Call) -> Tensor:
         out, kept = forward(call, h, injection, keeps=any(ctx.needs_input_grad))
         ctx.call, ctx.names = call, [list(layer) for layer in kept]
         ctx.save_for_backward(*(tensor for layer in kept for tensor in layer.values()))
         return out
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         saved = iter(ctx.saved_tensors)
         kept = [{name: next(saved) for name in names} for names in ctx.names]
         grad = grad.contiguous()
@@ -104,7 +106,7 @@ class Application(torch.autograd.Function):
 
 
 def forward(call: Call, h: Tensor, injection: Tensor | None, keeps: bool) -> tuple[Tensor, KeptTensors]:
-    """The application, and what its layers keep for the gradient."""
+    """Run an application; returns its output and the tensors saved for backward."""
     h, injection = h.contiguous(), None if injection is None else injection.contiguous()
     out = torch.empty_like(h)
     kept = call.kernels.kept(out) if keeps else []
@@ -113,7 +115,7 @@ def forward(call: Call, h: Tensor, injection: Tensor | None, keeps: bool) -> tup
 
 
 def run(name: str, call: Call, kept: KeptTensors, *arguments: Tensor | ctypes.Array | None) -> None:
-    """`name` of the library, for all rows."""
+    """Call the library's function `name` for all rows. Raises RuntimeError with its message if it fails."""
     kept_type = call.kernels.kept_type
     layers = [kept_type(**{key: tensor.data_ptr() for key, tensor in layer.items()}) for layer in kept]
     all_kept = (kept_type * len(layers))(*layers) if layers else None

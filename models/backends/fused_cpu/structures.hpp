@@ -1,6 +1,6 @@
-// What Python fills in, field by field (bindings.py), and how much of it is worked on at once.
-// B rows of the batch, L positions of each, D width, W heads times head width H, I inner width of SwiGLU, J of the one
-// that mixes the positions.
+// Structures that Python fills in (bindings.py), and block sizes.
+// B rows of the batch, L positions per row, D width, W heads times head width H, I inner width of SwiGLU, J inner width
+// of the SwiGLU over positions.
 
 extern "C" {
 
@@ -17,25 +17,25 @@ struct Layer {
   const bf16 *mix_gate_up, *mix_down, *mix_gate_up_t, *mix_down_t;
 };
 
-// What the gradient needs of a layer, for all rows of the batch.
+// Tensors of a layer saved for the backward pass, for all rows of the batch.
 struct Kept {
   bf16 *before, *q, *k, *v, *mixed;      // (B L, D), queries and keys rotated, and attention's output: (B L, W)
   bf16* mix_gate_up;                     // (B, 2 J, D)
   bf16 *between, *after;                 // (B L, D)
   bf16* gate_up;                         // (I / block, B L, 2, block)
   float* lse;                            // (B, heads, L): log2 of the sum of the scores' exponentials
-  float *scale_between, *scale_after;    // what rms multiplied by: (B L), or (B, D) where it is over the positions
+  float *scale_between, *scale_after;    // factors of rms: (B L), or (B, D) if it is over positions
   float *scale_mix_inner, *scale_inner;  // the same within the SwiGLUs, if `rms_gated`: (B, D), (B L)
 };
 
 struct Shape {
   Index rows, length, width, heads, head_dim, inner, mix_inner, layers, rms_gated;
   float eps;
-  const float *cos, *sin;  // (L, H), or none
+  const float *cos, *sin;  // (L, H), or null
 };
 
-// Added to, in float32. In blocks of columns (columns / block, rows, block): of the transposed qkv (D, 3 W) and
-// gate_up (D, 2 I), of out (D, W) and down (D, I). As they are: mix_gate_up (2 J, L), the transposed mix_down (J, L).
+// Accumulated in float32. In blocks of columns (columns / block, rows, block): transposed qkv (D, 3 W) and gate_up
+// (D, 2 I), out (D, W) and down (D, I). Not in blocks: mix_gate_up (2 J, L), transposed mix_down (J, L).
 struct Gradients {
   float *qkv, *out, *gate_up, *down, *mix_gate_up, *mix_down;
 };
@@ -44,13 +44,13 @@ struct Gradients {
 
 namespace {
 
-constexpr Index kGroup = 208;    // positions that go through the network together, at least one row
+constexpr Index kGroup = 208;    // positions that pass through the network together, at least one row
 constexpr Index kQueries = 128;  // queries whose scores are computed at once
-constexpr Index kMixed = 64;     // inner columns of the mixing SwiGLU at once
+constexpr Index kMixed = 64;     // inner columns of the SwiGLU over positions at once
 constexpr Index kWidest = 128;   // columns of a block
 constexpr Index kChunk = 1024;   // positions of a chunk, at least one row
 
-// Columns of a block: the most whole vectors that divide them.
+// Block width: the largest number of whole vectors that divides `columns`.
 inline Index block_of(Index columns) {
   Index block = kWidest;
   while (columns % block) block -= kLanes;

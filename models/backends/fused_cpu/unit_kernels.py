@@ -1,4 +1,4 @@
-"""Blocks that pool over the cells' units and the symbols: units.hpp and units_back.hpp.
+"""Kernels for `models.unit_block.UnitBlock`, which pools over units and symbols (units.hpp, units_back.hpp).
 
 Shapes: B batch, S cells, N symbols, L = S·N pairs, D hidden size, I inner width of SwiGLU, P width of a pooled vector.
 """
@@ -19,14 +19,15 @@ from models.blocks import Network
 from models.unit_block import UnitBlock
 
 
-class UnitKernels(Kernels):
-    """The part of the library for `models.unit_block.UnitBlock`."""
+class UnitKernels(Kernels[UnitBlock]):
+    """The library's functions and structures for `models.unit_block.UnitBlock`."""
 
     forward, backward = "forward_units", "backward_units"
     kept_type = UnitKept
 
     def __init__(self, network: Network):
         block = network.layers[0]
+        assert isinstance(block, UnitBlock)
         self.layers, self.eps, self.units = len(network.layers), block.eps, block.units
         self.inner, self.has_maximum = block.down_proj.weight.shape[1], block.pooling == "mean_max"
         self.pools_by_length: dict[int, Pools] = {}
@@ -53,7 +54,7 @@ class UnitKernels(Kernels):
             for name, linear in pooled.items()
         }
 
-    def shape(self, rows: int, length: int, width: int, cos_sin: CosSin) -> UnitShape:
+    def shape(self, rows: int, length: int, width: int, cos_sin: CosSin) -> ctypes.Structure:
         pools = self.pools(length)
         sizes = {"rows": rows, "length": length, "width": width, "inner": self.inner, "layers": self.layers}
         sizes |= {"kinds": 1 + len(self.units.kinds), "num_pools": len(pools.array)}
@@ -73,11 +74,11 @@ class UnitKernels(Kernels):
         return chained(layers, out)
 
     def pools(self, length: int) -> Pools:
-        """The pools of rows of `length` pairs; kept, because shapes point to them."""
+        """Return the pools for rows of `length` pairs; cached, because shape structures point to them."""
         if length not in self.pools_by_length:
             axes = self.units.axes
             pairs = torch.arange(length, dtype=torch.int32).view(*axes, -1)
-            kinds = [((len(axes),),), *self.units.kinds]  # the first is that of cells, over the symbols
+            kinds = [((len(axes),),), *self.units.kinds]  # the first pools each cell over its symbols
             tables = [(kind, pooled_over(pairs, axes)) for kind, all in enumerate(kinds) for axes in all]
             self.pools_by_length[length] = Pools.of(tables)
         return self.pools_by_length[length]
@@ -85,14 +86,14 @@ class UnitKernels(Kernels):
 
 @dataclass(frozen=True)
 class Pools:
-    """`Pool`s of the sources, and the tensors that they point to."""
+    """Array of `Pool` structures, and the tensors that they point to."""
 
     array: ctypes.Array
     tables: list[Tensor]
 
     @classmethod
     def of(cls, members: list[tuple[int, Tensor]]) -> Pools:
-        """From each pool's kind and members, (vectors, pairs of each)."""
+        """Make the array from each pool's kind and members, (vectors, pairs per vector)."""
         tables, pools = [], []
         for kind, table in members:
             of_pair = torch.empty(table.numel(), dtype=torch.int32)
@@ -106,7 +107,7 @@ class Pools:
 
 
 def pooled_over(pairs: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """(vectors, pairs of each): the pairs that a pooling over these axes of `pairs` reduces to each vector."""
+    """Return (vectors, pairs per vector): the pairs that pooling over these axes reduces to each vector."""
     others = [axis for axis in range(pairs.ndim) if axis not in axes]
     table = pairs.permute(*others, *axes)
     return table.flatten(len(others)).flatten(0, -2).contiguous()

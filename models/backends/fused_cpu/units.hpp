@@ -1,13 +1,13 @@
 // One application of a network of units: h = rms(h + down(silu(gate) up)), layer after layer, and its gradient.
 //
-// gate and up of a pair are the sum of a map of the pair and of maps of the vectors of the pools it is in: of its cell
-// over the symbols, of each unit over the cells. One row of the batch goes through a layer before the next row: what
-// lies between its products stays in a core's second cache. The gradient computes it again from the layer's input.
+// Gate and up of a pair are a sum of maps: of the pair itself and of the pools that contain it, its cell over the
+// symbols and each unit over the cells. One row of the batch passes through a layer before the next row, so that
+// intermediate results stay in a core's L2 cache. The backward pass recomputes them from the layer's input.
 // Sizes: L pairs, D width, I inner width, R vectors of all pools, P their width (D, or 2 D: mean and maximum).
 
 extern "C" {
 
-// Vectors that are each pooled over `size` pairs of a row. Those with maps of one kind follow each other.
+// Vectors pooled over `size` pairs of a row each. Pools with maps of one kind are adjacent.
 struct Pool {
   const int32_t *members, *of_pair;  // (vectors, size) pairs; (L) the vector of this pool that each pair is part of
   Index vectors, size, kind;
@@ -19,21 +19,21 @@ struct UnitShape {
   const Pool* pools;
 };
 
-// What the gradient needs of a layer, for all rows of the batch.
+// Tensors of a layer saved for the backward pass, for all rows of the batch.
 struct UnitKept {
   bf16 *before, *after;  // (B L, D)
   bf16* gate_up;         // (B L, 2 I)
-  float* scale;          // (B L), what rms multiplied by
+  float* scale;          // (B L), factors of rms
 };
 
 }  // extern "C"
 
 namespace {
 
-constexpr Index kPairs = 96;     // of a row at once
+constexpr Index kPairs = 96;     // pairs of a row at once
 constexpr Index kAtOnce = 4;     // pools whose maps are added while gate and up are in registers
 
-// The maps of a layer, or what is added to for their gradients: of pairs, down, and of the pools' kinds.
+// The maps of a layer, or the sums of their gradients: of pairs, down, and of each kind of pool.
 template <typename T>
 struct UnitMaps {
   T pair, down, *pooled;
@@ -52,7 +52,7 @@ inline Index vectors_of(const UnitShape& s) {
   return n;
 }
 
-// What both passes compute of a row: pooled vectors, their maps, and the sum of maps that a pair's gate and up are.
+// Shared by both passes, for one row: pooled vectors, their maps, and their sum in each pair's gate and up.
 class Units {
  public:
   Units(const UnitShape& s, Arena& arena)
@@ -93,7 +93,7 @@ class Units {
     });
   }
 
-  // work(kind, its first vector, how many it has)
+  // work(kind, its first vector, number of its vectors)
   template <typename Work>
   void for_kinds(Work work) const {
     Index from = 0;
@@ -106,10 +106,10 @@ class Units {
     }
   }
 
-  // `gate_up` of m pairs but for the pools' maps, which `for_columns` adds.
+  // `gate_up` of m pairs without the pools' maps, which `for_columns` adds.
   void map_pairs(const bf16* h, Index m, const Right& w) { product_of_all(m, h, D, w, gate_up); }
 
-  // Of each pool the vector that a pair is part of, counted over all pools.
+  // For each pool the vector that contains a pair, numbered over all pools.
   void find_vectors(Index pair) {
     Index first = 0;
     for (Index e = 0; e < s.num_pools; ++e) {
@@ -154,7 +154,7 @@ class UnitsForward : Units {
     layer_input = arena.take<bf16>(s.length * D);
   }
 
-  // Rows [from, to) of the batch; `kept`: of each layer, or none. `injection` is added to `in`, if given.
+  // Rows [from, to) of the batch; `kept`: one per layer, or null. `injection` is added to `in`, if given.
   void run(const Right* layers, const UnitKept* kept, const bf16* in, const bf16* injection, bf16* out, Index from,
            Index to) {
     const Index size = s.length * D;

@@ -1,9 +1,9 @@
-// The gradient of one application of a network of units, from what `UnitsForward` kept.
+// Backward pass of one application of a network of units, from the tensors that `UnitsForward` saved.
 
 namespace {
 
 constexpr Index kLine = 32;   // values of a cache line
-constexpr Index kAhead = 32;  // pairs after which gate and up, which no near cache holds, are needed
+constexpr Index kAhead = 32;  // prefetch distance in pairs for gate and up, which are not in a near cache
 
 class UnitsBackward : Units {
  public:
@@ -29,7 +29,7 @@ class UnitsBackward : Units {
     grad_h = arena.take<float>(s.length * D);
   }
 
-  // Rows [from, to): the gradient of the input from that of the output, and the weights' added to `grads`.
+  // Rows [from, to): input gradient from the output gradient; weight gradients are added to `grads`.
   void run(const Right* layers, const UnitKept* kept, UnitGradients* grads, const bf16* grad_out, bf16* grad_in,
            Index from, Index to) {
     const Index L = s.length, num_maps = 2 + s.kinds;
@@ -51,7 +51,7 @@ class UnitsBackward : Units {
   }
 
  private:
-  // Of each pair `grad_gate_up`, and `grad_h` but for what comes through the pools.
+  // `grad_gate_up` of each pair, and `grad_h` without the part from the pools.
   void through_pairs(const UnitKept& keep, const UnitMaps<const Right>& w_t, const UnitMaps<UnitGradients>& grads,
                      const bf16* grad) {
     for (Index t = 0; t < s.length; t += kPairs) {
@@ -83,7 +83,7 @@ class UnitsBackward : Units {
     inner_right.put(inner, I, 0, m, I);
   }
 
-  // `grad_pooled`, divided by how many pairs each value is that of.
+  // `grad_pooled`, divided by the number of pairs of each value.
   void through_pools(const Right* w_t, UnitGradients* grads, const bf16* h) {
     sum_members();
     for_kinds([&](Index kind, Index from, Index n) {
@@ -99,7 +99,7 @@ class UnitsBackward : Units {
       for (Index v = 0; v < p->vectors; ++v, of_pool += P, grad += P) {
         for (Index d = 0; d < D; d += kLanes) store(grad + d, _mm512_mul_ps(load(grad + d), by));
         if (!s.has_maximum) continue;
-        for (Index d = 0; d < D; d += kLanes) {  // those that share the maximum share its gradient
+        for (Index d = 0; d < D; d += kLanes) {  // pairs that share the maximum share its gradient
           const __m512 most = load(of_pool + D + d);
           __m512 ties = _mm512_setzero_ps();
           for (Index i = 0; i < p->size; ++i) {
@@ -112,7 +112,7 @@ class UnitsBackward : Units {
     }
   }
 
-  // `grad_maps`: of each pooled vector the sum over its pairs.
+  // `grad_maps`: for each pooled vector the sum over its pairs.
   void sum_members() {
     bf16* to = grad_maps;
     const __m512i upper = _mm512_set1_epi32(0xffff0000);  // of a pair of bfloat16

@@ -1,4 +1,4 @@
-// Vectors of 16 float32 values, and the two layouts in which a product of bfloat16 matrices wants its sides.
+// Vectors of 16 float32 values, and the layouts of the two sides of a product of bfloat16 matrices.
 
 #include <ATen/native/CPUBlas.h>
 #include <immintrin.h>
@@ -37,7 +37,7 @@ inline __m512 load(const bf16* x, __mmask16 mask) { return widened(_mm256_maskz_
 inline void store(bf16* to, __m512 x) { _mm256_storeu_si256((__m256i*)to, rounded(x)); }
 inline void store(bf16* to, __m512 x, __mmask16 mask) { _mm256_mask_storeu_epi16(to, mask, rounded(x)); }
 
-// 2^x with a relative error of 3e-6; 0 or infinity where float32 ends.
+// 2^x with a relative error of 3e-6; 0 or infinity outside of float32's range.
 inline __m512 exp2_of(__m512 x) {
   const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   const __m512 rest = _mm512_sub_ps(x, whole);
@@ -64,8 +64,7 @@ inline __m512i paired(__m256i upper, __m256i lower) {
   return _mm512_or_si512(_mm512_cvtepu16_epi32(upper), _mm512_slli_epi32(_mm512_cvtepu16_epi32(lower), 16));
 }
 
-// Pairs of rows of x (rows, columns), zeros below the last; `ld` values lie between the rows, of `to` between the
-// pairs.
+// Pairs of rows of x (rows, columns), zero-padded; `ld` is the stride of the rows, and of the pairs in `to`.
 inline void pair_rows(const bf16* x, Index ld, Index rows, Index columns, bf16* to, Index ld_to) {
   for (Index i = 0; i < rows; i += 2)
     for (Index j = 0; j < columns; j += kLanes) {
@@ -134,13 +133,13 @@ inline void transpose_left(const bf16* x, Index ld, Index rows, Index columns, b
     }
 }
 
-// c (m, n) = or += a (m, k) b (k, n), b in pairs; values between rows of a, pairs of b and rows of c: lda, 2 ldb, ldc.
+// c (m, n) = or += a (m, k) b (k, n), b in pairs; strides of rows of a, pairs of b and rows of c: lda, 2 ldb, ldc.
 inline void product(Index m, Index n, Index k, const bf16* a, Index lda, const bf16* b, Index ldb, float* c, Index ldc,
                     bool add = false) {
   at::native::cpublas::brgemm(m, n, k, lda, ldb, ldc, add, a, b, c, true);
 }
 
-// Memory that a thread keeps from call to call, in pieces that grow as they must.
+// Memory that a thread keeps between calls, in chunks that grow as needed.
 class Arena {
  public:
   void restart() { next = 0; }

@@ -1,35 +1,38 @@
-"""A network's weights as the C++ library wants them, and the way of their gradients back to the parameters."""
+"""A network's weights packed for the C++ library, and their gradients returned to the parameters."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from models.backends.fused_cpu.bindings import Right
 from models.backends.fused_cpu.kernels import Kernels
 from models.backends.fused_cpu.maps import LeftMap, RightMap
 from models.blocks import Network
 
 
 class Weights:
-    """Copies in bfloat16, for the applications of one supervision step, and sums of their gradients in float32."""
+    """Packed bfloat16 weights for one supervision step, and float32 sums of their gradients."""
 
     def __init__(self, network: Network, kernels: Kernels, with_gradient: bool):
         self.kernels = kernels
         self.maps = [kernels.maps(block) for block in network.layers]
-        self.sides: list[Tensor] = []  # alive as long as the pointers to them
+        self.sides: list[Tensor] = []  # kept alive for the pointers to them
         layers = [kernels.layer_type(**self.pointers(maps, with_gradient)) for maps in self.maps]
         self.layers = (kernels.layer_type * len(layers))(*layers)
-        # Of each part of the rows, by layer and name.
+        # Gradient sums for each part of the rows, by layer and name.
         self.sums: list[list[dict[str, Tensor]]] = []
         parameters = [each.linear.weight for maps in self.maps for each in maps.values()]
         self.token = GradientsOfWeights.apply(self, *parameters)
 
-    def pointers(self, maps: dict[str, RightMap | LeftMap], with_gradient: bool) -> dict[str, Right | int]:
-        """What the library is given of one layer."""
-        found: dict[str, Right | int] = {}
+    def pointers(
+        self, maps: Mapping[str, RightMap | LeftMap], with_gradient: bool
+    ) -> dict[str, ctypes.Structure | int]:
+        """Pack one layer's weights; returns the fields of its structure."""
+        found: dict[str, ctypes.Structure | int] = {}
         for name, each in maps.items():
             weight = each.linear.weight.detach().to(torch.bfloat16)
             found[name] = each.pointer(self.keep(each.forward_side(weight)), backward=False)
@@ -42,9 +45,9 @@ class Weights:
         return side.data_ptr()
 
     def add_to(self, parts: int) -> ctypes.Array:
-        """Where each of so many parts of the rows adds the weights' gradients, part by part, layer by layer.
+        """Return the gradient structures of each part and layer, in this order.
 
-        They share none, so that sums repeat bit for bit.
+        Parts share no sums, so that results are reproducible bit for bit.
         """
         while len(self.sums) < parts:
             self.sums.append(
@@ -59,7 +62,7 @@ class Weights:
         return (of_layer * len(pointers))(*pointers)
 
     def gradients(self) -> list[Tensor]:
-        """Of all weights, by layer and name; what was added before does not count again."""
+        """Return the gradients of all weights, by layer and name, and reset the sums."""
         sums, self.sums = self.sums, []
         found = []
         for i, maps in enumerate(self.maps):
@@ -72,17 +75,17 @@ class Weights:
 
 
 class GradientsOfWeights(torch.autograd.Function):
-    """A scalar that stands for all weights in autograd's graph.
+    """A scalar token that represents all weights in autograd's graph.
 
-    Applications take it as an input and add their weights' gradients to sums. When autograd arrives here, after the
-    last of them, the sums go to the parameters: one tensor for each instead of one for each application.
+    Applications take the token as input and add their weight gradients to `Weights.sums`. Autograd runs this backward
+    after all of them, which passes the sums to the parameters: one tensor per parameter instead of one per application.
     """
 
     @staticmethod
-    def forward(ctx, weights: Weights, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, weights: Weights, *parameters: Tensor) -> Tensor:
         ctx.weights = weights
         return torch.zeros(())
 
     @staticmethod
-    def backward(ctx, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, ...]:
         return None, *ctx.weights.gradients()

@@ -1,9 +1,9 @@
 """A symbol-equivariant recursion (SE-RRM, arXiv 2603.02193): relabelling the digits relabels the answer.
 
-Shapes: B batch, V vocabulary, R registers (extra positions), S `seq_len`, L = R + S, D hidden size. The one latent
-keeps a vector for every symbol at every position, (B, V·L, D). No weight knows V or S, so a model trained on grids of
-one size answers grids of another. Differs from the paper: halting is learned as in TRM (there: at random), and there
-is no dropout.
+Shapes: B batch, V vocabulary, R registers (extra positions), S `seq_len`, L = R + S, D hidden size. The only
+latent has a vector for every symbol at every position, (B, V·L, D). No weight depends on V or S, so a model trained on
+grids of one size solves grids of another. Differences from the paper: halting is learned as in TRM (there: random),
+and there is no dropout.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.blocks import Network
+from models.blocks import Network, NetworkBlock
 from models.feedforward import FFNS
 from models.grid_rotary import GridRotaryEmbedding
 from models.layers import Attention, Embedding, Linear
 from models.ops import rms_norm
-from models.recursive import RecursiveConfig, RecursiveModel, State
+from models.recursive import RecursiveConfig, SingleLatentModel, State
 
-PAD, BLANK, SYMBOL = range(3)  # what a token is; all symbols share one input vector
+PAD, BLANK, SYMBOL = range(3)  # kinds of tokens; all symbols share one input vector
 
 
-class SymbolBlock(nn.Module):
+class SymbolBlock(NetworkBlock):
     """Post-norm: attention over the positions of each symbol, over the symbols of each position, feed-forward."""
 
     def __init__(self, config: SERRM.Config):
@@ -37,7 +37,7 @@ class SymbolBlock(nn.Module):
         self.over_symbols = Attention(c.hidden_size, max(1, c.num_heads // 2), head_dim)
         self.mlp = FFNS[c.ffn](c.hidden_size, c.expansion, c.rms_norm_eps)
 
-    def forward(self, h: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, h: Tensor, cos_sin: tuple[Tensor, Tensor] | None) -> Tensor:
         batch, _, width = h.shape
         h = h.reshape(batch * self.num_symbols, -1, width)  # (B·V, L, D)
         h = rms_norm(h + self.over_positions(h, cos_sin), self.eps)
@@ -54,10 +54,10 @@ class SymbolBlock(nn.Module):
         return over_positions + positions * self.over_symbols.flops(self.num_symbols) + self.mlp.flops(length)
 
 
-class SERRM(RecursiveModel):
-    """z = f(z, x), L times a cycle, with f over symbols and positions; for tokens as Sudoku has them."""
+class SERRM(SingleLatentModel):
+    """z = f(z, x), L times a cycle, with f over symbols and positions, for the tokens of Sudoku."""
 
-    knows: ClassVar = "that all symbols are alike"
+    knows: ClassVar = "that all symbols are equivalent"
 
     class Config(RecursiveConfig):
         free_sizes: ClassVar = ("seq_len", "vocab_size")
@@ -71,7 +71,7 @@ class SERRM(RecursiveModel):
         puzzle_emb_ndim: int = Field(default=0, ge=0, le=0)
         puzzle_emb_len: int = Field(default=0, ge=0, le=0)
 
-    latents: ClassVar = {"z_H": "H_init"}
+    config: SERRM.Config
 
     def __init__(self, config: SERRM.Config):
         super().__init__(config)
@@ -87,19 +87,13 @@ class SERRM(RecursiveModel):
         return Network([SymbolBlock(self.config) for _ in range(num_layers)])
 
     def embed(self, inputs: Tensor, puzzle_rows: Tensor | None) -> Tensor:
-        """(B, V·L, D): a cell's vector at its own symbol, sqrt(V) times, 0 at others; registers at all symbols."""
+        """Return (B, V·L, D): a cell's vector times sqrt(V) at its own symbol, 0 at others; registers at all."""
         num_symbols = self.config.vocab_size
         cells = self.embed_tokens(inputs.clamp(max=SYMBOL)).unsqueeze(1)  # (B, 1, S, D)
         is_its = F.one_hot(inputs.long(), num_symbols).transpose(1, 2).unsqueeze(-1)  # (B, V, S, 1)
         cells = math.sqrt(num_symbols) * is_its.to(cells.dtype) * cells
         registers = self.registers.embedding_weight.to(cells.dtype).expand(*cells.shape[:2], -1, -1)
         return self.scale * torch.cat((registers, cells), dim=2).flatten(1, 2)
-
-    def cycle(self, state: State, x: Tensor) -> State:
-        (z,) = state
-        for _ in range(self.L_cycles):
-            z = self.f(self.L_level, z, x)
-        return (z,)
 
     def heads_flops(self) -> int:
         return self.lm_head.flops(self.config.vocab_size * self.config.seq_len) + self.q_head.flops(1)

@@ -30,7 +30,7 @@ def model(seq_len: int, vocab_size: int, **arch):
     torch.manual_seed(0)
     built = build_model(ARCH | arch, seq_len=seq_len, vocab_size=vocab_size, num_puzzle_identifiers=1).eval()
     with torch.no_grad():
-        built.model.inner.q_head.weight.normal_()
+        built.architecture.q_head.weight.normal_()
     return built
 
 
@@ -75,7 +75,7 @@ def test_a_cycle_of_urm_applies_the_network_to_one_latent_and_the_question():
     built = build_model(
         ARCH | {"name": "urm", "puzzle_emb_ndim": 0}, seq_len=16, vocab_size=6, num_puzzle_identifiers=1
     )
-    inner, x, z = built.model.inner, torch.randn(2, 16, 16), torch.randn(2, 16, 16)
+    inner, x, z = built.architecture, torch.randn(2, 16, 16), torch.randn(2, 16, 16)
     (found,) = inner.cycle((z,), x)
     expected = inner.L_level(inner.L_level(z, x, inner.cos_sin()), x, inner.cos_sin())
     assert torch.equal(found, expected)

@@ -1,4 +1,4 @@
-"""A depth that grows with training (CGAR, arXiv 2511.08653): shallow recursions first, the full one at last."""
+"""Curriculum over the recursion's depth (CGAR, arXiv 2511.08653), from shallow to full."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from models.recursive import RecursiveModel
 
-STAGES = (0.3, 0.6)  # shares of the updates at which a third more of the depth is added
+STAGES = (0.3, 0.6)  # fractions of all updates at which another third of the depth is added
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,14 @@ class DepthCurriculum:
     L_cycles: int
 
     def cycles(self, step: int) -> tuple[int, int]:
-        """(H_cycles, L_cycles) of update `step` (from 1): one, two or three thirds, rounded up, at least 1 and 2."""
+        """Return (H_cycles, L_cycles) of update `step` (from 1): one to three thirds, rounded up, at least 1 and 2."""
         thirds = 1 + sum(step >= share * self.total_steps for share in STAGES)
         low = max(2, -(-self.L_cycles * thirds // 3))
         return -(-self.H_cycles * thirds // 3), min(low, self.L_cycles)
 
     @contextmanager
     def applied(self, inner: RecursiveModel, step: int) -> Iterator[None]:
-        """Within the block the recursion is as deep as update `step` wants it; what is compiled does not change."""
+        """Context manager that sets the depth of update `step`; compiled networks stay valid."""
         inner.H_cycles, inner.L_cycles = self.cycles(step)
         try:
             yield

@@ -1,4 +1,4 @@
-"""Metrics of a supervision step, and their sums on the device, fetched once per log interval.
+"""Metrics of a supervision step, summed on the device and fetched once per log interval.
 
 Shapes: B rows, S `seq_len`.
 """
@@ -15,21 +15,21 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rows:
-    """What a metric may look at: the rows of one supervision step."""
+    """The rows of one supervision step, as input of the metrics."""
 
     outputs: dict[str, Tensor]
-    """Of the model, with `preds` (B, S): `logits`, `q_halt_logits`, ..."""
+    """The model's outputs: `logits`, `q_halt_logits`, ..., and `preds` (B, S)."""
     labels: Tensor  # (B, S)
-    steps: Tensor  # (B,) int: supervision steps done since the row's reset
+    steps: Tensor  # (B,) int: supervision steps since the row's reset
     num_labelled: Tensor  # (B,) int
     num_correct: Tensor  # (B,) int
-    solved: Tensor  # (B,) bool: every label is met
-    counted: Tensor  # (B,) bool: halted at this step, with a label
+    solved: Tensor  # (B,) bool: every labelled cell is correct
+    counted: Tensor  # (B,) bool: halted at this step and has a label
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A value for each row, and which rows its mean is taken over."""
+    """A value per row, and the rows that its mean is taken over."""
 
     values: Callable[[Rows], Tensor]
     """(B,) of any dtype, on the device of `Rows`."""
@@ -37,7 +37,7 @@ class Metric:
     """`halted`: the rows that halted at this step and have a label; `all`: all rows, as for the losses."""
 
 
-# A new metric is added to this table. In training it is logged as `train/NAME`, in evaluations as `test/NAME`.
+# Add new metrics to this table. They are logged as `train/NAME` in training and `test/NAME` in evaluations.
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(lambda rows: rows.num_correct / rows.num_labelled.clamp(min=1)),
     "exact_accuracy": Metric(lambda rows: rows.solved),
@@ -48,7 +48,7 @@ METRICS: dict[str, Metric] = {
 
 @torch.no_grad()
 def metric_sums(metrics: Mapping[str, Metric], rows: Rows) -> dict[str, Tensor]:
-    """`count` of the counted rows and the sum of each metric over its rows: float32 scalars on the device."""
+    """Return `count` and the sum of each metric over its rows, as float32 scalars on the device."""
     sums = {"count": rows.counted.sum().float()}
     for name, metric in metrics.items():
         values = metric.values(rows).float()
@@ -57,13 +57,13 @@ def metric_sums(metrics: Mapping[str, Metric], rows: Rows) -> dict[str, Tensor]:
 
 
 class NonFiniteLoss(ValueError):
-    """The loss or a gradient of a step was NaN or infinite; the message names the step."""
+    """Raised if the loss or a gradient of a step was NaN or infinite; the message names the step."""
 
 
 class MetricAccumulator:
-    """Sums of the steps since the last fetch, and the first step whose loss or gradient was not finite.
+    """Sums metrics over steps, and remembers the first step whose loss or gradient was not finite.
 
-    `metrics` are those of the loss head; any other name that is added counts as a loss, over all rows.
+    `metrics` are those of the loss head; any other name that is added counts as a loss, averaged over all rows.
     """
 
     def __init__(
@@ -78,16 +78,16 @@ class MetricAccumulator:
         self.names: list[str] = []
         self.sums: Tensor | None = None  # (metrics,) float32
         self.num_steps = 0
-        self.puzzles = 0  # that have halted so far, over all ranks and intervals
-        self.bad_step: Tensor | None = None  # int64 scalar, 0 while all is well
-        self.place = (0, 0, 0)  # step, iteration and batch of the last addition
+        self.puzzles = 0  # number halted so far, over all ranks and intervals
+        self.bad_step: Tensor | None = None  # int64 scalar, 0 if all steps were finite
+        self.position = (0, 0, 0)  # step, iteration and batch of the last addition
 
     def add(self, metrics: dict[str, Tensor], ok: Tensor, step: int, iteration: int, batch: int) -> None:
-        """Add one step's sums (scalars on the device); `ok` (bool scalar) is false where its update was masked.
+        """Add one step's sums (scalars on the device); `ok` (bool scalar) is false if its update was skipped.
 
-        `batch`, from 1, is the step's batch within its iteration of the stream.
+        `batch`, from 1, is the step's batch within its iteration of the training stream.
         """
-        self.place = step, iteration, batch
+        self.position = step, iteration, batch
         values = torch.stack([value.float() for value in metrics.values()])
         if self.sums is None:
             self.names, self.sums = list(metrics), torch.zeros_like(values)
@@ -98,12 +98,12 @@ class MetricAccumulator:
         self.num_steps += 1
 
     def fetch(self) -> dict[str, float]:
-        """Means since the last fetch under their logged names, equal on all ranks; the sums start again at 0.
+        """Return the means since the last fetch under their logged names, equal on all ranks, and reset the sums.
 
-        Metrics over halted rows are left out if no row has halted. The one synchronisation with the device. Raises
-        NonFiniteLoss if a step was not finite.
+        Metrics over halted rows are omitted if no row has halted. This is the only synchronisation with the device.
+        Raises NonFiniteLoss if a step was not finite.
         """
-        if self.num_steps == 0:
+        if self.sums is None:
             return {}
         self.check_finite()
         sums = dict(zip(self.names, self.sum_over_ranks(self.sums).tolist(), strict=True))
@@ -118,14 +118,14 @@ class MetricAccumulator:
         }
 
     def check_finite(self) -> None:
-        """Raise NonFiniteLoss if a step since the start was not finite; waits for the device."""
+        """Raise NonFiniteLoss if a step since the start was not finite; synchronises with the device."""
         bad_step = 0 if self.bad_step is None else int(self.bad_step)
         if bad_step:
-            step, iteration, batch = self.place
+            step, iteration, batch = self.position
             batch -= step - bad_step
             raise NonFiniteLoss(
                 f"step {bad_step} (batch {batch} of iteration {iteration} of the training stream): "
-                f"the loss or its gradient is not finite. No update since then has touched the weights, and nothing "
+                f"the loss or its gradient is not finite. No update since then has changed the weights, and nothing "
                 f"was saved after it. Lower lr, lengthen lr_warmup_steps, or use arch.forward_dtype=float32; an "
                 f"earlier checkpoint can be continued with resume="
             )

@@ -20,7 +20,7 @@ class EMA:
             raise ValueError(f"ema_rate={rate} must be in [0, 1)")
         self.rate, self.start_step = rate, start_step
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.params = list(named.values())
+        self.params: list[Tensor] = list(named.values())
         self.shadow = {name: p.detach().clone() for name, p in named.items()}
 
     @torch.no_grad()

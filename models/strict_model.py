@@ -1,4 +1,4 @@
-"""The base of every closed schema: what a config may not hold, whatever its fields are."""
+"""Base class of every closed config schema."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 MAX_FLOAT = 1e15  # products of two such numbers are still finite in float32
 
 
-class Settings(BaseModel):
-    """Refuses unknown keys, absurd numbers, infinities, NaN, and true or false for a number.
-
-    (Python counts true and false as 1 and 0.)
-    """
+class StrictModel(BaseModel):
+    """Rejects unknown keys, absurdly large numbers, infinities, NaN, and booleans in place of numbers."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -25,7 +22,7 @@ class Settings(BaseModel):
     )
 
     @model_validator(mode="after")
-    def refuse_absurd_numbers(self) -> Settings:
+    def refuse_absurd_numbers(self) -> StrictModel:
         for key in type(self).model_fields:
             value = getattr(self, key)
             if isinstance(value, float) and abs(value) > MAX_FLOAT:
@@ -34,7 +31,7 @@ class Settings(BaseModel):
                 raise ValueError(f"{key}: is not valid: has {len(str(value)):,} digits, must be below 2^63")
         return self
 
-    # On the whole model, because pydantic allows no such validator on a field that tells the members of a union apart.
+    # On the whole model, because pydantic allows no such validator on a discriminator field.
     @model_validator(mode="before")
     @classmethod
     def refuse_booleans_as_numbers(cls, values: Any) -> Any:
@@ -49,7 +46,7 @@ class Settings(BaseModel):
 
 @dataclass(frozen=True, repr=False)
 class _NoNumber:
-    """A boolean that pydantic does not count as a number: it refuses it with the field's own message."""
+    """A boolean that pydantic does not accept as a number, so that the field's own message is shown."""
 
     value: bool
 
@@ -62,7 +59,7 @@ def _takes_only_numbers(annotation: Any) -> bool:
 
 
 def types_of(annotation: Any) -> set[Any]:
-    """The types that a field's annotation allows: the members of a union, the types of a `Literal`'s values."""
+    """Return the types that an annotation allows: members of a union, types of a `Literal`'s values."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return {type(value) for value in arguments}

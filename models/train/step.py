@@ -1,4 +1,4 @@
-"""The state of a training and its one update, for any number of ranks.
+"""The training state and the update step, for any number of ranks.
 
 Shapes: B rows of this rank, S `seq_len`.
 """
@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 
 from models.act import Carry, draw_min_steps
-from models.curriculum import DepthCurriculum
-from models.ema import EMA
 from models.flops import training_flops
 from models.losses import ACTLossHead
-from models.metrics import MetricAccumulator
 from models.optim import Optimizers
 from models.optim.skip_step import all_finite, skip_step_unless
 from models.randomness import seeded
+from models.train.curriculum import DepthCurriculum
+from models.train.ema import EMA
+from models.train.metrics import MetricAccumulator
 
 
 class Ranks(Protocol):
-    """What an update asks of the run's processes; `utils.distributed.World` is one."""
+    """The interface of the run's processes; `utils.distributed.World` implements it."""
 
     rank: int
     size: int
@@ -37,7 +37,7 @@ class Ranks(Protocol):
 
 @dataclass
 class TrainState:
-    """Everything that exact continuation needs, and where it stands in the stream."""
+    """Everything that an exact resume needs, including the position in the training stream."""
 
     model: ACTLossHead
     optimizers: Optimizers
@@ -47,36 +47,38 @@ class TrainState:
     step: int = 0
     iteration: int = 1  # of the training stream, from 1
     batch: int = 0  # batches of this iteration already used
-    seconds: float = 0.0  # spent in training, evaluations left out
-    flops: int | None = 0  # so far, over all ranks; None: continued from a state that did not count them
+    seconds: float = 0.0  # spent in training, without evaluations
+    flops: int | None = 0  # so far, over all ranks; None: resumed from a state that did not count them
     curriculum: DepthCurriculum | None = None
-    flops_of_depth: dict[tuple[int, int], int] = field(default_factory=dict)  # a row's, by cycles
+    flops_of_depth: dict[tuple[int, int], int] = field(
+        default_factory=dict
+    )  # per row, by (H_cycles, L_cycles)
 
     def row_flops(self) -> int:
-        """FLOP of one update for each row of the batch at the recursion's present depth."""
-        inner = self.model.model.inner
+        """FLOP of one update per row of the batch, at the current depth of the recursion."""
+        inner = self.model.architecture
         depth = inner.H_cycles, inner.L_cycles
         if depth not in self.flops_of_depth:
             self.flops_of_depth[depth] = training_flops(self.model.model)
         return self.flops_of_depth[depth]
 
     def depth(self) -> AbstractContextManager[None]:
-        """The block in which the recursion is as deep as this update wants it."""
+        """Context manager that applies this update's curriculum depth."""
         if self.curriculum is None:
             return nullcontext()
-        return self.curriculum.applied(self.model.model.inner, self.step)
+        return self.curriculum.applied(self.model.architecture, self.step)
 
     def progress(self) -> dict[str, float]:
-        """What the run has cost so far, under the names that are logged."""
+        """Return the run's cost so far, under its logged names."""
         counted = {} if self.flops is None else {"train/flops": float(self.flops)}
         return counted | {"train/puzzles": self.metrics.puzzles, "train/seconds": round(self.seconds, 1)}
 
     def weights(self) -> dict[str, Tensor]:
-        """The published form: the averages where there are any, under uncompiled names."""
+        """Return the weights in the published form: EMA averages if there are any, under uncompiled names."""
         return self.model.state_dict() | (self.ema.state_dict() if self.ema else {})
 
-    def shared(self) -> dict[str, Any]:
-        """What is the same on every rank. Raises NonFiniteLoss rather than hide a bad step behind a checkpoint."""
+    def shared_state(self) -> dict[str, Any]:
+        """Return the state that is equal on all ranks. Raises NonFiniteLoss instead of saving after a bad step."""
         self.metrics.check_finite()
         return {
             "model": self.model.state_dict(),
@@ -90,16 +92,16 @@ class TrainState:
             "puzzles": self.metrics.puzzles,
         }
 
-    def of_rank(self) -> dict[str, Any]:
-        """What each rank has for itself."""
+    def rank_state(self) -> dict[str, Any]:
+        """Return the state of this rank."""
         names = self.model.model.latent_names
         return {
             "carries": [carry.tensors(names) for carry in self.carries],
             "interval": self.metrics.state_dict(),
         }
 
-    def load(self, shared: dict[str, Any], of_rank: dict[str, Any] | None) -> None:
-        """Continue from a checkpoint; without this rank's part (another number of ranks) the carry starts afresh."""
+    def load(self, shared: dict[str, Any], rank_state: dict[str, Any] | None) -> None:
+        """Restore a checkpoint; if `rank_state` is None (the number of ranks has changed) the carry is reset."""
         device = self.metrics.device
         self.model.load_state_dict(shared["model"])
         if self.ema:
@@ -108,13 +110,13 @@ class TrainState:
         self.step, self.iteration, self.batch = shared["step"], shared["iteration"], shared["batch"]
         self.seconds, self.flops = shared["seconds"], shared.get("flops")
         self.metrics.puzzles = shared.get("puzzles", 0)
-        if of_rank is not None:
+        if rank_state is not None:
             names = self.model.model.latent_names
             self.carries = [
                 Carry.from_tensors({name: value.to(device) for name, value in tensors.items()}, names)
-                for tensors in of_rank["carries"]
+                for tensors in rank_state["carries"]
             ]
-            self.metrics.load_state_dict(of_rank["interval"])
+            self.metrics.load_state_dict(rank_state["interval"])
 
 
 def train_step(
@@ -126,9 +128,9 @@ def train_step(
     global_batch_size: int,
     grad_accum_steps: int = 1,
 ) -> None:
-    """One update from one supervision step of every row; `batch` is this rank's share, on the device.
+    """Run one update from one supervision step of every row; `batch` is this rank's share, on the device.
 
-    Nothing here waits for the device.
+    Does not synchronise with the device.
     """
     state.step += 1
     state.optimizers.schedule(state.step)
@@ -137,9 +139,9 @@ def train_step(
             state.flops += global_batch_size * state.row_flops()
         sums = supervise(state, batch, ranks, seed, global_batch_size, grad_accum_steps)
 
-    params = [p for p in state.model.parameters() if p.grad is not None]
-    ranks.sum_gradients(params)
-    gradients = [p.grad for p in params] + state.optimizers.sparse_gradients()
+    ranks.sum_gradients(state.model.parameters())
+    gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
+    gradients += state.optimizers.sparse_gradients()
     losses = [value for name, value in sums.items() if name.endswith("loss")]
     ok = all_finite([*losses, *gradients])
     if ranks.size > 1:
@@ -164,11 +166,11 @@ def supervise(
     global_batch_size: int,
     grad_accum_steps: int,
 ) -> dict[str, Tensor]:
-    """One supervision step of every row, its gradient added to what is there; the metrics' sums.
+    """Run one supervision step of every row and accumulate its gradient; returns the metric sums.
 
-    Exploration is a function of the step and the seed, random latents of these, the rank and the micro-batch.
+    Exploration is a function of seed and step; random latents also of rank and micro-batch.
     """
-    arch, is_stochastic = state.model.model.inner.config, state.model.model.inner.is_stochastic
+    arch, is_stochastic = state.model.architecture.config, state.model.architecture.is_stochastic
     min_steps = torch.from_numpy(
         draw_min_steps(seed, state.step, global_batch_size, arch.halt_exploration_prob, arch.halt_max_steps)
     )
