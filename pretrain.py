@@ -119,7 +119,10 @@ def train(config: PretrainConfig, world: World) -> int:
     """Train from a config to the last checkpoint; returns the exit code, not 0 if a signal stopped the run."""
     run = build(config, world)
     state, inner = run.state, run.state.model.architecture
-    best = BestMetric(config.best_metric, config.early_stop_patience) if config.best_metric else None
+    name = config.best_metric
+    if name == "auto":
+        name = "test/solved" if "solved" in state.model.metrics else "test/exact_accuracy"
+    best = BestMetric(name, config.early_stop_patience) if name else None
     if (
         best is not None
         and (possible := metric_names(state.model, run.test_data, run.evaluators)) is not None

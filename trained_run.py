@@ -18,6 +18,7 @@ from config.report_schema import ReportConfig
 from dataset.families import family_by_sizes
 from dataset.format import Metadata, problems_text, read_metadata, type_problems
 from evaluators.inference import Solver
+from evaluators.rules import judge_by_rules
 from models.losses import ACTLossHead
 from models.pretrained import load_weights, sizes_in
 from models.recursive import RecursiveConfig
@@ -104,6 +105,7 @@ class Trained:
             load_weights(model, self.state, source=self.label, purpose="evaluate", notice=notice)
         except ValueError as error:
             raise UserError(str(error)) from error
+        judge_by_rules(model, recorded_metadata(self.metadata, sizes))
         return model.to(device).eval()
 
     def sizes_for(

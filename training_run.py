@@ -13,6 +13,7 @@ import torch
 from config.resume import check_changes, check_data
 from config.schema import PretrainConfig, notices, parse
 from evaluators.base import Evaluator, build_evaluators, remarks
+from evaluators.rules import judge_by_rules
 from evaluators.score import Score
 from models.optim import Optimizers, OptimizerSettings
 from models.pretrained import load_weights
@@ -102,6 +103,7 @@ def build(config: PretrainConfig, world: World) -> Run:
         check_training_memory(config, sizes, world)
         model = build_model(config.arch, **sizes).to(world.device)
         model.architecture.activation_checkpointing = config.activation_checkpointing
+        judge_by_rules(model, train_data.metadata)
         model.train()
         world.broadcast_(model.state_dict().values())
         total_steps = config.total_steps(

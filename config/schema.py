@@ -169,9 +169,9 @@ class PretrainConfig(StrictModel):
     """Minutes between saved states."""
     keep_last: int = Field(default=2, ge=1)
     """Number of full states to keep; all weights step_N stay."""
-    best_metric: str | None = "test/exact_accuracy"
-    """Metric whose best weights are kept as best: the lowest for a loss, the highest for anything else;
-    null: none.
+    best_metric: str | None = "auto"
+    """Metric whose best weights are kept as best: the lowest for a loss, the highest for anything else; auto:
+    test/exact_accuracy, or test/solved where a question has several right answers; null: none.
     """
     early_stop_patience: int | None = Field(default=None, ge=1)
     """Evaluations without a better best_metric before the run ends; null: never."""

@@ -52,14 +52,10 @@ def metric_names(
     of_evaluators = [evaluator.metric_names() for evaluator in evaluators.values()]
     if type(model).loss is not ACTLossHead.loss or None in of_evaluators:
         return None
-    row = torch.zeros(1)
-    outputs = {"logits": row.view(1, 1, 1), "preds": row.view(1, 1), "q_halt_logits": row}
-    _, metrics = model.loss(outputs, row.view(1, 1), row == 0, row + 1)
+    metrics = {*model.EVALUATION_LOSSES, *model.metrics}
     sets = data.metadata.sets
     prefixes = ["test", *(f"test/{name}" for name in sets if len(sets) > 1)]
-    return {f"{prefix}/{name}" for prefix in prefixes for name in metrics if name != "count"}.union(
-        *of_evaluators
-    )
+    return {f"{prefix}/{name}" for prefix in prefixes for name in metrics}.union(*of_evaluators)
 
 
 def loss_sums(

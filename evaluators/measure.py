@@ -64,17 +64,20 @@ def measure(
                 answered = strategy.solve(Rows(batch["inputs"], batch["puzzle_identifiers"], numbers), tally)
                 tally.end()
                 outputs = {"preds": answered.preds, "q_halt_logits": answered.q_halt} | answered.outputs
-                collector.add(share, batch_sums(head, answered, outputs, batch["labels"]), batch | outputs)
+                named = batch | outputs
+                collector.add(share, batch_sums(head, answered, named), named)
                 progress.show(collector.standing)
             progress.update(share.num_global)
     tally.gather(world.gather_object)
     return collector.results(), tally
 
 
-def batch_sums(
-    head: ACTLossHead, answered: Answered, outputs: dict[str, Tensor], labels: Tensor
-) -> dict[str, float]:
-    """Metrics of a batch as sums over its rows: those of the loss head, or as many of them as need no logits."""
+def batch_sums(head: ACTLossHead, answered: Answered, outputs: dict[str, Tensor]) -> dict[str, float]:
+    """Metrics of a batch as sums over its rows: those of the loss head, or as many of them as need no logits.
+
+    `outputs` are those of the model with the batch's own `inputs` and `labels`, (B, ...).
+    """
+    labels = outputs["labels"]
     if "logits" in outputs:
         scored = labelled_only(labels, outputs, {"labels": labels, "steps": answered.steps})
         if scored is None:
@@ -84,12 +87,18 @@ def batch_sums(
         _, metrics = head.loss(outputs, rows["labels"], every, rows["steps"])
         return dict(zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True))
     correct, labelled = right_cells(answered.preds, labels)
-    counted, solved = labelled > 0, correct == labelled
+    counted, exact = labelled > 0, correct == labelled
+    solved = exact
+    by_rules = {}
+    if head.solved_by_rules is not None:
+        solved = head.solved_by_rules(outputs["inputs"], answered.preds)
+        by_rules = {"solved": counted & solved}
     metrics = {
         "count": counted,
         "accuracy": torch.where(counted, correct / labelled.clamp(min=1), 0),
-        "exact_accuracy": counted & solved,
+        "exact_accuracy": counted & exact,
         "q_halt_accuracy": counted & ((answered.q_halt >= 0) == solved),
         "steps": torch.where(counted, answered.steps, 0),
+        **by_rules,
     }
     return {name: float(values.sum()) for name, values in metrics.items()}

@@ -1,4 +1,4 @@
-"""How many puzzles a model solves by the rules of their family, for families without an evaluator of their own."""
+"""Answers judged by the rules of their family: in the loss head, and by the evaluator of families that name none."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dataset.families import family_of
 from dataset.format import IGNORE_LABEL_ID, Metadata, open_split
 from dataset.mixing import named_sets
 from evaluators.base import Evaluator, summed_by_set
+from models.losses import ACTLossHead
 from utils.errors import UserError
 
 
@@ -74,3 +75,19 @@ class Rules(Evaluator):
             if labelled:
                 values[f"{prefix}/exact"] = float(exact / labelled)
         return values
+
+
+def judge_by_rules(head: ACTLossHead, metadata: Metadata) -> None:
+    """Let a loss head judge answers by the family's rules if its puzzles have several right answers.
+
+    Raises UserError if the family offers no check on tensors.
+    """
+    family = family_of(metadata)
+    if not family.several_answers:
+        return
+    if family.check_tensors is None:
+        raise UserError(
+            f"puzzles of the family {family.name} have several right answers, and {type(family).__name__} has no "
+            "check_tensors to tell them by: define it"
+        )
+    head.judge_by_rules(family.check_tensors)

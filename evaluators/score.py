@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
+from dataset.families import family_of
 from dataset.format import IGNORE_LABEL_ID, Metadata
 from evaluators.base import Evaluator
 
@@ -16,10 +18,12 @@ from evaluators.base import Evaluator
 class Score(Evaluator):
     """Counts what was evaluated, beside the metrics of the loop; after `result` every rank knows the totals."""
 
-    required_outputs: ClassVar[frozenset[str]] = frozenset({"labels", "preds"})
+    required_outputs: ClassVar[frozenset[str]] = frozenset({"inputs", "labels", "preds"})
 
     def __init__(self, data_paths: list[str], metadata: Metadata):
         super().__init__(data_paths, metadata)
+        family = family_of(metadata)
+        self.check = family.check if family.several_answers else None
         self.begin()
 
     def metric_names(self) -> set[str]:
@@ -29,12 +33,16 @@ class Score(Evaluator):
         self.rows = self.labelled = self.solved = 0
 
     def update(self, set_name: str, outputs: dict[str, Tensor], example_indices: Tensor) -> None:
-        labels = outputs["labels"]
-        has_label = labels != IGNORE_LABEL_ID  # (B, S)
-        wrong = has_label & (outputs["preds"] != labels)
+        labels, answers = outputs["labels"], outputs["preds"]
+        labelled = labels != IGNORE_LABEL_ID  # (B, S)
+        counted = labelled.any(-1)
+        if self.check is None:
+            solved = ~(labelled & (answers != labels)).any(-1)
+        else:
+            solved = torch.from_numpy(self.check(outputs["inputs"].numpy(), answers.numpy()))
         self.rows += len(labels)
-        self.labelled += int(has_label.any(-1).sum())
-        self.solved += int((has_label.any(-1) & ~wrong.any(-1)).sum())
+        self.labelled += int(counted.sum())
+        self.solved += int((counted & solved).sum())
 
     def result(self, gather: Callable[[Any], list[Any]], save_dir: Path | None) -> dict[str, float]:
         totals = zip(*gather((self.rows, self.labelled, self.solved)), strict=True)

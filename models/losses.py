@@ -5,7 +5,7 @@ Shapes: B rows, S `seq_len`, V vocabulary. Labels of -100 are ignored.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import ClassVar
 
 import torch
@@ -17,7 +17,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross
 from models.act import ACTModel, Carry
 from models.recursive import RecursiveModel
 from models.strict_model import StrictModel
-from models.train.metrics import METRICS, Metric, Rows, metric_sums
+from models.train.metrics import METRICS, SOLVED, Metric, Rows, metric_sums
 
 IGNORE_LABEL_ID = -100  # as in dataset.format; torch's own convention
 
@@ -65,7 +65,10 @@ TOKEN_LOSSES = {
 class ACTLossHead(nn.Module):
     """The ACT model with its loss; published checkpoints are state dicts of this module (`model.inner...`)."""
 
-    metrics: ClassVar[Mapping[str, Metric]] = METRICS
+    EVALUATION_LOSSES: ClassVar[tuple[str, ...]] = ("lm_loss", "q_halt_loss")
+    metrics: Mapping[str, Metric] = METRICS
+    solved_by_rules: Callable[[Tensor, Tensor], Tensor] | None = None
+    """Inputs and answers (B, S) -> (B,) bool; None: an answer is right if it meets every label."""
 
     class Config(StrictModel):
         loss_type: str = "stablemax_cross_entropy"
@@ -98,6 +101,15 @@ class ACTLossHead(nn.Module):
         """The recursive network, `model.inner` in checkpoints."""
         return self.model.inner
 
+    def judge_by_rules(self, check: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Call an answer right if `check` does, for puzzles with several right answers.
+
+        q_halt then learns from it, and the metric `solved` is reported beside `exact_accuracy`, the share of answers
+        that meet every label.
+        """
+        self.solved_by_rules = check
+        self.metrics = {**self.metrics, "solved": SOLVED}
+
     def initial_carry(self, batch: dict[str, Tensor]) -> Carry:
         return self.model.initial_carry(batch)
 
@@ -107,6 +119,9 @@ class ACTLossHead(nn.Module):
         """Run one supervision step; returns the new carry, the summed loss, metric sums and the model's outputs."""
         carry, outputs = self.model(carry, batch, min_steps)
         outputs["preds"] = outputs["logits"].detach().argmax(-1)  # (B, S)
+        outputs["inputs"] = carry.current[
+            "inputs"
+        ]  # of the rows in flight, which differ from those of `batch`
         loss, metrics = self.loss(outputs, carry.current["labels"], carry.halted, carry.steps)
         return carry, loss, metrics, outputs
 
@@ -115,6 +130,7 @@ class ACTLossHead(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return `lm + q_halt_weight (q_halt + q_continue)`, summed over rows, and the metric sums.
 
+        `outputs` are the model's, with `preds` and, if rules decide, `inputs` (B, S).
         `weighted_sums` weights the rows in the loss, but not in the metrics. Losses are summed over all rows; `count`
         and the metrics of `self.metrics` over the rows that each metric declares. Every value is a float32 scalar on
         the device.
@@ -123,7 +139,10 @@ class ACTLossHead(nn.Module):
             labelled = labels != IGNORE_LABEL_ID  # (B, S)
             num_labelled = labelled.sum(-1)  # (B,)
             num_correct = (labelled & (outputs["preds"] == labels)).sum(-1)  # (B,)
-            solved = num_correct == num_labelled
+            exact = num_correct == num_labelled
+            solved = exact
+            if self.solved_by_rules is not None:
+                solved = self.solved_by_rules(outputs["inputs"], outputs["preds"])
             counted = halted & (num_labelled > 0)
 
         q_halt = outputs["q_halt_logits"]
@@ -144,6 +163,7 @@ class ACTLossHead(nn.Module):
             steps=steps,
             num_labelled=num_labelled,
             num_correct=num_correct,
+            exact=exact,
             solved=solved,
             counted=counted,
         )

@@ -23,7 +23,8 @@ class Rows:
     steps: Tensor  # (B,) int: supervision steps since the row's reset
     num_labelled: Tensor  # (B,) int
     num_correct: Tensor  # (B,) int
-    solved: Tensor  # (B,) bool: every labelled cell is correct
+    exact: Tensor  # (B,) bool: every label is met
+    solved: Tensor  # (B,) bool: the answer is right, by the rules if the head judges by them, otherwise exact
     counted: Tensor  # (B,) bool: halted at this step and has a label
 
 
@@ -40,10 +41,13 @@ class Metric:
 # Add new metrics to this table. They are logged as `train/NAME` in training and `test/NAME` in evaluations.
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(lambda rows: rows.num_correct / rows.num_labelled.clamp(min=1)),
-    "exact_accuracy": Metric(lambda rows: rows.solved),
+    "exact_accuracy": Metric(lambda rows: rows.exact),
     "q_halt_accuracy": Metric(lambda rows: (rows.outputs["q_halt_logits"] >= 0) == rows.solved),
     "steps": Metric(lambda rows: rows.steps),
 }
+
+# Added by a head that judges answers by rules.
+SOLVED = Metric(lambda rows: rows.solved)
 
 
 @torch.no_grad()
