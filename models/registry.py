@@ -213,14 +213,20 @@ class ModelSize:
     num_blocks: int
 
 
-def is_unusually_large(config: RecursiveConfig) -> bool:
-    """True if a model may be too large to build, so that computing its `model_size` is worth the time.
+_ORDINARY_VALUES = 2**28  # a GiB of float32
 
-    `model_size` takes seconds because torch's shape functions import sympy; its optimizers do so in training anyway.
+
+def is_unusually_large(config: RecursiveConfig) -> bool:
+    """True if a model may have more than 2^28 values, so that its `model_size` is worth finding before it is built.
+
+    A rough estimate that needs no tensors. (The sizes themselves are found on the meta device, whose shape functions
+    import sympy and torch._dynamo: seconds that a small training would feel.)
     """
-    widths = config.hidden_size, config.puzzle_emb_ndim, config.puzzle_emb_len, config.vocab_size
-    layers, table = config.H_layers + config.L_layers, config.num_puzzle_identifiers * config.puzzle_emb_ndim
-    return max(widths) > 8192 or layers > 64 or config.expansion > 64 or table > 2**31
+    length = config.seq_len + config.puzzle_emb_len
+    width = max(config.hidden_size, config.puzzle_emb_ndim, length if config.mlp_t else 0)
+    blocks = (config.H_layers + config.L_layers) * width**2 * (4 + 4 * config.expansion)
+    tables = (length + 2 * config.vocab_size) * width + config.num_puzzle_identifiers * config.puzzle_emb_ndim
+    return blocks + tables > _ORDINARY_VALUES
 
 
 def model_size(arch: dict, **sizes: Any) -> ModelSize:
@@ -237,6 +243,11 @@ def model_size(arch: dict, **sizes: Any) -> ModelSize:
             f"arch: a tensor of this model is too large for any machine ({reason}): lower hidden_size, expansion, "
             "puzzle_emb_ndim or puzzle_emb_len"
         ) from error
+    return size_of(inner)
+
+
+def size_of(inner: RecursiveModel) -> ModelSize:
+    """The size of a model that is built."""
     return ModelSize(
         sum(p.numel() * p.element_size() for p in inner.parameters()),
         sum(b.numel() * b.element_size() for b in inner.buffers()),

@@ -108,7 +108,9 @@ def seed_everything(seed: int) -> None:
 def make_deterministic(device: torch.device) -> None:
     """Use deterministic algorithms on a CPU; other devices are not guaranteed to be bit-reproducible."""
     if device.type == "cpu":
-        torch.use_deterministic_algorithms(True)
+        # `torch.use_deterministic_algorithms` does this and imports the compiler for its setting, 1.5 s:
+        # models/backends/torch_compile.py makes that where it compiles.
+        torch.set_deterministic_debug_mode("error")
         # Filling every new tensor with NaN is a debugging aid that costs time and changes no result.
         torch.utils.deterministic.fill_uninitialized_memory = False
 

@@ -10,11 +10,11 @@ from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field
 from torch import nn
-from torch.optim import AdamW, Muon
 
 from models.backends.base import networks_of
 from models.optim.adam_atan2 import adam_atan2_class
 from models.optim.base import Built, CommonSettings, OptimizerConfig
+from models.optim.eager import AdamW, Muon
 from models.recursive import RecursiveModel
 
 
