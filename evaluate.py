@@ -62,7 +62,7 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     wanted = None if config.evaluators is None else [(e.name, e.options) for e in config.evaluators]
     score = Score(config.data_paths_test, data.metadata)
     try:
-        evaluators = build_evaluators(wanted, config.data_paths_test, data.metadata)
+        evaluators = build_evaluators(wanted, config.data_paths_test, data.metadata, data.splits)
     except ValueError as error:
         raise UserError(str(error)) from error
     can_be_fused = all(FusedCPU.fits(head.architecture) for head in heads)

@@ -96,7 +96,7 @@ def build(config: PretrainConfig, world: World) -> Run:
     sizes = model_sizes(train_data, test_data)
     wanted = None if config.evaluators is None else [(e.name, e.options) for e in config.evaluators]
     try:
-        evaluators = build_evaluators(wanted, config.test_paths, test_data.metadata)
+        evaluators = build_evaluators(wanted, config.test_paths, test_data.metadata, test_data.splits)
         for line in remarks(evaluators):
             world.print(line)
         if is_unusually_large(check_arch(config.arch, **sizes)):  # a smaller one is built in no time

@@ -4,8 +4,8 @@
     python -m benchmarks.start --against OTHER_TREE      both in turn, and the ratio of their medians
 
 The dataset is of Sudoku 9x9 without a source: relabelled copies of one grid with some cells blank, written in a
-second or two. The first step is done when `metrics.jsonl` has a line; then the training is killed. Processor seconds are those
-of all its threads, so a busy machine changes them less than the seconds that pass.
+second or two. The first step is done when `metrics.jsonl` has a line; then the training is killed. Processor seconds
+are those of all its threads until then, so that a busy machine changes them less than the seconds that pass.
 """
 
 from __future__ import annotations
@@ -70,9 +70,7 @@ def write_dataset(folder: Path, num_test: int, num_train: int = 1000) -> None:
     rng = np.random.default_rng(0)
     for split, count in (("train", num_train), ("test", num_test)):
         extra = {"family": "sudoku", "difficulty": "rating"}
-        with SplitWriter(
-            folder / split, seq_len=NUM_CELLS, vocab_size=VOCAB_SIZE, extra=extra
-        ) as writer:
+        with SplitWriter(folder / split, seq_len=NUM_CELLS, vocab_size=VOCAB_SIZE, extra=extra) as writer:
             for start in range(0, count, _ROWS_AT_ONCE):
                 number = min(_ROWS_AT_ONCE, count - start)
                 relabelled = rng.permuted(np.tile(np.arange(2, 11, dtype=np.uint8), (number, 1)), axis=1)
@@ -128,7 +126,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--against", type=Path, metavar="TREE", help="another checkout, timed in turn with this one")
+    parser.add_argument(
+        "--against", type=Path, metavar="TREE", help="another checkout, timed in turn with this one"
+    )
     parser.add_argument("--rows", type=int, default=400_000, help="rows of the test split (400,000)")
     parser.add_argument("--repeats", type=int, default=5, help="starts of each tree and case (5)")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
@@ -139,7 +139,7 @@ def main() -> None:
         write_dataset(data, arguments.rows)
         for case in arguments.cases:
             starts: dict[str, list[Start]] = {name: [] for name in trees}
-            for name, tree in trees.items():  # not counted: bytecode and compiled kernels
+            for tree in trees.values():  # not counted: bytecode and compiled kernels
                 time_start(tree, data, CASES[case])
             for _ in range(arguments.repeats):
                 for name, tree in trees.items():

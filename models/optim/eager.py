@@ -24,7 +24,9 @@ class EagerOptimizer(Optimizer):
 class AdamW(EagerOptimizer, torch.optim.AdamW):
     """torch's AdamW."""
 
-    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))  # torch's own wrapper, for steps with a gradient too
+    step = torch.no_grad()(
+        inspect.unwrap(torch.optim.AdamW.step)
+    )  # torch's own wrapper, for steps with a gradient too
 
 
 class Muon(EagerOptimizer, torch.optim.Muon):
