@@ -14,7 +14,7 @@ from config.resume import check_changes, check_data
 from config.schema import PretrainConfig, notices, parse
 from evaluators.base import Evaluator, build_evaluators, remarks
 from evaluators.score import Score
-from models.optim import Optimizers, OptimizerSettings
+from models.optim.optimizers import Optimizers, OptimizerSettings
 from models.pretrained import load_weights
 from models.recursive import RecursiveModel
 from models.registry import ModelSize, build_model, check_arch, is_unusually_large, model_size, size_of

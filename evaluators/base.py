@@ -110,9 +110,7 @@ def build_evaluators(
     return evaluators
 
 
-def default_evaluators(
-    data_paths: list[str], splits: Sequence[tuple[str, Split]] | None = None
-) -> list[str]:
+def default_evaluators(data_paths: list[str], splits: Sequence[tuple[str, Split]] | None = None) -> list[str]:
     """The evaluators of the families that the data is of (`dataset.families`); `splits` as for `build_evaluators`."""
     names = []
     for _, opened in splits or open_test_splits(data_paths):

@@ -12,6 +12,14 @@ if __name__ == "__main__":  # Ctrl-C during the imports
 
     handle_interrupts()
 
+from config.command_line import Command, check_arguments, read_command
+from config.report_schema import ReportConfig
+
+COMMAND = Command("-m evaluators.plots", __doc__.strip(), ReportConfig)
+
+if __name__ == "__main__":  # before what follows imports torch
+    check_arguments(COMMAND)
+
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +28,6 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from config.command_line import Command, read_command
-from config.report_schema import ReportConfig
 from dataset.families import family_of
 from dataset.format import IGNORE_LABEL_ID
 from evaluators import curves
@@ -35,8 +41,6 @@ from trained_run import Trained, open_solver, open_test_data, open_trained, read
 from utils.distributed import World
 from utils.errors import UserError, report_user_errors
 from utils.files import write_atomically
-
-COMMAND = Command("-m evaluators.plots", __doc__.strip(), ReportConfig)
 
 
 def main(arguments: list[str]) -> None:

@@ -10,21 +10,16 @@ import shutil
 import sysconfig
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 import torch
 
+from utils.compile_modes import COMPILE_MODES, FUSED
 from utils.errors import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 
 DEVICE_NAMES = ("auto", "cuda", "mps", "cpu")
-
-FUSED = "fused"  # the C++ of models/backends/fused_cpu
-# The modes of `torch.compile`; `compile=true` and `auto` take the first one.
-CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
-COMPILE_MODES: tuple[str, ...] = get_args(CompileMode)
 
 
 def resolve_device(name: str, local_rank: int = 0, num_local_ranks: int = 1) -> torch.device:
