@@ -3,6 +3,8 @@
     python -m benchmarks.start                           this tree
     python -m benchmarks.start --against OTHER_TREE      both in turn, and the ratio of their medians
 
+and the processor seconds of commands until their first line, beside those of `import torch`.
+
 The dataset is of Sudoku 9x9 without a source: relabelled copies of one grid with some cells blank, written in a
 second or two. The first step is done when `metrics.jsonl` has a line; then the training is killed. Processor seconds
 are those of all its threads until then, so that a busy machine changes them less than the seconds that pass.
@@ -51,6 +53,17 @@ CASES = {
     "adam_atan2": ("optimizer=adam_atan2",),
     "adamw": ("optimizer=adamw",),
     "compiled": ("optimizer=adam_atan2", "compile=true"),
+}
+
+
+# Until their first line: help, refusals, and a training's first notice.
+LINES = {
+    "import torch": ("-c", "import torch; print(flush=True)"),
+    "pretrain.py --help": ("pretrain.py", "--help"),
+    "pretrain.py, a misspelt key": ("pretrain.py", "data_paths=[x]", "learning_rate=1"),
+    "evaluate.py --help": ("evaluate.py", "--help"),
+    "solve.py --help": ("solve.py", "--help"),
+    "pretrain.py, a training": ("pretrain.py", *_TINY),
 }
 
 
@@ -113,6 +126,24 @@ def time_start(tree: Path, data: Path, options: tuple[str, ...], *, patience: fl
     return Start(seconds, usage.ru_utime + usage.ru_stime)
 
 
+def time_first_line(tree: Path, arguments: tuple[str, ...]) -> float:
+    """Processor seconds of a command until it prints anything; then it is killed."""
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=tree,
+        env=os.environ | {"WANDB_DISABLED": "true"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    with process.stdout as output:
+        output.read(1)
+        process.kill()
+        usage = _usage_if_ended(process, 0)
+    assert usage is not None
+    return usage.ru_utime + usage.ru_stime
+
+
 def _usage_if_ended(process: subprocess.Popen, options: int) -> resource.struct_rusage | None:
     """What an ended process used (`Popen` does not tell); None if it is still running."""
     pid, status, usage = os.wait4(process.pid, options)
@@ -137,6 +168,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder, "data")
         write_dataset(data, arguments.rows)
+        for line, command in LINES.items():
+            if _TINY[0] in command:
+                command = (*command, f"data_paths=[{data}]", f"checkpoint_path={folder}/run")
+            used: dict[str, list[float]] = {name: [] for name in trees}
+            for _ in range(arguments.repeats):
+                for name, tree in trees.items():
+                    used[name].append(time_first_line(tree, command))
+            seconds = (f"{name} {statistics.median(values):.2f} s" for name, values in used.items())
+            print(f"{line}: processor time until the first line {', '.join(seconds)}", flush=True)
         for case in arguments.cases:
             starts: dict[str, list[Start]] = {name: [] for name in trees}
             for tree in trees.values():  # not counted: bytecode and compiled kernels
