@@ -42,8 +42,7 @@ def launch(cfg: DictConfig) -> None:
         check_loggers(config.logger, sweep=True)
     import pretrain  # this file as a module, with all that follows below
 
-    exit_code = pretrain.run(resolved(cfg, PretrainConfig))
-    if exit_code:
+    if exit_code := pretrain.run(resolved(cfg, PretrainConfig)):
         sys.exit(exit_code)
 
 
@@ -247,6 +246,5 @@ def write_result(run: Run) -> None:
 
 
 def run(values: dict[str, Any]) -> int:
-    """Train what the resolved config holds; the exit code, as of `train`."""
     with World.start(str(values.get("device"))) as world:
         return train(parse(PretrainConfig, values), world)
