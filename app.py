@@ -12,13 +12,19 @@ if __name__ == "__main__":  # Ctrl-C during the imports
 
     handle_interrupts()
 
+from config.command_line import Command, check_arguments, read_command
+from config.solve_schema import AppConfig
+
+COMMAND = Command("app.py", __doc__.strip(), AppConfig)
+
+if __name__ == "__main__":  # before what follows imports torch
+    check_arguments(COMMAND)
+
 import os
 import secrets
 import sys
 import time
 
-from config.command_line import Command, read_command
-from config.solve_schema import AppConfig
 from dataset.families import family_notices, family_of
 from evaluators.inference import Solver
 from evaluators.play import MOST_STEPS, Game, Solved
@@ -26,7 +32,6 @@ from trained_run import open_trained, recorded_metadata
 from utils.device import resolve_device
 from utils.errors import UserError, report_user_errors
 
-COMMAND = Command("app.py", __doc__.strip(), AppConfig)
 STYLE = "#puzzle textarea {font-family: monospace; line-height: 1.15} #picture img {max-width: 520px}"
 
 

@@ -11,19 +11,45 @@ if __name__ == "__main__":  # Ctrl-C during the imports
 
     handle_interrupts()
 
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from config.command_line import Command
+from config.evaluate_schema import OPTIONS, EvaluateConfig
+from config.overrides import check_config, run_command
+from utils.errors import UserError, report_user_errors
+
+COMMAND = Command(
+    "evaluate.py",
+    "Evaluate trained weights and write a report. Null means: as the run was trained, or the strategy's default.",
+    EvaluateConfig,
+    config_name="cfg_evaluate",
+)
+
+
+@hydra.main(config_path="config", config_name="cfg_evaluate", version_base=None)
+@report_user_errors
+def launch(cfg: DictConfig) -> None:
+    """Check the config; torch is imported only if it is valid."""
+    config = check_config(cfg, EvaluateConfig)
+    import evaluate  # this file as a module, with all that follows below
+
+    evaluate.run(config)
+
+
+if __name__ == "__main__":
+    run_command(launch, COMMAND)
+    sys.exit()
+
 import time
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
-from omegaconf import DictConfig
 
-from config.command_line import Command
-from config.evaluate_schema import OPTIONS, EvaluateConfig
-from config.overrides import resolved, run_command
-from config.schema import parse
 from evaluators.base import build_evaluators, remarks
 from evaluators.compute_curve import PLOT_NAME, compute_report, plot, tables
 from evaluators.inference import Solver
@@ -38,15 +64,7 @@ from puzzle_dataset import PuzzleDataset
 from trained_run import Trained, evaluation_folder, open_trained
 from utils.device import FUSED, compile_policy
 from utils.distributed import World
-from utils.errors import UserError, report_user_errors
 from utils.weights import weights_steps
-
-COMMAND = Command(
-    "evaluate.py",
-    "Evaluate trained weights and write a report. Null means: as the run was trained, or the strategy's default.",
-    EvaluateConfig,
-    config_name="cfg_evaluate",
-)
 
 
 def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
@@ -62,7 +80,7 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     wanted = None if config.evaluators is None else [(e.name, e.options) for e in config.evaluators]
     score = Score(config.data_paths_test, data.metadata)
     try:
-        evaluators = build_evaluators(wanted, config.data_paths_test, data.metadata)
+        evaluators = build_evaluators(wanted, config.data_paths_test, data.metadata, data.splits)
     except ValueError as error:
         raise UserError(str(error)) from error
     can_be_fused = all(FusedCPU.fits(head.architecture) for head in heads)
@@ -201,13 +219,6 @@ def open_data(config: EvaluateConfig, world: World, uses_own_data: bool) -> Puzz
         ) from error
 
 
-@hydra.main(config_path="config", config_name="cfg_evaluate", version_base=None)
-@report_user_errors
-def launch(cfg: DictConfig) -> None:
-    config = parse(EvaluateConfig, resolved(cfg, EvaluateConfig))
+def run(config: EvaluateConfig) -> None:
     with World.start(config.device) as world:
         run_evaluation(config, world)
-
-
-if __name__ == "__main__":
-    run_command(launch, COMMAND)

@@ -10,34 +10,11 @@ if __name__ == "__main__":  # Ctrl-C during the imports
 
     handle_interrupts()
 
-import json
-import sys
-from pathlib import Path
-from typing import Any
-
 from pydantic import Field
-from safetensors.torch import save_file
-from yaml import safe_dump
 
-from config.command_line import Command, read_command
+from config.command_line import Command, check_arguments, read_command
 from config.schema import FilePath
 from config.solve_schema import CheckpointConfig
-from dataset.format import Metadata, read_identifiers, write_identifiers
-from evaluators.report import REPORT_NAME
-from evaluators.training_cost import COST_KEY, training_cost
-from models.registry import architecture_class
-from puzzle_dataset import IDENTIFIERS_KEY
-from trained_run import Trained, evaluation_folder, open_trained
-from utils.errors import UserError, report_user_errors
-from utils.files import replacing, write_text
-from utils.hub import check_repository_name, upload_files
-from utils.reading import parse_json, read_mapping
-from utils.weights import EXPORTED_NAME
-
-CARD_NAME = "README.md"
-_FORMAT_KEYS = tuple(name for name in Metadata.__dataclass_fields__ if name != "extra")
-FILES = (EXPORTED_NAME, "config.json", CARD_NAME, "identifiers.json")
-PAPER = "https://arxiv.org/abs/2510.04871"
 
 
 class ExportConfig(CheckpointConfig):
@@ -59,6 +36,34 @@ COMMAND = Command(
     ExportConfig,
     {"checkpoint": "RUN", "out": "DIR"},
 )
+
+if __name__ == "__main__":  # before what follows imports torch
+    check_arguments(COMMAND)
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from yaml import safe_dump
+
+from dataset.format import Metadata, read_identifiers, write_identifiers
+from evaluators.report import REPORT_NAME
+from evaluators.training_cost import COST_KEY, training_cost
+from models.registry import architecture_class
+from puzzle_dataset import IDENTIFIERS_KEY
+from trained_run import Trained, evaluation_folder, open_trained
+from utils.errors import UserError, report_user_errors
+from utils.files import replacing, write_text
+from utils.hub import check_repository_name, upload_files
+from utils.reading import parse_json, read_mapping
+from utils.weights import EXPORTED_NAME
+
+CARD_NAME = "README.md"
+_FORMAT_KEYS = tuple(name for name in Metadata.__dataclass_fields__ if name != "extra")
+FILES = (EXPORTED_NAME, "config.json", CARD_NAME, "identifiers.json")
+PAPER = "https://arxiv.org/abs/2510.04871"
 
 
 def export(config: ExportConfig) -> Path:

@@ -11,23 +11,54 @@ if __name__ == "__main__":  # Ctrl-C during the imports
 
     handle_interrupts()
 
-import inspect
 import sys
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from config.command_line import Command
+from config.overrides import check_config, resolved, run_command
+from config.schema import PretrainConfig, parse
+from utils.errors import UserError, report_user_errors
+from utils.loggers import Loggers, check_loggers, make_loggers
+
+COMMAND = Command(
+    "pretrain.py",
+    "Train a recursive model on puzzles.",
+    PretrainConfig,
+    {"data_paths": "[DIR]"},
+    config_name="cfg_pretrain",
+)
+
+
+@hydra.main(config_path="config", config_name="cfg_pretrain", version_base=None)
+@report_user_errors
+def launch(cfg: DictConfig) -> None:
+    """Check the config; torch is imported only if it is valid."""
+    config = check_config(cfg, PretrainConfig)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        check_loggers(config.logger, sweep=True)
+    import pretrain  # this file as a module, with all that follows below
+
+    if exit_code := pretrain.run(resolved(cfg, PretrainConfig)):
+        sys.exit(exit_code)
+
+
+if __name__ == "__main__":
+    run_command(launch, COMMAND)
+    sys.exit()
+
+import inspect
 import time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig
 
-from config.command_line import Command
-from config.overrides import resolved, run_command
-from config.schema import PretrainConfig, parse
 from dataset.families import recorded_family
 from evaluators.base import remarks
 from evaluators.evaluate import evaluate, metric_names
@@ -39,23 +70,13 @@ from puzzle_dataset import IDENTIFIERS_KEY, Prefetcher, identifier_hashes
 from training_run import Run, build, find_checkpoint, resolve_names, restore, run_metadata, start_from
 from utils.checkpoint import Checkpointer
 from utils.checkpoint_manager import CheckpointManager, Stopped
-from utils.checkpoint_schedule import BestMetric, CheckpointSchedule, StopSignals
+from utils.checkpoint_schedule import CheckpointSchedule, StopSignals
 from utils.device import compile_policy
 from utils.distributed import World
-from utils.errors import UserError, report_user_errors
 from utils.files import write_text
 from utils.interrupts import SIGNAL_EXIT_BASE
-from utils.loggers import Loggers, check_loggers, make_loggers
 from utils.progress import Progress
 from utils.run_folder import create_run_folder, locked_run_folder
-
-COMMAND = Command(
-    "pretrain.py",
-    "Train a recursive model on puzzles.",
-    PretrainConfig,
-    {"data_paths": "[DIR]"},
-    config_name="cfg_pretrain",
-)
 
 
 def fit(run: Run, loggers: Loggers, checkpoints: CheckpointManager, bar: Progress) -> None:
@@ -119,10 +140,7 @@ def train(config: PretrainConfig, world: World) -> int:
     """Train from a config to the last checkpoint; returns the exit code, not 0 if a signal stopped the run."""
     run = build(config, world)
     state, inner = run.state, run.state.model.architecture
-    name = config.best_metric
-    if name == "auto":
-        name = "test/solved" if "solved" in state.model.metrics else "test/exact_accuracy"
-    best = BestMetric(name, config.early_stop_patience) if name else None
+    best = best_metric(config, state.model)
     if (
         best is not None
         and (possible := metric_names(state.model, run.test_data, run.evaluators)) is not None
@@ -227,18 +245,6 @@ def write_result(run: Run) -> None:
         write_text(run.folder / "result.txt", line + "\n")
 
 
-@hydra.main(config_path="config", config_name="cfg_pretrain", version_base=None)
-@report_user_errors
-def launch(cfg: DictConfig) -> None:
-    values = resolved(cfg, PretrainConfig)
+def run(values: dict[str, Any]) -> int:
     with World.start(str(values.get("device"))) as world:
-        config = parse(PretrainConfig, values)
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            check_loggers(config.logger, sweep=True)
-        exit_code = train(config, world)
-    if exit_code:
-        sys.exit(exit_code)
-
-
-if __name__ == "__main__":
-    run_command(launch, COMMAND)
+        return train(parse(PretrainConfig, values), world)

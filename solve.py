@@ -11,6 +11,14 @@ if __name__ == "__main__":  # Ctrl-C during the imports
 
     handle_interrupts()
 
+from config.command_line import Command, check_arguments, read_command
+from config.solve_schema import SolveConfig
+
+COMMAND = Command("solve.py", __doc__.strip(), SolveConfig)
+
+if __name__ == "__main__":  # before what follows imports torch
+    check_arguments(COMMAND)
+
 import os
 import shutil
 import sys
@@ -19,8 +27,6 @@ from pathlib import Path
 
 import numpy as np
 
-from config.command_line import Command, read_command
-from config.solve_schema import SolveConfig
 from dataset.drawing.terminal import GridPrinter, wants_colour
 from dataset.families import family_notices, family_of
 from dataset.families.base import Family, Verdict
@@ -33,8 +39,6 @@ from trained_run import Trained, open_trained, recorded_metadata
 from utils.device import resolve_device
 from utils.errors import UserError, report_user_errors
 from utils.files import make_folder, replacing
-
-COMMAND = Command("solve.py", __doc__.strip(), SolveConfig)
 
 
 @dataclass(frozen=True)

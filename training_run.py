@@ -15,10 +15,11 @@ from config.schema import PretrainConfig, notices, parse
 from evaluators.base import Evaluator, build_evaluators, remarks
 from evaluators.rules import judge_by_rules
 from evaluators.score import Score
-from models.optim import Optimizers, OptimizerSettings
+from models.losses import ACTLossHead
+from models.optim.optimizers import Optimizers, OptimizerSettings
 from models.pretrained import load_weights
 from models.recursive import RecursiveModel
-from models.registry import build_model, model_size
+from models.registry import ModelSize, build_model, check_arch, is_unusually_large, model_size, size_of
 from models.train.curriculum import DepthCurriculum
 from models.train.ema import EMA
 from models.train.metrics import MetricAccumulator
@@ -97,11 +98,14 @@ def build(config: PretrainConfig, world: World) -> Run:
     sizes = model_sizes(train_data, test_data)
     wanted = None if config.evaluators is None else [(e.name, e.options) for e in config.evaluators]
     try:
-        evaluators = build_evaluators(wanted, config.test_paths, test_data.metadata)
+        evaluators = build_evaluators(wanted, config.test_paths, test_data.metadata, test_data.splits)
         for line in remarks(evaluators):
             world.print(line)
-        check_training_memory(config, sizes, world)
-        model = build_model(config.arch, **sizes).to(world.device)
+        if is_unusually_large(check_arch(config.arch, **sizes)):  # a smaller one is built in no time
+            check_training_memory(config, model_size(config.arch, **sizes), sizes, world)
+        model = build_model(config.arch, **sizes)
+        check_training_memory(config, size_of(model.architecture), sizes, world)
+        model.to(world.device)
         model.architecture.activation_checkpointing = config.activation_checkpointing
         judge_by_rules(model, train_data.metadata)
         model.train()
@@ -134,12 +138,13 @@ _COPIES_IN_TRAINING = 3
 _SAVED_PER_BLOCK = 4
 
 
-def check_training_memory(config: PretrainConfig, sizes: dict[str, int], world: World) -> None:
-    """Raise UserError if model and batch need more memory than the device has, and ValueError as `build_model`.
+def check_training_memory(
+    config: PretrainConfig, size: ModelSize, sizes: dict[str, int], world: World
+) -> None:
+    """Raise UserError if a model of `size` and a batch need more memory than the device has.
 
     This is a lower bound; activations in particular need more.
     """
-    size = model_size(config.arch, **sizes)
     model = size.parameter_bytes + size.buffer_bytes
     cure = "lower arch.hidden_size, arch.L_layers, arch.puzzle_emb_ndim or other sizes of the model"
     if sizes["num_puzzle_identifiers"] > 1:
@@ -157,6 +162,14 @@ def check_training_memory(config: PretrainConfig, sizes: dict[str, int], world: 
         f"global_batch_size={config.global_batch_size}: a training step",
         "lower it, or raise grad_accum_steps",
     )
+
+
+def best_metric(config: PretrainConfig, head: ACTLossHead) -> BestMetric | None:
+    """Return the metric by which the run's best weights are chosen, None if no best is kept."""
+    name = config.best_metric
+    if name == "auto":
+        name = "test/solved" if head.solved_by_rules else "test/exact_accuracy"
+    return BestMetric(name, config.early_stop_patience) if name else None
 
 
 def depth_curriculum(inner: RecursiveModel, total_steps: int) -> DepthCurriculum:

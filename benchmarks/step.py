@@ -36,7 +36,7 @@ from config.schema import PretrainConfig, parse
 from evaluators.evaluate import run_steps
 from models.backends import choose_backend
 from models.losses import ACTLossHead
-from models.optim import Optimizers, OptimizerSettings
+from models.optim.optimizers import Optimizers, OptimizerSettings
 from models.registry import build_model
 from models.train.ema import EMA
 from models.train.metrics import MetricAccumulator

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from config.help import options_of, print_help, usage
 from config.schema import parse
 from config.typed_text import TextKind, entries, is_null, text_kind, unquoted
-from utils.errors import UserError
+from utils.errors import UserError, print_everything, refuse
 
 Config = TypeVar("Config", bound=BaseModel)
 _HELP = {"-h", "--help", "help"}
@@ -47,6 +47,18 @@ def read_command(arguments: Sequence[str], command: Command) -> Any:
         print_help("\n\n".join([command.summary, command.usage(), "\n".join(["keys", *keys])]))
         sys.exit(0)
     return read_arguments(arguments, command.schema)
+
+
+def check_arguments(command: Command) -> None:
+    """For the first lines of a script: print help, or refuse wrong arguments, and exit before torch is imported.
+
+    If nothing is wrong, `read_command` reads them once more after the imports.
+    """
+    print_everything()
+    try:
+        read_command(sys.argv[1:], command)
+    except UserError as error:
+        refuse(error)
 
 
 def refuse_no_arguments(command: Command) -> NoReturn:

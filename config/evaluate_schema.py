@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from config.schema import CompileChoice, EvaluatorConfig, FilePath, SavableOutput
-from models.recursive import MAX_STEPS
+from models.configs import MAX_STEPS
 from models.strict_model import StrictModel
 
 # The strategies of evaluators/test_time.py and evaluators/ladder.py, with the options that each one accepts.

@@ -21,17 +21,22 @@ from config.command_line import Command, refuse_dashes, refuse_no_arguments
 from config.help import print_help
 from config.hydra_help import render_help
 from config.published_names import ARCH_CHOICES
-from config.schema import PretrainConfig, sections
+from config.schema import PretrainConfig, parse, sections
 from config.typed_text import TextKind, for_hydra, is_null, text_kind
-from utils.device import faster_dtype
 from utils.errors import UserError, report_user_errors
 
 # `key=value` or `a.b=value`, also `+key=` and `++key=`; not `~key`, `--flag`, `hydra.x=`.
 _PLAIN = re.compile(r"^\+{0,2}(?!hydra[./])([A-Za-z_][\w.]*)=")
 
 
+def _faster_dtype(device_name: str = "auto") -> str:
+    from utils.device import faster_dtype  # asks torch
+
+    return faster_dtype(device_name)
+
+
 # Recipes for CPUs use `forward_dtype: ${faster_dtype:${device}}`; a run's all_config.yaml has the resolved value.
-OmegaConf.register_new_resolver("faster_dtype", faster_dtype, replace=True)
+OmegaConf.register_new_resolver("faster_dtype", _faster_dtype, replace=True)
 
 # Config groups with the prefix that Hydra requires: none if the defaults list has an entry for the group.
 GROUPS = {"arch": "", "experiment": "+", "optimizer": ""}
@@ -181,6 +186,22 @@ def _in_words(error: HydraException) -> str:
             f"{unknown[1]}: this command has no such group of configs; its keys are in README.md, Config keys"
         )
     return f"the arguments are not valid: {reason}"
+
+
+def check_config(cfg: DictConfig, schema: type[BaseModel]) -> Any:
+    """Validate the composed config without importing torch. Raises UserError that lists everything that is wrong.
+
+    `faster_dtype` needs torch, so it resolves to float32 here; use `resolved` and `parse` after torch is imported.
+    """
+    OmegaConf.register_new_resolver("faster_dtype", lambda device_name="auto": "float32", replace=True)
+    try:
+        return parse(schema, resolved(cfg, schema))
+    except UserError:
+        if os.environ.get("RANK", "0") != "0":  # of several processes the first says it
+            sys.exit(2)
+        raise
+    finally:
+        OmegaConf.register_new_resolver("faster_dtype", _faster_dtype, replace=True)
 
 
 def resolved(cfg: DictConfig, schema: type[BaseModel]) -> dict[str, Any]:

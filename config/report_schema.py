@@ -8,7 +8,7 @@ from pydantic import Field
 
 from config.schema import FilePath
 from config.solve_schema import CheckpointConfig
-from models.recursive import MAX_STEPS
+from models.configs import MAX_STEPS
 
 
 class ReportConfig(CheckpointConfig):

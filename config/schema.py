@@ -17,20 +17,20 @@ from pydantic import (
 )
 
 from config.published_names import CLASSES, KEYS
-from models.architectures import ARCHITECTURES
+from models.configs import CONFIGS
 from models.optim.configs import AS_PUBLISHED, OPTIMIZERS, AnyOptimizerConfig
 from models.registry import (
     DEFAULT_LOSS,
     ArchitectureName,
     ConfigError,
     LossName,
-    architecture_class,
+    architecture_config,
     check_arch,
     describe,
-    loss_class,
+    loss_config,
 )
 from models.strict_model import StrictModel
-from utils.device import CompileMode
+from utils.compile_modes import CompileMode
 from utils.errors import UserError
 from utils.files import expand_home
 from utils.loggers import LOGGERS
@@ -280,16 +280,15 @@ def sections(
     found: dict[str, list[type[BaseModel]]] = {"": [schema]}
     if schema is PretrainConfig:
         try:
-            architectures = [architecture_class(arch_name)] if arch_name else []
+            configs = [architecture_config(arch_name)] if arch_name else list(CONFIGS.values())
         except ValueError:
-            architectures = []
+            configs = list(CONFIGS.values())
         try:
-            loss = loss_class(loss_name or DEFAULT_LOSS)
+            loss = loss_config(loss_name or DEFAULT_LOSS)
         except ValueError:
-            loss = loss_class(DEFAULT_LOSS)
-        configs = [architecture.Config for architecture in architectures or ARCHITECTURES.values()]
+            loss = loss_config(DEFAULT_LOSS)
         found["arch."] = [ArchitectureName, *configs]
-        found["arch.loss."] = [LossName, loss.Config]
+        found["arch.loss."] = [LossName, loss]
         found["optimizer."] = list(OPTIMIZERS.values())
     return found
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from dataset.families import family_of
-from dataset.format import Metadata
+from dataset.format import Metadata, Split, open_split
 from models.registry import import_below
 
 KNOWN = ("arc@ARC", "sudoku@Sudoku", "maze@Maze")
@@ -20,7 +21,8 @@ class Evaluator:
     """Turns a model's answers on the test stream into named values; the loop knows nothing else about it.
 
     An instance lives as long as the run. For each evaluation the loop calls `begin`, `update` per batch and set, and
-    `result` once, on every rank.
+    `result` once, on every rank. A constructor that also takes `splits` gets the opened test splits of `data_paths` as
+    (path, split), so that it need not open and check them again; None: it must.
     """
 
     # Names of the tensors that `update` gets, out of those of the batch and of the model's last step.
@@ -61,6 +63,11 @@ class Evaluator:
         raise NotImplementedError(f"{type(self).__name__} must define result")
 
 
+def open_test_splits(data_paths: Sequence[str]) -> list[tuple[str, Split]]:
+    """The test splits of these folders, each with its path. Raises `UserError` for a broken one."""
+    return [(path, open_split(path, "test")) for path in data_paths]
+
+
 def remarks(evaluators: Mapping[str, Evaluator]) -> list[str]:
     """The lines of all evaluators that have one."""
     return [line for evaluator in evaluators.values() if (line := evaluator.remark())]
@@ -76,14 +83,18 @@ def summed_by_set(of_ranks: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.
 
 
 def build_evaluators(
-    wanted: list[tuple[str, dict]] | None, data_paths: list[str], metadata: Metadata
+    wanted: list[tuple[str, dict]] | None,
+    data_paths: list[str],
+    metadata: Metadata,
+    splits: Sequence[tuple[str, Split]] | None = None,
 ) -> dict[str, Evaluator]:
     """The evaluators of a run by class name: those asked for as (name, options), or by the data's family where None.
 
-    Raises ValueError for an unknown name or option.
+    `splits` are the test splits of `data_paths` if they are open already. Raises ValueError for an unknown name or
+    option.
     """
     if wanted is None:
-        wanted = [(name, {}) for name in default_evaluators(data_paths)]
+        wanted = [(name, {}) for name in default_evaluators(data_paths, splits)]
     evaluators = {}
     for name, options in wanted:
         cls = import_below("evaluators", name, KNOWN, "evaluators.name")
@@ -91,20 +102,19 @@ def build_evaluators(
             raise ValueError(
                 f"evaluators.name={name!r}: {cls.__name__} must derive from evaluators.base.Evaluator"
             )
+        opened = {"splits": splits} if "splits" in inspect.signature(cls).parameters else {}
         try:
-            evaluators[cls.__name__] = cls(data_paths, metadata, **options)
+            evaluators[cls.__name__] = cls(data_paths, metadata, **opened, **options)
         except TypeError as error:
             raise ValueError(f"evaluators: {name} does not take these options {options}: {error}") from None
     return evaluators
 
 
-def default_evaluators(data_paths: list[str]) -> list[str]:
-    """The evaluators of the families that the data is of (`dataset.families`)."""
-    from dataset.format import open_split  # here, because a run that names its evaluators need not ask
-
+def default_evaluators(data_paths: list[str], splits: Sequence[tuple[str, Split]] | None = None) -> list[str]:
+    """The evaluators of the families that the data is of (`dataset.families`); `splits` as for `build_evaluators`."""
     names = []
-    for path in data_paths:
-        name = family_of(open_split(path, "test").metadata).default_evaluator
+    for _, opened in splits or open_test_splits(data_paths):
+        name = family_of(opened.metadata).default_evaluator
         if name and name not in names:
             names.append(name)
     return names

@@ -12,13 +12,19 @@ if __name__ == "__main__":  # Ctrl-C during the imports
 
     handle_interrupts()
 
+from config.command_line import Command, check_arguments, read_command
+from config.report_schema import MemorisationConfig
+
+COMMAND = Command("-m evaluators.memorisation", __doc__.strip(), MemorisationConfig)
+
+if __name__ == "__main__":  # before what follows imports torch
+    check_arguments(COMMAND)
+
 import sys
 from collections.abc import Callable
 
 import numpy as np
 
-from config.command_line import Command, read_command
-from config.report_schema import MemorisationConfig
 from evaluators.curves import encoded
 from evaluators.memorisation_checks import (
     Finding,
@@ -42,8 +48,6 @@ from trained_run import (
 )
 from utils.errors import UserError, report_user_errors
 from utils.files import write_atomically
-
-COMMAND = Command("-m evaluators.memorisation", __doc__.strip(), MemorisationConfig)
 
 
 def main(arguments: list[str]) -> None:

@@ -12,6 +12,14 @@ if __name__ == "__main__":  # Ctrl-C during the imports
 
     handle_interrupts()
 
+from config.command_line import Command, check_arguments, read_command
+from config.report_schema import ReportConfig
+
+COMMAND = Command("-m evaluators.plots", __doc__.strip(), ReportConfig)
+
+if __name__ == "__main__":  # before what follows imports torch
+    check_arguments(COMMAND)
+
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,23 +28,19 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from config.command_line import Command, read_command
-from config.report_schema import ReportConfig
 from dataset.families import family_of
-from dataset.format import IGNORE_LABEL_ID, Metadata, open_split
+from dataset.format import IGNORE_LABEL_ID
 from evaluators import curves
 from evaluators.base import Evaluator
 from evaluators.compute_curve import tables
 from evaluators.curves import NothingToDraw
 from evaluators.measure import measure
 from evaluators.test_time import Plain
-from puzzle_dataset import named_sets
+from puzzle_dataset import PuzzleDataset, named_sets
 from trained_run import Trained, open_solver, open_test_data, open_trained, read_metrics, report_folder
 from utils.distributed import World
 from utils.errors import UserError, report_user_errors
 from utils.files import write_atomically
-
-COMMAND = Command("-m evaluators.plots", __doc__.strip(), ReportConfig)
 
 
 def main(arguments: list[str]) -> None:
@@ -82,7 +86,7 @@ def solve_test_puzzles(trained: Trained, config: ReportConfig) -> tuple[tuple, B
     for notice in data.notices:
         print(notice)
     solver = open_solver(trained, data, config.device)
-    by_difficulty = ByDifficulty([path for path, _ in data.splits], data.metadata)
+    by_difficulty = ByDifficulty(data)
     strategy = Plain(solver, config.steps or solver.trained_steps)
     _, tally = measure(
         strategy,
@@ -103,9 +107,9 @@ class ByDifficulty(Evaluator):
     required_outputs: ClassVar[frozenset[str]] = frozenset({"labels", "preds"})
     MOST_CLASSES: ClassVar[int] = 6
 
-    def __init__(self, data_paths: list[str], metadata: Metadata):
-        super().__init__(data_paths, metadata)
-        self._sets = named_sets([(path, open_split(path, "test")) for path in data_paths])
+    def __init__(self, data: PuzzleDataset):
+        super().__init__([path for path, _ in data.splits], data.metadata)
+        self._sets = named_sets(data.splits)
         recorded = [s for s in self._sets.values() if s.difficulty is not None]
         # Of unlike units there is no common scale.
         units = {str(s.metadata.extra.get("difficulty", "as recorded")) for s in recorded}

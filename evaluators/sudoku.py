@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from dataset.families.sudoku.rules import (
     recorded_shape,
     to_values,
 )
-from dataset.format import IGNORE_LABEL_ID, ExampleSet, Metadata, open_split
+from dataset.format import IGNORE_LABEL_ID, ExampleSet, Metadata, Split
 from dataset.mixing import named_sets
-from evaluators.base import Evaluator, summed_by_set
+from evaluators.base import Evaluator, open_test_splits, summed_by_set
 from utils.errors import UserError
 
 BOUNDS, CLASSES = DIFFICULTY_CLASSES
@@ -35,9 +35,15 @@ class Sudoku(Evaluator):
     Puzzles without a label count for `valid` only. With several sets also `sudoku/{set}/...` for each.
     """
 
-    def __init__(self, data_paths: list[str], metadata: Metadata):
+    def __init__(
+        self,
+        data_paths: list[str],
+        metadata: Metadata,
+        *,
+        splits: Sequence[tuple[str, Split]] | None = None,
+    ):
         super().__init__(data_paths, metadata)
-        self.sets = named_sets([(path, open_split(path, "test")) for path in data_paths])
+        self.sets = named_sets(list(splits or open_test_splits(data_paths)))
         self.shapes = {name: _shape(example_set) for name, example_set in self.sets.items()}
         kinds = {s.metadata.extra.get("difficulty") for s in self.sets.values() if s.difficulty is not None}
         self.comparable = len(kinds) == 1  # guesses and ratings are not to be pooled

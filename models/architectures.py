@@ -6,17 +6,14 @@ injection)`. x is the embedded question; letters as in arXiv 2510.04871.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from pydantic import Field
 from torch import Tensor
 
+from models.configs import Hier6Config, HRMConfig, TransformersBaselineConfig, URMConfig
 from models.equivariant import EquivariantModel
 from models.local import LocalModel
 from models.recursive import (
-    MAX_CYCLES,
-    MAX_LAYERS,
-    RecursiveConfig,
     RecursiveModel,
     SingleLatentModel,
     State,
@@ -50,12 +47,7 @@ class SingleZ(TRM):
 class Hier6(TRM):
     """The paper's multi-scale ablation: six low-level latents, step j of a cycle replaces the j-th."""
 
-    class Config(RecursiveConfig):
-        # Each step of a cycle replaces one of the six latents.
-        L_cycles: int = Field(default=6, ge=1, le=6)
-        # Damping is undefined, because the network's input is a sum and not the latent that it replaces.
-        damping: float = Field(default=0.0, ge=0, le=0)
-
+    Config = Hier6Config
     latents: ClassVar = {"z_H": "H_init"} | {f"z_L{i}": f"L{i}_init" for i in range(1, 7)}
 
     def cycle(self, state: State, x: Tensor) -> State:
@@ -69,13 +61,7 @@ class Hier6(TRM):
 class HRM(RecursiveModel):
     """Hierarchical Reasoning Model, arXiv 2506.21734: two networks, gradient through the last z_L and z_H only."""
 
-    class Config(RecursiveConfig):
-        H_cycles: int = Field(default=2, ge=1, le=MAX_CYCLES)
-        L_cycles: int = Field(default=2, ge=1, le=MAX_CYCLES)
-        H_layers: int = Field(default=4, ge=1, le=MAX_LAYERS)
-        L_layers: int = Field(default=4, ge=1, le=MAX_LAYERS)
-        puzzle_emb_len: int = Field(default=0, ge=0, le=0)  # as few tokens as the embedding needs
-
+    Config = HRMConfig
     networks: ClassVar = ("H_level", "L_level")
     published_halting: ClassVar = "q_learning"
 
@@ -104,15 +90,7 @@ class HRM(RecursiveModel):
 class TransformersBaseline(RecursiveModel):
     """Baseline without recursion within a supervision step: one stack, applied once to y + x."""
 
-    class Config(RecursiveConfig):
-        # Published configs set both cycles; the stack is applied once anyway.
-        H_cycles: int = Field(default=1, ge=1, le=MAX_CYCLES)
-        L_cycles: int = Field(default=1, ge=0, le=MAX_CYCLES)
-        H_layers: int = Field(default=8, ge=1, le=MAX_LAYERS)
-        L_layers: int = Field(default=0, ge=0, le=MAX_LAYERS)
-        num_heads: int = Field(default=12, gt=0)
-        puzzle_emb_len: int = Field(default=0, ge=0, le=0)
-
+    Config = TransformersBaselineConfig
     latents: ClassVar = {"z_H": "H_init"}
     networks: ClassVar = ("H_level",)
     published_halting: ClassVar = "q_untrained"
@@ -128,10 +106,7 @@ class TransformersBaseline(RecursiveModel):
 class URM(SingleLatentModel):
     """Universal reasoning model, arXiv 2512.14693."""
 
-    class Config(RecursiveConfig):
-        H_cycles: int = Field(default=2, ge=1, le=MAX_CYCLES)
-        L_layers: int = Field(default=4, ge=1, le=MAX_LAYERS)
-        ffn: Literal["swiglu", "rms_swiglu", "conv_swiglu"] = "conv_swiglu"
+    Config = URMConfig
 
 
 class TRMEquivariant(EquivariantModel, TRM):

@@ -12,25 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.configs import prefix_length
 from models.grid_rotary import GridRotaryEmbedding
 from models.layers import Embedding, RotaryEmbedding
 from models.puzzle_embedding import PuzzleEmbedding
-
-
-def prefix_length(hidden_size: int, puzzle_emb_ndim: int, puzzle_emb_len: int) -> int:
-    """Return the number of positions P of the puzzle embedding: `puzzle_emb_len`, or as few as it needs if that is 0.
-
-    Raises ValueError if the embedding does not fit into `puzzle_emb_len` positions.
-    """
-    if puzzle_emb_ndim == 0:
-        return 0
-    length = puzzle_emb_len or -(-puzzle_emb_ndim // hidden_size)
-    if puzzle_emb_ndim > length * hidden_size:
-        raise ValueError(
-            f"puzzle_emb_ndim={puzzle_emb_ndim} does not fit into puzzle_emb_len={length} positions of "
-            f"hidden_size={hidden_size}: raise puzzle_emb_len to {-(-puzzle_emb_ndim // hidden_size)} or set it to 0"
-        )
-    return length
 
 
 class EmbeddingConfig(Protocol):

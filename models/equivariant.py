@@ -10,18 +10,18 @@ depends on S or N, so a model trained on grids of one size solves grids of anoth
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from dataset.units import CellUnits
 from models.blocks import Network
+from models.configs import EquivariantConfig
 from models.layers import Embedding, Linear
 from models.ops import few_rows
-from models.recursive import MAX_CYCLES, PooledConfig, RecursiveModel, State, halting_head
+from models.recursive import RecursiveModel, State, halting_head
 from models.unit_block import UnitBlock
 
 BLANK_ID, FIRST_SYMBOL_ID = 1, 2  # tokens: 0 pad, 1 blank, then the symbols
@@ -37,28 +37,11 @@ class EquivariantModel(RecursiveModel):
         "which cells share a row, column, box or other unit, and that all symbols are equivalent"
     )
 
-    class Config(PooledConfig):
-        free_sizes: ClassVar = ("seq_len", "vocab_size")
+    Config = EquivariantConfig
 
-        units: CellUnits | None = None
-        """Which cells share a unit; set by the dataset; None: the usual boxes of Sudoku."""
-        hidden_size: int = Field(default=48, gt=0)
-        pooling: Literal["mean", "mean_max"] = "mean_max"
-        """How a unit is pooled: mean, or mean_max, mean and maximum concatenated."""
-        H_cycles: int = Field(default=2, ge=1, le=MAX_CYCLES)
-        L_cycles: int = Field(default=3, ge=1, le=MAX_CYCLES)
+    config: EquivariantConfig
 
-        @model_validator(mode="after")
-        def check_units(self):
-            if self.units is not None and self.units.num_cells != self.seq_len:
-                raise ValueError(
-                    f"the data's units have {self.units.num_cells} cells, but its sequences have {self.seq_len}"
-                )
-            return self
-
-    config: EquivariantModel.Config
-
-    def __init__(self, config: EquivariantModel.Config):
+    def __init__(self, config: EquivariantConfig):
         self.units = config.units or CellUnits.usual(config.seq_len)
         super().__init__(config)
         self.num_symbols = config.vocab_size - FIRST_SYMBOL_ID

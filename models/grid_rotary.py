@@ -5,20 +5,10 @@ Shapes: P prefix length, S cells, L = P + S, H head width.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-
-def grid_side(seq_len: int) -> int:
-    """Return the side of a square grid of `seq_len` cells. Raises ValueError if that is no square number."""
-    side = math.isqrt(seq_len)
-    if side * side != seq_len:
-        raise ValueError(
-            f"pos_encodings=rope2d needs a square grid, but seq_len={seq_len}: use rope or learned"
-        )
-    return side
+from models.configs import grid_side
 
 
 class GridRotaryEmbedding(nn.Module):

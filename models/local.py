@@ -11,17 +11,17 @@ Shapes: B batch, N side of the grid, S = N·N `seq_len`, D hidden size, V vocabu
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator
 from torch import Tensor
 
 from models.blocks import Network, NetworkBlock
+from models.configs import LocalConfig
 from models.layers import Linear
 from models.ops import rms_norm, silu_gate
-from models.recursive import MAX_CYCLES, PooledConfig, SingleLatentModel, State, halting_head
+from models.recursive import SingleLatentModel, State, halting_head
 
 
 class NeighbourBlock(NetworkBlock):
@@ -32,7 +32,7 @@ class NeighbourBlock(NetworkBlock):
     not change.
     """
 
-    def __init__(self, config: LocalModel.Config, side: int):
+    def __init__(self, config: LocalConfig, side: int):
         super().__init__()
         width, inner = config.hidden_size, round(config.expansion * config.hidden_size)
         self.side, self.distinct, self.eps = side, config.directions == "distinct", config.rms_norm_eps
@@ -65,29 +65,11 @@ class LocalModel(SingleLatentModel):
 
     knows: ClassVar = "which cells are neighbours"
 
-    class Config(PooledConfig):
-        free_sizes: ClassVar = ("seq_len",)
+    Config = LocalConfig
 
-        hidden_size: int = Field(default=32, gt=0)
-        directions: Literal["distinct", "shared"] = "distinct"
-        """The four neighbours of a cell: distinct, with weights for each direction, or shared, pooled: then
-        rotating or mirroring a puzzle does the same to its answer.
-        """
-        H_cycles: int = Field(default=1, ge=1, le=MAX_CYCLES)
-        L_cycles: int = Field(default=12, ge=1, le=MAX_CYCLES)
+    config: LocalConfig
 
-        @field_validator("seq_len")
-        @classmethod
-        def check_square(cls, seq_len: int) -> int:
-            if math.isqrt(seq_len) ** 2 != seq_len:
-                raise ValueError(
-                    f"trm_local needs a square grid, but seq_len={seq_len} is no square number: use another arch"
-                )
-            return seq_len
-
-    config: LocalModel.Config
-
-    def __init__(self, config: LocalModel.Config):
+    def __init__(self, config: LocalConfig):
         super().__init__(config)
         self.q_head = halting_head(2 * config.hidden_size)
 

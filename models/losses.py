@@ -10,13 +10,12 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
 from models.act import ACTModel, Carry
+from models.configs import LossConfig
 from models.recursive import RecursiveModel
-from models.strict_model import StrictModel
 from models.train.metrics import METRICS, SOLVED, Metric, Rows, metric_sums
 
 IGNORE_LABEL_ID = -100  # as in dataset.format; torch's own convention
@@ -70,15 +69,7 @@ class ACTLossHead(nn.Module):
     solved_by_rules: Callable[[Tensor, Tensor], Tensor] | None = None
     """Inputs and answers (B, S) -> (B,) bool; None: an answer is right if it meets every label."""
 
-    class Config(StrictModel):
-        loss_type: str = "stablemax_cross_entropy"
-        """Loss per token: stablemax_cross_entropy or softmax_cross_entropy."""
-        label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-        """Share of a label spread over all tokens, in training only."""
-        q_halt_weight: float = Field(default=0.5, ge=0)
-        """Weight of the halting losses, also of q_continue's."""
-        supervision_decay: float = Field(default=1.0, gt=0, le=1)
-        """Factor on a row's weight from one supervision step to the next."""
+    Config = LossConfig
 
     def __init__(
         self,

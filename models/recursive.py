@@ -10,135 +10,16 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from models.backends import Backend, Eager
 from models.backends.base import State
 from models.blocks import Block, Network
-from models.embeddings import InputEmbedding, prefix_length
-from models.grid_rotary import grid_side
+from models.configs import RecursiveConfig
+from models.embeddings import InputEmbedding
 from models.layers import Linear, truncated_normal_
-from models.strict_model import StrictModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-# Larger values would take hours or days for a single step or evaluation; published models use 1 to 16 of each.
-MAX_CYCLES, MAX_LAYERS, MAX_STEPS = 1000, 1000, 100_000
-
-
-class RecursiveConfig(StrictModel):
-    """Settings under `arch`, plus the three sizes set by the dataset."""
-
-    # Sizes that no weight depends on: a model trained with one value can be evaluated with another.
-    free_sizes: ClassVar[tuple[str, ...]] = ()
-
-    seq_len: int = Field(gt=0)
-    """Cells of a puzzle; set by the dataset."""
-    vocab_size: int = Field(gt=1)
-    """Number of tokens; set by the dataset."""
-    num_puzzle_identifiers: int = Field(default=1, gt=0)
-    """Rows of the puzzle-embedding table; set by the dataset."""
-
-    hidden_size: int = Field(default=512, gt=0)
-    """Width D of the latents."""
-    num_heads: int = Field(default=8, gt=0)
-    """Attention heads, of floor(D / heads) channels."""
-    expansion: float = Field(default=4, gt=0)
-    """SwiGLU's inner width is expansion · width · 2/3, rounded up to a multiple of 256."""
-    H_cycles: int = Field(default=3, ge=1, le=MAX_CYCLES)
-    """Cycles per supervision step."""
-    L_cycles: int = Field(default=6, ge=1, le=MAX_CYCLES)
-    """Updates of z per cycle."""
-    H_layers: int = Field(default=0, ge=0, le=MAX_LAYERS)
-    """Blocks of the second network (hrm, transformers_baseline); no effect in trm."""
-    L_layers: int = Field(default=2, ge=0, le=MAX_LAYERS)
-    """Blocks of the network."""
-    pos_encodings: Literal["rope", "rope2d", "learned", "none"] = "rope"
-    """Position encoding: rope, rope2d (over the rows and columns of a square grid), learned or none."""
-    rope_theta: float = Field(default=10000.0, gt=0)
-    """Base of the rotary frequencies."""
-    rms_norm_eps: float = Field(default=1e-5, gt=0)
-    """Added to the mean square in RMS norm."""
-    mlp_t: bool = False
-    """An MLP over cells instead of attention."""
-    ffn: Literal["swiglu", "rms_swiglu", "conv_swiglu"] = "swiglu"
-    """Feed-forward layer; rms_swiglu: RMS-gated; conv_swiglu: with a convolution over positions
-    (arXiv 2512.14693), the default of urm.
-    """
-    puzzle_emb_ndim: int = Field(default=512, ge=0)
-    """Channels of a puzzle embedding; 0: none, and no prefix."""
-    puzzle_emb_len: int = Field(default=16, ge=0)
-    """Tokens of the puzzle prefix; 0: as few as the embedding needs."""
-    forward_dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
-    """Dtype of the computation; weights are float32. The CPU recipes write ${faster_dtype:${device}}:
-    bfloat16 on processors with AMX and on AMD's with avx512_bf16, else float32.
-    """
-
-    # Equilibrium reasoning (arXiv 2605.21488), in training and in evaluation
-    random_init: bool = False
-    """Draw the latents of a reset row from a truncated normal of std 1 (arXiv 2605.21488)."""
-    damping: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the old latent that an update keeps (arXiv 2605.21488)."""
-    noise: float = Field(default=0.0, ge=0)
-    """Std of the noise added to each updated latent (arXiv 2605.21488)."""
-
-    halt_max_steps: int = Field(default=16, ge=1, le=MAX_STEPS)
-    """Maximum number of supervision steps per example."""
-    halt_exploration_prob: float = Field(default=0.1, ge=0, le=1)
-    """Probability that a row may not halt before a step drawn from 2 to halt_max_steps."""
-    no_ACT_continue: bool = True
-    """true: halt on q_halt > 0; false: on q_halt > q_continue, which is then learned."""
-    halting: Literal["halt", "q_learning"] | None = None
-    """halt: on q_halt > 0; q_learning: on q_halt > q_continue, both learned; null: as published for the
-    architecture.
-    """
-    act_enabled: bool = True
-    """Halting in training."""
-    act_inference: bool = False
-    """Halting in evaluation."""
-
-    @model_validator(mode="after")
-    def check_widths(self):
-        prefix_length(self.hidden_size, self.puzzle_emb_ndim, self.puzzle_emb_len)
-        head_dim = self.hidden_size // self.num_heads
-        if not self.mlp_t and head_dim == 0:
-            raise ValueError(
-                f"num_heads={self.num_heads} is more than hidden_size={self.hidden_size}: lower it"
-            )
-        if not self.mlp_t and self.pos_encodings == "rope" and head_dim % 2:
-            raise ValueError(
-                f"rope needs an even head width, but hidden_size={self.hidden_size} / num_heads={self.num_heads} "
-                f"gives {head_dim}: change one of them, or pos_encodings"
-            )
-        if not self.mlp_t and self.pos_encodings == "rope2d":
-            grid_side(self.seq_len)
-            if head_dim % 4:
-                raise ValueError(
-                    f"rope2d needs a head width that is a multiple of 4, but hidden_size={self.hidden_size} / "
-                    f"num_heads={self.num_heads} gives {head_dim}: change one of them, or pos_encodings"
-                )
-        if self.mlp_t and self.pos_encodings == "rope2d":
-            raise ValueError("pos_encodings=rope2d rotates queries and keys, but mlp_t=True has no attention")
-        if self.mlp_t and self.ffn == "conv_swiglu":
-            raise ValueError(
-                "ffn=conv_swiglu convolves over positions, but mlp_t=True mixes them with an MLP: use mlp_t=False, or "
-                "another ffn"
-            )
-        return self
-
-
-class PooledConfig(RecursiveConfig):
-    """Settings of networks that mix positions by pooling: no attention, position encoding or puzzle prefix."""
-
-    num_heads: int = Field(default=1, ge=1, le=1)
-    expansion: float = Field(default=2, gt=0)
-    L_layers: int = Field(default=1, ge=0, le=MAX_LAYERS)
-    pos_encodings: Literal["none"] = "none"
-    ffn: Literal["swiglu"] = "swiglu"
-    mlp_t: Literal[False] = False
-    puzzle_emb_ndim: int = Field(default=0, ge=0, le=0)
-    puzzle_emb_len: int = Field(default=0, ge=0, le=0)
 
 
 def halting_head(width: int) -> Linear:

@@ -7,17 +7,17 @@ import importlib
 import inspect
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from models.act import ACTModel
-from models.architectures import ARCHITECTURES
-from models.losses import TOKEN_LOSSES, ACTLossHead
-from models.recursive import RecursiveConfig, RecursiveModel
+from models.configs import CONFIGS, LOSS_TYPES, LossConfig, RecursiveConfig
 from models.strict_model import StrictModel
+
+if TYPE_CHECKING:  # a config is checked before torch is imported
+    from models.losses import ACTLossHead
+    from models.recursive import RecursiveModel
 
 # Identifiers in published configs; any other `module@Class` is imported from `models.`.
 PUBLISHED_NAMES = {
@@ -80,9 +80,13 @@ def import_below(package: str, identifier: str, choices: Iterable[str], key: str
 def architecture_class(name: str) -> type[RecursiveModel]:
     """Look up `arch.name`: a registry name, a published identifier or `module@Class` below `models.`."""
     name = PUBLISHED_NAMES.get(name, name)
-    if name in ARCHITECTURES:
+    if name in CONFIGS:
+        from models.architectures import ARCHITECTURES
+
         return ARCHITECTURES[name]
-    cls = import_below("models", name, ARCHITECTURES, "arch.name")
+    cls = import_below("models", name, CONFIGS, "arch.name")
+    from models.recursive import RecursiveModel
+
     if not issubclass(cls, RecursiveModel):
         raise ValueError(
             f"arch.name={name!r}: {cls.__name__} must derive from models.recursive.RecursiveModel"
@@ -90,9 +94,21 @@ def architecture_class(name: str) -> type[RecursiveModel]:
     return cls
 
 
+def architecture_config(name: str) -> type[RecursiveConfig]:
+    """Look up the settings of `arch.name`; only a class of the user's own is imported for them."""
+    return CONFIGS.get(PUBLISHED_NAMES.get(name, name)) or architecture_class(name).Config
+
+
+def loss_config(name: str) -> type[StrictModel]:
+    """Look up the settings of `arch.loss.name`; only a class of the user's own is imported for them."""
+    return LossConfig if name == DEFAULT_LOSS else loss_class(name).Config
+
+
 def loss_class(name: str) -> type[ACTLossHead]:
     """Look up `arch.loss.name`: `module@Class` below `models.`."""
     cls = import_below("models", name, [DEFAULT_LOSS], "arch.loss.name")
+    from models.losses import ACTLossHead
+
     if not issubclass(cls, ACTLossHead):
         raise ValueError(
             f"arch.loss.name={name!r}: {cls.__name__} must derive from models.losses.ACTLossHead"
@@ -114,16 +130,19 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class CheckedArch:
-    """A checked `arch` section: the classes that it names and their settings."""
+    """A checked `arch` section: the names in it and their settings."""
 
-    model: type[RecursiveModel]
+    name: str
     config: RecursiveConfig
-    head: type[ACTLossHead]
+    loss_name: str
     loss: dict[str, Any]
 
     def build(self) -> ACTLossHead:
         """Build a freshly initialised model in its loss head."""
-        return self.head(ACTModel(self.model(self.config)), **self.loss)
+        from models.act import ACTModel
+
+        inner = architecture_class(self.name)(self.config)
+        return loss_class(self.loss_name)(ACTModel(inner), **self.loss)
 
 
 def parse_arch(arch: dict[str, Any], *, units: dict | None = None, **sizes: int) -> CheckedArch:
@@ -133,33 +152,34 @@ def parse_arch(arch: dict[str, Any], *, units: dict | None = None, **sizes: int)
     """
     settings = dict(arch)
     if not isinstance(settings.get("name"), str):
-        raise ValueError(f"arch.name is missing: use one of {', '.join(ARCHITECTURES)}")
-    model = architecture_class(settings.pop("name"))
+        raise ValueError(f"arch.name is missing: use one of {', '.join(CONFIGS)}")
+    name = settings.pop("name")
+    schema = architecture_config(name)
     loss = settings.pop("loss", None) or {}
     if not isinstance(loss, dict):
         raise ValueError(
             f"arch.loss={loss!r}: must be a mapping such as {{loss_type: softmax_cross_entropy}}"
         )
     loss = dict(loss)
-    name = loss.pop("name", DEFAULT_LOSS)
-    if not isinstance(name, str):
-        raise ValueError(f"arch.loss.name={name!r}: must be a name such as {DEFAULT_LOSS}")
-    head = loss_class(name)
+    loss_name = loss.pop("name", DEFAULT_LOSS)
+    if not isinstance(loss_name, str):
+        raise ValueError(f"arch.loss.name={loss_name!r}: must be a name such as {DEFAULT_LOSS}")
+    loss_schema = loss_config(loss_name)
     from_data: dict[str, Any] = dict(sizes)
-    if "units" in model.Config.model_fields:
+    if "units" in schema.model_fields:
         from_data["units"] = units
     problems: list[Problem] = [
         (f"arch.{key}", "comes from the data and cannot be set", []) for key in from_data if key in settings
     ]
-    config, found = _validated("arch", model.Config, settings | from_data, hidden=from_data)
+    config, found = _validated("arch", schema, settings | from_data, hidden=from_data)
     problems += found
-    problems += _validated("arch.loss", head.Config, loss)[1]
+    problems += _validated("arch.loss", loss_schema, loss)[1]
     loss_type = loss.get("loss_type", "stablemax_cross_entropy")
-    if loss_type not in TOKEN_LOSSES and not problems:
-        problems.append(("arch.loss.loss_type", f"{loss_type!r} is not one of {', '.join(TOKEN_LOSSES)}", []))
+    if loss_type not in LOSS_TYPES and not problems:
+        problems.append(("arch.loss.loss_type", f"{loss_type!r} is not one of {', '.join(LOSS_TYPES)}", []))
     if config is None or problems:
         raise ConfigError(problems)
-    return CheckedArch(model, config, head, loss)
+    return CheckedArch(name, config, loss_name, loss)
 
 
 def _validated(
@@ -213,14 +233,20 @@ class ModelSize:
     num_blocks: int
 
 
-def is_unusually_large(config: RecursiveConfig) -> bool:
-    """True if a model may be too large to build, so that computing its `model_size` is worth the time.
+_ORDINARY_VALUES = 2**28  # a GiB of float32
 
-    `model_size` takes seconds because torch's shape functions import sympy; its optimizers do so in training anyway.
+
+def is_unusually_large(config: RecursiveConfig) -> bool:
+    """True if a model may have more than 2^28 values, so that its `model_size` is worth finding before it is built.
+
+    A rough estimate that needs no tensors. (The sizes themselves are found on the meta device, whose shape functions
+    import sympy and torch._dynamo: seconds that a small training would feel.)
     """
-    widths = config.hidden_size, config.puzzle_emb_ndim, config.puzzle_emb_len, config.vocab_size
-    layers, table = config.H_layers + config.L_layers, config.num_puzzle_identifiers * config.puzzle_emb_ndim
-    return max(widths) > 8192 or layers > 64 or config.expansion > 64 or table > 2**31
+    length = config.seq_len + config.puzzle_emb_len
+    width = max(config.hidden_size, config.puzzle_emb_ndim, length if config.mlp_t else 0)
+    blocks = (config.H_layers + config.L_layers) * width**2 * (4 + 4 * config.expansion)
+    tables = (length + 2 * config.vocab_size) * width + config.num_puzzle_identifiers * config.puzzle_emb_ndim
+    return blocks + tables > _ORDINARY_VALUES
 
 
 def model_size(arch: dict, **sizes: Any) -> ModelSize:
@@ -228,6 +254,8 @@ def model_size(arch: dict, **sizes: Any) -> ModelSize:
 
     Raises ValueError as `build_model` does, and for tensors that are too large for any machine.
     """
+    import torch
+
     try:
         with torch.device("meta"):
             inner = build_model(arch, **sizes).architecture
@@ -237,6 +265,11 @@ def model_size(arch: dict, **sizes: Any) -> ModelSize:
             f"arch: a tensor of this model is too large for any machine ({reason}): lower hidden_size, expansion, "
             "puzzle_emb_ndim or puzzle_emb_len"
         ) from error
+    return size_of(inner)
+
+
+def size_of(inner: RecursiveModel) -> ModelSize:
+    """The size of a model that is built."""
     return ModelSize(
         sum(p.numel() * p.element_size() for p in inner.parameters()),
         sum(b.numel() * b.element_size() for b in inner.buffers()),

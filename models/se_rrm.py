@@ -9,19 +9,19 @@ and there is no dropout.
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from models.blocks import Network, NetworkBlock
+from models.configs import SERRMConfig
 from models.feedforward import FFNS
 from models.grid_rotary import GridRotaryEmbedding
 from models.layers import Attention, Embedding, Linear
 from models.ops import rms_norm
-from models.recursive import RecursiveConfig, SingleLatentModel, State
+from models.recursive import SingleLatentModel, State
 
 PAD, BLANK, SYMBOL = range(3)  # kinds of tokens; all symbols share one input vector
 
@@ -29,7 +29,7 @@ PAD, BLANK, SYMBOL = range(3)  # kinds of tokens; all symbols share one input ve
 class SymbolBlock(NetworkBlock):
     """Post-norm: attention over the positions of each symbol, over the symbols of each position, feed-forward."""
 
-    def __init__(self, config: SERRM.Config):
+    def __init__(self, config: SERRMConfig):
         super().__init__()
         c, head_dim = config, config.hidden_size // config.num_heads
         self.num_symbols, self.eps = c.vocab_size, c.rms_norm_eps
@@ -59,21 +59,11 @@ class SERRM(SingleLatentModel):
 
     knows: ClassVar = "that all symbols are equivalent"
 
-    class Config(RecursiveConfig):
-        free_sizes: ClassVar = ("seq_len", "vocab_size")
-        hidden_size: int = Field(default=256, gt=0)
-        num_heads: int = Field(default=4, gt=0)
-        num_registers: int = Field(default=4, ge=1)
-        """Learned positions in addition to the cells; q_halt reads the first."""
-        pos_encodings: Literal["rope2d"] = "rope2d"
-        ffn: Literal["swiglu", "rms_swiglu"] = "swiglu"
-        mlp_t: Literal[False] = False
-        puzzle_emb_ndim: int = Field(default=0, ge=0, le=0)
-        puzzle_emb_len: int = Field(default=0, ge=0, le=0)
+    Config = SERRMConfig
 
-    config: SERRM.Config
+    config: SERRMConfig
 
-    def __init__(self, config: SERRM.Config):
+    def __init__(self, config: SERRMConfig):
         super().__init__(config)
         c, std = config, 1 / self.scale
         self.length = c.vocab_size * (c.num_registers + c.seq_len)

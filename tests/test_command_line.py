@@ -268,7 +268,10 @@ def test_the_shell_can_complete_keys(monkeypatch, tmp_path, capfd):
         (["arch=urm", "arch.num_layers=4"], "arch.num_layers: unknown key; URM's name for arch.L_layers"),
         (["use_muon=True"], "use_muon: unknown key; write optimizer=muon"),
         (["arch.name=urm.urm@URM"], "arch.name=urm.urm@URM: arch=urm is that architecture"),
-        (["+experiment=sudoku4x4", "device=gpu"], "error: device=gpu: choose from auto, cuda, mps, cpu"),
+        (
+            ["+experiment=sudoku4x4", "device=gpu"],
+            "device: 'gpu' is not valid: choose from auto, cuda, mps, cpu",
+        ),
     ],
 )
 def test_names_of_other_code_are_refused_with_ours(overrides, message, monkeypatch, tmp_path, capfd):

@@ -13,7 +13,7 @@ from golden_files import load, model_stems, rounding_noise
 from models.act import ACTModel
 from models.architectures import ARCHITECTURES
 from models.losses import ACTLossHead
-from models.optim import Optimizers, OptimizerSettings
+from models.optim.optimizers import Optimizers, OptimizerSettings
 from models.train.ema import EMA
 from models.train.metrics import MetricAccumulator
 from models.train.step import TrainState, train_step

@@ -30,7 +30,7 @@ class Sender:
         if name in names if names else name not in ("__future__", "utils", "utils.interrupts"):
             os.kill(os.getpid(), int(number))
 sys.meta_path.insert(0, Sender())
-sys.argv, __file__ = [script], script
+sys.argv, __file__ = [script, *os.environ.get("ARGUMENTS", "").split()], script
 sys.path[0] = os.path.dirname(script)
 exec(compile(open(script).read(), script, "exec"))
 """
@@ -48,10 +48,12 @@ def _not_in_the_background():
 
 
 def interrupted_at_import(
-    command: str, number: signal.Signals, cwd: Path, *names: str
+    command: str, number: signal.Signals, cwd: Path, *names: str, arguments: str = ""
 ) -> subprocess.CompletedProcess:
-    arguments = ["-c", AT_IMPORT, str(ROOT / command), str(int(number)), *names]
-    return run_python(*arguments, cwd=cwd, PYTHONPATH=str(ROOT))  # for those that are started as modules
+    script = ["-c", AT_IMPORT, str(ROOT / command), str(int(number)), *names]
+    return run_python(
+        *script, cwd=cwd, PYTHONPATH=str(ROOT), ARGUMENTS=arguments
+    )  # for those that are started as modules
 
 
 @pytest.mark.parametrize("names", [(), LARGE], ids=["first", "large"])
@@ -60,6 +62,14 @@ def test_ctrl_c_during_the_imports_is_one_line(command, names, tmp_path):
     done = interrupted_at_import(command, signal.SIGINT, tmp_path, *names)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"), [("pretrain.py", "data_paths=[x]"), ("solve.py", "checkpoint=x")]
+)
+def test_ctrl_c_once_the_arguments_are_checked_is_one_line(command, arguments, tmp_path):
+    done = interrupted_at_import(command, signal.SIGINT, tmp_path, "torch", arguments=arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
 def test_sigterm_has_its_own_word_and_code(tmp_path):

@@ -10,21 +10,16 @@ import shutil
 import sysconfig
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 import torch
 
+from utils.compile_modes import COMPILE_MODES, FUSED
 from utils.errors import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 
 DEVICE_NAMES = ("auto", "cuda", "mps", "cpu")
-
-FUSED = "fused"  # the C++ of models/backends/fused_cpu
-# The modes of `torch.compile`; `compile=true` and `auto` take the first one.
-CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
-COMPILE_MODES: tuple[str, ...] = get_args(CompileMode)
 
 
 def resolve_device(name: str, local_rank: int = 0, num_local_ranks: int = 1) -> torch.device:
@@ -108,7 +103,9 @@ def seed_everything(seed: int) -> None:
 def make_deterministic(device: torch.device) -> None:
     """Use deterministic algorithms on a CPU; other devices are not guaranteed to be bit-reproducible."""
     if device.type == "cpu":
-        torch.use_deterministic_algorithms(True)
+        # `torch.use_deterministic_algorithms` does this and imports the compiler for its setting, 1.5 s:
+        # models/backends/torch_compile.py makes that where it compiles.
+        torch.set_deterministic_debug_mode("error")
         # Filling every new tensor with NaN is a debugging aid that costs time and changes no result.
         torch.utils.deterministic.fill_uninitialized_memory = False
 

@@ -7,6 +7,7 @@ import functools
 import io
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from utils.interrupts import end_interrupted, interruptible
 
@@ -25,9 +26,7 @@ def report_user_errors(main: Callable) -> Callable:
     @functools.wraps(main)
     def wrapper(*args, **kwargs):
         interruptible()
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")
+        print_everything()
         try:
             return main(*args, **kwargs)
         except KeyboardInterrupt as error:
@@ -35,10 +34,22 @@ def report_user_errors(main: Callable) -> Callable:
         except Exception as error:
             if (known := as_user_error(error)) is None:
                 raise
-            print(f"error: {known}", file=sys.stderr)
-            sys.exit(2)
+            refuse(known)
 
     return wrapper
+
+
+def print_everything() -> None:
+    """From now on print characters that the terminal's encoding lacks as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def refuse(error: UserError) -> NoReturn:
+    """End the command with the one line of an error and exit code 2."""
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
 
 
 # Errors of files that are not faults of the code: permissions, a full disk, a name that is too long.

@@ -15,12 +15,14 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-import numpy as np
 import yaml
 
 from utils.errors import UserError
+
+if TYPE_CHECKING:  # commands that only print their help read no arrays
+    import numpy as np
 
 MAX_DEPTH = 50  # nesting of lists and objects; files of this repository need at most ten
 MAX_YAML_VALUES = 100_000  # after expanding aliases, because a few lines of aliases can expand to billions
@@ -146,6 +148,8 @@ def read_mapping(path: Path, *, missing: str = "is missing") -> dict[str, Any]:
 
 def open_npy(path: Path, *, missing: str = "is missing") -> np.ndarray:
     """Open the array in an npy file, memory-mapped read-only. Raises `UserError` naming the file."""
+    import numpy as np
+
     return np.asarray(
         _load(path, "npy array", missing, lambda: np.load(path, mmap_mode="r", allow_pickle=False))
     )
@@ -153,6 +157,7 @@ def open_npy(path: Path, *, missing: str = "is missing") -> np.ndarray:
 
 def read_npz(path: Path, *, missing: str = "is missing") -> dict[str, np.ndarray]:
     """Read the arrays in an npz file by name, into memory. Raises `UserError` naming the file."""
+    import numpy as np
 
     def load() -> dict[str, np.ndarray]:
         with zipfile.ZipFile(path) as archive:
@@ -171,6 +176,8 @@ def shortened(text: str, most: int = 200) -> str:
 
 
 def _load(path: Path, what: str, missing: str, load: Callable[[], Any]) -> Any:
+    import numpy as np
+
     try:
         with np.errstate(over="ignore"):  # the size of an absurd shape overflows, and is an error below
             return load()
@@ -183,6 +190,8 @@ def _load(path: Path, what: str, missing: str, load: Callable[[], Any]) -> Any:
 
 def _check_size(file: zipfile.ZipExtFile, member: zipfile.ZipInfo) -> None:
     """Compare a member's header with its size, because numpy would allocate an absurd shape first."""
+    import numpy as np
+
     version = np.lib.format.read_magic(file)
     read_header = (
         np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

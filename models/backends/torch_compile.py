@@ -33,6 +33,11 @@ class TorchCompile(Eager):
 
     def __init__(self, inner: Inner, mode: str = "default", **options: Any):
         super().__init__()
+        # Tells the compiler too, which `utils.device.make_deterministic` does not import.
+        torch.use_deterministic_algorithms(
+            torch.are_deterministic_algorithms_enabled(),
+            warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
+        )
         networks, on_cpu = networks_of(inner), inner.device.type == "cpu"
         # With CUDA graphs an application's output is in the graph's memory, which the next step overwrites.
         self.uses_cuda_graphs = mode in CUDA_GRAPH_MODES and inner.device.type == "cuda"

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from models.optim.eager import EagerOptimizer
 
-class AdamATan2(Optimizer):
+
+class AdamATan2(EagerOptimizer):
     """Per tensor: `p *= 1 - lr·wd; m = lerp(m, g, 1-β1); v = lerp(v, g², 1-β2);`
     `p -= lr/(1-β1ᵗ) · atan2(m, √v / √(1-β2ᵗ))`.
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from pydantic import ConfigDict
-from torch import nn
-from torch.optim import Optimizer
 
-from models.recursive import RecursiveModel
 from models.strict_model import StrictModel
+
+if TYPE_CHECKING:  # a config is checked before torch is imported
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from models.recursive import RecursiveModel
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,21 @@
 """The choices of `optimizer=`: each has a name, its own settings, and `build`.
 
 The config's `lr`, `weight_decay`, `beta1` and `beta2` belong to the elementwise optimizer (AdamATan2 or AdamW); the
-schedule is common to all.
+schedule is common to all. A config is checked before torch is imported, so `build` imports what it needs.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field
-from torch import nn
-from torch.optim import AdamW, Muon
 
-from models.backends.base import networks_of
-from models.optim.adam_atan2 import adam_atan2_class
 from models.optim.base import Built, CommonSettings, OptimizerConfig
-from models.recursive import RecursiveModel
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from models.recursive import RecursiveModel
 
 
 class AdamATan2Config(OptimizerConfig):
@@ -26,6 +26,8 @@ class AdamATan2Config(OptimizerConfig):
     def build(
         self, inner: RecursiveModel, weights: list[nn.Parameter], common: CommonSettings
     ) -> list[Built]:
+        from models.optim.adam_atan2 import adam_atan2_class
+
         cls, notice = adam_atan2_class(weights[0].device)
         optimizer = cls(weights, lr=common.lr, betas=common.betas, weight_decay=common.weight_decay)
         return [Built("weights", optimizer, common.lr, notice)]
@@ -39,6 +41,8 @@ class AdamWConfig(OptimizerConfig):
     def build(
         self, inner: RecursiveModel, weights: list[nn.Parameter], common: CommonSettings
     ) -> list[Built]:
+        from models.optim.eager import AdamW
+
         optimizer = AdamW(weights, lr=common.lr, betas=common.betas, weight_decay=common.weight_decay)
         return [Built("weights", optimizer, common.lr)]
 
@@ -73,6 +77,8 @@ class MuonConfig(OptimizerConfig):
     def build(
         self, inner: RecursiveModel, weights: list[nn.Parameter], common: CommonSettings
     ) -> list[Built]:
+        from models.optim.eager import Muon
+
         matrices = block_matrices(inner)
         muon = Muon(
             matrices,
@@ -103,6 +109,8 @@ AS_PUBLISHED = AdamATan2Config()
 
 def block_matrices(inner: RecursiveModel) -> list[nn.Parameter]:
     """Return the matrices of an architecture's networks. Raises ValueError if there are none."""
+    from models.backends.base import networks_of
+
     matrices = [p for network in networks_of(inner) for p in network.parameters() if p.ndim == 2]
     if not matrices:
         raise ValueError(

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
+from models.optim.eager import EagerOptimizer
 from models.puzzle_embedding import PuzzleEmbedding
 
 
@@ -27,7 +27,7 @@ def sum_by_id(ids: Tensor, rows: Tensor) -> Tensor:
     return torch.empty_like(rows).index_copy_(0, order, sums[segment])
 
 
-class SparseSignSGD(Optimizer):
+class SparseSignSGD(EagerOptimizer):
     """`p <- p·(1 - lr·wd) - lr·sign(Σg)` on the touched rows; gradients of equal ids are summed, over all ranks.
 
     `gather` concatenates a tensor of all ranks in rank order; it is the identity for one process. A step without

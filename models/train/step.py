@@ -16,7 +16,7 @@ from torch import Tensor
 from models.act import Carry, draw_min_steps
 from models.flops import training_flops
 from models.losses import ACTLossHead
-from models.optim import Optimizers
+from models.optim.optimizers import Optimizers
 from models.optim.skip_step import all_finite, skip_step_unless
 from models.randomness import seeded
 from models.train.curriculum import DepthCurriculum

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 
-import numpy as np
 import yaml
 
 from utils.errors import UserError
@@ -39,6 +38,7 @@ class TensorBoardLogger(Logger):
             self._writer.add_scalar(name, value, step)
 
     def draw(self, pictures: Mapping[str, bytes], step: int) -> None:
+        import numpy as np
         from PIL import Image
 
         for name, png in pictures.items():

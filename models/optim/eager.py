@@ -1,0 +1,33 @@
+"""torch's optimizers without the import of its compiler."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+from torch.optim import Optimizer
+
+
+class EagerOptimizer(Optimizer):
+    """An optimizer that nobody compiles.
+
+    torch wraps these methods so that `torch.compile` leaves them out, and the first call of such a wrapper imports
+    torch._dynamo: 1.5 s of every start.
+    """
+
+    add_param_group = inspect.unwrap(Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(Optimizer.zero_grad)
+    state_dict = inspect.unwrap(Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
+
+
+class AdamW(EagerOptimizer, torch.optim.AdamW):
+    """torch's AdamW."""
+
+    step = torch.no_grad()(
+        inspect.unwrap(torch.optim.AdamW.step)
+    )  # torch's own wrapper, for steps with a gradient too
+
+
+class Muon(EagerOptimizer, torch.optim.Muon):
+    """torch's Muon."""

@@ -1,0 +1,170 @@
+"""What the start of a command costs: which splits are checked, and which modules are imported."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from training_runs import ROOT, TINY, run_python, train
+
+from benchmarks.start import write_dataset
+from dataset.example_set import ExampleSet
+from evaluators import plots
+from evaluators.base import build_evaluators
+from evaluators.sudoku import Sudoku
+from models.architectures import ARCHITECTURES
+from models.configs import CONFIGS, LOSS_TYPES
+from models.losses import TOKEN_LOSSES, ACTLossHead
+from models.registry import DEFAULT_LOSS, loss_config
+from puzzle_dataset import PuzzleDataset
+
+
+@pytest.fixture
+def sudoku(tmp_path):
+    write_dataset(tmp_path / "sudoku", num_test=20, num_train=16)
+    return tmp_path / "sudoku"
+
+
+@pytest.fixture
+def checked(monkeypatch):
+    """How often the content of each split has been checked."""
+    counts: Counter[str] = Counter()
+    problems = ExampleSet.problems
+
+    def counting(example_set):
+        counts[example_set.split_dir.name] += 1
+        return problems(example_set)
+
+    monkeypatch.setattr(ExampleSet, "problems", counting)
+    return counts
+
+
+@pytest.mark.parametrize("evaluators", [None, [{"name": "sudoku@Sudoku"}]])
+def test_a_training_checks_each_split_once(sudoku, tmp_path, checked, evaluators):
+    assert train(sudoku, tmp_path / "run", epochs=2, evaluators=evaluators) == 0
+    assert checked == {"train": 1, "test": 1}
+    assert '"sudoku/valid"' in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def test_an_evaluator_opens_the_test_data_itself_if_nobody_has(sudoku, checked):
+    data = PuzzleDataset([str(sudoku)], "test", global_batch_size=4)
+    shared = build_evaluators(None, [str(sudoku)], data.metadata, data.splits)["Sudoku"]
+    assert shared.sets["all"] is data.splits[0][1].sets["all"]
+    assert checked == {"test": 1}
+    assert Sudoku([str(sudoku)], data.metadata).sets.keys() == shared.sets.keys()
+    assert checked == {"test": 2}
+
+
+def test_plots_take_difficulties_from_the_data_that_is_open(sudoku, checked):
+    data = PuzzleDataset([str(sudoku)], "test", global_batch_size=4)
+    assert plots.ByDifficulty(data).unit == "rating"
+    assert checked == {"test": 1}
+
+
+# Before torch is imported
+
+HYDRA = ("pretrain.py", "evaluate.py")
+ABOUT_WEIGHTS = ("solve.py", "export.py", "app.py", "-m evaluators.plots", "-m evaluators.memorisation")
+ABOUT_DATA = (
+    *(f"dataset/build_{family}_dataset.py" for family in ("sudoku", "maze", "arc")),
+    *(f"-m dataset.build_{family}_dataset" for family in ("sudoku", "maze", "arc")),
+    *("dataset/report.py", "-m dataset.report"),
+)
+# What takes long to import and nobody needs for help.
+SLOW = {"torch", "numpy", "sympy", "matplotlib", "wandb", "safetensors", "huggingface_hub", "PIL", "gradio"}
+
+
+def run_listing_imports(command: str, *arguments: str, **environment: str) -> tuple[int, str, set[str]]:
+    """The exit code of a command, what it printed, and the libraries of `SLOW` that it imported."""
+    done = run_python("-X", "importtime", *command.split(), *arguments, cwd=ROOT, **environment)
+    said, imported = [done.stdout], set()
+    for line in done.stderr.splitlines():
+        if line.startswith("import time:"):
+            imported.add(line.rpartition("|")[2].strip().partition(".")[0])
+        else:
+            said.append(line)
+    assert "pydantic" in imported or "argparse" in imported  # that imports were listed at all
+    return done.returncode, "\n".join(said), imported & (SLOW - {"numpy"} if command in ABOUT_DATA else SLOW)
+
+
+@pytest.mark.parametrize("command", [*HYDRA, *ABOUT_WEIGHTS, *ABOUT_DATA])
+def test_help_imports_nothing_that_takes_long(command):
+    code, said, slow = run_listing_imports(command, "--help")
+    assert (code, slow) == (0, set())
+    assert "usage" in said
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        *(
+            (command, arguments)
+            for command in (*HYDRA, *ABOUT_WEIGHTS)
+            for arguments in ("", "checkpoint=x wrong=1")
+        ),
+        *((command, "--wrong") for command in (*HYDRA[:1], *ABOUT_WEIGHTS[:1], *ABOUT_DATA)),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_slow_is_imported(command, arguments):
+    code, said, slow = run_listing_imports(command, *arguments.split())
+    assert (code, slow) == (2, set())
+    assert "wrong" in said or "usage" in said or "required" in said
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["arch=hrm", "arch.hiden_size=64"],
+            "arch.hiden_size: unknown key; nearest valid keys: arch.hidden_size",
+        ),
+        (["arch=trm_equivariant", "arch.pooling=max"], "arch.pooling: 'max' is not valid"),
+        (["arch.name=tmr"], "arch.name='tmr' is unknown (did you mean trm?)"),
+        (["arch.num_heads=1024"], "num_heads=1024 is more than hidden_size=512"),
+        (["arch.loss.loss_type=hinge"], "'hinge' is not one of stablemax_cross_entropy"),
+        (["optimizer=muon", "optimizer.ns_steps=0"], "optimizer.ns_steps: 0 is not valid"),
+        (["+experiment=sudoku6x6", "arch.damping=2"], "arch.damping: 2 is not valid"),  # its dtype asks torch
+        (["epochs=3", "eval_interval=2"], "epochs=3 must be a multiple of eval_interval=2"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_every_error_that_the_arguments_show_comes_before_torch(overrides, message):
+    code, said, slow = run_listing_imports("pretrain.py", "data_paths=[nowhere]", *overrides)
+    assert (code, slow) == (2, set())
+    assert message in said
+
+
+@pytest.mark.parametrize(("word", "completed"), [("arch=", "arch=hrm"), ("opt", "optimizer=")])
+def test_the_shell_completes_without_torch(word, completed):
+    line = f"python pretrain.py {word}"
+    code, said, slow = run_listing_imports("pretrain.py", "-sc", "query=bash", COMP_LINE=line)
+    assert (code, slow) == (0, set())
+    assert completed in said.split()
+
+
+def test_of_several_processes_the_first_says_what_is_wrong():
+    arguments = ["data_paths=[nowhere]", "wrong=1"]
+    assert "wrong: unknown key" in run_listing_imports("pretrain.py", *arguments, RANK="0", WORLD_SIZE="2")[1]
+    assert run_listing_imports("pretrain.py", *arguments, RANK="1", WORLD_SIZE="2")[:2] == (2, "")
+
+
+@pytest.mark.parametrize("optimizer", ["adam_atan2", "adamw", "muon"])
+def test_an_eager_training_never_imports_the_compiler(sudoku, tmp_path, optimizer):
+    overrides = [
+        *TINY,
+        f"optimizer={optimizer}",
+        f"data_paths=[{sudoku}]",
+        f"checkpoint_path={tmp_path / 'run'}",
+    ]
+    command = ["-X", "importtime", "pretrain.py", *overrides, "epochs=1", "eval_interval=1"]
+    done = run_python(*command, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "torch" in imported
+    assert imported.isdisjoint({"torch._dynamo", "torch._inductor", "sympy", "wandb", "matplotlib"})
+
+
+def test_every_architecture_has_the_settings_that_are_checked_without_it():
+    assert {name: cls.Config for name, cls in ARCHITECTURES.items()} == CONFIGS
+    assert ACTLossHead.Config is loss_config(DEFAULT_LOSS)
+    assert tuple(TOKEN_LOSSES) == LOSS_TYPES
