@@ -67,7 +67,16 @@ from models.backends import FusedCPU, choose_backend
 from models.train.metrics import NonFiniteLoss
 from models.train.step import train_step
 from puzzle_dataset import IDENTIFIERS_KEY, Prefetcher, identifier_hashes
-from training_run import Run, build, find_checkpoint, resolve_names, restore, run_metadata, start_from
+from training_run import (
+    Run,
+    best_metric,
+    build,
+    find_checkpoint,
+    resolve_names,
+    restore,
+    run_metadata,
+    start_from,
+)
 from utils.checkpoint import Checkpointer
 from utils.checkpoint_manager import CheckpointManager, Stopped
 from utils.checkpoint_schedule import CheckpointSchedule, StopSignals
