@@ -27,6 +27,8 @@ import numpy as np
 from dataset.augment import NUM_DIHEDRAL, dihedral
 from dataset.families.nqueens.generate import (
     MOST_COUNTED,
+    TEST,
+    TRAIN,
     BoardSpec,
     Questions,
     default_given,
@@ -41,7 +43,6 @@ from utils.files import expand_home, writing_into
 
 BUILDER = "build_nqueens_dataset"
 BUILDER_VERSION = 1
-TRAIN_STREAM, TEST_STREAM = range(2)  # purposes of random numbers, each with its own stream
 
 
 @report_user_errors
@@ -125,9 +126,10 @@ def generated(options: argparse.Namespace) -> tuple[Questions, Questions]:
     """The questions of both splits, none of which is another one turned or mirrored."""
     spec = BoardSpec(options.size, options.given)
     settings = {"seed": options.seed, "workers": options.workers}
-    train = generate_split(spec, options.generate, split=TRAIN_STREAM, **settings)
-    test = generate_split(spec, options.test_size, split=TEST_STREAM, apart_from=train.keys, **settings)
-    return train, test
+    return tuple(
+        generate_split(spec, number, split=split, **settings)
+        for split, number in ((TRAIN, options.generate), (TEST, options.test_size))
+    )
 
 
 def write_dataset(output_dir: Path, train: Questions, test: Questions, options: argparse.Namespace) -> None:

@@ -1,13 +1,16 @@
 """N-Queens questions from no source: some queens of a random full board.
 
-Candidate i of a split is a pure function of (seed, split, i), and candidates are accepted in that order: the
-result does not depend on the number of workers, nor the train split on the size of the test split.
+The split is a property of the question: no seed and no number of questions ever brings a test question into train, and
+both splits are drawn alike, also from small boards, nearly all of whose questions are used. Candidate i of a split is a
+pure function of (seed, split, i), and candidates are accepted in that order: the result does not depend on the number of
+workers, nor one split on the size of the other.
 Shapes: n questions, N side of the board, S = N² cells.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -20,8 +23,10 @@ from dataset.parallel import ordered_map
 from utils.errors import UserError
 
 MOST_COUNTED = 100  # completions; large boards with few given queens have millions
-_MAX_REJECTED_IN_A_ROW = 5000
-_BATCH = 32
+TRAIN, TEST = range(2)
+_TEST_SHARE = 51  # of 256: a fifth of all questions are test questions
+_MAX_REJECTED_IN_A_ROW = 20_000
+_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Questions:
 
 
 def default_given(size: int) -> tuple[int, int]:
-    """From a quarter to half of the queens: 2 to 4 of 8, so that most questions have a few completions."""
+    """From a quarter to half of the queens: 2 to 4 of 8, 4 to 8 of 16."""
     return size // 4, size // 2
 
 
@@ -81,45 +86,40 @@ def random_question(rng: np.random.Generator, spec: BoardSpec) -> tuple[np.ndarr
     return question.reshape(-1), answer
 
 
-def generate_split(
-    spec: BoardSpec,
-    num_questions: int,
-    *,
-    seed: int,
-    split: int,
-    workers: int,
-    apart_from: Collection[bytes] = (),
-) -> Questions:
-    """`num_questions` questions, no two of which are equal when turned or mirrored.
+def split_of(key: bytes) -> int:
+    """TRAIN or TEST, for all questions with this key of `symmetry_keys`: a fifth of the keys are TEST."""
+    return TEST if hashlib.blake2b(key, digest_size=1).digest()[0] < _TEST_SHARE else TRAIN
 
-    split: a number that selects another stream of the seed. apart_from: keys of questions that must not come up, those
-    of another split. Raises UserError if so many are not found.
+
+def generate_split(spec: BoardSpec, num_questions: int, *, seed: int, split: int, workers: int) -> Questions:
+    """`num_questions` questions of a split, TRAIN or TEST, no two of which are equal when turned or mirrored.
+
+    Raises UserError if so many are not found.
     """
-    seen, accepted, num_accepted, rejected = set(apart_from), [], 0, 0
+    seen, accepted, num_accepted, rejected = set(), [], 0, 0
     for candidates in _candidates(spec, seed, split, workers):
         chosen = []
         for index, key in enumerate(candidates.keys):
-            if key in seen:
-                rejected += 1
-            elif num_accepted < num_questions:
+            if key not in seen and num_accepted < num_questions:
                 seen.add(key)
                 chosen.append(index)
-                num_accepted, rejected = num_accepted + 1, 0
+                num_accepted += 1
         accepted.append(candidates.take(chosen))
         if num_accepted == num_questions:
             return _joined(accepted)
+        rejected = 0 if chosen else rejected + _BATCH
         if rejected > _MAX_REJECTED_IN_A_ROW:
             low, high = spec.given
             raise UserError(
-                f"only {num_accepted} of {num_questions} different {spec.size}x{spec.size} questions with {low} to "
-                f"{high} given queens were found{' besides those of the other split' if apart_from else ''}: ask "
-                "for fewer, widen --given or raise --size"
+                f"only {num_accepted} different {'test' if split == TEST else 'train'} questions of {spec.size}x"
+                f"{spec.size} with {low} to {high} given queens were found, not {num_questions}: a fifth of all "
+                "questions are test questions. Ask for fewer (--generate, --test-size), widen --given or raise --size"
             )
     raise AssertionError("candidates never end")
 
 
 def _candidates(spec: BoardSpec, seed: int, split: int, workers: int) -> Iterator[Questions]:
-    """Batches of the endless stream of candidates; how they are cut does not matter."""
+    """Batches of the endless stream of candidates, each without those of the other split."""
     batches = (range(start, start + _BATCH) for start in count(0, _BATCH))
     return ordered_map(partial(_make_batch, spec, seed, split), batches, workers)
 
@@ -127,10 +127,13 @@ def _candidates(spec: BoardSpec, seed: int, split: int, workers: int) -> Iterato
 def _make_batch(spec: BoardSpec, seed: int, split: int, indices: range) -> Questions:
     made = [random_question(np.random.default_rng([seed, split, index]), spec) for index in indices]
     questions, answers = (np.stack(boards) for boards in zip(*made, strict=True))
+    keys = symmetry_keys(questions, spec.size)
+    mine = [index for index, key in enumerate(keys) if split_of(key) == split]
+    questions, answers = questions[mine], answers[mine]
     assert solves(questions, answers, spec.size).all(), "a generated answer breaks the rules"
     counted = [count_completions(question, spec.size, MOST_COUNTED) for question in questions]
-    assert min(counted) > 0, "a generated question has no completion"
-    return Questions(questions, answers, np.array(counted, np.int32), symmetry_keys(questions, spec.size))
+    assert all(counted), "a generated question has no completion"
+    return Questions(questions, answers, np.array(counted, np.int32), [keys[index] for index in mine])
 
 
 def _joined(parts: list[Questions]) -> Questions:
