@@ -34,6 +34,9 @@ class NQueens(Family):
         side = isqrt(metadata.seq_len)
         if side * side != metadata.seq_len or side not in rules.SIZES:
             return f"seq_len is {metadata.seq_len}, which is not the size of such a board"
+        stated = metadata.extra.get("grid_shape")
+        if stated and list(stated) != [side, side]:
+            return f"grid_shape is {list(stated)}, and such a board is square"
         if metadata.vocab_size != rules.VOCAB_SIZE:
             return f"vocab_size is {metadata.vocab_size}, not {rules.VOCAB_SIZE}"
         return None
@@ -41,10 +44,6 @@ class NQueens(Family):
     def __init__(self, metadata: Metadata, found: Finding):
         super().__init__(metadata, found)
         self.size = isqrt(metadata.seq_len)  # N
-
-    @cached_property
-    def shape(self) -> tuple[int, int]:
-        return self.size, self.size
 
     @cached_property
     def grid_style(self) -> GridStyle:
