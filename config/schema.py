@@ -79,7 +79,8 @@ class PretrainConfig(StrictModel):
     """
     reveal_prob: float = Field(default=0.0, ge=0, le=1)
     """Probability that a drawn puzzle is made easier: a Sudoku shows some more cells of the answer, up to half of
-    the blank ones; a maze keeps a piece of the path, start and goal moved to its ends.
+    the blank ones; a maze keeps a piece of the path, start and goal moved to its ends; an N-Queens board shows
+    some more queens.
     """
     evaluators: list[EvaluatorConfig] | None = None
     """What computes the metrics of a puzzle family: [{name: arc@ARC}], sudoku@Sudoku, maze@Maze, with

@@ -31,6 +31,7 @@ class SolveConfig(CheckpointConfig):
     puzzle: str | None = None
     """Your own puzzle: its cells in reading order. Sudoku: symbols, . or 0 for a blank; white space and
     | - + / mean nothing. Mazes: # wall, space or . free, S start, G goal, / or a line break between rows.
+    N-Queens: Q queen, . empty.
     """
     index: int | None = Field(default=None, ge=0)
     """Number of the test puzzle, from 0; null: one is drawn."""

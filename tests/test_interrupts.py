@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 
 COMMANDS = [
     *("pretrain.py", "evaluate.py", "solve.py", "export.py", "app.py"),
-    *(f"dataset/build_{name}_dataset.py" for name in ("sudoku", "maze", "arc")),
+    *(f"dataset/build_{name}_dataset.py" for name in ("sudoku", "maze", "arc", "nqueens")),
     *("dataset/report.py", "evaluators/memorisation.py", "evaluators/plots.py"),
 ]
 # Runs a script, without any import of its own, and sends it a signal at its first import of one of some modules, or

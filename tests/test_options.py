@@ -117,11 +117,11 @@ def test_a_dataset_of_another_family_is_refused(tmp_path):
         check_output_dir(tmp_path / "arc", "sudoku")
 
 
-@pytest.mark.parametrize("builder", ["sudoku", "maze"])
+@pytest.mark.parametrize("builder", ["sudoku", "maze", "nqueens"])
 def test_a_folder_that_cannot_be_made_is_one_message(builder, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     main = importlib.import_module(f"dataset.build_{builder}_dataset").main
-    size = ["--size", "4" if builder == "sudoku" else "5"]
+    size = ["--size", "5" if builder == "maze" else "4"]
     with pytest.raises(SystemExit) as exit_:
         main(["--output-dir", str(tmp_path / "file" / "new"), "--generate", "2", "--test-size", "1", *size])
     assert exit_.value.code == 2

@@ -32,7 +32,13 @@ from config.published_names import ARCH_CHOICES, KEYS
 from config.report_schema import MemorisationConfig, ReportConfig
 from config.schema import PretrainConfig, parse
 from config.solve_schema import AppConfig, SolveConfig
-from dataset import build_arc_dataset, build_maze_dataset, build_sudoku_dataset, report
+from dataset import (
+    build_arc_dataset,
+    build_maze_dataset,
+    build_nqueens_dataset,
+    build_sudoku_dataset,
+    report,
+)
 from dataset.options import OptionParser
 from dataset.parallel import available_cpus
 from export import ExportConfig
@@ -183,6 +189,7 @@ CHECKS = {
     "export.py": check_export,
     "dataset/build_sudoku_dataset.py": build_sudoku_dataset.parse_options,
     "dataset/build_maze_dataset.py": build_maze_dataset.parse_options,
+    "dataset/build_nqueens_dataset.py": build_nqueens_dataset.parse_options,
     "-m dataset.build_arc_dataset": build_arc_dataset.parse_options,
     "-m dataset.build_sudoku_dataset": build_sudoku_dataset.parse_options,
     "-m dataset.report": check_report,
@@ -353,8 +360,13 @@ def test_the_table_of_a_command_without_a_config_file_has_every_argument_with_it
 
 @pytest.mark.parametrize(
     ("heading", "builder"),
-    [("Sudoku", build_sudoku_dataset), ("Mazes", build_maze_dataset), ("ARC-AGI", build_arc_dataset)],
-    ids=["sudoku", "maze", "arc"],
+    [
+        ("Sudoku", build_sudoku_dataset),
+        ("Mazes", build_maze_dataset),
+        ("ARC-AGI", build_arc_dataset),
+        ("N-Queens", build_nqueens_dataset),
+    ],
+    ids=["sudoku", "maze", "arc", "nqueens"],
 )
 def test_the_tables_of_the_builders_have_every_option_with_its_default(heading, builder, monkeypatch):
     known, said = options_of(builder, monkeypatch), said_defaults(heading)

@@ -14,13 +14,14 @@ from readme import ROOT, section
 
 from config.overrides import force_overrides
 from config.schema import PretrainConfig, parse
-from dataset import build_arc_dataset, build_maze_dataset, build_sudoku_dataset
+from dataset import build_arc_dataset, build_maze_dataset, build_nqueens_dataset, build_sudoku_dataset
 
 RECIPES = sorted((ROOT / "config" / "experiment").glob("*.yaml"))
 FIELDS = ("Data", "Train", "Time", "Score")
 BUILDERS = {
     "python dataset/build_sudoku_dataset.py": build_sudoku_dataset,
     "python dataset/build_maze_dataset.py": build_maze_dataset,
+    "python dataset/build_nqueens_dataset.py": build_nqueens_dataset,
     "python -m dataset.build_arc_dataset": build_arc_dataset,
 }
 each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

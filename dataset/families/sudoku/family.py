@@ -22,11 +22,11 @@ from dataset.families.base import (
     with_line_breaks,
 )
 from dataset.families.grid_style import BLANK, EMPTY, GridStyle, Kind, LegendEntry, distinct_colours, rgb
+from dataset.families.revealed_cells import RevealedCells
 from dataset.families.sudoku import rules
 from dataset.families.sudoku.batch import ambiguous_notes
 from dataset.families.sudoku.generate import PuzzleSpec, default_clues, random_puzzle
 from dataset.families.sudoku.hashes import invariant_hashes, solution_hashes
-from dataset.families.sudoku.reveal import RevealedCells
 from dataset.families.sudoku.rules import BoxShape
 from dataset.families.sudoku.solve import solve
 from dataset.families.sudoku.symbols import ambiguous_zero
@@ -106,7 +106,7 @@ class Sudoku(Family):
         return SudokuSymmetries(self.box)
 
     def easier(self, probability: float) -> Augmentation:
-        return RevealedCells(probability)
+        return RevealedCells(probability, rules.BLANK_ID)
 
     # ---------------------------------------------------------------- a single puzzle
 

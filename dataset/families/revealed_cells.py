@@ -1,4 +1,4 @@
-"""Easier versions of Sudoku puzzles for training (`reveal_prob`): some cells of the answer are shown.
+"""Easier versions of puzzles whose blank cells are to be filled in (`reveal_prob`): some cells of the answer are shown.
 
 Shapes: B rows of the global batch, b of them on this rank, S cells of a grid.
 """
@@ -9,19 +9,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dataset.families.sudoku.rules import BLANK_ID
-
 LARGEST_SHARE = 0.5  # of the blank cells
 
 
 @dataclass(frozen=True)
 class RevealedCells:
-    """With `probability` a row shows each of its blank cells with a chance of its own, drawn from 0..LARGEST_SHARE.
+    """With `probability` a row shows each cell that is `blank` with a chance of its own, drawn from 0..LARGEST_SHARE.
 
-    The puzzle keeps its single solution, because clues that agree with a solution exclude no more than others.
+    An answer stays right, and no other becomes so, because clues that agree with an answer exclude no more than others.
     """
 
     probability: float
+    blank: int
 
     def __call__(
         self, rng: np.random.Generator, count: int, mine: slice, inputs: np.ndarray, labels: np.ndarray
@@ -29,4 +28,4 @@ class RevealedCells:
         """Inputs and labels (b, S) of the rows `mine` of B = `count`; what is drawn depends on no other rank."""
         share = np.where(rng.random(count) < self.probability, LARGEST_SHARE * rng.random(count), 0)
         shown = rng.random((count, inputs.shape[1]), dtype=np.float32)[mine] < share[mine, None]
-        return np.where(shown & (inputs == BLANK_ID), labels, inputs), labels
+        return np.where(shown & (inputs == self.blank), labels, inputs), labels

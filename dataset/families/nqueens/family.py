@@ -1,0 +1,131 @@
+"""N-Queens completion as a puzzle family: a question may have several right answers, and its label is one of them.
+
+Shapes: n rows, S = N² cells of a board.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from math import isqrt
+from typing import ClassVar
+
+import numpy as np
+
+from dataset.families.base import Augmentation, Comparison, Family, Verdict, beside, count
+from dataset.families.grid_style import BLANK, EMPTY, GridStyle, Kind, LegendEntry, distinct_colours, rgb
+from dataset.families.nqueens import rules
+from dataset.families.nqueens.generate import BoardSpec, default_given, random_question
+from dataset.families.nqueens.solve import completions, count_completions
+from dataset.families.revealed_cells import RevealedCells
+from dataset.families.symmetry import FiniteSymmetries
+from dataset.metadata import Finding, Metadata
+
+
+class NQueens(Family):
+    name = "nqueens"
+    completes = True
+    several_answers = True
+    text_help = "`Q` queen, `.` empty, in reading order; white space and `| - + /` mean nothing."
+    characters: ClassVar = dict(zip(rules.SYMBOLS, (rules.EMPTY, rules.QUEEN), strict=True))
+    difficulty_classes: ClassVar = ((1, 3, 10, 30), ("1", "2-3", "4-10", "11-30", "over_30"))
+
+    @classmethod
+    def size_problem(cls, metadata: Metadata) -> str | None:
+        side = isqrt(metadata.seq_len)
+        if side * side != metadata.seq_len or side not in rules.SIZES:
+            return f"seq_len is {metadata.seq_len}, which is not the size of such a board"
+        stated = metadata.extra.get("grid_shape")
+        if stated and list(stated) != [side, side]:
+            return f"grid_shape is {list(stated)}, and such a board is square"
+        if metadata.vocab_size != rules.VOCAB_SIZE:
+            return f"vocab_size is {metadata.vocab_size}, not {rules.VOCAB_SIZE}"
+        return None
+
+    def __init__(self, metadata: Metadata, found: Finding):
+        super().__init__(metadata, found)
+        self.size = isqrt(metadata.seq_len)  # N
+
+    @cached_property
+    def grid_style(self) -> GridStyle:
+        words = ("given", "added", "changed in this step", "given, but removed")
+        tokens = (rules.QUEEN, rules.QUEEN, rules.QUEEN, rules.EMPTY)
+        return GridStyle(
+            self.shape,
+            " " + rules.SYMBOLS,
+            rgb((EMPTY, BLANK, *distinct_colours(1))),
+            empty_tokens=frozenset({rules.EMPTY}),
+            legend=tuple(map(LegendEntry, tokens, Kind, words)),
+        )
+
+    @cached_property
+    def symmetries(self) -> FiniteSymmetries:
+        """The 8 turns and mirrorings."""
+        return FiniteSymmetries.of_rectangle(self.shape)
+
+    def easier(self, probability: float) -> Augmentation:
+        """Some of the label's queens are given too."""
+        return RevealedCells(probability, rules.EMPTY)
+
+    # ---------------------------------------------------------------- a single puzzle
+
+    def sample(self, rng: np.random.Generator) -> np.ndarray:
+        return random_question(rng, BoardSpec(self.size, default_given(self.size)))[0]
+
+    def remarks(self, question: np.ndarray) -> list[str]:
+        if pairs := rules.attacking_pairs(question, self.size):
+            one, other = (self._place(cell) for cell in pairs[0])
+            return [f"the given queens in {one} and in {other} attack each other, so there is no solution"]
+        if next(completions(question, self.size), None) is None:
+            return ["no way to add queens to the given ones is a solution"]
+        return []
+
+    def _place(self, cell: int) -> str:
+        row, column = divmod(cell, self.size)
+        return f"row {row + 1}, column {column + 1}"
+
+    def broken(self, question: np.ndarray, answer: np.ndarray) -> np.ndarray:
+        return (question == rules.QUEEN) & (answer != rules.QUEEN)
+
+    def check(self, questions: rules.Array, answers: rules.Array) -> rules.Array:
+        """N queens that do not attack each other, the given ones among them; for arrays and tensors."""
+        return rules.solves(questions, answers, self.size)
+
+    check_tensors = check
+
+    def judge(self, question: np.ndarray, answer: np.ndarray, labels: np.ndarray | None) -> Verdict:
+        if self.check(question[None], answer[None])[0]:
+            return Verdict(True, f"valid{beside(answer, labels)}")
+        parts = []
+        if pairs := len(rules.attacking_pairs(answer, self.size)):
+            parts.append(f"{count(pairs, 'pair')} of queens attack{'s' if pairs == 1 else ''} each other")
+        missing = self.size - int((answer == rules.QUEEN).sum())
+        if missing > 0:
+            parts.append(f"{count(missing, 'queen')} missing")
+        elif missing < 0:
+            parts.append(f"{count(-missing, 'queen')} too many")
+        if removed := int(self.broken(question, answer).sum()):
+            parts.append(f"{count(removed, 'given queen')} removed")
+        if others := int(((answer != rules.QUEEN) & (answer != rules.EMPTY)).sum()):
+            parts.append(f"{count(others, 'cell')} neither empty nor a queen")
+        return Verdict(False, "; ".join(parts))
+
+    # ---------------------------------------------------------------- the dataset report
+
+    def comparisons(self) -> list[Comparison]:
+        number = rules.NUM_INEQUIVALENT.get(self.size)
+        few = "" if number is None else f", of which only {number} exist{'s' if number == 1 else ''}"
+        return [
+            Comparison("inputs up to symmetry", lambda inputs, _: rules.symmetry_keys(inputs, self.size)),
+            Comparison(
+                f"outputs up to symmetry{few}", lambda _, labels: rules.symmetry_keys(labels, self.size)
+            ),
+        ]
+
+    def notes(self, inputs: np.ndarray, total: int) -> list[str]:
+        """How many questions have several right answers."""
+        several = sum(count_completions(question, self.size, 2) > 1 for question in inputs)
+        sampled = f"{len(inputs):,} of {total:,}" if len(inputs) < total else f"{total:,}"
+        return [f"{several:,} of {sampled} questions have several right answers"]
+
+
+FAMILY = NQueens

@@ -1,0 +1,61 @@
+"""N-Queens completion: add queens to a board until there are N, no two of them in one row, column or diagonal.
+
+Shapes: n boards, N side of the board, S = N² cells in reading order. Questions and answers are tokens.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+
+from dataset.augment import NUM_DIHEDRAL, dihedral
+
+PAD, EMPTY, QUEEN = range(3)
+VOCAB_SIZE = 3
+SYMBOLS = ".Q"
+SIZES = range(4, 17)  # smaller boards have one solution or none
+# Full boards that turning and mirroring do not make equal, where there are so few that most answers of a test split
+# occur in any larger train split (OEIS A002562).
+NUM_INEQUIVALENT = {4: 1, 5: 2, 6: 1, 7: 6, 8: 12, 9: 46, 10: 92}
+
+Array = TypeVar("Array")
+
+
+def solves(questions: Array, answers: Array, size: int) -> Array:
+    """(n,) bool: which answers (n, S) have N queens that do not attack each other, the given ones (n, S) among them.
+
+    For NumPy arrays and torch tensors alike, because it calls only methods that both have, on integers of any dtype. On
+    tensors nothing waits for the device, and no shape depends on values.
+    """
+    queens = (answers == QUEEN).reshape(-1, size, size)
+    one_a_line = (queens.sum(2) == 1).all(1) & (queens.sum(1) == 1).all(1)
+    # Of a row with one queen: N less its column. A row counts from 1.
+    columns = queens.cumsum(2).sum(2)  # (n, N)
+    rows = (columns >= 0).cumsum(1)
+    one_a_diagonal = _all_differ(columns + rows) & _all_differ(columns - rows)
+    tokens = ((answers == QUEEN) | (answers == EMPTY)).all(1)
+    kept = ((questions != QUEEN) | (answers == QUEEN)).all(1)
+    return one_a_line & one_a_diagonal & tokens & kept
+
+
+def _all_differ(values: Array) -> Array:
+    """(n,) bool: whether no two of the values (n, N) of a row are equal."""
+    equal = values[:, :, None] == values[:, None, :]
+    return equal.sum((1, 2)) == values.shape[1]  # each value equals itself
+
+
+def attacking_pairs(board: np.ndarray, size: int) -> list[tuple[int, int]]:
+    """The pairs of cells of a board (S,) with queens in one row, column or diagonal, also if others stand between."""
+    cells = np.flatnonzero(board == QUEEN)
+    rows, columns = np.divmod(cells, size)
+    down, right = (np.abs(values[:, None] - values) for values in (rows, columns))
+    attacks = np.triu((down == 0) | (right == 0) | (down == right), 1)
+    return [(int(cells[one]), int(cells[other])) for one, other in np.argwhere(attacks)]
+
+
+def symmetry_keys(boards: np.ndarray, size: int) -> list[bytes]:
+    """n keys, equal for those of the boards (n, S) that are equal when turned or mirrored: the least image of each."""
+    grids = np.ascontiguousarray(boards, np.uint8).reshape(-1, size, size)
+    images = [dihedral(grids, transform).reshape(len(grids), -1) for transform in range(NUM_DIHEDRAL)]
+    return [min(row.tobytes() for row in rows) for rows in zip(*images, strict=True)]
