@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# hydra-optuna-sweeper 1.3.0 with hydra-core 1.3.8 and optuna 2.10.1: one range, three sets of values, by sweeper and sampler.
+#
+# Since Hydra 1.2 the space of the Optuna sweeper is written in the grammar of overrides (hydra.sweeper.params; see Hydra's
+# notes on the upgrade from 1.1), and in it range(start, stop, step) excludes its stop, as Python's does. Expected: the
+# same values whoever walks over them. Found: Hydra's basic sweeper excludes the stop; Optuna's samplers include it, since it
+# becomes the upper bound of Optuna's distribution; the grid sampler excludes it, and of a range of floats drops the last
+# value too whenever a division is rounded down (0.3 // 0.1 is 2), so that 0.2 is never tried. Nothing is reported.
+#
+# Hurt: who searches over range(1,4) of cycles or layers, where 4 may need twice the memory, or trusts a grid to be complete.
+# Guard: choice(0.0,0.1,0.2), which all three take alike; count the trials.
+#
+# Fails if the output is not the expected one.
+set -euo pipefail
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+python3 -m venv "$work/venv"
+"$work/venv/bin/pip" install -q hydra-core==1.3.8 hydra-optuna-sweeper==1.3.0 optuna==2.10.1
+cat > "$work/program.py" <<'PROGRAM'
+from pathlib import Path
+
+import hydra
+
+
+@hydra.main(version_base="1.3", config_path=None)
+def main(config):
+    with Path(__file__).with_name("tried").open("a") as file:
+        print(config.x, file=file)
+    return float(config.x)
+
+
+main()
+PROGRAM
+sweep() {
+  rm -f "$work/tried"
+  cd "$work"
+  venv/bin/python -W ignore program.py --multirun "${@:2}" hydra.sweep.dir=runs > log 2>&1 || { cat log; return 1; }
+  echo "$1: $(sort -u "$work/tried" | xargs)"
+}
+optuna=(hydra/sweeper=optuna hydra.sweeper.n_jobs=1 hydra.sweeper.n_trials=60)
+random=("${optuna[@]}" hydra/sweeper/sampler=random hydra.sweeper.sampler.seed=1)
+grid=("${optuna[@]}" hydra/sweeper/sampler=grid)
+found=$(
+  for range in 'range(1,4)' 'range(0,0.3,step=0.1)' 'choice(0.0,0.1,0.2)'; do
+    sweep "$range, basic" "+x=$range"
+    sweep "$range, random" "+x=$range" "${random[@]}"
+    sweep "$range, grid" "+x=$range" "${grid[@]}"
+  done
+)
+expected=$(cat <<'TEXT'
+range(1,4), basic: 1 2 3
+range(1,4), random: 1 2 3 4
+range(1,4), grid: 1 2 3
+range(0,0.3,step=0.1), basic: 0.0 0.1 0.2
+range(0,0.3,step=0.1), random: 0.0 0.1 0.2 0.3
+range(0,0.3,step=0.1), grid: 0.0 0.1
+choice(0.0,0.1,0.2), basic: 0.0 0.1 0.2
+choice(0.0,0.1,0.2), random: 0.0 0.1 0.2
+choice(0.0,0.1,0.2), grid: 0.0 0.1 0.2
+TEXT
+)
+echo "$found"
+diff <(echo "$expected") <(echo "$found")
