@@ -176,7 +176,9 @@ def main(arguments: list[str] | None = None) -> None:
                 if writer.num_puzzles == wanted:
                     break
             else:
-                raise UserError(f"found {len(seen)} different {side}x{side} puzzles: ask for fewer, or a larger --size")
+                raise UserError(
+                    f"found {len(seen)} different {side}x{side} puzzles: ask for fewer, or a larger --size"
+                )
         write_identifiers(folder, [BLANK_IDENTIFIER])
         close_splits(writers, num_puzzle_identifiers=1)
     print(f"{folder}: {options.train} train and {options.test} test puzzles of {side}x{side}")
