@@ -163,9 +163,8 @@ def main(arguments: list[str] | None = None) -> None:
     extra = {"family": Takuzu.name, "units": units.to_json(), "seed": options.seed}
     family, seen = Takuzu.of_sizes(**sizes), set()
     with building_into(options.output_dir, Takuzu.name) as folder, ExitStack() as stack:
-        writers = [SplitWriter(folder / split, **sizes, extra=extra) for split in SPLITS]
+        writers = [stack.enter_context(SplitWriter(folder / s, **sizes, extra=extra)) for s in SPLITS]
         for number, (writer, wanted) in enumerate(zip(writers, (options.train, options.test), strict=True)):
-            stack.enter_context(writer)
             for index in range(20 * wanted + 1000):
                 rng = np.random.default_rng([options.seed, number, index])
                 question, answer = (tokens[None] for tokens in family.example(rng))
@@ -176,9 +175,7 @@ def main(arguments: list[str] | None = None) -> None:
                 if writer.num_puzzles == wanted:
                     break
             else:
-                raise UserError(
-                    f"found {len(seen)} different {side}x{side} puzzles: ask for fewer, or a larger --size"
-                )
+                raise UserError(f"found only {len(seen)} different puzzles of {side}x{side}: ask for fewer")
         write_identifiers(folder, [BLANK_IDENTIFIER])
         close_splits(writers, num_puzzle_identifiers=1)
     print(f"{folder}: {options.train} train and {options.test} test puzzles of {side}x{side}")

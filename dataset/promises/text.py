@@ -62,3 +62,5 @@ def examples(puzzles: Puzzles) -> Iterator[str]:
             yield f"seed {seed} gives {shown(question)} with an answer that is judged wrong: {shown(answer)}"
         if family.text_help is not None and (family.read(family.write(question)) != question).any():
             yield f"seed {seed} gives {shown(question)}, which is another puzzle once written and read"
+        if said := family.remarks(question):
+            yield f"seed {seed} gives {shown(question)}, about which it warns: {said[0]}"
