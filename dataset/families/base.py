@@ -98,7 +98,7 @@ class Family:
     example: Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]] | None = None
     """A random puzzle and a right answer to it, (S,) tokens each; None if none can be generated in a moment."""
     sizes_to_check: ClassVar[Sequence[Mapping[str, Any]]] = ()
-    """Of the examples that `dataset.families.check` asks for: seq_len, vocab_size, other keys of dataset.json."""
+    """Sizes of the examples that `dataset.families.check` uses: seq_len, vocab_size and other keys of dataset.json."""
 
     def __init__(self, metadata: Metadata, found: Finding):
         self.metadata, self.found = metadata, found

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.families import family_class, family_of, named_family
+from dataset.families import FAMILIES, family_class, family_of, named_family
 from dataset.families.base import IGNORE_LABEL_ID
 from dataset.format import SPLITS, Split, open_valid, problems_text
 from dataset.options import OptionParser
@@ -35,7 +35,7 @@ NUM_EXAMPLES = 12  # of each size, or of each set of a split
 def main(arguments: list[str] | None = None) -> int:
     """Print the outcome of each promise; returns 1 if one is broken."""
     parser = OptionParser(prog="check", description=__doc__.splitlines()[0], epilog="")
-    parser.add_argument("family", help="its name, or module@Class")
+    parser.add_argument("family", help=f"{', '.join(FAMILIES)} or module@Class")
     parser.add_argument("dataset_dir", nargs="?", type=expand_home, help="a dataset of its puzzles")
     options = parser.parse_args(arguments)
     try:
@@ -84,7 +84,7 @@ def made_by(name: str) -> Iterator[tuple[str, Puzzles]]:
 
 
 def taken_from(name: str, dataset_dir: Path) -> Iterator[tuple[str, Puzzles]]:
-    """The first puzzles of each set of a dataset, for whatever its dataset.json says a dataset of the family `name`.
+    """The first puzzles of each set of a dataset, which counts as of the family `name` whatever its dataset.json says.
 
     Raises UserError for a broken dataset, or for one whose sizes are not of the family.
     """
@@ -94,10 +94,10 @@ def taken_from(name: str, dataset_dir: Path) -> Iterator[tuple[str, Puzzles]]:
         raise UserError(problems_text(problems))
     for split_name in SPLITS:
         if split_name in splits:
-            yield from _puzzles_of(split_name, splits[split_name], name)
+            yield from _puzzles_of(split_name, splits[split_name])
 
 
-def _puzzles_of(split_name: str, split: Split, name: str) -> Iterator[tuple[str, Puzzles]]:
+def _puzzles_of(split_name: str, split: Split) -> Iterator[tuple[str, Puzzles]]:
     family = family_of(split.metadata)
     if family.name is None:
         raise UserError(f"{split.path}: {family.reason}")

@@ -75,7 +75,7 @@ def drawn_in_pictures(puzzles: Puzzles) -> Iterator[str]:
 
 
 def _cell_picture(style: GridStyle, token: int) -> bytes:
-    """A grid full of one token, seen as if no cell were outside of it."""
+    """A grid of one cell, which is drawn even if it lies outside of what the family would crop."""
     canvas, draw = picture.canvas(25, 25)
     whole = GridStyle(**{**vars(style), "shape": (1, 1), "first_cell_token": 0, "lines": None})
     picture.draw_grid(draw, whole, np.array([token]), (0, 0), 24)
@@ -83,7 +83,7 @@ def _cell_picture(style: GridStyle, token: int) -> bytes:
 
 
 def _every_token(puzzles: Puzzles) -> Iterator[np.ndarray]:
-    """Grids (S,) that hold every token between them, and the puzzles."""
+    """Grids (S,) that together hold every token, a question and its answer."""
     for start in range(0, puzzles.vocab_size, puzzles.seq_len):
         yield np.resize(np.arange(start, puzzles.vocab_size), puzzles.seq_len)
     yield from puzzles.questions[:1]
