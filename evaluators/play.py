@@ -67,9 +67,10 @@ class Game:
 
     def sample(self, seed: int) -> str:
         """A random puzzle as text, of the kind that datasets are generated of."""
-        if self.family.sample is None:
+        if self.family.example is None:
             raise UserError(f"there is no way to draw a random puzzle of {self.family.name}: type one")
-        return self.family.write(self.family.sample(np.random.default_rng(seed)))
+        question, _ = self.family.example(np.random.default_rng(seed))
+        return self.family.write(question)
 
     def solve(self, text: str, num_steps: int, voting: bool = False) -> Solved:
         """The model's answers to a puzzle as text. Raises UserError saying what is wrong with text or numbers."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import isqrt
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -95,11 +95,27 @@ class Family:
     """Questions and answers (n, S) -> (n,) bool, whether an answer obeys all rules; None if no rule can tell."""
     check_tensors: Callable | None = None
     """The same on torch tensors of any device, differentiable or not, without synchronising with the device."""
-    sample: Callable[[np.random.Generator], np.ndarray] | None = None
-    """A random puzzle (S,), or None if none can be generated in a moment."""
+    example: Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]] | None = None
+    """A random puzzle and a right answer to it, (S,) tokens each; None if none can be generated in a moment."""
+    sizes_to_check: ClassVar[Sequence[Mapping[str, Any]]] = ()
+    """Sizes of the examples that `dataset.families.check` uses: seq_len, vocab_size and other keys of dataset.json."""
 
     def __init__(self, metadata: Metadata, found: Finding):
         self.metadata, self.found = metadata, found
+
+    @classmethod
+    def of_sizes(cls, *, seq_len: int, vocab_size: int, **extra: Any) -> Family:
+        """The family of puzzles that are in no dataset (yet); `extra`: other keys of dataset.json.
+
+        Raises UserError if its puzzles cannot have these sizes.
+        """
+        sizes = {"seq_len": seq_len, "vocab_size": vocab_size, "num_puzzle_identifiers": 1}
+        totals = {"total_groups": 1, "total_puzzles": 1, "mean_puzzle_examples": 1.0, "sets": ("all",)}
+        tokens = {"pad_id": 0, "ignore_label_id": 0, "blank_identifier_id": 0}
+        metadata = Metadata(**sizes, **totals, **tokens, extra=extra)
+        if problem := cls.size_problem(metadata):
+            raise UserError(f"these are no sizes of {cls.name}: {problem}")
+        return cls(metadata, Finding(cls.name, "its class was asked for", is_stated=True))
 
     # ---------------------------------------------------------------- which datasets are of the family
 

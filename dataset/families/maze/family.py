@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from math import isqrt
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -42,6 +43,10 @@ class Maze(Family):
     sigma = 1.0
     noise_pick = "majority"
     text_help = "`#` wall, `.` or space free, `S` start, `G` goal; a line for each row."
+    sizes_to_check: ClassVar = (
+        {"seq_len": 100, "vocab_size": rules.VOCAB_SIZE},
+        {"seq_len": 48, "vocab_size": rules.VOCAB_SIZE, "grid_shape": [6, 8]},
+    )
 
     @classmethod
     def size_problem(cls, metadata: Metadata) -> str | None:
@@ -133,9 +138,9 @@ class Maze(Family):
     def write(self, question: np.ndarray) -> str:
         return rules.decode(np.asarray(question).reshape(self.shape)).replace(" ", ".")
 
-    def sample(self, rng: np.random.Generator) -> np.ndarray:
-        question, _ = random_maze(rng, MazeSpec(self.shape, default_min_path(min(self.shape))))
-        return np.asarray(question).reshape(-1)
+    def example(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        question, answer = random_maze(rng, MazeSpec(self.shape, default_min_path(min(self.shape))))
+        return question.reshape(-1), answer.reshape(-1)
 
     def remarks(self, question: np.ndarray) -> list[str]:
         unreachable = rules.path_lengths(question[None], self.shape)[0] < 0

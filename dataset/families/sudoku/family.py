@@ -48,6 +48,10 @@ class Sudoku(Family):
     sigma = 0.3  # arXiv 2605.19943
     text_help = "Symbols in reading order, `.` or `0` for a blank; white space and `| - + /` mean nothing."
     difficulty_classes: ClassVar = rules.DIFFICULTY_CLASSES
+    sizes_to_check: ClassVar = (
+        {"seq_len": 36, "vocab_size": 8, "box_shape": [3, 2]},
+        {"seq_len": 81, "vocab_size": 11},
+    )
 
     @classmethod
     def size_problem(cls, metadata: Metadata) -> str | None:
@@ -138,9 +142,9 @@ class Sudoku(Family):
     def write(self, question: np.ndarray) -> str:
         return rules.draw_grid(rules.to_values(question), self.box)
 
-    def sample(self, rng: np.random.Generator) -> np.ndarray:
-        puzzle, _ = random_puzzle(rng, PuzzleSpec(self.box, default_clues(self.box)))
-        return rules.to_tokens(np.asarray(puzzle).reshape(-1))
+    def example(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        puzzle, solution = random_puzzle(rng, PuzzleSpec(self.box, default_clues(self.box)))
+        return rules.to_tokens(puzzle), rules.to_tokens(solution)
 
     def remarks(self, question: np.ndarray) -> list[str]:
         puzzle = rules.to_values(question)

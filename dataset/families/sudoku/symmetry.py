@@ -32,7 +32,7 @@ class SudokuTransforms:
 
     def apply(self, tokens: np.ndarray) -> np.ndarray:
         grids = tokens.astype(np.uint8).reshape(-1, self.box.size, self.box.size)
-        return self.of_tokens.apply(grids).reshape(tokens.shape)
+        return self.of_tokens.apply(grids).reshape(tokens.shape).astype(tokens.dtype, copy=False)
 
     def inverse(self) -> SudokuTransforms:
         return SudokuTransforms(self.box, self.of_tokens.inverse())

@@ -1,0 +1,90 @@
+"""What a puzzle family promises, and how each promise is put to the test on some puzzles with right answers."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from dataset.families.base import Family
+from dataset.promises import data, drawing, rules, symmetries, text
+from dataset.promises.puzzles import Puzzles
+
+
+@dataclass(frozen=True)
+class Promise:
+    """`is_offered`: whether a family has what the promise is about; `failures`: what breaks it."""
+
+    name: str
+    failures: Callable[[Puzzles], Iterator[str]]
+    is_offered: Callable[[Family], bool] = lambda family: True
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one promise: not offered, kept (`failure` is None) or broken."""
+
+    name: str
+    is_offered: bool = True
+    failure: str | None = None
+
+
+def broken_promises(family: Family, questions: np.ndarray, labels: np.ndarray) -> list[str]:
+    """A line for each promise that the family breaks on puzzles (n, S) and their labels (n, S): which one and how.
+
+    Ignored labels are -100. Some test compares puzzles, so that there should be several.
+    """
+    outcomes = check_promises(Puzzles(family, questions, labels))
+    return [f"{outcome.name}: {outcome.failure}" for outcome in outcomes if outcome.failure is not None]
+
+
+def check_promises(puzzles: Puzzles) -> Iterator[Outcome]:
+    """The outcome of each promise, in turn."""
+    return (_outcome(promise, puzzles) for promise in PROMISES)
+
+
+def _outcome(promise: Promise, puzzles: Puzzles) -> Outcome:
+    """Whatever the family raises breaks the promise that is being tested."""
+    try:
+        if not promise.is_offered(puzzles.family):
+            return Outcome(promise.name, is_offered=False)
+        return Outcome(promise.name, failure=next(promise.failures(puzzles), None))
+    except Exception as error:
+        *_, where = traceback.extract_tb(error.__traceback__)
+        place = f"{Path(where.filename).name}, line {where.lineno}"
+        return Outcome(promise.name, failure=f"{type(error).__name__}: {error} ({place})")
+
+
+PROMISES = (
+    Promise("name and sizes", text.sizes),
+    Promise("text", text.text, lambda family: family.text_help is not None or bool(family.characters)),
+    Promise("examples", text.examples, lambda family: family.example is not None),
+    Promise("right answers", rules.right_answers),
+    Promise("wrong answers", rules.wrong_answers),
+    Promise("check", rules.check, lambda family: family.check is not None),
+    Promise(
+        "check_tensors",
+        rules.check_tensors,
+        lambda family: family.check_tensors is not None and find_spec("torch") is not None,
+    ),
+    Promise("inverse symmetries", symmetries.inverses, lambda family: family.symmetries is not None),
+    Promise("group of symmetries", symmetries.group, lambda family: family.symmetries is not None),
+    Promise(
+        "symmetric answers",
+        symmetries.symmetric_answers,
+        lambda family: family.symmetries is not None and family.check is not None,
+    ),
+    Promise("copies that vote", symmetries.copies, lambda family: symmetries.copied_by(family) is not None),
+    Promise("grid style", drawing.style),
+    Promise("drawing in the terminal", drawing.drawn_in_terminal),
+    Promise("drawing in pictures", drawing.drawn_in_pictures, lambda family: find_spec("PIL") is not None),
+    Promise("units", data.units, lambda family: family.units("units") is not None),
+    Promise("leakage keys", data.leakage_keys, lambda family: bool(family.comparisons())),
+    Promise("rows compared", data.rows_compared, lambda family: family.rows_compared is not None),
+    Promise("easier puzzles", data.easier, lambda family: family.easier(0.5) is not None),
+    Promise("evaluator", data.evaluator, lambda family: family.default_evaluator is not None),
+)

@@ -1,0 +1,105 @@
+"""What a family says of datasets: units, leakage, easier puzzles, the evaluator of a run.
+
+A test yields what fails, with the example.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from dataset.families.base import Comparison
+from dataset.promises.puzzles import Puzzles, shortened, shown
+from dataset.promises.symmetries import images_of
+
+
+def units(puzzles: Puzzles) -> Iterator[str]:
+    units = puzzles.family.units("units")
+    if units.num_cells != puzzles.seq_len:
+        yield f"units have {units.num_cells} cells, but a puzzle has {puzzles.seq_len}"
+
+
+def leakage_keys(puzzles: Puzzles) -> Iterator[str]:
+    family = puzzles.family
+    for comparison in family.comparisons():
+        keys = list(comparison.keys(puzzles.questions, puzzles.answers))
+        if len(keys) != len(puzzles) or not all(key is None or isinstance(key, bytes) for key in keys):
+            yield f"{comparison.what}: the keys of {len(puzzles)} puzzles are {shortened(repr(keys))}"
+        elif all(key is None for key in keys):
+            yield f"{comparison.what}: no puzzle has a key"
+        elif family.symmetries is not None:
+            yield from _different_keys(puzzles, comparison, keys)
+
+
+def _different_keys(puzzles: Puzzles, comparison: Comparison, keys: list[bytes | None]) -> Iterator[str]:
+    """Images whose key is not that of the puzzle."""
+    numbers, questions, answers = images_of(puzzles)
+    found = {"key": (keys, comparison.keys(questions, answers))}
+    if comparison.prefilter is not None:
+        found["prefilter key"] = (comparison.prefilter(puzzles.questions), comparison.prefilter(questions))
+    for name, (own, of_images) in found.items():
+        for number, question, key in zip(numbers, questions, of_images, strict=True):
+            if key != own[number]:
+                of = f"{puzzles.named(number)} and its image {shown(question)}"
+                yield f"{comparison.what}: {of} differ in their {name}"
+
+
+def rows_compared(puzzles: Puzzles) -> Iterator[str]:
+    form = puzzles.family.rows_compared
+    for rows in (puzzles.questions, puzzles.answers):
+        canonical, sample = form.canonical(rows), form.sample(rows)
+        if canonical.shape != rows.shape:
+            yield f"canonical rows are {canonical.shape} instead of {rows.shape}"
+        if sample.shape != (len(rows), 48) or sample.dtype != np.uint8:
+            yield f"samples are {sample.dtype} {sample.shape} instead of uint8 {(len(rows), 48)}"
+        if not np.array_equal(form.canonical(canonical), canonical):
+            yield "the canonical form of a canonical row is another one"
+        if not np.array_equal(form.sample(canonical), sample):
+            yield "a row and its canonical form have different samples"
+
+
+def easier(puzzles: Puzzles) -> Iterator[str]:
+    family, count = puzzles.family, len(puzzles)
+
+    def made(probability: float, mine: slice, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        rows = puzzles.questions[mine].copy(), puzzles.answers[mine].copy()
+        before = rows[0].copy(), rows[1].copy()
+        easier = family.easier(probability)(np.random.default_rng(seed), count, mine, *rows)
+        if not all(map(np.array_equal, rows, before)):
+            raise ValueError("the arrays that are given are changed")
+        return easier
+
+    never = made(0.0, slice(0, count))
+    if not (np.array_equal(never[0], puzzles.questions) and np.array_equal(never[1], puzzles.answers)):
+        yield "puzzles change although the probability is 0"
+    questions, answers = made(1.0, slice(0, count))
+    others = (made(1.0, slice(0, count), seed)[0] for seed in range(8))
+    if all(np.array_equal(other, puzzles.questions) for other in others):
+        yield "no puzzle becomes easier although the probability is 1"
+    for number, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+        verdict = family.judge(question, answer, answer.astype(np.int64))
+        if not verdict.solved or family.broken(question, answer).any():
+            yield f"{puzzles.named(number)} becomes {shown(question)} with the wrong answer {shown(answer)}"
+    halves = [made(1.0, part) for part in (slice(0, count // 2), slice(count // 2, count))]
+    joined = [np.concatenate(parts) for parts in zip(*halves, strict=True)]
+    if not all(map(np.array_equal, joined, (questions, answers))):
+        yield "what becomes of a puzzle depends on which rows of the batch are asked for"
+
+
+def evaluator(puzzles: Puzzles) -> Iterator[str]:
+    """By its name and its file alone: evaluators need torch."""
+    name = puzzles.family.default_evaluator
+    module, at, cls = name.partition("@")
+    spec = find_spec(f"evaluators.{module}") if at else None
+    if spec is None or spec.origin is None:
+        yield f"{name!r} is not module@Class below evaluators."
+        return
+    defined = [
+        node.name for node in ast.parse(Path(spec.origin).read_text()).body if isinstance(node, ast.ClassDef)
+    ]
+    if cls not in defined:
+        yield f"{name!r}: {spec.origin} has no class {cls}"
