@@ -25,7 +25,7 @@ import secrets
 import sys
 import time
 
-from dataset.families import family_notices, family_of
+from dataset.families import family_notices, family_of, named_family
 from evaluators.inference import Solver
 from evaluators.play import MOST_STEPS, Game, Solved
 from trained_run import open_trained, recorded_metadata
@@ -38,7 +38,8 @@ STYLE = "#puzzle textarea {font-family: monospace; line-height: 1.15} #picture i
 def main(arguments: list[str]) -> None:
     config = read_command(arguments, COMMAND)
     require_gradio()
-    game, label = open_game(config)
+    with named_family(config.family):
+        game, label = open_game(config)
     serve(game, label, config.port)
 
 

@@ -50,6 +50,7 @@ from typing import Any
 
 import torch
 
+from dataset.families import named_family
 from evaluators.base import build_evaluators, remarks
 from evaluators.compute_curve import PLOT_NAME, compute_report, plot, tables
 from evaluators.inference import Solver
@@ -220,5 +221,5 @@ def open_data(config: EvaluateConfig, world: World, uses_own_data: bool) -> Puzz
 
 
 def run(config: EvaluateConfig) -> None:
-    with World.start(config.device) as world:
+    with World.start(config.device) as world, named_family(config.family):
         run_evaluation(config, world)

@@ -50,23 +50,21 @@ if __name__ == "__main__":
     run_command(launch, COMMAND)
     sys.exit()
 
-import inspect
 import time
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from dataset.families import recorded_family
+from dataset.families import named_family
 from evaluators.base import remarks
 from evaluators.evaluate import evaluate, metric_names
 from evaluators.run_pictures import evaluation_pictures
 from models.backends import FusedCPU, choose_backend
 from models.train.metrics import NonFiniteLoss
 from models.train.step import train_step
-from puzzle_dataset import IDENTIFIERS_KEY, Prefetcher, identifier_hashes
+from puzzle_dataset import Prefetcher
 from training_run import (
     Run,
     best_metric,
@@ -76,16 +74,17 @@ from training_run import (
     restore,
     run_metadata,
     start_from,
+    write_result,
+    write_run_folder,
 )
 from utils.checkpoint import Checkpointer
 from utils.checkpoint_manager import CheckpointManager, Stopped
 from utils.checkpoint_schedule import CheckpointSchedule, StopSignals
 from utils.device import compile_policy
 from utils.distributed import World
-from utils.files import write_text
 from utils.interrupts import SIGNAL_EXIT_BASE
 from utils.progress import Progress
-from utils.run_folder import create_run_folder, locked_run_folder
+from utils.run_folder import locked_run_folder
 
 
 def fit(run: Run, loggers: Loggers, checkpoints: CheckpointManager, bar: Progress) -> None:
@@ -233,27 +232,8 @@ def train(config: PretrainConfig, world: World) -> int:
     return 0
 
 
-def write_run_folder(run: Run) -> None:
-    """Write the config, the data's metadata and the model's source into the run's folder."""
-    config, model = run.config, run.state.model
-    sources = [
-        Path(inspect.getfile(cls)) for cls in {type(model.architecture), type(model), type(model.model)}
-    ]
-    metadata = run.train_data.metadata.to_json() | recorded_family(run.train_data.metadata) | run.sizes
-    metadata[IDENTIFIERS_KEY] = identifier_hashes(dict.fromkeys([*config.data_paths, *config.test_paths]))
-    create_run_folder(run.folder, config.model_dump(), metadata, sources)
-
-
-def write_result(run: Run) -> None:
-    """Print the run's result in one line, and write it to `result.txt`."""
-    if run.world.is_main and run.score.rows:
-        line = run.score.in_words(run.test_data.metadata.total_groups)
-        line += f" after {run.state.seconds:.0f} s of training"
-        line = "; ".join([line, *remarks(run.evaluators)])
-        run.world.print(line)
-        write_text(run.folder / "result.txt", line + "\n")
-
-
 def run(values: dict[str, Any]) -> int:
     with World.start(str(values.get("device"))) as world:
-        return train(parse(PretrainConfig, values), world)
+        config = parse(PretrainConfig, values)
+        with named_family(config.family):
+            return train(config, world)

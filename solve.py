@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset.drawing.terminal import GridPrinter, wants_colour
-from dataset.families import family_notices, family_of
+from dataset.families import family_notices, family_of, named_family
 from dataset.families.base import Family, Verdict
 from dataset.families.grid_style import Kind
 from dataset.format import IGNORE_LABEL_ID
@@ -53,6 +53,12 @@ class Puzzle:
 
 def main(arguments: list[str]) -> None:
     config = read_command(arguments, COMMAND)
+    with named_family(config.family):
+        run(config)
+
+
+def run(config: SolveConfig) -> None:
+    """Solve the puzzle that the command line names, printing and drawing each step."""
     for picture in filter(None, (config.gif, config.png)):
         make_folder(Path(picture).parent)
     device = resolve_device(config.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ import torch
 
 from config.resume import check_changes, check_data
 from config.schema import PretrainConfig, notices, parse
+from dataset.families import recorded_family
 from evaluators.base import Evaluator, build_evaluators, remarks
 from evaluators.rules import judge_by_rules
 from evaluators.score import Score
@@ -24,7 +26,7 @@ from models.train.curriculum import DepthCurriculum
 from models.train.ema import EMA
 from models.train.metrics import MetricAccumulator
 from models.train.step import TrainState
-from puzzle_dataset import PuzzleDataset, identifier_hashes
+from puzzle_dataset import IDENTIFIERS_KEY, PuzzleDataset, identifier_hashes
 from utils.checkpoint import Checkpoint, Checkpointer
 from utils.checkpoint_schedule import BestMetric
 from utils.device import (
@@ -36,7 +38,8 @@ from utils.device import (
 )
 from utils.distributed import World
 from utils.errors import UserError
-from utils.run_folder import CONFIG_FILE, default_run_name, holds_a_run
+from utils.files import write_text
+from utils.run_folder import CONFIG_FILE, create_run_folder, default_run_name, holds_a_run
 from utils.wandb_names import check_project_name, clean_project_name, from_environment
 from utils.weights import locate, read_state_dict
 
@@ -300,3 +303,24 @@ def start_from(run: Run, source: str) -> None:
         raise UserError(str(error)) from error
     if run.state.ema:
         run.state.ema.reset()
+
+
+def write_run_folder(run: Run) -> None:
+    """Write the config, the data's metadata and the model's source into the run's folder."""
+    config, model = run.config, run.state.model
+    sources = [
+        Path(inspect.getfile(cls)) for cls in {type(model.architecture), type(model), type(model.model)}
+    ]
+    metadata = run.train_data.metadata.to_json() | recorded_family(run.train_data.metadata) | run.sizes
+    metadata[IDENTIFIERS_KEY] = identifier_hashes(dict.fromkeys([*config.data_paths, *config.test_paths]))
+    create_run_folder(run.folder, config.model_dump(), metadata, sources)
+
+
+def write_result(run: Run) -> None:
+    """Print the run's result in one line, and write it to `result.txt`."""
+    if run.world.is_main and run.score.rows:
+        line = run.score.in_words(run.test_data.metadata.total_groups)
+        line += f" after {run.state.seconds:.0f} s of training"
+        line = "; ".join([line, *remarks(run.evaluators)])
+        run.world.print(line)
+        write_text(run.folder / "result.txt", line + "\n")

@@ -51,6 +51,10 @@ class EvaluateConfig(StrictModel):
 
     data_paths_test: list[FilePath] | None = Field(default=None, min_length=1)
     """Datasets to evaluate on; null: the run's own."""
+    family: str | None = None
+    """Puzzle family of the data, whatever its dataset.json says: a name, or module@Class of a family of your
+    own; null: as the data says.
+    """
     evaluators: list[EvaluatorConfig] | None = None
     """What computes the metrics of a puzzle family, as in training; null: the run's own."""
     eval_save_outputs: list[SavableOutput] | None = None

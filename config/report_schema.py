@@ -7,11 +7,11 @@ from typing import Literal
 from pydantic import Field
 
 from config.schema import FilePath
-from config.solve_schema import CheckpointConfig
+from config.solve_schema import FamilyConfig
 from models.configs import MAX_STEPS
 
 
-class ReportConfig(CheckpointConfig):
+class ReportConfig(FamilyConfig):
     """Options of a report; None means as in training."""
 
     out: FilePath | None = None

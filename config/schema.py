@@ -82,6 +82,10 @@ class PretrainConfig(StrictModel):
     the blank ones; a maze keeps a piece of the path, start and goal moved to its ends; an N-Queens board shows
     some more queens.
     """
+    family: str | None = None
+    """Puzzle family of the data, whatever its dataset.json says: a name, or module@Class of a family of your
+    own; null: as the data says.
+    """
     evaluators: list[EvaluatorConfig] | None = None
     """What computes the metrics of a puzzle family: [{name: arc@ARC}], sudoku@Sudoku, maze@Maze, with
     their options; null: chosen by the data; [] for none.

@@ -25,7 +25,16 @@ class CheckpointConfig(StrictModel):
         return checkpoint
 
 
-class SolveConfig(CheckpointConfig):
+class FamilyConfig(CheckpointConfig):
+    """Options of every command that judges or draws a trained model's answers."""
+
+    family: str | None = None
+    """Puzzle family of the data, whatever its dataset.json says: a name, or module@Class of a family of your
+    own; null: as the data says.
+    """
+
+
+class SolveConfig(FamilyConfig):
     """Options of `solve.py`; None means as in training."""
 
     puzzle: str | None = None
@@ -69,7 +78,7 @@ class SolveConfig(CheckpointConfig):
         return self
 
 
-class AppConfig(CheckpointConfig):
+class AppConfig(FamilyConfig):
     """Options of `app.py`."""
 
     seq_len: int | None = Field(default=None, gt=0)

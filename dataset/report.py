@@ -16,6 +16,7 @@ if __name__ == "__main__":  # Ctrl-C during the imports
 
     handle_interrupts()
 
+import argparse
 import shutil
 from collections.abc import Iterable, Iterator
 from itertools import chain, zip_longest
@@ -26,7 +27,7 @@ import numpy as np
 
 from dataset.drawing.picture import grid_picture
 from dataset.drawing.terminal import grid_lines, wants_colour
-from dataset.families import family_of
+from dataset.families import family_of, named_family
 from dataset.families.base import Family
 from dataset.format import SPLITS, Split, open_valid, read_identifiers
 from dataset.leakage import first_examples, leakage
@@ -53,7 +54,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--color", choices=("auto", "always", "never"), default="auto", help="colours in the terminal"
     )
+    parser.add_argument(
+        "--family", help="the puzzle family, whatever dataset.json says: a name, or module@Class"
+    )
     options = parser.parse_args(arguments)
+    with named_family(options.family):
+        return _report(options)
+
+
+def _report(options: argparse.Namespace) -> int:
     directory = Path(options.dataset_dir)
     splits, problems = open_valid(directory)
     if not any((directory / name).is_dir() for name in SPLITS):

@@ -25,6 +25,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from dataset.families import named_family
 from evaluators.curves import encoded
 from evaluators.memorisation_checks import (
     Finding,
@@ -52,6 +53,12 @@ from utils.files import write_atomically
 
 def main(arguments: list[str]) -> None:
     config = read_command(arguments, COMMAND)
+    with named_family(config.family):
+        run(config)
+
+
+def run(config: MemorisationConfig) -> None:
+    """Write the report on the run that the command line names."""
     trained = open_trained(config.checkpoint)
     folder = report_folder(trained, config.out)
     run = trained.located.folder

@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from dataset.families import family_of
+from dataset.families import family_of, named_family
 from dataset.format import IGNORE_LABEL_ID
 from evaluators import curves
 from evaluators.base import Evaluator
@@ -45,6 +45,12 @@ from utils.files import write_atomically
 
 def main(arguments: list[str]) -> None:
     config = read_command(arguments, COMMAND)
+    with named_family(config.family):
+        run(config)
+
+
+def run(config: ReportConfig) -> None:
+    """Write the report on the run that the command line names."""
     trained = open_trained(config.checkpoint)
     folder = report_folder(trained, config.out, "plots")
     batch_size = trained.config.values["global_batch_size"]
