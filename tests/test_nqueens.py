@@ -219,7 +219,7 @@ def test_a_remark_says_why_a_board_has_no_solution(text, remark):
 
 def test_random_questions_have_a_solution_and_as_many_queens_as_said():
     for size in (4, 9, 16):
-        question = nqueens(size).sample(np.random.default_rng(size))
+        question, _ = nqueens(size).example(np.random.default_rng(size))
         assert question.shape == (size * size,)
         assert nqueens(size).remarks(question) == []
         low, high = default_given(size)

@@ -27,6 +27,7 @@ class NQueens(Family):
     several_answers = True
     text_help = "`Q` queen, `.` empty, in reading order; white space and `| - + /` mean nothing."
     characters: ClassVar = dict(zip(rules.SYMBOLS, (rules.EMPTY, rules.QUEEN), strict=True))
+    sizes_to_check: ClassVar = tuple({"seq_len": size**2, "vocab_size": rules.VOCAB_SIZE} for size in (6, 8))
     difficulty_classes: ClassVar = ((1, 3, 10, 30), ("1", "2-3", "4-10", "11-30", "over_30"))
 
     @classmethod
@@ -68,8 +69,8 @@ class NQueens(Family):
 
     # ---------------------------------------------------------------- a single puzzle
 
-    def sample(self, rng: np.random.Generator) -> np.ndarray:
-        return random_question(rng, BoardSpec(self.size, default_given(self.size)))[0]
+    def example(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        return random_question(rng, BoardSpec(self.size, default_given(self.size)))
 
     def remarks(self, question: np.ndarray) -> list[str]:
         if pairs := rules.attacking_pairs(question, self.size):
