@@ -37,7 +37,7 @@ sweep() {
   venv/bin/python -W ignore program.py --multirun "${@:2}" hydra.sweep.dir=runs > log 2>&1 || { cat log; return 1; }
   echo "$1: $(sort -u "$work/tried" | xargs)"
 }
-optuna=(hydra/sweeper=optuna hydra.sweeper.n_jobs=1 hydra.sweeper.n_trials=60)
+optuna=(hydra/sweeper=optuna hydra.sweeper.n_jobs=1 hydra.sweeper.n_trials=20)
 random=("${optuna[@]}" hydra/sweeper/sampler=random hydra.sweeper.sampler.seed=1)
 grid=("${optuna[@]}" hydra/sweeper/sampler=grid)
 found=$(
