@@ -198,5 +198,5 @@ def test_what_it_does_not_do_is_left_to_torch(overrides, dtype):
 
 @needs_processor
 def test_a_network_without_code_is_refused():
-    with pytest.raises(ValueError, match="no code for this network"):
+    with pytest.raises(ValueError, match="does not implement this network"):
         FusedNetwork(network_of(SMALL, hidden_size=24))

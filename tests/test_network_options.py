@@ -77,7 +77,7 @@ def test_rms_swiglu_also_mixes_cells_and_convolution_does_not():
     names = {type(m).__name__ for m in model(mlp_t=True, ffn="rms_swiglu").modules()}
     assert "RMSSwiGLU" in names
     assert "SwiGLU" not in names
-    with pytest.raises(ValueError, match="ffn=conv_swiglu convolves over the positions"):
+    with pytest.raises(ValueError, match="ffn=conv_swiglu convolves over positions"):
         model(mlp_t=True, ffn="conv_swiglu")
 
 

@@ -177,7 +177,7 @@ def test_what_the_repository_lacks_is_said(hub):
     write_run(hub.root, randomised(), metadata=SIZES)
     with pytest.raises(UserError, match="neither a file nor a folder other"):
         locate("hf://owner/name/other")
-    with pytest.raises(UserError, match="no address on the hub"):
+    with pytest.raises(UserError, match="not an address on the hub"):
         locate("hf://owner")
 
 
@@ -392,7 +392,7 @@ def test_other_identifiers_are_refused_and_the_same_ones_accepted(tmp_path):
     notices: list[str] = []
     assert trained.sizes_for(sizes, [same], notices.append) == sizes
     assert not notices
-    with pytest.raises(UserError, match=r"other/identifiers\.json: is not the one"):
+    with pytest.raises(UserError, match=r"other/identifiers\.json: differs from the one"):
         trained.sizes_for(sizes, [other], notices.append)
 
 
@@ -414,7 +414,7 @@ def test_weights_without_a_record_of_identifiers_are_used_with_a_warning(tmp_pat
         sizes, [with_identifiers(tmp_path / "data", ["<blank>", "a", "b", "c"])], notices.append
     )
     assert len(notices) == 1
-    assert "without a record of its puzzle identifiers" in notices[0]
+    assert "has no record of its puzzle identifiers" in notices[0]
 
 
 def test_the_config_of_another_program_is_refused(tmp_path):
