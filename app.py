@@ -64,7 +64,8 @@ def open_game(config: AppConfig) -> tuple[Game, str]:
     for notice in family_notices([(trained.label, metadata)]):
         print(f"note: {notice}")
     family = family_of(metadata)
-    symmetries = family.symmetries if solver.num_identifiers == 1 else None
+    by_identifier = solver.knows_identifiers and metadata.num_puzzle_identifiers > 1
+    symmetries = None if by_identifier else family.symmetries
     return Game(solver, family, symmetries, metadata.blank_identifier_id), trained.label
 
 

@@ -59,12 +59,15 @@ class Run:
     score: Score  # of the last evaluation
 
     @cached_property
-    def data_description(self) -> dict[str, Any]:
-        """The training data's metadata, and a hash of its puzzle identifiers.
+    def identifier_hashes(self) -> dict[str, str | None]:
+        """A hash of the puzzle identifiers of each dataset, by its path; a million names take about a second."""
+        paths = list(dict.fromkeys([*self.config.data_paths, *self.config.test_paths]))
+        return dict(zip(paths, identifier_hashes(paths), strict=True))
 
-        Cached, because hashing a million names takes about a second.
-        """
-        identifiers = " ".join(map(str, identifier_hashes(self.config.data_paths)))
+    @cached_property
+    def data_description(self) -> dict[str, Any]:
+        """The training data's metadata, and a hash of its puzzle identifiers."""
+        identifiers = " ".join(str(self.identifier_hashes[path]) for path in self.config.data_paths)
         return self.train_data.metadata.to_json() | {"puzzle identifiers (SHA-256)": identifiers}
 
 
@@ -312,7 +315,7 @@ def write_run_folder(run: Run) -> None:
         Path(inspect.getfile(cls)) for cls in {type(model.architecture), type(model), type(model.model)}
     ]
     metadata = run.train_data.metadata.to_json() | recorded_family(run.train_data.metadata) | run.sizes
-    metadata[IDENTIFIERS_KEY] = identifier_hashes(dict.fromkeys([*config.data_paths, *config.test_paths]))
+    metadata[IDENTIFIERS_KEY] = list(run.identifier_hashes.values())
     create_run_folder(run.folder, config.model_dump(), metadata, sources)
 
 

@@ -135,10 +135,9 @@ class Solver:
         return self.head.model.act_inference
 
     @property
-    def num_identifiers(self) -> int:
-        """How many puzzle identifiers the model has an embedding for; 1, the blank one, if it knows none."""
-        inner = self.head.model.inner
-        return inner.config.num_puzzle_identifiers if inner.prefix_len else 1
+    def knows_identifiers(self) -> bool:
+        """True if the model has an embedding for each puzzle identifier."""
+        return bool(self.head.model.inner.prefix_len)
 
     def start(
         self, tokens: Tokens, puzzle_identifiers: Identifiers | None = None, sizes: Sequence[int] = ()

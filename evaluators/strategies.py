@@ -118,7 +118,7 @@ def _rungs_that_can_be(setting: Setting, choice: Choice) -> list[str]:
 
 
 def _symmetries(setting: Setting) -> Symmetries:
-    known = setting.solvers[0].num_identifiers
+    known = setting.metadata.num_puzzle_identifiers if setting.solvers[0].knows_identifiers else 1
     return setting.family.symmetries_to_ask(setting.data_paths, setting.identifiers, known)
 
 

@@ -48,7 +48,7 @@ def solve_with_copies(
         raise NotKnown(
             family.no_symmetries if symmetries is None else f"no rule judges an answer: {family.reason}"
         )
-    if solver.num_identifiers > 1:
+    if solver.knows_identifiers and train.metadata.num_puzzle_identifiers > 1:
         raise NotKnown("the model knows puzzles by identifier, and a fresh copy has none")
     train_sets, test_sets = (list(named_sets(data.splits).values()) for data in (train, test))
     originals, identifiers = first_examples(train_sets, limit)

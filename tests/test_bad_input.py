@@ -183,7 +183,7 @@ def test_a_choice_needs_its_plus_no_more_than_a_key_does(refused):
         ),
         ("evaluators=[{name: sudoku@Sudoko}]", "module evaluators.sudoku has no class Sudoko"),
         ("evaluators=[{name: sudoku@Sudoku, colour: 3}]", "sudoku@Sudoku does not take these options"),
-        ("device=gpu", "device=gpu: choose from auto, cuda, mps, cpu"),
+        ("device=gpu", "device: 'gpu' is not valid: choose from auto, cuda, mps, cpu"),
         ("compile=maybe", "compile: 'maybe' is not valid"),
         ("eval_save_outputs=[predictions]", "'predictions' is not an output; choose from inputs"),
         ("keep_last=0", "keep_last: 0 is not valid"),

@@ -73,7 +73,7 @@ def test_tensors_that_share_a_start_but_not_a_shape_are_kept_apart(tmp_path):
 def test_a_value_that_could_not_be_loaded_safely_is_refused_when_saving(tmp_path):
     with (
         Checkpointer(tmp_path, ALONE) as checkpointer,
-        pytest.raises(TypeError, match=r"shared\.data\.path: PosixPath"),
+        pytest.raises(TypeError, match=r"shared\.data\.path: loading a PosixPath"),
     ):
         checkpointer.save(1, shared={"data": {"path": Path("x")}}, per_rank={})
 

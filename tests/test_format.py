@@ -155,7 +155,7 @@ CORRUPTIONS = {
     "an empty file": (lambda root: cut(root, "group_indices", 0), ["all__group_indices.npy", "truncated"]),
     "a pickled array": (
         lambda root: np.save(root / "train" / "all__labels.npy", np.array([{}]), allow_pickle=True),
-        ["all__labels.npy", "no npy array"],
+        ["all__labels.npy", "not an npy array"],
     ),
     "a missing array": (
         lambda root: (root / "train" / "all__puzzle_indices.npy").unlink(),

@@ -136,10 +136,7 @@ def test_copies_that_are_solved_less_often_are_a_sign(solved, sign):
 class LearnedByHeart:
     """Answers the puzzles that it knows with their solutions, and all others with blanks."""
 
-    class head:
-        class model:
-            class inner:
-                prefix_len = 0
+    knows_identifiers = False
 
     def __init__(self, known: dict[bytes, np.ndarray]):
         self.known, self.asked = known, []

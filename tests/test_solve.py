@@ -193,7 +193,10 @@ def test_folders_are_a_list(text):
     ("arguments", "message"),
     [
         ([], "checkpoint: None is not valid: name the folder of a run"),
-        (["checkpoint=x", "12.3"], "'12.3' is not of the form key=value; keys are checkpoint, puzzle"),
+        (
+            ["checkpoint=x", "12.3"],
+            "'12.3' is not of the form key=value; keys are checkpoint, family, puzzle",
+        ),
         (["checkpoint=x", "=3"], "'=3' is not of the form"),
         (["checkpoint=x", "steps=1", "steps=2"], "steps= is given twice"),
         (["checkpoint=x", "steps=0"], "steps: '0' is not valid"),

@@ -138,7 +138,10 @@ def test_symmetry_voting_solves_each_copy_turns_it_back_and_counts(capacity):
     for row in range(NUM_ROWS):
         tokens, undo = naive_copies(row, 5)
         said = [says(tokens[c], STEPS, 0) for c in range(5)]
-        grids, q = [grid.tobytes() for grid in undo([a for a, _ in said])], [q for _, q in said]
+        grids, q = (
+            [grid.astype(np.uint8).tobytes() for grid in undo([a for a, _ in said])],
+            [q for _, q in said],
+        )
         for count, chosen in by_count.items():
             chosen.append(np.frombuffer(naive_majority(grids[:count], q[:count]), np.uint8))
         assert np.array_equal(answers[row], by_count[5][-1])
