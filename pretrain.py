@@ -146,7 +146,8 @@ def on_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str,
 
 def train(config: PretrainConfig, world: World) -> int:
     """Train from a config to the last checkpoint; returns the exit code, not 0 if a signal stopped the run."""
-    run = build(config, world)
+    with named_family(config.family):
+        run = build(config, world)
     state, inner = run.state, run.state.model.architecture
     best = best_metric(config, state.model)
     if (
@@ -234,6 +235,4 @@ def train(config: PretrainConfig, world: World) -> int:
 
 def run(values: dict[str, Any]) -> int:
     with World.start(str(values.get("device"))) as world:
-        config = parse(PretrainConfig, values)
-        with named_family(config.family):
-            return train(config, world)
+        return train(parse(PretrainConfig, values), world)

@@ -163,3 +163,31 @@ def test_a_builder_does_not_replace_a_recognised_dataset_of_another_family(tmp_p
     check_output_dir(folder, "sudoku")
     with pytest.raises(UserError, match="holds a dataset of the family sudoku"):
         check_output_dir(folder, "maze")
+
+
+def test_the_command_line_names_the_family_whatever_the_data_says(tmp_path, capsys):
+    folder = six_by_six(tmp_path / "data", TAKUZU, family="takuzu")
+    assert report.main([str(folder), "--examples", "0", "--family", "sudoku"]) == 0
+    assert "train: sudoku, 6x6, boxes of 2x3" in capsys.readouterr().out
+    train(folder, tmp_path / "run", family="sudoku", evaluators=None, epochs=2)
+    assert metrics(tmp_path / "run")[-1]["sudoku/valid"] == 0
+    assert json.loads((tmp_path / "run" / "metadata.json").read_text())["family"] == "sudoku"
+    assert family_of(open_split(folder, "test").metadata).name is None  # the choice ends with the command
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("sudoko", "which is not one of arc, maze"),
+        ("nowhere@Family", "which cannot be imported"),
+        ("json@JSONDecoder", "json has no class JSONDecoder derived from Family"),
+        ("json@Nothing", "json has no class Nothing derived from Family"),
+    ],
+)
+def test_a_family_that_cannot_be_is_refused_before_anything_is_written(name, problem, tmp_path):
+    folder = six_by_six(tmp_path / "data", SOLVED)
+    with pytest.raises(UserError, match=f"family={name} names the family .*{problem}"):
+        train(folder, tmp_path / "run", family=name)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match=problem):
+        report.main([str(folder), "--family", name])

@@ -33,6 +33,7 @@ from dataset.families.nqueens.rules import (
 )
 from dataset.families.nqueens.solve import completions, count_completions
 from dataset.format import IGNORE_LABEL_ID, open_split, validate
+from utils.checkpoint_schedule import BestMetric
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -437,5 +438,19 @@ def test_options_without_meaning_are_refused(arguments, message, tmp_path, capsy
 def test_a_run_reports_what_is_solved_beside_what_equals_the_label(dataset, tmp_path):
     train(dataset, tmp_path / "run", evaluators=None, epochs=2, augment="online", reveal_prob=0.5)
     last = metrics(tmp_path / "run")[-1]
-    assert {"nqueens/solved", "nqueens/exact", "test/exact_accuracy"} <= last.keys()
+    assert {"nqueens/solved", "nqueens/exact", "test/solved", "test/exact_accuracy"} <= last.keys()
     assert last["nqueens/exact"] <= last["nqueens/solved"]
+    assert last["test/solved"] == pytest.approx(last["nqueens/solved"])
+    number = round(last["test/solved"] * len(open_split(dataset, "test").sets["all"].inputs))
+    assert (tmp_path / "run" / "result.txt").read_text().startswith(f"solved {number} of ")
+
+
+def test_best_follows_the_rules_unless_another_metric_is_named(dataset, tmp_path, monkeypatch):
+    chosen = []
+    real = BestMetric.__init__
+    monkeypatch.setattr(
+        BestMetric, "__init__", lambda self, name, patience: chosen.append(name) or real(self, name, patience)
+    )
+    train(dataset, tmp_path / "run", epochs=2, best_metric="auto")
+    train(dataset, tmp_path / "other", epochs=2, best_metric="test/exact_accuracy")
+    assert chosen == ["test/solved", "test/exact_accuracy"]

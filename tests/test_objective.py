@@ -98,6 +98,28 @@ def test_a_row_with_one_label_counts_by_that_label_alone(outputs):
     assert (metrics["accuracy"], metrics["exact_accuracy"], metrics["count"]) == (3, 3, 3)
 
 
+def test_where_rules_decide_halting_learns_from_them_and_both_shares_are_reported(outputs):
+    """Rows 0 and 1 are right by the rules, only row 0 is the labelled answer."""
+    labels = LABELS.clone()
+    labels[0] = outputs["preds"][0]
+    questions = torch.tensor([[7] * 4, [7] * 4, [0] * 4])
+    by_rules, by_label = head(), head()
+    by_rules.judge_by_rules(lambda inputs, answers: (inputs == 7).all(1) & (answers >= 0).all(1))
+    every = torch.ones(3, dtype=torch.bool)
+    _, metrics = by_rules.loss(outputs | {"inputs": questions}, labels, every, STEPS)
+    _, plain = by_label.loss(outputs, labels, every, STEPS)
+    assert (metrics["solved"], metrics["exact_accuracy"], metrics["count"]) == (2, 1, 3)
+    assert "solved" not in plain
+    assert plain["exact_accuracy"] == 1
+    q_halt = outputs["q_halt_logits"]
+    target = torch.tensor([1.0, 1.0, 0.0])
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(q_halt, target, reduction="sum")
+    assert float(metrics["q_halt_loss"]) == pytest.approx(float(expected))
+    assert float(metrics["q_halt_accuracy"]) == float(((q_halt >= 0) == (target > 0)).sum())
+    assert float(plain["q_halt_loss"]) != pytest.approx(float(expected))
+    assert by_label.metrics is type(by_label).metrics  # heads do not share what one of them was told
+
+
 def test_rows_count_by_their_own_step_and_metrics_do_not(outputs):
     decay = 0.7
     loss, metrics = head(supervision_decay=decay).loss(outputs, LABELS, HALTED, STEPS)
