@@ -230,11 +230,6 @@ class EquivariantConfig(PooledConfig):
             raise ValueError(
                 f"the data's units have {self.units.num_cells} cells, but its sequences have {self.seq_len}"
             )
-        if self.units is None and self.vocab_size != math.isqrt(self.seq_len) + 2:
-            raise ValueError(
-                f"the data states no units, and {self.seq_len} cells with {self.vocab_size} tokens are no Sudoku grid: "
-                "write under units in its dataset.json which cells share a constraint, or use another arch"
-            )
         return self
 
 

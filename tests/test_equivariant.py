@@ -15,7 +15,7 @@ from dataset.augment import SudokuSymmetry
 from dataset.families.sudoku.rules import BoxShape, random_symmetries
 from dataset.units import CellUnits
 from models.ops import few_rows
-from models.registry import build_model, check_arch
+from models.registry import build_model
 from puzzle_dataset import PuzzleDataset
 from utils.errors import UserError
 
@@ -158,11 +158,11 @@ def test_a_square_grid_of_another_family_is_not_taken_for_sudoku():
     """8x8 boards of N-Queens have the cells of an 8x8 Sudoku, but not its tokens."""
     sizes = {"seq_len": 64, "vocab_size": 3, "num_puzzle_identifiers": 1}
     with pytest.raises(ValueError, match="64 cells with 3 tokens are no Sudoku grid: write under units"):
-        check_arch({"name": "trm_equivariant"}, **sizes)
+        build_model({"name": "trm_equivariant"}, **sizes)
 
 
 def test_a_grid_without_units_is_refused():
-    with pytest.raises(ValueError, match="30 cells with 6 tokens are no Sudoku grid"):
+    with pytest.raises(ValueError, match="30 cells with 8 tokens are no Sudoku grid"):
         model(30, 6)
 
 
