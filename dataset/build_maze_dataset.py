@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset.augment import NUM_DIHEDRAL, dihedral
-from dataset.families.maze.generate import MazeSpec, default_min_path, generate_split
+from dataset.families.maze.generate import MazeSpec, default_min_path, default_path_range, generate_split
 from dataset.families.maze.rules import (
     QUESTION_SYMBOLS,
     SYMBOLS,
@@ -140,8 +140,19 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--min-path",
         type=whole_number(1),
-        help="steps that the only shortest path of a generated maze exceeds; 110 for 30x30, in proportion to "
+        help="steps that the only shortest path of a generated maze exceeds; 110 for 30x30, 99 with --perfect, in "
+        "proportion to SIZE**1.2 for others",
+    )
+    parser.add_argument(
+        "--max-path",
+        type=whole_number(1),
+        help="most steps of that path; none without --perfect, 140 for 30x30 with --perfect, in proportion to "
         "SIZE**1.2 for others",
+    )
+    parser.add_argument(
+        "--perfect",
+        action="store_true",
+        help="generate perfect mazes: exactly one path between any two free cells",
     )
     parser.add_argument("--seed", type=whole_number(0), default=0, help="seed of all random choices")
     parser.add_argument(
@@ -155,13 +166,15 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def _check_options(options: argparse.Namespace) -> None:
-    """Raise `UserError` for an option that would have no effect with this source."""
+    """Raise `UserError` for options that have no effect with this source, or leave no length of path."""
     generates = options.generate is not None
-    for name in ("test_size", "size", "min_path", "workers"):
-        if getattr(options, name) is not None and not generates:
+    for name in ("test_size", "size", "min_path", "max_path", "perfect", "workers"):
+        if getattr(options, name) not in (None, False) and not generates:
             raise UserError(f"--{name.replace('_', '-')} goes only with --generate")
     if options.subsample_size is not None and generates:
         raise UserError("--subsample-size chooses rows of a source: with --generate N ask for N mazes")
+    if generates:
+        _spec(options)
 
 
 def load_splits(options: argparse.Namespace) -> MazeSplits:
@@ -199,7 +212,10 @@ def _generated(options: argparse.Namespace) -> MazeSplits:
 
 def _spec(options: argparse.Namespace) -> MazeSpec:
     size = options.size or DEFAULT_SIZE
-    return MazeSpec((size, size), options.min_path or default_min_path(size))
+    min_path, max_path = default_path_range(size) if options.perfect else (default_min_path(size), None)
+    return MazeSpec(
+        (size, size), options.min_path or min_path, options.max_path or max_path, perfect=options.perfect
+    )
 
 
 def _test_size(options: argparse.Namespace) -> int:
@@ -290,7 +306,12 @@ def _provenance(shape: tuple[int, int], options: argparse.Namespace) -> dict:
     recorded = {name: value for name, value in vars(options).items() if name not in ("output_dir", "workers")}
     if options.generate is not None:
         spec = _spec(options)
-        recorded |= {"size": spec.shape[0], "min_path": spec.min_path, "test_size": _test_size(options)}
+        recorded |= {
+            "size": spec.shape[0],
+            "min_path": spec.min_path,
+            "max_path": spec.max_path,
+            "test_size": _test_size(options),
+        }
         source = "generate"
     elif options.source_csv is not None:
         source = "csv"

@@ -205,6 +205,94 @@ def test_the_threshold_is_obeyed_and_the_number_of_workers_changes_nothing(tmp_p
     assert difficulty.min() >= 10
 
 
+@pytest.mark.parametrize(
+    ("size", "train_size", "test_size", "steps"),
+    [(30, 6, 6, (100, 140)), (9, 30, 30, (24, 32)), (4, 40, 40, (6, 8))],
+)
+def test_perfect_mazes_have_one_path_of_the_usual_length_and_occur_once(
+    size, train_size, test_size, steps, tmp_path
+):
+    options = ("--size", size, "--generate", train_size, "--test-size", test_size, "--workers", 1)
+    build("--perfect", *options, "--output-dir", tmp_path / "out")
+    assert validate(tmp_path / "out") == []
+    train, test = (open_split(tmp_path / "out", name) for name in ("train", "test"))
+    keys = []
+    for split, num_mazes in ((train, train_size), (test, test_size)):
+        examples = split.sets["all"]
+        assert len(examples.inputs) == num_mazes
+        for tokens, label in zip(examples.inputs, examples.labels, strict=True):
+            question = tokens.reshape(size, size)
+            free = question != encode("#")[0]
+            num_pairs = (free[1:] & free[:-1]).sum() + (free[:, 1:] & free[:, :-1]).sum()
+            assert free.sum() == num_pairs + 1  # one path at most from any free cell to any other ...
+            reached, paths = walk(question)
+            assert len(reached) == free.sum()  # ... and one at least
+            assert len(paths) == 1
+            assert steps[0] <= len(paths[0]) - 1 <= steps[1]
+            expected = question.copy()
+            for cell in paths[0][1:-1]:
+                expected[cell] = encode("o")[0]
+            assert np.array_equal(label.reshape(size, size), expected)
+            keys.append(symmetry_key(question))
+    assert len(set(keys)) == train_size + test_size
+    extra = train.metadata.extra
+    assert (extra["builder"], extra["source"]) == ("build_maze_dataset", "generate")
+    recorded = {name: extra["options"][name] for name in ("perfect", "size", "min_path", "max_path")}
+    assert recorded == {"perfect": True, "size": size, "min_path": steps[0] - 1, "max_path": steps[1]}
+
+
+def walk(question: np.ndarray) -> tuple[set[tuple[int, int]], list[list[tuple[int, int]]]]:
+    """The cells on paths from S that visit no cell twice, and those of the paths that end at G."""
+    start = tuple(int(index) for index in np.argwhere(question == encode("S")[0])[0])
+    reached, at_goal, paths = set(), [], [[start]]
+    while paths:
+        path = paths.pop()
+        row, column = path[-1]
+        reached.add(path[-1])
+        if question[row, column] == encode("G")[0]:
+            at_goal.append(path)
+        for cell in ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)):
+            inside = min(cell) >= 0 and max(cell) < len(question)
+            if inside and question[cell] != encode("#")[0] and cell not in path:
+                paths.append([*path, cell])
+    return reached, at_goal
+
+
+def test_perfect_mazes_depend_on_the_seed_and_not_on_the_number_of_workers(tmp_path):
+    for name, seed, workers in (("one", 1, 1), ("two", 1, 2), ("other", 2, 1)):
+        options = ("--size", 8, "--generate", 40, "--seed", seed, "--workers", workers)
+        build("--perfect", *options, "--output-dir", tmp_path / name)
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
+    one, other = (open_split(tmp_path / name, "train").sets["all"].inputs for name in ("one", "other"))
+    keys = [{symmetry_key(question.reshape(8, 8)) for question in inputs} for inputs in (one, other)]
+    assert not keys[0] & keys[1]
+
+
+@pytest.mark.parametrize("perfect", [[], ["--perfect"]], ids=["with_cycles", "perfect"])
+def test_paths_have_the_lengths_asked_for(perfect, tmp_path):
+    options = ("--size", 8, "--generate", 1, "--test-size", 40, "--min-path", 13, "--max-path", 15)
+    build(*perfect, *options, "--workers", 1, "--output-dir", tmp_path / "out")
+    difficulty = open_split(tmp_path / "out", "test").sets["all"].difficulty
+    assert set(difficulty.tolist()) == {14, 15}
+
+
+def test_mazes_that_are_not_perfect_have_no_longest_path_by_default(tmp_path):
+    build("--generate", 1, "--size", 5, "--workers", 1, "--output-dir", tmp_path / "out")
+    options = open_split(tmp_path / "out", "train").metadata.extra["options"]
+    assert (options["perfect"], options["max_path"]) == (False, None)
+
+
+def test_perfect_mazes_that_do_not_exist_are_refused_by_the_option_to_change(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("dataset.families.maze.generate._MAX_PERFECT_TRIES", 100)
+    options = ("--perfect", "--workers", 1, "--output-dir", tmp_path / "out")
+    message = refusal(capsys, *options, "--generate", 3, "--size", 5, "--min-path", 22, "--max-path", 24)
+    assert "no perfect 5x5 mazes with a shortest path longer than 22 steps and of at most 24" in message
+    assert "ask for shorter ones (--min-path; for this size 9 is usual)" in message
+    message = refusal(capsys, *options, "--generate", 9999, "--size", 3)
+    assert "of 9999 different perfect 3x3 mazes" in message
+    assert "ask for fewer, or for other lengths (--min-path, --max-path)" in message
+
+
 def test_a_generated_dataset_that_replaces_one_from_a_table_leaves_no_source_rows(tmp_path, source):
     build("--source-csv", source, "--output-dir", tmp_path / "out")
     assert (tmp_path / "out" / "train" / "source_rows.npy").exists()
@@ -293,7 +381,19 @@ def test_a_missing_table_is_named(tmp_path, source, capsys):
         (["--size", 6], "--size goes only with --generate"),
         (["--test-size", 6], "--test-size goes only with --generate"),
         (["--min-path", 6], "--min-path goes only with --generate"),
+        (["--max-path", 6], "--max-path goes only with --generate"),
+        (["--perfect"], "--perfect goes only with --generate"),
+        (["--perfect", "--source-csv", "."], "--perfect goes only with --generate"),
         (["--workers", 2], "--workers goes only with --generate"),
+        (
+            ["--generate", 3, "--max-path", 110],
+            "no path has more than 110 (--min-path) and at most 110 (--max-path) steps: lower --min-path or raise",
+        ),
+        (
+            ["--generate", 3, "--perfect", "--min-path", 140],
+            "no path has more than 140 (--min-path) and at most 140 (--max-path) steps: lower --min-path or raise",
+        ),
+        (["--generate", 3, "--perfect", "--max-path", 0], "the least is 1"),
         (["--generate", 3, "--subsample-size", 2], "--subsample-size chooses rows of a source"),
         (["--generate", 3, "--source-csv", "."], "not allowed with argument"),
         (["--generate", 0], "the least is 1"),

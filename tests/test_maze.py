@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 
 from dataset.augment import dihedral
-from dataset.families.maze.generate import MazeSpec, default_min_path, generate_split, random_maze
+from dataset.families.maze.generate import (
+    MazeSpec,
+    default_min_path,
+    default_path_range,
+    generate_split,
+    random_maze,
+)
+from dataset.families.maze.perfect import perfect_grid
 from dataset.families.maze.rules import (
     FREE,
     GOAL,
@@ -327,6 +334,38 @@ def test_usual_lengths_start_from_the_published_threshold():
     assert [default_min_path(side) for side in (4, 6, 10, 30)] == [6, 14, 29, 110]
 
 
+def test_usual_lengths_of_perfect_mazes_are_100_to_140_steps_and_never_an_empty_range():
+    assert default_path_range(30) == (99, 140)
+    for side in range(3, 60):
+        min_path, max_path = default_path_range(side)
+        assert min_path < default_min_path(side) + 1 <= max_path
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 8), (3, 3), (5, 9), (12, 12)])
+def test_perfect_grids_are_trees_to_which_no_cell_can_be_added(shape):
+    for seed in range(20):
+        free = perfect_grid(np.random.default_rng(seed), shape)
+        assert free.shape == shape
+        assert is_tree(free)
+        for cell in zip(*np.nonzero(~free), strict=True):
+            more = free.copy()
+            more[cell] = True
+            assert not is_tree(more)
+
+
+def is_tree(free: np.ndarray) -> bool:
+    """True if the cells are connected, by as many pairs of neighbours as there are cells, less one."""
+    num_pairs = (free[1:] & free[:-1]).sum() + (free[:, 1:] & free[:, :-1]).sum()
+    cells = set(zip(*np.nonzero(free), strict=True))
+    left = [cells.pop()]
+    while left:
+        row, column = left.pop()
+        beside = {(row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)} & cells
+        cells -= beside
+        left += beside
+    return not cells and num_pairs == free.sum() - 1
+
+
 def test_generation_does_not_depend_on_the_number_of_workers():
     spec = MazeSpec((7, 7), 10)
     one, three = (generate_split(spec, 40, seed=5, split=0, workers=workers) for workers in (1, 3))
@@ -358,5 +397,5 @@ def test_asking_for_more_mazes_than_there_are_is_an_error_that_names_the_option(
 
 def test_a_path_longer_than_any_is_an_error_that_names_the_option(monkeypatch):
     monkeypatch.setattr("dataset.families.maze.generate._MAX_TRIES", 500)
-    with pytest.raises(UserError, match=r"no 5x5 maze .*--min-path"):
+    with pytest.raises(UserError, match=r"no 5x5 mazes .*--min-path"):
         random_maze(np.random.default_rng(0), MazeSpec((5, 5), 30))

@@ -1,4 +1,4 @@
-"""Mazes from no source: random walls and ends, changed until a single long shortest path is left.
+"""Mazes from no source: random walls, changed until one long shortest path is left, or perfect mazes.
 
 Candidate i of a split is a pure function of (seed, split, i), and candidates are accepted in that order: the
 result does not depend on the number of workers, nor the train split on the size of the test split.
@@ -14,6 +14,7 @@ from itertools import count
 
 import numpy as np
 
+from dataset.families.maze.perfect import perfect_grid
 from dataset.families.maze.rules import (
     FREE,
     GOAL,
@@ -34,16 +35,39 @@ from utils.errors import UserError
 # mazes with paths of more than 110 steps comes out as in the published data, 0.371 with standard deviation 0.026.
 WALL_SHARES = (0.30, 0.45)
 _MAX_TRIES = 100_000
+_MAX_PERFECT_TRIES = 5_000  # half a minute at 30x30
 _MAX_REJECTED_IN_A_ROW = 1000
 _BATCH = 16
 
 
 @dataclass(frozen=True)
 class MazeSpec:
-    """What to generate: H x W mazes with one shortest path, of more than `min_path` steps."""
+    """What to generate: H x W mazes with one shortest path, of more than `min_path` and at most `max_path` steps.
+
+    max_path: None for no limit. perfect: exactly one path, short or long, between any two free cells.
+    Raises `UserError` if the range is empty.
+    """
 
     shape: tuple[int, int]
     min_path: int
+    max_path: int | None = None
+    perfect: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_path is not None and self.max_path <= self.min_path:
+            raise UserError(
+                f"no path has more than {self.min_path} (--min-path) and at most {self.max_path} (--max-path) "
+                "steps: lower --min-path or raise --max-path"
+            )
+
+    def __str__(self) -> str:
+        """What is asked for, as error messages say it."""
+        rows, columns = self.shape
+        limit = "" if self.max_path is None else f" and of at most {self.max_path}"
+        return (
+            f"{'perfect ' if self.perfect else ''}{rows}x{columns} mazes with a shortest path longer than "
+            f"{self.min_path} steps{limit}"
+        )
 
 
 def default_min_path(side: int) -> int:
@@ -53,7 +77,20 @@ def default_min_path(side: int) -> int:
     walls of 0.37 has a cell as far away as that): 29 for 10x10, 67 for 20x20. Tiny grids hold few mazes with
     paths as rare as that, and get 0.4 of their number of cells: 14 for 6x6, 6 for 4x4.
     """
-    return int(min(110 * (side / 30) ** 1.2, 0.4 * side * side))
+    return int(_usual_min_path(side))
+
+
+def default_path_range(side: int) -> tuple[int, int]:
+    """`min_path` and `max_path` of generated perfect `side` x `side` mazes unless told otherwise.
+
+    99 and 140 for 30x30: paths of 100 to 140 steps. Other sizes as in `default_min_path`, in proportion.
+    """
+    usual = _usual_min_path(side)
+    return int(usual * 99 / 110), int(usual * 140 / 110)
+
+
+def _usual_min_path(side: int) -> float:
+    return min(110 * (side / 30) ** 1.2, 0.4 * side * side)
 
 
 def random_maze(rng: np.random.Generator, spec: MazeSpec) -> tuple[np.ndarray, np.ndarray]:
@@ -62,24 +99,15 @@ def random_maze(rng: np.random.Generator, spec: MazeSpec) -> tuple[np.ndarray, n
     Walls are random; start and goal are two random cells that are far enough apart. Then, while there are
     several shortest paths, a random cell that has a rival at the same distance is walled up, and as many
     random walls are opened where that makes no new shortest path, so that the share of walls stays as drawn.
-    Raises `UserError` when many grids have no path of that length.
+    In a perfect maze the walls stay as they are. Raises `UserError` when many grids have no path of that length.
     """
-    shape, min_path = spec.shape, spec.min_path
-    for _ in range(_MAX_TRIES):
-        free = pack(rng.random(shape) >= rng.uniform(*WALL_SHARES))
-        ends = _distant_ends(rng, free, shape, min_path)
-        if ends is not None:
-            break
-    else:
-        raise UserError(
-            f"no {shape[0]}x{shape[1]} maze with a shortest path longer than {min_path} steps in {_MAX_TRIES} "
-            f"tries: ask for shorter ones (--min-path; for this size {default_min_path(max(shape))} is usual)"
-        )
-    start, goal = ends
-    narrowed = _leave_one_shortest_path(rng, free, start, goal, shape)
-    opened = _open_walls(rng, narrowed, start, goal, shape, (free & ~narrowed).bit_count())
-    path = join(_shortest_layers(opened, start, goal, shape[1] + 1))
-    question = np.where(unpack(opened, shape), FREE, WALL).astype(np.uint8)
+    shape = spec.shape
+    free, start, goal = _grid_with_ends(rng, spec)
+    if not spec.perfect:
+        narrowed = _leave_one_shortest_path(rng, free, start, goal, shape)
+        free = _open_walls(rng, narrowed, start, goal, shape, (free & ~narrowed).bit_count())
+    path = join(_shortest_layers(free, start, goal, shape[1] + 1))
+    question = np.where(unpack(free, shape), FREE, WALL).astype(np.uint8)
     question[unpack(start, shape)], question[unpack(goal, shape)] = START, GOAL
     answer = np.where(unpack(path & ~start & ~goal, shape), PATH, question).astype(np.uint8)
     return question, answer
@@ -106,9 +134,9 @@ def generate_split(
             rejected += 1
             if rejected > _MAX_REJECTED_IN_A_ROW:
                 raise UserError(
-                    f"only {len(accepted)} of {num_mazes} different {spec.shape[0]}x{spec.shape[1]} mazes with "
-                    f"a path longer than {spec.min_path} steps were found"
-                    f"{' besides those of the other split' if apart_from else ''}: ask for fewer, or lower --min-path"
+                    f"only {len(accepted)} of {num_mazes} different {spec} were found"
+                    f"{' besides those of the other split' if apart_from else ''}: ask for fewer, or "
+                    f"{'lower --min-path' if spec.max_path is None else 'for other lengths (--min-path, --max-path)'}"
                 )
             continue
         keys.add(key)
@@ -133,10 +161,28 @@ def _make_batch(spec: MazeSpec, seed: int, split: int, indices: range) -> list[t
     return [random_maze(np.random.default_rng([seed, split, index]), spec) for index in indices]
 
 
-def _distant_ends(
-    rng: np.random.Generator, free: int, shape: tuple[int, int], min_path: int
-) -> tuple[int, int] | None:
-    """Two random cells more than `min_path` steps apart, as single-bit sets; None where none are found."""
+def _grid_with_ends(rng: np.random.Generator, spec: MazeSpec) -> tuple[int, int, int]:
+    """The free cells of a random grid, and a start and a goal at a distance within the range of `spec`."""
+    num_tries = _MAX_PERFECT_TRIES if spec.perfect else _MAX_TRIES
+    for _ in range(num_tries):
+        if spec.perfect:
+            free = pack(perfect_grid(rng, spec.shape))
+        else:
+            free = pack(rng.random(spec.shape) >= rng.uniform(*WALL_SHARES))
+        ends = _distant_ends(rng, free, spec)
+        if ends is not None:
+            return free, *ends
+    side = max(spec.shape)
+    usual = default_path_range(side)[0] if spec.perfect else default_min_path(side)
+    raise UserError(
+        f"no {spec} in {num_tries} tries: ask for shorter ones (--min-path; for this size {usual} is usual)"
+    )
+
+
+def _distant_ends(rng: np.random.Generator, free: int, spec: MazeSpec) -> tuple[int, int] | None:
+    """Two random cells as far apart as `spec` asks for, as single-bit sets; None where none are found."""
+    shape, min_path = spec.shape, spec.min_path
+    in_range = slice(min_path + 1, None if spec.max_path is None else spec.max_path + 1)
     stride = shape[1] + 1
     if not free:
         return None
@@ -149,9 +195,9 @@ def _distant_ends(
     if len(layers) - 1 <= min_path:
         return None
     # That end is a special cell: draw each end anew, given the other, to come near to a random pair.
-    goal = _random_cell(rng, join(layers[min_path + 1 :]), shape)
+    goal = _random_cell(rng, join(layers[in_range]), shape)
     layers = distance_layers(free, goal, stride)
-    return _random_cell(rng, join(layers[min_path + 1 :]), shape), goal
+    return _random_cell(rng, join(layers[in_range]), shape), goal
 
 
 def _leave_one_shortest_path(
