@@ -70,6 +70,19 @@ def test_examples_of_a_puzzle_are_taken_whole_or_chosen_without_replacement():
     assert cut_short > 50
 
 
+def test_neighbouring_seeds_share_their_orders_one_iteration_apart_as_published():
+    """README tells to take seeds further apart than a run has iterations."""
+    starts = np.arange(41)
+
+    def drawn(seed: int, iteration: int) -> list[int]:
+        order = TrainingOrder(starts, starts, 8, seed=seed, epochs_per_iter=2)
+        return [int(puzzle) for puzzles, _ in order.batches(iteration) for puzzle in puzzles]
+
+    assert drawn(0, 3) == drawn(1, 2) == drawn(2, 1)
+    assert drawn(0, 3) != drawn(0, 2)
+    assert all(drawn(0, early) != drawn(1000, late) for early in (1, 2, 3) for late in (1, 2, 3))
+
+
 def test_every_example_of_a_puzzle_is_as_likely_and_in_every_place():
     order = TrainingOrder(np.arange(2), np.array([0, 5]), 3, seed=1, epochs_per_iter=6000)
     seen = np.stack([examples for _, examples in order.batches(1)])  # (6000, 3) of 5 examples
