@@ -20,6 +20,7 @@ import numpy as np
 
 from dataset.families.base import Comparison, Family
 from dataset.families.grid_style import BLANK, EMPTY, GridStyle, Kind, LegendEntry, rgb
+from dataset.families.revealed_cells import RevealedCells
 from dataset.families.symmetry import FiniteSymmetries
 from dataset.format import SPLITS, SplitWriter, close_splits, write_identifiers
 from dataset.metadata import BLANK_IDENTIFIER, Metadata
@@ -78,6 +79,9 @@ class Takuzu(Family):
     def symmetries(self) -> FiniteSymmetries:
         """Turns and mirrorings, each also with 0 and 1 exchanged."""
         return FiniteSymmetries.of_rectangle(self.shape, np.array([[0, 1, 2, 3], [0, 1, 3, 2]]))
+
+    def easier(self, probability: float) -> RevealedCells:
+        return RevealedCells(probability, BLANK_TOKEN)
 
     def comparisons(self) -> list[Comparison]:
         return [Comparison("inputs turned, mirrored or with 0 and 1 exchanged", self.puzzle_keys)]
