@@ -93,7 +93,7 @@ class Family:
 
     check: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     """Questions and answers (n, S) -> (n,) bool, whether an answer obeys all rules; None if no rule can tell."""
-    check_tensors: Callable | None = None
+    check_tensors: Callable[[Any, Any], Any] | None = None
     """The same on torch tensors of any device, differentiable or not, without synchronising with the device."""
     example: Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]] | None = None
     """A random puzzle and a right answer to it, (S,) tokens each; None if none can be generated in a moment."""
@@ -109,10 +109,19 @@ class Family:
 
         Raises UserError if its puzzles cannot have these sizes.
         """
-        sizes = {"seq_len": seq_len, "vocab_size": vocab_size, "num_puzzle_identifiers": 1}
-        totals = {"total_groups": 1, "total_puzzles": 1, "mean_puzzle_examples": 1.0, "sets": ("all",)}
-        tokens = {"pad_id": 0, "ignore_label_id": 0, "blank_identifier_id": 0}
-        metadata = Metadata(**sizes, **totals, **tokens, extra=extra)
+        metadata = Metadata(
+            pad_id=0,
+            ignore_label_id=0,
+            blank_identifier_id=0,
+            vocab_size=vocab_size,
+            seq_len=seq_len,
+            num_puzzle_identifiers=1,
+            total_groups=1,
+            mean_puzzle_examples=1.0,
+            total_puzzles=1,
+            sets=("all",),
+            extra=extra,
+        )
         if problem := cls.size_problem(metadata):
             raise UserError(f"these are no sizes of {cls.name}: {problem}")
         return cls(metadata, Finding(cls.name, "its class was asked for", is_stated=True))
@@ -208,7 +217,7 @@ class Family:
 
     def write(self, question: np.ndarray) -> str:
         """Text that `read` turns into the question (S,) again."""
-        symbols = {token: character for character, token in reversed(self.characters.items())}
+        symbols = {token: character for character, token in reversed(tuple(self.characters.items()))}
         rows = np.asarray(question).reshape(self.shape)
         return "\n".join("".join(symbols[int(token)] for token in row) for row in rows)
 
@@ -298,7 +307,7 @@ class Family:
         """(n,) bool: the rows of a test split's labels (n, S) that stand for an unknown answer; None if none does."""
         return None
 
-    rows_compared: RowForm | None = None
+    rows_compared: ClassVar[RowForm | None] = None
     """The form in which rows are compared between splits; None: as they are."""
 
     def comparisons(self) -> list[Comparison]:

@@ -78,6 +78,7 @@ def made_by(name: str) -> Iterator[tuple[str, Puzzles]]:
         )
     for sizes in cls.sizes_to_check:
         family = cls.of_sizes(**sizes)
+        assert family.example is not None, "its class has one"
         made = [family.example(np.random.default_rng(seed)) for seed in range(NUM_EXAMPLES)]
         questions, answers = (np.stack(tokens) for tokens in zip(*made, strict=True))
         yield "puzzles that it made", Puzzles(family, questions, answers)

@@ -103,6 +103,8 @@ class FiniteSymmetries(Symmetries):
     group.
     """
 
+    most: int  # unlike that of others never None
+
     def __init__(self, cells: np.ndarray, tokens: np.ndarray | None = None):
         self.cells = np.asarray(cells, np.int64)
         identity = np.arange(1) if tokens is None else np.arange(np.shape(tokens)[1])
@@ -128,8 +130,6 @@ class FiniteSymmetries(Symmetries):
         if not isinstance(other, FiniteSymmetries):
             return NotImplemented
         return np.array_equal(self.cells, other.cells) and np.array_equal(self.tokens, other.tokens)
-
-    __hash__ = None
 
     @classmethod
     def of_rectangle(cls, shape: tuple[int, int], swaps: np.ndarray | None = None) -> FiniteSymmetries:

@@ -73,20 +73,23 @@ def plan_dataset(options: argparse.Namespace) -> tuple[Plan, list[str]]:
     notes += _repetition_notes(subsets_of, test_names)
 
     # Identifiers count up in order of first use; a task in two subsets has the augmentations common to both once.
-    repeated = {name: {} for name, subsets in subsets_of.items() if len(subsets) > 1}
+    repeated: dict[str, dict[int, int]] = {
+        name: {} for name, subsets in subsets_of.items() if len(subsets) > 1
+    }
     next_identifier = options.puzzle_identifiers_start
     groups, new_numbers = [], []
     for position, (task, in_test) in enumerate(tasks):
         generator = _generator(options.seed, _AUGMENTATION_STREAM, position)
         numbers = choose_augmentations(task.train + task.test, options.num_aug, generator)
-        known = repeated.get(task.name)
-        if known is None:
+        identifier_of = repeated.get(task.name)
+        if identifier_of is None:
             identifiers = np.arange(next_identifier, next_identifier + len(numbers))
             new = numbers
         else:
-            new = np.array([n for n in numbers.tolist() if n not in known], np.uint32)
-            known.update(zip(new.tolist(), range(next_identifier, next_identifier + len(new)), strict=True))
-            identifiers = np.array([known[number] for number in numbers.tolist()])
+            new = np.array([n for n in numbers.tolist() if n not in identifier_of], np.uint32)
+            new_identifiers = range(next_identifier, next_identifier + len(new))
+            identifier_of.update(zip(new.tolist(), new_identifiers, strict=True))
+            identifiers = np.array([identifier_of[number] for number in numbers.tolist()])
         next_identifier += len(new)
         new_numbers.append(new)
         groups.append(Group(task, in_test, numbers, identifiers.astype(np.int32)))

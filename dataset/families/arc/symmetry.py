@@ -25,9 +25,11 @@ class ArcSymmetries(Symmetries):
 
         Raises UserError if one of them names no task.
         """
-        self._known = None if identifier_names is None else [_split(name) for name in identifier_names]
-        if self._known is None:
+        self._by_identifier = identifier_names is not None
+        self._known: list[tuple[str, arc.Augmentation] | None] = []
+        if identifier_names is None:
             return
+        self._known = [_split(name) for name in identifier_names]
         self._siblings: dict[str, list[int]] = {}
         for identifier, known in enumerate(self._known):
             if known is not None:
@@ -60,14 +62,14 @@ class ArcSymmetries(Symmetries):
         self, identifier: int, count: int, rng: np.random.Generator
     ) -> tuple[arc.Augmentation, list[tuple[int, arc.Augmentation]]]:
         """The augmentation that a puzzle is shown in, and (identifier, augmentation) of its other copies."""
-        if self._known is None:
+        if not self._by_identifier:
             # Without replacement, and without number 0, which is the puzzle as it is.
             numbers = 1 + rng.choice(arc.NUM_AUGMENTATIONS - 1, count, replace=False)
             return arc.Augmentation(), [(identifier, _augmentation(number)) for number in numbers.tolist()]
         task, now = self._named(identifier)
         others = [other for other in self._siblings[task] if other != identifier]
         chosen = rng.choice(others, count, replace=False)
-        return now, [(other, self._known[other][1]) for other in chosen.tolist()]
+        return now, [(other, self._named(other)[1]) for other in chosen.tolist()]
 
     def _named(self, identifier: int) -> tuple[str, arc.Augmentation]:
         known = self._known[identifier] if identifier < len(self._known) else None

@@ -127,7 +127,9 @@ def generate_split(
     Alike means turned, mirrored or walked the other way (`symmetry_key`). split: a number that selects
     another stream of the seed. apart_from: keys of mazes that must not come up, those of another split.
     """
-    keys, accepted, rejected = set(), [], 0
+    keys: set[bytes] = set()
+    accepted: list[tuple[np.ndarray, np.ndarray]] = []
+    rejected = 0
     for question, answer in _candidates(spec, seed, split, workers):
         key = symmetry_key(question)
         if key in keys or key in apart_from:

@@ -67,8 +67,12 @@ class Questions:
         return len(self.questions)
 
     def take(self, indices: list[int]) -> Questions:
-        arrays = (array[indices] for array in (self.questions, self.answers, self.completions))
-        return Questions(*arrays, [self.keys[index] for index in indices])
+        return Questions(
+            self.questions[indices],
+            self.answers[indices],
+            self.completions[indices],
+            [self.keys[index] for index in indices],
+        )
 
 
 def default_given(size: int) -> tuple[int, int]:
@@ -137,8 +141,9 @@ def _make_batch(spec: BoardSpec, seed: int, split: int, indices: range) -> Quest
 
 
 def _joined(parts: list[Questions]) -> Questions:
-    arrays = (
-        np.concatenate([getattr(part, name) for part in parts])
-        for name in ("questions", "answers", "completions")
+    return Questions(
+        np.concatenate([part.questions for part in parts]),
+        np.concatenate([part.answers for part in parts]),
+        np.concatenate([part.completions for part in parts]),
+        [key for part in parts for key in part.keys],
     )
-    return Questions(*arrays, [key for part in parts for key in part.keys])

@@ -5,11 +5,14 @@ Shapes: n boards, N side of the board, S = N² cells in reading order. Questions
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from dataset.augment import NUM_DIHEDRAL, dihedral
+
+if TYPE_CHECKING:
+    import torch
 
 PAD, EMPTY, QUEEN = range(3)
 VOCAB_SIZE = 3
@@ -19,7 +22,7 @@ SIZES = range(4, 17)  # smaller boards have one solution or none
 # occur in any larger train split (OEIS A002562).
 NUM_INEQUIVALENT = {4: 1, 5: 2, 6: 1, 7: 6, 8: 12, 9: 46, 10: 92}
 
-Array = TypeVar("Array")
+Array = TypeVar("Array", np.ndarray, "torch.Tensor")
 
 
 def solves(questions: Array, answers: Array, size: int) -> Array:

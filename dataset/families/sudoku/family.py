@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from math import isqrt
 from pathlib import Path
@@ -27,6 +27,7 @@ from dataset.families.sudoku import rules
 from dataset.families.sudoku.batch import ambiguous_notes
 from dataset.families.sudoku.generate import PuzzleSpec, default_clues, random_puzzle
 from dataset.families.sudoku.hashes import invariant_hashes, solution_hashes
+from dataset.families.sudoku.overlap import row_keys
 from dataset.families.sudoku.rules import BoxShape
 from dataset.families.sudoku.solve import solve
 from dataset.families.sudoku.symbols import ambiguous_zero
@@ -217,8 +218,7 @@ class Sudoku(Family):
         rows, columns, boxes = np.sort(counts.reshape(len(inputs), 3, box.size)).swapaxes(0, 1)
         if box.square:  # a transposition exchanges rows and columns
             rows, columns = np.minimum(rows, columns), np.maximum(rows, columns)
-        joined = np.ascontiguousarray(np.concatenate([rows, columns, boxes], axis=1))
-        return joined.view(np.dtype((np.void, joined.shape[1]))).reshape(-1).tolist()
+        return row_keys(np.concatenate([rows, columns, boxes], axis=1))
 
     def notes(self, inputs: np.ndarray, total: int) -> list[str]:
         """How many puzzles have several solutions."""
@@ -226,7 +226,7 @@ class Sudoku(Family):
         return ambiguous_notes(puzzles, "puzzles", self.box, 1, total)
 
 
-def _keys_where(known: np.ndarray, hashes: np.ndarray) -> Sequence[bytes | None]:
+def _keys_where(known: np.ndarray, hashes: np.ndarray) -> list[bytes | None]:
     """The bytes of a hash for each row where `known`, in order, and None for the others."""
     keys: list[bytes | None] = [None] * len(known)
     for row, value in zip(np.flatnonzero(known).tolist(), hashes.tolist(), strict=True):

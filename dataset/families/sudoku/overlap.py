@@ -51,7 +51,7 @@ def num_contained(rows: np.ndarray, others: np.ndarray) -> int:
 def row_keys(rows: np.ndarray) -> list[bytes]:
     """The bytes of each (E, cells) uint8 row."""
     rows = np.ascontiguousarray(rows, np.uint8)
-    return rows.view(np.dtype((np.void, rows.shape[1]))).reshape(-1).tolist()
+    return rows.view(f"V{rows.shape[1]}").reshape(-1).tolist()
 
 
 def inseparable(puzzles: np.ndarray, solutions: np.ndarray, shape: BoxShape, workers: int) -> np.ndarray:

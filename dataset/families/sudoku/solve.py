@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import overload
 
 import numpy as np
 
@@ -30,6 +31,30 @@ class SolverResult:
     @property
     def unique(self) -> bool:
         return len(self.solutions) == 1
+
+
+@overload
+def solve(
+    puzzle: Sequence[int] | np.ndarray,
+    shape: BoxShape,
+    *,
+    limit: int = ...,
+    excluded: tuple[int, int] | None = ...,
+    order: Sequence[int] | None = ...,
+    max_guesses: None = None,  # a complete search always has a result
+) -> SolverResult: ...
+
+
+@overload
+def solve(
+    puzzle: Sequence[int] | np.ndarray,
+    shape: BoxShape,
+    *,
+    limit: int = ...,
+    excluded: tuple[int, int] | None = ...,
+    order: Sequence[int] | None = ...,
+    max_guesses: int | None,
+) -> SolverResult | None: ...
 
 
 def solve(
@@ -118,10 +143,10 @@ class _Search:
         self.found: list[list[int]] = []
 
     def run(self, candidates: list[int], placed: list[int], free: int) -> None:
-        free = self.propagate(candidates, placed, free)
-        if free is None:
+        left = self.propagate(candidates, placed, free)
+        if left is None:
             return
-        if not free:
+        if not left:
             self.found.append(placed)
             return
         cell = self.branching_cell(candidates)
@@ -138,7 +163,7 @@ class _Search:
             narrowed[digit] &= keep
             filled = placed.copy()
             filled[digit] |= cell
-            self.run(narrowed, filled, free ^ cell)
+            self.run(narrowed, filled, left ^ cell)
 
     def propagate(self, candidates: list[int], placed: list[int], free: int) -> int | None:
         """Places all singles, in place, until none is left; the cells still free, None for a contradiction."""

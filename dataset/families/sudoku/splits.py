@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from dataset.families.sudoku.batch import ambiguous_notes, solve_all
 from dataset.families.sudoku.generate import GeneratedPuzzles, PuzzleSpec, generate_split
-from dataset.families.sudoku.lists import read_list
+from dataset.families.sudoku.lists import PuzzleList, read_list
 from dataset.families.sudoku.overlap import hold_out, inseparable
 from dataset.families.sudoku.rules import BoxShape, format_grid, is_solution, keeps_givens, violations
 from dataset.families.sudoku.symbols import Alphabet, characters_of_cells, find_alphabet
@@ -88,8 +89,8 @@ def from_tables(
     """
     paths = {s: find_table(s, source_csv=source_csv, source_repo=source_repo) for s in ("train", "test")}
     shape = box_shape(question_length(paths["train"], characters_of_cells), size, box)
-    settings = {"seq_len": shape.num_cells, "min_rating": min_difficulty, "clean": characters_of_cells}
-    rows = {split: read_rows(path, **settings) for split, path in paths.items()}
+    read = partial(read_rows, seq_len=shape.num_cells, min_rating=min_difficulty, clean=characters_of_cells)
+    rows = {split: read(path) for split, path in paths.items()}
     chosen, notes = choose(len(rows["train"]), subsample_size, seed)
     alphabets = {
         split: find_alphabet(table.questions, table.answers, shape, table.where, blank=blank)
@@ -106,7 +107,7 @@ def from_tables(
 
 
 def from_file(
-    path: str,
+    path: str | Path,
     *,
     size: int | None,
     box: str | None,
@@ -124,28 +125,26 @@ def from_file(
     several solutions.
     """
     path = Path(path)
-    header = find_header(path)
-    if header is None:
+    if find_header(path) is not None:
+        rows = read_rows(path, min_rating=min_difficulty, need_answers=False, clean=characters_of_cells)
+        name = "its question"
+    else:
         if min_difficulty is not None:
             raise UserError(f"--min-difficulty needs a table with a column rating, and {path} has no header")
-        source = read_list(path, size=box_shape(None, size, box).size if size or box else None, blank=blank)
-        cells, answers, name = source.cells, None, ""
-        ratings, numbers = np.full(len(cells), np.nan), source.lines - 1
-    else:
-        source = read_rows(path, min_rating=min_difficulty, need_answers=False, clean=characters_of_cells)
-        cells, answers, name = source.questions, source.answers, "its question"
-        ratings, numbers = source.ratings, source.numbers
+        list_size = box_shape(None, size, box).size if size or box else None
+        rows = _rows_of_list(read_list(path, size=list_size, blank=blank))
+        name = ""
     try:
-        shape = box_shape(cells.shape[1], size, box)
+        shape = box_shape(rows.questions.shape[1], size, box)
     except UserError as error:
-        raise UserError(f"{source.where(0)}: {error}") from None
-    alphabet = find_alphabet(cells, answers, shape, source.where, blank=blank, name=name)
+        raise UserError(f"{rows.where(0)}: {error}") from None
+    alphabet = find_alphabet(rows.questions, rows.answers, shape, rows.where, blank=blank, name=name)
     notes: list[str] = []
-    if answers is not None:
-        everything = _from_rows(source, shape, alphabet)
+    if rows.answers is not None:
+        everything = _from_rows(rows, shape, alphabet)
         notes += ambiguous_notes(everything.puzzles, "puzzles", shape, workers)
     else:
-        everything = _solved_here(alphabet.values(cells), ratings, numbers, shape, source.where, workers)
+        everything = _solved_here(rows, shape, alphabet, workers)
     num_test = default_test_size(len(everything)) if test_size is None else test_size
     if num_test >= len(everything):
         raise UserError(
@@ -165,9 +164,8 @@ def generated(
 ) -> PuzzleSplits:
     """Splits without a source and without leaks, see `dataset.families.sudoku.generate.generate_split`."""
     num_test = default_test_size(num_train) if num_test is None else num_test
-    settings = {"seed": seed, "workers": workers}
-    train = generate_split(spec, num_train, split=TRAIN_STREAM, **settings)
-    test = generate_split(spec, num_test, split=TEST_STREAM, apart_from=train, **settings)
+    train = generate_split(spec, num_train, seed=seed, split=TRAIN_STREAM, workers=workers)
+    test = generate_split(spec, num_test, seed=seed, split=TEST_STREAM, workers=workers, apart_from=train)
     return PuzzleSplits(spec.shape, _from_generated(train), _from_generated(test))
 
 
@@ -186,7 +184,15 @@ def choose(num_rows: int, subsample_size: int | None, seed: int) -> tuple[np.nda
     return np.sort(rng.choice(num_rows, subsample_size, replace=False)), []
 
 
+def _rows_of_list(puzzles: PuzzleList) -> Rows:
+    """A list as a table without answers and ratings whose first row is the first line of the file."""
+    unrated = np.full(len(puzzles.cells), np.nan)
+    return Rows(puzzles.path, puzzles.lines - 1, puzzles.lines, puzzles.cells, None, unrated)
+
+
 def _from_rows(rows: Rows, shape: BoxShape, alphabet: Alphabet) -> PuzzleSet:
+    """Puzzles with answers, which must be solutions of them."""
+    assert rows.answers is not None, "only a table read with need_answers=False may lack answers"
     puzzles, solutions = alphabet.values(rows.questions), alphabet.values(rows.answers)
     _check_clues(puzzles, rows.where)
     for start in range(0, len(rows), 10_000):  # in parts: the check of rules needs many bytes a cell
@@ -200,28 +206,22 @@ def _from_rows(rows: Rows, shape: BoxShape, alphabet: Alphabet) -> PuzzleSet:
     return PuzzleSet(puzzles, solutions, *_rating(rows.ratings), rows.numbers)
 
 
-def _solved_here(
-    puzzles: np.ndarray,
-    ratings: np.ndarray,
-    numbers: np.ndarray,
-    shape: BoxShape,
-    where: Callable[[int], str],
-    workers: int,
-) -> PuzzleSet:
+def _solved_here(rows: Rows, shape: BoxShape, alphabet: Alphabet, workers: int) -> PuzzleSet:
     """Puzzles without answers, solved, rated by the source or by the guesses that this took."""
-    _check_clues(puzzles, where)
+    puzzles = alphabet.values(rows.questions)
+    _check_clues(puzzles, rows.where)
     solved = solve_all(puzzles, shape, workers)
     wrong = solved.num_solutions != 1
     if wrong.any():
         index = int(wrong.argmax())
         count = "more than one solution" if solved.num_solutions[index] else "no solution"
         raise UserError(
-            f"{where(index)}: the puzzle {format_grid(puzzles[index])} has {count}; a puzzle must have exactly one"
+            f"{rows.where(index)}: the puzzle {format_grid(puzzles[index])} has {count}; a puzzle must have exactly one"
         )
-    difficulty, kind = _rating(ratings)
+    difficulty, kind = _rating(rows.ratings)
     if kind is None:
         difficulty, kind = solved.guesses, "guesses"
-    return PuzzleSet(puzzles, solved.solutions, difficulty, kind, numbers)
+    return PuzzleSet(puzzles, solved.solutions, difficulty, kind, rows.numbers)
 
 
 def _check_clues(puzzles: np.ndarray, where: Callable[[int], str]) -> None:
@@ -253,5 +253,5 @@ def _taken(puzzles: PuzzleSet, indices: np.ndarray) -> PuzzleSet:
         puzzles.solutions[indices],
         None if puzzles.difficulty is None else puzzles.difficulty[indices],
         puzzles.difficulty_kind,
-        puzzles.rows[indices],
+        None if puzzles.rows is None else puzzles.rows[indices],
     )
