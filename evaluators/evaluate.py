@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from evaluators.base import Evaluator
-from evaluators.collect import NOTHING, Collector, Share, labelled_only, shares
+from evaluators.results import NOTHING, Collector, LocalBatch, labelled_only, local_batches
 from models.act import ACTModel
 from models.losses import ACTLossHead
 from puzzle_dataset import PuzzleDataset
@@ -59,10 +59,10 @@ def metric_names(
 
 
 def loss_sums(
-    model: ACTLossHead, share: Share, named: dict[str, Tensor], first_stop: Tensor
+    model: ACTLossHead, local: LocalBatch, named: dict[str, Tensor], first_stop: Tensor
 ) -> dict[str, float]:
-    """The loss head's metrics of a share's real rows, `named` (B, ...) and `first_stop` (B,), as sums."""
-    scored = labelled_only(share.batch["labels"][: share.num_rows], named, {"first_stop": first_stop})
+    """The loss head's metrics of a local batch's real rows, `named` (B, ...) and `first_stop` (B,), as sums."""
+    scored = labelled_only(local.batch["labels"][: local.num_rows], named, {"first_stop": first_stop})
     if scored is None:
         return {}
     outputs, stops = scored
@@ -93,16 +93,16 @@ def evaluate(
     model.eval()
     progress = Progress("evaluate", "batch", world, total=data.num_batches(), leave=False)
     with closing(progress), Collector(world, evaluators, save_outputs, save_dir, step) as collector:
-        for share in shares(data, world.rank):
+        for local in local_batches(data, world.rank):
             poll()
             progress.update()
-            if share.num_rows == 0:
+            if local.num_rows == 0:
                 continue
             # The padded batch keeps one shape for the compiler; padding rows are dropped from what is counted.
-            batch = {name: value.to(world.device) for name, value in share.batch.items()}
+            batch = {name: value.to(world.device) for name, value in local.batch.items()}
             outputs, first_stop = run_steps(model.model, batch)
-            named = {name: value[: share.num_rows] for name, value in (batch | outputs).items()}
-            collector.add(share, loss_sums(model, share, named, first_stop[: share.num_rows]), named)
+            named = {name: value[: local.num_rows] for name, value in (batch | outputs).items()}
+            collector.add(local, loss_sums(model, local, named, first_stop[: local.num_rows]), named)
             progress.show(collector.standing)
     results = collector.results()
     model.train(was_training)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from evaluators.base import Evaluator
-from evaluators.chains import Rows
-from evaluators.collect import NOTHING, Collector, labelled_only, shares
-from evaluators.tally import Tally, right_cells
-from evaluators.test_time import Answered, Strategy
+from evaluators.results import NOTHING, Collector, labelled_only, local_batches
+from evaluators.strategies.accounting import Tally, right_cells
+from evaluators.strategies.samples import Rows
+from evaluators.strategies.test_time import Answered, Strategy
 from models.losses import ACTLossHead
 from puzzle_dataset import PuzzleDataset
 from utils.distributed import World
@@ -54,20 +54,20 @@ def measure(
     num_rows_in_all = data.num_examples if limit is None else min(limit, data.num_examples)
     progress = Progress("evaluate", "row", world, total=num_rows_in_all, leave=False)
     with closing(progress), collector:
-        for share in shares(data, world.rank, limit):
-            if share.num_rows:
+        for local in local_batches(data, world.rank, limit):
+            if local.num_rows:
                 batch = {
-                    name: value[: share.num_rows].to(world.device) for name, value in share.batch.items()
+                    name: value[: local.num_rows].to(world.device) for name, value in local.batch.items()
                 }
-                numbers = torch.arange(share.number, share.number + share.num_rows).numpy()
+                numbers = torch.arange(local.number, local.number + local.num_rows).numpy()
                 tally.begin(batch["labels"])
                 answered = strategy.solve(Rows(batch["inputs"], batch["puzzle_identifiers"], numbers), tally)
                 tally.end()
                 outputs = {"preds": answered.preds, "q_halt_logits": answered.q_halt} | answered.outputs
                 named = batch | outputs
-                collector.add(share, batch_sums(head, answered, named), named)
+                collector.add(local, batch_sums(head, answered, named), named)
                 progress.show(collector.standing)
-            progress.update(share.num_global)
+            progress.update(local.num_global)
     tally.gather(world.gather_object)
     return collector.results(), tally
 

@@ -26,8 +26,9 @@ from collections.abc import Callable
 import numpy as np
 
 from dataset.families import named_family
-from evaluators.curves import encoded
-from evaluators.memorisation_checks import (
+from evaluators.drawing.curves import encoded
+from evaluators.reports.augmentation_probe import NotKnown, solve_with_copies
+from evaluators.reports.memorisation_checks import (
     Finding,
     check_copies,
     check_duplicates,
@@ -36,7 +37,6 @@ from evaluators.memorisation_checks import (
     page,
     picture,
 )
-from evaluators.train_copies import NotKnown, solve_with_copies
 from puzzle_dataset import PuzzleDataset
 from trained_run import (
     Trained,

@@ -30,12 +30,12 @@ from torch import Tensor
 
 from dataset.families import family_of, named_family
 from dataset.format import IGNORE_LABEL_ID
-from evaluators import curves
 from evaluators.base import Evaluator
-from evaluators.compute_curve import tables
-from evaluators.curves import NothingToDraw
+from evaluators.drawing import curves
+from evaluators.drawing.curves import NothingToDraw
 from evaluators.measure import measure
-from evaluators.test_time import Plain
+from evaluators.strategies.compute_curve import tables
+from evaluators.strategies.test_time import Plain
 from puzzle_dataset import PuzzleDataset, named_sets
 from trained_run import Trained, open_solver, open_test_data, open_trained, read_metrics, report_folder
 from utils.distributed import World

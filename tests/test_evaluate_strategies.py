@@ -16,7 +16,7 @@ from dataset.format import SplitWriter, write_identifiers
 from evaluate import run_evaluation
 from evaluators.evaluate import evaluate
 from evaluators.inference import Solver
-from evaluators.strategies import Choice
+from evaluators.strategies.build import Choice
 from puzzle_dataset import PuzzleDataset
 from utils.distributed import World
 from utils.errors import UserError

@@ -14,8 +14,9 @@ from training_runs import ROOT, run_python, train
 from config.report_schema import MemorisationConfig
 from dataset.format import IGNORE_LABEL_ID, open_split
 from evaluators import memorisation
-from evaluators import train_copies as fresh
-from evaluators.memorisation_checks import (
+from evaluators.reports import augmentation_probe as fresh
+from evaluators.reports.augmentation_probe import COPIES, ORIGINALS, TEST, NotKnown
+from evaluators.reports.memorisation_checks import (
     Finding,
     check_copies,
     check_duplicates,
@@ -25,7 +26,6 @@ from evaluators.memorisation_checks import (
     picture,
     verdict,
 )
-from evaluators.train_copies import COPIES, ORIGINALS, TEST, NotKnown
 from puzzle_dataset import PuzzleDataset
 from trained_run import read_predictions
 

@@ -27,11 +27,11 @@ from strategy_runs import (
 from dataset.families.maze import rules as maze
 from dataset.families.sudoku.rules import is_solution
 from dataset.format import IGNORE_LABEL_ID, Metadata, write_identifiers
-from evaluators.chains import PICKS, Candidates, Rows
-from evaluators.checker import checker_of
 from evaluators.inference import Solver
-from evaluators.strategies import Choice, Setting, build_strategy
-from evaluators.tally import Tally
+from evaluators.strategies.accounting import Tally
+from evaluators.strategies.build import Choice, Setting, build_strategy
+from evaluators.strategies.samples import PICKS, Candidates, Rows
+from evaluators.strategies.verifier import checker_of
 from utils.errors import UserError
 
 # ------------------------------------------------------------------------------ plain
@@ -192,7 +192,7 @@ def test_noise_chains_add_up_their_own_noise_and_one_is_picked(pick):
 def test_batches_and_capacity_change_nothing_and_the_seed_does(strategy, options):
     def curves_and_answers(**settings):
         answers, steps, q_halt, curves, tally, _ = run(strategy, **options, **settings)
-        return answers.tolist(), steps.tolist(), q_halt.tolist(), curves, tally.rungs
+        return answers.tolist(), steps.tolist(), q_halt.tolist(), curves, tally.stages
 
     one = curves_and_answers(batch=40, capacity=40)
     assert curves_and_answers(batch=40, capacity=40) == one

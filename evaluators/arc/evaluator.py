@@ -22,8 +22,8 @@ from dataset.augment import inverse_dihedral
 from dataset.families.arc.grids import GRID_SIZE, Augmentation, crop_sizes, grid_digest, split_name
 from dataset.families.arc.tasks import NO_GRID, identifier_names
 from dataset.format import BLANK_IDENTIFIER, Metadata
-from evaluators.arc_tasks import TestTasks
-from evaluators.arc_votes import CANDIDATES_FILE, Candidates, Predictions, files_up_to
+from evaluators.arc.tasks import TestTasks
+from evaluators.arc.votes import CANDIDATES_FILE, Candidates, Predictions, files_up_to
 from evaluators.base import Evaluator
 from utils.errors import UserError
 from utils.files import make_folder, write_atomically

@@ -13,9 +13,9 @@ import numpy as np
 
 from dataset.families.base import Family
 from dataset.families.symmetry import Symmetries
-from evaluators.chains import Candidates, majority
+from evaluators.drawing.pictures import Panel, halting_chart, still
 from evaluators.inference import Solver, Step
-from evaluators.pictures import Panel, halting_chart, still
+from evaluators.strategies.samples import Candidates, majority
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Solved:
         return f"Solved from step {first} on: {last.verdict.words}."
 
 
-class Game:
+class Session:
     """A model that answers what people type; raises UserError if puzzles of its family cannot be typed."""
 
     def __init__(self, solver: Solver, family: Family, symmetries: Symmetries | None, identifier: int = 0):

@@ -10,10 +10,10 @@ from dataset.families import family_of
 from dataset.families.base import Family
 from dataset.families.symmetry import Symmetries
 from dataset.format import Metadata
-from evaluators.checker import Checker, checker_of
 from evaluators.inference import Solver
-from evaluators.ladder import RUNGS, Ladder
-from evaluators.test_time import Ensemble, NoiseChains, Plain, Strategy, SymmetryVoting, Voting
+from evaluators.strategies.cascade import STAGES, Cascade
+from evaluators.strategies.test_time import Ensemble, NoiseChains, Plain, Strategy, SymmetryVoting, Voting
+from evaluators.strategies.verifier import Checker, checker_of
 from utils.errors import UserError
 
 NUM_SYMMETRIES = 8
@@ -74,7 +74,7 @@ def _ensemble(choice: Choice, setting: Setting, checker: Checker | None) -> tupl
 
 
 def _ladder(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[Strategy, dict[str, Any]]:
-    rungs = list(choice.rungs or _rungs_that_can_be(setting, choice))
+    rungs = list(choice.rungs or _possible_stages(setting, choice))
     votings: dict[str, Voting] = {}
     more = choice.more_steps or MORE_STEPS * choice.num_steps
     options: dict[str, Any] = {"rungs": rungs, "halt": bool(choice.halt)}
@@ -90,7 +90,7 @@ def _ladder(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[
     if "noise" in rungs:
         votings["noise"], own = _noise(choice, setting, None)
         options["noise"] = own
-    ladder = Ladder(
+    cascade = Cascade(
         setting.solvers[0],
         rungs,
         choice.num_steps,
@@ -100,12 +100,12 @@ def _ladder(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[
         checker=checker,
         sizes=setting.sizes,
     )
-    return ladder, options
+    return cascade, options
 
 
-def _rungs_that_can_be(setting: Setting, choice: Choice) -> list[str]:
+def _possible_stages(setting: Setting, choice: Choice) -> list[str]:
     """All rungs, but for those that the data or the architecture has no way to climb and nobody asked for."""
-    rungs = list(RUNGS)
+    rungs = list(STAGES)
     if choice.symmetries is None:
         try:
             _symmetry(choice, setting, None, "first_stop")

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from dataset.families import family_of
 from dataset.format import Metadata
-from evaluators.chains import NONE, Bundle, Rows, StopRule
 from evaluators.inference import Output
-from evaluators.tally import EVERY, Tally
+from evaluators.strategies.accounting import EVERY, Tally
+from evaluators.strategies.samples import NONE, Bundle, Rows, StopRule
 from utils.errors import UserError
 
 # (m, S) questions and answers, tokens -> (m,) bool
@@ -88,4 +88,4 @@ class Found:
         answers = undone[np.arange(len(undone)), np.maximum(self._chain, 0)]
         answers = np.where(accepted[:, None], answers, otherwise)
         spent = np.where(accepted, self._steps, steps)
-        tally.point("with_checker", "with_checker", answers, spent, accepted, part)
+        tally.record("with_checker", "with_checker", answers, spent, accepted, part)

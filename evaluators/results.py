@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dataset.format import IGNORE_LABEL_ID
 from evaluators.base import Evaluator
-from evaluators.saved import SavedOutputs
+from evaluators.saved_outputs import SavedOutputs
 from puzzle_dataset import PuzzleDataset
 from utils.distributed import World
 
@@ -23,7 +23,7 @@ NOTHING: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
-class Share:
+class LocalBatch:
     """This rank's part of one global batch."""
 
     set_name: str
@@ -34,7 +34,7 @@ class Share:
     num_global: int  # real rows of all ranks
 
 
-def shares(data: PuzzleDataset, rank: int, limit: int | None = None) -> Iterator[Share]:
+def local_batches(data: PuzzleDataset, rank: int, limit: int | None = None) -> Iterator[LocalBatch]:
     """The stream as this rank sees it, up to the stream's first `limit` examples."""
     seen: dict[str, int] = defaultdict(int)  # examples of the global stream so far, by set
     for set_name, batch, num_global in data.batches():
@@ -46,7 +46,7 @@ def shares(data: PuzzleDataset, rank: int, limit: int | None = None) -> Iterator
         seen[set_name] += num_global
         offset = rank * data.local_batch_size
         num_rows = max(0, min(data.local_batch_size, num_global - offset))
-        yield Share(set_name, batch, num_rows, in_set + offset, before + offset, num_global)
+        yield LocalBatch(set_name, batch, num_rows, in_set + offset, before + offset, num_global)
 
 
 def labelled_only(labels: Tensor, *named: dict[str, Tensor]) -> list[dict[str, Tensor]] | None:
@@ -97,15 +97,15 @@ class Collector:
         finally:
             self._saved.__exit__(*exception)
 
-    def add(self, share: Share, sums: dict[str, float], named: dict[str, Tensor]) -> None:
-        """Take the answers of a share's real rows: their metrics as sums, and tensors (B, ...) by name."""
+    def add(self, local: LocalBatch, sums: dict[str, float], named: dict[str, Tensor]) -> None:
+        """Take the answers of a local batch's real rows: their metrics as sums, and tensors (B, ...) by name."""
         for name, value in sums.items():
-            self.sums[share.set_name][name] += value
+            self.sums[local.set_name][name] += value
         rows = {name: value.cpu() for name, value in named.items() if name in self.needed}
         self._saved.add(rows)
         for evaluator in self.evaluators.values():
             wanted = {name: rows[name] for name in evaluator.required_outputs}
-            evaluator.update(share.set_name, wanted, torch.arange(share.start, share.start + share.num_rows))
+            evaluator.update(local.set_name, wanted, torch.arange(local.start, local.start + local.num_rows))
 
     @property
     def standing(self) -> str:

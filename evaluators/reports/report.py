@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from evaluators.compute_curve import as_text
-from evaluators.training_cost import cost_in_words
+from evaluators.reports.training_cost import cost_in_words
+from evaluators.strategies.compute_curve import as_text
 from utils.errors import UserError
 from utils.files import write_text
 from utils.loggers import METRICS_FILE

@@ -10,10 +10,10 @@ import numpy as np
 from dataset.families import family_of
 from dataset.families.base import Verdict
 from dataset.format import IGNORE_LABEL_ID
-from evaluators.curves import accuracy_by_difficulty, accuracy_by_step, encoded
+from evaluators.drawing.curves import accuracy_by_difficulty, accuracy_by_step, encoded
+from evaluators.drawing.pictures import Panel, sheet
 from evaluators.inference import Solver
-from evaluators.pictures import Panel, sheet
-from evaluators.tally import right_cells
+from evaluators.strategies.accounting import right_cells
 from models.losses import ACTLossHead
 from puzzle_dataset import PuzzleDataset
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluators.tally import ORACLE, Tally
+from evaluators.strategies.accounting import ORACLE, Tally
 from utils.files import replacing
 
 PLOT_NAME = "accuracy_against_compute_{}.png"  # of a strategy
@@ -65,8 +65,8 @@ def compute_report(curves: dict[str, Table], tally: Tally, strategy: str) -> dic
         "supervision_steps_per_puzzle": main[-1]["supervision_steps"] if main else 0.0,
         "curves": curves,
     }
-    if tally.rungs:
-        report["rungs"] = tally.rungs
+    if tally.stages:
+        report["rungs"] = tally.stages
     if "halted" in curves:
         halted, full = curves["halted"][0], curves["steps"][-1]
         seconds = {name: tally.seconds[name] for name in ("full", "halted")}

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dataset.format import IGNORE_LABEL_ID
-from evaluators.curves import GREY, TEST, THIRD, TRAIN, as_share, new_figure, styled
+from evaluators.drawing.curves import GREY, TEST, THIRD, TRAIN, as_share, new_figure, styled
+from evaluators.reports.augmentation_probe import COPIES, ORIGINALS, NotKnown
+from evaluators.reports.augmentation_probe import TEST as TEST_PUZZLES
 from evaluators.score import wilson_interval
-from evaluators.train_copies import COPIES, ORIGINALS, NotKnown
-from evaluators.train_copies import TEST as TEST_PUZZLES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 
 from dataset.families.symmetry import Symmetries
-from evaluators.chains import (
+from evaluators.inference import Solver
+from evaluators.strategies.accounting import ORACLE, Tally
+from evaluators.strategies.latent_noise import LatentNoise, chain_keys
+from evaluators.strategies.samples import (
     PICKS,
     Bundle,
     Candidates,
@@ -24,10 +27,7 @@ from evaluators.chains import (
     first_to_stop,
     solve_bundle,
 )
-from evaluators.checker import Checker, Found
-from evaluators.inference import Solver
-from evaluators.latent_noise import LatentNoise, chain_keys
-from evaluators.tally import ORACLE, Tally
+from evaluators.strategies.verifier import Checker, Found
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Plain(Strategy):
         bundle = Bundle.repeated(rows)
         halted = solve_bundle(self.solver, bundle, self.num_steps, first_to_stop, self.sizes)
         tally.seconds["halted"] += time.perf_counter() - began
-        tally.point("halted", "halted", halted.answers[:, 0], halted.steps, halted.says_stop[:, 0])
+        tally.record("halted", "halted", halted.answers[:, 0], halted.steps, halted.says_stop[:, 0])
         return answered(halted, np.zeros(len(rows), np.int64), rows)
 
     def _full_run(self, rows: Rows, tally: Tally) -> Answered:
@@ -113,7 +113,7 @@ class Plain(Strategy):
                 }
             outputs = now
             first_stop = torch.where(output.says_stop, first_stop.clamp(max=number), first_stop)
-            tally.point("steps", number, outputs["preds"], number, output.says_stop)
+            tally.record("steps", number, outputs["preds"], number, output.says_stop)
             found.look(outputs["preds"].cpu().numpy() if self.checker else None, number)
         found.report(tally, outputs["preds"].cpu().numpy() if self.checker else None, self.num_steps)
         return Answered(outputs["preds"], outputs["q_halt_logits"], first_stop, outputs)
@@ -246,12 +246,12 @@ def choose(candidates: Candidates, pick: str, rows: Rows, tally: Tally) -> Answe
             some = candidates.first(count)
             chains = PICKS[pick](some)
             answers, stops = some.answers[each, chains], some.says_stop[each, chains]
-            tally.point("chains", count, answers, some.steps * count, stops)
-            tally.point(ORACLE, count, some.answers, some.steps * count)
+            tally.record("chains", count, answers, some.steps * count, stops)
+            tally.record(ORACLE, count, some.answers, some.steps * count)
     chains = PICKS[pick](candidates)
     if pick == "first_stop":
         answers, stops = candidates.answers[each, chains], candidates.says_stop[each, chains]
-        tally.point("chains", num_chains, answers, candidates.steps * num_chains, stops)
+        tally.record("chains", num_chains, answers, candidates.steps * num_chains, stops)
     return answered(candidates, chains, rows)
 
 

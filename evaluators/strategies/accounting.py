@@ -29,7 +29,7 @@ class Tally:
 
     def __init__(self):
         self.curves: dict[str, dict[str, dict[str, float]]] = {}
-        self.rungs: dict[str, dict[str, int]] = {}
+        self.stages: dict[str, dict[str, int]] = {}
         self.seconds: dict[str, float] = defaultdict(float)
         self._labels = torch.empty(0)
         self._waiting: list[tuple[str, str, Tensor, Tensor]] = []
@@ -38,7 +38,7 @@ class Tally:
         """The next batch's labels (n, S), on the device where most answers are."""
         self._labels = labels
 
-    def point(
+    def record(
         self,
         curve: str,
         place: str | int,
@@ -70,15 +70,15 @@ class Tally:
         sums = torch.stack([values.sum(dtype=torch.int64) for values in counts])
         self._waiting.append((curve, str(place), sums, share))
 
-    def rung(
+    def record_stage(
         self, name: str, entering: np.ndarray, solved: np.ndarray, answers: np.ndarray, steps: np.ndarray
     ) -> None:
         """One rung of a ladder for the batch's n puzzles: who enters (n,), who leaves as solved (n,), (n, S), (n,)."""
         correct, has_label = right_cells(torch.from_numpy(answers), self._labels.cpu())
         right = ((correct == has_label) & (has_label > 0)).numpy()
-        sums = self.rungs.setdefault(name, dict.fromkeys(RUNG_KEYS, 0))
+        sums = self.stages.setdefault(name, dict.fromkeys(STAGE_KEYS, 0))
         values = (entering, solved, solved & right, np.where(entering, steps, 0))
-        for key, value in zip(RUNG_KEYS, values, strict=True):
+        for key, value in zip(STAGE_KEYS, values, strict=True):
             sums[key] += int(value.sum())
 
     def end(self) -> None:
@@ -94,19 +94,19 @@ class Tally:
 
     def gather(self, gather_object: Callable[[Any], list[Any]]) -> None:
         """Make the sums those of all ranks, on every rank; of seconds the slowest rank's."""
-        parts = gather_object((self.curves, self.rungs, dict(self.seconds)))
-        self.curves, self.rungs, self.seconds = {}, {}, defaultdict(float)
+        parts = gather_object((self.curves, self.stages, dict(self.seconds)))
+        self.curves, self.stages, self.seconds = {}, {}, defaultdict(float)
         for curves, rungs, seconds in parts:
             for curve, places in curves.items():
                 for place, sums in places.items():
                     _add(self.curves.setdefault(curve, {}).setdefault(place, {}), sums)
             for name, sums in rungs.items():
-                _add(self.rungs.setdefault(name, {}), sums)
+                _add(self.stages.setdefault(name, {}), sums)
             for name, value in seconds.items():
                 self.seconds[name] = max(self.seconds[name], value)
 
 
-RUNG_KEYS = ("rows_entering", "rows_said_solved", "of_them_exact", "supervision_steps")
+STAGE_KEYS = ("rows_entering", "rows_said_solved", "of_them_exact", "supervision_steps")
 
 
 def right_cells(answers: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -131,7 +131,7 @@ def throughput(
 
 @styled
 def accuracy_by_step(table: Sequence[Mapping[str, float]], num_rows: int, trained_steps: int) -> Figure:
-    """Shares after each supervision step; `table` is `evaluators.compute_curve`'s of the curve "steps"."""
+    """Shares after each supervision step; `table` is `evaluators.strategies.compute_curve`'s of the curve "steps"."""
     points = [row for row in table if row["exact_accuracy"] is not None]
     if not points:
         raise NothingToDraw("no row of the test data has labels")
