@@ -1,6 +1,6 @@
-"""One pass of a test-time strategy over a test stream: metrics of its answers, and a tally of accuracy against compute.
+"""Run a test-time strategy over a test stream: metrics of its answers, and a tally of accuracy against compute.
 
-Shapes: B rows of this rank, S `seq_len`.
+Shapes: B rows on this rank, S `seq_len`.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ def measure(
     step: int = 0,
     limit: int | None = None,
 ) -> tuple[dict[str, float], Tally]:
-    """Metrics by name and the tally, both on every rank; files are those of `Collector`, names those of training.
+    """Return metrics, named as in training, and the tally, on every rank; `Collector` writes the files.
 
-    Losses are among the metrics where the strategy answers with the logits of one step. Raises `UserError` for an
-    output to save that the strategy does not have.
+    Losses are included if the strategy returns the logits of one step. Raises `UserError` if an output to save is not
+    available from the strategy.
     """
     collector = Collector(world, evaluators, save_outputs, save_dir, step)
     if missing := collector.needed - strategy.outputs - _OF_THE_BATCH:
         raise UserError(
-            f"{', '.join(sorted(missing))} (asked for by eval_save_outputs or an evaluator) is of one step of one "
-            "model, which the answers of this strategy are not: only strategy=plain without halt has it"
+            f"{', '.join(sorted(missing))} (requested by eval_save_outputs or an evaluator) belongs to one step of one "
+            "model, which this strategy does not have: only strategy=plain without halt provides it"
         )
     tally = Tally()
-    num_rows_in_all = data.num_examples if limit is None else min(limit, data.num_examples)
-    progress = Progress("evaluate", "row", world, total=num_rows_in_all, leave=False)
+    num_rows = data.num_examples if limit is None else min(limit, data.num_examples)
+    progress = Progress("evaluate", "row", world, total=num_rows, leave=False)
     with closing(progress), collector:
         for local in local_batches(data, world.rank, limit):
             if local.num_rows:
@@ -73,9 +73,9 @@ def measure(
 
 
 def batch_sums(head: ACTLossHead, answered: Answered, outputs: dict[str, Tensor]) -> dict[str, float]:
-    """Metrics of a batch as sums over its rows: those of the loss head, or as many of them as need no logits.
+    """Sum metrics over the rows of a batch: all of the loss head or, without logits, those that do not need them.
 
-    `outputs` are those of the model with the batch's own `inputs` and `labels`, (B, ...).
+    `outputs` (B, ...) are those of the model and the `inputs` and `labels` of the batch.
     """
     labels = outputs["labels"]
     if "logits" in outputs:

@@ -1,4 +1,4 @@
-"""What every pass over a test stream does with the answers: which rows are real, and where their numbers go.
+"""Split a test stream over ranks, and collect metrics, saved outputs and evaluator results of one evaluation.
 
 Shapes: B rows of this rank.
 """
@@ -24,18 +24,18 @@ NOTHING: frozenset[str] = frozenset()
 
 @dataclass(frozen=True)
 class LocalBatch:
-    """This rank's part of one global batch."""
+    """The rows of one global batch that belong to this rank."""
 
     set_name: str
-    batch: dict[str, Tensor]  # with padding rows behind the real ones
-    num_rows: int  # real rows of this rank, 0 where the batch left it none
-    start: int  # place of the first row within its set
-    number: int  # place of the first row within the stream
-    num_global: int  # real rows of all ranks
+    batch: dict[str, Tensor]  # padding rows follow the real ones
+    num_rows: int  # real rows of this rank, may be 0
+    start: int  # index of the first row in its set
+    number: int  # index of the first row in the stream
+    num_global: int  # real rows on all ranks
 
 
 def local_batches(data: PuzzleDataset, rank: int, limit: int | None = None) -> Iterator[LocalBatch]:
-    """The stream as this rank sees it, up to the stream's first `limit` examples."""
+    """Yield the batches of this rank, up to the first `limit` examples of the stream."""
     seen: dict[str, int] = defaultdict(int)  # examples of the global stream so far, by set
     for set_name, batch, num_global in data.batches():
         before, in_set = sum(seen.values()), seen[set_name]
@@ -50,9 +50,9 @@ def local_batches(data: PuzzleDataset, rank: int, limit: int | None = None) -> I
 
 
 def labelled_only(labels: Tensor, *named: dict[str, Tensor]) -> list[dict[str, Tensor]] | None:
-    """Tensors (B, ...) by name without the rows whose labels (B, S) are all ignored; None if no row is left.
+    """Drop rows whose labels (B, S) are all ignored from tensors (B, ...) by name; None if no row is left.
 
-    Such a row, whose answer nobody knows, counts nowhere. Labels on the CPU spare a wait for the device.
+    Rows without a label are excluded from all metrics. Pass `labels` on the CPU to avoid a device synchronisation.
     """
     has_label = (labels != IGNORE_LABEL_ID).any(-1)
     if has_label.all():
@@ -64,9 +64,9 @@ def labelled_only(labels: Tensor, *named: dict[str, Tensor]) -> list[dict[str, T
 
 
 class Collector:
-    """Sums, saved outputs and evaluators of one evaluation; a context manager around its batches.
+    """Collect metric sums, saved outputs and evaluator results; a context manager around the batches of an evaluation.
 
-    Saved outputs go per rank to `{save_dir}/step_{step}_all_preds.{rank}`, evaluators' files below
+    Each rank saves its outputs to `{save_dir}/step_{step}_all_preds.{rank}`; evaluators write to
     `{save_dir}/evaluator_{name}_step_{step}/`.
     """
 
@@ -98,7 +98,7 @@ class Collector:
             self._saved.__exit__(*exception)
 
     def add(self, local: LocalBatch, sums: dict[str, float], named: dict[str, Tensor]) -> None:
-        """Take the answers of a local batch's real rows: their metrics as sums, and tensors (B, ...) by name."""
+        """Add the real rows of a local batch: their metrics as sums, and tensors (B, ...) by name."""
         for name, value in sums.items():
             self.sums[local.set_name][name] += value
         rows = {name: value.cpu() for name, value in named.items() if name in self.needed}
@@ -109,12 +109,12 @@ class Collector:
 
     @property
     def standing(self) -> str:
-        """This rank's exact accuracy so far, in words; empty before there is one."""
+        """Exact accuracy of this rank so far, as text; empty before the first labelled row."""
         count, exact = (sum(s[name] for s in self.sums.values()) for name in ("count", "exact_accuracy"))
         return f"exact accuracy {exact / count:.2%}" if count else ""
 
     def results(self) -> dict[str, float]:
-        """The metrics under the names they are logged by, equal on all ranks, which must all call this."""
+        """Return metrics by the names they are logged under, equal on all ranks; every rank must call this."""
         metrics = means(self.world.gather_object({name: dict(values) for name, values in self.sums.items()}))
         for name, evaluator in self.evaluators.items():
             folder = None if self.save_dir is None else self.save_dir / f"evaluator_{name}_step_{self.step}"
@@ -123,7 +123,7 @@ class Collector:
 
 
 def means(sums_by_rank: list[dict[str, dict[str, float]]]) -> dict[str, float]:
-    """Sums per rank and set, divided by the count, under the names they are logged by."""
+    """Divide sums per rank and set by their count; keys are the names they are logged under."""
     per_set: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     pooled: dict[str, float] = defaultdict(float)
     for of_rank in sums_by_rank:

@@ -126,8 +126,8 @@ def test_a_vote_is_the_answer_turned_back(sessions):
         ("12..", 4, "the puzzle has 4 cells, but this model solves 4x4 Sudoku, of 16 cells"),
         ("12x." * 4, 4, "the puzzle has 'x' at character 3; allowed are 1234"),
         ("1" * 1000, 4, "the puzzle has 1,000 characters, more than 96"),
-        (PUZZLE, 0, "0 steps are asked for: choose 1 to 256"),
-        (PUZZLE, MOST_STEPS + 1, "257 steps are asked for"),
+        (PUZZLE, 0, "0 steps were requested: choose 1 to 256"),
+        (PUZZLE, MOST_STEPS + 1, "257 steps were requested"),
         ("../../etc/passwd", 4, "the puzzle has 'e' at character 7"),
     ],
 )

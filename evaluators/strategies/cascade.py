@@ -117,7 +117,7 @@ class _Stages:
             last, decide = self._cascade.num_steps, first_to_stop if self._cascade.halt else None
         else:
             last, decide = self._cascade.more_steps, first_to_stop
-            unsolved = np.flatnonzero(np.isin(self._rollout.places.cpu().numpy(), entered))
+            unsolved = np.flatnonzero(np.isin(self._rollout.row_indices.cpu().numpy(), entered))
             self._rollout.keep(torch.from_numpy(unsolved).to(self._bundle.inputs.device))
         done = run_chains(
             self._rollout, self._bundle, last, self._stop_rule(decide, self._rows, self._bundle)
