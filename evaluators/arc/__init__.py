@@ -1,4 +1,4 @@
-"""ARC's score; `arc@ARC` in a config is the class below."""
+"""The evaluator `arc@ARC`."""
 
 from evaluators.arc.evaluator import ARC
 
