@@ -55,7 +55,7 @@ class Session:
         if family.text_help is None:
             named = f"a model of {family.name}" if family.name else f"not usable here ({family.reason})"
             raise UserError(
-                f"checkpoint= is {named}, whose puzzles cannot be written as text; solve.py shows those of its dataset"
+                f"checkpoint= is {named}, whose puzzles cannot be typed; solve.py shows puzzles of its dataset"
             )
         self.solver, self.family, self.symmetries, self.identifier = solver, family, symmetries, identifier
 
@@ -68,7 +68,7 @@ class Session:
     def sample(self, seed: int) -> str:
         """Return a random puzzle as text, drawn like those of generated datasets."""
         if self.family.example is None:
-            raise UserError(f"there is no way to draw a random puzzle of {self.family.name}: type one")
+            raise UserError(f"random puzzles of {self.family.name} are not available: type one")
         question, _ = self.family.example(np.random.default_rng(seed))
         return self.family.write(question)
 

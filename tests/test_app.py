@@ -145,7 +145,7 @@ def test_a_puzzle_without_a_solution_is_put_all_the_same_with_a_warning(sessions
 
 def test_models_of_other_families_are_refused_by_name(tmp_path):
     arc = {"seq_len": 900, "vocab_size": 12, "num_puzzle_identifiers": 3, "family": "arc"}
-    with pytest.raises(UserError, match="a model of arc, whose puzzles cannot be written as text"):
+    with pytest.raises(UserError, match="a model of arc, whose puzzles cannot be typed"):
         app.open_session(AppConfig(checkpoint=str(write(tmp_path / "run", arc)), device="cpu"))
 
 
