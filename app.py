@@ -27,7 +27,7 @@ import time
 
 from dataset.families import family_notices, family_of, named_family
 from evaluators.inference import Solver
-from evaluators.play import MOST_STEPS, Game, Solved
+from evaluators.playground import MOST_STEPS, Session, Solved
 from trained_run import open_trained, recorded_metadata
 from utils.device import resolve_device
 from utils.errors import UserError, report_user_errors
@@ -39,8 +39,8 @@ def main(arguments: list[str]) -> None:
     config = read_command(arguments, COMMAND)
     require_gradio()
     with named_family(config.family):
-        game, label = open_game(config)
-    serve(game, label, config.port)
+        session, label = open_session(config)
+    serve(session, label, config.port)
 
 
 def require_gradio() -> None:
@@ -54,7 +54,7 @@ def require_gradio() -> None:
         ) from error
 
 
-def open_game(config: AppConfig) -> tuple[Game, str]:
+def open_session(config: AppConfig) -> tuple[Session, str]:
     """The model that the command line names, ready to play."""
     trained = open_trained(config.checkpoint)
     sizes = trained.sizes(config.seq_len)
@@ -66,33 +66,33 @@ def open_game(config: AppConfig) -> tuple[Game, str]:
     family = family_of(metadata)
     by_identifier = solver.knows_identifiers and metadata.num_puzzle_identifiers > 1
     symmetries = None if by_identifier else family.symmetries
-    return Game(solver, family, symmetries, metadata.blank_identifier_id), trained.label
+    return Session(solver, family, symmetries, metadata.blank_identifier_id), trained.label
 
 
-def page(game: Game, label: str):
+def page(session: Session, label: str):
     """The Gradio page. Answers stay on the server; the page sends text and numbers, and gets pictures."""
     import gradio
 
     def sample() -> str:
         try:
-            return game.sample(secrets.randbits(32))
+            return session.sample(secrets.randbits(32))
         except UserError as error:
             raise gradio.Error(str(error)) from None
 
     def solve(text: str, num_steps: float, voting: bool):
         try:
-            solved = game.solve(text, int(num_steps), bool(voting))
+            solved = session.solve(text, int(num_steps), bool(voting))
         except UserError as error:
             return None, f"**{error}**", gradio.Image(visible=False), gradio.Slider(visible=False)
         last = len(solved.panels) - 1
         words = "\n\n".join([f"**{solved.summary}**", *(f"Warning: {remark}." for remark in solved.remarks)])
         slider = gradio.Slider(maximum=last, value=last, visible=True)
-        return solved, words, gradio.Image(game.show(solved, last), visible=True), slider
+        return solved, words, gradio.Image(session.show(solved, last), visible=True), slider
 
     def scrub(solved: Solved | None, number: float):
-        return gradio.skip() if solved is None else game.show(solved, int(number))
+        return gradio.skip() if solved is None else session.show(solved, int(number))
 
-    trained = game.solver.trained_steps
+    trained = session.solver.trained_steps
     most = min(MOST_STEPS, max(64, 4 * trained))
     with gradio.Blocks(title="Solve step by step", analytics_enabled=False) as blocks:
         gradio.Markdown(f"## Solve step by step\n`{label}`, supervision steps in training: {trained}")
@@ -100,13 +100,17 @@ def page(game: Game, label: str):
         with gradio.Row():
             with gradio.Column():
                 text = gradio.Textbox(
-                    label="puzzle", lines=11, max_lines=40, max_length=game.most_characters, elem_id="puzzle"
+                    label="puzzle",
+                    lines=11,
+                    max_lines=40,
+                    max_length=session.most_characters,
+                    elem_id="puzzle",
                 )
-                gradio.Markdown(game.family.text_help)
+                gradio.Markdown(session.family.text_help)
                 steps = gradio.Slider(1, most, trained, step=1, label="supervision steps", elem_id="steps")
                 voting = gradio.Checkbox(
                     label="let symmetric copies of the puzzle vote (shade: share of the copies)",
-                    interactive=game.symmetries is not None,
+                    interactive=session.symmetries is not None,
                     elem_id="voting",
                 )
                 with gradio.Row():
@@ -135,13 +139,13 @@ def page(game: Game, label: str):
     return blocks
 
 
-def serve(game: Game, label: str, port: int) -> None:
+def serve(session: Session, label: str, port: int) -> None:
     """Serve the page on the loopback address until it is interrupted."""
     import gradio
 
     # Fonts of the reader's system: the default theme would fetch them from Google.
     theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
-    blocks = page(game, label)
+    blocks = page(session, label)
     try:
         blocks.queue(max_size=16).launch(
             server_name="127.0.0.1",

@@ -52,13 +52,13 @@ import torch
 
 from dataset.families import named_family
 from evaluators.base import build_evaluators, remarks
-from evaluators.compute_curve import PLOT_NAME, compute_report, plot, tables
 from evaluators.inference import Solver
 from evaluators.measure import measure
-from evaluators.report import make_output_folder, summary, write_report
+from evaluators.reports.report import make_output_folder, summary, write_report
+from evaluators.reports.training_cost import processor, training_cost
 from evaluators.score import Score, wilson_interval
-from evaluators.strategies import Choice, Setting, build_strategy
-from evaluators.training_cost import processor, training_cost
+from evaluators.strategies.build import Choice, Setting, build_strategy
+from evaluators.strategies.compute_curve import PLOT_NAME, compute_report, plot, tables
 from models.backends import FusedCPU, choose_backend
 from models.losses import ACTLossHead
 from puzzle_dataset import PuzzleDataset

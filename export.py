@@ -49,8 +49,8 @@ from safetensors.torch import save_file
 from yaml import safe_dump
 
 from dataset.format import Metadata, read_identifiers, write_identifiers
-from evaluators.report import REPORT_NAME
-from evaluators.training_cost import COST_KEY, training_cost
+from evaluators.reports.report import REPORT_NAME
+from evaluators.reports.training_cost import COST_KEY, training_cost
 from models.registry import architecture_class
 from puzzle_dataset import IDENTIFIERS_KEY
 from trained_run import Trained, evaluation_folder, open_trained

@@ -32,8 +32,8 @@ from dataset.families import family_notices, family_of, named_family
 from dataset.families.base import Family, Verdict
 from dataset.families.grid_style import Kind
 from dataset.format import IGNORE_LABEL_ID
+from evaluators.drawing.pictures import Panel, animation, sheet
 from evaluators.inference import Solver, Step
-from evaluators.pictures import Panel, animation, sheet
 from puzzle_dataset import PuzzleDataset
 from trained_run import Trained, open_trained, recorded_metadata
 from utils.device import resolve_device

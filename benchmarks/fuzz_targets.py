@@ -25,8 +25,8 @@ from dataset.format import open_split, open_valid, problems_text, read_identifie
 from dataset.metadata import Metadata
 from dataset.report import example_lines, report_lines
 from dataset.sources import read_rows
-from evaluators.arc_tasks import TestTasks
-from evaluators.arc_votes import Candidates
+from evaluators.arc.tasks import TestTasks
+from evaluators.arc.votes import Candidates
 from evaluators.base import default_evaluators
 from trained_run import open_trained, read_metrics
 from utils import state_files

@@ -10,7 +10,7 @@ from config.schema import CompileChoice, EvaluatorConfig, FilePath, SavableOutpu
 from models.configs import MAX_STEPS
 from models.strict_model import StrictModel
 
-# The strategies of evaluators/test_time.py and evaluators/ladder.py, with the options that each one accepts.
+# The strategies of evaluators/strategies/, with the options that each one accepts.
 STRATEGIES = {
     "plain": {"halt"},
     "symmetry": {"symmetries", "pick", "seed"},

@@ -1,4 +1,4 @@
-"""What an evaluator is, and which ones a run gets."""
+"""The `Evaluator` protocol, and the choice of evaluators for a run."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ KNOWN = ("arc@ARC", "sudoku@Sudoku", "maze@Maze")
 
 
 class Evaluator:
-    """Turns a model's answers on the test stream into named values; the loop knows nothing else about it.
+    """Turn a model's answers on the test stream into named values.
 
     An instance lives as long as the run. For each evaluation the loop calls `begin`, `update` per batch and set, and
-    `result` once, on every rank. A constructor that also takes `splits` gets the opened test splits of `data_paths` as
-    (path, split), so that it need not open and check them again; None: it must.
+    `result` once, on every rank. If the constructor has a parameter `splits`, it receives the test splits of
+    `data_paths` that are already open, as (path, split), or None if it has to open them itself.
     """
 
-    # Names of the tensors that `update` gets, out of those of the batch and of the model's last step.
+    # Names of the tensors passed to `update`, taken from the batch and from the outputs of the last step.
     required_outputs: ClassVar[frozenset[str]] = frozenset({"inputs", "labels", "preds"})
 
     def __init__(self, data_paths: list[str], metadata: Metadata):
@@ -33,48 +33,48 @@ class Evaluator:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        # Other values than the parent's go by names that the parent does not know.
+        # A subclass that overrides `result` alone would otherwise inherit names that no longer match.
         if "result" in vars(cls) and "metric_names" not in vars(cls):
             cls.metric_names = Evaluator.metric_names
 
     def metric_names(self) -> set[str] | None:
-        """Every name that a value of `result` can have; None: not known before an evaluation."""
+        """Return all names that `result` can return, or None if they are not known in advance."""
         return None
 
     def remark(self) -> str | None:
-        """A line for the user, None for nothing: before an evaluation about the data, after it about its result."""
+        """Return a line for the user about the data (before an evaluation) or the result (after it), or None."""
         return None
 
     def begin(self) -> None:
-        """Forget the evaluation before."""
+        """Reset, before an evaluation."""
 
     def update(self, set_name: str, outputs: dict[str, Tensor], example_indices: Tensor) -> None:
-        """Take the answers of some rows of this rank: CPU tensors, first axis B, padding rows left out.
+        """Accumulate the answers of a batch of this rank: CPU tensors (B, ...), without padding rows.
 
-        `example_indices` (B,) int64 is each row's place within its set's file.
+        `example_indices` (B,) int64 are the indices of the rows in the file of their set.
         """
         raise NotImplementedError(f"{type(self).__name__} must define update")
 
     def result(self, gather: Callable[[Any], list[Any]], save_dir: Path | None) -> dict[str, float]:
-        """The named values, on rank 0 ({} elsewhere); files go below `save_dir` unless it is None.
+        """Return the named values on rank 0, {} on other ranks; write files to `save_dir` unless it is None.
 
-        `gather` returns every rank's object in rank order and must be called by all ranks alike.
+        `gather` is a collective that returns the objects of all ranks in rank order: every rank must call it.
         """
         raise NotImplementedError(f"{type(self).__name__} must define result")
 
 
 def open_test_splits(data_paths: Sequence[str]) -> list[tuple[str, Split]]:
-    """The test splits of these folders, each with its path. Raises `UserError` for a broken one."""
+    """Open the test splits of these folders, as (path, split). Raises `UserError` for an invalid one."""
     return [(path, open_split(path, "test")) for path in data_paths]
 
 
 def remarks(evaluators: Mapping[str, Evaluator]) -> list[str]:
-    """The lines of all evaluators that have one."""
+    """Return the remarks of all evaluators that have one."""
     return [line for evaluator in evaluators.values() if (line := evaluator.remark())]
 
 
 def summed_by_set(of_ranks: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The sums over ranks of what each has counted for each set."""
+    """Sum the per-set counts over ranks."""
     sums: dict[str, np.ndarray] = {}
     for of_rank in of_ranks:
         for set_name, part in of_rank.items():
@@ -88,9 +88,9 @@ def build_evaluators(
     metadata: Metadata,
     splits: Sequence[tuple[str, Split]] | None = None,
 ) -> dict[str, Evaluator]:
-    """The evaluators of a run by class name: those asked for as (name, options), or by the data's family where None.
+    """Build the evaluators `wanted`, (name, options), by class name; None selects those of the data's families.
 
-    `splits` are the test splits of `data_paths` if they are open already. Raises ValueError for an unknown name or
+    `splits` are the test splits of `data_paths` if they are already open. Raises ValueError for an unknown name or
     option.
     """
     if wanted is None:
@@ -111,7 +111,7 @@ def build_evaluators(
 
 
 def default_evaluators(data_paths: list[str], splits: Sequence[tuple[str, Split]] | None = None) -> list[str]:
-    """The evaluators of the families that the data is of (`dataset.families`); `splits` as for `build_evaluators`."""
+    """Return the evaluator names of the data's families; `splits` as in `build_evaluators`."""
     names = []
     for _, opened in splits or open_test_splits(data_paths):
         name = family_of(opened.metadata).default_evaluator

@@ -1,4 +1,4 @@
-"""One pass over a test stream: every step of every row, metrics of the last one.
+"""Evaluate a model on a test stream: run all steps of every row and compute metrics of the last.
 
 Shapes: B rows of this rank, S `seq_len`.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from evaluators.base import Evaluator
-from evaluators.collect import NOTHING, Collector, Share, labelled_only, shares
+from evaluators.results import NOTHING, Collector, LocalBatch, labelled_only, local_batches
 from models.act import ACTModel
 from models.losses import ACTLossHead
 from puzzle_dataset import PuzzleDataset
@@ -23,10 +23,10 @@ from utils.progress import Progress
 
 @torch.no_grad()
 def run_steps(model: ACTModel, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-    """Run a fresh carry through all `halt_max_steps` steps: the last step's outputs, and when each row said stop.
+    """Run a fresh carry for `halt_max_steps` steps; return the last outputs and the first step that said stop.
 
     The second value (B,) int32 is the first step at which the architecture's halting rule says stop, or
-    `halt_max_steps` for rows that never do; the answers come from the last step all the same.
+    `halt_max_steps` for rows that never do; the answers are those of the last step in either case.
     """
     carry = model.initial_carry(batch)
     first_stop = torch.full_like(carry.steps, model.max_steps)
@@ -34,7 +34,7 @@ def run_steps(model: ACTModel, batch: dict[str, Tensor]) -> tuple[dict[str, Tens
         carry, outputs = model(carry, batch)
         stops = model.rule.says_stop(outputs["q_halt_logits"], outputs["q_continue_logits"])
         first_stop = torch.where(stops, first_stop.clamp(max=step), first_stop)
-        # Where evaluation halts, stopped rows are frozen: once all are, further steps change nothing.
+        # With act_inference, halted rows are frozen: once all have halted, further steps change nothing.
         if model.act_inference and bool(carry.halted.all()):
             break
     outputs["preds"] = outputs["logits"].argmax(-1)
@@ -45,9 +45,9 @@ def run_steps(model: ACTModel, batch: dict[str, Tensor]) -> tuple[dict[str, Tens
 def metric_names(
     model: ACTLossHead, data: PuzzleDataset, evaluators: dict[str, Evaluator]
 ) -> set[str] | None:
-    """Every name that a value of `evaluate` can have; None where the loss head or an evaluator does not say.
+    """Return all names that `evaluate` can return, or None if the loss head or an evaluator does not declare them.
 
-    Not all of them need occur: there may be no such puzzles, or none with labels.
+    Not all of them need occur: a set may have no such puzzles, or none with labels.
     """
     of_evaluators = [evaluator.metric_names() for evaluator in evaluators.values()]
     if type(model).loss is not ACTLossHead.loss or None in of_evaluators:
@@ -59,10 +59,10 @@ def metric_names(
 
 
 def loss_sums(
-    model: ACTLossHead, share: Share, named: dict[str, Tensor], first_stop: Tensor
+    model: ACTLossHead, local: LocalBatch, named: dict[str, Tensor], first_stop: Tensor
 ) -> dict[str, float]:
-    """The loss head's metrics of a share's real rows, `named` (B, ...) and `first_stop` (B,), as sums."""
-    scored = labelled_only(share.batch["labels"][: share.num_rows], named, {"first_stop": first_stop})
+    """Sum the metrics of the loss head over the real rows, `named` (B, ...) and `first_stop` (B,), of a batch."""
+    scored = labelled_only(local.batch["labels"][: local.num_rows], named, {"first_stop": first_stop})
     if scored is None:
         return {}
     outputs, stops = scored
@@ -83,26 +83,26 @@ def evaluate(
     step: int = 0,
     poll: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Metrics of the test stream `data` under the names they are logged by, on every rank.
+    """Evaluate the test stream `data`; return metrics by the names they are logged under, on every rank.
 
     `test/metric` pools the sets; with several sets each is also reported as `test/{set}/metric`. Padding rows and rows
-    without a label count nowhere. Files are those of `Collector`. `poll` is called before each batch, on all ranks
-    alike; what it raises ends the evaluation.
+    without a label are excluded. `Collector` writes the files. `poll` is called before each batch on every rank; an
+    exception it raises ends the evaluation.
     """
     was_training = model.training
     model.eval()
     progress = Progress("evaluate", "batch", world, total=data.num_batches(), leave=False)
     with closing(progress), Collector(world, evaluators, save_outputs, save_dir, step) as collector:
-        for share in shares(data, world.rank):
+        for local in local_batches(data, world.rank):
             poll()
             progress.update()
-            if share.num_rows == 0:
+            if local.num_rows == 0:
                 continue
-            # The padded batch keeps one shape for the compiler; padding rows are dropped from what is counted.
-            batch = {name: value.to(world.device) for name, value in share.batch.items()}
+            # Run the padded batch, which has one shape for the compiler; padding rows are dropped afterwards.
+            batch = {name: value.to(world.device) for name, value in local.batch.items()}
             outputs, first_stop = run_steps(model.model, batch)
-            named = {name: value[: share.num_rows] for name, value in (batch | outputs).items()}
-            collector.add(share, loss_sums(model, share, named, first_stop[: share.num_rows]), named)
+            named = {name: value[: local.num_rows] for name, value in (batch | outputs).items()}
+            collector.add(local, loss_sums(model, local, named, first_stop[: local.num_rows]), named)
             progress.show(collector.standing)
     results = collector.results()
     model.train(was_training)

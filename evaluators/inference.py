@@ -1,4 +1,4 @@
-"""A trained model's answers to tokens, one supervision step at a time; text, grids and rules belong to the families.
+"""Run a trained model on tokens, one supervision step at a time; text, grids and rules belong to the families.
 
 Shapes: B rows, S `seq_len`.
 """
@@ -24,17 +24,17 @@ Identifiers = Tensor | np.ndarray | Sequence[int]
 
 @dataclass(frozen=True)
 class Step:
-    """What a model says after one supervision step, on the solver's device."""
+    """The answers after one supervision step, on the solver's device."""
 
-    number: int  # 1 for the first
+    number: int  # counted from 1
     answer: Tensor  # (B, S) int64 tokens
-    confidence: Tensor  # (B, S) float32, the probability that the model gives each token of its answer
+    confidence: Tensor  # (B, S) float32, probability of each token of the answer
     q_halt: Tensor  # (B,) float32 logits
     says_stop: Tensor  # (B,) bool, by the architecture's halting rule
 
     @property
     def halt_probability(self) -> Tensor:
-        """(B,) float32: how likely the model holds its answer to be right."""
+        """(B,) float32: the probability, predicted by the model, that its answer is right."""
         return self.q_halt.sigmoid()
 
 
@@ -45,13 +45,13 @@ class Solution:
     answer: Tensor  # (B, S) int64 tokens
     confidence: Tensor  # (B, S) float32
     q_halt: Tensor  # (B,) float32 logits that came with the answer
-    first_stop: Tensor  # (B,) int64, the first step that said stop, 0 where none did
-    num_steps: int  # steps that were run
+    first_stop: Tensor  # (B,) int64, the first step that said stop, or 0
+    num_steps: int  # number of steps run
 
 
 @dataclass(frozen=True)
 class Output:
-    """What the heads say after one supervision step of the n rows that are still in flight."""
+    """The outputs of the heads after one supervision step, for the n active rows."""
 
     logits: Tensor  # (n, S, V) in the compute dtype
     q_halt: Tensor  # (n,) float32
@@ -59,38 +59,38 @@ class Output:
     says_stop: Tensor  # (n,) bool, by the architecture's halting rule
 
 
-# (state, number of the coming step, (m,) places of the state's rows in the batch that started) -> state
+# (state, number of the next step, (m,) indices of the state's rows in the initial batch) -> state
 Perturbation = Callable[[State, int, Tensor], State]
 
 
 class Rollout:
-    """Rows between supervision steps; `keep` lets the others leave, and what is left then costs less.
+    """A batch advanced one supervision step at a time; `keep` drops rows, so that later steps cost less.
 
-    `sizes` are the batch sizes to run at, for a compiler that makes a program for each: rows are padded to the next
-    one with copies of a row of theirs. Without any, or above the largest, a batch is as large as its rows are many.
+    `sizes` are the allowed batch sizes, because a compiler builds one program per size: rows are padded to the next
+    size with copies of the first. Without `sizes`, or above the largest, the batch is not padded.
     """
 
     def __init__(self, act: ACTModel, batch: dict[str, Tensor], sizes: Sequence[int] = ()):
-        # The architecture itself, because around it a row that has done `halt_max_steps` steps starts again.
+        # Steps the architecture directly: the ACT wrapper would reset rows after `halt_max_steps` steps.
         self._act, self._sizes = act, sorted(sizes)
         inputs = batch["inputs"]
         self._inputs, self._puzzle_rows = inputs, act.inner.puzzle_rows(batch)
         self._state = act.start_evaluation(len(inputs), inputs.device)
-        self._places = torch.arange(len(inputs), device=inputs.device)
+        self._row_indices = torch.arange(len(inputs), device=inputs.device)
         self.num_steps, self.num_rows = 0, len(inputs)
-        self._gather(self._places)
+        self._gather(self._row_indices)
 
     @property
-    def places(self) -> Tensor:
-        """(n,) int64: where the rows in flight stood in the batch that started."""
-        return self._places[: self.num_rows]
+    def row_indices(self) -> Tensor:
+        """(n,) int64: indices of the active rows in the initial batch."""
+        return self._row_indices[: self.num_rows]
 
     @torch.inference_mode()
     def step(self, perturb: Perturbation | None = None) -> Output:
-        """One supervision step; `perturb` changes the latents before it."""
+        """Run one supervision step; `perturb` modifies the latents before it."""
         self.num_steps += 1
         if perturb is not None:
-            self._state = perturb(self._state, self.num_steps, self._places)
+            self._state = perturb(self._state, self.num_steps, self._row_indices)
         self._state, outputs = self._act.run_inner(
             self.num_steps, self._state, self._inputs, self._puzzle_rows
         )
@@ -99,7 +99,7 @@ class Rollout:
 
     @torch.inference_mode()
     def keep(self, rows: Tensor) -> None:
-        """Go on with these of the rows in flight, an (m,) int64 index, in this order."""
+        """Keep only these active rows, an (m,) int64 index, in this order."""
         self.num_rows = len(rows)
         if self.num_rows:
             self._gather(rows)
@@ -110,9 +110,9 @@ class Rollout:
         if size > len(rows):
             rows = torch.cat([rows, rows[:1].expand(size - len(rows))])
         elif size == len(self._inputs) and self.num_steps == 0:
-            return  # all of them, as they stand
+            return  # all rows, unchanged
         self._state = tuple(latent[rows] for latent in self._state)
-        self._inputs, self._places = self._inputs[rows], self._places[rows]
+        self._inputs, self._row_indices = self._inputs[rows], self._row_indices[rows]
         if self._puzzle_rows is not None:
             self._puzzle_rows = self._puzzle_rows[rows]
 
@@ -126,12 +126,12 @@ class Solver:
 
     @property
     def trained_steps(self) -> int:
-        """The `halt_max_steps` of the training."""
+        """The `halt_max_steps` used in training."""
         return self.head.model.max_steps
 
     @property
     def halts(self) -> bool:
-        """Whether evaluation lets this model stop when it says so (`act_inference`), instead of running all steps."""
+        """True if evaluation halts rows that say stop (`act_inference`) instead of running all steps."""
         return self.head.model.act_inference
 
     @property
@@ -142,30 +142,30 @@ class Solver:
     def start(
         self, tokens: Tokens, puzzle_identifiers: Identifiers | None = None, sizes: Sequence[int] = ()
     ) -> Rollout:
-        """The rows before their first step, for who decides step by step; arguments as for `refine` and `Rollout`."""
+        """Start a `Rollout`, for callers that decide after each step; arguments as for `refine` and `Rollout`."""
         return Rollout(self.head.model, self._batch(tokens, puzzle_identifiers), sizes)
 
     def warm_up(self, sizes: Sequence[int]) -> None:
-        """One step at each batch size, so that what a compiler takes is over before anything is timed."""
+        """Run one step at each batch size, so that compilation is not included in later timings."""
         for size in sizes:
             tokens = torch.zeros(size, self.head.model.inner.config.seq_len, dtype=torch.int32)
             self.start(tokens).step().q_halt.sum().item()
 
     def applications_per_step(self) -> int:
-        """How often one supervision step applies a network: (L_cycles + 1) · H_cycles times in TRM."""
+        """Number of network applications per supervision step: (L_cycles + 1) · H_cycles in TRM."""
         return sum(map(sum, count_applications(self.head.model.inner).values()))
 
     def flops_per_step(self) -> int:
-        """FLOP of the matrix products of one supervision step of one puzzle."""
+        """FLOP of the matrix products in one supervision step of one puzzle."""
         return step_flops(self.head.model.inner, training=False)
 
     def refine(
         self, tokens: Tokens, puzzle_identifiers: Identifiers | None = None, max_steps: int | None = None
     ) -> Iterator[Step]:
-        """One `Step` for each of `max_steps` (the trained ones by default; more are fine), computed when asked for.
+        """Yield one `Step` for each of `max_steps` steps (default: as trained; more are allowed), computed lazily.
 
-        `tokens` is (B, S), `puzzle_identifiers` (B,), by default all 0, the blank one. No row stops early: what to do
-        about `says_stop` is the caller's choice. Raises ValueError, at once, for what the model has no input for.
+        `tokens` is (B, S); `puzzle_identifiers` is (B,) and defaults to 0, the blank identifier. No row stops early:
+        the caller decides what to do about `says_stop`. Raises ValueError immediately for inputs out of range.
         """
         steps = self.trained_steps if max_steps is None else max_steps
         if steps < 1:
@@ -179,9 +179,9 @@ class Solver:
         max_steps: int | None = None,
         halt: bool | None = None,
     ) -> Solution:
-        """The answers after all steps, or with `halt` those of the first step at which each row says stop.
+        """Return the answers after all steps or, with `halt`, those of the first step at which each row says stop.
 
-        `halt` is by default what evaluation does with this model. Its steps end when every row has stopped.
+        `halt` defaults to `halts`. With `halt`, the loop ends once every row has stopped.
         """
         halt = self.halts if halt is None else halt
         for step in self.refine(tokens, puzzle_identifiers, max_steps):

@@ -1,4 +1,4 @@
-"""How many mazes a model solves: by some path, by a shortest one, by the very one that the dataset marks."""
+"""Share of mazes that a model solves: with any path, with a shortest path, or with the labelled path."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from utils.errors import UserError
 
 
 class Maze(Evaluator):
-    """Values `maze/valid_path`, `maze/optimal`, `maze/exact`: shares of the test mazes.
+    """Compute `maze/valid_path`, `maze/optimal` and `maze/exact`, shares of the test mazes.
 
-    `optimal` counts every shortest path (`dataset.families.maze.rules.judge`), `exact` only the one in the labels: in
-    the published data there are many of the same length. Mazes without a label do not count for `exact`. With several
-    sets also `maze/{set}/...` for each.
+    `optimal` accepts every shortest path (`dataset.families.maze.rules.judge`), `exact` only the labelled one; mazes of
+    the published data have many shortest paths. Mazes without a label are excluded from `exact`. With several sets,
+    each also has `maze/{set}/...`.
     """
 
     METRICS = ("valid_path", "optimal", "exact")
@@ -37,7 +37,7 @@ class Maze(Evaluator):
         return {f"{prefix}/{metric}" for prefix in prefixes for metric in self.METRICS}
 
     def begin(self) -> None:
-        # Per set, for each metric: the number of mazes that it is a share of, then how many of them it counts.
+        # Set -> (2, metrics): denominators, then numerators.
         self._counts: dict[str, np.ndarray] = {}
 
     def update(self, set_name: str, outputs: dict[str, Tensor], example_indices: Tensor) -> None:
@@ -66,10 +66,10 @@ class Maze(Evaluator):
 
 
 def _grid_shape(data_paths: list[str], metadata: Metadata) -> tuple[int, int]:
-    """(rows, columns) of the datasets' grids: what dataset.json says, else square."""
+    """(rows, columns) of the grids, from dataset.json; square if it records no shape."""
     if metadata.vocab_size != VOCAB_SIZE:
         raise UserError(
-            f"evaluators: maze@Maze needs mazes with their {VOCAB_SIZE} tokens, but {', '.join(data_paths)} has "
+            f"evaluators: maze@Maze needs mazes, with {VOCAB_SIZE} tokens, but {', '.join(data_paths)} has "
             f"vocab_size {metadata.vocab_size}: name another evaluator, or none with evaluators=[]"
         )
     shapes: dict[tuple[int, int], str] = {}
@@ -85,6 +85,6 @@ def _grid_shape(data_paths: list[str], metadata: Metadata) -> tuple[int, int]:
         (one, its_path), (other, other_path) = list(shapes.items())[:2]
         raise UserError(
             f"grid_shape is {list(one)} in {its_path} and {list(other)} in {other_path}: "
-            "evaluate these in runs of their own"
+            "evaluate them separately"
         )
     return next(iter(shapes))

@@ -1,6 +1,6 @@
-"""One pass of a test-time strategy over a test stream: metrics of its answers, and a tally of accuracy against compute.
+"""Run a test-time strategy over a test stream: metrics of its answers, and a tally of accuracy against compute.
 
-Shapes: B rows of this rank, S `seq_len`.
+Shapes: B rows on this rank, S `seq_len`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from evaluators.base import Evaluator
-from evaluators.chains import Rows
-from evaluators.collect import NOTHING, Collector, labelled_only, shares
-from evaluators.tally import Tally, right_cells
-from evaluators.test_time import Answered, Strategy
+from evaluators.results import NOTHING, Collector, labelled_only, local_batches
+from evaluators.strategies.accounting import Tally, right_cells
+from evaluators.strategies.samples import Rows
+from evaluators.strategies.test_time import Answered, Strategy
 from models.losses import ACTLossHead
 from puzzle_dataset import PuzzleDataset
 from utils.distributed import World
@@ -39,43 +39,43 @@ def measure(
     step: int = 0,
     limit: int | None = None,
 ) -> tuple[dict[str, float], Tally]:
-    """Metrics by name and the tally, both on every rank; files are those of `Collector`, names those of training.
+    """Return metrics, named as in training, and the tally, on every rank; `Collector` writes the files.
 
-    Losses are among the metrics where the strategy answers with the logits of one step. Raises `UserError` for an
-    output to save that the strategy does not have.
+    Losses are included if the strategy returns the logits of one step. Raises `UserError` if an output to save is not
+    available from the strategy.
     """
     collector = Collector(world, evaluators, save_outputs, save_dir, step)
     if missing := collector.needed - strategy.outputs - _OF_THE_BATCH:
         raise UserError(
-            f"{', '.join(sorted(missing))} (asked for by eval_save_outputs or an evaluator) is of one step of one "
-            "model, which the answers of this strategy are not: only strategy=plain without halt has it"
+            f"{', '.join(sorted(missing))} (requested by eval_save_outputs or an evaluator) belongs to one step of one "
+            "model, which this strategy does not have: only strategy=plain without halt provides it"
         )
     tally = Tally()
-    num_rows_in_all = data.num_examples if limit is None else min(limit, data.num_examples)
-    progress = Progress("evaluate", "row", world, total=num_rows_in_all, leave=False)
+    num_rows = data.num_examples if limit is None else min(limit, data.num_examples)
+    progress = Progress("evaluate", "row", world, total=num_rows, leave=False)
     with closing(progress), collector:
-        for share in shares(data, world.rank, limit):
-            if share.num_rows:
+        for local in local_batches(data, world.rank, limit):
+            if local.num_rows:
                 batch = {
-                    name: value[: share.num_rows].to(world.device) for name, value in share.batch.items()
+                    name: value[: local.num_rows].to(world.device) for name, value in local.batch.items()
                 }
-                numbers = torch.arange(share.number, share.number + share.num_rows).numpy()
+                numbers = torch.arange(local.number, local.number + local.num_rows).numpy()
                 tally.begin(batch["labels"])
                 answered = strategy.solve(Rows(batch["inputs"], batch["puzzle_identifiers"], numbers), tally)
                 tally.end()
                 outputs = {"preds": answered.preds, "q_halt_logits": answered.q_halt} | answered.outputs
                 named = batch | outputs
-                collector.add(share, batch_sums(head, answered, named), named)
+                collector.add(local, batch_sums(head, answered, named), named)
                 progress.show(collector.standing)
-            progress.update(share.num_global)
+            progress.update(local.num_global)
     tally.gather(world.gather_object)
     return collector.results(), tally
 
 
 def batch_sums(head: ACTLossHead, answered: Answered, outputs: dict[str, Tensor]) -> dict[str, float]:
-    """Metrics of a batch as sums over its rows: those of the loss head, or as many of them as need no logits.
+    """Sum metrics over the rows of a batch: all of the loss head or, without logits, those that do not need them.
 
-    `outputs` are those of the model with the batch's own `inputs` and `labels`, (B, ...).
+    `outputs` (B, ...) are those of the model and the `inputs` and `labels` of the batch.
     """
     labels = outputs["labels"]
     if "logits" in outputs:

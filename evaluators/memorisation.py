@@ -1,8 +1,8 @@
-"""Has the model learned to solve its puzzles, or its train puzzles by heart? Four checks and a verdict, on one page.
+"""Has the model learned to solve puzzles, or memorised its train puzzles? Four checks and a verdict, on one page.
 
     python -m evaluators.memorisation checkpoint=RUN_FOLDER
 
-A check for which something is missing is left out, with the reason.
+Checks whose data is missing are skipped, with the reason.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from config.report_schema import MemorisationConfig
 
 COMMAND = Command("-m evaluators.memorisation", __doc__.strip(), MemorisationConfig)
 
-if __name__ == "__main__":  # before what follows imports torch
+if __name__ == "__main__":  # before the imports below, which include torch
     check_arguments(COMMAND)
 
 import sys
@@ -26,8 +26,9 @@ from collections.abc import Callable
 import numpy as np
 
 from dataset.families import named_family
-from evaluators.curves import encoded
-from evaluators.memorisation_checks import (
+from evaluators.drawing.curves import encoded
+from evaluators.reports.augmentation_probe import NotKnown, solve_with_copies
+from evaluators.reports.memorisation_checks import (
     Finding,
     check_copies,
     check_duplicates,
@@ -36,7 +37,6 @@ from evaluators.memorisation_checks import (
     page,
     picture,
 )
-from evaluators.train_copies import NotKnown, solve_with_copies
 from puzzle_dataset import PuzzleDataset
 from trained_run import (
     Trained,
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
 
 
 def run(config: MemorisationConfig) -> None:
-    """Write the report on the run that the command line names."""
+    """Write the report on the run named on the command line."""
     trained = open_trained(config.checkpoint)
     folder = report_folder(trained, config.out)
     run = trained.located.folder
@@ -84,7 +84,7 @@ def run(config: MemorisationConfig) -> None:
 
 
 def examine(title: str, check: Callable[[], Finding]) -> Finding:
-    """What a check finds, or why it could not be made."""
+    """Run a check; if it cannot be made, return a finding with the reason."""
     try:
         return check()
     except NotKnown as reason:
@@ -92,7 +92,7 @@ def examine(title: str, check: Callable[[], Finding]) -> Finding:
 
 
 def test_labels(trained: Trained, config: MemorisationConfig) -> np.ndarray | None:
-    """(n, S) labels of the test data in the order of its evaluation, -100 where ignored; None without the data."""
+    """Labels (n, S) of the test data in evaluation order, -100 if ignored; None if the data is not available."""
     try:
         data = open_test_data(trained, config)
     except UserError:
@@ -104,7 +104,7 @@ def test_labels(trained: Trained, config: MemorisationConfig) -> np.ndarray | No
 
 
 def solve_puzzles(trained: Trained, config: MemorisationConfig) -> dict[str, tuple[int, int]]:
-    """Train puzzles, their copies and test puzzles, solved by the model; raises NotKnown where that cannot be done."""
+    """Solve train puzzles, their copies and test puzzles. Raises NotKnown if that is not possible."""
     values = trained.config.values
     if values.get("augment") == "online":
         raise NotKnown("the run was trained with augment=online, so any copy may have been trained on")
@@ -117,8 +117,8 @@ def solve_puzzles(trained: Trained, config: MemorisationConfig) -> dict[str, tup
         if config.data_paths or config.data_paths_test:
             raise
         raise NotKnown(
-            f"{error} (the data is the run's own; data_paths=[DIR] and data_paths_test=[DIR] name it where it lies on "
-            "this machine)"
+            f"{error} (that is the data of the run; give its folders on this machine with data_paths=[DIR] and "
+            "data_paths_test=[DIR])"
         ) from error
     for notice in dict.fromkeys(train.notices + test.notices):
         print(notice)

@@ -2,7 +2,7 @@
 
     python -m evaluators.plots checkpoint=RUN_FOLDER
 
-What cannot be drawn is left out, with a line that says why.
+Figures without data are skipped, with a line that says why.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from config.report_schema import ReportConfig
 
 COMMAND = Command("-m evaluators.plots", __doc__.strip(), ReportConfig)
 
-if __name__ == "__main__":  # before what follows imports torch
+if __name__ == "__main__":  # before the imports below, which include torch
     check_arguments(COMMAND)
 
 import sys
@@ -30,12 +30,12 @@ from torch import Tensor
 
 from dataset.families import family_of, named_family
 from dataset.format import IGNORE_LABEL_ID
-from evaluators import curves
 from evaluators.base import Evaluator
-from evaluators.compute_curve import tables
-from evaluators.curves import NothingToDraw
+from evaluators.drawing import curves
+from evaluators.drawing.curves import NothingToDraw
 from evaluators.measure import measure
-from evaluators.test_time import Plain
+from evaluators.strategies.compute_curve import tables
+from evaluators.strategies.test_time import Plain
 from puzzle_dataset import PuzzleDataset, named_sets
 from trained_run import Trained, open_solver, open_test_data, open_trained, read_metrics, report_folder
 from utils.distributed import World
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
 
 
 def run(config: ReportConfig) -> None:
-    """Write the report on the run that the command line names."""
+    """Plot the run named on the command line."""
     trained = open_trained(config.checkpoint)
     folder = report_folder(trained, config.out, "plots")
     batch_size = trained.config.values["global_batch_size"]
@@ -63,7 +63,7 @@ def run(config: ReportConfig) -> None:
             raise
         print(
             f"accuracy_by_step and accuracy_by_difficulty left out: {error}\n"
-            "(the data is the run's own; data_paths_test=[DIR] names it where it lies on this machine)"
+            "(that is the data of the run; give its folder on this machine with data_paths_test=[DIR])"
         )
         return
     write(folder, "accuracy_by_step", lambda: curves.accuracy_by_step(*by_step))
@@ -75,7 +75,7 @@ def run(config: ReportConfig) -> None:
 
 
 def write(folder: Path, name: str, draw: Callable[[], Any]) -> None:
-    """The figure as PNG and SVG, or one line on why there is none."""
+    """Write a figure as PNG and SVG, or print why there is none."""
     try:
         figure = draw()
     except NothingToDraw as reason:
@@ -87,7 +87,7 @@ def write(folder: Path, name: str, draw: Callable[[], Any]) -> None:
 
 
 def solve_test_puzzles(trained: Trained, config: ReportConfig) -> tuple[tuple, ByDifficulty]:
-    """What `curves.accuracy_by_step` takes, and accuracy by difficulty, from one pass over the test puzzles."""
+    """Solve the test puzzles once; return the arguments of `curves.accuracy_by_step`, and accuracy by difficulty."""
     data = open_test_data(trained, config)
     for notice in data.notices:
         print(notice)
@@ -108,7 +108,7 @@ def solve_test_puzzles(trained: Trained, config: ReportConfig) -> tuple[tuple, B
 
 
 class ByDifficulty(Evaluator):
-    """Which rows are solved, beside the difficulty that their dataset records; of one process."""
+    """Collect solved rows and the difficulty recorded by their dataset; single process only."""
 
     required_outputs: ClassVar[frozenset[str]] = frozenset({"labels", "preds"})
     MOST_CLASSES: ClassVar[int] = 6
@@ -117,7 +117,7 @@ class ByDifficulty(Evaluator):
         super().__init__([path for path, _ in data.splits], data.metadata)
         self._sets = named_sets(data.splits)
         recorded = [s for s in self._sets.values() if s.difficulty is not None]
-        # Of unlike units there is no common scale.
+        # Difficulty cannot be pooled across different units.
         units = {str(s.metadata.extra.get("difficulty", "as recorded")) for s in recorded}
         self.unit = units.pop() if len(units) == 1 else ""
         classes = {family_of(s.metadata).difficulty_classes for s in recorded}
@@ -141,7 +141,7 @@ class ByDifficulty(Evaluator):
         return {}
 
     def classes(self) -> dict[str, tuple[int, int]]:
-        """Name -> (puzzles, solved), from easy to hard: the family's classes, otherwise ones of about equal size."""
+        """Return name -> (puzzles, solved), from easy to hard: the classes of the family, or ones of similar size."""
         if not self._difficulty:
             return {}
         difficulty, solved = np.concatenate(self._difficulty), np.concatenate(self._solved)
@@ -162,7 +162,7 @@ class ByDifficulty(Evaluator):
 
 
 def _span(values: np.ndarray) -> str:
-    """The range of a class's difficulties; "" of an empty class."""
+    """Format the difficulty range of a class; "" if it is empty."""
     if not len(values):
         return ""
     low, high = values.min(), values.max()

@@ -1,4 +1,4 @@
-"""Answers judged by the rules of their family: in the loss head, and by the evaluator of families that name none."""
+"""Judge answers by the rules of their family: the default evaluator, and the target of halting in the loss head."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from utils.errors import UserError
 
 
 class Rules(Evaluator):
-    """Values `{family}/solved` and `{family}/exact`: shares of the test puzzles.
+    """Compute `{family}/solved` and `{family}/exact`, shares of the test puzzles.
 
-    solved: the answer obeys all rules and keeps the given cells (`Family.check`). exact: it is the one in the labels;
-    puzzles without a label do not count. With several sets also `{family}/{set}/...` for each.
+    solved: the answer obeys all rules and keeps the given cells (`Family.check`). exact: it equals the label; puzzles
+    without a label are excluded. With several sets, each also has `{family}/{set}/...`.
     """
 
     def __init__(self, data_paths: list[str], metadata: Metadata):
-        """Raises UserError if a dataset's answers cannot be checked, or if datasets are of several families."""
+        """Raises UserError if the answers of a dataset cannot be checked, or if there are several families."""
         super().__init__(data_paths, metadata)
         sets = named_sets([(path, open_split(path, "test")) for path in data_paths])
         families = {name: family_of(example_set.metadata) for name, example_set in sets.items()}
@@ -50,7 +50,7 @@ class Rules(Evaluator):
         return {f"{prefix}/{metric}" for prefix in prefixes for metric in ("solved", "exact")}
 
     def begin(self) -> None:
-        # Per set: puzzles, solved ones, labelled ones, exact ones.
+        # Set -> (4,): puzzles, solved, labelled, exact.
         self._counts: dict[str, np.ndarray] = {}
 
     def update(self, set_name: str, outputs: dict[str, Tensor], example_indices: Tensor) -> None:
@@ -78,9 +78,9 @@ class Rules(Evaluator):
 
 
 def judge_by_rules(head: ACTLossHead, metadata: Metadata) -> None:
-    """Let a loss head judge answers by the family's rules if its puzzles have several right answers.
+    """Make a loss head judge answers by the rules of the family, if its puzzles have several right answers.
 
-    Raises UserError if the family offers no check on tensors.
+    Raises UserError if the family does not define `check_tensors`.
     """
     family = family_of(metadata)
     if not family.several_answers:
@@ -88,6 +88,6 @@ def judge_by_rules(head: ACTLossHead, metadata: Metadata) -> None:
     if family.check_tensors is None:
         raise UserError(
             f"puzzles of the family {family.name} have several right answers, and {type(family).__name__} has no "
-            "check_tensors to tell them by: define it"
+            "check_tensors to recognise them: define it"
         )
     head.judge_by_rules(family.check_tensors)

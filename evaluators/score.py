@@ -1,4 +1,4 @@
-"""How many rows an accuracy rests on, and how sure it is."""
+"""The number of rows behind an accuracy, and its confidence interval."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from evaluators.base import Evaluator
 
 
 class Score(Evaluator):
-    """Counts what was evaluated, beside the metrics of the loop; after `result` every rank knows the totals."""
+    """Count evaluated, labelled and solved rows; after `result` every rank has the totals."""
 
     required_outputs: ClassVar[frozenset[str]] = frozenset({"inputs", "labels", "preds"})
 
@@ -50,7 +50,7 @@ class Score(Evaluator):
         return {}
 
     def in_words(self, num_puzzles: int) -> str:
-        """How many of the examples were solved; ARC's test split has several of each of its `num_puzzles` puzzles."""
+        """State how many examples were solved; a test split may have several per puzzle, as in ARC."""
         if not self.labelled:
             return f"no score, because the answers to all {self.rows} test examples are unknown,"
         what = (
@@ -62,9 +62,9 @@ class Score(Evaluator):
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """Where a share of `successes` in `trials` really lies: Wilson's score interval (JASA 22, 1927), 95% for this z.
+    """Wilson's score interval (JASA 22, 1927) for a proportion of `successes` in `trials`, 95% for the default z.
 
-    Unlike the share plus or minus two standard errors it stays within 0..1 and is not empty at 0% and 100%.
+    Unlike plus or minus two standard errors, it stays within 0..1 and is not empty at 0% and 100%.
     """
     assert 0 <= successes <= trials, (successes, trials)
     if trials == 0:
@@ -72,5 +72,5 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
     share, spread = successes / trials, z * z / trials
     centre = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))
-    # Rounding must not put 0% or 100% outside of its own interval.
+    # Rounding must not put 0% or 100% outside its own interval.
     return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))

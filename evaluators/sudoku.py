@@ -1,4 +1,4 @@
-"""How many Sudoku puzzles a model solves, and how that depends on how hard they are."""
+"""Share of Sudoku puzzles that a model solves, in total and by difficulty."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _UNKNOWN = len(CLASSES)
 
 
 class Sudoku(Evaluator):
-    """Values `sudoku/valid` and `sudoku/exact`: shares of the test puzzles.
+    """Compute `sudoku/valid` and `sudoku/exact`, shares of the test puzzles.
 
-    valid: every row, column and box holds each symbol once, and given cells are kept. exact: the answer is the
-    one in the labels, which for puzzles with one solution says the same. Where the dataset records difficulty
-    also `sudoku/exact_difficulty_{class}` and the number of puzzles in it, `sudoku/count_difficulty_{class}`.
-    Puzzles without a label count for `valid` only. With several sets also `sudoku/{set}/...` for each.
+    valid: every row, column and box contains each symbol once, and given cells are unchanged. exact: the answer equals
+    the label, which is equivalent for puzzles with one solution. If the dataset records difficulty, also
+    `sudoku/exact_difficulty_{class}` and the number of puzzles in the class, `sudoku/count_difficulty_{class}`.
+    Puzzles without a label count for `valid` only. With several sets, each also has `sudoku/{set}/...`.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Sudoku(Evaluator):
         self.sets = named_sets(list(splits or open_test_splits(data_paths)))
         self.shapes = {name: _shape(example_set) for name, example_set in self.sets.items()}
         kinds = {s.metadata.extra.get("difficulty") for s in self.sets.values() if s.difficulty is not None}
-        self.comparable = len(kinds) == 1  # guesses and ratings are not to be pooled
+        self.comparable = len(kinds) == 1  # guesses and ratings must not be pooled
         self.begin()
 
     def metric_names(self) -> set[str]:
@@ -61,7 +61,7 @@ class Sudoku(Evaluator):
         return names
 
     def begin(self) -> None:
-        # Per set (classes + 1, 4): puzzles, valid answers, labelled puzzles, exact answers, by class of difficulty.
+        # Set -> (classes + 1, 4): puzzles, valid answers, labelled puzzles, exact answers, by difficulty class.
         self._counts: dict[str, np.ndarray] = {}
 
     def update(self, set_name: str, outputs: dict[str, Tensor], example_indices: Tensor) -> None:
@@ -93,7 +93,7 @@ class Sudoku(Evaluator):
 
 
 def _values(prefix: str, counts: np.ndarray, *, by_difficulty: bool) -> dict[str, float]:
-    """Named shares from (classes + 1, 4) counts."""
+    """Turn (classes + 1, 4) counts into named shares."""
     number, valid, labelled, exact = counts.sum(axis=0)
     values = {f"{prefix}/valid": float(valid / number)}
     if labelled:
@@ -101,7 +101,7 @@ def _values(prefix: str, counts: np.ndarray, *, by_difficulty: bool) -> dict[str
     if by_difficulty:
         for name, (*_, of_class, solved) in zip(
             CLASSES, counts, strict=False
-        ):  # not those of unknown difficulty
+        ):  # excluding unknown difficulty
             if of_class:
                 values[f"{prefix}/exact_difficulty_{name}"] = float(solved / of_class)
                 values[f"{prefix}/count_difficulty_{name}"] = float(of_class)
@@ -109,7 +109,7 @@ def _values(prefix: str, counts: np.ndarray, *, by_difficulty: bool) -> dict[str
 
 
 def _shape(example_set: ExampleSet) -> BoxShape:
-    """The box shape of a set's grids; raises `UserError` where they are no Sudoku."""
+    """Return the box shape of a set. Raises `UserError` if it is not Sudoku."""
     metadata = example_set.metadata
     where = example_set.split_dir / "dataset.json"
     shape = recorded_shape(metadata.extra, metadata.seq_len, str(where))

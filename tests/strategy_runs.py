@@ -11,12 +11,12 @@ from scripted_model import APPLICATIONS, BOX, ScriptedHead, says, solution
 from dataset.families.sudoku.rules import random_symmetries, to_tokens
 from dataset.families.sudoku.symmetry import SudokuSymmetries
 from dataset.format import Metadata
-from evaluators.chains import Rows
-from evaluators.compute_curve import tables
 from evaluators.inference import Solver
-from evaluators.latent_noise import chain_keys, standard_normal
-from evaluators.strategies import Choice, Setting, build_strategy
-from evaluators.tally import Tally
+from evaluators.strategies.accounting import Tally
+from evaluators.strategies.build import Choice, Setting, build_strategy
+from evaluators.strategies.compute_curve import tables
+from evaluators.strategies.latent_noise import chain_keys, standard_normal
+from evaluators.strategies.samples import Rows
 
 STEPS = 6
 NUM_ROWS = 40

@@ -26,7 +26,7 @@ import app
 from config.command_line import read_arguments
 from config.solve_schema import AppConfig
 from dataset.families.sudoku.solve import solve as solve_by_rules
-from evaluators.play import MOST_STEPS, Game
+from evaluators.playground import MOST_STEPS, Session
 from utils.errors import UserError
 
 PUZZLE = "12..|34../..3.|.3.2"
@@ -51,46 +51,47 @@ def runs(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def games(runs) -> dict[str, Game]:
+def sessions(runs) -> dict[str, Session]:
     return {
-        family: app.open_game(AppConfig(checkpoint=str(run), device="cpu"))[0] for family, run in runs.items()
+        family: app.open_session(AppConfig(checkpoint=str(run), device="cpu"))[0]
+        for family, run in runs.items()
     }
 
 
-def test_every_step_gets_a_panel_and_a_picture_with_the_halting_probabilities(games):
-    solved = games["sudoku"].solve(PUZZLE, 6)
+def test_every_step_gets_a_panel_and_a_picture_with_the_halting_probabilities(sessions):
+    solved = sessions["sudoku"].solve(PUZZLE, 6)
     assert [panel.number for panel in solved.panels] == list(range(7))
-    pictures = [np.asarray(games["sudoku"].show(solved, number)) for number in range(7)]
+    pictures = [np.asarray(sessions["sudoku"].show(solved, number)) for number in range(7)]
     assert len({picture.shape for picture in pictures}) == 1
     assert all((pictures[i] != pictures[j]).any() for i in range(7) for j in range(i))
     # Numbers from outside of the run show its ends.
-    assert (np.asarray(games["sudoku"].show(solved, 99)) == pictures[6]).all()
+    assert (np.asarray(sessions["sudoku"].show(solved, 99)) == pictures[6]).all()
 
 
-def test_the_page_gives_the_answers_that_the_solver_gives(games):
-    game = games["sudoku"]
-    solved = game.solve(PUZZLE, 3)
-    question = game.family.read(PUZZLE)
-    for panel, step in zip(solved.panels[1:], game.solver.refine(question[None], None, 3), strict=True):
+def test_the_page_gives_the_answers_that_the_solver_gives(sessions):
+    session = sessions["sudoku"]
+    solved = session.solve(PUZZLE, 3)
+    question = session.family.read(PUZZLE)
+    for panel, step in zip(solved.panels[1:], session.solver.refine(question[None], None, 3), strict=True):
         assert (panel.tokens == step.answer[0].numpy()).all()
         assert panel.halt_probability == pytest.approx(float(step.halt_probability[0]))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_sampled_puzzles_can_be_put_back_in_and_have_one_solution(games, family):
-    game = games[family]
-    texts = {game.sample(seed) for seed in range(3)}
+def test_sampled_puzzles_can_be_put_back_in_and_have_one_solution(sessions, family):
+    session = sessions[family]
+    texts = {session.sample(seed) for seed in range(3)}
     assert len(texts) == 3
     for text in texts:
-        assert game.solve(text, 1).remarks == []
-        assert game.sample(0) == game.sample(0)
+        assert session.solve(text, 1).remarks == []
+        assert session.sample(0) == session.sample(0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_symmetric_copies_vote_on_every_step(games, family):
-    game = games[family]
-    text = game.sample(1)
-    solved = game.solve(text, 2, voting=True)
+def test_symmetric_copies_vote_on_every_step(sessions, family):
+    session = sessions[family]
+    text = session.sample(1)
+    solved = session.solve(text, 2, voting=True)
     assert len(solved.panels) == 3
     # With random weights copies disagree; a cell's confidence is how many of 8 answer as the winner does.
     confidence = solved.panels[-1].confidence * 8
@@ -98,21 +99,21 @@ def test_symmetric_copies_vote_on_every_step(games, family):
     assert confidence.min() >= 1
 
 
-def test_a_vote_is_the_answer_turned_back(games):
-    game = games["sudoku"]
+def test_a_vote_is_the_answer_turned_back(sessions):
+    session = sessions["sudoku"]
 
     class SolvesByRules:
         """Stands in for a model that has learned the rules."""
 
         def refine(self, tokens, identifiers, num_steps):
-            box = game.family.box
+            box = session.family.box
             values = [solve_by_rules(np.maximum(row - 1, 0), box).solutions[0] for row in tokens]
             answers = np.array(values).astype(np.int64) + 1
-            (step,) = Game(real, game.family, None).solver.refine(tokens, identifiers, 1)
+            (step,) = Session(real, session.family, None).solver.refine(tokens, identifiers, 1)
             yield replace(step, answer=torch.from_numpy(answers))
 
-    real, game.solver = game.solver, SolvesByRules()
-    solved = game.solve(PUZZLE, 1, voting=True)
+    real, session.solver = session.solver, SolvesByRules()
+    solved = session.solve(PUZZLE, 1, voting=True)
     assert solved.panels[-1].verdict.solved
     assert (solved.panels[-1].confidence == 1).all()
     assert solved.summary == "Solved from step 1 on: valid."
@@ -125,18 +126,18 @@ def test_a_vote_is_the_answer_turned_back(games):
         ("12..", 4, "the puzzle has 4 cells, but this model solves 4x4 Sudoku, of 16 cells"),
         ("12x." * 4, 4, "the puzzle has 'x' at character 3; allowed are 1234"),
         ("1" * 1000, 4, "the puzzle has 1,000 characters, more than 96"),
-        (PUZZLE, 0, "0 steps are asked for: choose 1 to 256"),
-        (PUZZLE, MOST_STEPS + 1, "257 steps are asked for"),
+        (PUZZLE, 0, "0 steps were requested: choose 1 to 256"),
+        (PUZZLE, MOST_STEPS + 1, "257 steps were requested"),
         ("../../etc/passwd", 4, "the puzzle has 'e' at character 7"),
     ],
 )
-def test_bad_input_is_explained(games, text, steps, message):
+def test_bad_input_is_explained(sessions, text, steps, message):
     with pytest.raises(UserError, match=re.escape(message)):
-        games["sudoku"].solve(text, steps)
+        sessions["sudoku"].solve(text, steps)
 
 
-def test_a_puzzle_without_a_solution_is_put_all_the_same_with_a_warning(games):
-    solved = games["sudoku"].solve("11..............", 2)
+def test_a_puzzle_without_a_solution_is_put_all_the_same_with_a_warning(sessions):
+    solved = sessions["sudoku"].solve("11..............", 2)
     assert len(solved.panels) == 3
     assert "contradicts itself" in solved.remarks[0]
     assert solved.summary.startswith("Not solved: ")
@@ -144,20 +145,20 @@ def test_a_puzzle_without_a_solution_is_put_all_the_same_with_a_warning(games):
 
 def test_models_of_other_families_are_refused_by_name(tmp_path):
     arc = {"seq_len": 900, "vocab_size": 12, "num_puzzle_identifiers": 3, "family": "arc"}
-    with pytest.raises(UserError, match="a model of arc, whose puzzles cannot be written as text"):
-        app.open_game(AppConfig(checkpoint=str(write(tmp_path / "run", arc)), device="cpu"))
+    with pytest.raises(UserError, match="a model of arc, whose puzzles cannot be typed"):
+        app.open_session(AppConfig(checkpoint=str(write(tmp_path / "run", arc)), device="cpu"))
 
 
 def test_a_model_that_knows_identifiers_plays_without_voting(tmp_path):
-    game, _ = app.open_game(
+    session, _ = app.open_session(
         AppConfig(
             checkpoint=str(write(tmp_path / "run", FAMILIES["sudoku"] | {"num_puzzle_identifiers": 5})),
             device="cpu",
         )
     )
-    assert len(game.solve(PUZZLE, 2).panels) == 3
+    assert len(session.solve(PUZZLE, 2).panels) == 3
     with pytest.raises(UserError, match="knows puzzles by identifier"):
-        game.solve(PUZZLE, 2, voting=True)
+        session.solve(PUZZLE, 2, voting=True)
 
 
 @pytest.mark.parametrize(

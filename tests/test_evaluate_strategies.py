@@ -16,7 +16,7 @@ from dataset.format import SplitWriter, write_identifiers
 from evaluate import run_evaluation
 from evaluators.evaluate import evaluate
 from evaluators.inference import Solver
-from evaluators.strategies import Choice
+from evaluators.strategies.build import Choice
 from puzzle_dataset import PuzzleDataset
 from utils.distributed import World
 from utils.errors import UserError
@@ -214,7 +214,7 @@ def test_a_ladder_with_a_checker_has_no_number_that_passes_for_one_without(run, 
 
 
 def test_outputs_that_votes_do_not_have_are_refused_before_anything_runs(run, tmp_path):
-    with pytest.raises(UserError, match=r"logits \(asked for by eval_save_outputs"):
+    with pytest.raises(UserError, match=r"logits \(requested by eval_save_outputs"):
         report_of(run, tmp_path, strategy="symmetry", eval_save_outputs=["logits"])
     report_of(run, tmp_path, strategy="symmetry", symmetries=2, eval_save_outputs=["preds", "labels"])
     saved = torch.load(tmp_path / "step_20_all_preds.0", weights_only=True)

@@ -14,7 +14,7 @@ from arc_samples import build
 from dataset.families.arc.grids import encode, split_name
 from dataset.format import open_split, read_identifiers
 from evaluators.arc import ARC
-from evaluators.arc_votes import files_up_to
+from evaluators.arc.votes import files_up_to
 from utils.errors import UserError
 
 

@@ -11,7 +11,7 @@ import torch
 from training_runs import ROOT, tiny
 
 from config.evaluate_schema import STRATEGIES
-from evaluators.strategies import BUILDERS
+from evaluators.strategies.build import BUILDERS
 from models.losses import ACTLossHead
 from models.optim import configs
 from models.train.metrics import METRICS, Metric

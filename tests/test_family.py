@@ -15,7 +15,7 @@ from dataset.families import family_of
 from dataset.format import SPLITS, SplitWriter, open_split, write_identifiers
 from dataset.options import check_output_dir
 from evaluators.base import default_evaluators
-from evaluators.checker import checker_of
+from evaluators.strategies.verifier import checker_of
 from puzzle_dataset import PuzzleDataset
 from utils.errors import UserError
 

@@ -23,7 +23,10 @@ MODULES = sorted(
 def own_name(path: Path) -> str | None:
     """The family that a builder (`"family": ...`) or the evaluator of one (its metrics' prefix) belongs to."""
     for name in FAMILIES:
-        if path in (ROOT / "dataset" / f"build_{name}_dataset.py", ROOT / "evaluators" / f"{name}.py"):
+        evaluator = ROOT / "evaluators" / name
+        if path in (ROOT / "dataset" / f"build_{name}_dataset.py", evaluator.with_suffix(".py")):
+            return name
+        if evaluator in path.parents:
             return name
     return None
 
@@ -82,4 +85,5 @@ def test_what_only_mentions_a_family_is_allowed():
 def test_builders_and_evaluators_may_name_their_own_family_only():
     assert own_name(ROOT / "dataset" / "build_maze_dataset.py") == "maze"
     assert own_name(ROOT / "evaluators" / "sudoku.py") == "sudoku"
+    assert own_name(ROOT / "evaluators" / "arc" / "votes.py") == "arc"
     assert own_name(ROOT / "evaluators" / "base.py") is None

@@ -13,7 +13,7 @@ from training_runs import in_process_command, metrics, tiny, train
 
 import evaluate
 from config.schema import parse
-from evaluators.training_cost import training_cost
+from evaluators.reports.training_cost import training_cost
 from export import ExportConfig, export
 from models.architectures import ARCHITECTURES
 from models.flops import count_applications, step_flops, training_flops

@@ -18,7 +18,7 @@ from strategy_runs import (
 )
 
 from dataset.families.sudoku.rules import is_solution
-from evaluators import ladder
+from evaluators.strategies import cascade
 
 
 def naive_ladder(row: int, *, more: int, copies: int, chains: int, sigma: float, check: bool):
@@ -91,7 +91,7 @@ def test_the_ladder_climbs_only_while_a_puzzle_is_unsolved(check):
     for place, name in enumerate(names):
         entered = [spent[place] for *_, spent, _ in expected if spent[place] is not None]
         said = [solved[place] for *_, solved in expected if solved[place] is not None]
-        rung = tally.rungs[name]
+        rung = tally.stages[name]
         assert rung["rows_entering"] == len(entered) > 0, name
         assert rung["rows_said_solved"] == sum(said)
         assert rung["supervision_steps"] == sum(entered)
@@ -99,9 +99,9 @@ def test_the_ladder_climbs_only_while_a_puzzle_is_unsolved(check):
         so_far += sum(entered)
         assert curves["rungs"][place]["supervision_steps"] == pytest.approx(so_far / NUM_ROWS, abs=1e-4)
     assert curves["rungs"][-1]["exact_accuracy"] == exact(answers)
-    assert [tally.rungs[name]["rows_said_solved"] > 0 for name in names[:3]] == [True] * 3
+    assert [tally.stages[name]["rows_said_solved"] > 0 for name in names[:3]] == [True] * 3
     if not check:
-        assert tally.rungs["steps"]["of_them_exact"] <= tally.rungs["steps"]["rows_said_solved"]
+        assert tally.stages["steps"]["of_them_exact"] <= tally.stages["steps"]["rows_said_solved"]
 
 
 def test_the_first_rung_may_let_rows_leave_early_and_chains_of_a_majority_stand():
@@ -122,7 +122,7 @@ def test_the_first_rung_may_let_rows_leave_early_and_chains_of_a_majority_stand(
                 grids, [np.float32(q) for _, q in noisy]
             )
             assert steps[row] == STEPS * 4
-    assert tally.rungs["noise"]["rows_entering"] > 0
+    assert tally.stages["noise"]["rows_entering"] > 0
 
 
 def test_a_puzzle_that_no_rung_solves_keeps_the_answer_of_the_largest_q_halt():
@@ -146,12 +146,14 @@ def test_a_puzzle_that_no_rung_solves_keeps_the_answer_of_the_largest_q_halt():
 def test_a_less_sure_answer_replaces_another_if_it_is_solved_or_a_majority(
     monkeypatch, pick, solves, replaces
 ):
-    def climb(walk, name, who):
-        answers, n = QUESTIONS[who].astype(np.int16) + (name == "noise"), len(who)
+    def run_stage(stages, name, rows):
+        answers, n = QUESTIONS[rows].astype(np.int16) + (name == "noise"), len(rows)
         q_halt = np.full(n, {"steps": -1, "noise": -2}[name], np.float32)
-        return ladder.Climbed(answers, q_halt, np.full(n, name == "noise" and solves), np.ones(n, np.int64))
+        return cascade.StageResult(
+            answers, q_halt, np.full(n, name == "noise" and solves), np.ones(n, np.int64)
+        )
 
-    monkeypatch.setattr(ladder._Walk, "climb", climb)
+    monkeypatch.setattr(cascade._Stages, "run", run_stage)
     answers, _, q_halt, *_ = run("ladder", rungs=["steps", "noise"], pick=pick)
     assert np.array_equal(answers, QUESTIONS.astype(np.int64) + replaces)
     assert set(q_halt.tolist()) == {-2.0 if replaces else -1.0}
@@ -177,5 +179,5 @@ def test_with_a_checker_the_rules_and_not_the_confidence_tell_what_is_solved(mon
                 assert q_halt[row] < 0
                 solved[name] += 1
                 break
-    assert {name: tally.rungs[name]["rows_said_solved"] for name in solved} == solved
+    assert {name: tally.stages[name]["rows_said_solved"] for name in solved} == solved
     assert min(solved.values()) > 0

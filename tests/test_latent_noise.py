@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluators.latent_noise import LatentNoise, chain_keys, standard_normal
+from evaluators.strategies.latent_noise import LatentNoise, chain_keys, standard_normal
 
 
 def test_the_numbers_are_standard_normal_and_uncorrelated():

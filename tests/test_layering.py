@@ -32,7 +32,7 @@ EXCEPTIONS = {
     "models/__init__.py": {"trained_run"},
     "evaluators/plots.py": {"config", "trained_run"},
     "evaluators/memorisation.py": {"config", "trained_run"},
-    "evaluators/training_cost.py": {"trained_run"},
+    "evaluators/reports/training_cost.py": {"trained_run"},
 }
 FORBIDDEN_LIBRARIES = {"dataset": {"torch"}, "models": {"wandb", "hydra", "omegaconf"}}
 

@@ -14,8 +14,9 @@ from training_runs import ROOT, run_python, train
 from config.report_schema import MemorisationConfig
 from dataset.format import IGNORE_LABEL_ID, open_split
 from evaluators import memorisation
-from evaluators import train_copies as fresh
-from evaluators.memorisation_checks import (
+from evaluators.reports import augmentation_probe as fresh
+from evaluators.reports.augmentation_probe import COPIES, ORIGINALS, TEST, NotKnown
+from evaluators.reports.memorisation_checks import (
     Finding,
     check_copies,
     check_duplicates,
@@ -25,7 +26,6 @@ from evaluators.memorisation_checks import (
     picture,
     verdict,
 )
-from evaluators.train_copies import COPIES, ORIGINALS, TEST, NotKnown
 from puzzle_dataset import PuzzleDataset
 from trained_run import read_predictions
 
@@ -68,11 +68,11 @@ def test_the_train_side_is_the_mean_since_the_evaluation_before():
 
 
 def test_before_anything_is_learned_nothing_can_be_said():
-    with pytest.raises(NotKnown, match="Nothing is learned yet"):
+    with pytest.raises(NotKnown, match="Nothing has been learned or memorised yet"):
         check_gap(over_time(train=[0, 0.01], test=[0, 0]))
     with pytest.raises(NotKnown, match="test/exact_accuracy"):
         check_gap([])
-    with pytest.raises(NotKnown, match="Nothing is learned yet"):
+    with pytest.raises(NotKnown, match="Nothing has been learned or memorised yet"):
         check_copies({ORIGINALS: (100, 2), COPIES: (100, 0), TEST: (100, 0)})
 
 
@@ -106,9 +106,9 @@ def test_predictions_that_repeat_are_a_sign_unless_the_answers_repeat_as_well():
     assert check_duplicates([(10, [answers])], lambda: answers).sign is False
     finding = check_duplicates([(10, [answers]), (20, [few])], lambda: answers)
     assert finding.sign is True
-    assert "Of the 20 predictions saved at step 20, 5 are different" in finding.words
+    assert "Of the 20 predictions saved at step 20, 5 are distinct" in finding.words
     assert check_duplicates([(20, [few[:12], few[12:]])], lambda: few).sign is False
-    with pytest.raises(NotKnown, match="test data is not at hand"):
+    with pytest.raises(NotKnown, match="test data is not available"):
         check_duplicates([(20, [few])], lambda: None)
 
 
@@ -190,7 +190,7 @@ def test_the_verdict_names_the_signs_and_says_what_could_not_be_checked():
     assert verdict([no, no]) == "No sign of memorisation in 2 checks."
     assert verdict([no, unknown]) == "No sign of memorisation in 1 check (1 could not be made)."
     assert verdict([no, yes, unknown]) == "Signs of memorisation in 1 of 2 checks (1 could not be made): b."
-    assert verdict([unknown]).startswith("Nothing can be said")
+    assert verdict([unknown]).startswith("No conclusion")
     text = page("run", [no, yes, unknown])
     assert "## 2. B: a sign of memorisation" in text
     assert "## 3. C: not known" in text
@@ -234,7 +234,7 @@ def test_a_lone_checkpoint_without_its_data_gets_a_page_that_says_what_is_missin
     config.write_text(config.read_text().replace(data, "- not/here"))
     memorisation.main([f"checkpoint={copied}", "device=cpu", f"out={tmp_path / 'out'}"])
     out = capsys.readouterr().out
-    assert "Nothing can be said" in out
+    assert "No conclusion" in out
     assert "not/here" in out
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["memorisation.md"]
 

@@ -16,7 +16,7 @@ from dataset.families.base import Verdict
 from dataset.families.grid_style import Kind
 from dataset.families.maze import rules as maze
 from dataset.metadata import Metadata
-from evaluators.pictures import MOST_FRAMES, MOST_PANELS, Panel, animation, sheet, still, thinned
+from evaluators.drawing.pictures import MOST_FRAMES, MOST_PANELS, Panel, animation, sheet, still, thinned
 from utils.errors import UserError
 
 ORANGE, RED, BLUE = (232, 110, 0), (214, 40, 40), (30, 90, 230)

@@ -14,8 +14,9 @@ from PIL import Image
 from training_runs import ROOT, run_python, train
 
 from config.report_schema import ReportConfig
-from evaluators import curves, plots
-from evaluators.curves import NothingToDraw
+from evaluators import plots
+from evaluators.drawing import curves
+from evaluators.drawing.curves import NothingToDraw
 from trained_run import open_trained, read_metrics
 from utils.errors import UserError
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from training_runs import assert_same_run, metrics, tiny, train
 
-from evaluators.run_pictures import evaluation_pictures
+from evaluators.drawing.run_pictures import evaluation_pictures
 from training_run import build
 from utils.distributed import World
 from utils.loggers import Loggers

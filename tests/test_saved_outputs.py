@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from evaluators.saved import SavedOutputs
+from evaluators.saved_outputs import SavedOutputs
 from utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -60,7 +60,7 @@ def test_more_outputs_than_memory_can_be_saved(tmp_path):
     program = """
 import resource, sys, torch
 from pathlib import Path
-from evaluators.saved import SavedOutputs
+from evaluators.saved_outputs import SavedOutputs
 def used():
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmData:")[1].split()[0]) * 1024

@@ -27,11 +27,11 @@ from strategy_runs import (
 from dataset.families.maze import rules as maze
 from dataset.families.sudoku.rules import is_solution
 from dataset.format import IGNORE_LABEL_ID, Metadata, write_identifiers
-from evaluators.chains import PICKS, Candidates, Rows
-from evaluators.checker import checker_of
 from evaluators.inference import Solver
-from evaluators.strategies import Choice, Setting, build_strategy
-from evaluators.tally import Tally
+from evaluators.strategies.accounting import Tally
+from evaluators.strategies.build import Choice, Setting, build_strategy
+from evaluators.strategies.samples import PICKS, Candidates, Rows
+from evaluators.strategies.verifier import checker_of
 from utils.errors import UserError
 
 # ------------------------------------------------------------------------------ plain
@@ -192,7 +192,7 @@ def test_noise_chains_add_up_their_own_noise_and_one_is_picked(pick):
 def test_batches_and_capacity_change_nothing_and_the_seed_does(strategy, options):
     def curves_and_answers(**settings):
         answers, steps, q_halt, curves, tally, _ = run(strategy, **options, **settings)
-        return answers.tolist(), steps.tolist(), q_halt.tolist(), curves, tally.rungs
+        return answers.tolist(), steps.tolist(), q_halt.tolist(), curves, tally.stages
 
     one = curves_and_answers(batch=40, capacity=40)
     assert curves_and_answers(batch=40, capacity=40) == one
@@ -270,15 +270,15 @@ ARC = Metadata(0, 0, 0, 12, 900, 1, 1, 1.0, 1, ("all",), {"family": "arc"})
     ("metadata", "options", "message"),
     [
         (UNKNOWN, {"strategy": "symmetry"}, "names no family"),
-        (UNKNOWN, {"strategy": "noise"}, "sigma is needed"),
+        (UNKNOWN, {"strategy": "noise"}, "sigma is required"),
         (UNKNOWN, {"strategy": "plain", "checker": True}, "checker=True"),
         (ARC, {"strategy": "plain", "checker": True}, "because dataset.json names the family arc"),
         (
             MAZE,
             {"strategy": "symmetry", "symmetries": 5},
-            "symmetries=5: of some of these puzzles the model can be asked 4 different copies",
+            "symmetries=5: some of these puzzles have only 4 different copies that the model knows",
         ),
-        (SUDOKU, {"strategy": "ladder", "more_steps": STEPS}, "more than the 6 steps"),
+        (SUDOKU, {"strategy": "ladder", "more_steps": STEPS}, "must exceed the 6 steps"),
     ],
 )
 def test_what_the_data_does_not_allow_is_refused(metadata, options, message):
@@ -289,11 +289,11 @@ def test_what_the_data_does_not_allow_is_refused(metadata, options, message):
 def test_noise_needs_a_latent_beside_the_answer():
     where = setting()
     where.solvers[0].head.model.inner.latents = {"z_L": ""}
-    with pytest.raises(UserError, match="latents beside the answer, and ScriptedInner has none"):
+    with pytest.raises(UserError, match="latents other than the answer, and ScriptedInner has none"):
         build_strategy(Choice("noise", STEPS), where)
     assert build_strategy(Choice("ladder", STEPS), where)[1]["rungs"] == ["steps", "more_steps", "symmetry"]
     for asked in ({"chains": 2}, {"sigma": 0.5}, {"pick": "majority"}):
-        with pytest.raises(UserError, match="latents beside the answer"):
+        with pytest.raises(UserError, match="latents other than the answer"):
             build_strategy(Choice("ladder", STEPS, **asked), where)
 
 
@@ -304,9 +304,7 @@ def test_a_vote_needs_two_copies_of_each_puzzle(tmp_path):
     solver.head.model.inner.prefix_len = 1
     metadata = replace(ARC, num_puzzle_identifiers=3)
     where = Setting([solver], metadata, [str(tmp_path)], 16, identifiers=[1, 2])
-    with pytest.raises(
-        UserError, match="symmetries=8: of some of these puzzles the model can be asked 1 dif"
-    ):
+    with pytest.raises(UserError, match="symmetries=8: some of these puzzles have only 1 dif"):
         build_strategy(Choice("symmetry", STEPS), where)
     assert "symmetry" not in build_strategy(Choice("ladder", STEPS), where)[1]["rungs"]
 

@@ -98,8 +98,11 @@ def evaluator(puzzles: Puzzles) -> Iterator[str]:
     if spec is None or spec.origin is None:
         yield f"{name!r} is not module@Class below evaluators."
         return
-    defined = [
-        node.name for node in ast.parse(Path(spec.origin).read_text()).body if isinstance(node, ast.ClassDef)
-    ]
-    if cls not in defined:
+    provided = set()
+    for node in ast.parse(Path(spec.origin).read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            provided.add(node.name)
+        elif isinstance(node, ast.ImportFrom):  # a package that passes on a class of one of its modules
+            provided |= {alias.asname or alias.name for alias in node.names}
+    if cls not in provided:
         yield f"{name!r}: {spec.origin} has no class {cls}"

@@ -1,6 +1,6 @@
-"""Whether answers obey the rules of their family: what a solver may ask that has no labels.
+"""Check answers against the rules of their puzzle family, which needs no labels.
 
-Shapes: n puzzles, C chains of each, m of the puzzles that are still in flight, S `seq_len`.
+Shapes: n puzzles, C chains per puzzle, m puzzles that are still active, S `seq_len`.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from torch import Tensor
 
 from dataset.families import family_of
 from dataset.format import Metadata
-from evaluators.chains import NONE, Bundle, Rows, StopRule
 from evaluators.inference import Output
-from evaluators.tally import EVERY, Tally
+from evaluators.strategies.accounting import EVERY, Tally
+from evaluators.strategies.samples import NONE, Bundle, Rows, StopRule
 from utils.errors import UserError
 
-# (m, S) questions and answers, tokens -> (m,) bool
+# (m, S) tokens of questions and of answers -> (m,) bool
 Checker = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def checker_of(metadata: Metadata) -> Checker:
-    """The check of the data's family. Raises UserError if no rule can check its answers."""
+    """Return the rule check of the data's family. Raises UserError if its answers cannot be checked."""
     family = family_of(metadata)
     if family.check is None:
         raise UserError(f"checker=True: no rule tells whether an answer is right, because {family.reason}")
@@ -30,7 +30,7 @@ def checker_of(metadata: Metadata) -> Checker:
 
 
 class Found:
-    """The first answers that a checker accepts, noted while chains run on; without a checker it does nothing."""
+    """Track the first answer of each puzzle that the checker accepts; does nothing without a checker."""
 
     @classmethod
     def watching(cls, checker: Checker | None, rows: Rows, bundle: Bundle | None = None) -> Found:
@@ -44,10 +44,10 @@ class Found:
         self._questions = bundle.inputs.cpu().numpy() if checker else None
 
     def look(self, answers: np.ndarray | None, steps: int, puzzles: np.ndarray | None = None) -> np.ndarray:
-        """Note what the checker accepts of the (m·C, S) answers of some puzzles (m,), after `steps` in all.
+        """Check the (m·C, S) answers of the puzzles (m,) after `steps` steps in total.
 
-        Copies under a symmetry are checked as they are: it keeps solutions solutions. Returns the accepted chain of
-        each puzzle, or NONE.
+        Symmetric copies are checked without mapping them back, because symmetries preserve validity. Returns the
+        accepted chain of each puzzle, or NONE.
         """
         if self._checker is None:
             return np.full(0, NONE)
@@ -63,7 +63,7 @@ class Found:
         return chosen
 
     def then(self, decide: StopRule | None, steps_before: int = 0) -> StopRule | None:
-        """A rule that looks at every step, and leaves the decision to `decide`."""
+        """Wrap a stop rule so that answers are checked at every step; `decide` still decides."""
         if self._checker is None:
             return decide
 
@@ -79,7 +79,7 @@ class Found:
     def report(
         self, tally: Tally, otherwise: np.ndarray | None, steps: int | np.ndarray, part: slice = EVERY
     ) -> None:
-        """Tell the tally: the accepted answers where there are any, at their cost, and elsewhere the usual ones."""
+        """Record accepted answers at their cost, and `otherwise` (n, S) at `steps` for puzzles without one."""
         if self._checker is None:
             return
         chains = self._bundle.num_chains
@@ -88,4 +88,4 @@ class Found:
         answers = undone[np.arange(len(undone)), np.maximum(self._chain, 0)]
         answers = np.where(accepted[:, None], answers, otherwise)
         spent = np.where(accepted, self._steps, steps)
-        tally.point("with_checker", "with_checker", answers, spent, accepted, part)
+        tally.record("with_checker", "with_checker", answers, spent, accepted, part)

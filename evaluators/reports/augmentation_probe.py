@@ -1,6 +1,6 @@
-"""Train puzzles, fresh symmetric copies of them, and test puzzles, solved by a model under the rules of their family.
+"""Solve train puzzles, fresh symmetric copies of them, and test puzzles, judged by the rules of their family.
 
-A copy is as hard as its original and has the same answer, turned alike: who solves one by the rules solves the other.
+A symmetric copy is as hard as its original, so a model that has learned the rules solves both equally often.
 Shapes: n puzzles, S `seq_len`.
 """
 
@@ -16,15 +16,15 @@ from dataset.format import ExampleSet
 from evaluators.inference import Solver
 from puzzle_dataset import PuzzleDataset, named_sets
 
-# More than one copy is drawn for each that is wanted, because some turn out to be train examples.
+# Draw more copies than needed, because some occur among the train examples.
 _DRAWN_PER_COPY = 3
-_CHUNK_CELLS = 1 << 22  # of train examples read at a time
+_CHUNK_CELLS = 1 << 22  # cells of train examples read at a time
 
 ORIGINALS, COPIES, TEST = "train puzzles", "fresh copies of them", "test puzzles"
 
 
 class NotKnown(ValueError):
-    """Why a check cannot be made."""
+    """A check cannot be made; the message is the reason."""
 
 
 def solve_with_copies(
@@ -37,10 +37,10 @@ def solve_with_copies(
     num_steps: int,
     seed: int,
 ) -> dict[str, tuple[int, int]]:
-    """Kind of puzzle -> (puzzles, solved), of up to `limit` train and test puzzles, spread over their files.
+    """Return kind of puzzle -> (puzzles, solved) for up to `limit` train and test puzzles, evenly spaced.
 
-    Copies that occur among the train examples are not fresh and left out. Raises NotKnown for data whose copies a model
-    cannot be asked about.
+    Copies that occur among the train examples are skipped. Raises NotKnown if the family has no symmetries or no rule
+    check, or if the model needs an identifier that copies lack.
     """
     family = family_of(train.metadata)
     symmetries = family.symmetries
@@ -60,18 +60,18 @@ def solve_with_copies(
     chosen = np.flatnonzero(fresh & (fresh.cumsum(1) <= copies))
     answers = np.zeros(every.tokens.shape, np.int64)
     answers[chosen] = answered(solver, every.tokens[chosen], every.identifiers[chosen], num_steps)
-    turned_back = every.undo(answers)[chosen]
+    undone = every.undo(answers)[chosen]
 
     questions, ids = first_examples(test_sets, limit)
     return {
         ORIGINALS: counted(family, originals, answered(solver, originals, identifiers, num_steps)),
-        COPIES: counted(family, originals[chosen // drawn], turned_back),
+        COPIES: counted(family, originals[chosen // drawn], undone),
         TEST: counted(family, questions, answered(solver, questions, ids, num_steps)),
     }
 
 
 def first_examples(sets: Sequence[ExampleSet], limit: int) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs (n, S) and identifiers (n,) of the first example of up to `limit` groups: puzzles as they were given."""
+    """Inputs (n, S) and identifiers (n,) of the first, unaugmented example of up to `limit` groups."""
     firsts = [np.asarray(s.puzzle_indices)[np.asarray(s.group_indices)[:-1]] for s in sets]
     owners = np.concatenate([np.full(len(indices), number) for number, indices in enumerate(firsts)])
     examples = np.concatenate(firsts)
@@ -86,7 +86,7 @@ def first_examples(sets: Sequence[ExampleSet], limit: int) -> tuple[np.ndarray, 
 
 
 def occurring(rows: np.ndarray, sets: Sequence[ExampleSet]) -> np.ndarray:
-    """(n,) bool: which of the rows (n, S) are inputs of these sets."""
+    """(n,) bool: True for rows (n, S) that are inputs of these sets."""
     keys = _keys(rows)
     wanted, seen = set(keys), set()
     for example_set in sets:
@@ -98,7 +98,7 @@ def occurring(rows: np.ndarray, sets: Sequence[ExampleSet]) -> np.ndarray:
 
 
 def answered(solver: Solver, tokens: np.ndarray, identifiers: np.ndarray, num_steps: int) -> np.ndarray:
-    """(n, S) answers of the model after all steps."""
+    """Return the answers (n, S) of the model after all steps."""
     parts = [np.zeros((0, tokens.shape[1]), np.int64)]
     for start in range(0, len(tokens), 256):
         part = slice(start, start + 256)
@@ -108,7 +108,7 @@ def answered(solver: Solver, tokens: np.ndarray, identifiers: np.ndarray, num_st
 
 
 def counted(family: Family, questions: np.ndarray, answers: np.ndarray) -> tuple[int, int]:
-    """How many puzzles there are, and how many of the answers are solutions by the rules."""
+    """Return the number of puzzles, and the number solved according to the rules."""
     verdicts = [family.judge(*pair, None).solved for pair in zip(questions, answers, strict=True)]
     return len(verdicts), sum(map(bool, verdicts))
 

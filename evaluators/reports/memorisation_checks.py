@@ -1,4 +1,4 @@
-"""The checks of the memorisation report, each from numbers alone, and the page and picture that they make."""
+"""The checks of the memorisation report, computed from given numbers, and the page and picture that show them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dataset.format import IGNORE_LABEL_ID
-from evaluators.curves import GREY, TEST, THIRD, TRAIN, as_share, new_figure, styled
+from evaluators.drawing.curves import GREY, TEST, THIRD, TRAIN, as_share, new_figure, styled
+from evaluators.reports.augmentation_probe import COPIES, ORIGINALS, NotKnown
+from evaluators.reports.augmentation_probe import TEST as TEST_PUZZLES
 from evaluators.score import wilson_interval
-from evaluators.train_copies import COPIES, ORIGINALS, NotKnown
-from evaluators.train_copies import TEST as TEST_PUZZLES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 
 Records = Sequence[Mapping[str, float]]
 
-# What counts as a sign, in shares unless said otherwise.
+# Thresholds of a sign of memorisation; shares unless noted otherwise.
 GAP = 0.2  # train above test
 FALL = 0.05  # test accuracy below its best
 FEW_STEPS = 1.5  # mean supervision steps
-RISE = 0.05  # of test accuracy after the steps have fallen to that
-SOLVED = 0.9  # test accuracy at which one step is enough because the puzzles are solved
-DISTINCT = 0.9  # different predictions for each different answer
-LEARNED = 0.05  # train accuracy below which nothing has been learned, by heart or otherwise
+RISE = 0.05  # rise of test accuracy after steps fell below FEW_STEPS
+SOLVED = 0.9  # test accuracy above which few steps just mean that the puzzles are solved
+DISTINCT = 0.9  # distinct predictions per distinct answer
+LEARNED = 0.05  # train accuracy below which nothing has been learned or memorised
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check says: whether it is a sign of memorisation (None: not known), and the figures."""
+    """The result of a check: whether it is a sign of memorisation (None: unknown), text and figure."""
 
     title: str
     sign: bool | None
     words: str
-    rule: str = ""  # what would have been a sign
+    rule: str = ""  # what would be a sign
     draw: Callable[[Axes], None] | None = None
 
     @property
@@ -50,7 +50,7 @@ class Finding:
 
 
 def check_gap(records: Records) -> Finding:
-    """Exact accuracy in training and in evaluation over time."""
+    """Compare exact accuracy in training and in evaluation over time."""
     test = _series(records, "test/exact_accuracy")
     if not test:
         raise NotKnown("metrics.jsonl has no test/exact_accuracy")
@@ -63,8 +63,8 @@ def check_gap(records: Records) -> Finding:
     seen = float(np.mean(recent))
     best_step, best = max(test, key=lambda point: point[1])
     words = (
-        f"Up to step {step:,} the model solved {seen:.1%} of the train examples it had halted on since the evaluation "
-        f"before, and {now:.1%} of the test puzzles: a gap of {100 * (seen - now):+.1f} points."
+        f"Up to step {step:,} the model solved {seen:.1%} of the train examples it halted on since the previous "
+        f"evaluation, and {now:.1%} of the test puzzles: a gap of {100 * (seen - now):+.1f} points."
     )
     fell = best - now > FALL
     if fell:
@@ -73,7 +73,7 @@ def check_gap(records: Records) -> Finding:
         f"a gap of more than {100 * GAP:.0f} points, or a fall of test accuracy by more than {100 * FALL:.0f}"
     )
     if max(seen, best) < LEARNED:
-        raise NotKnown(f"{words} Nothing is learned yet, by heart or otherwise.")
+        raise NotKnown(f"{words} Nothing has been learned or memorised yet.")
 
     def draw(axes: Axes) -> None:
         axes.plot(*zip(*train, strict=True), color=TRAIN, alpha=0.8, label="train")
@@ -89,7 +89,7 @@ def check_gap(records: Records) -> Finding:
 
 
 def check_steps(records: Records, max_steps: int) -> Finding:
-    """Whether halting becomes early before answers become right."""
+    """Check whether the model halts early before its answers are right."""
     points = [
         (record["step"], record["test/steps"], record["test/exact_accuracy"])
         for record in records
@@ -98,7 +98,7 @@ def check_steps(records: Records, max_steps: int) -> Finding:
     if not points:
         raise NotKnown("metrics.jsonl has no test/steps")
     if max_steps == 1:
-        raise NotKnown("the model was trained with one supervision step, so there is nothing to fall")
+        raise NotKnown("the model was trained with one supervision step, so halting cannot become earlier")
     step, steps, accuracy = points[-1]
     words = (
         f"At step {step:,} the halting rule says stop after {steps:.2f} of {max_steps} supervision steps on average, "
@@ -139,16 +139,16 @@ def check_steps(records: Records, max_steps: int) -> Finding:
 def check_duplicates(
     found: Iterable[tuple[int, list[np.ndarray]]], read_labels: Callable[[], np.ndarray | None]
 ) -> Finding:
-    """How many different predictions were saved, beside how many different answers there are.
+    """Compare the number of distinct saved predictions with the number of distinct answers.
 
-    `found` yields (step, (n, S) predictions of each rank); the labels are (n, S), None where the test data is not at
-    hand, and only read if there is something to compare them with.
+    `found` yields (step, (n, S) predictions of each rank). `read_labels` returns (n, S), or None if the test data is
+    not available; it is called only if there are predictions.
     """
     labels, counts = None, {}
     for step, preds in found:
         labels = read_labels() if not counts else labels
         if labels is not None and len(preds) == 1 and preds[0].shape == labels.shape:
-            # Outside of the labelled cells training asks for nothing, and models write anything.
+            # Unlabelled cells are not trained, so their predictions are arbitrary.
             preds = [np.where(labels == IGNORE_LABEL_ID, 0, preds[0])]
         rows = np.concatenate(preds)
         counts[step] = len(rows), num_different(rows)
@@ -156,17 +156,15 @@ def check_duplicates(
         raise NotKnown("no step_N_all_preds.R with preds is saved (eval_save_outputs=[preds] saves them)")
     step = max(counts)
     rows, different = counts[step]
-    words = f"Of the {rows:,} predictions saved at step {step:,}, {different:,} are different"
+    words = f"Of the {rows:,} predictions saved at step {step:,}, {different:,} are distinct"
     wanted = None if labels is None or len(labels) != rows else num_different(labels)
     if wanted is None:
         expected = rows
-        words += (
-            "; how many different answers there should be is not known, since the test data is not at hand."
-        )
+        words += "; the number of distinct answers is unknown, because the test data is not available."
     else:
         expected = wanted
-        words += f"; the answers they should be have {wanted:,} different ones."
-    rule = f"fewer than {DISTINCT:.0%} as many different predictions as different answers"
+        words += f"; the test data has {wanted:,} distinct answers."
+    rule = f"fewer than {DISTINCT:.0%} as many distinct predictions as distinct answers"
 
     def draw(axes: Axes) -> None:
         steps = sorted(counts)
@@ -175,18 +173,18 @@ def check_duplicates(
         )
         if wanted is not None:
             axes.axhline(wanted, color=GREY, linestyle="--", label="answers")
-        axes.set(xlabel="training step", ylabel="different grids (test)")
+        axes.set(xlabel="training step", ylabel="distinct grids (test)")
         axes.set_ylim(0, 1.15 * max(expected, *(n for _, n in counts.values())))
         axes.legend(loc="lower right")
 
     sign = different < DISTINCT * expected
     if wanted is None and sign:
-        raise NotKnown(words)  # test puzzles may share answers
+        raise NotKnown(words)  # different test puzzles may share an answer
     return Finding("Duplicate predictions", sign, words, rule, draw)
 
 
 def num_different(rows: np.ndarray) -> int:
-    """How many different rows an (n, S) array has."""
+    """Number of distinct rows of an (n, S) array."""
     return len(np.unique(np.ascontiguousarray(rows).view(np.dtype((np.void, rows.itemsize * rows.shape[1])))))
 
 
@@ -194,7 +192,7 @@ def num_different(rows: np.ndarray) -> int:
 
 
 def check_copies(solved: Mapping[str, tuple[int, int]]) -> Finding:
-    """Whether symmetric copies of train puzzles, which are as hard, are solved as well as the originals."""
+    """Check whether fresh symmetric copies of train puzzles are solved as often as the originals."""
     if not solved[COPIES][0]:
         raise NotKnown("every symmetric copy that was drawn is itself a train example")
     shares = {name: right / number for name, (number, right) in solved.items()}
@@ -205,7 +203,7 @@ def check_copies(solved: Mapping[str, tuple[int, int]]) -> Finding:
     )
     words += "."
     if shares[ORIGINALS] < LEARNED:
-        raise NotKnown(f"{words} Nothing is learned yet, by heart or otherwise.")
+        raise NotKnown(f"{words} Nothing has been learned or memorised yet.")
     rule = "fewer fresh copies solved than originals, by more than the two 95% intervals allow"
 
     def draw(axes: Axes) -> None:
@@ -228,20 +226,22 @@ def check_copies(solved: Mapping[str, tuple[int, int]]) -> Finding:
 
 
 def verdict(findings: Sequence[Finding]) -> str:
-    """One sentence on all checks."""
+    """Summarise all checks in one sentence."""
     known = [finding for finding in findings if finding.sign is not None]
     signs = [finding.title.lower() for finding in known if finding.sign]
     missing = len(findings) - len(known)
-    beside = f" ({missing} could not be made)" if missing else ""
+    unavailable = f" ({missing} could not be made)" if missing else ""
     if not known:
-        return "Nothing can be said: none of the checks could be made."
+        return "No conclusion: none of the checks could be made."
     if signs:
-        return f"Signs of memorisation in {len(signs)} of {len(known)} checks{beside}: {', '.join(signs)}."
-    return f"No sign of memorisation in {len(known)} check{'s' * (len(known) > 1)}{beside}."
+        return (
+            f"Signs of memorisation in {len(signs)} of {len(known)} checks{unavailable}: {', '.join(signs)}."
+        )
+    return f"No sign of memorisation in {len(known)} check{'s' * (len(known) > 1)}{unavailable}."
 
 
 def page(label: str, findings: Sequence[Finding]) -> str:
-    """The report as Markdown."""
+    """Format the report as Markdown."""
     lines = ["# Memorisation report", "", f"Checkpoint: `{label}`", "", f"**{verdict(findings)}**", ""]
     if any(finding.draw for finding in findings):
         lines += ["![the checks as figures](memorisation.png)", ""]
@@ -254,7 +254,7 @@ def page(label: str, findings: Sequence[Finding]) -> str:
 
 @styled
 def picture(findings: Sequence[Finding]) -> Figure:
-    """The checks in four panels, under the verdict."""
+    """Draw the checks in four panels below the verdict."""
     figure, axes = new_figure(2, 2, (11, 7.6))
     figure.suptitle(textwrap.fill(verdict(findings), 100), fontsize=12, x=0.01, ha="left")
     for place, finding in zip(axes.flat, findings, strict=True):

@@ -1,4 +1,4 @@
-"""What every pass over a test stream does with the answers: which rows are real, and where their numbers go.
+"""Split a test stream over ranks, and collect metrics, saved outputs and evaluator results of one evaluation.
 
 Shapes: B rows of this rank.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dataset.format import IGNORE_LABEL_ID
 from evaluators.base import Evaluator
-from evaluators.saved import SavedOutputs
+from evaluators.saved_outputs import SavedOutputs
 from puzzle_dataset import PuzzleDataset
 from utils.distributed import World
 
@@ -23,19 +23,19 @@ NOTHING: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
-class Share:
-    """This rank's part of one global batch."""
+class LocalBatch:
+    """The rows of one global batch that belong to this rank."""
 
     set_name: str
-    batch: dict[str, Tensor]  # with padding rows behind the real ones
-    num_rows: int  # real rows of this rank, 0 where the batch left it none
-    start: int  # place of the first row within its set
-    number: int  # place of the first row within the stream
-    num_global: int  # real rows of all ranks
+    batch: dict[str, Tensor]  # padding rows follow the real ones
+    num_rows: int  # real rows of this rank, may be 0
+    start: int  # index of the first row in its set
+    number: int  # index of the first row in the stream
+    num_global: int  # real rows on all ranks
 
 
-def shares(data: PuzzleDataset, rank: int, limit: int | None = None) -> Iterator[Share]:
-    """The stream as this rank sees it, up to the stream's first `limit` examples."""
+def local_batches(data: PuzzleDataset, rank: int, limit: int | None = None) -> Iterator[LocalBatch]:
+    """Yield the batches of this rank, up to the first `limit` examples of the stream."""
     seen: dict[str, int] = defaultdict(int)  # examples of the global stream so far, by set
     for set_name, batch, num_global in data.batches():
         before, in_set = sum(seen.values()), seen[set_name]
@@ -46,13 +46,13 @@ def shares(data: PuzzleDataset, rank: int, limit: int | None = None) -> Iterator
         seen[set_name] += num_global
         offset = rank * data.local_batch_size
         num_rows = max(0, min(data.local_batch_size, num_global - offset))
-        yield Share(set_name, batch, num_rows, in_set + offset, before + offset, num_global)
+        yield LocalBatch(set_name, batch, num_rows, in_set + offset, before + offset, num_global)
 
 
 def labelled_only(labels: Tensor, *named: dict[str, Tensor]) -> list[dict[str, Tensor]] | None:
-    """Tensors (B, ...) by name without the rows whose labels (B, S) are all ignored; None if no row is left.
+    """Drop rows whose labels (B, S) are all ignored from tensors (B, ...) by name; None if no row is left.
 
-    Such a row, whose answer nobody knows, counts nowhere. Labels on the CPU spare a wait for the device.
+    Rows without a label are excluded from all metrics. Pass `labels` on the CPU to avoid a device synchronisation.
     """
     has_label = (labels != IGNORE_LABEL_ID).any(-1)
     if has_label.all():
@@ -64,9 +64,9 @@ def labelled_only(labels: Tensor, *named: dict[str, Tensor]) -> list[dict[str, T
 
 
 class Collector:
-    """Sums, saved outputs and evaluators of one evaluation; a context manager around its batches.
+    """Collect metric sums, saved outputs and evaluator results; a context manager around the batches of an evaluation.
 
-    Saved outputs go per rank to `{save_dir}/step_{step}_all_preds.{rank}`, evaluators' files below
+    Each rank saves its outputs to `{save_dir}/step_{step}_all_preds.{rank}`; evaluators write to
     `{save_dir}/evaluator_{name}_step_{step}/`.
     """
 
@@ -97,24 +97,24 @@ class Collector:
         finally:
             self._saved.__exit__(*exception)
 
-    def add(self, share: Share, sums: dict[str, float], named: dict[str, Tensor]) -> None:
-        """Take the answers of a share's real rows: their metrics as sums, and tensors (B, ...) by name."""
+    def add(self, local: LocalBatch, sums: dict[str, float], named: dict[str, Tensor]) -> None:
+        """Add the real rows of a local batch: their metrics as sums, and tensors (B, ...) by name."""
         for name, value in sums.items():
-            self.sums[share.set_name][name] += value
+            self.sums[local.set_name][name] += value
         rows = {name: value.cpu() for name, value in named.items() if name in self.needed}
         self._saved.add(rows)
         for evaluator in self.evaluators.values():
             wanted = {name: rows[name] for name in evaluator.required_outputs}
-            evaluator.update(share.set_name, wanted, torch.arange(share.start, share.start + share.num_rows))
+            evaluator.update(local.set_name, wanted, torch.arange(local.start, local.start + local.num_rows))
 
     @property
     def standing(self) -> str:
-        """This rank's exact accuracy so far, in words; empty before there is one."""
+        """Exact accuracy of this rank so far, as text; empty before the first labelled row."""
         count, exact = (sum(s[name] for s in self.sums.values()) for name in ("count", "exact_accuracy"))
         return f"exact accuracy {exact / count:.2%}" if count else ""
 
     def results(self) -> dict[str, float]:
-        """The metrics under the names they are logged by, equal on all ranks, which must all call this."""
+        """Return metrics by the names they are logged under, equal on all ranks; every rank must call this."""
         metrics = means(self.world.gather_object({name: dict(values) for name, values in self.sums.items()}))
         for name, evaluator in self.evaluators.items():
             folder = None if self.save_dir is None else self.save_dir / f"evaluator_{name}_step_{self.step}"
@@ -123,7 +123,7 @@ class Collector:
 
 
 def means(sums_by_rank: list[dict[str, dict[str, float]]]) -> dict[str, float]:
-    """Sums per rank and set, divided by the count, under the names they are logged by."""
+    """Divide sums per rank and set by their count; keys are the names they are logged under."""
     per_set: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     pooled: dict[str, float] = defaultdict(float)
     for of_rank in sums_by_rank:

@@ -1,4 +1,4 @@
-"""What the training of given weights took: FLOP, puzzles and time, for reports and model cards."""
+"""The training cost of given weights (FLOP, puzzles, time), for reports and model cards."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 from trained_run import Trained, read_metrics
 
-COST_KEY = "training"  # of an export's metadata, which has no log of the run beside it
+COST_KEY = "training"  # key in the metadata of an export, which comes without the log of the run
 _LOGGED = {"train/flops": "flops", "train/puzzles": "puzzles_finished", "train/seconds": "seconds"}
 
 
 def training_cost(trained: Trained) -> dict[str, Any]:
-    """What the run had logged when it reached these weights; without a log what an export recorded, else {}.
+    """Return the cost logged by the run up to these weights, or recorded in an export, or {} if unknown.
 
-    `flops` are those of models/flops.py, `puzzles_finished` counts every time that a puzzle was worked on to its halt,
-    `distinct_puzzles` the groups of the train data, of which augmented copies are no others.
+    `flops` are those of models/flops.py; `puzzles_finished` counts every halted row; `distinct_puzzles` is the number
+    of groups of the train data, so augmented copies are not counted.
     """
     if COST_KEY in trained.metadata:
         return trained.metadata[COST_KEY]
@@ -33,7 +33,7 @@ def training_cost(trained: Trained) -> dict[str, Any]:
 
 
 def cost_in_words(cost: dict[str, Any]) -> str:
-    """One clause such as `4,000 steps, 2.0e+13 FLOP, 1,000 distinct puzzles, 12 minutes`; "" without figures."""
+    """Format as `4,000 steps, 2.0e+13 FLOP, 1,000 distinct puzzles, 12 minutes`; "" if nothing is known."""
     parts = [f"{cost['steps']:,} steps"] if "steps" in cost else []
     parts += [f"{cost['flops']:.2g} FLOP"] if "flops" in cost else []
     parts += [f"{cost['distinct_puzzles']:,} distinct puzzles"] if "distinct_puzzles" in cost else []
@@ -42,7 +42,7 @@ def cost_in_words(cost: dict[str, Any]) -> str:
 
 
 def processor() -> str:
-    """The name of this machine's CPU."""
+    """Number of cores and name of the CPU."""
     path = Path("/proc/cpuinfo")
     if path.is_file():
         names = [

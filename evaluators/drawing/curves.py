@@ -1,6 +1,6 @@
-"""Figures of a run: its training curves, accuracy by supervision step, accuracy by difficulty.
+"""Figures of a run: training curves, accuracy by supervision step, accuracy by difficulty.
 
-Each is drawn from numbers alone. A figure for which there are none raises `NothingToDraw`, which says why.
+Each function draws given numbers and raises `NothingToDraw`, with the reason, if there are none.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colours that people with any colour vision tell apart (Okabe and Ito, 2008).
+# Distinguishable with any kind of colour vision (Okabe and Ito, 2008).
 TRAIN, TEST, THIRD, GREY = "#0072B2", "#D55E00", "#009E73", "#8A8F98"
 _STYLE = {
     "font.size": 10,
@@ -34,18 +34,18 @@ _STYLE = {
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "legend.frameon": False,
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "figures",  # the same numbers make the same file
+    "svg.fonttype": "none",  # keep text as text
+    "svg.hashsalt": "figures",  # deterministic output
 }
-_SMOOTHED = 120  # points of a training curve above which a running mean is drawn over them
+_SMOOTHED = 120  # number of points above which a training curve gets a running mean
 
 
 class NothingToDraw(ValueError):
-    """Why a figure was left out."""
+    """A figure has no data; the message is the reason."""
 
 
 def styled(draw: Callable) -> Callable:
-    """Decorate a function that draws: matplotlib takes the style when a part is made, not when it is saved."""
+    """Decorator that applies the style; matplotlib reads it when artists are created, not when a figure is saved."""
 
     @functools.wraps(draw)
     def wrapper(*args, **kwargs):
@@ -58,7 +58,7 @@ def styled(draw: Callable) -> Callable:
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
-    """A figure and its axes (rows, columns), without a display."""
+    """Make a figure with axes (rows, columns), without a display."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
@@ -67,9 +67,9 @@ def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figu
 
 @styled
 def encoded(figure: Figure, kind: str) -> bytes:
-    """The content of a "png" or "svg" file."""
+    """Encode a figure as a "png" or "svg" file."""
     file = io.BytesIO()
-    # Without a date, so that the same numbers make the same file.
+    # No date, so that the output is deterministic.
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
     figure.savefig(file, format=kind, dpi=130, metadata=metadata)
     return file.getvalue()
@@ -77,7 +77,7 @@ def encoded(figure: Figure, kind: str) -> bytes:
 
 @styled
 def training_curves(records: Sequence[Mapping[str, float]], global_batch_size: int) -> Figure:
-    """Loss, accuracies, supervision steps, learning rate and throughput of a run's metrics over its training steps."""
+    """Plot loss, accuracies, supervision steps, learning rate and throughput over training steps."""
     train = [record for record in records if any(name.startswith("train/") for name in record)]
     if not records:
         raise NothingToDraw("there is no metrics.jsonl, or it is empty")
@@ -88,9 +88,9 @@ def training_curves(records: Sequence[Mapping[str, float]], global_batch_size: i
         ("cells right", "accuracy", "cell accuracy", "share"),
         ("steps until halting", "steps", "mean supervision steps", "linear"),
     )
-    for place, (title, name, label, scale) in zip(axes.flat, panels, strict=False):
-        _train_and_test(place, records, name, scale)
-        place.set(title=title, ylabel=label)
+    for ax, (title, name, label, scale) in zip(axes.flat, panels, strict=False):
+        _train_and_test(ax, records, name, scale)
+        ax.set(title=title, ylabel=label)
     rate, speed = axes.flat[4:]
     rates = [(r["step"], r["train/lr"]) for r in train if "train/lr" in r]
     if rates:
@@ -104,17 +104,17 @@ def training_curves(records: Sequence[Mapping[str, float]], global_batch_size: i
         speed.set_ylim(0, 1.3 * float(np.quantile(puzzles, 0.95)))
         speed.legend(loc="lower right")
     speed.set(title="throughput", ylabel="training puzzles per second")
-    for place in axes.flat:
-        place.set_xlabel("training step")
-        if not place.has_data():
-            place.text(0.5, 0.5, "not in metrics.jsonl", transform=place.transAxes, ha="center", color=GREY)
+    for ax in axes.flat:
+        ax.set_xlabel("training step")
+        if not ax.has_data():
+            ax.text(0.5, 0.5, "not in metrics.jsonl", transform=ax.transAxes, ha="center", color=GREY)
     return figure
 
 
 def throughput(
     records: Sequence[Mapping[str, float]], global_batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Training steps, and puzzles per second up to each; time in which an evaluation ran is not counted."""
+    """Return training steps and the puzzles per second before each; intervals with an evaluation are excluded."""
     found = [
         (
             after["step"],
@@ -131,82 +131,80 @@ def throughput(
 
 @styled
 def accuracy_by_step(table: Sequence[Mapping[str, float]], num_rows: int, trained_steps: int) -> Figure:
-    """Shares after each supervision step; `table` is `evaluators.compute_curve`'s of the curve "steps"."""
+    """Plot shares by supervision step; `table` is the curve "steps" of `evaluators.strategies.compute_curve`."""
     points = [row for row in table if row["exact_accuracy"] is not None]
     if not points:
         raise NothingToDraw("no row of the test data has labels")
     figure, axes = new_figure(1, 1, (7, 4.4))
-    (place,) = axes.flat
+    (ax,) = axes.flat
     steps = [int(row["at"]) for row in points]
     exact = np.array([row["exact_accuracy"] for row in points])
     low, high = np.array([wilson_interval(round(share * num_rows), num_rows) for share in exact]).T
-    place.fill_between(steps, low, high, color=TEST, alpha=0.15, linewidth=0)
+    ax.fill_between(steps, low, high, color=TEST, alpha=0.15, linewidth=0)
     marker = "o" if len(steps) <= 32 else None
-    place.plot(steps, exact, color=TEST, marker=marker, markersize=4, label="puzzles solved, 95% interval")
+    ax.plot(steps, exact, color=TEST, marker=marker, markersize=4, label="puzzles solved, 95% interval")
     lines = (("token_accuracy", "cells right", TRAIN), ("said_stop", "halting rule says stop", THIRD))
     for key, label, colour in lines:
-        place.plot(steps, [row[key] for row in points], color=colour, label=label)
+        ax.plot(steps, [row[key] for row in points], color=colour, label=label)
     if max(steps) > trained_steps:
-        place.axvline(trained_steps, color=GREY, linewidth=1, linestyle="--")
+        ax.axvline(trained_steps, color=GREY, linewidth=1, linestyle="--")
         words = {"text": "steps in training", "rotation": 90, "ha": "right", "va": "center", "fontsize": 9}
-        place.annotate(xy=(trained_steps, 0.5), xycoords=("data", "axes fraction"), color=GREY, **words)
-    place.set(
+        ax.annotate(xy=(trained_steps, 0.5), xycoords=("data", "axes fraction"), color=GREY, **words)
+    ax.set(
         title=f"accuracy by supervision step, {num_rows:,} test puzzles",
         xlabel="supervision step",
         ylabel="share",
     )
-    place.xaxis.get_major_locator().set_params(integer=True)
-    as_share(place)
-    place.legend()
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    as_share(ax)
+    ax.legend()
     return figure
 
 
 @styled
 def accuracy_by_difficulty(classes: Mapping[str, tuple[int, int]], unit: str) -> Figure:
-    """Exact accuracy of classes of puzzles: name -> (puzzles, solved), from easy to hard."""
+    """Plot exact accuracy by difficulty class: name -> (puzzles, solved), from easy to hard."""
     classes = {name: counts for name, counts in classes.items() if counts[0]}
     if not classes:
         raise NothingToDraw("the dataset records no difficulty")
     figure, axes = new_figure(1, 1, (7, 4.4))
-    (place,) = axes.flat
+    (ax,) = axes.flat
     shares = np.array([solved / number for number, solved in classes.values()])
     intervals = np.array([wilson_interval(solved, number) for number, solved in classes.values()])
     errors = np.abs(intervals.T - shares)
     x = np.arange(len(classes))
-    place.errorbar(x, shares, errors, fmt="o", color=TEST, markersize=7, elinewidth=1.6, capsize=5)
+    ax.errorbar(x, shares, errors, fmt="o", color=TEST, markersize=7, elinewidth=1.6, capsize=5)
     for at, (number, _), top in zip(x, classes.values(), intervals[:, 1], strict=True):
-        place.annotate(
-            f"n = {number:,}", (at, top), (0, 5), textcoords="offset points", ha="center", fontsize=9
-        )
-    place.set_xticks(x, classes)
-    place.grid(False, axis="x")
-    place.set(
+        ax.annotate(f"n = {number:,}", (at, top), (0, 5), textcoords="offset points", ha="center", fontsize=9)
+    ax.set_xticks(x, classes)
+    ax.grid(False, axis="x")
+    ax.set(
         title="puzzles solved by difficulty, with 95% intervals",
         xlabel=f"difficulty: {unit}",
         ylabel="exact accuracy",
         xlim=(-0.6, max(len(classes) - 0.4, 1.6)),
     )
-    as_share(place, top=1.09)
+    as_share(ax, top=1.09)
     return figure
 
 
 def running_mean(values: np.ndarray, width: int) -> np.ndarray:
-    """Each value's mean with its neighbours, over `width` values, fewer at both ends."""
+    """Centred running mean over `width` values, over fewer at both ends."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
-    places = np.arange(len(values))
-    start, end = np.maximum(places - width // 2, 0), np.minimum(places + width // 2 + 1, len(values))
+    indices = np.arange(len(values))
+    start, end = np.maximum(indices - width // 2, 0), np.minimum(indices + width // 2 + 1, len(values))
     return (sums[end] - sums[start]) / (end - start)
 
 
-def as_share(place: Axes, top: float = 1.03) -> None:
-    """Percentages from 0 to 100 upwards."""
+def as_share(ax: Axes, top: float = 1.03) -> None:
+    """Format the y axis as percentages from 0 to 100."""
     from matplotlib.ticker import PercentFormatter
 
-    place.set_ylim(-0.03, top)
-    place.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.set_ylim(-0.03, top)
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
-def _train_and_test(place: Axes, records: Sequence[Mapping[str, float]], name: str, scale: str) -> None:
+def _train_and_test(ax: Axes, records: Sequence[Mapping[str, float]], name: str, scale: str) -> None:
     for split, colour in (("train", TRAIN), ("test", TEST)):
         key = f"{split}/{name}"
         points = [(record["step"], record[key]) for record in records if key in record]
@@ -214,18 +212,18 @@ def _train_and_test(place: Axes, records: Sequence[Mapping[str, float]], name: s
             continue
         steps, values = np.array(points, float).T
         if split == "train" and len(values) > _SMOOTHED:
-            place.plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
-            place.plot(
+            ax.plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
+            ax.plot(
                 steps, running_mean(values, len(values) // 40), color=colour, label="train (running mean)"
             )
         else:
             marker = "o" if split == "test" and len(values) <= 60 else None
-            place.plot(steps, values, color=colour, marker=marker, markersize=3.5, label=split)
-    if scale == "log" and place.has_data():
-        place.set_yscale("log")
+            ax.plot(steps, values, color=colour, marker=marker, markersize=3.5, label=split)
+    if scale == "log" and ax.has_data():
+        ax.set_yscale("log")
     elif scale == "share":
-        as_share(place)
-    elif place.has_data():
-        place.set_ylim(bottom=0)
-    if place.has_data():
-        place.legend()
+        as_share(ax)
+    elif ax.has_data():
+        ax.set_ylim(bottom=0)
+    if ax.has_data():
+        ax.legend()

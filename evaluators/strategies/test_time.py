@@ -1,8 +1,8 @@
-"""Ways to spend more compute on a trained model's answers, none of which trains it: folds over supervision steps.
+"""Test-time strategies: spend more compute on the answers of a trained model, without training it further.
 
-Each strategy answers a batch and, on the way, tells a `Tally` what it would have answered for less. Steps are counted
-over all chains of a puzzle.
-Shapes: n puzzles, C chains of each, S `seq_len`.
+Each strategy answers a batch and records in a `Tally` what it would have answered with less compute. Step counts cover
+all chains of a puzzle.
+Shapes: n puzzles, C chains per puzzle, S `seq_len`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 
 from dataset.families.symmetry import Symmetries
-from evaluators.chains import (
+from evaluators.inference import Solver
+from evaluators.strategies.accounting import ORACLE, Tally
+from evaluators.strategies.latent_noise import LatentNoise, chain_keys
+from evaluators.strategies.samples import (
     PICKS,
     Bundle,
     Candidates,
@@ -24,41 +27,38 @@ from evaluators.chains import (
     first_to_stop,
     solve_bundle,
 )
-from evaluators.checker import Checker, Found
-from evaluators.inference import Solver
-from evaluators.latent_noise import LatentNoise, chain_keys
-from evaluators.tally import ORACLE, Tally
+from evaluators.strategies.verifier import Checker, Found
 
 
 @dataclass(frozen=True)
 class Answered:
-    """A strategy's answers to n puzzles, on the device."""
+    """The answers of a strategy to n puzzles, on the device."""
 
     preds: Tensor  # (n, S) int64
-    q_halt: Tensor  # (n,) float32 that came with them
-    steps: Tensor  # (n,) int64: for one chain the first step that said stop (the last where none did), else all steps
-    outputs: dict[str, Tensor] = field(default_factory=dict)  # of the last step, where there is one
+    q_halt: Tensor  # (n,) float32, q_halt of these answers
+    steps: Tensor  # (n,) int64: with one chain the first step that said stop (else the last); otherwise all steps run
+    outputs: dict[str, Tensor] = field(default_factory=dict)  # of the last step, if all rows share one
 
 
 class Strategy:
-    """Answers batches; knows nothing of labels."""
+    """Base class of strategies. A strategy answers batches and never sees labels."""
 
     @property
     def outputs(self) -> frozenset[str]:
-        """Names of the tensors that come with its answers, beside those of the batch."""
+        """Names of the tensors returned with the answers, in addition to those of the batch."""
         return frozenset({"preds", "q_halt_logits"})
 
     def solve(self, rows: Rows, tally: Tally) -> Answered:
-        """The answers to a batch's rows; the tally is told of each step and of what it cost."""
+        """Answer the rows of a batch, recording each intermediate answer and its cost in the tally."""
         raise NotImplementedError(f"{type(self).__name__} must define solve")
 
 
 class Plain(Strategy):
-    """Every row through all steps, as in training's evaluation; more than trained are allowed.
+    """Run every row for `num_steps` steps, as evaluation during training does; more steps than trained are allowed.
 
-    With `halt`, a second pass in which rows leave the batch at the first step that says stop (adaptive computation
-    time, arXiv 2510.04871): its answers count, and the full pass is what it is compared with. With a `checker` the
-    tally also learns what stopping at the first answer that it accepts would give.
+    With `halt`, run a second pass in which rows leave the batch at the first step that says stop (adaptive computation
+    time, arXiv 2510.04871) and return its answers; the full pass is the baseline. With a `checker`, the tally also
+    records the result of stopping at the first answer that the checker accepts.
     """
 
     def __init__(
@@ -82,14 +82,14 @@ class Plain(Strategy):
         full = self._full_run(rows, tally)
         if not self.halt:
             return full
-        full.q_halt.sum().item()  # waits for the device
+        full.q_halt.sum().item()  # synchronise with the device
         tally.seconds["full"] += time.perf_counter() - began
 
         began = time.perf_counter()
         bundle = Bundle.repeated(rows)
         halted = solve_bundle(self.solver, bundle, self.num_steps, first_to_stop, self.sizes)
         tally.seconds["halted"] += time.perf_counter() - began
-        tally.point("halted", "halted", halted.answers[:, 0], halted.steps, halted.says_stop[:, 0])
+        tally.record("halted", "halted", halted.answers[:, 0], halted.steps, halted.says_stop[:, 0])
         return answered(halted, np.zeros(len(rows), np.int64), rows)
 
     def _full_run(self, rows: Rows, tally: Tally) -> Answered:
@@ -105,7 +105,7 @@ class Plain(Strategy):
                 "q_continue_logits": output.q_continue,
                 "preds": output.logits.argmax(-1),
             }
-            if self.solver.halts and outputs:  # a model whose evaluation keeps the answer it stopped at
+            if self.solver.halts and outputs:  # evaluation of this model freezes the answer at its halt
                 goes_on = first_stop >= number
                 now = {
                     name: torch.where(goes_on.view(-1, *[1] * (value.ndim - 1)), value, outputs[name])
@@ -113,17 +113,17 @@ class Plain(Strategy):
                 }
             outputs = now
             first_stop = torch.where(output.says_stop, first_stop.clamp(max=number), first_stop)
-            tally.point("steps", number, outputs["preds"], number, output.says_stop)
+            tally.record("steps", number, outputs["preds"], number, output.says_stop)
             found.look(outputs["preds"].cpu().numpy() if self.checker else None, number)
         found.report(tally, outputs["preds"].cpu().numpy() if self.checker else None, self.num_steps)
         return Answered(outputs["preds"], outputs["q_halt_logits"], first_stop, outputs)
 
 
 class Voting(Strategy):
-    """C chains of each puzzle, one of whose answers is picked; what makes the chains differ is the subclass's.
+    """Run C chains per puzzle and pick one of their answers; subclasses define how the chains differ.
 
-    `pick`: `majority` of whole grids, ties by the largest q_halt; `q_halt`, the largest; `first_stop`, where chains run
-    in lockstep until one says stop ("Speed is Confidence", arXiv 2601.19085).
+    `pick`: `majority` votes over whole grids, ties broken by q_halt; `q_halt` takes the largest q_halt; `first_stop`
+    runs the chains in lockstep until one says stop ("Speed is Confidence", arXiv 2601.19085).
     """
 
     def __init__(
@@ -143,14 +143,14 @@ class Voting(Strategy):
         self.checker, self.sizes = checker, sizes
 
     def bundle(self, rows: Rows) -> Bundle:
-        """The chains of some puzzles before their first step."""
+        """Return the chains of these puzzles, before their first step."""
         raise NotImplementedError(f"{type(self).__name__} must define bundle")
 
     def solve(self, rows: Rows, tally: Tally) -> Answered:
         return self.choose(self.candidates(rows, tally), rows, tally)
 
     def candidates(self, rows: Rows, tally: Tally) -> Candidates:
-        """All chains' answers."""
+        """Run all chains and return their answers."""
         parts = []
         for some, part in rows.chunks(self.num_chains, self.capacity):
             bundle = self.bundle(some)
@@ -163,15 +163,15 @@ class Voting(Strategy):
         return Candidates.joined(parts)
 
     def choose(self, candidates: Candidates, rows: Rows, tally: Tally) -> Answered:
-        """The picked answers; the tally learns what fewer chains would have given."""
+        """Pick one answer per puzzle, recording in the tally what fewer chains would have given."""
         return choose(candidates, self.pick, rows, tally)
 
 
 class SymmetryVoting(Voting):
-    """Copies of the puzzle under symmetries of its family: solved, turned back, put to the vote.
+    """Solve symmetric copies of each puzzle, map the answers back, and vote.
 
-    Test-time augmentation as in arXiv 2601.19085 (rotations, digit relabelings) and, of its kind, in the ARC scoring of
-    arXiv 2506.21734. The first chain is the puzzle as it is.
+    Test-time augmentation as in arXiv 2601.19085 (rotations, digit relabelings) and, similarly, in the ARC scoring of
+    arXiv 2506.21734. The first chain is the untransformed puzzle.
     """
 
     def __init__(self, *arguments, symmetries: Symmetries, **options):
@@ -191,10 +191,10 @@ class SymmetryVoting(Voting):
 
 
 class NoiseChains(Voting):
-    """Chains that differ by noise N(0, sigma² I) on the scratch latents, added before every supervision step.
+    """Chains that differ by noise N(0, sigma² I), added to the scratch latents before every supervision step.
 
-    PTRM (arXiv 2605.19943): the noise is constant in size, one draw for each supervision step, none inside; nothing is
-    renormalised. The answer latent stays as it is.
+    As in PTRM (arXiv 2605.19943): constant scale, one draw per supervision step and none inside it, no renormalisation.
+    The answer latent gets no noise.
     """
 
     def __init__(self, *arguments, sigma: float, **options):
@@ -207,9 +207,9 @@ class NoiseChains(Voting):
 
 
 class Ensemble(Strategy):
-    """Several checkpoints of the same task, one chain each, and a vote; cf. the late checkpoints of arXiv 2601.10679.
+    """Vote over several checkpoints of the same task, one chain each; cf. the late checkpoints of arXiv 2601.10679.
 
-    That paper joins its checkpoints by the labels; here nothing but votes and q_halt decides.
+    That paper combines its checkpoints by means of the labels; here only votes and q_halt are used.
     """
 
     def __init__(
@@ -238,25 +238,25 @@ class Ensemble(Strategy):
 
 
 def choose(candidates: Candidates, pick: str, rows: Rows, tally: Tally) -> Answered:
-    """The picked answer of each puzzle; the tally learns what fewer chains, and an oracle, would have given."""
+    """Pick one answer per puzzle; record in the tally what fewer chains, and an oracle, would have given."""
     each = np.arange(len(rows))
     num_chains = candidates.answers.shape[1]
-    if pick != "first_stop":  # fewer chains would have run on where now one has decided
+    if pick != "first_stop":  # with fewer chains, a run ended by one of the others would have continued
         for count in counts_up_to(num_chains):
             some = candidates.first(count)
             chains = PICKS[pick](some)
             answers, stops = some.answers[each, chains], some.says_stop[each, chains]
-            tally.point("chains", count, answers, some.steps * count, stops)
-            tally.point(ORACLE, count, some.answers, some.steps * count)
+            tally.record("chains", count, answers, some.steps * count, stops)
+            tally.record(ORACLE, count, some.answers, some.steps * count)
     chains = PICKS[pick](candidates)
     if pick == "first_stop":
         answers, stops = candidates.answers[each, chains], candidates.says_stop[each, chains]
-        tally.point("chains", num_chains, answers, candidates.steps * num_chains, stops)
+        tally.record("chains", num_chains, answers, candidates.steps * num_chains, stops)
     return answered(candidates, chains, rows)
 
 
 def answered(candidates: Candidates, chains: np.ndarray, rows: Rows) -> Answered:
-    """The answers of one chain of each puzzle."""
+    """Return the answers of the selected chain (n,) of each puzzle."""
     each, device = np.arange(len(rows)), rows.inputs.device
     return Answered(
         torch.from_numpy(candidates.answers[each, chains]).to(device, torch.int64),
@@ -266,6 +266,6 @@ def answered(candidates: Candidates, chains: np.ndarray, rows: Rows) -> Answered
 
 
 def counts_up_to(most: int) -> list[int]:
-    """1, 2, 4, 8, ... and `most` itself."""
+    """Return 1, 2, 4, 8, ... below `most`, then `most` itself."""
     doubled = [2**power for power in range(most.bit_length()) if 2**power < most]
     return [*doubled, most]

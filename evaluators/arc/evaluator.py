@@ -1,8 +1,8 @@
-"""ARC's score: answers to all augmented copies of a test input are mapped back and vote for the answer.
+"""ARC's score: answers to all augmented copies of a test input are mapped back and vote for its answer.
 
-As published: of each prediction the largest top-left rectangle of colours is taken and the augmentation undone;
-the candidates of a test input are ranked by (votes, mean sigmoid(q_halt)); a task counts by the share of its test
-inputs whose answer is among the first K. Only hashes, votes and the grids that are submitted leave a rank.
+As published: each prediction is cropped to the largest top-left rectangle of colours and its augmentation is undone;
+the candidates of a test input are ranked by (votes, mean sigmoid(q_halt)); a task scores the share of its test inputs
+whose answer is among the first K. Only hashes, votes and submitted grids are sent between ranks.
 
 Legend: B rows of a batch, S 900 cells of a sequence (`dataset.families.arc.grids`), slot: one test input of one task.
 """
@@ -22,21 +22,21 @@ from dataset.augment import inverse_dihedral
 from dataset.families.arc.grids import GRID_SIZE, Augmentation, crop_sizes, grid_digest, split_name
 from dataset.families.arc.tasks import NO_GRID, identifier_names
 from dataset.format import BLANK_IDENTIFIER, Metadata
-from evaluators.arc_tasks import TestTasks
-from evaluators.arc_votes import CANDIDATES_FILE, Candidates, Predictions, files_up_to
+from evaluators.arc.tasks import TestTasks
+from evaluators.arc.votes import CANDIDATES_FILE, Candidates, Predictions, files_up_to
 from evaluators.base import Evaluator
 from utils.errors import UserError
 from utils.files import make_folder, write_atomically
 
-_NO_GRID = grid_digest(NO_GRID)  # of a prediction without any colour at the top left
+_NO_GRID = grid_digest(NO_GRID)  # a prediction without a colour in the top-left cell
 
 
 class ARC(Evaluator):
     """`ARC/pass@K` of this evaluation and `submission.json`; with `aggregated_voting` also `ARC/pooled_pass@K`.
 
-    The pooled score lets all evaluations of the run up to this one vote together, read from the files that each leaves
-    below the checkpoint folder. Test inputs without known answers are submitted but not scored; without any to score
-    there is no score. Raises `UserError` for impossible options and data that are not ARC's.
+    The pooled score counts the votes of all evaluations of the run so far, read from the files that each writes to
+    the checkpoint folder. Test inputs without a known answer are submitted but not scored; if no answer is known, there
+    is no score. Raises `UserError` for invalid options and for data other than ARC's.
     """
 
     required_outputs: ClassVar[frozenset[str]] = frozenset(
@@ -77,12 +77,12 @@ class ARC(Evaluator):
         return f"{whose} unknown, submission written to {where}"
 
     def begin(self) -> None:
-        """Forget the evaluation before."""
+        """Reset, before an evaluation."""
         self._predictions = Predictions()
         self._submission_path: Path | None = None
 
     def update(self, set_name: str, outputs: dict[str, Tensor], example_indices: Tensor) -> None:
-        """Crop, map back and hash the predictions of a batch; rows with the blank identifier are not ARC's."""
+        """Crop, map back and hash the predictions of a batch, except rows with the blank identifier (not ARC)."""
         identifiers = outputs["puzzle_identifiers"].numpy()
         rows = np.flatnonzero(identifiers != self.metadata.blank_identifier_id)
         if not len(rows):
@@ -90,20 +90,20 @@ class ARC(Evaluator):
         identifiers = identifiers[rows]
         inputs, answers = (_Cropped(outputs[key].numpy()[rows]) for key in ("inputs", "preds"))
         confidences = outputs["q_halt_logits"].double().sigmoid().numpy()[rows]
-        places = example_indices.numpy()[rows]
-        columns = zip(identifiers.tolist(), places.tolist(), confidences.tolist(), strict=True)
-        for row, (identifier, place, confidence) in enumerate(columns):
+        indices = example_indices.numpy()[rows]
+        columns = zip(identifiers.tolist(), indices.tolist(), confidences.tolist(), strict=True)
+        for row, (identifier, index, confidence) in enumerate(columns):
             task, augmentation = split_name(self._name(identifier))
             table = augmentation.inverse_table()
             slot = self.tasks.slots.get((task, grid_digest(inputs.grid(row, augmentation, table))))
-            if slot is None:  # a test split may hold more than test_puzzles.json asks for
+            if slot is None:  # a test split may hold more than test_puzzles.json lists
                 continue
             answer = answers.grid(row, augmentation, table)
-            self._predictions.add(set_name, place, slot, answer, confidence)
+            self._predictions.add(set_name, index, slot, answer, confidence)
 
     def result(self, gather: Callable[[Any], list[Any]], save_dir: Path | None) -> dict[str, float]:
-        """The scores, on rank 0; there submission.json and this evaluation's candidates go below `save_dir`."""
-        identity = secrets.token_hex(8)  # tells a rank which of the gathered objects is its own
+        """Return the scores on rank 0, which also writes submission.json and the candidates to `save_dir`."""
+        identity = secrets.token_hex(8)  # identifies this rank among the gathered objects
         gathered = gather((identity, self._predictions.votes()))
         is_first = gathered[0][0] == identity
         if is_first:
@@ -158,7 +158,7 @@ class ARC(Evaluator):
         return {f"{prefix}@{size}": float(rate) for size, rate in zip(self.pass_sizes, rates, strict=True)}
 
     def _submission(self, best: list[list[bytes]], grids: dict[bytes, np.ndarray]) -> dict[str, list[dict]]:
-        """Attempts for every test input: its best candidates (digests by slot), and fallbacks if there are too few."""
+        """Build the attempts for every test input: `best` candidates (digests by slot), filled up with fallbacks."""
         submission = {}
         for name, slots in self.tasks.slots_of.items():
             submission[name] = []
@@ -175,9 +175,9 @@ class ARC(Evaluator):
 
 
 def _fallbacks(question: np.ndarray) -> Iterator[np.ndarray]:
-    """Grids of different shapes to attempt where predictions run out: a repeated attempt could not score.
+    """Yield grids of distinct shapes to attempt when there are too few candidates; a repeated attempt could not score.
 
-    First the test input, as in many tasks the answer has its shape and most of its cells, then blank grids.
+    The test input comes first, because in many tasks the answer shares its shape and most cells; then blank grids.
     """
     yield question
     for height in range(1, GRID_SIZE + 1):
@@ -186,14 +186,14 @@ def _fallbacks(question: np.ndarray) -> Iterator[np.ndarray]:
 
 
 class _Cropped:
-    """The grids at the top left of a batch of sequences (B, S)."""
+    """The top-left grids of a batch of sequences (B, S)."""
 
     def __init__(self, sequences: np.ndarray):
         self._sizes = crop_sizes(sequences)
         self._frames = sequences.astype(np.uint8).reshape(-1, GRID_SIZE, GRID_SIZE)
 
     def grid(self, row: int, augmentation: Augmentation, table: bytes) -> np.ndarray:
-        """The grid of a row before its augmentation; `table` is the augmentation's `inverse_table`."""
+        """Return the grid of a row with its augmentation undone; `table` is `augmentation.inverse_table()`."""
         height, width = self._sizes[row]
         cells = self._frames[row, :height, :width].tobytes().translate(table)
         grid = np.frombuffer(cells, np.uint8).reshape(height, width)

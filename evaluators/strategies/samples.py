@@ -1,6 +1,6 @@
-"""Several chains of supervision steps for each puzzle, run in lockstep, and how one of their answers is chosen.
+"""Run several chains of supervision steps per puzzle in lockstep, and pick one of their answers.
 
-Shapes: n puzzles, C chains of each (chain c of puzzle r is row r·C + c of a batch), S `seq_len`.
+Shapes: n puzzles, C chains per puzzle (chain c of puzzle r is row r·C + c of a batch), S `seq_len`.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ NONE = -1  # no chain
 
 @dataclass(frozen=True)
 class Rows:
-    """Test puzzles, on the solver's device."""
+    """A batch of test puzzles on the solver's device."""
 
     inputs: Tensor  # (n, S) int32
     identifiers: Tensor  # (n,) int32
-    numbers: np.ndarray  # (n,) int64: places in the whole test stream, from which all randomness is derived
+    numbers: np.ndarray  # (n,) int64: indices in the whole test stream; all randomness is derived from them
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def take(self, rows: np.ndarray) -> Rows:
-        """These of the puzzles, (m,) int64."""
+        """Select puzzles by their indices (m,) int64."""
         index = torch.from_numpy(rows).to(self.inputs.device)
         return Rows(self.inputs[index], self.identifiers[index], self.numbers[rows])
 
     def chunks(self, num_chains: int, capacity: int) -> Iterator[tuple[Rows, slice]]:
-        """The puzzles in parts whose chains fill `capacity` rows; one puzzle with all its chains at the least."""
+        """Yield chunks whose chains fit in `capacity` rows, with at least one puzzle per chunk, and their slices."""
         size = max(1, capacity // num_chains)
         for start in range(0, len(self), size):
             part = slice(start, start + size)
@@ -49,12 +49,12 @@ class Bundle:
     identifiers: Tensor  # (n·C,) int32
     num_chains: int
     perturb: Perturbation | None = None
-    # (n·C, S) answers into those of the puzzles as they were given
+    # Maps (n·C, S) answers back to the untransformed puzzles.
     undo: Callable[[np.ndarray], np.ndarray] = lambda answers: answers
 
     @classmethod
     def repeated(cls, rows: Rows, num_chains: int = 1, perturb: Perturbation | None = None) -> Bundle:
-        """Chains that all start from the puzzle as it is."""
+        """Start every chain from the untransformed puzzle."""
         inputs, identifiers = (
             tensor.repeat_interleave(num_chains, 0) for tensor in (rows.inputs, rows.identifiers)
         )
@@ -63,17 +63,17 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What the chains said, at their last step or, where one of them decided, at that step."""
+    """The answers of all chains, taken at the deciding step of their puzzle or else at the last step."""
 
     answers: np.ndarray  # (n, C, S) int16
     q_halt: np.ndarray  # (n, C) float32
     says_stop: np.ndarray  # (n, C) bool
-    decider: np.ndarray  # (n,) int64: the chain that ended the run of its puzzle, NONE where none did
-    steps: np.ndarray  # (n,) int64: steps that each chain of the puzzle has run
+    decider: np.ndarray  # (n,) int64: the chain that ended the run of its puzzle, or NONE
+    steps: np.ndarray  # (n,) int64: number of steps each chain of the puzzle ran
 
     @classmethod
     def joined(cls, parts: Sequence[Candidates], axis: int = 0) -> Candidates:
-        """Those of several parts of the puzzles; with `axis` 1 several runs' of the same ones, side by side."""
+        """Concatenate along the puzzles or, with `axis` 1, along the chains of the same puzzles."""
         names = [f.name for f in fields(cls)]
         if axis == 0:
             return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
@@ -81,21 +81,21 @@ class Candidates:
         return cls(*wide, parts[0].decider, parts[0].steps)
 
     def first(self, num_chains: int) -> Candidates:
-        """Only the first chains of each puzzle."""
+        """Keep the first `num_chains` chains of each puzzle."""
         arrays = (self.answers, self.q_halt, self.says_stop)
         return Candidates(*(array[:, :num_chains] for array in arrays), self.decider, self.steps)
 
 
-# (number of the step, its output, (m·C, S) answers, (m,) puzzles in flight) -> (m,) deciding chain of each, or NONE
+# (step number, its output, (m·C, S) answers, (m,) active puzzles) -> (m,) deciding chain of each puzzle, or NONE
 StopRule = Callable[[int, Output, Tensor, np.ndarray], np.ndarray]
 
 
 def run_chains(
     rollout: Rollout, bundle: Bundle, num_steps: int, decide: StopRule | None = None
 ) -> Candidates:
-    """Go on with a rollout of the bundle until it has done `num_steps` steps in all.
+    """Continue a rollout of the bundle until it has done `num_steps` steps in total.
 
-    After each step `decide` says for which puzzles a chain has decided; they end there, and leave the batch.
+    After each step `decide` selects the puzzles that end there; their chains leave the batch.
     """
     chains = bundle.num_chains
     num_puzzles = len(bundle.inputs) // chains
@@ -104,7 +104,7 @@ def run_chains(
     says_stop = np.zeros((num_puzzles, chains), bool)
     decider = np.full(num_puzzles, NONE)
     steps = np.zeros(num_puzzles, np.int64)
-    alive = rollout.places.cpu().numpy()[::chains] // chains
+    alive = rollout.row_indices.cpu().numpy()[::chains] // chains
     while rollout.num_steps < num_steps and len(alive):
         output = rollout.step(bundle.perturb)
         last = rollout.num_steps == num_steps
@@ -138,7 +138,7 @@ def solve_bundle(
     decide: StopRule | None = None,
     sizes: Sequence[int] = (),
 ) -> Candidates:
-    """Run a bundle from the start."""
+    """Run a bundle from its first step."""
     return run_chains(solver.start(bundle.inputs, bundle.identifiers, sizes), bundle, num_steps, decide)
 
 
@@ -146,21 +146,21 @@ def _rows_of(puzzles: np.ndarray, num_chains: int) -> np.ndarray:
     return (puzzles[:, None] * num_chains + np.arange(num_chains)).reshape(-1)
 
 
-# ---------------------------------------------------------------------------------------- who decides
+# ---------------------------------------------------------------------------------------- stop rules
 
 
 def first_to_stop(number: int, output: Output, answers: Tensor, puzzles: np.ndarray) -> np.ndarray:
-    """A `StopRule`: the chain that says stop; of several, the one with the largest q_halt (arXiv 2601.19085)."""
+    """`StopRule`: a chain that says stop ends the run; if several do, the largest q_halt wins (arXiv 2601.19085)."""
     says_stop = output.says_stop.cpu().numpy().reshape(len(puzzles), -1)
     q_halt = output.q_halt.cpu().numpy().reshape(len(puzzles), -1)
     return np.where(says_stop.any(1), np.where(says_stop, q_halt, -np.inf).argmax(1), NONE)
 
 
-# ---------------------------------------------------------------------------------------- who is chosen
+# ---------------------------------------------------------------------------------------- picks
 
 
 def majority(candidates: Candidates) -> np.ndarray:
-    """(n,) chain whose whole grid most chains of its puzzle have; ties by the largest q_halt among them."""
+    """(n,) index of a chain with the most common whole-grid answer of its puzzle; ties broken by the largest q_halt."""
     winners = np.empty(len(candidates.answers), np.int64)
     for row, (answers, q_halt) in enumerate(zip(candidates.answers, candidates.q_halt, strict=True)):
         votes: dict[bytes, list[int]] = {}
@@ -172,12 +172,12 @@ def majority(candidates: Candidates) -> np.ndarray:
 
 
 def largest_q_halt(candidates: Candidates) -> np.ndarray:
-    """(n,) chain that is surest of its answer."""
+    """(n,) index of the chain with the largest q_halt."""
     return candidates.q_halt.argmax(1)
 
 
 def decider_or_first(candidates: Candidates) -> np.ndarray:
-    """(n,) chain that decided, chain 0 where none did (arXiv 2601.19085)."""
+    """(n,) index of the deciding chain, or 0 if there is none (arXiv 2601.19085)."""
     return np.maximum(candidates.decider, 0)
 
 

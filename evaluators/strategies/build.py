@@ -1,4 +1,4 @@
-"""A strategy by its name and options: defaults by family, and everything that does not go with the data refused."""
+"""Build a strategy from its name and options, with per-family defaults; reject what the data or model cannot run."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from dataset.families import family_of
 from dataset.families.base import Family
 from dataset.families.symmetry import Symmetries
 from dataset.format import Metadata
-from evaluators.checker import Checker, checker_of
 from evaluators.inference import Solver
-from evaluators.ladder import RUNGS, Ladder
-from evaluators.test_time import Ensemble, NoiseChains, Plain, Strategy, SymmetryVoting, Voting
+from evaluators.strategies.cascade import STAGES, Cascade
+from evaluators.strategies.test_time import Ensemble, NoiseChains, Plain, Strategy, SymmetryVoting, Voting
+from evaluators.strategies.verifier import Checker, checker_of
 from utils.errors import UserError
 
 NUM_SYMMETRIES = 8
 NUM_CHAINS = 16
-MORE_STEPS = 4  # times those of training
+MORE_STEPS = 4  # multiple of the trained number of steps
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a user asks for; None is the default."""
+    """The options of a strategy as the user gave them; None selects the default."""
 
     strategy: str
     num_steps: int
@@ -40,14 +40,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a strategy runs."""
+    """The models and data a strategy runs on."""
 
-    solvers: Sequence[Solver]  # one, or those of an ensemble
+    solvers: Sequence[Solver]  # one, or several for an ensemble
     metadata: Metadata
     data_paths: Sequence[str]
-    capacity: int  # rows that run at once
-    sizes: Sequence[int] = ()  # batch sizes to run at (`Rollout`)
-    identifiers: Sequence[int] = (0,)  # those of the test puzzles, each once
+    capacity: int  # maximum number of rows per batch
+    sizes: Sequence[int] = ()  # allowed batch sizes (see `Rollout`)
+    identifiers: Sequence[int] = (0,)  # unique puzzle identifiers of the test set
 
     @property
     def family(self) -> Family:
@@ -55,7 +55,7 @@ class Setting:
 
 
 def build_strategy(choice: Choice, setting: Setting) -> tuple[Strategy, dict[str, Any]]:
-    """The strategy, and its options with their defaults filled in; raises `UserError` for what cannot be run."""
+    """Return the strategy and its options with defaults filled in. Raises `UserError` if it cannot run here."""
     checker = checker_of(setting.metadata) if choice.checker else None
     strategy, own = BUILDERS[choice.strategy](choice, setting, checker)
     return strategy, {"checker": choice.checker} | own
@@ -73,15 +73,15 @@ def _ensemble(choice: Choice, setting: Setting, checker: Checker | None) -> tupl
     return Ensemble(setting.solvers, steps, checker=checker, sizes=setting.sizes, **options), options
 
 
-def _ladder(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[Strategy, dict[str, Any]]:
-    rungs = list(choice.rungs or _rungs_that_can_be(setting, choice))
+def _cascade(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[Strategy, dict[str, Any]]:
+    rungs = list(choice.rungs or _possible_stages(setting, choice))
     votings: dict[str, Voting] = {}
     more = choice.more_steps or MORE_STEPS * choice.num_steps
     options: dict[str, Any] = {"rungs": rungs, "halt": bool(choice.halt)}
     if "more_steps" in rungs:
         if more <= choice.num_steps:
             raise UserError(
-                f"more_steps={more} must be more than the {choice.num_steps} steps of the rung before (halt_max_steps)"
+                f"more_steps={more} must exceed the {choice.num_steps} steps of the previous rung (halt_max_steps)"
             )
         options["more_steps"] = more
     if "symmetry" in rungs:
@@ -90,7 +90,7 @@ def _ladder(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[
     if "noise" in rungs:
         votings["noise"], own = _noise(choice, setting, None)
         options["noise"] = own
-    ladder = Ladder(
+    cascade = Cascade(
         setting.solvers[0],
         rungs,
         choice.num_steps,
@@ -100,12 +100,12 @@ def _ladder(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[
         checker=checker,
         sizes=setting.sizes,
     )
-    return ladder, options
+    return cascade, options
 
 
-def _rungs_that_can_be(setting: Setting, choice: Choice) -> list[str]:
-    """All rungs, but for those that the data or the architecture has no way to climb and nobody asked for."""
-    rungs = list(RUNGS)
+def _possible_stages(setting: Setting, choice: Choice) -> list[str]:
+    """All stages except those that the data or architecture does not support and the user did not configure."""
+    rungs = list(STAGES)
     if choice.symmetries is None:
         try:
             _symmetry(choice, setting, None, "first_stop")
@@ -129,8 +129,8 @@ def _symmetry(
     most = symmetries.most
     if most is not None and max(choice.symmetries or 0, 2) > most:
         raise UserError(
-            f"symmetries={choice.symmetries or NUM_SYMMETRIES}: of some of these puzzles the model can be asked {most} "
-            "different copies and no more (of an ARC task, one for each of its identifiers)"
+            f"symmetries={choice.symmetries or NUM_SYMMETRIES}: some of these puzzles have only {most} different "
+            "copies that the model knows (an ARC task has one for each of its identifiers)"
         )
     count = choice.symmetries or min(NUM_SYMMETRIES, most or NUM_SYMMETRIES)
     options = {"symmetries": count, "pick": pick or choice.pick or "majority", "seed": choice.seed or 0}
@@ -152,13 +152,13 @@ def _noise(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[V
     solver, family = setting.solvers[0], setting.family
     if not _has_scratch(solver):
         raise UserError(
-            f"noise goes on the latents beside the answer, and {type(solver.head.model.inner).__name__} has none: use "
-            "strategy=symmetry or ensemble, or leave noise out of rungs"
+            f"noise is added to latents other than the answer, and {type(solver.head.model.inner).__name__} has "
+            "none: use strategy=symmetry or ensemble, or leave noise out of rungs"
         )
     sigma = family.sigma if choice.sigma is None else choice.sigma
     if sigma is None:
         raise UserError(
-            "sigma is needed, because this family states no usual one (others have 0.2 to 1.0): "
+            "sigma is required, because this family defines no default (other families use 0.2 to 1.0): "
             f"{family.reason}"
         )
     options = {
@@ -185,12 +185,12 @@ def _has_scratch(solver: Solver) -> bool:
     return len(solver.head.model.inner.latents) > 1
 
 
-# A new strategy is a module with a class and a builder, a line here, and one in STRATEGIES of
-# config/evaluate_schema.py, which says what options it takes.
+# To add a strategy, write a module with a class and a builder, add a line here, and list its options under
+# STRATEGIES in config/evaluate_schema.py.
 BUILDERS: dict[str, Callable[[Choice, Setting, Checker | None], tuple[Strategy, dict[str, Any]]]] = {
     "plain": _plain,
     "symmetry": _symmetry,
     "noise": _noise,
     "ensemble": _ensemble,
-    "ladder": _ladder,
+    "ladder": _cascade,
 }

@@ -1,6 +1,6 @@
-"""Outputs of an evaluation on disk: written batch by batch, so that memory does not grow with their number.
+"""Save the outputs of an evaluation batch by batch, so that memory does not grow with their number.
 
-Shapes: B rows of this rank.
+Shapes: B rows on this rank.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from utils.files import replacing, temporary_path, writing_into
 
 
 class SavedOutputs:
-    """Appends rows to one file a name and, when closed, makes of them `path`: `torch.save` of a dict of tensors.
+    """Append rows to one temporary file per name; `write` combines them into `path`, a `torch.save` of a dict.
 
-    A context manager that removes the pieces. Without a `path` or `names` it does nothing.
+    A context manager that removes the temporary files. Does nothing without a `path` or `names`.
     """
 
     def __init__(self, path: Path | None, names: Collection[str]):
@@ -30,7 +30,7 @@ class SavedOutputs:
         return self
 
     def add(self, rows: dict[str, Tensor]) -> None:
-        """Append the rows, (B, ...) CPU tensors of which `names` are taken. Raises UserError if it cannot write."""
+        """Append those of the (B, ...) CPU tensors that are in `names`. Raises UserError if writing fails."""
         for name in self.names:
             tensor = rows[name].contiguous()
             kind = tensor.dtype, tensor.shape[1:]
@@ -44,13 +44,13 @@ class SavedOutputs:
                 self._files[name].write(tensor.view(torch.uint8).numpy() if tensor.numel() else b"")
 
     def write(self) -> None:
-        """Make `path` of what was added; nothing if no row was. Raises UserError if it cannot write."""
+        """Write the added rows to `path`, unless there are none. Raises UserError if writing fails."""
         if not self._files:
             return
         with writing_into(self.path.parent, "checkpoint_path"):
             for file in self._files.values():
                 file.flush()
-            # The pieces are mapped, not read: what is written comes from the page cache.
+            # The files are memory-mapped, not read into memory.
             with replacing(self.path) as temporary:
                 torch.save({name: self._mapped(name) for name in self._files}, temporary)
 

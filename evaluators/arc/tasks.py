@@ -1,4 +1,4 @@
-"""The test tasks of a run's ARC datasets."""
+"""Test tasks of ARC datasets."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from utils.reading import read_json
 class TestTasks:
     """The test tasks of all ARC datasets in a run.
 
-    slots: (task, digest of a test input) to its number; slots_of, answers: of each task its test inputs' slots and the
-    digests of their answers, None for an unknown one; questions: the test input of each slot.
+    slots: (task, digest of a test input) -> slot. slots_of, answers: task -> the slots of its test inputs, and the
+    digests of their answers (None if unknown). questions: slot -> test input.
     """
 
-    __test__ = False  # the name is not a test's
+    __test__ = False  # not a test class, despite its name
 
     slots: dict[tuple[str, bytes], int] = field(default_factory=dict)
     slots_of: dict[str, list[int]] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class TestTasks:
 
     @classmethod
     def load(cls, data_paths: Sequence[str]) -> TestTasks:
-        """The tasks in every `test_puzzles.json`; raises `UserError` when there is none or one is malformed."""
+        """Load every `test_puzzles.json`. Raises `UserError` if there is none or one is malformed."""
         tasks, sources = cls(), {}
         for data_path in arc_paths(data_paths):
             path = data_path / TEST_PUZZLES_FILE
@@ -52,7 +52,7 @@ class TestTasks:
 
     @property
     def fingerprint(self) -> str:
-        """A hash that differs between different sets of test inputs."""
+        """Hash of the set of test inputs."""
         text = "".join(f"{name} {digest.hex()} {slot}\n" for (name, digest), slot in self.slots.items())
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -61,7 +61,7 @@ class TestTasks:
 
     @property
     def scored(self) -> list[str]:
-        """The tasks of which an answer is known."""
+        """Tasks with at least one known answer."""
         return [name for name, answers in self.answers.items() if any(answers)]
 
     @property
@@ -70,7 +70,7 @@ class TestTasks:
 
     @property
     def num_unknown(self) -> int:
-        """Test inputs whose answers are not known."""
+        """Number of test inputs without a known answer."""
         return sum(answer is None for answers in self.answers.values() for answer in answers)
 
     def _add(
@@ -80,7 +80,7 @@ class TestTasks:
         tests = puzzle.get("test") if isinstance(puzzle, dict) else None
         if not isinstance(tests, list) or not tests:
             raise UserError(f"{where}: must hold a list of pairs under test")
-        if unknown is None:  # built elsewhere: [[0]] throughout stands for answers that are not known
+        if unknown is None:  # not from our builder: only [[0]] as outputs means that answers are unknown
             is_known = any(
                 isinstance(p, dict) and p.get("output", UNKNOWN_OUTPUT) != UNKNOWN_OUTPUT for p in tests
             )

@@ -1,4 +1,4 @@
-"""The report of an evaluation: its files and what the console shows of it."""
+"""The report of an evaluation: its files and its console summary."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from evaluators.compute_curve import as_text
-from evaluators.training_cost import cost_in_words
+from evaluators.reports.training_cost import cost_in_words
+from evaluators.strategies.compute_curve import as_text
 from utils.errors import UserError
 from utils.files import write_text
 from utils.loggers import METRICS_FILE
@@ -17,16 +17,17 @@ REPORT_NAME = "report.json"
 
 
 def make_output_folder(folder: Path) -> None:
+    """Create the folder of the report. Raises UserError if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be made ({error.strerror or error}); give another folder as out="
+            f"{folder}: cannot be created ({error.strerror or error}); choose another folder with out="
         ) from error
 
 
 def write_report(folder: Path, report: dict[str, Any]) -> None:
-    """`report.json` is the latest evaluation; `reports.jsonl` and `metrics.jsonl` (figures only) get a line of each."""
+    """Write `report.json` and append a line to `reports.jsonl` and, numbers only, to `metrics.jsonl`."""
     figures = {"step": report["step"] or 0, "time": round(time.time(), 3), "strategy": report["strategy"]}
     figures |= {key: report[key] for key in ("rows", "network_applications_per_puzzle", "seconds")}
     lines = {"reports.jsonl": report, METRICS_FILE: figures | report["metrics"]}
@@ -37,12 +38,12 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
                 file.write(json.dumps(record) + "\n")
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be written ({error.strerror or error}); give another out="
+            f"{folder}: cannot be written ({error.strerror or error}); choose another folder with out="
         ) from error
 
 
 def summary(report: dict[str, Any], folder: Path) -> str:
-    """The report for the console."""
+    """Format the report for the console."""
     lines = [line for curve, table in report["curves"].items() for line in as_text(curve, table)]
     for rung, counts in report.get("rungs", {}).items():
         lines.append(f"rung {rung}: " + ", ".join(f"{k.replace('_', ' ')} {v:,}" for k, v in counts.items()))

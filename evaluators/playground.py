@@ -1,4 +1,4 @@
-"""What the page to play with does, without the page: read or draw a puzzle, solve it step by step, show a step.
+"""The logic of the web page without the page: read or sample a puzzle, solve it step by step, draw a step.
 
 Shapes: S cells of a puzzle, C symmetric copies that vote.
 """
@@ -13,9 +13,9 @@ import numpy as np
 
 from dataset.families.base import Family
 from dataset.families.symmetry import Symmetries
-from evaluators.chains import Candidates, majority
+from evaluators.drawing.pictures import Panel, halting_chart, still
 from evaluators.inference import Solver, Step
-from evaluators.pictures import Panel, halting_chart, still
+from evaluators.strategies.samples import Candidates, majority
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 MOST_STEPS = 256
 NUM_COPIES = 8
-# Room for boxes, rules and line breaks in a puzzle that is drawn as text.
+# Leaves room for boxes, lines and line breaks in a puzzle drawn as text.
 _CHARACTERS_PER_CELL = 6
 
 
 @dataclass(frozen=True)
 class Solved:
-    """A puzzle and the model's answers, one panel for the puzzle and each step."""
+    """A puzzle and the answers to it: one panel for the puzzle and one per step."""
 
     panels: list[Panel]
     remarks: list[str]
 
     @property
     def summary(self) -> str:
-        """The last verdict, and since when answers were right."""
+        """State the last verdict, and the step since which answers have been right."""
         last = self.panels[-1]
         right = [panel.number for panel in self.panels[1:] if panel.verdict.solved]
         if not last.verdict.solved:
@@ -48,36 +48,36 @@ class Solved:
         return f"Solved from step {first} on: {last.verdict.words}."
 
 
-class Game:
-    """A model that answers what people type; raises UserError if puzzles of its family cannot be typed."""
+class Session:
+    """Solve puzzles that users type. Raises UserError if puzzles of the model's family cannot be typed."""
 
     def __init__(self, solver: Solver, family: Family, symmetries: Symmetries | None, identifier: int = 0):
         if family.text_help is None:
             named = f"a model of {family.name}" if family.name else f"not usable here ({family.reason})"
             raise UserError(
-                f"checkpoint= is {named}, whose puzzles cannot be written as text; solve.py shows those of its dataset"
+                f"checkpoint= is {named}, whose puzzles cannot be typed; solve.py shows puzzles of its dataset"
             )
         self.solver, self.family, self.symmetries, self.identifier = solver, family, symmetries, identifier
 
     @property
     def most_characters(self) -> int:
-        """Of a puzzle as text."""
+        """Maximum length of a puzzle as text."""
         rows, columns = self.family.shape
         return rows * columns * _CHARACTERS_PER_CELL
 
     def sample(self, seed: int) -> str:
-        """A random puzzle as text, of the kind that datasets are generated of."""
+        """Return a random puzzle as text, drawn like those of generated datasets."""
         if self.family.example is None:
-            raise UserError(f"there is no way to draw a random puzzle of {self.family.name}: type one")
+            raise UserError(f"random puzzles of {self.family.name} are not available: type one")
         question, _ = self.family.example(np.random.default_rng(seed))
         return self.family.write(question)
 
     def solve(self, text: str, num_steps: int, voting: bool = False) -> Solved:
-        """The model's answers to a puzzle as text. Raises UserError saying what is wrong with text or numbers."""
+        """Solve a puzzle given as text. Raises UserError saying what is wrong with the text or the numbers."""
         if len(text) > self.most_characters:
             raise UserError(f"the puzzle has {len(text):,} characters, more than {self.most_characters:,}")
         if not 1 <= num_steps <= MOST_STEPS:
-            raise UserError(f"{num_steps} steps are asked for: choose 1 to {MOST_STEPS}")
+            raise UserError(f"{num_steps} steps were requested: choose 1 to {MOST_STEPS}")
         if not text.strip():
             raise UserError("there is no puzzle yet: type one, or sample one")
         question = self._read(text)
@@ -90,7 +90,7 @@ class Game:
         return Solved(panels, self.family.remarks(question))
 
     def show(self, solved: Solved, number: int) -> Image.Image:
-        """The panel of a step, 0 for the puzzle, above the halting probability of all steps."""
+        """Draw the panel of a step (0: the puzzle) above a chart of the halting probability of all steps."""
         number = min(max(number, 0), len(solved.panels) - 1)
         picture = still(self.family, solved.panels[number], len(solved.panels) - 1, scale=1.5)
         return halting_chart(picture, solved.panels, number)
@@ -106,9 +106,9 @@ class Game:
             yield step, step.answer[0].cpu().numpy(), step.confidence[0].float().cpu().numpy()
 
     def _votes(self, question: np.ndarray, num_steps: int) -> Iterator[tuple[Step, np.ndarray, np.ndarray]]:
-        """The grid that most of C symmetric copies answer with, turned back; a cell's confidence is the copies' share.
+        """Vote over C symmetric copies, mapped back; the confidence of a cell is the share of copies that agree.
 
-        The step is that of the chosen copy, so that its halting probability goes with the answer.
+        The step is that of the chosen copy, so that its halting probability matches the answer.
         """
         if self.symmetries is None:
             raise UserError("this model knows puzzles by identifier, and copies that could vote have none")

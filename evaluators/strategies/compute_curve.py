@@ -1,4 +1,4 @@
-"""Accuracy against compute as a table and as a plot. Compute is the number of network applications per puzzle."""
+"""Accuracy against compute, as a table and a plot. Compute is counted in network applications per puzzle."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluators.tally import ORACLE, Tally
+from evaluators.strategies.accounting import ORACLE, Tally
 from utils.files import replacing
 
 PLOT_NAME = "accuracy_against_compute_{}.png"  # of a strategy
 
-# What the plot calls a curve, and the style of its line.
+# Legend label and line style of each curve.
 _TITLES = {
     "steps": ("all steps", "o-"),
     "halted": ("stopping when q_halt says so", "D"),
@@ -21,7 +21,7 @@ _TITLES = {
     "with_checker": ("stopping at the first valid answer, which uses the rules", "s"),
 }
 
-# The curve whose last point is the strategy's answer.
+# The curve whose last point is the final answer of the strategy.
 MAIN_CURVE = {
     "plain": "steps",
     "symmetry": "chains",
@@ -34,11 +34,11 @@ Table = list[dict[str, float | str | None]]
 
 
 def tables(tally: Tally, applications_per_step: int) -> dict[str, Table]:
-    """For each curve its points, all figures per puzzle and over all its chains.
+    """Return the points of each curve; all values are per puzzle, over all its chains.
 
-    `exact_accuracy` and `token_accuracy` are shares of the puzzles with labels (None without any), `said_stop` of all:
-    those whose answer came with the halting rule's consent, or with the checker's where that decides. An oracle has
-    none: it takes the right answer wherever there is one.
+    `exact_accuracy` and `token_accuracy` are shares of the labelled puzzles (None without any). `said_stop` is the
+    share of all puzzles whose answer was accepted by the halting rule, or by the checker if it decides; None for an
+    oracle.
     """
     return {
         curve: [
@@ -57,7 +57,7 @@ def tables(tally: Tally, applications_per_step: int) -> dict[str, Table]:
 
 
 def compute_report(curves: dict[str, Table], tally: Tally, strategy: str) -> dict[str, Any]:
-    """The compute behind the answers, every curve, and what there is of rungs and of halting."""
+    """Return compute per puzzle, every curve, and the details of rungs and halting if there are any."""
     own = MAIN_CURVE[strategy]
     main = curves.get("halted" if "halted" in curves else own, [])
     report: dict[str, Any] = {
@@ -65,8 +65,8 @@ def compute_report(curves: dict[str, Table], tally: Tally, strategy: str) -> dic
         "supervision_steps_per_puzzle": main[-1]["supervision_steps"] if main else 0.0,
         "curves": curves,
     }
-    if tally.rungs:
-        report["rungs"] = tally.rungs
+    if tally.stages:
+        report["rungs"] = tally.stages
     if "halted" in curves:
         halted, full = curves["halted"][0], curves["steps"][-1]
         seconds = {name: tally.seconds[name] for name in ("full", "halted")}
@@ -84,7 +84,7 @@ def compute_report(curves: dict[str, Table], tally: Tally, strategy: str) -> dic
 
 
 def as_text(curve: str, table: Table) -> list[str]:
-    """Lines for the console; of a long table the points 1, 2, 4, 8, ... and the last."""
+    """Format a curve for the console; long tables are reduced to the points 1, 2, 4, 8, ... and the last."""
     last = len(table) - 1
     shown = [row for i, row in enumerate(table) if len(table) <= 8 or i == last or _is_power(i + 1)]
     name = "oracle (by labels)" if curve == ORACLE else curve.replace("_", " ")
@@ -98,7 +98,7 @@ def as_text(curve: str, table: Table) -> list[str]:
 
 
 def plot(curves: dict[str, Table], path: Path, title: str) -> None:
-    """Draw every curve that has accuracies into a PNG file."""
+    """Plot every curve that has accuracies into a PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # without pyplot, which would look for a display
     from matplotlib.ticker import LogLocator, PercentFormatter, StrMethodFormatter

@@ -1,6 +1,6 @@
-"""Candidates for ARC's test inputs and the votes for them: of one rank, of all ranks, of several evaluations.
+"""Candidate answers to ARC test inputs and their votes: of one rank, of all ranks, and of several evaluations.
 
-Legend: N predictions of a rank, slot: one test input of one task.
+Legend: N predictions on a rank, slot: one test input of one task.
 """
 
 from __future__ import annotations
@@ -31,11 +31,14 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class Votes:
-    """One rank's predictions, compact: (N,) arrays, with `candidates` rows of `digests` (distinct grids, 32) uint8."""
+    """Predictions of one rank in compact form, to be sent: (N,) arrays.
+
+    `candidates` index the rows of `digests`, (distinct grids, 32) uint8; `examples` index the examples of a set.
+    """
 
     sets: list[str]
     set_numbers: np.ndarray
-    places: np.ndarray
+    examples: np.ndarray
     slots: np.ndarray
     confidences: np.ndarray
     candidates: np.ndarray
@@ -43,50 +46,50 @@ class Votes:
 
 
 class Predictions:
-    """What one rank has seen: which grid was predicted for which slot, and every different grid once."""
+    """Predictions of one rank: which grid was predicted for which slot, and each distinct grid once."""
 
     def __init__(self):
         self.grids: dict[bytes, np.ndarray] = {}
-        self._numbers: dict[bytes, int] = {}  # of the grids
+        self._numbers: dict[bytes, int] = {}  # digest -> number of the grid
         self._sets: dict[str, int] = {}
         self._votes: list[tuple[int, int, int, int]] = []
         self._confidences: list[float] = []
 
-    def add(self, set_name: str, place: int, slot: int, grid: np.ndarray, confidence: float) -> None:
-        """One prediction; its set and place there decide between candidates that are otherwise equal."""
+    def add(self, set_name: str, example: int, slot: int, grid: np.ndarray, confidence: float) -> None:
+        """Add one prediction; ties between candidates are broken by set and example index."""
         digest = grid_digest(grid)
         if digest not in self.grids:
             self.grids[digest] = grid.copy()  # a view would keep the whole batch alive
             self._numbers[digest] = len(self._numbers)
         set_number = self._sets.setdefault(set_name, len(self._sets))
-        self._votes.append((set_number, place, slot, self._numbers[digest]))
+        self._votes.append((set_number, example, slot, self._numbers[digest]))
         self._confidences.append(confidence)
 
     def votes(self) -> Votes:
-        """Everything but the grids."""
-        set_numbers, places, slots, candidates = np.array(self._votes, np.int64).reshape(-1, 4).T
+        """Return everything except the grids."""
+        set_numbers, examples, slots, candidates = np.array(self._votes, np.int64).reshape(-1, 4).T
         digests = np.frombuffer(b"".join(self.grids), np.uint8).reshape(-1, _DIGEST_BYTES)
         confidences = np.array(self._confidences, np.float64)
-        return Votes(list(self._sets), set_numbers, places, slots, confidences, candidates, digests)
+        return Votes(list(self._sets), set_numbers, examples, slots, confidences, candidates, digests)
 
 
 class Candidates:
-    """Votes and summed confidences of the candidates of every slot, in order of their first votes."""
+    """Votes and summed confidences of the candidates of each slot, in the order of their first votes."""
 
     def __init__(self):
         self._tallies: dict[tuple[int, bytes], list] = {}
 
     @classmethod
     def count(cls, votes_of_ranks: Sequence[Votes]) -> Candidates:
-        """Tally all ranks' votes in the order of the test stream, so that the number of ranks changes nothing."""
+        """Count the votes of all ranks in the order of the test stream, so the result is independent of world size."""
         ordered = []
         for votes in votes_of_ranks:
             digests = [digest.tobytes() for digest in votes.digests]
-            columns = (votes.set_numbers, votes.places, votes.slots, votes.candidates, votes.confidences)
-            for number, place, slot, candidate, confidence in zip(
+            columns = (votes.set_numbers, votes.examples, votes.slots, votes.candidates, votes.confidences)
+            for number, example, slot, candidate, confidence in zip(
                 *(c.tolist() for c in columns), strict=True
             ):
-                ordered.append((votes.sets[number], place, slot, digests[candidate], confidence))
+                ordered.append((votes.sets[number], example, slot, digests[candidate], confidence))
         ordered.sort()
         tallied = cls()
         for _, _, slot, digest, confidence in ordered:
@@ -95,7 +98,7 @@ class Candidates:
 
     @classmethod
     def pooled(cls, paths: Iterable[Path], fingerprint: str) -> Candidates:
-        """The sum of saved tallies; raises `UserError` for a file that is broken or about other test tasks."""
+        """Add up saved tallies. Raises `UserError` if a file is malformed or belongs to other test tasks."""
         pool = cls()
         for path in paths:
             try:
@@ -117,18 +120,18 @@ class Candidates:
         return pool
 
     def ranked(self, num_slots: int) -> list[list[bytes]]:
-        """Each slot's candidates, best first: by votes, then mean confidence, then the earlier first vote."""
+        """Rank the candidates of each slot, best first: by votes, then mean confidence, then earlier first vote."""
         of_slots = [[] for _ in range(num_slots)]
         for (slot, digest), (votes, confidence) in self._tallies.items():
             of_slots[slot].append((votes, confidence / votes, digest))
-        # sorted is stable, also in reverse
+        # sorted() is stable, also with reverse=True
         return [
             [digest for *_, digest in sorted(rows, key=lambda row: row[:2], reverse=True)]
             for rows in of_slots
         ]
 
     def save(self, path: Path, fingerprint: str) -> None:
-        """Write the tallies for `pooled`."""
+        """Save the tallies, to be read by `pooled`."""
         content = io.BytesIO()
         np.savez_compressed(
             content,
@@ -147,7 +150,7 @@ class Candidates:
 
 
 def files_up_to(save_dir: Path) -> list[Path]:
-    """The saved candidates of all evaluations up to the one in `save_dir` (`..._step_N`), in order of their steps."""
+    """Return the candidate files of all evaluations up to the one in `save_dir` (`..._step_N`), ordered by step."""
     match = re.fullmatch(r"(.*_step_)(\d+)", save_dir.name)
     if match is None:
         return [save_dir / CANDIDATES_FILE]
@@ -167,7 +170,7 @@ def files_up_to(save_dir: Path) -> list[Path]:
 
 
 def _tally_problem(arrays: dict[str, np.ndarray]) -> str | None:
-    """What a file of candidates lacks to be read by `Candidates.pooled`, None if it is complete."""
+    """Describe why `Candidates.pooled` cannot read these arrays, or return None if it can."""
     for key, kind in _COLUMNS.items():
         if key not in arrays or arrays[key].dtype.kind != kind:
             return f"lacks the array {key!r}, or it has the wrong type"

@@ -1,4 +1,4 @@
-"""The pictures that a training run shows of an evaluation, from one batch of its test data and from its results."""
+"""Pictures that a training run logs at an evaluation, from one batch of test data and the results."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 from dataset.families import family_of
 from dataset.families.base import Verdict
 from dataset.format import IGNORE_LABEL_ID
-from evaluators.curves import accuracy_by_difficulty, accuracy_by_step, encoded
+from evaluators.drawing.curves import accuracy_by_difficulty, accuracy_by_step, encoded
+from evaluators.drawing.pictures import Panel, sheet
 from evaluators.inference import Solver
-from evaluators.pictures import Panel, sheet
-from evaluators.tally import right_cells
+from evaluators.strategies.accounting import right_cells
 from models.losses import ACTLossHead
 from puzzle_dataset import PuzzleDataset
 
@@ -23,9 +23,9 @@ _BY_DIFFICULTY = re.compile(r"(\w+/)exact_difficulty_([\w-]+)")
 def evaluation_pictures(
     model: ACTLossHead, data: PuzzleDataset, results: Mapping[str, float]
 ) -> dict[str, bytes]:
-    """Name -> PNG: the first test puzzle after each step, and accuracies by step and by difficulty.
+    """Return name -> PNG: the first test puzzle after each step, and accuracies by step and by difficulty.
 
-    Costs one batch of an evaluation. The model is left in the mode, training or evaluation, that it was in.
+    Evaluates one batch. The training mode of the model is restored.
     """
     was_training = model.training
     try:
@@ -47,11 +47,11 @@ def _solve_first_batch(model: ACTLossHead, data: PuzzleDataset) -> dict[str, byt
     solver = Solver(model, next(model.parameters()).device)
     family = family_of(data.metadata)
     _, batch, num_global = next(data.batches())
-    # All rows run, padding too: a compiled model then sees the shape that evaluation has.
+    # Run all rows, including padding, so that a compiled model sees the same shape as in evaluation.
     num_rows = min(num_global, len(batch["inputs"]))
     labels = batch["labels"][:num_rows]
-    question, answer_is = batch["inputs"][0].numpy(), labels[0].numpy()
-    known = answer_is if (answer_is != IGNORE_LABEL_ID).any() else None
+    question, label = batch["inputs"][0].numpy(), labels[0].numpy()
+    known = label if (label != IGNORE_LABEL_ID).any() else None
     panels = [Panel(0, family.counted(question))]
     previous = question if family.completes else None
     verdict: Verdict | None = None
@@ -81,6 +81,6 @@ def _solve_first_batch(model: ACTLossHead, data: PuzzleDataset) -> dict[str, byt
 
 
 def _counts(results: Mapping[str, float], prefix: str, name: str, share: float) -> tuple[int, int]:
-    """(puzzles, solved) of a class of difficulty."""
+    """(puzzles, solved) of a difficulty class."""
     number = int(results[f"{prefix}count_difficulty_{name}"])
     return number, round(share * number)

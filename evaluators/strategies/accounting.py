@@ -1,6 +1,6 @@
-"""Accuracy against compute: sums over puzzles for every amount of compute that a strategy passes through.
+"""Accuracy against compute: sums over puzzles at every amount of compute that a strategy passes through.
 
-A strategy never sees labels: it says what it would have answered, and what that would have cost.
+A strategy never sees labels: it records its intermediate answers and their cost, and the tally scores them.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from dataset.format import IGNORE_LABEL_ID
 Answers = Tensor | np.ndarray
 EVERY = slice(None)
 
-ORACLE = "oracle_pass_at"  # the curve whose points pick the right answer by the labels
+ORACLE = "oracle_pass_at"  # the curve that picks the right answer by means of the labels
 
-# What is summed for each point of a curve.
+# The sums kept for each point of a curve.
 _COUNTS = ("rows", "labelled", "solved", "said_stop", "steps")
 
 
 class Tally:
-    """Curves: name -> place on it -> sums over the puzzles so far, of this rank until `gather`."""
+    """Curves (name -> point -> sums over the puzzles so far); they cover this rank until `gather`."""
 
     def __init__(self):
         self.curves: dict[str, dict[str, dict[str, float]]] = {}
-        self.rungs: dict[str, dict[str, int]] = {}
+        self.stages: dict[str, dict[str, int]] = {}
         self.seconds: dict[str, float] = defaultdict(float)
         self._labels = torch.empty(0)
         self._waiting: list[tuple[str, str, Tensor, Tensor]] = []
 
     def begin(self, labels: Tensor) -> None:
-        """The next batch's labels (n, S), on the device where most answers are."""
+        """Start a batch with the labels (n, S), on the device that holds most answers."""
         self._labels = labels
 
-    def point(
+    def record(
         self,
         curve: str,
         place: str | int,
@@ -47,9 +47,10 @@ class Tally:
         says_stop: Answers | None = None,
         part: slice = EVERY,
     ) -> None:
-        """What a `part` of the batch's n puzzles would have answered after `steps` supervision steps, over all chains.
+        """Add the answers of a `part` of the batch to point `place` of a curve.
 
-        `answers` are (n, S) tokens, or (n, A, S) of which an oracle takes the right one; `steps` one number or (n,).
+        `answers` are (n, S) tokens, or (n, A, S) alternatives of which an oracle picks the right one. `steps`, a number
+        or (n,), counts supervision steps over all chains.
         """
         labels = self._labels[part]
         alternatives = torch.as_tensor(answers, device=labels.device)
@@ -70,19 +71,22 @@ class Tally:
         sums = torch.stack([values.sum(dtype=torch.int64) for values in counts])
         self._waiting.append((curve, str(place), sums, share))
 
-    def rung(
+    def record_stage(
         self, name: str, entering: np.ndarray, solved: np.ndarray, answers: np.ndarray, steps: np.ndarray
     ) -> None:
-        """One rung of a ladder for the batch's n puzzles: who enters (n,), who leaves as solved (n,), (n, S), (n,)."""
+        """Add one stage of a cascade for the n puzzles of the batch.
+
+        `entering` (n,) and `solved` (n,) are masks, `answers` is (n, S) and `steps` (n,).
+        """
         correct, has_label = right_cells(torch.from_numpy(answers), self._labels.cpu())
         right = ((correct == has_label) & (has_label > 0)).numpy()
-        sums = self.rungs.setdefault(name, dict.fromkeys(RUNG_KEYS, 0))
+        sums = self.stages.setdefault(name, dict.fromkeys(STAGE_KEYS, 0))
         values = (entering, solved, solved & right, np.where(entering, steps, 0))
-        for key, value in zip(RUNG_KEYS, values, strict=True):
+        for key, value in zip(STAGE_KEYS, values, strict=True):
             sums[key] += int(value.sum())
 
     def end(self) -> None:
-        """Fetch the batch's sums from the device, all at once."""
+        """Fetch the sums of the batch from the device in one transfer."""
         if not self._waiting:
             return
         counts = torch.stack([counts for _, _, counts, _ in self._waiting]).tolist()
@@ -93,24 +97,24 @@ class Tally:
         self._waiting.clear()
 
     def gather(self, gather_object: Callable[[Any], list[Any]]) -> None:
-        """Make the sums those of all ranks, on every rank; of seconds the slowest rank's."""
-        parts = gather_object((self.curves, self.rungs, dict(self.seconds)))
-        self.curves, self.rungs, self.seconds = {}, {}, defaultdict(float)
-        for curves, rungs, seconds in parts:
+        """Sum over ranks, on every rank; seconds are those of the slowest rank."""
+        parts = gather_object((self.curves, self.stages, dict(self.seconds)))
+        self.curves, self.stages, self.seconds = {}, {}, defaultdict(float)
+        for curves, stages, seconds in parts:
             for curve, places in curves.items():
                 for place, sums in places.items():
                     _add(self.curves.setdefault(curve, {}).setdefault(place, {}), sums)
-            for name, sums in rungs.items():
-                _add(self.rungs.setdefault(name, {}), sums)
+            for name, sums in stages.items():
+                _add(self.stages.setdefault(name, {}), sums)
             for name, value in seconds.items():
                 self.seconds[name] = max(self.seconds[name], value)
 
 
-RUNG_KEYS = ("rows_entering", "rows_said_solved", "of_them_exact", "supervision_steps")
+STAGE_KEYS = ("rows_entering", "rows_said_solved", "of_them_exact", "supervision_steps")
 
 
 def right_cells(answers: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """How many labelled cells of each answer (..., S) are right, and how many are labelled; shapes broadcast."""
+    """Number of correct labelled cells of each answer (..., S), and number of labelled cells; shapes broadcast."""
     labelled = labels != IGNORE_LABEL_ID
     return (labelled & (answers == labels)).sum(-1), labelled.sum(-1)
 

@@ -1,6 +1,6 @@
-"""Pictures of a model at work: the grid after each supervision step, as one sheet (PNG) or as an animation (GIF).
+"""Draw the grid after each supervision step, as one sheet (PNG) or as an animation (GIF).
 
-Shapes: S cells of a puzzle, H and W rows and columns of its grid.
+Shapes: S cells of a puzzle.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from evaluators.inference import Step
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
 
-# More panels than this are too small to read; the steps that changed something are kept first.
+# More panels would be too small to read; steps that changed the most cells are preferred.
 MOST_PANELS = 16
 MOST_FRAMES = 64
 _GRID_SIDE, _MARGIN, _MIN_WIDTH = 300, 12, 236  # pixels
@@ -41,7 +41,7 @@ _CHANGED, _RIGHT = (232, 110, 0), (24, 132, 62)
 
 @dataclass(frozen=True)
 class Panel:
-    """What a picture shows of the puzzle (`number` 0) or of its answer after a supervision step."""
+    """The content of one panel: the puzzle (`number` 0), or the answer after a supervision step."""
 
     number: int
     tokens: np.ndarray  # (S,)
@@ -49,7 +49,7 @@ class Panel:
     confidence: np.ndarray | None = None  # (S,) in 0..1
     halt_probability: float | None = None
     says_stop: bool = False
-    num_changed: int | None = None  # since the step before; None where there is none to compare with
+    num_changed: int | None = None  # since the previous step; None if there is none
     verdict: Verdict | None = None
 
     @classmethod
@@ -63,9 +63,9 @@ class Panel:
         verdict: Verdict,
         confidence: np.ndarray | None = None,
     ) -> Panel:
-        """The panel of a step's first row: its `answer` (S,), as the family counts it, after the `previous` one.
+        """Make the panel of the first row of a step, with its `answer` (S,) and the `previous` one.
 
-        `confidence` (S,) takes the place of the model's own.
+        Both are as returned by `Family.counted`. `confidence` (S,) overrides that of the model.
         """
         if confidence is None:
             confidence = step.confidence[0].float().cpu().numpy()
@@ -82,7 +82,7 @@ class Panel:
 
 
 def sheet(family: Family, panels: list[Panel]) -> bytes:
-    """A PNG of the panels in rows of up to four, at most `MOST_PANELS` of them, the last one always."""
+    """Return a PNG with at most `MOST_PANELS` panels in rows of up to five; the last panel is always included."""
     shown = thinned(panels, MOST_PANELS)
     pictures = [_panel(family, panel, panels[-1].number) for panel in shown]
     width, height = (max(picture.size[axis] for picture in pictures) for axis in (0, 1))
@@ -102,7 +102,7 @@ def sheet(family: Family, panels: list[Panel]) -> bytes:
 
 
 def animation(family: Family, panels: list[Panel]) -> bytes:
-    """A GIF that shows one panel after the other, at most `MOST_FRAMES` of them, and starts again."""
+    """Return a looping GIF of at most `MOST_FRAMES` panels."""
     shown = thinned(panels, MOST_FRAMES)
     pictures = [_panel(family, panel, panels[-1].number) for panel in shown]
     width = max(picture.width for picture in pictures)
@@ -114,7 +114,7 @@ def animation(family: Family, panels: list[Panel]) -> bytes:
         for number, line in enumerate(notes):
             draw.text((_MARGIN, picture.height + 16 * number), line, FAINT, font(12))
         drawn.append(frame)
-    # One palette for all: otherwise the colours of cells that stay flicker from frame to frame.
+    # All frames share a palette; otherwise the colours of unchanged cells would flicker.
     every, _ = canvas(width, sum(frame.height for frame in drawn))
     for number, frame in enumerate(drawn):
         every.paste(frame, (0, number * frame.height))
@@ -127,7 +127,7 @@ def animation(family: Family, panels: list[Panel]) -> bytes:
 
 
 def still(family: Family, panel: Panel, num_steps: int, scale: float = 1.0) -> Image.Image:
-    """One panel as a Pillow image, at a multiple of its usual size."""
+    """Draw one panel as a Pillow image, scaled by `scale`."""
     picture = _panel(family, panel, num_steps)
     if scale == 1:
         return picture
@@ -135,7 +135,7 @@ def still(family: Family, panel: Panel, num_steps: int, scale: float = 1.0) -> I
 
 
 def halting_chart(picture: Image.Image, panels: list[Panel], current: int) -> Image.Image:
-    """The picture above bars of the halting probability after each step, the current one marked."""
+    """Append a bar chart of the halting probability after each step below the picture; mark the current step."""
     height, steps = 90, panels[1:]
     whole, draw = canvas(picture.width, picture.height + height + 44)
     whole.paste(picture, (0, 0))
@@ -156,7 +156,7 @@ def halting_chart(picture: Image.Image, panels: list[Panel], current: int) -> Im
 
 
 def thinned(panels: list[Panel], most: int) -> list[Panel]:
-    """At most `most` panels: the puzzle and the last step, then those that changed most cells, in their order."""
+    """Keep at most `most` panels in order: the puzzle, the last step, and the steps that changed the most cells."""
     if len(panels) <= most:
         return panels
     between = sorted(panels[1:-1], key=lambda panel: (-(panel.num_changed or 0), panel.number))[: most - 2]
@@ -164,11 +164,11 @@ def thinned(panels: list[Panel], most: int) -> list[Panel]:
 
 
 def _panel(family: Family, panel: Panel, num_steps: int) -> Image.Image:
-    """Title, halting bar, grid and verdict, all panels of a puzzle being of one size."""
+    """Draw title, halting bar, grid and verdict; all panels of a puzzle have the same size."""
     style = family.grid_style
     height, width = extent(style, panel.tokens)
     size = int(np.clip(_GRID_SIDE // max(height, width), 10, 59))
-    # Cropped answers differ in extent: the size of the largest that fits gives all panels one size.
+    # Cropped answers differ in extent, so panels have the size of the largest.
     side = _GRID_SIDE if style.first_cell_token else size * max(height, width)
     body = max(_MIN_WIDTH, side)
     picture, draw = canvas(body + 2 * _MARGIN, side + 116)
@@ -203,7 +203,7 @@ def _halting_bar(draw: ImageDraw.ImageDraw, place: tuple[int, int], width: int, 
 
 
 def _wrapped(text: str, size: int, width: int) -> list[str]:
-    """Lines of at most `width` pixels, broken at spaces."""
+    """Break text at spaces into lines of at most `width` pixels."""
     lines, face = [""], font(size)
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
