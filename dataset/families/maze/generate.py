@@ -35,7 +35,7 @@ from utils.errors import UserError
 # mazes with paths of more than 110 steps comes out as in the published data, 0.371 with standard deviation 0.026.
 WALL_SHARES = (0.30, 0.45)
 _MAX_TRIES = 100_000
-_MAX_PERFECT_TRIES = 5_000  # half a minute at 30x30
+_MAX_PERFECT_TRIES = 20_000  # half a minute at 30x30
 _MAX_REJECTED_IN_A_ROW = 1000
 _BATCH = 16
 
