@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dataset.example_set import ExampleSet
 from dataset.families.base import Family
 from dataset.metadata import Finding, Metadata
 from utils.errors import UserError
@@ -73,7 +74,7 @@ def named_family(name: str | None) -> Iterator[None]:
         _named.reset(token)
 
 
-def find_family(metadata: Metadata, sets: Sequence, dataset_dir: Path) -> Finding:
+def find_family(metadata: Metadata, sets: Sequence[ExampleSet], dataset_dir: Path) -> Finding:
     """The family of a dataset by everything that its folder holds; `sets`: the ExampleSets of one of its splits."""
     stated = _stated(metadata)
     if stated is not None:

@@ -100,7 +100,7 @@ class Family:
     sizes_to_check: ClassVar[Sequence[Mapping[str, Any]]] = ()
     """Sizes of the examples that `dataset.families.check` uses: seq_len, vocab_size and other keys of dataset.json."""
 
-    def __init__(self, metadata: Metadata, found: Finding):
+    def __init__(self, metadata: Metadata, found: Finding) -> None:
         self.metadata, self.found = metadata, found
 
     @classmethod

@@ -103,9 +103,9 @@ class FiniteSymmetries(Symmetries):
     group.
     """
 
-    most: int  # unlike that of others never None
+    most: int  # a finite group has a number of elements
 
-    def __init__(self, cells: np.ndarray, tokens: np.ndarray | None = None):
+    def __init__(self, cells: np.ndarray, tokens: np.ndarray | None = None) -> None:
         self.cells = np.asarray(cells, np.int64)
         identity = np.arange(1) if tokens is None else np.arange(np.shape(tokens)[1])
         self.tokens = np.repeat(identity[None], len(cells), 0) if tokens is None else np.asarray(tokens)

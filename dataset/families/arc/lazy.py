@@ -102,7 +102,7 @@ class Originals:
     shift_seed: int | None
 
     @property
-    def metadata_counts(self) -> dict:
+    def metadata_counts(self) -> dict[str, int | float]:
         """The keys of `dataset.json` that count what is in the split."""
         puzzles = sum(map(len, self.identifiers))
         examples = sum(
@@ -176,7 +176,7 @@ def originals_path(split_dir: Path, set_name: str) -> Path:
 
 def _save_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        # The stub takes any name for its own `allow_pickle: bool`, which no array of ours is called.
+        # The names could be the stub's own `allow_pickle: bool`, but no array of ours is called so.
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
@@ -199,7 +199,7 @@ class LazyExampleSet(ExampleSet):
 
     def __init__(
         self, split_dir: Path, name: str, metadata: Metadata, originals: Originals, numbers: np.ndarray
-    ):
+    ) -> None:
         """numbers: (puzzles,) the augmentation of each puzzle."""
         pairs = np.array([len(group) for group in originals.groups])
         copies = np.array([len(ids) for ids in originals.identifiers])

@@ -136,7 +136,7 @@ class _Fingerprints:
     cells. Different puzzles collide with a probability below 2^-60.
     """
 
-    def __init__(self, pairs: list[Pair]):
+    def __init__(self, pairs: list[Pair]) -> None:
         generator = np.random.Generator(np.random.Philox(0))
         weights = generator.integers(0, 2**64, (2, SEQ_LEN), np.uint64)
         self._sums = np.zeros(

@@ -35,7 +35,7 @@ class Frames:
     behind that many zeros.
     """
 
-    def __init__(self, pairs: Sequence[Pair]):
+    def __init__(self, pairs: Sequence[Pair]) -> None:
         sizes = np.array([[grid.shape for grid in pair] for pair in pairs])  # (P, input and output, 2)
         sizes = np.where(TURNED[:, None, None], sizes[:, None, :, ::-1], sizes[:, None])  # (P, 8, 2, 2)
         largest = sizes.max(2)

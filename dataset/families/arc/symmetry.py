@@ -20,7 +20,7 @@ class ArcSymmetries(Symmetries):
     is given with it: under any other the model would be asked about an augmented task that it was never shown.
     """
 
-    def __init__(self, identifier_names: Sequence[str] | None, asked: Sequence[int] = ()):
+    def __init__(self, identifier_names: Sequence[str] | None, asked: Sequence[int] = ()) -> None:
         """`identifier_names`: None if the model knows none; `asked`: the identifiers of all test puzzles.
 
         Raises UserError if one of them names no task.

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ class Task:
         """The test inputs whose answers are not known."""
         return [number for number, known in enumerate(self.known) if not known]
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         """The task as the official files hold it, unknown answers as `[[0]]`."""
         return {
             key: [{"input": question.tolist(), "output": answer.tolist()} for question, answer in pairs]
@@ -247,7 +248,7 @@ def _parse_pair(pair: object, where: str, may_lack_output: bool = False) -> Pair
     return question, parse_grid(answer, f"{where}, output")
 
 
-def _read_object(path: Path, what: str) -> dict:
+def _read_object(path: Path, what: str) -> dict[str, Any]:
     content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(

@@ -42,7 +42,7 @@ class NQueens(Family):
             return f"vocab_size is {metadata.vocab_size}, not {rules.VOCAB_SIZE}"
         return None
 
-    def __init__(self, metadata: Metadata, found: Finding):
+    def __init__(self, metadata: Metadata, found: Finding) -> None:
         super().__init__(metadata, found)
         self.size = isqrt(metadata.seq_len)  # N
 

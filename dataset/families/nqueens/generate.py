@@ -39,7 +39,7 @@ class BoardSpec:
     size: int
     given: tuple[int, int]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise UserError(
                 f"--size {self.size} is no size of a board: it may be {SIZES[0]} to {SIZES[-1]}, the rows and columns"

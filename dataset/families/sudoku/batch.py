@@ -26,6 +26,8 @@ MOST_PUZZLES_TO_CHECK = 2000
 _MOST_GUESSES_TO_CHECK = 20_000
 _DEEP_GUESSES_PER_CELL = 4  # a grid with many solutions is filled twice in a guess or two a cell
 _POPULATION = np.array([bin(mask).count("1") for mask in range(1 << 16)], np.uint8)
+# Candidates (N², n) of each cell as bits, and the puzzle (n,) that each of the positions is of.
+_Positions = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def _those(chosen: np.ndarray, candidates: np.ndarray, owners: np.ndarray) -> tu
     return candidates.compress(chosen, axis=1), owners[chosen]
 
 
-def _pop(stack: list) -> tuple[np.ndarray, np.ndarray]:
+def _pop(stack: list[_Positions]) -> tuple[np.ndarray, np.ndarray]:
     """The newest open positions, as many as are worked on together."""
     parts, total = [], 0
     while stack and total < _POSITIONS:
@@ -128,7 +130,7 @@ def _pop(stack: list) -> tuple[np.ndarray, np.ndarray]:
     return _joined(parts)
 
 
-def _joined(parts: list) -> tuple[np.ndarray, np.ndarray]:
+def _joined(parts: list[_Positions]) -> tuple[np.ndarray, np.ndarray]:
     candidates, owners = zip(*parts, strict=True)
     return np.concatenate(candidates, axis=1), np.concatenate(owners)
 
@@ -143,7 +145,11 @@ def _record(result: BatchResult, candidates: np.ndarray, owners: np.ndarray) -> 
 
 
 def _branch(
-    result: BatchResult, stack: list, candidates: np.ndarray, owners: np.ndarray, counts: np.ndarray
+    result: BatchResult,
+    stack: list[_Positions],
+    candidates: np.ndarray,
+    owners: np.ndarray,
+    counts: np.ndarray,
 ) -> None:
     """Pushes the positions (N², n) with each value of their first cell of the fewest candidates tried."""
     if not len(owners):

@@ -6,7 +6,7 @@ result does not depend on the number of workers, nor the train split on the size
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -42,7 +42,7 @@ class PuzzleSpec:
     clues: int
     minimal: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.shape.size > LARGEST_GENERATED_SIZE:
             raise UserError(
                 f"puzzles of {self.shape.size}x{self.shape.size} are not generated here, only up to "
@@ -108,7 +108,8 @@ def generate_split(
     an equivalent one.
     """
     up_to_symmetry = spec.shape.size >= SMALLEST_INEQUIVALENT_SIZE
-    seen, solutions = set(), set()
+    seen: set[Hashable] = set()
+    solutions: set[Hashable] = set()
     if apart_from is not None:
         seen = set(_keys(apart_from, up_to_symmetry))
         solutions = set(_solution_keys(apart_from.solutions, spec.shape))
@@ -171,12 +172,12 @@ def _make_batch(spec: PuzzleSpec, seed: int, split: int, indices: range) -> Gene
     return GeneratedPuzzles(puzzles, solutions, guesses, invariant_hashes(puzzles, solutions, spec.shape))
 
 
-def _keys(puzzles: GeneratedPuzzles, up_to_symmetry: bool) -> list:
+def _keys(puzzles: GeneratedPuzzles, up_to_symmetry: bool) -> list[Hashable]:
     """What must differ between any two puzzles."""
     return puzzles.hashes.tolist() if up_to_symmetry else [row.tobytes() for row in puzzles.puzzles]
 
 
-def _solution_keys(solutions: np.ndarray, shape: BoxShape) -> list:
+def _solution_keys(solutions: np.ndarray, shape: BoxShape) -> list[Hashable]:
     """What must differ between the solutions of two splits; nothing for 4x4, which has 288 solutions."""
     if shape.size >= SMALLEST_SIZE_OF_MANY_SOLUTIONS:
         return solution_hashes(solutions, shape).tolist()

@@ -63,7 +63,7 @@ def read_list(path: Path, *, size: int | None = None, blank: str | None = None) 
 class _Reader:
     """Collects (line, cells) of puzzles, and the rows of a grid that is not complete yet."""
 
-    def __init__(self, path: Path, size: int | None, blanks: str, lines: list[str]):
+    def __init__(self, path: Path, size: int | None, blanks: str, lines: list[str]) -> None:
         self.path, self.size, self.blanks = path, size, blanks
         self.puzzles: list[tuple[int, str]] = []
         self.rows: list[tuple[int, str]] = []

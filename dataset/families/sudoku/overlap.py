@@ -5,6 +5,7 @@ E = puzzles, N = size of the grid.
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -113,9 +114,9 @@ def hold_out(
     return np.flatnonzero(~is_test), np.flatnonzero(is_test), notes
 
 
-def _numbered(keys: list) -> np.ndarray:
+def _numbered(keys: Sequence[Hashable]) -> np.ndarray:
     """(E,) numbers from 0 up, equal for equal keys."""
-    numbers: dict = {}
+    numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
 
 

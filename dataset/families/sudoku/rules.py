@@ -6,8 +6,10 @@ N = size of the grid; values are 0 (blank) and 1..N; tokens are value + 1, so 0 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +36,7 @@ class BoxShape:
     rows: int
     columns: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.rows not in _SIDES or self.columns not in _SIDES or self.size > MAX_SIZE:
             raise UserError(
                 f"boxes of {self.rows}x{self.columns} are not possible: both sides must be 2 to {MAX_SIDE} "
@@ -91,7 +93,7 @@ class BoxShape:
         return cls.for_size(size)
 
 
-def recorded_shape(extra: dict, num_cells: int, where: str) -> BoxShape:
+def recorded_shape(extra: Mapping[str, Any], num_cells: int, where: str) -> BoxShape:
     """The box shape that a dataset.json's `box_shape` [rows, columns] records, without one the usual shape.
 
     Raises `UserError` that starts with `where` when it does not make grids of `num_cells`.

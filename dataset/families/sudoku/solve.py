@@ -41,7 +41,7 @@ def solve(
     limit: int = ...,
     excluded: tuple[int, int] | None = ...,
     order: Sequence[int] | None = ...,
-    max_guesses: None = None,  # a complete search always has a result
+    max_guesses: None = None,  # a search without bound always has a result
 ) -> SolverResult: ...
 
 
@@ -86,7 +86,7 @@ def solve(
 class _Board:
     """Masks of one box shape: the units, and for each cell (keyed by its bit) all cells but its peers."""
 
-    def __init__(self, shape: BoxShape):
+    def __init__(self, shape: BoxShape) -> None:
         self.size = shape.size
         self.full = (1 << shape.num_cells) - 1
         self.units = [sum(1 << cell for cell in unit) for unit in units(shape).tolist()]
@@ -133,7 +133,9 @@ def _board(shape: BoxShape) -> _Board:
 class _Search:
     """Depth-first search over states (candidates, placed, free) of a `_Board`."""
 
-    def __init__(self, board: _Board, limit: int, order: Sequence[int] | None, max_guesses: int | None):
+    def __init__(
+        self, board: _Board, limit: int, order: Sequence[int] | None, max_guesses: int | None
+    ) -> None:
         self.board = board
         self.limit = limit
         self.order = [value - 1 for value in order] if order is not None else list(range(board.size))
