@@ -1,4 +1,4 @@
-"""In which order a training stream shows the examples of a dataset: a pure function of the seed."""
+"""The order in which training visits the examples of a dataset, a pure function of the seed."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 
 from utils.errors import UserError
 
-# Of an iteration: all its permutations are drawn before its first batch, about a second for each 10^8.
+# Per iteration: all permutations are drawn before the first batch, at about a second per 10^8 draws.
 MAX_DRAWS = 10**10
-_CHEAPEST_PERMUTATION = 100  # draws that take as long as the call that makes a permutation of few groups
-_DRAWS_AT_ONCE = 1 << 18  # groups drawn per step of the plan: its memory, whatever the number of epochs
+_CHEAPEST_PERMUTATION = 100  # call overhead of a small permutation, in draws
+_DRAWS_AT_ONCE = 1 << 18  # groups drawn per planning step; bounds memory for any number of epochs
 
 
 class TrainingOrder:
-    """Which examples fill each batch of each iteration: a pure function of seed, iteration and batch index.
+    """The examples of each batch, a pure function of seed, iteration and batch index.
 
     Groups come in the order of `epochs_per_iter` permutations drawn one after the other from Philox(seed +
     iteration), then one puzzle of each group is drawn from the same generator, as published. Which examples of a
