@@ -13,14 +13,14 @@ import numpy as np
 
 NUM_DIHEDRAL = 8
 DIHEDRAL_INVERSE = (0, 3, 2, 1, 4, 5, 6, 7)
-VALUE_BITS = np.uint8(31)  # of a Sudoku cell, whose values are at most 25
+VALUE_BITS = np.uint8(31)  # bits of a Sudoku cell that hold its value, at most 25
 
 
 def dihedral(grids: np.ndarray, transform: int) -> np.ndarray:
-    """(..., H, W) `grids` under one of the 8 symmetries of the rectangle's frame, (..., W, H) for odd turns.
+    """Apply one of the 8 dihedral symmetries to (..., H, W) `grids`; some swap the axes, to (..., W, H).
 
-    0 identity, 1 to 3 that many quarter turns against the clock, 4 flip left-right, 5 flip up-down,
-    6 transpose, 7 flip left-right of one quarter turn. Returns a view.
+    0 identity, 1 to 3 quarter turns counterclockwise, 4 flip left-right, 5 flip up-down,
+    6 transpose, 7 one quarter turn, then flip left-right. Returns a view.
     """
     if transform not in range(NUM_DIHEDRAL):
         raise ValueError(f"dihedral transform is {transform}: it must be one of 0 to {NUM_DIHEDRAL - 1}")
@@ -36,22 +36,22 @@ def dihedral(grids: np.ndarray, transform: int) -> np.ndarray:
 
 
 def inverse_dihedral(grids: np.ndarray, transform: int) -> np.ndarray:
-    """Undoes `dihedral(grids, transform)`."""
+    """Undo `dihedral(grids, transform)`."""
     return dihedral(grids, DIHEDRAL_INVERSE[transform])
 
 
 def inverse_permutation(permutations: np.ndarray) -> np.ndarray:
-    """The inverse of each permutation (..., K): `inverse[..., p[..., i]] == i`."""
+    """Invert each permutation (..., K): `inverse[..., p[..., i]] == i`."""
     return np.argsort(permutations, axis=-1)
 
 
 @dataclass(frozen=True)
 class SudokuSymmetry:
-    """Symmetries of N x N grids, one for each element of the batch shape (...), () for a single one.
+    """Symmetries of N x N grids, one per element of the batch shape (...), which is () for a single one.
 
-    Applied in this order: transpose where `transpose` (...) says so; reorder lines, so that row i is the
+    Applied in this order: transpose if `transpose` (...) is set; reorder lines, so that row i is the
     former row `rows[..., i]` and column j the former column `columns[..., j]` (both (..., N)); replace each
-    value v by `digits[..., v]` ((..., N+1), value 0 = blank kept). Which ones are legal depends on the box
+    value v by `digits[..., v]` ((..., N+1), blank 0 is kept). Which ones are legal depends on the box
     shape (`dataset.families.sudoku.rules.random_symmetries`).
     """
 
@@ -61,10 +61,10 @@ class SudokuSymmetry:
     transpose: np.ndarray
 
     def apply(self, grids: np.ndarray, which: np.ndarray | None = None) -> np.ndarray:
-        """The (..., N, N) images of uint8 `grids`: (N, N), or one for each of the symmetries.
+        """Return the images (..., N, N) of uint8 `grids`, (N, N) or one grid per symmetry.
 
-        which (...): the images of `grids[which]`, without making that array. Bits above the values (32, 64,
-        128) move with their cell and stay as they are.
+        With `which` (...), return the images of `grids[which]` without materialising it. Bits above the values
+        (32, 64, 128) move with their cell unchanged.
         """
         if which is None and grids.ndim > 2:
             which = np.arange(len(self.rows.reshape(-1, self.rows.shape[-1]))).reshape(self.rows.shape[:-1])
@@ -77,7 +77,7 @@ class SudokuSymmetry:
         return np.ascontiguousarray(np.moveaxis(images, (0, 1), (-2, -1)))
 
     def _moved(self, grids: np.ndarray, which: np.ndarray | int) -> np.ndarray:
-        """(N, N, ...) transposed and reordered grids: with the batch last, operations run on long rows."""
+        """(N, N, ...) transposed and reordered grids; the batch comes last, so that operations run on long rows."""
         size = self.rows.shape[-1]
         rows, columns = (np.moveaxis(a, -1, 0).copy("C") for a in (self.rows, self.columns))
         rows *= np.where(self.transpose, 1, size)
@@ -86,12 +86,12 @@ class SudokuSymmetry:
         return np.take(grids, rows[:, None] + columns[None])
 
     def inverse(self) -> SudokuSymmetry:
-        """The symmetries that undo these."""
+        """Return the inverse symmetries."""
         rows, columns = inverse_permutation(self.rows), inverse_permutation(self.columns)
         swapped = np.asarray(self.transpose)[..., None]
         return SudokuSymmetry(
             inverse_permutation(self.digits).astype(self.digits.dtype),
-            # Undoing "transpose, then reorder" by the same two steps exchanges the roles of the orders.
+            # Inverting "transpose, then reorder" as the same two steps swaps the row and column orders.
             np.where(swapped, columns, rows),
             np.where(swapped, rows, columns),
             self.transpose,
@@ -99,13 +99,13 @@ class SudokuSymmetry:
 
 
 def shuffled_bands(rng: np.random.Generator, count: int, num_bands: int, band_size: int) -> np.ndarray:
-    """(count, num_bands·band_size) random orders of lines that keep bands together.
+    """(count, num_bands·band_size) random line orders that permute bands, and lines within each band.
 
-    Bands change places and the lines within each band do; the same for stacks of columns.
+    Also used for stacks of columns.
     """
     bands, lines = permutations(num_bands), permutations(band_size)
-    # Indices into all permutations: several times as fast as permuting so many tiny rows. The batch comes last
-    # until the end, for operations on long rows.
+    # Index into all permutations: several times faster than permuting many tiny rows. The batch comes last until the
+    # end, so that operations run on long rows.
     band_order = bands.T.take(rng.integers(len(bands), size=count), axis=1)  # (num_bands, count)
     line_order = lines.T.take(rng.integers(len(lines), size=(num_bands, count)), axis=1)
     orders = band_order[:, None] * band_size + line_order.swapaxes(0, 1)
@@ -114,5 +114,5 @@ def shuffled_bands(rng: np.random.Generator, count: int, num_bands: int, band_si
 
 @lru_cache
 def permutations(length: int) -> np.ndarray:
-    """(length!, length) all permutations; meant for lengths up to 8."""
+    """All permutations, (length!, length); intended for lengths up to 8."""
     return np.array(list(itertools.permutations(range(length))))

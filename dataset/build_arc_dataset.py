@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-if not __package__:  # started by its path: sys.path[0] is this folder, where no module of ours is to be found
+if not __package__:  # run as a script: sys.path[0] is this folder instead of the repository
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
 if __name__ == "__main__":  # Ctrl-C during the imports
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; raises `UserError` for options that do not go together."""
+    """Parse the command line. Raises `UserError` for incompatible options."""
     parser = OptionParser(prog=BUILDER, description=__doc__.splitlines()[0])
     parser.add_argument(
         "--input-file-prefix",
@@ -120,7 +120,7 @@ def write_dataset(output_dir: Path, plan: Plan, options: argparse.Namespace) -> 
 
 
 def provenance(plan: Plan, options: argparse.Namespace, split: str) -> dict:
-    """What dataset.json records besides the format's keys; nothing that differs between equal datasets."""
+    """Return the extra keys of dataset.json, none of which may differ between equal datasets."""
     recorded = {name: value for name, value in vars(options).items() if name not in ("output_dir", "workers")}
     extra = {
         "family": "arc",

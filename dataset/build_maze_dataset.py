@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-if not __package__:  # started by its path: sys.path[0] is this folder, where no module of ours is to be found
+if not __package__:  # run as a script: sys.path[0] is this folder instead of the repository
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
 if __name__ == "__main__":  # Ctrl-C during the imports
@@ -48,7 +48,7 @@ BUILDER = "build_maze_dataset"
 BUILDER_VERSION = 1
 DEFAULT_REPO = "sapientinc/maze-30x30-hard-1k"
 DEFAULT_SIZE = 30
-TRAIN_STREAM, TEST_STREAM, CHOICE_STREAM = range(3)  # purposes of random numbers, each with its own stream
+TRAIN_STREAM, TEST_STREAM, CHOICE_STREAM = range(3)  # one random stream per purpose
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class MazeSet:
 
 @dataclass(frozen=True)
 class MazeSplits:
-    """Both splits, un-augmented, of grids with `shape` = (rows, columns)."""
+    """Both splits before augmentation, of grids with `shape` = (rows, columns)."""
 
     shape: tuple[int, int]
     train: MazeSet
@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; raises `UserError` for options that do not go together."""
+    """Parse the command line. Raises `UserError` for incompatible options."""
     parser = OptionParser(prog=BUILDER, description=__doc__.splitlines()[0])
     parser.add_argument(
         "--output-dir", type=expand_home, default="data/maze-30x30-hard-1k", help="folder to build into"
@@ -223,7 +223,7 @@ def _test_size(options: argparse.Namespace) -> int:
 
 
 def _checked(table: Rows, shape: tuple[int, int]) -> MazeSet:
-    """The rows of a table as tokens; `UserError` naming file and row for the first that is no marked maze."""
+    """Convert the rows of a table to tokens. Raises `UserError` naming the first row that is not a solved maze."""
     questions, answers = encode(table.questions), encode(table.answers)
     for row, fault in find_faults(questions, answers, shape):
         raise UserError(f"{table.where(row)}: {fault}")
@@ -231,7 +231,7 @@ def _checked(table: Rows, shape: tuple[int, int]) -> MazeSet:
 
 
 def overlap(splits: MazeSplits) -> int:
-    """How many test mazes occur in train, turned, mirrored or with S and G exchanged."""
+    """Count test mazes that occur in train, possibly rotated, mirrored or with S and G swapped."""
     train, test = (
         [symmetry_key(question.reshape(splits.shape)) for question in mazes.questions]
         for mazes in (splits.train, splits.test)
@@ -241,13 +241,13 @@ def overlap(splits: MazeSplits) -> int:
 
 
 def longer_than_needed(mazes: MazeSet, shape: tuple[int, int]) -> int:
-    """How many answers mark more cells than the shortest path has."""
+    """Count answers that mark more cells than a shortest path."""
     steps = np.count_nonzero(mazes.answers != mazes.questions, axis=1) + 1
     return int(np.count_nonzero(steps > path_lengths(mazes.questions, shape)))
 
 
 def write_dataset(output_dir: Path, splits: MazeSplits, options: argparse.Namespace, shared: int) -> None:
-    """Both splits in the format of `dataset.format`, published together once complete."""
+    """Write both splits in the format of `dataset.format`, and publish them together once complete."""
     write_identifiers(output_dir, [BLANK_IDENTIFIER])
     extra = {
         **_provenance(splits.shape, options),
@@ -302,7 +302,7 @@ def add_mazes(
 
 
 def _provenance(shape: tuple[int, int], options: argparse.Namespace) -> dict:
-    """What dataset.json records besides the format's keys; nothing that differs between equal datasets."""
+    """Return the extra keys of dataset.json, none of which may differ between equal datasets."""
     recorded = {name: value for name, value in vars(options).items() if name not in ("output_dir", "workers")}
     if options.generate is not None:
         spec = _spec(options)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-if not __package__:  # started by its path: sys.path[0] is this folder, where no module of ours is to be found
+if not __package__:  # run as a script: sys.path[0] is this folder instead of the repository
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
 if __name__ == "__main__":  # Ctrl-C during the imports
@@ -133,7 +133,7 @@ def generated(options: argparse.Namespace) -> tuple[Questions, Questions]:
 
 
 def write_dataset(output_dir: Path, train: Questions, test: Questions, options: argparse.Namespace) -> None:
-    """Both splits in the format of `dataset.format`, published together once complete."""
+    """Write both splits in the format of `dataset.format`, and publish them together once complete."""
     write_identifiers(output_dir, [BLANK_IDENTIFIER])
     extra = _provenance(options)
     with ExitStack() as stack:
@@ -164,7 +164,7 @@ def add_train(writer: SplitWriter, questions: Questions, size: int, *, copies: i
 
 
 def _provenance(options: argparse.Namespace) -> dict:
-    """What dataset.json records besides the format's keys; nothing that differs between equal datasets."""
+    """Return the extra keys of dataset.json, none of which may differ between equal datasets."""
     recorded = {name: value for name, value in vars(options).items() if name not in ("output_dir", "workers")}
     return {
         "family": "nqueens",

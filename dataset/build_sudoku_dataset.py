@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-if not __package__:  # started by its path: sys.path[0] is this folder, where no module of ours is to be found
+if not __package__:  # run as a script: sys.path[0] is this folder instead of the repository
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
 if __name__ == "__main__":  # Ctrl-C during the imports
@@ -47,7 +47,7 @@ from utils.files import expand_home, writing_into
 BUILDER = "build_sudoku_dataset"
 BUILDER_VERSION = 2
 DEFAULT_REPO = "sapientinc/sudoku-extreme"
-_BLOCK_EXAMPLES = 4096  # augmented at once: more arrays than that leave the CPU's caches
+_BLOCK_EXAMPLES = 4096  # augmented at once, so that arrays stay in the CPU caches
 
 
 @report_user_errors
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; raises `UserError` for options that do not go together."""
+    """Parse the command line. Raises `UserError` for incompatible options."""
     parser = OptionParser(prog=BUILDER, description=__doc__.splitlines()[0])
     parser.add_argument(
         "--output-dir", type=expand_home, default="data/sudoku-extreme-full", help="folder to build into"
@@ -143,7 +143,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def blank_characters(text: str) -> str:
-    """An argparse `type` that takes one or more characters a cell can be written with."""
+    """Argparse `type` for one or more characters that may stand for a cell."""
     if not text or not text.isascii() or not text.isprintable() or any(c in " \t,;|#" for c in text):
         raise argparse.ArgumentTypeError(
             f"{text!r}: give visible characters other than , ; | #, such as . or .0"
@@ -152,7 +152,7 @@ def blank_characters(text: str) -> str:
 
 
 def source_kind(options: argparse.Namespace) -> str:
-    """generate, list (one file), csv (a folder of tables) or hub."""
+    """Return the kind of source: generate, list (one file), csv (a folder of tables) or hub."""
     if options.generate is not None:
         return "generate"
     if options.source_csv is None:
@@ -166,7 +166,7 @@ def source_kind(options: argparse.Namespace) -> str:
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Raise `UserError` for an option that would have no effect with this source."""
+    """Raise `UserError` for an option that has no effect with this source."""
     kind = source_kind(options)
     effective = {
         "test_size": (kind in ("generate", "list"), "--generate or --source-csv FILE"),
@@ -182,7 +182,7 @@ def check_options(options: argparse.Namespace) -> None:
 
 
 def load_splits(options: argparse.Namespace) -> PuzzleSplits:
-    """Both splits, un-augmented."""
+    """Read or generate both splits, before augmentation."""
     kind = source_kind(options)
     if kind == "generate":
         shape = box_shape(None, options.size, options.box_shape)
@@ -219,7 +219,7 @@ def _most_clues(options: argparse.Namespace, shape: BoxShape) -> int:
 def write_dataset(
     output_dir: Path, splits: PuzzleSplits, options: argparse.Namespace, shared: dict[str, int]
 ) -> None:
-    """Both splits in the format of `dataset.format`, published together once complete."""
+    """Write both splits in the format of `dataset.format`, and publish them together once complete."""
     write_identifiers(output_dir, [BLANK_IDENTIFIER])
     kind = source_kind(options)
     with ExitStack() as stack:
@@ -232,7 +232,7 @@ def write_dataset(
                 extra={**provenance(splits, options, kind), "overlap_of_test_with_train": shared},
             )
             writers.append(stack.enter_context(writer))
-        refused = leaks(splits) if kind == "generate" else None  # sources are taken as they are
+        refused = leaks(splits) if kind == "generate" else None  # sources are not filtered
         add_train(writers[0], splits, options.num_aug, options.seed, refused=refused)
         add_test(writers[1], splits.test)
         for writer, puzzles in zip(writers, (splits.train, splits.test), strict=True):
@@ -241,7 +241,7 @@ def write_dataset(
 
 
 def provenance(splits: PuzzleSplits, options: argparse.Namespace, kind: str) -> dict:
-    """What dataset.json records besides the format's keys; nothing that differs between equal datasets."""
+    """Return the extra keys of dataset.json, none of which may differ between equal datasets."""
     recorded = {name: value for name, value in vars(options).items() if name not in ("output_dir", "workers")}
     if kind == "generate":
         recorded["clues"] = _most_clues(options, splits.shape)
@@ -262,7 +262,7 @@ def provenance(splits: PuzzleSplits, options: argparse.Namespace, kind: str) -> 
 
 
 def _sha256(path: Path) -> str:
-    """Hash of a file, so that recorded rows can be told from those of another version of it."""
+    """Hash a file, to identify the version that recorded source rows refer to."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -271,7 +271,7 @@ def _sha256(path: Path) -> str:
 
 
 def add_test(writer: SplitWriter, test: PuzzleSet) -> None:
-    """The test puzzles as they are, in the order of their source, with their difficulty where it is known."""
+    """Write the unaugmented test puzzles in source order, with their difficulty if known."""
     if test.difficulty_kind is not None:
         writer.extra["difficulty"] = test.difficulty_kind
     identifiers = np.zeros(len(test), np.int32)

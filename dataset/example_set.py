@@ -1,4 +1,4 @@
-"""One set of a split: its arrays on disk, memory-mapped, and every rule that their content must obey.
+"""One set of a split: its memory-mapped arrays, and the checks of their content.
 
 Legend: E examples, S `seq_len`.
 """
@@ -21,11 +21,11 @@ FIELD_DTYPES = {
     "puzzle_indices": np.int32,
     "group_indices": np.int32,
 }
-_CHUNK_BYTES = 1 << 23  # a full check looks at this much at a time, so its memory stays bounded
+_CHUNK_BYTES = 1 << 23  # a full check reads this much at a time, which bounds its memory
 
 
 def array_path(split_dir: str | Path, set_name: str, field: str) -> Path:
-    """Where an array of a set lies."""
+    """Path of an array of a set."""
     return Path(split_dir) / f"{set_name}__{field}.npy"
 
 
@@ -52,7 +52,7 @@ class ExampleSet:
 
     @classmethod
     def open(cls, split_dir: Path, name: str, metadata: Metadata) -> tuple[ExampleSet | None, list[str]]:
-        """The set, or None with what is wrong with its files (missing, truncated, wrong shape or dtype)."""
+        """Open a set; return None and the problems if files are missing, truncated, or of wrong shape or dtype."""
         arrays, problems = load_arrays(split_dir, name, tuple(FIELD_DTYPES))
         for field in ("inputs", "labels"):
             width = arrays[field].shape[1] if field in arrays else metadata.seq_len
@@ -74,24 +74,26 @@ class ExampleSet:
         return len(self.group_indices) - 1
 
     def read(self, example_indices: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and labels, each (n, S), of the given examples; of a slice without copying."""
+        """Read inputs and labels, each (n, S), of the given examples; a slice is not copied."""
         if isinstance(example_indices, slice):
             return self.inputs[example_indices], self.labels[example_indices]
         # `take` gathers short rows about four times faster than indexing does.
         return self.inputs.take(example_indices, axis=0), self.labels.take(example_indices, axis=0)
 
     def puzzles_of(self, example_indices: np.ndarray) -> np.ndarray:
-        """The puzzle that each of the given examples belongs to."""
-        indices = self.puzzle_indices  # of another dtype than the needles it would be converted at every call
+        """Return the puzzle of each of the given examples."""
+        indices = (
+            self.puzzle_indices
+        )  # needles of another dtype would make NumPy convert this array at every call
         return np.searchsorted(indices, np.asarray(example_indices, indices.dtype), side="right") - 1
 
     def problems(self) -> Iterator[str]:
-        """Every broken rule about the content of the arrays, with file and index."""
+        """Yield the problems of the array contents, with file and index."""
         yield from self.token_problems()
         yield from self.index_problems()
 
     def token_problems(self) -> Iterator[str]:
-        """Tokens outside the vocabulary, and labels that do not pair with the inputs."""
+        """Yield tokens outside the vocabulary, and a mismatch between inputs and labels."""
         if len(self.labels) != len(self.inputs):
             yield (
                 f"{self._path('labels')}: holds {len(self.labels)} examples, but {self._path('inputs').name} "
@@ -104,7 +106,7 @@ class ExampleSet:
         yield from _range_problems(self._path("labels"), self.labels, limit, allowed, also_legal=ignored)
 
     def index_problems(self) -> Iterator[str]:
-        """Puzzle identifiers, puzzle and group indices, and difficulties that break a rule."""
+        """Yield invalid puzzle identifiers, puzzle and group indices, and difficulties."""
         path = self._path("puzzle_indices")
         yield from _index_problems(path, self.puzzle_indices, self.num_examples, "examples")
         if len(self.puzzle_indices) != self.num_puzzles + 1:
@@ -136,7 +138,7 @@ class ExampleSet:
 def load_arrays(
     split_dir: Path, set_name: str, fields: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Memory-mapped arrays by field, difficulty too where it is there, and what is wrong with their files.
+    """Memory-map arrays by field, and difficulty if it exists; also return the problems of their files.
 
     `inputs` and `labels` have two dimensions, the others one; all but difficulty hold integers of any width.
     """
@@ -164,12 +166,12 @@ def load_arrays(
 def _range_problems(
     path: Path, array: np.ndarray, limit: int, allowed: str, also_legal: int | None = None
 ) -> Iterator[str]:
-    """The first value outside 0..limit-1 and how many there are."""
+    """Yield the first value outside 0..limit-1 with the number of such values."""
     rows = max(1, _CHUNK_BYTES // max(1, array[:1].nbytes))
     first, count = None, 0
     for start in range(0, len(array), rows):
         chunk = array[start : start + rows]
-        # The extremes are several times cheaper than a mask, and nearly always decide.
+        # Minimum and maximum are several times cheaper than a mask, and nearly always sufficient.
         if chunk.max() < limit and (chunk.dtype.kind == "u" or chunk.min() >= 0):
             continue
         bad = (chunk < 0) | (chunk >= limit)
@@ -187,7 +189,7 @@ def _range_problems(
 
 
 def _index_problems(path: Path, indices: np.ndarray, count: int, what: str) -> Iterator[str]:
-    """Indices start at 0, strictly increase, and end at the number of things they divide up."""
+    """Check that indices start at 0, strictly increase, and end at `count`."""
     if len(indices) < 2:
         yield f"{path}: has {len(indices)} entries, but needs at least 2, the start and the end of one"
         return

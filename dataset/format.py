@@ -1,7 +1,7 @@
 """The dataset format on disk: splits opened and checked here, arrays in `example_set.py`, writing in `writer.py`.
 
 `DIR/{train,test}/dataset.json` describes a split; for each set named there (normally only `all`) five
-arrays lie beside it as `{set}__{field}.npy`, optionally a sixth, `difficulty`. `DIR/identifiers.json` names the
+arrays are stored as `{set}__{field}.npy`, and optionally a sixth, `difficulty`. `DIR/identifiers.json` names the
 rows of the puzzle-embedding table. Examples belong to puzzles, puzzles (one and its copies) to groups.
 
 Legend: E examples, S `seq_len`.
@@ -55,8 +55,8 @@ __all__ = [
     "write_identifiers",
 ]
 
-IGNORE_LABEL_ID = -100  # in batches; on disk ignored cells hold the dataset's own `ignore_label_id`
-# How a split keeps its examples (`store` in dataset.json, absent means npy), and the class that reads them.
+IGNORE_LABEL_ID = -100  # in batches; on disk ignored cells hold the `ignore_label_id` of the dataset
+# `store` in dataset.json (default: npy) -> class that reads the examples.
 STORES = {"npy": ExampleSet, "lazy": LazyExampleSet}
 
 
@@ -77,7 +77,7 @@ def open_split(dataset_dir: str | Path, split: str) -> Split:
     dataset_dir = Path(dataset_dir)
     opened, problems = _open_checked(dataset_dir, split)
     if opened is not None:
-        # Without names the arrays can be used all the same.
+        # The arrays are usable without names.
         problems = list(identifier_problems(dataset_dir, {split: opened.metadata}, may_be_missing=True))
     if problems:
         raise UserError(problems_text(problems))
@@ -85,12 +85,12 @@ def open_split(dataset_dir: str | Path, split: str) -> Split:
 
 
 def validate(dataset_dir: str | Path) -> list[str]:
-    """Every broken rule of all splits and of `identifiers.json`, with file and index; [] when fine."""
+    """Return the problems of all splits and of `identifiers.json`, with file and index; [] if there are none."""
     return open_valid(dataset_dir)[1]
 
 
 def open_valid(dataset_dir: str | Path) -> tuple[dict[str, Split], list[str]]:
-    """By name the splits that break no rule, memory-mapped, and what `validate` says; each file is read once."""
+    """Return the valid splits by name, memory-mapped, and the problems of all; each file is read once."""
     dataset_dir = Path(dataset_dir)
     present = [split for split in SPLITS if (dataset_dir / split).is_dir()]
     if not present:

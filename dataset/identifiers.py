@@ -15,7 +15,7 @@ from utils.reading import read_json
 
 
 def read_identifiers(dataset_dir: str | Path) -> list[str]:
-    """The puzzle identifiers' names, `<blank>` first; raises `UserError` for a missing or malformed file."""
+    """Read the names of the puzzle identifiers, `<blank>` first. Raises `UserError` if missing or malformed."""
     path = Path(dataset_dir) / "identifiers.json"
     if not path.exists() and path.with_suffix(".npz").exists():
         return list(IdentifierTable.load(dataset_dir).names())
@@ -30,14 +30,14 @@ def read_identifiers(dataset_dir: str | Path) -> list[str]:
 def identifier_problems(
     dataset_dir: Path, metadata: dict[str, Metadata], *, may_be_missing: bool = False
 ) -> Iterator[str]:
-    """What is wrong with `identifiers.json`; metadata by split."""
+    """Yield the problems of `identifiers.json`, given the metadata by split."""
     path = dataset_dir / "identifiers.json"
-    if not path.exists() and path.with_suffix(".npz").exists():  # of a lazy dataset
+    if not path.exists() and path.with_suffix(".npz").exists():  # lazy dataset
         path = path.with_suffix(".npz")
     if may_be_missing and not path.exists():
         return
     try:
-        # A file that has not changed since is not read again: it may hold a million names.
+        # Cached until the file changes: it may hold a million names.
         version = (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None
         count = _count_identifiers(dataset_dir, version)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""How much of a test split occurs in train: inputs, outputs, and puzzles that a legal symmetry makes equal.
+"""Measure leakage of a test split: inputs, outputs, and puzzles that also occur in train up to symmetry.
 
 Legend: E examples, S cells of a sequence.
 """
@@ -16,16 +16,16 @@ from dataset.format import Split
 _CHUNK_CELLS = 1 << 20  # cells read at a time
 
 Canonical = Callable[[np.ndarray], np.ndarray]
-Sample = Callable[[np.ndarray], np.ndarray]  # rows (E, S) to 48 cells of each, as `Canonical` would have them
+Sample = Callable[[np.ndarray], np.ndarray]  # rows (E, S) -> 48 cells of each canonical row
 
 _SAMPLE_CELLS = 48
 _MULTIPLIERS = np.random.default_rng(0).integers(1 << 63, 1 << 64, _SAMPLE_CELLS // 8, np.uint64)
-_MULTIPLIERS |= np.uint64(1)  # odd ones lose no bit
+_MULTIPLIERS |= np.uint64(1)  # odd multipliers are invertible
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """`count` of the `total` things of the test split, such as "inputs", that occur in train."""
+    """`count` of the `total` items of kind `what` in the test split, such as "inputs", that occur in train."""
 
     what: str
     count: int
@@ -33,9 +33,9 @@ class Overlap:
 
 
 def leakage(train: Split, test: Split, family: Family) -> list[Overlap]:
-    """What test shares with train: equal rows, and examples that the family calls equivalent.
+    """Count test rows that equal a train row, and test examples that the family considers equivalent to one.
 
-    Memory grows with the test split only.
+    Memory grows only with the test split.
     """
     form = family.rows_compared or RowForm(_unchanged, _sample)
     overlaps = _shared_rows(train, test, form.canonical, form.sample)
@@ -43,7 +43,7 @@ def leakage(train: Split, test: Split, family: Family) -> list[Overlap]:
 
 
 def _shared_rows(train: Split, test: Split, canonical: Canonical, sample: Sample) -> list[Overlap]:
-    """Rows are compared in full only where some of their cells agree: most differ there already."""
+    """Count shared rows. Rows are compared in full only if a sample of their cells agrees, which is rare."""
     wanted = tuple(map(_HashSet, _sample_hashes(test, sample)))  # of the inputs, of the labels
     seen, common = (set(), set()), ([], [])
     for rows in _rows(train):
@@ -55,7 +55,7 @@ def _shared_rows(train: Split, test: Split, canonical: Canonical, sample: Sample
     candidates = [_HashSet(np.concatenate(hits)) for hits in common]
     counts, totals = [0, 0], [0, 0]
     for inputs, labels in _rows(test):
-        # An unknown output equals no other, although their ignored labels are the same.
+        # Unknown outputs never match, although all their labels are equally ignored.
         known = (labels != test.metadata.ignore_label_id).any(1)
         for which, part in enumerate((inputs, labels[known])):
             totals[which] += len(part)
@@ -68,32 +68,32 @@ def _shared_rows(train: Split, test: Split, canonical: Canonical, sample: Sample
 
 
 def _sample_hashes(split: Split, sample: Sample) -> list[np.ndarray]:
-    """Hashes of the samples of all inputs, of all labels."""
+    """Return the hashes of the samples of all inputs, and of all labels."""
     hashes = [[_hashes(sample(part)) for part in rows] for rows in _rows(split)]
     return [np.concatenate(parts) for parts in zip(*hashes, strict=True)]
 
 
 class _HashSet:
-    """A set of (n,) uint64 hashes that answers for whole arrays at once."""
+    """A set of (n,) uint64 hashes with vectorised lookup."""
 
     _BITS = 24
 
     def __init__(self, hashes: np.ndarray):
         self._sorted = np.unique(hashes)
-        self._table = np.zeros(1 << self._BITS, bool)  # which beginnings of a hash there are
-        self._table[self._beginnings(self._sorted)] = True
+        self._table = np.zeros(1 << self._BITS, bool)  # prefixes that occur
+        self._table[self._prefixes(self._sorted)] = True
 
     def indices_in(self, hashes: np.ndarray) -> np.ndarray:
-        """The indices of those (n,) hashes that are in the set, ascending."""
-        # A search costs as much as twenty look-ups, which tell nearly all of the others.
-        perhaps = np.flatnonzero(self._table.take(self._beginnings(hashes)))
+        """Return the ascending indices of those (n,) hashes that are in the set."""
+        # A binary search costs about twenty table look-ups, which rule out nearly all other hashes.
+        perhaps = np.flatnonzero(self._table.take(self._prefixes(hashes)))
         if not len(perhaps):
             return perhaps
         chosen = hashes[perhaps]
-        places = np.minimum(self._sorted.searchsorted(chosen), len(self._sorted) - 1)
-        return perhaps[self._sorted[places] == chosen]
+        found = np.minimum(self._sorted.searchsorted(chosen), len(self._sorted) - 1)
+        return perhaps[self._sorted[found] == chosen]
 
-    def _beginnings(self, hashes: np.ndarray) -> np.ndarray:
+    def _prefixes(self, hashes: np.ndarray) -> np.ndarray:
         return (hashes >> np.uint64(64 - self._BITS)).astype(np.int64)
 
 
@@ -107,18 +107,18 @@ def _hashes(samples: np.ndarray) -> np.ndarray:
 
 
 def _sample(rows: np.ndarray) -> np.ndarray:
-    """(E, 48) uint8: cells of the rows (E, S), spread evenly."""
-    places = np.linspace(0, rows.shape[1] - 1, _SAMPLE_CELLS).astype(np.int64)
-    return np.ascontiguousarray(rows.take(places, axis=1), np.uint8)
+    """(E, 48) uint8: evenly spaced cells of the rows (E, S)."""
+    cells = np.linspace(0, rows.shape[1] - 1, _SAMPLE_CELLS).astype(np.int64)
+    return np.ascontiguousarray(rows.take(cells, axis=1), np.uint8)
 
 
 def _equivalent(train: Split, test: Split, comparison: Comparison) -> Overlap:
-    """The test examples whose key an example of train has."""
+    """Count test examples whose key also occurs in train."""
     firsts = first_examples(train) if comparison.per_group else None
     wanted = None
     if comparison.prefilter is not None:
         candidates = {key for inputs, _ in _rows(test) for key in comparison.prefilter(inputs)}
-        # Of train those that may equal a test example, then of test those that may equal one of these.
+        # Keep train examples that may match a test example, then test examples that may match one of those.
         wanted = {
             key
             for inputs, _ in _rows(train, firsts)
@@ -141,7 +141,7 @@ def _equivalence_keys(
     wanted: set[bytes] | None,
     examples: dict[str, np.ndarray] | None = None,
 ) -> Iterator[bytes | None]:
-    """The keys of the split's examples, of those with a wanted prefilter key."""
+    """Yield the keys of the examples, restricted to `wanted` prefilter keys."""
     for inputs, labels in _rows(split, examples):
         if wanted is not None:
             kept = np.array([key in wanted for key in comparison.prefilter(inputs)], bool)
@@ -150,7 +150,7 @@ def _equivalence_keys(
 
 
 def first_examples(split: Split) -> dict[str, np.ndarray]:
-    """The index of the first example of each group, by set: the puzzle that the others are copies of."""
+    """Return by set the first example of each group: the original of which the others are copies."""
     return {name: s.puzzle_indices[s.group_indices[:-1]] for name, s in split.sets.items()}
 
 
@@ -161,7 +161,7 @@ def _unchanged(rows: np.ndarray) -> np.ndarray:
 def _rows(
     split: Split, examples: dict[str, np.ndarray] | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Inputs and labels of all sets, or of the given examples of each, in pieces."""
+    """Yield inputs and labels of all sets in chunks, restricted to the given examples of each set."""
     step = max(1, _CHUNK_CELLS // split.metadata.seq_len)
     for name, example_set in split.sets.items():
         count = example_set.num_examples if examples is None else len(examples[name])

@@ -1,4 +1,4 @@
-"""`{split}/dataset.json`: what a dataset says of its sizes and of the meaning of its tokens."""
+"""`{split}/dataset.json`: the sizes of a dataset and the meaning of its tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from utils.reading import read_json, shortened
 
 BLANK_IDENTIFIER = "<blank>"
 SPLITS = ("train", "test")
-# What splits and directories that are used together must have in common.
+# Keys that must agree between splits and directories that are used together.
 AGREEING_KEYS = ("seq_len", "vocab_size", "pad_id", "ignore_label_id", "blank_identifier_id")
 
 
@@ -29,7 +29,7 @@ class Finding:
 
     @property
     def notice(self) -> str | None:
-        """What to tell the user of the dataset, None if the dataset itself names a known family."""
+        """Message about the detected family, or None if the dataset names a known family itself."""
         if self.is_stated:
             return None
         return f"taken for {self.name}: {self.reason}" if self.name else f"of no known family: {self.reason}"
@@ -37,7 +37,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What `dataset.json` says; `extra` holds keys that are not part of the format (family, grid_shape, ...).
+    """The content of `dataset.json`; `extra` holds keys that are not part of the format (family, grid_shape, ...).
 
     `finding` is the family that an opened split was found to be of (see `dataset.families`), not a key of the file.
 
@@ -59,14 +59,14 @@ class Metadata:
     finding: Finding | None = field(default=None, compare=False)
 
     def to_json(self) -> dict:
-        """The content of `dataset.json`, extra keys included."""
+        """Return the content of `dataset.json`, including extra keys."""
         known = {key: getattr(self, key) for key in _KEYS}
         return {**known, "sets": list(self.sets), **self.extra}
 
 
 _KEYS = tuple(name for name in Metadata.__dataclass_fields__ if name not in ("extra", "finding"))
 _REQUIRED_KEYS = tuple(key for key in _KEYS if key != "total_puzzles")
-# The smallest legal value of each count and number of a token; all fit into the format's int32.
+# Smallest valid value of each count and token id; all must fit in int32.
 _SMALLEST = {
     "pad_id": 0,
     "blank_identifier_id": 0,
@@ -77,13 +77,13 @@ _SMALLEST = {
     "total_puzzles": 1,
 }
 INT32_MAX = 2**31 - 1
-_LONGEST_NAME = 100  # of a set, whose files are called after it
-# Tables of symbols and colours have an entry for each token.
+_LONGEST_NAME = 100  # characters in the name of a set, which is part of file names
+# Limited because tables of symbols and colours have one entry per token.
 _LARGEST = {"vocab_size": 1_000_000, "seq_len": 1_000_000}
 
 
 def read_metadata(split_dir: str | Path) -> Metadata:
-    """The metadata of a split, arrays unread; raises `UserError` for a missing or malformed dataset.json."""
+    """Read the metadata of a split, without its arrays. Raises `UserError` for a missing or malformed file."""
     metadata, problems = parse_metadata(Path(split_dir) / "dataset.json")
     if metadata is None:
         raise UserError(problems_text(problems))
@@ -91,7 +91,7 @@ def read_metadata(split_dir: str | Path) -> Metadata:
 
 
 def parse_metadata(path: Path) -> tuple[Metadata | None, list[str]]:
-    """The metadata in a dataset.json, or None with every rule that the file breaks."""
+    """Parse a dataset.json; return None and the problems if it is invalid."""
     try:
         raw = read_json(path, missing="is missing; an unfinished build leaves none: build the dataset again")
     except UserError as error:
@@ -113,7 +113,7 @@ def parse_metadata(path: Path) -> tuple[Metadata | None, list[str]]:
 
 
 def type_problems(raw: Mapping[str, Any]) -> list[str]:
-    """Every key of a dataset.json, of those in `raw`, whose value has the wrong type or is out of range.
+    """Return a problem for each key in `raw` whose value has the wrong type or is out of range.
 
     Besides the format's own keys these are the optional ones that this repository interprets (`INTERPRETED_KEYS`).
     """
@@ -190,7 +190,7 @@ def _is_numbers_by_task(value: object) -> bool:
     )
 
 
-# Optional keys that something in this repository acts on: (test of the type, what the value must be).
+# Optional keys that this repository interprets: (type check, description of valid values).
 INTERPRETED_KEYS = {
     "family": (_is_text, "a name"),
     "store": (_is_text, "a name"),
@@ -203,7 +203,7 @@ INTERPRETED_KEYS = {
 
 
 def split_disagreements(dataset_dir: Path, train: Metadata, test: Metadata) -> Iterator[str]:
-    """The keys in which the two splits of a dataset differ although they are used together."""
+    """Yield the required keys in which the two splits of a dataset differ."""
     for key in AGREEING_KEYS:
         one, other = getattr(train, key), getattr(test, key)
         if one != other:
@@ -211,6 +211,6 @@ def split_disagreements(dataset_dir: Path, train: Metadata, test: Metadata) -> I
 
 
 def problems_text(problems: Sequence[str], most: int = 5) -> str:
-    """The first few problems as one message."""
+    """Join the first few problems into one message."""
     more = [f"and {len(problems) - most} more problems"] if len(problems) > most else []
     return "\n  ".join([*problems[:most], *more])

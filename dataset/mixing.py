@@ -1,4 +1,4 @@
-"""Several datasets, or several sets of one, used as one: what they must agree in, and how they are numbered on."""
+"""Combine several datasets, or several sets of one: what must agree, and how examples are renumbered."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from utils.errors import UserError
 
 
 class MixedSets:
-    """Several sets as one: their examples, puzzles and groups numbered on, in the order given."""
+    """Several sets as one: examples, puzzles and groups are numbered consecutively, in the given order."""
 
     def __init__(self, sets: list[ExampleSet]):
         self._sets = sets
@@ -27,7 +27,7 @@ class MixedSets:
         self.group_starts = _joined_indices([s.group_indices for s in sets])
 
     def read(self, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and labels, each (n, S), as stored."""
+        """Read inputs and labels, each (n, S), as stored."""
         if len(self._sets) == 1:
             return self._sets[0].read(examples)
         owners = np.searchsorted(self._first_example, examples, side="right") - 1
@@ -42,16 +42,16 @@ class MixedSets:
 
 
 def _joined_indices(indices: list[np.ndarray]) -> np.ndarray:
-    """One index array from several, each numbered on from the end of the one before."""
+    """Concatenate index arrays, each offset by the end of the previous one."""
     ends = np.cumsum([0] + [int(array[-1]) for array in indices])
     parts = [array[1:].astype(np.int64) + end for array, end in zip(indices, ends, strict=False)]
     return np.concatenate([np.zeros(1, np.int64), *parts])
 
 
 def merge_metadata(described: Sequence[tuple[str, Metadata]]) -> Metadata:
-    """The metadata of several (directory, metadata) used together: counts summed, the largest identifier count.
+    """Merge the metadata of several (directory, metadata): counts are summed, the identifier count is the maximum.
 
-    `extra` keeps what all agree in. Raises `UserError` naming both directories and the key where they do not agree.
+    `extra` keeps entries that are equal in all. Raises `UserError` naming key and directories if required keys differ.
     """
     (first_dir, first), *others = described
     for other_dir, other in others:
@@ -78,7 +78,7 @@ def merge_metadata(described: Sequence[tuple[str, Metadata]]) -> Metadata:
 
 
 def named_sets(splits: list[tuple[str, Split]]) -> dict[str, ExampleSet]:
-    """All sets by the name that metrics use: with several directories prefixed by what tells these apart."""
+    """Return all sets by their name in metrics; with several directories, distinguishing path parts are prefixed."""
     parts = [Path(os.path.abspath(path)).parts for path, _ in splits]
     for i, path in enumerate(parts):
         if path in parts[:i]:
@@ -95,9 +95,10 @@ def named_sets(splits: list[tuple[str, Split]]) -> dict[str, ExampleSet]:
 
 
 def refuse_shared_identifiers(splits: list[tuple[str, Split]], *, unless_named_alike: bool) -> None:
-    """Raise `UserError` when two directories use the same identifier, the blank one excepted.
+    """Raise `UserError` if two directories use the same identifier, other than the blank one.
 
-    In evaluation two test sets may show the same puzzle: identifiers with equal names are no collision there.
+    With `unless_named_alike`, equal identifiers with equal names are allowed: in evaluation, two test sets may contain
+    the same puzzle.
     """
     if len(splits) == 1:
         return
@@ -119,7 +120,7 @@ def refuse_shared_identifiers(splits: list[tuple[str, Split]], *, unless_named_a
 
 
 def common_augmentation(splits: list[tuple[str, Split]]) -> Augmentation:
-    """The copies that all datasets allow; raises `UserError` if these differ, or if a dataset allows none."""
+    """Return the augmentation shared by all datasets. Raises `UserError` if they differ or one has none."""
     (first_dir, first), *others = [(path, augmentation_of(opened.metadata, path)) for path, opened in splits]
     for (other_dir, other), (_, opened) in zip(others, splits[1:], strict=True):
         if other != first:

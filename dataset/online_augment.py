@@ -1,6 +1,6 @@
-"""A new symmetric copy of an example at each draw, instead of the fixed copies that a dataset was built with.
+"""Online augmentation: a new symmetric copy of each drawn example, instead of copies fixed at build time.
 
-Shapes: B rows of the global batch, b of them on this rank, S `seq_len`.
+Shapes: B rows of the global batch, b rows on this rank, S `seq_len`.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from utils.errors import UserError
 
 @dataclass(frozen=True)
 class OnlineCopies:
-    """Replace each row by an image under a transformation drawn for it."""
+    """Replace each row by its image under a random symmetry."""
 
     symmetries: Symmetries
 
     def __call__(
         self, rng: np.random.Generator, count: int, mine: slice, inputs: np.ndarray, labels: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and labels (b, S) of the rows `mine` of B = `count`; what is drawn depends on no other rank."""
+        """Transform inputs and labels (b, S), the rows `mine` of B = `count`; the draws are the same on all ranks."""
         transforms = self.symmetries.draw(rng, count)[mine]
         return transforms.apply(inputs), transforms.apply(labels)
 
 
 def augmentation_of(metadata: Metadata, where: str) -> OnlineCopies:
-    """The copies that the data's family allows. Raises UserError, beginning with `where`, if it allows none."""
+    """Return the augmentation of the data's family. Raises UserError, prefixed with `where`, if it has none."""
     family = family_of(metadata)
     if family.symmetries is None:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Command-line options of the builders: each one in both spellings, errors to act on, a safe output folder."""
+"""Command-line options of the builders: both spellings, actionable errors, a safe output folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from utils.reading import read_json
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, but not that an option left out is off or unset."""
+    """Show defaults, except None and False."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return (
@@ -29,10 +29,10 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class OptionParser(argparse.ArgumentParser):
-    """An `argparse` parser whose long options may be spelt with dashes or underscores alike.
+    """An `argparse` parser that accepts long options with dashes or underscores.
 
-    Wrong options raise `UserError` (with the nearest valid name) in place of argparse's usage dump, and
-    abbreviations are refused, so that a misspelling never selects another option.
+    Unknown options raise `UserError` with the closest valid names instead of printing the usage. Abbreviations are
+    rejected, so that a misspelled option never selects another one.
     """
 
     def __init__(self, **settings):
@@ -71,7 +71,7 @@ class OptionParser(argparse.ArgumentParser):
 
 
 def dashed(argument: str) -> str:
-    """`--num_aug=3` as `--num-aug=3`; whatever is not a long option stays as it is."""
+    """Turn `--num_aug=3` into `--num-aug=3`; arguments other than long options are unchanged."""
     if not argument.startswith("--"):
         return argument
     name, equals, value = argument.partition("=")
@@ -79,7 +79,7 @@ def dashed(argument: str) -> str:
 
 
 def whole_number(minimum: int) -> Callable[[str], int]:
-    """An argparse `type` that takes whole numbers from `minimum` up."""
+    """Return an argparse `type` for whole numbers of at least `minimum`."""
 
     def convert(text: str) -> int:
         try:
@@ -95,30 +95,32 @@ def whole_number(minimum: int) -> Callable[[str], int]:
 
 @contextmanager
 def building_into(output_dir: str | Path, family: str) -> Iterator[Path]:
-    """The checked output folder, which no other builder writes into within the block.
+    """Context manager that checks, creates and locks the output folder.
 
-    Raises `UserError` if one does, and for a folder that `check_output_dir` refuses. Folders that were made for it are
-    removed if nothing is written.
+    Raises `UserError` if another build holds the lock or `check_output_dir` rejects the folder. Folders created here
+    are removed again if nothing is written.
     """
     output_dir = check_output_dir(output_dir, family)
     made = [folder for folder in (output_dir, *output_dir.parents) if not folder.exists()]
     try:
         make_folder(output_dir, "--output-dir")
         with locked_folder(output_dir, "another build", "--output-dir") as exclusive:
-            check_output_dir(output_dir, family)  # the last holder may have built another family
+            check_output_dir(
+                output_dir, family
+            )  # the previous holder of the lock may have built another family
             if exclusive:
                 remove_temporary_files(output_dir, *(output_dir / split for split in SPLITS))
             yield output_dir
     finally:
         for folder in made:
-            with suppress(OSError):  # not empty, or never made
+            with suppress(OSError):  # not empty, or never created
                 folder.rmdir()
 
 
 def check_output_dir(output_dir: str | Path, family: str) -> Path:
-    """The folder to build into: new, empty, or holding a dataset of the same family, which is replaced.
+    """Return the folder if it is new, empty, or holds a dataset of the same family, which will be replaced.
 
-    Raises `UserError` for anything else, so that a mistyped folder is never written into.
+    Raises `UserError` otherwise, so that a mistyped folder is never overwritten.
     """
     output_dir = Path(output_dir)
     if not output_dir.exists():
@@ -128,7 +130,7 @@ def check_output_dir(output_dir: str | Path, family: str) -> Path:
     entries = {path.name for path in output_dir.iterdir() if not is_temporary(path)} - {LOCK_FILE}
     found = {_family(output_dir, split) for split in SPLITS} - {None}
     own_files = {name: family_class(name).own_files for name in FAMILIES}
-    # What a build that was killed may leave without any dataset.json.
+    # Files that a killed build may leave behind without a dataset.json.
     leftover = {*SPLITS, "identifiers.json", "identifiers.npz"}.union(*own_files.values())
     if not found and not entries <= leftover:
         raise UserError(
@@ -145,7 +147,7 @@ def check_output_dir(output_dir: str | Path, family: str) -> Path:
 
 
 def _family(output_dir: Path, split: str) -> str | None:
-    """The family of a split, "" if it is not known, None if there is no such split."""
+    """Return the family of a split, "" if it is unknown, None if there is no such split."""
     path = output_dir / split / "dataset.json"
     if not path.exists():
         return None

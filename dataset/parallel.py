@@ -1,4 +1,4 @@
-"""Work spread over processes, with results in the order of the work whatever the number of workers."""
+"""Parallel map over processes, with results in the order of the items."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Result = TypeVar("Result")
 
 
 def available_cpus() -> int:
-    """How many CPUs this process may use."""
+    """Number of CPUs available to this process."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """`map(function, items)` on `workers` processes; items are taken as results are, so they may be endless.
+    """`map(function, items)` on `workers` processes; items are consumed lazily, so they may be infinite.
 
-    The function and all items must be picklable. With one worker everything runs in this process. Workers end with
-    this process, however it ends. Raises `UserError` if one of them is killed.
+    The function and all items must be picklable. With one worker everything runs in this process. Workers exit when
+    this process does, even if it is killed. Raises `UserError` if a worker is killed.
     """
     if workers == 1:
         yield from map(function, items)
@@ -40,7 +40,7 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], worke
     wait = True
     try:
         for item in items:
-            with signals_held_back():  # the parent alone gets them
+            with signals_held_back():  # only the parent handles signals
                 running.append(pool.submit(function, item))
             if len(running) > 2 * workers:  # enough to keep every worker busy
                 yield running.popleft().result()
@@ -51,14 +51,14 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], worke
             "a worker process was killed, perhaps for lack of memory: use fewer --workers"
         ) from error
     except KeyboardInterrupt:
-        wait = False  # not for what the workers are computing
+        wait = False  # do not wait for running work
         raise
     finally:
         pool.shutdown(wait=wait, cancel_futures=True)
 
 
 def _start_worker() -> None:
-    """Leave signals to the parent, and end when it ends: a killed parent cannot tell its workers."""
+    """Ignore Ctrl-C, and exit together with the parent, because a killed parent cannot notify its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()

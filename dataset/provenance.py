@@ -1,4 +1,4 @@
-"""What a builder records of where its puzzles come from."""
+"""Record which source rows the puzzles of a dataset come from."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ FILE_NAME = "source_rows.npy"
 
 
 def write_source_rows(split_dir: Path, rows: np.ndarray | None) -> dict[str, str]:
-    """Write which row of the source each group comes from, (groups,) int64 counted from 0 below the header.
+    """Write the source row of each group, (groups,) int64, counted from 0 below the header.
 
-    Returns what dataset.json says about that file. None, for generated puzzles, removes an earlier one.
+    Returns the entries for dataset.json. None, for generated puzzles, removes an earlier file.
     """
     path = split_dir / FILE_NAME
     if rows is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-if not __package__:  # started by its path: sys.path[0] is this folder, where no module of ours is to be found
+if not __package__:  # run as a script: sys.path[0] is this folder instead of the repository
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
 if __name__ == "__main__":  # Ctrl-C during the imports
@@ -38,13 +38,13 @@ from utils.files import expand_home
 if TYPE_CHECKING:
     from PIL import Image
 
-_SAMPLE_NOTED = 2_000  # questions of each set that the family takes notes on
-_SAMPLE_CELLS = 1 << 24  # cells looked at for how often tokens occur
+_SAMPLE_NOTED = 2_000  # questions of each set passed to Family.notes
+_SAMPLE_CELLS = 1 << 24  # cells sampled for token frequencies
 
 
 @report_user_errors
 def main(arguments: list[str] | None = None) -> int:
-    """Print the report; returns 1 when the dataset breaks a rule."""
+    """Print the report; return 1 if the dataset is invalid."""
     parser = OptionParser(prog="report", description=__doc__.splitlines()[0])
     parser.add_argument("dataset_dir", type=expand_home, help="folder with train and test")
     parser.add_argument("--examples", type=whole_number(0), default=2, help="examples to draw per split")
@@ -86,17 +86,19 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _print_lines(lines: Iterable[str]) -> None:
-    """Print until the reader has enough: `report DIR | head` ends quietly."""
+    """Print lines; stop quietly if the pipe is closed, as in `report DIR | head`."""
     try:
         for line in lines:
             print(line)
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # lest Python's own flush complain
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # so that Python's flush at exit does not fail
 
 
 def report_lines(directory: Path, splits: dict[str, Split], problems: list[str]) -> Iterator[str]:
-    """The report without examples."""
+    """Yield the lines of the report, without examples."""
     size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
     yield f"{directory}: {_bytes(size)}"
     for name, split in splits.items():
@@ -142,7 +144,7 @@ def _split_lines(name: str, split: Split) -> Iterator[str]:
 
 
 def _family_notes(split: Split, family: Family) -> list[str]:
-    """What the family says of the questions, copies left out and in a sample of a large split."""
+    """Return the notes of the family on the questions: without copies, and on a sample of a large split."""
     inputs = []
     for name, examples in first_examples(split).items():
         chosen = np.unique(np.linspace(0, len(examples) - 1, _SAMPLE_NOTED).astype(np.int64))
@@ -151,7 +153,7 @@ def _family_notes(split: Split, family: Family) -> list[str]:
 
 
 def _token_lines(split: Split, family: Family) -> Iterator[str]:
-    """How often each token occurs, in a sample of a large split."""
+    """Yield token frequencies, of a sample if the split is large."""
     meta = split.metadata
     counts = np.zeros((2, meta.vocab_size), np.int64)
     per_set = max(1, _SAMPLE_CELLS // (meta.seq_len * len(split.sets)))
@@ -202,7 +204,7 @@ def _leakage_lines(splits: dict[str, Split]) -> Iterator[str]:
 
 
 def percentage(count: int, total: int) -> str:
-    """A share to two digits such as 0.031%; 100% and 0% only where they are exact."""
+    """Format a share with two digits, such as 0.031%; 100% and 0% only if exact."""
     share = 100 * count / max(1, total)
     if 99 < share < 100:
         return "over 99%"
@@ -213,7 +215,7 @@ def percentage(count: int, total: int) -> str:
 
 
 def example_lines(directory: Path, splits: dict[str, Split], count: int, *, colour: bool) -> Iterator[str]:
-    """A few examples of each split as grids, input beside output."""
+    """Yield a few examples of each split as grids, input next to output."""
     terminal = shutil.get_terminal_size().columns
     for name, split in splits.items():
         style = family_of(split.metadata).grid_style
@@ -235,7 +237,7 @@ def example_lines(directory: Path, splits: dict[str, Split], count: int, *, colo
 
 
 def example_pictures(split: Split, name: str, count: int) -> list[tuple[str, list[Image.Image]]]:
-    """A caption and the pictures of input and output, for a few examples of a split."""
+    """Return (caption, [input, output] pictures) for a few examples of a split."""
     style, captioned = family_of(split.metadata).grid_style, []
     for set_name, index in _chosen_examples(split, count):
         rows = split.sets[set_name].read(np.array([index]))
@@ -244,7 +246,7 @@ def example_pictures(split: Split, name: str, count: int) -> list[tuple[str, lis
 
 
 def _chosen_examples(split: Split, count: int) -> list[tuple[str, int]]:
-    """(set, example): the first of groups spread evenly over the split."""
+    """Return (set, example) for the first examples of evenly spaced groups."""
     firsts = [
         (name, int(index))
         for name, s in split.sets.items()

@@ -1,4 +1,4 @@
-"""Easier versions of training puzzles, which take nothing but the puzzle's own answer (`reveal_prob`)."""
+"""Make training puzzles easier by revealing part of their answer (`reveal_prob`)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from utils.errors import UserError
 
 
 def easier_puzzles(probability: float, described: Sequence[tuple[str, Metadata]]) -> Augmentation:
-    """How the family's puzzles are made easier, for several datasets of one family and shape.
+    """Return the augmentation that reveals cells, for datasets of one family and shape.
 
-    Raises UserError, naming the folder, if a dataset's answers do not contain those of easier puzzles.
+    Raises UserError, naming the folder, if a dataset's family does not support it.
     """
     kinds: dict[Augmentation, str] = {}
     for folder, metadata in described:

@@ -1,4 +1,4 @@
-"""A sheet of pictures with captions, as a PNG file."""
+"""Write a PNG with captioned pictures in rows."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _MARGIN, _CAPTION, _WIDTH = 8, 16, 1600  # pixels
 
 
 def write_sheet(path: Path, sections: list[list[tuple[str, list[Image.Image]]]]) -> None:
-    """Draw sections of (caption, pictures beside each other), each starting a line of its own, to `path`.
+    """Draw sections of (caption, pictures shown side by side) to `path`; each section starts on a new line.
 
-    Raises UserError if the file, chosen by the option --png, cannot be written.
+    Raises UserError, naming --png, if the file cannot be written.
     """
     lines = []
     for section in sections:

@@ -1,4 +1,4 @@
-"""Rows of puzzle tables, CSV files with a header such as `source,question,answer,rating`, local or from the hub."""
+"""Read puzzle tables: CSV files with a header such as `source,question,answer,rating`, local or from the hub."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from utils.errors import UserError
 from utils.hub import hub_library
 from utils.reading import GZIP_ERRORS, open_text
 
-# The names that published tables give to each column, in any capitals; a rating comes from the first one present.
+# Column names in published tables, case-insensitive; the first rating column present is used.
 COLUMN_NAMES = {
     "question": ("question", "questions", "puzzle", "puzzles", "quiz", "quizzes"),
     "answer": ("answer", "answers", "solution", "solutions"),
@@ -26,7 +26,7 @@ DELIMITERS = ",;\t|"
 
 @dataclass(frozen=True)
 class Header:
-    """The header of a table: its line, its delimiter and where the columns of `COLUMN_NAMES` are."""
+    """The header of a table: its line, its delimiter and the indices of the columns of `COLUMN_NAMES`."""
 
     line: int
     delimiter: str
@@ -36,7 +36,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one table, their characters as ASCII codes.
+    """The rows of one table, with characters as ASCII codes.
 
     numbers (rows,): which row of the file each one is, from 0 below the header; lines (rows,): the line of the file
     that it starts on, from 1; questions, answers (rows, seq_len) uint8, answers None if the table has none; ratings
@@ -58,13 +58,13 @@ class Rows:
         return f"{self.path} line {self.lines[index]}"
 
     def take(self, indices: np.ndarray) -> Rows:
-        """The rows at `indices`, in that order."""
+        """Select the rows at `indices`, in that order."""
         arrays = (self.numbers, self.lines, self.questions, self.answers, self.ratings)
         return Rows(self.path, *(None if array is None else array[indices] for array in arrays))
 
 
 def find_table(split: str, *, source_csv: str | Path | None, source_repo: str) -> Path:
-    """Path of `{split}.csv`: in the folder `source_csv`, or downloaded from the hub when that is None."""
+    """Return the path of `{split}.csv` in the folder `source_csv`, or download it from the hub if that is None."""
     if source_csv is None:
         return download_table(source_repo, f"{split}.csv")
     path = Path(source_csv) / f"{split}.csv"
@@ -80,7 +80,7 @@ def find_table(split: str, *, source_csv: str | Path | None, source_repo: str) -
 
 
 def download_table(source_repo: str, name: str) -> Path:
-    """Local path of file `name` of the hub dataset `source_repo`; `UserError` when it cannot be had."""
+    """Download file `name` of the hub dataset `source_repo` and return its path. Raises `UserError` on failure."""
     alternatives = (
         "Use a local copy with --source-csv DIR (a folder with train.csv and test.csv), "
         "or make puzzles here with --generate N"
@@ -110,7 +110,7 @@ def read_rows(
     need_answers: bool = True,
     clean: Callable[[str], str] = str,
 ) -> Rows:
-    """The rows of a table, all of one length.
+    """Read the rows of a table, all of one length.
 
     question_symbols, answer_symbols: the (ASCII) symbols that are allowed, None for any. Rows rated below
     `min_rating` are left out (then every row must have a rating). `seq_len` None takes the length of the first
@@ -142,7 +142,7 @@ def read_rows(
                     f"{where}: its {column} has {len(text)} characters instead of {seq_len}, "
                     "as every row of a table must have"
                 )
-            # Characters outside Latin-1 become `?`, which the check of symbols below finds with its row.
+            # Characters outside Latin-1 become `?`, which the symbol check below reports with its row.
             content += text.encode("latin-1", "replace")
         numbers.append(number)
         lines.append(line)
@@ -170,7 +170,7 @@ def read_rows(
 
 
 def question_length(path: str | Path, clean: Callable[[str], str] = str) -> int:
-    """Characters of the first question of a table, `clean` as in `read_rows`."""
+    """Return the length of the first question of a table; `clean` as in `read_rows`."""
     path = Path(path)
     for _, _, row in _read_dicts(path, read_header(path), ("question",)):
         return len(clean(row["question"]))
@@ -178,7 +178,7 @@ def question_length(path: str | Path, clean: Callable[[str], str] = str) -> int:
 
 
 def find_header(path: Path) -> Header | None:
-    """The header of a file, after blank lines and comments; None when its first line names no column of puzzles.
+    """Find the header after blank lines and comments; None if that line has no question column.
 
     Raises `UserError` for a missing or unreadable file and for two columns of the same meaning.
     """
@@ -196,7 +196,7 @@ def find_header(path: Path) -> Header | None:
 
 
 def read_header(path: Path) -> Header:
-    """The header of a table; `UserError` when it has none."""
+    """Read the header of a table. Raises `UserError` if it has none."""
     header = find_header(path)
     if header is None:
         with _reading(path) as file:
@@ -209,11 +209,11 @@ def read_header(path: Path) -> Header:
 
 
 def check_symbols(cells: np.ndarray, symbols: str, where: Callable[[int], str], what: str) -> None:
-    """Raise `UserError` for the first of the (E, S) character codes that is none of the symbols.
+    """Raise `UserError` for the first of the (E, S) character codes that is not in the symbols.
 
     where: names the place of row i; what: names the grid in it, such as "its answer".
     """
-    # Millions of rows: deleting what is allowed from the bytes is far cheaper than a lookup per cell.
+    # With millions of rows, deleting the allowed bytes is far cheaper than a lookup per cell.
     if cells.tobytes().translate(None, symbols.encode("ascii")):
         row, cell = np.argwhere(lookup(symbols)[cells] < 0)[0]
         raise UserError(
@@ -223,7 +223,7 @@ def check_symbols(cells: np.ndarray, symbols: str, where: Callable[[int], str], 
 
 
 def lookup(symbols: str) -> np.ndarray:
-    """(256,) int16: position of each character code in `symbols`, -1 for all others."""
+    """(256,) int16: index of each character code in `symbols`, -1 for all others."""
     table = np.full(256, -1, np.int16)
     table[np.frombuffer(symbols.encode("ascii"), np.uint8)] = np.arange(len(symbols))
     return table
@@ -231,7 +231,7 @@ def lookup(symbols: str) -> np.ndarray:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[TextIO]:
-    """The open text file; `UserError` when it is missing or cannot be read as UTF-8 or as CSV."""
+    """Open a text file. Raises `UserError` if it is missing or not valid UTF-8 or CSV."""
     if not path.is_file():
         raise UserError(f"{path} does not exist")
     with open_text(path, newline="") as file:
@@ -244,7 +244,7 @@ def _reading(path: Path) -> Iterator[TextIO]:
 
 
 def _places(fields: list[str], where: str) -> dict[str, int]:
-    """Where the columns of `COLUMN_NAMES` are; `UserError` when two columns could be one of them."""
+    """Return the indices of the columns of `COLUMN_NAMES`. Raises `UserError` if one is ambiguous."""
     lowered = [name.lower() for name in fields]
     places = {}
     for column, names in COLUMN_NAMES.items():
@@ -260,7 +260,7 @@ def _places(fields: list[str], where: str) -> dict[str, int]:
 def _read_dicts(
     path: Path, header: Header, columns: tuple[str, ...]
 ) -> Iterator[tuple[int, int, dict[str, str]]]:
-    """(number, line, {column: text}) of each data row with the given columns and its rating, "" if it has none.
+    """Yield (number, line, {column: text}) for each data row: the given columns, and the rating or "".
 
     Raises `UserError` for a missing column or field.
     """

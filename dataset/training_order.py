@@ -1,4 +1,4 @@
-"""In which order a training stream shows the examples of a dataset: a pure function of the seed."""
+"""The order in which training visits the examples of a dataset, a pure function of the seed."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 
 from utils.errors import UserError
 
-# Of an iteration: all its permutations are drawn before its first batch, about a second for each 10^8.
+# Per iteration: all permutations are drawn before the first batch, at about a second per 10^8 draws.
 MAX_DRAWS = 10**10
-_CHEAPEST_PERMUTATION = 100  # draws that take as long as the call that makes a permutation of few groups
-_DRAWS_AT_ONCE = 1 << 18  # groups drawn per step of the plan: its memory, whatever the number of epochs
+_CHEAPEST_PERMUTATION = 100  # call overhead of a small permutation, in draws
+_DRAWS_AT_ONCE = 1 << 18  # groups drawn per planning step; bounds memory for any number of epochs
 
 
 class TrainingOrder:
-    """Which examples fill each batch of each iteration: a pure function of seed, iteration and batch index.
+    """The examples of each batch, a pure function of seed, iteration and batch index.
 
     Groups come in the order of `epochs_per_iter` permutations drawn one after the other from Philox(seed +
     iteration), then one puzzle of each group is drawn from the same generator, as published. Which examples of a
@@ -48,7 +48,7 @@ class TrainingOrder:
             )
 
     def num_batches(self, iteration: int) -> int:
-        """Whole batches of an iteration; raises `UserError` when there is none."""
+        """Number of full batches in an iteration. Raises `UserError` if there is none."""
         if iteration not in self._counts:
             shortest, longest = int(self._lengths.min()), int(self._lengths.max())
             if shortest == longest:  # every batch takes the same number of draws
@@ -61,13 +61,13 @@ class TrainingOrder:
         return self._counts[iteration]
 
     def batches(self, iteration: int, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(puzzles, examples), both (B,), of each batch from index `start` on."""
+        """Yield (puzzles, examples), both (B,), for each batch from index `start` on."""
         for index, puzzles in enumerate(self._batch_puzzles(iteration)):
             if index >= start:
                 yield self._choose_examples(puzzles, iteration, index)
 
     def _batch_puzzles(self, iteration: int) -> Iterator[np.ndarray]:
-        """The drawn puzzles of each whole batch; the last of them may contribute only some of its examples."""
+        """Yield the puzzles of each full batch; the last puzzle may contribute only some of its examples."""
         waiting = np.empty(0, np.int64)
         for drawn in self.drawn_puzzles(iteration):
             puzzles = np.concatenate([waiting, drawn])
@@ -79,13 +79,13 @@ class TrainingOrder:
             waiting = puzzles[first:]
 
     def drawn_puzzles(self, iteration: int) -> Iterator[np.ndarray]:
-        """One puzzle for each group of the iteration's order, in pieces that stay small."""
+        """Yield one puzzle per group in the order of the iteration, in chunks of bounded size."""
         groups = len(self._group_sizes)
         orders, draws = self._generator(iteration), self._generator(iteration)
         for _ in range(self._epochs):
             draws.permutation(
                 groups
-            )  # all permutations precede the first puzzle; kept, they could take gigabytes
+            )  # all permutations are drawn before the first puzzle; storing them could take gigabytes
         per_piece = max(1, _DRAWS_AT_ONCE // groups)
         same_size = int(self._group_sizes.min()) == int(self._group_sizes.max())
         for begun in range(0, self._epochs, per_piece):

@@ -1,8 +1,8 @@
-"""Units of a grid: which cells share a constraint (rows, columns, boxes), as the puzzle's family states it.
+"""Units of a grid: cells that share a constraint (rows, columns, boxes), as defined by the puzzle family.
 
 Cells form an array with several axes, and a unit extends over some of them. With the axes (band, row in band, stack,
-column in stack) of Sudoku a row extends over (2, 3), a column over (0, 1) and a box over (1, 3). What is pooled over a
-unit is then a reduction over axes, for any size of the grid, without gathers.
+column in stack) of Sudoku a row extends over (2, 3), a column over (0, 1) and a box over (1, 3). Pooling over a unit is
+then a reduction over axes, for any grid size and without gathers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from dataset.metadata import Metadata
 from utils.errors import UserError
 
-UNITS_KEY = "units"  # of dataset.json, for families that this repository does not know
+UNITS_KEY = "units"  # key of dataset.json, for families outside this repository
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class CellUnits:
         return math.prod(self.axes)
 
     def num_units(self, extent: tuple[int, ...]) -> int:
-        """How many units extend over these axes."""
+        """Number of units that extend over these axes."""
         return math.prod(size for axis, size in enumerate(self.axes) if axis not in extent)
 
     def to_json(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class CellUnits:
 
     @classmethod
     def from_json(cls, value: Any, where: str) -> CellUnits:
-        """Raises UserError, beginning with `where`, unless `value` is {axes: [...], kinds: [[[...], ...], ...]}."""
+        """Parse {axes: [...], kinds: [[[...], ...], ...]}. Raises UserError, prefixed with `where`, otherwise."""
         try:
             if not isinstance(value, Mapping) or value.keys() != {"axes", "kinds"}:
                 raise ValueError("it must have the keys axes and kinds")
@@ -71,12 +71,12 @@ class CellUnits:
 
     @classmethod
     def of_boxes(cls, rows: int, columns: int) -> CellUnits:
-        """Sudoku with boxes of `rows` x `columns` cells."""
+        """Units of Sudoku with boxes of `rows` x `columns` cells."""
         return cls(axes=(columns, rows, rows, columns), kinds=(((2, 3), (0, 1)), ((1, 3),)))
 
     @classmethod
     def usual(cls, num_cells: int) -> CellUnits:
-        """Sudoku with the usual boxes: as square as possible, wider than tall (36 cells: 2 rows x 3 columns).
+        """Units of Sudoku with the most square boxes that are not taller than wide (36 cells: 2 rows x 3 columns).
 
         Raises ValueError if there is no such grid.
         """
@@ -88,9 +88,9 @@ class CellUnits:
 
 
 def stated_units(metadata: Metadata, where: str) -> CellUnits | None:
-    """The units that a dataset.json states under `units`; None if it states none.
+    """Return the units given under `units` in dataset.json, or None.
 
-    Raises UserError, beginning with `where`, if they do not have the grid's number of cells.
+    Raises UserError, prefixed with `where`, if their number of cells is not `seq_len`.
     """
     if UNITS_KEY not in metadata.extra:
         return None

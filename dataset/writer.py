@@ -1,4 +1,4 @@
-"""Streaming writer of the dataset format: arrays grow on disk under temporary names and appear all at once.
+"""Streaming writer of the dataset format: arrays grow under temporary names and are published all at once.
 
 Legend: E examples, S `seq_len`.
 """
@@ -22,10 +22,10 @@ _MAX_INDEX = np.iinfo(np.int32).max
 
 
 class SplitWriter:
-    """Streams one split to disk; its memory does not grow with the number of examples.
+    """Stream one split to disk in constant memory.
 
-    Use it as a context manager and call `close` inside. Until then everything lies under temporary names, so
-    an exception or a kill leaves an earlier dataset as it was. `extra` may still be filled before `close`.
+    Use it as a context manager and call `close` inside. Until then all files have temporary names, so an exception or
+    a kill leaves an existing dataset unchanged. `extra` may be modified until `close`.
     """
 
     def __init__(
@@ -75,8 +75,8 @@ class SplitWriter:
         """Append one group: a puzzle and its augmented copies.
 
         inputs, labels: (E, S) tokens of any integer dtype. puzzle_identifiers: (puzzles,). puzzle_lengths:
-        (puzzles,) examples of each, default one. difficulty: (E,) numbers, in every group or in none. With
-        complete=False the next call goes on with the same group, so that a large one can come in parts.
+        (puzzles,) examples per puzzle, default one. difficulty: (E,) numbers, in every group or in none. With
+        complete=False the next call continues the same group, so that a large group can be added in parts.
         """
         group_lengths = [len(puzzle_identifiers)]
         self.add_groups(
@@ -94,9 +94,9 @@ class SplitWriter:
         *,
         complete: bool = True,
     ) -> None:
-        """Append many groups; as `add_group`, with group_lengths: (groups,) puzzles of each, default one.
+        """Append many groups, like `add_group`; group_lengths: (groups,) puzzles per group, default one.
 
-        complete: whether the last of them ends here.
+        complete: True if the last group ends here.
         """
         inputs, labels, identifiers = map(np.asarray, (inputs, labels, puzzle_identifiers))
         ones = np.ones(len(identifiers), np.int64)
@@ -133,7 +133,7 @@ class SplitWriter:
         return self
 
     def __exit__(self, *exception) -> None:
-        for stream in self._streams.values():  # nothing temporary is left after `close`
+        for stream in self._streams.values():  # a no-op after `close`
             stream.discard()
 
     def _open_stream(self, field: str, dtype: type, row_shape: tuple[int, ...]) -> None:
@@ -179,21 +179,21 @@ class SplitWriter:
             stream.publish()
         current = {stream.path for stream in self._streams.values()}
         for path in self.split_dir.glob(f"{self._set_name}__*.npy"):
-            if path not in current:  # an optional array of the dataset that this one replaces
+            if path not in current:  # optional array of the replaced dataset
                 path.unlink()
 
 
 def close_splits(writers: Sequence[SplitWriter], num_puzzle_identifiers: int) -> list[Metadata]:
     """Publish several splits of one dataset in one step and return their metadata.
 
-    Earlier dataset.json files go first and the new ones come last: a kill in between leaves splits that do
-    not open, never a new train split beside an old test split. Raises `UserError` for a split without puzzles.
+    Old dataset.json files are removed first and new ones written last, so that a kill in between leaves splits that
+    do not open, never a new train split with an old test split. Raises `UserError` for a split without puzzles.
     """
     for writer in writers:
         if not writer.num_groups:
             raise UserError(f"{writer.split_dir}: there is no puzzle to write to this split")
     metadata = [writer._metadata(num_puzzle_identifiers) for writer in writers]
-    texts = [json.dumps(m.to_json(), indent=2) for m in metadata]  # an error here leaves everything in place
+    texts = [json.dumps(m.to_json(), indent=2) for m in metadata]  # an error here changes nothing on disk
     for writer in writers:
         for stream in writer._streams.values():
             stream.finish()
@@ -220,13 +220,13 @@ class _ArrayStream:
         self._file.write(bytes(self.HEADER_BYTES))
 
     def append(self, rows: np.ndarray) -> None:
-        """Append rows, converted to the stream's dtype."""
+        """Append rows, converted to the dtype of the stream."""
         assert rows.shape[1:] == self._row_shape, (rows.shape, self._row_shape)
         self._file.write(np.ascontiguousarray(rows, dtype=self._dtype).data)
         self._num_rows += len(rows)
 
     def finish(self) -> None:
-        """Fill in the header and force everything to disk."""
+        """Write the header and fsync the file."""
         shape = (self._num_rows, *self._row_shape)
         header = f"{{'descr': '{self._dtype.str}', 'fortran_order': False, 'shape': {shape}, }}"
         prefix = b"\x93NUMPY\x01\x00" + (self.HEADER_BYTES - 10).to_bytes(2, "little")
@@ -237,11 +237,11 @@ class _ArrayStream:
         self._file.close()
 
     def publish(self) -> None:
-        """Give the finished file its final name."""
+        """Rename the finished file to its final name."""
         assert self._file.closed, self.path
         os.replace(self._temporary, self.path)
 
     def discard(self) -> None:
-        """Remove the temporary file, if it is still there."""
+        """Remove the temporary file, if it exists."""
         self._file.close()
         self._temporary.unlink(missing_ok=True)

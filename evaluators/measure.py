@@ -15,8 +15,8 @@ from torch import Tensor
 from evaluators.base import Evaluator
 from evaluators.results import NOTHING, Collector, labelled_only, local_batches
 from evaluators.strategies.accounting import Tally, right_cells
+from evaluators.strategies.base import Answered, Strategy
 from evaluators.strategies.samples import Rows
-from evaluators.strategies.test_time import Answered, Strategy
 from models.losses import ACTLossHead
 from puzzle_dataset import PuzzleDataset
 from utils.distributed import World

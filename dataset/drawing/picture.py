@@ -1,4 +1,4 @@
-"""Grids as pictures: one drawer for the dataset report, the sheets and animations of `solve.py`, and the page.
+"""Draw grids as pictures, for the dataset report, the sheets and animations of `solve.py`, and the web page.
 
 Shapes: S cells of a sequence.
 """
@@ -21,7 +21,7 @@ _GIVEN, _SURE = (226, 228, 233), (122, 172, 240)
 
 
 def grid_picture(style: GridStyle, tokens: np.ndarray) -> Image.Image:
-    """A grid of tokens (S,) as a picture."""
+    """Draw a grid of tokens (S,) as a picture."""
     rows, columns = extent(style, tokens)
     size = 8 if style.narrow else 17
     picture, draw = canvas(columns * size + 1, rows * size + 1)
@@ -30,7 +30,7 @@ def grid_picture(style: GridStyle, tokens: np.ndarray) -> Image.Image:
 
 
 def extent(style: GridStyle, tokens: np.ndarray) -> tuple[int, int]:
-    """Rows and columns that are drawn of tokens (S,)."""
+    """Return the number of rows and columns drawn for tokens (S,)."""
     rows, columns = style.window(style.known(tokens))
     return rows.stop - rows.start, columns.stop - columns.start
 
@@ -67,22 +67,22 @@ def draw_grid(
     width = 3 if size >= 20 else 2
     for (left, top, right, bottom), colour in marked:
         draw.rectangle((left + 1, top + 1, right - 1, bottom - 1), outline=colour, width=width)
-        if style.frame[0] == PAPER:  # cells may be white or nearly so
+        if style.frame[0] == PAPER:  # cells may be almost white
             draw.rectangle((left + 3, top + 3, right - 3, bottom - 3), outline=INK)
 
 
 def legend(style: GridStyle, *, completes: bool) -> str:
-    """What shades and frames mean; `completes`: answers keep the given cells, so one can contradict them."""
+    """Explain shades and frames; with `completes`, answers keep the given cells, so they can contradict them."""
     broken = "; red frame: contradicts the puzzle" if completes else ""
     return f"{style.shade}; {style.frame[1]} frame: changed in this step{broken}"
 
 
 def _cell(draw, style: GridStyle, box, token: int, kind: Kind, sure: float, *, filled: bool) -> None:
-    """One cell; the model's confidence shades the colour that stands for its answer."""
+    """Draw one cell; confidence shades the colour of the answer."""
     size = box[2] - box[0]
     if style.cells == "path":
         free, path = style.blend
-        # A doubtful path cell is pale and a doubtful free cell tinted, but never so much that one looks like the other.
+        # Uncertain path cells are pale and uncertain free cells tinted, but they always remain distinguishable.
         shade = (
             {path: 0.4 + 0.6 * sure, free: 0.3 * (1 - sure)}.get(token, 0.0)
             if filled
@@ -101,7 +101,7 @@ def _cell(draw, style: GridStyle, box, token: int, kind: Kind, sure: float, *, f
     if style.cells == "colours":
         draw.rectangle(box, tuple(map(int, style.colours[token])), outline=(70, 72, 80))
         if filled and sure < 0.9 and token:
-            # The colour is the answer itself, so doubt is a dot, the larger the less sure.
+            # The colour is the answer itself, so uncertainty is a dot: the larger, the less certain.
             radius = (size / 2 - 2) * (1 - sure)
             x, y = middle(box)
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), PAPER, outline=INK)
@@ -120,7 +120,7 @@ def _cell(draw, style: GridStyle, box, token: int, kind: Kind, sure: float, *, f
 
 
 def _rules(draw, lines: tuple[int, int], shape: tuple[int, int], origin: tuple[int, int], size: int) -> None:
-    """Thick lines after so many rows and columns."""
+    """Draw a thick line every `lines` = (rows, columns) cells."""
     height, width = (side * size for side in shape)
     for column in range(0, shape[1] + 1, lines[1]):
         x = origin[0] + column * size
@@ -131,7 +131,7 @@ def _rules(draw, lines: tuple[int, int], shape: tuple[int, int], origin: tuple[i
 
 
 def canvas(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    """A white picture and what draws on it."""
+    """Create a white picture and its drawing context."""
     from PIL import Image, ImageDraw
 
     picture = Image.new("RGB", (width, height), PAPER)
@@ -140,7 +140,7 @@ def canvas(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
 
 @lru_cache
 def font(size: int, bold: bool = False):
-    """DejaVu Sans, which matplotlib brings: it has a bold face, unlike Pillow's own."""
+    """Load DejaVu Sans from matplotlib, because the default font of Pillow has no bold face."""
     from matplotlib import get_data_path
     from PIL import ImageFont
 
@@ -149,10 +149,10 @@ def font(size: int, bold: bool = False):
 
 
 def middle(box: tuple[int, int, int, int]) -> tuple[float, float]:
-    """The centre of a box (left, top, right, bottom)."""
+    """Return the centre of a box (left, top, right, bottom)."""
     return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
 
 
 def mix(one, other, share: float) -> tuple[int, ...]:
-    """`one` with a share of `other`, 0 to 1."""
+    """Blend `one` with a share of `other`, 0 to 1."""
     return tuple(round((1 - share) * float(a) + share * float(b)) for a, b in zip(one, other, strict=True))

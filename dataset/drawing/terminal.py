@@ -1,4 +1,4 @@
-"""Grids in the terminal: what a model filled in, changed in a step, broke; with colours or without.
+"""Draw grids in the terminal, marking filled, changed and broken cells, with or without colours.
 
 Shapes: S cells of a sequence.
 """
@@ -14,7 +14,7 @@ from dataset.families.grid_style import GridStyle, Kind
 
 GAP = "    "  # between grids side by side
 
-# Without colours a mark follows each symbol.
+# Without colours, a mark follows each symbol.
 MARKS = {Kind.PLAIN: " ", Kind.FILLED: "'", Kind.CHANGED: "*", Kind.BROKEN: "!"}
 # ANSI styles: bold, cyan, black on yellow, white on red.
 STYLES = {Kind.PLAIN: "1", Kind.FILLED: "36", Kind.CHANGED: "30;43", Kind.BROKEN: "97;41"}
@@ -29,7 +29,7 @@ def wants_colour(out: TextIO) -> bool:
 def grid_lines(
     style: GridStyle, tokens: np.ndarray, kind: np.ndarray | None = None, *, colour: bool
 ) -> tuple[list[str], int]:
-    """The lines of a grid of tokens (S,), each cell marked by its kind (S,), and the columns that they take."""
+    """Return the lines of a grid of tokens (S,), with cells marked by kind (S,), and their width in columns."""
     known = style.known(tokens)
     kind = np.full(len(known), Kind.PLAIN) if kind is None else kind
     if style.first_cell_token and not (known >= style.first_cell_token).any():
@@ -47,7 +47,7 @@ def grid_lines(
 
 
 def _with_lines(rows: list[list[str]], lines: tuple[int, int]) -> list[str]:
-    """Rows of cells with rules between the boxes."""
+    """Join cells into rows, with lines between boxes."""
     height, width = lines
     starts, drawn = range(0, len(rows[0]), width), []
     for number, row in enumerate(rows):
@@ -58,7 +58,7 @@ def _with_lines(rows: list[list[str]], lines: tuple[int, int]) -> list[str]:
 
 
 def cell(style: GridStyle, token: int, kind: Kind, *, colour: bool) -> str:
-    """One cell: one column wide in narrow styles, otherwise two."""
+    """Format a cell: one column wide in narrow styles, otherwise two."""
     symbol = style.symbols[token]
     if style.cells == "path":
         if not colour:
@@ -67,7 +67,7 @@ def cell(style: GridStyle, token: int, kind: Kind, *, colour: bool) -> str:
         plain = _GREY if token == style.wall else STYLES[Kind.PLAIN]
         return _styled(symbol, plain if kind == Kind.PLAIN else STYLES[kind])
     if style.cells == "symbols":
-        symbol = "?" if token == 0 else symbol  # padding, which no answer should hold
+        symbol = "?" if token == 0 else symbol  # padding, which should not occur in an answer
         return _styled(symbol, STYLES[kind]) + " " if colour else symbol + MARKS[kind]
     text = symbol + MARKS[kind]
     if not colour or token == 0:
@@ -78,7 +78,7 @@ def cell(style: GridStyle, token: int, kind: Kind, *, colour: bool) -> str:
 
 
 def legend(style: GridStyle, *, colour: bool) -> str:
-    """What the marks or colours mean."""
+    """Explain the marks or colours."""
     samples = (
         (cell(style, entry.token, entry.kind, colour=colour).rstrip(), entry.words) for entry in style.legend
     )
@@ -86,19 +86,19 @@ def legend(style: GridStyle, *, colour: bool) -> str:
 
 
 class GridPrinter:
-    """Write the grids of one family to `out`, as many side by side as `width` columns hold."""
+    """Write the grids of one family to `out`, as many side by side as fit in `width` columns."""
 
     def __init__(self, style: GridStyle, out: TextIO, *, colour: bool, width: int):
         self.style, self.out, self.colour, self.width = style, out, colour, width
-        self._waiting: list[tuple[int, list[str]]] = []  # width and lines of each grid
+        self._waiting: list[tuple[int, list[str]]] = []  # (width, lines) of each grid
 
     def say(self, text: str) -> None:
-        """Write a line, below the grids so far."""
+        """Write a line below the grids so far."""
         self.flush()
         print(text, file=self.out, flush=True)
 
     def show(self, title: list[str], tokens: np.ndarray, kind: np.ndarray | None = None) -> None:
-        """Show tokens (S,) below the lines of a title, each cell by its kind (S,), by default plain."""
+        """Show tokens (S,) below the title lines, with cells marked by kind (S,), default plain."""
         grid, width = grid_lines(self.style, tokens, kind, colour=self.colour)
         room = max(width, *map(len, title))
         lines = [f"{line:{room}}" for line in title] + [line + " " * (room - width) for line in grid]
@@ -107,7 +107,7 @@ class GridPrinter:
         self._waiting.append((room, lines))
 
     def flush(self) -> None:
-        """Write the grids that wait for others to stand beside them."""
+        """Write the grids that are waiting to be placed side by side."""
         for row in range(max((len(lines) for _, lines in self._waiting), default=0)):
             parts = [lines[row] if row < len(lines) else " " * width for width, lines in self._waiting]
             print(GAP.join(parts).rstrip(), file=self.out)
@@ -116,7 +116,7 @@ class GridPrinter:
         self._waiting = []
 
     def legend(self) -> str:
-        """What the marks or colours mean."""
+        """Explain the marks or colours."""
         return legend(self.style, colour=self.colour)
 
 

@@ -1,4 +1,4 @@
-"""What a puzzle family promises, and how each promise is put to the test on some puzzles with right answers."""
+"""The promises of a puzzle family, each tested on puzzles with right answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dataset.promises.puzzles import Puzzles
 
 @dataclass(frozen=True)
 class Promise:
-    """`is_offered`: whether a family has what the promise is about; `failures`: what breaks it."""
+    """`is_offered` tells whether a family supports the feature; `failures` yields violations of the promise."""
 
     name: str
     failures: Callable[[Puzzles], Iterator[str]]
@@ -26,7 +26,7 @@ class Promise:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one promise: not offered, kept (`failure` is None) or broken."""
+    """The outcome of one promise: not offered, kept (`failure` is None) or broken."""
 
     name: str
     is_offered: bool = True
@@ -34,21 +34,21 @@ class Outcome:
 
 
 def broken_promises(family: Family, questions: np.ndarray, labels: np.ndarray) -> list[str]:
-    """A line for each promise that the family breaks on puzzles (n, S) and their labels (n, S): which one and how.
+    """Return a line for each promise that the family breaks on puzzles (n, S) with labels (n, S).
 
-    Ignored labels are -100. Some test compares puzzles, so that there should be several.
+    Ignored labels are -100. Pass several puzzles, because some tests compare puzzles.
     """
     outcomes = check_promises(Puzzles(family, questions, labels))
     return [f"{outcome.name}: {outcome.failure}" for outcome in outcomes if outcome.failure is not None]
 
 
 def check_promises(puzzles: Puzzles) -> Iterator[Outcome]:
-    """The outcome of each promise, in turn."""
+    """Yield the outcome of each promise."""
     return (_outcome(promise, puzzles) for promise in PROMISES)
 
 
 def _outcome(promise: Promise, puzzles: Puzzles) -> Outcome:
-    """Whatever the family raises breaks the promise that is being tested."""
+    """Test a promise; any exception raised by the family breaks it."""
     try:
         if not promise.is_offered(puzzles.family):
             return Outcome(promise.name, is_offered=False)

@@ -1,4 +1,4 @@
-"""What a family says of datasets: units, leakage, easier puzzles, the evaluator of a run.
+"""Promises about datasets: units, leakage, easier puzzles, the evaluator of a run.
 
 A test yields what fails, with the example.
 """
@@ -36,7 +36,7 @@ def leakage_keys(puzzles: Puzzles) -> Iterator[str]:
 
 
 def _different_keys(puzzles: Puzzles, comparison: Comparison, keys: list[bytes | None]) -> Iterator[str]:
-    """Images whose key is not that of the puzzle."""
+    """Yield symmetric images whose key differs from that of the puzzle."""
     numbers, questions, answers = images_of(puzzles)
     found = {"key": (keys, comparison.keys(questions, answers))}
     if comparison.prefilter is not None:
@@ -91,7 +91,7 @@ def easier(puzzles: Puzzles) -> Iterator[str]:
 
 
 def evaluator(puzzles: Puzzles) -> Iterator[str]:
-    """By its name and its file alone: evaluators need torch."""
+    """Check that the evaluator exists, without importing it, because evaluators need torch."""
     name = puzzles.family.default_evaluator
     module, at, cls = name.partition("@")
     spec = find_spec(f"evaluators.{module}") if at else None
@@ -102,7 +102,7 @@ def evaluator(puzzles: Puzzles) -> Iterator[str]:
     for node in ast.parse(Path(spec.origin).read_text()).body:
         if isinstance(node, ast.ClassDef):
             provided.add(node.name)
-        elif isinstance(node, ast.ImportFrom):  # a package that passes on a class of one of its modules
+        elif isinstance(node, ast.ImportFrom):  # a package that re-exports a class
             provided |= {alias.asname or alias.name for alias in node.names}
     if cls not in provided:
         yield f"{name!r}: {spec.origin} has no class {cls}"

@@ -1,4 +1,4 @@
-"""How a family's tokens are drawn, in the terminal and in pictures. A test yields what fails, with the example."""
+"""Promises about drawing tokens, in the terminal and in pictures. Each test yields failures with an example."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def drawn_in_pictures(puzzles: Puzzles) -> Iterator[str]:
 
 
 def _cell_picture(style: GridStyle, token: int) -> bytes:
-    """A grid of one cell, which is drawn even if it lies outside of what the family would crop."""
+    """Return a single-cell grid, which is drawn even if the family would crop it."""
     canvas, draw = picture.canvas(25, 25)
     whole = GridStyle(**{**vars(style), "shape": (1, 1), "first_cell_token": 0, "lines": None})
     picture.draw_grid(draw, whole, np.array([token]), (0, 0), 24)
@@ -83,7 +83,7 @@ def _cell_picture(style: GridStyle, token: int) -> bytes:
 
 
 def _every_token(puzzles: Puzzles) -> Iterator[np.ndarray]:
-    """Grids (S,) that together hold every token, a question and its answer."""
+    """Return grids (S,) that together contain every token, a question and its answer."""
     for start in range(0, puzzles.vocab_size, puzzles.seq_len):
         yield np.resize(np.arange(start, puzzles.vocab_size), puzzles.seq_len)
     yield from puzzles.questions[:1]

@@ -1,4 +1,4 @@
-"""Puzzles with right answers that a family is tested on, and wrong answers made of them.
+"""Puzzles with right answers to test a family on, and wrong answers derived from them.
 
 Shapes: n puzzles, k answers to each, S cells of a sequence.
 """
@@ -12,13 +12,13 @@ import numpy as np
 
 from dataset.families.base import IGNORE_LABEL_ID, Family
 
-_CHANGES = 48  # answers with one changed cell, of each puzzle
-_SHOWN = 60  # tokens or characters of an example
+_CHANGES = 48  # per puzzle, answers with one changed cell
+_SHOWN = 60  # maximum number of tokens or characters shown
 
 
 @dataclass(frozen=True)
 class Puzzles:
-    """questions (n, S) uint8 of a family, and their labels (n, S), of any integer dtype and -100 where ignored."""
+    """questions (n, S) uint8 of a family, and their labels (n, S), of any integer dtype and -100 if ignored."""
 
     family: Family
     questions: np.ndarray
@@ -35,7 +35,7 @@ class Puzzles:
 
     @cached_property
     def changed(self) -> tuple[np.ndarray, np.ndarray]:
-        """Puzzle numbers (n·k,), and (n·k, S) right answers that differ in what counts by one labelled cell."""
+        """Puzzle numbers (n·k,), and right answers (n·k, S) with one relevant labelled cell changed."""
         rng, numbers, changed = np.random.default_rng(0), [], []
         for number, answer in enumerate(self.answers):
             labelled = np.flatnonzero(self.labels[number] != IGNORE_LABEL_ID)
@@ -49,7 +49,7 @@ class Puzzles:
 
     @cached_property
     def tried(self) -> tuple[np.ndarray, np.ndarray]:
-        """Puzzle numbers (m,) and answers (m, S) of all kinds: right, changed, unfinished, others', random ones."""
+        """Puzzle numbers (m,) and answers (m, S): right, changed, unfinished, of other puzzles, and random ones."""
         numbers, changed = self.changed
         each = np.arange(len(self))
         noise = np.random.default_rng(1).integers(0, self.vocab_size, self.questions.shape).astype(np.uint8)
@@ -65,22 +65,22 @@ class Puzzles:
         return self.family.metadata.vocab_size
 
     def change(self, number: int, other: np.ndarray) -> str:
-        """How an answer differs from the right one, as the end of a sentence."""
+        """Describe how an answer differs from the right one, to end a sentence."""
         (cell, *_) = np.flatnonzero(other != self.answers[number])
         old, new = self.answers[number][cell], other[cell]
         return f"{self.named(number)} with cell {cell} of its answer changed from {old} to {new}"
 
     def named(self, number: int) -> str:
-        """A puzzle in words."""
+        """Describe a puzzle."""
         return f"puzzle {number} ({shown(self.questions[number])})"
 
 
 def shown(tokens: np.ndarray) -> str:
-    """The tokens (S,) of an example."""
+    """Format the tokens (S,) of an example."""
     text = " ".join(map(str, tokens[:_SHOWN].tolist()))
     return f"{text} ..." if len(tokens) > _SHOWN else text
 
 
 def shortened(text: str) -> str:
-    """A text that was written or read, in quotes."""
+    """Quote a text, shortened if it is long."""
     return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")

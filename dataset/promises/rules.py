@@ -1,4 +1,4 @@
-"""What a family says of answers: judge, broken, check and check_tensors. A test yields what fails, with the example."""
+"""Promises about answers: judge, broken, check and check_tensors. Each test yields failures with an example."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def right_answers(puzzles: Puzzles) -> Iterator[str]:
 
 
 def wrong_answers(puzzles: Puzzles) -> Iterator[str]:
-    """A changed cell makes an answer wrong; of several right answers it may make another one, but not always."""
+    """A changed cell makes an answer wrong; with several right answers, it may sometimes give another right one."""
     family, marks, rejections = puzzles.family, 0, 0
     for number, other in zip(*puzzles.changed, strict=True):
         question = puzzles.questions[number]
@@ -65,7 +65,7 @@ def check(puzzles: Puzzles) -> Iterator[str]:
 
 
 def check_tensors(puzzles: Puzzles) -> Iterator[str]:
-    torch = importlib.import_module("torch")  # by name: dataset/ works without it
+    torch = importlib.import_module("torch")  # imported by name, because dataset/ works without torch
     family, (numbers, answers) = puzzles.family, puzzles.tried
     if family.check is None:
         yield "there is check_tensors, but no check"

@@ -1,4 +1,4 @@
-"""A family's symmetries: inverses, the group, answers that stay right, copies that vote.
+"""Promises about symmetries: inverses, the group, preserved right answers, copies that vote.
 
 A test yields what fails, with the example. Shapes: n puzzles, k images of each, S cells of a sequence.
 """
@@ -15,12 +15,12 @@ from dataset.promises.puzzles import Puzzles, shown
 from utils.errors import UserError
 
 _IMAGES = 16  # symmetric images of each puzzle
-_DRAWS = 64  # transformations that are drawn to compare them with the whole group
+_DRAWS = 64  # transformations drawn to compare with the whole group
 _LARGEST_GROUP = 10_000
 
 
 def inverses(puzzles: Puzzles) -> Iterator[str]:
-    """On any tokens, because a model may answer with any."""
+    """Test inverses on arbitrary tokens, because a model may answer with any."""
     rng, symmetries = np.random.default_rng(2), puzzles.family.symmetries
     transforms = symmetries.draw(rng, _DRAWS)
     inverse = transforms.inverse()
@@ -61,7 +61,7 @@ def group(puzzles: Puzzles) -> Iterator[str]:
 
 
 def _image_keys(transforms: Transforms, count: int, probe: np.ndarray) -> list[bytes]:
-    """What each of `count` transformations makes of the grids (p, S)."""
+    """Apply each of `count` transformations to the grids (p, S)."""
     images = [transforms.apply(np.repeat(grid[None], count, axis=0)) for grid in probe]
     return [b"".join(image[row].tobytes() for image in images) for row in range(count)]
 
@@ -85,7 +85,7 @@ def symmetric_answers(puzzles: Puzzles) -> Iterator[str]:
 
 
 def copies(puzzles: Puzzles) -> Iterator[str]:
-    """The copies that vote: their answers are turned back, and no batch changes what is drawn."""
+    """Copies that vote: `undo` maps answers back, and the draws do not depend on the batch."""
     family, symmetries = puzzles.family, copied_by(puzzles.family)
     identifiers, places = np.zeros(len(puzzles), np.int32), np.arange(len(puzzles))
     count = min(4, symmetries.most or 4)
@@ -106,7 +106,7 @@ def copies(puzzles: Puzzles) -> Iterator[str]:
 
 
 def copied_by(family: Family) -> Symmetries | None:
-    """What makes the copies that a model without puzzle embeddings is asked with; None if there are none."""
+    """Return the symmetries that make copies for a model without puzzle embeddings, or None."""
     try:
         return family.symmetries_to_ask([], (), 1)
     except UserError:

@@ -1,4 +1,4 @@
-"""A family's name, its sizes, its puzzles as text and its examples. A test yields what fails, with the example."""
+"""Promises about name, sizes, puzzles as text, and examples. Each test yields failures with an example."""
 
 from __future__ import annotations
 

@@ -11,8 +11,9 @@ from dataset.families.base import Family
 from dataset.families.symmetry import Symmetries
 from dataset.format import Metadata
 from evaluators.inference import Solver
+from evaluators.strategies.base import Strategy
 from evaluators.strategies.cascade import STAGES, Cascade
-from evaluators.strategies.test_time import Ensemble, NoiseChains, Plain, Strategy, SymmetryVoting, Voting
+from evaluators.strategies.test_time import Ensemble, NoiseChains, Plain, SymmetryVoting, Voting
 from evaluators.strategies.verifier import Checker, checker_of
 from utils.errors import UserError
 

@@ -16,6 +16,7 @@ import torch
 
 from evaluators.inference import Solver
 from evaluators.strategies.accounting import Tally
+from evaluators.strategies.base import Answered, Strategy
 from evaluators.strategies.samples import (
     NONE,
     PICKS,
@@ -27,7 +28,7 @@ from evaluators.strategies.samples import (
     run_chains,
     solve_bundle,
 )
-from evaluators.strategies.test_time import Answered, Strategy, Voting
+from evaluators.strategies.test_time import Voting
 from evaluators.strategies.verifier import Checker, Found
 
 STAGES = ("steps", "more_steps", "symmetry", "noise")
