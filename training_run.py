@@ -13,7 +13,8 @@ import torch
 
 from config.resume import check_changes, check_data
 from config.schema import PretrainConfig, notices, parse
-from dataset.families import recorded_family
+from dataset.families import family_of, recorded_family
+from dataset.metadata import Metadata
 from evaluators.base import Evaluator, build_evaluators, remarks
 from evaluators.rules import judge_by_rules
 from evaluators.score import Score
@@ -109,6 +110,7 @@ def build(config: PretrainConfig, world: World) -> Run:
             world.print(line)
         if is_unusually_large(check_arch(config.arch, **sizes)):  # a smaller one is built in no time
             check_training_memory(config, model_size(config.arch, **sizes), sizes, world)
+        check_units(config.arch, sizes, train_data.metadata)
         model = build_model(config.arch, **sizes)
         check_training_memory(config, size_of(model.architecture), sizes, world)
         model.to(world.device)
@@ -168,6 +170,20 @@ def check_training_memory(
         f"global_batch_size={config.global_batch_size}: a training step",
         "lower it, or raise grad_accum_steps",
     )
+
+
+def check_units(arch: dict[str, Any], sizes: dict[str, Any], metadata: Metadata) -> None:
+    """Raise UserError if the architecture pools over units of cells, and the data's family has none.
+
+    Data of an unknown family is taken for a Sudoku grid if its number of cells allows it.
+    """
+    family = family_of(metadata)
+    pools = "units" in type(check_arch(arch, **sizes)).model_fields
+    if pools and "units" not in sizes and family.name is not None:
+        raise UserError(
+            f"arch.name={arch['name']} pools over cells that share a constraint, and the family {family.name} states "
+            "no such units: use another arch, or write units into dataset.json of both splits (docs/extending.md)"
+        )
 
 
 def best_metric(config: PretrainConfig, head: ACTLossHead) -> BestMetric | None:

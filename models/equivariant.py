@@ -10,7 +10,6 @@ depends on S or N, so a model trained on grids of one size solves grids of anoth
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 import torch
@@ -43,12 +42,6 @@ class EquivariantModel(RecursiveModel):
     config: EquivariantConfig
 
     def __init__(self, config: EquivariantConfig):
-        if config.units is None and config.vocab_size != math.isqrt(config.seq_len) + FIRST_SYMBOL_ID:
-            raise ValueError(
-                f"arch=trm_equivariant: the data states no units, and {config.seq_len} cells with {config.vocab_size} "
-                "tokens are no Sudoku grid: write under units in its dataset.json which cells share a constraint, or "
-                "use another arch"
-            )
         self.units = config.units or CellUnits.usual(config.seq_len)
         super().__init__(config)
         self.num_symbols = config.vocab_size - FIRST_SYMBOL_ID

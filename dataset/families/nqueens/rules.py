@@ -5,14 +5,11 @@ Shapes: n boards, N side of the board, S = N² cells in reading order. Questions
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from dataset.augment import NUM_DIHEDRAL, dihedral
-
-if TYPE_CHECKING:
-    import torch
 
 PAD, EMPTY, QUEEN = range(3)
 VOCAB_SIZE = 3
@@ -22,7 +19,8 @@ SIZES = range(4, 17)  # smaller boards have one solution or none
 # occur in any larger train split (OEIS A002562).
 NUM_INEQUIVALENT = {4: 1, 5: 2, 6: 1, 7: 6, 8: 12, 9: 46, 10: 92}
 
-Array = TypeVar("Array", np.ndarray, "torch.Tensor")
+Array: TypeAlias = Any
+"""`numpy.ndarray` or `torch.Tensor`, which this module does without."""
 
 
 def solves(questions: Array, answers: Array, size: int) -> Array:
