@@ -1,0 +1,37 @@
+"""The weights below pretrained/: they load, solve a hard puzzle, and their card says what they know and scored."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = sorted(path for path in (ROOT / "pretrained").iterdir() if path.is_dir())
+HARD = "4..9..58......6..7...8...46...6....8.....5.9.13.4.8....4.7.9.6..8.....5..9.5..7.4"  # of Sudoku-Extreme's test rows
+
+
+def test_a_hard_sudoku_is_solved_from_a_fresh_checkout():
+    command = [
+        sys.executable,
+        "solve.py",
+        "checkpoint=pretrained/sudoku_extreme_cpu",
+        f"puzzle={HARD}",
+        "device=cpu",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("solved in "), done.stdout[-500:]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_a_card_states_what_the_model_knows_and_names_no_path_of_a_machine(folder):
+    card = (folder / "README.md").read_text()
+    assert "| knows of the rules |" in card
+    assert "| FLOP of training |" in card
+    for name in ("README.md", "config.json"):
+        text = (folder / name).read_text()
+        assert not any(root in text for root in ("/tmp/", "/home/", "/work/", "/root/")), name
+    assert (folder / "model.safetensors").stat().st_size < 2 * 2**20
