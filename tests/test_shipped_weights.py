@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = sorted(path for path in (ROOT / "pretrained").iterdir() if path.is_dir())
-HARD = "4..9..58......6..7...8...46...6....8.....5.9.13.4.8....4.7.9.6..8.....5..9.5..7.4"  # of Sudoku-Extreme's test rows
+# Of Sudoku-Extreme's test rows.
+HARD = "4..9..58......6..7...8...46...6....8.....5.9.13.4.8....4.7.9.6..8.....5..9.5..7.4"
 
 
 def test_a_hard_sudoku_is_solved_from_a_fresh_checkout():
