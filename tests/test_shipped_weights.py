@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,6 @@ def test_a_card_states_what_the_model_knows_and_names_no_path_of_a_machine(folde
     assert "| knows of the rules |" in card
     assert "| FLOP of training |" in card
     for name in ("README.md", "config.json"):
-        text = (folder / name).read_text()
-        assert not any(root in text for root in ("/tmp/", "/home/", "/work/", "/root/")), name
+        words = re.split(r"[\s\"'`(),]+", (folder / name).read_text())
+        assert [word for word in words if word.startswith(("/", "~"))] == [], name
     assert (folder / "model.safetensors").stat().st_size < 2 * 2**20
