@@ -76,8 +76,8 @@ class EvaluateConfig(StrictModel):
     on the rung steps.
     """
     checker: bool = False
-    """Sudoku, mazes: also report what stopping at the first valid answer gives; ladder: validity decides
-    which puzzles climb.
+    """Families whose rules tell right answers (Sudoku, mazes, N-Queens): also report what stopping at the first
+    valid answer gives; ladder: validity decides which puzzles climb.
     """
     symmetries: int | None = Field(default=None, ge=2)
     """symmetry, ladder: copies of each puzzle, including itself; null: 8, or as many as exist."""

@@ -110,12 +110,16 @@ def solve_test_puzzles(trained: Trained, config: ReportConfig) -> tuple[tuple, B
 class ByDifficulty(Evaluator):
     """Collect solved rows and the difficulty recorded by their dataset; single process only."""
 
-    required_outputs: ClassVar[frozenset[str]] = frozenset({"labels", "preds"})
+    required_outputs: ClassVar[frozenset[str]] = frozenset({"inputs", "labels", "preds"})
     MOST_CLASSES: ClassVar[int] = 6
 
     def __init__(self, data: PuzzleDataset):
         super().__init__([path for path, _ in data.splits], data.metadata)
         self._sets = named_sets(data.splits)
+        families = {name: family_of(s.metadata) for name, s in self._sets.items()}
+        self._checks = {
+            name: family.check if family.several_answers else None for name, family in families.items()
+        }
         recorded = [s for s in self._sets.values() if s.difficulty is not None]
         # Difficulty cannot be pooled across different units.
         units = {str(s.metadata.extra.get("difficulty", "as recorded")) for s in recorded}
@@ -131,11 +135,13 @@ class ByDifficulty(Evaluator):
         difficulty = self._sets[set_name].difficulty
         if difficulty is None or not self.unit:
             return
-        labels, preds = outputs["labels"].numpy(), outputs["preds"].numpy()
+        inputs, labels, preds = (outputs[name].numpy() for name in ("inputs", "labels", "preds"))
         labelled = labels != IGNORE_LABEL_ID
         known = labelled.any(1)
+        check = self._checks[set_name]
+        solved = ((preds == labels) | ~labelled).all(1) if check is None else check(inputs, preds)
         self._difficulty.append(np.asarray(difficulty[example_indices.numpy()])[known])
-        self._solved.append(((preds == labels) | ~labelled).all(1)[known])
+        self._solved.append(solved[known])
 
     def result(self, gather, save_dir) -> dict[str, float]:
         return {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from dataset.families import family_of
-from dataset.format import IGNORE_LABEL_ID, Metadata, open_split
+from dataset.format import IGNORE_LABEL_ID, Metadata, Split
 from dataset.mixing import named_sets
-from evaluators.base import Evaluator, summed_by_set
+from evaluators.base import Evaluator, open_test_splits, summed_by_set
 from models.losses import ACTLossHead
 from utils.errors import UserError
 
@@ -24,10 +24,15 @@ class Rules(Evaluator):
     without a label are excluded. With several sets, each also has `{family}/{set}/...`.
     """
 
-    def __init__(self, data_paths: list[str], metadata: Metadata):
+    def __init__(
+        self,
+        data_paths: list[str],
+        metadata: Metadata,
+        splits: Sequence[tuple[str, Split]] | None = None,
+    ):
         """Raises UserError if the answers of a dataset cannot be checked, or if there are several families."""
         super().__init__(data_paths, metadata)
-        sets = named_sets([(path, open_split(path, "test")) for path in data_paths])
+        sets = named_sets(list(splits or open_test_splits(data_paths)))
         families = {name: family_of(example_set.metadata) for name, example_set in sets.items()}
         for name, family in families.items():
             if family.check is None:

@@ -5,7 +5,7 @@
 # are inferred where none are given; 81 digits fit no integer type of the two libraries, so one expects them to stay text.
 # With pandas' default engine the column has the dtype object, as columns of text had for long, but holds Python ints:
 # leading zeros, the empty first cells, are gone, and str() gives 79 characters where there were 81. With engine="pyarrow",
-# and with pyarrow.csv itself, it is a float64: some 16 of the 81 digits are left, of questions and answers alike.
+# and with pyarrow.csv itself, it is a float64: some 16 of the 81 digits are left, of questions and of answers.
 # (apache/arrow issue 46853 and pandas issue 57666 are about short numbers with leading zeros.)
 #
 # Hurt: who converts back with str() or f"{x:.0f}", and pads or drops the rows of the wrong length.

@@ -8,7 +8,7 @@
 # value too whenever a division is rounded down (0.3 // 0.1 is 2), so that 0.2 is never tried. Nothing is reported.
 #
 # Hurt: who searches over range(1,4) of cycles or layers, where 4 may need twice the memory, or trusts a grid to be complete.
-# Guard: choice(0.0,0.1,0.2), which all three take alike; count the trials.
+# Guard: choice(0.0,0.1,0.2), which all three read the same way; count the trials.
 #
 # Fails if the output is not the expected one.
 set -euo pipefail

@@ -432,7 +432,7 @@ def test_the_command_fails_if_a_promise_is_broken(tmp_path, monkeypatch, capsys)
     [
         (["chess"], "the argument names the family 'chess', which is not one of"),
         (["chess@Chess"], "which cannot be imported"),
-        (["arc"], "the family arc makes no puzzles of its own"),
+        (["arc"], "the family arc cannot make puzzles"),
         (["arc", "SUDOKU"], "names the family arc, but seq_len is 16"),
         (["sudoku", "nowhere"], "nowhere: there is no such dataset"),
     ],

@@ -408,7 +408,7 @@ def test_the_folder_is_named_after_the_size():
     ("arguments", "message"),
     [
         (["--size", 3], "3 is too small: the least is 4"),
-        (["--size", 17], "--size 17 is no size of a board: it may be 4 to 16"),
+        (["--size", 17], "--size 17 is not a size of a board: use 4 to 16"),
         (["--given", "8"], "--given 8-8 leaves nothing to fill in"),
         (["--given", "2-9"], "at most 7 may be given"),
         (["--given", "4-2"], "give 2-4"),

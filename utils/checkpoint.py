@@ -9,7 +9,7 @@ A run's folder holds
         {K}-rank_{r}.json   rank r's manifest, written last: sizes and SHA-256 of its files
 K counts the saves of the run over all its starts, so that files of two saves never mix and the newest state is the
 one saved last, not the one with the highest step. A state is complete if the manifests of all ranks exist and are
-correct. This needs no communication between ranks, so each rank writes in a thread of its own.
+correct. This needs no communication between ranks, so each rank writes in its own thread.
 """
 
 from __future__ import annotations

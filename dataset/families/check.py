@@ -73,7 +73,7 @@ def made_by(name: str) -> Iterator[tuple[str, Puzzles]]:
     cls = family_class(name)
     if cls.example is None or not cls.sizes_to_check:
         raise UserError(
-            f"the family {name} makes no puzzles of its own (example and sizes_to_check): give a dataset of it, "
+            f"the family {name} cannot make puzzles (example and sizes_to_check are missing): give a dataset of it, "
             f"check {name} DATASET_DIR"
         )
     for sizes in cls.sizes_to_check:

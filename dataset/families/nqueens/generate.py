@@ -1,8 +1,8 @@
 """N-Queens questions from no source: some queens of a random full board.
 
 The split is a property of the question: no seed and no number of questions ever brings a test question into train, and
-both splits are drawn alike, also from small boards, nearly all of whose questions are used. Candidate i of a split is a
-pure function of (seed, split, i), and candidates are accepted in that order: the result does not depend on the number
+both splits are drawn the same way, also from small boards, nearly all of whose questions are used. Candidate i of a
+split is a pure function of (seed, split, i), and candidates are accepted in that order: the result does not depend on the number
 of workers, nor one split on the size of the other.
 Shapes: n questions, N side of the board, S = N² cells.
 """
@@ -42,7 +42,7 @@ class BoardSpec:
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise UserError(
-                f"--size {self.size} is no size of a board: it may be {SIZES[0]} to {SIZES[-1]}, the rows and columns"
+                f"--size {self.size} is not a size of a board: use {SIZES[0]} to {SIZES[-1]}, the rows and columns"
             )
         low, high = self.given
         if low > high:

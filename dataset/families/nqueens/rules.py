@@ -26,7 +26,7 @@ Array: TypeAlias = Any
 def solves(questions: Array, answers: Array, size: int) -> Array:
     """(n,) bool: which answers (n, S) have N queens that do not attack each other, the given ones (n, S) among them.
 
-    For NumPy arrays and torch tensors alike, because it calls only methods that both have, on integers of any dtype. On
+    For NumPy arrays and for torch tensors: it calls only methods that both have, on integers of any dtype. On
     tensors nothing waits for the device, and no shape depends on values.
     """
     queens = (answers == QUEEN).reshape(-1, size, size)

@@ -227,10 +227,10 @@ class Sudoku(Family):
 
 
 def _keys_where(known: np.ndarray, hashes: np.ndarray) -> list[bytes | None]:
-    """The bytes of a hash for each row where `known`, in order, and None for the others."""
+    """The bytes of the next uint64 hash for each row that is `known`, and None for the others."""
     keys: list[bytes | None] = [None] * len(known)
-    for row, value in zip(np.flatnonzero(known).tolist(), hashes.tolist(), strict=True):
-        keys[row] = int(value).to_bytes(8, "little", signed=value < 0)
+    for row, value in zip(np.flatnonzero(known).tolist(), hashes.view("V8").tolist(), strict=True):
+        keys[row] = value
     return keys
 
 
