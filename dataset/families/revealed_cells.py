@@ -14,7 +14,7 @@ LARGEST_SHARE = 0.5  # of the blank cells
 
 @dataclass(frozen=True)
 class RevealedCells:
-    """With `probability` a row shows each `blank` cell with a chance that is drawn for the row, from 0..LARGEST_SHARE.
+    """With `probability` a row shows each `blank` cell with a chance drawn for the row, from 0..LARGEST_SHARE.
 
     An answer stays right, and no other becomes so, because clues that agree with an answer exclude no more than others.
     """
