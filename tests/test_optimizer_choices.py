@@ -11,6 +11,7 @@ import torch
 from test_resume import STOPPED, call_at, terminate
 from training_runs import assert_same_run, metrics, newest_state, tiny, train
 
+from config.resume import check_changes
 from config.schema import PretrainConfig, parse
 from models.optim.configs import OPTIMIZERS
 from models.train.step import train_step
@@ -254,3 +255,16 @@ def test_muon_trains_at_all(identified, tmp_path):
     train(identified, tmp_path / "run", *MUON, epochs=40, eval_interval=40, log_interval=10)
     losses = [line["train/lm_loss"] for line in metrics(tmp_path / "run") if "train/lm_loss" in line]
     assert losses[-1] < 0.9 * losses[0]
+
+
+def test_an_optimizer_says_which_of_its_keys_a_resumed_run_keeps(identified):
+    def muon(*overrides: str) -> dict:
+        return tiny(identified, "run", "optimizer=muon", *overrides).model_dump()
+
+    with pytest.raises(UserError, match=r"optimizer\.rest: 'adamw' in the checkpoint, 'adam_atan2' now"):
+        check_changes(muon(), muon("optimizer.rest=adam_atan2"))
+    assert check_changes(muon(), muon("optimizer.ns_steps=4")) == [
+        "optimizer.ns_steps: 5 in the checkpoint, 4 now"
+    ]
+    with pytest.raises(UserError, match=r"optimizer\.name: 'muon' in the checkpoint, 'adamw' now"):
+        check_changes(muon(), tiny(identified, "run", "optimizer=adamw").model_dump())

@@ -15,7 +15,6 @@ from training_runs import ROOT, assert_same_run, metrics, newest_state, run_pyth
 
 import pretrain
 import training_run
-from config.resume import check_changes
 from training_run import build
 from utils.checkpoint import Checkpointer
 from utils.distributed import World
@@ -313,19 +312,6 @@ def test_another_model_is_refused(identified, tmp_path, monkeypatch):
     folder = stopped_run(identified, tmp_path / "run", monkeypatch)
     with pytest.raises(UserError, match=r"arch\.H_cycles: 2 in the checkpoint, 3 now"):
         train(identified, folder, "arch.H_cycles=3", **SETTINGS, resume="auto")
-
-
-def test_an_optimizer_says_which_of_its_keys_a_resumed_run_keeps(identified):
-    def muon(*overrides: str) -> dict:
-        return tiny(identified, "run", "optimizer=muon", *overrides).model_dump()
-
-    with pytest.raises(UserError, match=r"optimizer\.rest: 'adamw' in the checkpoint, 'adam_atan2' now"):
-        check_changes(muon(), muon("optimizer.rest=adam_atan2"))
-    assert check_changes(muon(), muon("optimizer.ns_steps=4")) == [
-        "optimizer.ns_steps: 5 in the checkpoint, 4 now"
-    ]
-    with pytest.raises(UserError, match=r"optimizer\.name: 'muon' in the checkpoint, 'adamw' now"):
-        check_changes(muon(), tiny(identified, "run", "optimizer=adamw").model_dump())
 
 
 def test_epochs_cannot_change_where_they_are_one_iteration(identified, tmp_path, monkeypatch):

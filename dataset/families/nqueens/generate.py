@@ -2,8 +2,8 @@
 
 The split is a property of the question: no seed and no number of questions ever brings a test question into train, and
 both splits are drawn the same way, also from small boards, nearly all of whose questions are used. Candidate i of a
-split is a pure function of (seed, split, i), and candidates are accepted in that order: the result does not depend on the number
-of workers, nor one split on the size of the other.
+split is a pure function of (seed, split, i), and candidates are accepted in that order: the result does not depend on
+the number of workers, nor one split on the size of the other.
 Shapes: n questions, N side of the board, S = N² cells.
 """
 
