@@ -22,10 +22,10 @@ from dataset.families.base import Augmentation
 from dataset.format import IGNORE_LABEL_ID, Split, open_split, read_identifiers
 from dataset.mixing import (
     MixedSets,
+    check_distinct_identifiers,
     common_augmentation,
     merge_metadata,
     named_sets,
-    refuse_shared_identifiers,
 )
 from dataset.reveal import easier_puzzles
 from dataset.training_order import TrainingOrder
@@ -97,7 +97,7 @@ class PuzzleDataset(IterableDataset):
         )
         self._sets = named_sets(self.splits)
         self.metadata = replace(self.metadata, sets=tuple(self._sets))
-        refuse_shared_identifiers(self.splits, unless_named_alike=not self.shuffle)
+        check_distinct_identifiers(self.splits, allow_same_names=not self.shuffle)
         self._iteration = 0
         if self.shuffle:
             self._mixed = MixedSets(list(self._sets.values()))

@@ -39,7 +39,7 @@ class SolveConfig(FamilyConfig):
 
     puzzle: str | None = None
     """Your own puzzle: its cells in reading order. Sudoku: symbols, . or 0 for a blank; white space and
-    | - + / mean nothing. Mazes: # wall, space or . free, S start, G goal, / or a line break between rows.
+    | - + / are ignored. Mazes: # wall, space or . free, S start, G goal, / or a line break between rows.
     N-Queens: Q queen, . empty.
     """
     index: int | None = Field(default=None, ge=0)

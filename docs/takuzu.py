@@ -38,7 +38,7 @@ class Takuzu(Family):
     name = "takuzu@Takuzu"
     completes = True
     characters = SYMBOLS
-    text_help = "`0`, `1`, `.` for a blank; white space and `| - + /` mean nothing."
+    text_help = "`0`, `1`, `.` for a blank; white space and `| - + /` are ignored."
     sizes_to_check: ClassVar = tuple({"seq_len": size**2, "vocab_size": VOCAB_SIZE} for size in SIZES[:2])
 
     @classmethod
@@ -165,7 +165,7 @@ def main(arguments: list[str] | None = None) -> None:
     side, sizes = options.size, {"seq_len": options.size**2, "vocab_size": VOCAB_SIZE}
     units = CellUnits(axes=(side, side), kinds=(((1,), (0,)),))  # rows and columns
     extra = {"family": Takuzu.name, "units": units.to_json(), "seed": options.seed}
-    family, seen = Takuzu.of_sizes(**sizes), set()
+    family, seen = Takuzu.from_sizes(**sizes), set()
     with building_into(options.output_dir, Takuzu.name) as folder, ExitStack() as stack:
         writers = [stack.enter_context(SplitWriter(folder / s, **sizes, extra=extra)) for s in SPLITS]
         for number, (writer, wanted) in enumerate(zip(writers, (options.train, options.test), strict=True)):

@@ -47,7 +47,7 @@ def refused(identified, tmp_path):
         ({"epochs": 10**400, "eval_interval": None}, "epochs: is not valid: has 401 digits"),
         (
             {"epochs": 10**12, "eval_interval": None},
-            "use an eval_interval (or epochs, without one) of at most 100000000",
+            "use an eval_interval (or epochs, if it is not set) of at most 100000000",
         ),
         (
             {"global_batch_size": 10**12, "epochs": 10**8, "eval_interval": 10**8},

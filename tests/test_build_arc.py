@@ -251,7 +251,7 @@ def test_unknown_answers_are_0_in_the_raw_tasks_and_named_beside_them(tmp_path, 
         k: p["test"][0]["output"] for k, p in json.loads((folder / "test_puzzles.json").read_text()).items()
     }
     assert outputs == {"known": [[0]], "unknown": [[0]]}
-    note = "1 tasks of evaluation lack answers to 1 test inputs: these are submitted, but not scored"
+    note = "1 tasks of evaluation lack answers to 1 test inputs, which are submitted, but not scored"
     assert note in capsys.readouterr().out
 
 

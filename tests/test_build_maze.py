@@ -138,7 +138,7 @@ def test_test_mazes_that_occur_in_train_are_kept_and_counted(tmp_path, capsys):
     table(tmp_path / "source", "train", GOOD[:2])
     table(tmp_path / "source", "test", [GOOD[2], turned])
     build("--source-csv", tmp_path / "source", "--output-dir", tmp_path / "out")
-    assert "of the test mazes 1 occur in train" in capsys.readouterr().out
+    assert "1 test mazes occur in train" in capsys.readouterr().out
     test = open_split(tmp_path / "out", "test")
     assert test.metadata.extra["overlap_of_test_with_train"] == {"equivalent_puzzles": 1}
     assert np.array_equal(test.sets["all"].inputs[1], encode(turned[0]))
@@ -287,10 +287,10 @@ def test_perfect_mazes_that_do_not_exist_are_refused_by_the_option_to_change(tmp
     options = ("--perfect", "--workers", 1, "--output-dir", tmp_path / "out")
     message = refusal(capsys, *options, "--generate", 3, "--size", 5, "--min-path", 22, "--max-path", 24)
     assert "no perfect 5x5 mazes with a shortest path longer than 22 steps and of at most 24" in message
-    assert "ask for shorter ones (--min-path; for this size 9 is usual)" in message
+    assert "lower --min-path (the default for this size is 9)" in message
     message = refusal(capsys, *options, "--generate", 9999, "--size", 3)
     assert "of 9999 different perfect 3x3 mazes" in message
-    assert "ask for fewer, or for other lengths (--min-path, --max-path)" in message
+    assert "generate fewer, or change --min-path or --max-path" in message
 
 
 def test_a_generated_dataset_that_replaces_one_from_a_table_leaves_no_source_rows(tmp_path, source):
@@ -314,7 +314,7 @@ def test_help_says_that_the_published_readme_and_builder_disagree_about_aug(caps
     with pytest.raises(SystemExit):
         parse_options(["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "as in the published builder, although the published README speaks of 8" in text
+    assert "as in the published builder, although the published README mentions 8" in text
     assert not parse_options([]).aug
 
 
@@ -365,7 +365,7 @@ def test_a_wrong_test_row_and_splits_of_different_sizes_are_refused(tmp_path, so
 def test_a_table_without_its_header_is_refused(tmp_path, source, capsys):
     table(source, "train", GOOD[1:2], header="made up,S ## #  G,So##o# oG,")
     message = refusal(capsys, "--source-csv", source, "--output-dir", tmp_path / "out")
-    assert "train.csv has no column of questions" in message
+    assert "train.csv has no question column" in message
 
 
 def test_a_missing_table_is_named(tmp_path, source, capsys):
@@ -378,13 +378,13 @@ def test_a_missing_table_is_named(tmp_path, source, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--size", 6], "--size goes only with --generate"),
-        (["--test-size", 6], "--test-size goes only with --generate"),
-        (["--min-path", 6], "--min-path goes only with --generate"),
-        (["--max-path", 6], "--max-path goes only with --generate"),
-        (["--perfect"], "--perfect goes only with --generate"),
-        (["--perfect", "--source-csv", "."], "--perfect goes only with --generate"),
-        (["--workers", 2], "--workers goes only with --generate"),
+        (["--size", 6], "--size can only be used with --generate"),
+        (["--test-size", 6], "--test-size can only be used with --generate"),
+        (["--min-path", 6], "--min-path can only be used with --generate"),
+        (["--max-path", 6], "--max-path can only be used with --generate"),
+        (["--perfect"], "--perfect can only be used with --generate"),
+        (["--perfect", "--source-csv", "."], "--perfect can only be used with --generate"),
+        (["--workers", 2], "--workers can only be used with --generate"),
         (
             ["--generate", 3, "--max-path", 110],
             "no path has more than 110 (--min-path) and at most 110 (--max-path) steps: lower --min-path or raise",
@@ -393,10 +393,10 @@ def test_a_missing_table_is_named(tmp_path, source, capsys):
             ["--generate", 3, "--perfect", "--min-path", 140],
             "no path has more than 140 (--min-path) and at most 140 (--max-path) steps: lower --min-path or raise",
         ),
-        (["--generate", 3, "--perfect", "--max-path", 0], "the least is 1"),
-        (["--generate", 3, "--subsample-size", 2], "--subsample-size chooses rows of a source"),
+        (["--generate", 3, "--perfect", "--max-path", 0], "the minimum is 1"),
+        (["--generate", 3, "--subsample-size", 2], "--subsample-size samples rows of a source"),
         (["--generate", 3, "--source-csv", "."], "not allowed with argument"),
-        (["--generate", 0], "the least is 1"),
+        (["--generate", 0], "the minimum is 1"),
         (["--generate", 3, "--size", "big"], "'big' is not a whole number"),
         (["--agu"], "did you mean --aug"),
     ],

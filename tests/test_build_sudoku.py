@@ -64,7 +64,7 @@ def test_the_published_command_runs_as_a_script_and_as_a_module(tmp_path, start)
     )
     assert done.returncode == 0, done.stderr
     assert "5 puzzles, 20 examples; test: 4 puzzles" in done.stdout
-    assert "0 occur in train, 0 up to symmetry, 0 by their solution" in done.stdout
+    assert "test puzzles that occur in train: 0, up to symmetry 0; test solutions: 0" in done.stdout
     assert validate(tmp_path / "d") == []
 
 
@@ -195,7 +195,7 @@ def test_overlap_is_reported_and_left_as_it_is(tmp_path, capsys):
     table(tmp_path / "s", "train", [(puzzle, solution, "")])
     table(tmp_path / "s", "test", same)
     build("--output-dir", tmp_path / "d", "--source-csv", tmp_path / "s")
-    assert "1 occur in train, 2 up to symmetry, 1 by their solution" in capsys.readouterr().out
+    assert "test puzzles that occur in train: 1, up to symmetry 2; test solutions: 1" in capsys.readouterr().out
     metadata, examples = read(tmp_path / "d", "test")
     assert metadata.extra["overlap_of_test_with_train"] == {
         "puzzles": 1,
@@ -208,7 +208,7 @@ def test_overlap_is_reported_and_left_as_it_is(tmp_path, capsys):
 
 def test_fewer_rows_than_asked_for_are_said(tmp_path, capsys):
     build("--output-dir", tmp_path / "d", "--source-csv", SAMPLES, "--subsample-size", 9)
-    assert "there are only 8 train puzzles, all are used" in capsys.readouterr().out
+    assert "there are only 8 train puzzles; using all of them" in capsys.readouterr().out
 
 
 def test_puzzles_of_a_table_with_several_solutions_are_counted_in_both_splits(tmp_path, capsys):

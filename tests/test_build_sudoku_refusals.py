@@ -27,9 +27,9 @@ ROOT = Path(__file__).resolve().parents[1]
         ([(UNIQUE_4X4, SOLVED_4X4[1:], "")], "line 2: its answer has 15 characters instead of 16"),
         ([(UNIQUE_4X4[:-1] + "5", SOLVED_4X4, "")], "line 2: its question has '5' at character 16"),
         ([(UNIQUE_4X4, SOLVED_4X4[:-1] + ".", "")], "line 2: its answer has '.' at character 16"),
-        ([(UNIQUE_4X4, SOLVED_4X4[:-1] + "2", "")], "is no solution: 2 occurs 2 times in row 4"),
+        ([(UNIQUE_4X4, SOLVED_4X4[:-1] + "2", "")], "is not a solution: 2 occurs 2 times in row 4"),
         ([("2" + UNIQUE_4X4[1:], SOLVED_4X4, "")], "changes given cells of its question"),
-        ([("." * 15, "1" * 15, "")], "15 cells are no square grid"),
+        ([("." * 15, "1" * 15, "")], "15 cells do not form a square grid"),
         ([("." * 25, "1" * 25, "")], "no Sudoku grid has size 5"),
         ([], "train.csv has no row"),
     ],
@@ -66,7 +66,7 @@ def test_test_rows_must_have_the_grid_of_the_train_rows(tmp_path, capsys):
         ([UNIQUE_4X4, "", "11" + "." * 14], "line 3: the puzzle 11.............. has no solution"),
         ([UNIQUE_4X4, UNIQUE_4X4[1:]], "line 2 has 15 characters instead of the 16 of a 4x4 grid"),
         ([UNIQUE_4X4, UNIQUE_4X4[:-1] + "x"], "line 2 has 'x' at character 16"),
-        ([UNIQUE_4X4], "--test-size 1 leaves none of the 1 puzzles in"),
+        ([UNIQUE_4X4], "--test-size 1 leaves no train puzzles:"),
         (["", ""], "holds no puzzle"),
     ],
 )
@@ -85,20 +85,20 @@ def test_a_wrong_list_is_refused_by_line(tmp_path, capsys, lines, message):
         (["--source-repo", "a/b", "--generate", "3"], "not allowed with argument"),
         (
             ["--source-csv", "tests", "--test-size", "3"],
-            "--test-size goes only with --generate or --source-csv FILE",
+            "--test-size can only be used with --generate or --source-csv FILE",
         ),
-        (["--generate", "3", "--subsample-size", "3"], "--subsample-size goes only with a source"),
-        (["--generate", "3", "--min_difficulty", "3"], "--min-difficulty goes only with rated tables"),
-        (["--source-csv", "tests", "--clues", "3"], "--clues goes only with --generate"),
-        (["--source-csv", "tests", "--minimal"], "--minimal goes only with --generate"),
+        (["--generate", "3", "--subsample-size", "3"], "--subsample-size can only be used with a source"),
+        (["--generate", "3", "--min_difficulty", "3"], "--min-difficulty can only be used with rated tables"),
+        (["--source-csv", "tests", "--clues", "3"], "--clues can only be used with --generate"),
+        (["--source-csv", "tests", "--minimal"], "--minimal can only be used with --generate"),
         (["--generate", "3", "--size", "7"], "no Sudoku grid has size 7: it must be one of 4, 6"),
         (["--generate", "3", "--box-shape", "2by3"], "box shape '2by3' is not ROWSxCOLUMNS"),
-        (["--generate", "3", "--box-shape", "2x3", "--size", "9"], "makes 6x6 grids, but --size says 9"),
+        (["--generate", "3", "--box-shape", "2x3", "--size", "9"], "means 6x6 grids, but --size is 9"),
         (["--generate", "3", "--size", "6", "--clues", "36"], "--clues 36 leaves nothing to solve"),
-        (["--generate", "0"], "0 is too small: the least is 1"),
+        (["--generate", "0"], "0 is too small: the minimum is 1"),
         (["--num-augs", "3"], "unknown option --num-augs; did you mean --num-aug?"),
         (["--seed", "-1"], "-1 is too small"),
-        (["--generate", "5", "--size", "25"], "25x25 are not generated here, only up to 16x16"),
+        (["--generate", "5", "--size", "25"], "25x25 puzzles cannot be generated, only sizes up to 16x16"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options, message, tmp_path, monkeypatch, capsys):
@@ -122,7 +122,7 @@ def test_a_table_without_header_or_rating_is_refused(tmp_path, capsys):
     assert "train.csv line 2 has no rating, which --min-difficulty needs" in message
     lines = (SAMPLES / "test.csv").read_text().splitlines(keepends=True)
     (tmp_path / "s" / "test.csv").write_text("".join(lines[1:]))
-    assert "test.csv has no column of questions" in refused(capsys, *arguments)
+    assert "test.csv has no question column" in refused(capsys, *arguments)
 
 
 def test_a_hub_that_cannot_be_reached_is_one_readable_line(tmp_path, monkeypatch, capsys):

@@ -155,7 +155,7 @@ def test_units_that_cannot_be_are_refused_with_the_file(units, message, tmp_path
 
 
 def test_a_grid_without_units_is_refused():
-    with pytest.raises(ValueError, match="30 cells are no Sudoku grid"):
+    with pytest.raises(ValueError, match="30 cells do not form a Sudoku grid"):
         model(30, 6)
 
 

@@ -242,7 +242,7 @@ def test_outputs_that_votes_do_not_have_are_refused_before_anything_runs(run, tm
         ({"strategy": "noise", "sigma": float("inf")}, "sigma"),
         ({"strategy": "noise", "chains": 0}, "chains"),
         ({"strategy": "ladder", "rungs": []}, "rungs"),
-        ({"strategy": "ladder", "rungs": ["steps", "noise", "steps"]}, "named twice"),
+        ({"strategy": "ladder", "rungs": ["steps", "noise", "steps"]}, "given twice"),
         ({"strategy": "ladder", "rungs": ["steps", "noise", "more_steps"]}, "must come right after it"),
         (
             {"strategy": "ladder", "rungs": ["steps"], "sigma": 0.3},

@@ -166,5 +166,5 @@ def test_the_recorded_box_shape_decides_what_is_valid(tmp_path):
 def test_data_that_is_no_sudoku_is_refused(tmp_path):
     with pytest.raises(UserError, match="vocab_size is 12, but 4x4 Sudoku has 6 tokens"):
         evaluator(dataset(tmp_path / "a", vocab_size=12))
-    with pytest.raises(UserError, match=r"dataset\.json: box_shape \[2, 3\] makes grids of 36 cells, not 16"):
+    with pytest.raises(UserError, match=r"dataset\.json: box_shape \[2, 3\] means grids of 36 cells, not 16"):
         evaluator(dataset(tmp_path / "b", box_shape=[2, 3]))

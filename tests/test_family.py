@@ -92,7 +92,7 @@ def test_sets_that_name_no_family_are_recognised_by_more_than_their_sizes(tmp_pa
             lambda folder: write(folder, np.ones((4, 36)), np.zeros((4, 36)), 8),
             "no sampled label is a complete grid",
         ),
-        (lambda folder: mazes(folder, ["S  ######"]), "not one start and one goal"),
+        (lambda folder: mazes(folder, ["S  ######"]), "not every sampled input has one start and one goal"),
         (lambda folder: write(folder, [[3, 4, 2, 1]], [[3, 4, 2, 2]], 6), "change more than free cells"),
         (lambda folder: write(folder, np.ones((2, 900)), np.ones((2, 900)), 12), "no test_puzzles.json"),
         (lambda folder: write(folder, np.ones((2, 7)), np.ones((2, 7)), 5), "7 cells and 5 tokens are not"),
@@ -107,7 +107,7 @@ def test_sizes_alone_make_no_family(tmp_path, make, reason):
 def test_a_family_that_is_not_known_is_named(tmp_path, capsys):
     folder = six_by_six(tmp_path / "data", SOLVED, family="takuzu")
     assert views_on(folder) == {None}
-    named = "dataset.json names the family 'takuzu', which is not one of arc, maze, nqueens, sudoku, nor module@Class"
+    named = "dataset.json names the family 'takuzu', which is neither one of arc, maze, nqueens, sudoku nor module@Class"
     data = PuzzleDataset([str(folder)], "test", global_batch_size=1)
     assert data.notices == [f"{folder}: of no known family: {named}"]
     with pytest.raises(UserError, match=named):
@@ -178,7 +178,7 @@ def test_the_command_line_names_the_family_whatever_the_data_says(tmp_path, caps
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("sudoko", "which is not one of arc, maze"),
+        ("sudoko", "which is neither one of arc, maze"),
         ("nowhere@Family", "which cannot be imported"),
         ("json@JSONDecoder", "json has no class JSONDecoder derived from Family"),
         ("json@Nothing", "json has no class Nothing derived from Family"),

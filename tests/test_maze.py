@@ -274,8 +274,8 @@ def test_another_shortest_path_than_the_published_one_is_optimal_too():
         ("  G  ", "ooGoo", r"0 starts \(S\)"),
         ("S GGG", "SoGGG", r"3 goals \(G\)"),
         ("S    ", "Soooo", r"0 goals \(G\)"),
-        ("S#G  ", "SoG  ", r"'o' at character 2 where the question has '#'"),
-        ("S G# ", "SoG##", r"'#' at character 5 where the question has ' '"),
+        ("S#G  ", "SoG  ", r"'o' at character 2, but the question has '#'"),
+        ("S G# ", "SoG##", r"'#' at character 5, but the question has ' '"),
         ("S  G ", "So G ", "not one path from S to G"),
         ("S G  ", "SoGo ", "not one path from S to G"),
     ],
@@ -384,7 +384,7 @@ def test_a_longer_split_begins_with_the_shorter_one():
 def test_splits_share_no_maze_up_to_symmetry_even_where_mazes_are_few():
     spec = MazeSpec((4, 4), 6)
     train, _, keys = generate_split(spec, 60, seed=0, split=0, workers=1)
-    test, _, _ = generate_split(spec, 60, seed=0, split=1, workers=1, apart_from=keys)
+    test, _, _ = generate_split(spec, 60, seed=0, split=1, workers=1, excluded=keys)
     train_keys, test_keys = ({symmetry_key(q.reshape(4, 4)) for q in split} for split in (train, test))
     assert len(train_keys) == len(test_keys) == 60
     assert not train_keys & test_keys

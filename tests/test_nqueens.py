@@ -207,7 +207,7 @@ def test_text_is_read_and_written():
     [
         (".Q.. .... .... ....", None),
         (".... .... .... ....", None),
-        ("Q... .... .... ....", "no way to add queens to the given ones is a solution"),
+        ("Q... .... .... ....", "the given queens cannot be completed to a solution"),
         (".Q.. .... .... .Q..", "row 1, column 2 and in row 4, column 2 attack each other"),
         ("Q... .... ..Q. ....", "row 1, column 1 and in row 3, column 3 attack each other"),
     ],
@@ -407,15 +407,15 @@ def test_the_folder_is_named_after_the_size():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--size", 3], "3 is too small: the least is 4"),
-        (["--size", 17], "--size 17 is not a size of a board: use 4 to 16"),
+        (["--size", 3], "3 is too small: the minimum is 4"),
+        (["--size", 17], "--size 17 is not supported: the number of rows and columns must be 4 to 16"),
         (["--given", "8"], "--given 8-8 leaves nothing to fill in"),
         (["--given", "2-9"], "at most 7 may be given"),
         (["--given", "4-2"], "give 2-4"),
         (["--given", "some"], "'some' is neither a whole number nor a range such as 2-4"),
         (["--given", "-1"], "'-1' is neither a whole number"),
-        (["--generate", 0], "the least is 1"),
-        (["--workers", 0], "the least is 1"),
+        (["--generate", 0], "the minimum is 1"),
+        (["--workers", 0], "the minimum is 1"),
         (["--num-aug", 2], "unknown option --num-aug"),
         (["--genrate", 2], "did you mean --generate"),
         (

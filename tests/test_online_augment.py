@@ -174,7 +174,7 @@ def test_arc_is_refused_with_the_reason():
 
 def test_data_of_no_known_family_is_refused(identified, tmp_path):
     with pytest.raises(
-        UserError, match="augment=online is not possible, because no symmetry of such puzzles is known"
+        UserError, match="augment=online is not possible, because no symmetry of these puzzles is known"
     ):
         train(identified, tmp_path / "run", augment="online")
 

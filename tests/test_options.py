@@ -42,7 +42,7 @@ def test_both_spellings_set_the_same_option(arguments):
         (["--zzz"], "valid ones are --help, --num-aug"),
         (["3"], "unexpected argument '3'"),
         (["--num-aug", "x"], "argument --num-aug: 'x' is not a whole number"),
-        (["--num-aug", "-1"], "-1 is too small: the least is 0"),
+        (["--num-aug", "-1"], "-1 is too small: the minimum is 0"),
         (["--num-aug"], "expected one argument"),
     ],
 )

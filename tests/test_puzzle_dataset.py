@@ -304,7 +304,7 @@ def test_an_iteration_that_fills_no_batch_is_refused_with_the_cure(tmp_path, gro
 def test_no_directory_the_same_twice_and_a_missing_one_are_refused(ragged, tmp_path):
     with pytest.raises(UserError, match="data_paths is empty"):
         train()
-    with pytest.raises(UserError, match="named twice"):
+    with pytest.raises(UserError, match="given twice"):
         train(ragged, ragged + "/")
     with pytest.raises(UserError, match="no such dataset"):
         train(str(tmp_path / "nowhere"))

@@ -79,8 +79,8 @@ def test_the_report_says_what_is_in_the_dataset(sudoku_dataset, capsys):
         "seq_len 36, vocabulary 8 (pad 0, ignored label 0), 1 puzzle identifiers",
         f"inputs: 1='.' {100 * 21 / 36:.1f}%",
         "labels: 2='1' 16.7%",
-        "every rule holds",
-        "of the test split, these occur in train",
+        "validation: no problems",
+        "items of the test split that occur in train",
     ):
         assert part in printed, part
     puzzles, solutions = sudokus(6, 2)
@@ -102,7 +102,7 @@ def test_it_runs_as_a_module_and_by_its_path(sudoku_dataset):
             check=False,
         )
         assert run.returncode == 0, run.stderr
-        assert "every rule holds" in run.stdout
+        assert "validation: no problems" in run.stdout
 
 
 def test_a_reader_that_has_enough_ends_it_quietly(sudoku_dataset):
@@ -127,7 +127,7 @@ def test_broken_rules_are_listed_and_set_the_exit_status(sudoku_dataset, capsys)
     np.save(labels, array)
     assert report.main([str(sudoku_dataset)]) == 1
     printed = capsys.readouterr().out
-    assert "1 broken rule\n" in printed
+    assert "1 problem\n" in printed
     assert "row 3, cell 4 is 99" in printed
     assert "no readable train split" in printed
     assert "6 examples of 6 puzzles" in printed, "the other split is described all the same"
@@ -196,7 +196,7 @@ def test_turned_and_exchanged_mazes_are_found(tmp_path):
         )
     found = overlaps(tmp_path)
     assert found["inputs"] == (1, 4)
-    assert found["inputs turned, mirrored or with S and G exchanged"] == (3, 4)
+    assert found["inputs rotated, mirrored or with S and G swapped"] == (3, 4)
 
 
 def arc_row(grid, down=0, right=0):

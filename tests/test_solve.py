@@ -245,7 +245,7 @@ def test_a_published_checkpoint_without_metadata_needs_the_number_of_cells(tmp_p
     with pytest.raises(UserError, match="seq_len="):
         printed(capsys, f"checkpoint={run}", f"puzzle={PUZZLE}")
     lines = printed(capsys, f"checkpoint={run}", f"puzzle={PUZZLE}", "seq_len=16")
-    assert "taken for sudoku: nothing but its sizes, 16 cells and 6 tokens, says" in lines[1]
+    assert "taken for sudoku: its training data is known only by its sizes, 16 cells and 6 tokens" in lines[1]
     assert lines[2] == "your puzzle"
 
 

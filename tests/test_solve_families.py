@@ -79,7 +79,7 @@ def test_a_maze_is_read_from_rows_or_from_one_line(text):
         ("S#G", "has one row of 3 cells, but this model solves mazes of 5 rows of 5"),
         (
             "/".join([*MAZE[:3], MAZE[3].rstrip(), MAZE[4]]),
-            "has 3 cells in row 4 instead of 5 (write . for free cells",
+            "has 3 cells in row 4 instead of 5 (if trailing spaces",
         ),
         ("/".join(MAZE).replace("S", "."), "has 0 cells with S, but a maze has one"),
         ("/".join(MAZE).replace("#", "G"), "cells with G, but a maze has one"),
@@ -126,9 +126,9 @@ def test_a_maze_shows_new_lost_and_broken_cells():
 
 
 def test_arc_puzzles_come_from_the_dataset_only():
-    with pytest.raises(UserError, match="knows by puzzle identifier"):
+    with pytest.raises(UserError, match="know tasks by puzzle identifier"):
         FAMILIES["arc"].read("123")
-    with pytest.raises(UserError, match="names the family 'other', which is not one of arc"):
+    with pytest.raises(UserError, match="names the family 'other', which is neither one of arc"):
         FAMILIES["unknown"].read("123")
 
 
@@ -150,7 +150,7 @@ def test_of_an_arc_answer_only_the_grid_counts():
     small = arc.encode(colours[:, :2].astype(np.uint8)).astype(np.int64)
     assert (
         watched(FAMILIES["arc"], encoded, labels, [(small, 1.0)])[-1]
-        == "not solved: the grid is 2x2, the answer 2x3"
+        == "not solved: the grid is 2x2, but the answer is 2x3"
     )
     nothing = watched(FAMILIES["arc"], encoded, labels, [(np.zeros_like(encoded), 1.0)])
     assert nothing[-1] == "not solved: the grid is empty, the answer 2x3"
@@ -167,4 +167,4 @@ def test_an_unknown_family_is_judged_by_the_answer_alone():
         watched(family, question, answer, [(other, 1.0)])[-1] == "not solved: 30 of 36 cells as in the answer"
     )
     last = watched(family, question, None, [(other, 1.0)])[-1]
-    assert last == "done after 1 step: there are no rules and no answer to judge it by"
+    assert last == "done after 1 step: unknown, because there are neither rules nor a label"

@@ -68,8 +68,8 @@ def test_rows_below_a_rating_are_left_out_but_keep_their_numbers(tmp_path):
         ("a,.1,21,\na,.3,21,\n", "line 3: its question has '3' at character 2; allowed are '.12'"),
         ("a,.1,.1,\n", "line 2: its answer has '.' at character 1"),
         ("a,.€,21,\n", "line 2: its question has '?' at character 2"),
-        ("a,.1,21\n", "line 2 has 3 fields, its header 4"),
-        ("a,.1,21,,\n", "line 2 has 5 fields, its header 4"),
+        ("a,.1,21\n", "line 2 has 3 fields, but its header has 4"),
+        ("a,.1,21,,\n", "line 2 has 5 fields, but its header has 4"),
         ("a,.1,21,hard\n", "line 2: its rating is 'hard', not a number"),
         ("", "has no row"),
     ],
@@ -87,7 +87,7 @@ def test_a_table_without_its_header_is_refused(tmp_path, header):
     path = table(tmp_path / "t.csv", "a,.1,21,\n", header)
     with pytest.raises(
         UserError,
-        match=r"t\.csv has no column of questions: its first line must be a header such as source,quest",
+        match=r"t\.csv has no question column: its first line must be a header such as source,quest",
     ):
         read_rows(path, **SYMBOLS)
 
@@ -125,7 +125,7 @@ def test_two_columns_of_the_same_meaning_and_a_missing_answer_are_refused(tmp_pa
     ):
         read_rows(path, **SYMBOLS)
     path = table(tmp_path / "t.csv", ".1,1\n", "puzzle,rating\n")
-    with pytest.raises(UserError, match=r"t\.csv line 1: .* has no column of answers: call it answer or"):
+    with pytest.raises(UserError, match=r"t\.csv line 1: .* has no answer column; it must be called answer or"):
         read_rows(path, **SYMBOLS)
 
 

@@ -108,7 +108,7 @@ def test_an_impossible_box_shape_is_refused(text):
 
 
 def test_a_number_of_cells_that_is_no_square_is_refused():
-    with pytest.raises(UserError, match="35 cells are no square grid"):
+    with pytest.raises(UserError, match="35 cells do not form a square grid"):
         BoxShape.for_cells(35)
 
 
@@ -148,7 +148,7 @@ def test_a_large_grid_uses_letters_after_9():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("123", "it has 3 characters instead of the 16 of a 4x4 grid"),
+        ("123", "it has 3 characters, but a 4x4 grid has 16"),
         ("5" + "." * 15, "it has '5' at character 1; allowed are 1234 and . or 0"),
         ("." * 15 + " ", "it has ' ' at character 16"),
         ("." * 15 + "é", "it has 'é' at character 16"),
@@ -170,7 +170,7 @@ def test_a_drawing_has_rules_between_boxes():
 def test_a_recorded_box_shape_wins_over_the_usual_one():
     assert recorded_shape({"box_shape": [3, 2]}, 36, "f") == BoxShape(3, 2)
     assert recorded_shape({}, 36, "f") == BoxShape(2, 3)
-    with pytest.raises(UserError, match=r"f: box_shape \[3, 3\] makes grids of 81 cells, not 36"):
+    with pytest.raises(UserError, match=r"f: box_shape \[3, 3\] means grids of 81 cells, not 36"):
         recorded_shape({"box_shape": [3, 3]}, 36, "f")
     with pytest.raises(UserError, match="f: "):
         recorded_shape({"box_shape": [3]}, 36, "f")
@@ -356,7 +356,7 @@ def test_splits_are_kept_apart_up_to_symmetry_and_by_solution():
     spec = PuzzleSpec(BoxShape(2, 3), 20)
     train = generate_split(spec, 40, seed=0, split=0, workers=1)
     # The same stream again: every candidate is a train puzzle first, so all of the first 40 must be passed over.
-    test = generate_split(spec, 20, seed=0, split=0, workers=1, apart_from=train)
+    test = generate_split(spec, 20, seed=0, split=0, workers=1, excluded=train)
     assert not {*train.hashes.tolist()} & {*test.hashes.tolist()}
     beyond = generate_split(spec, 60, seed=0, split=0, workers=1)
     assert (test.puzzles == beyond.puzzles[40:]).all()
@@ -367,7 +367,7 @@ def test_a_test_puzzle_with_the_solution_of_a_train_puzzle_is_passed_over():
     wanted = generate_split(spec, 3, seed=0, split=1, workers=1)
     train = generate_split(spec, 3, seed=0, split=0, workers=1)
     train.solutions[1] = wanted.solutions[0]  # by its solution alone: its hash differs
-    test = generate_split(spec, 2, seed=0, split=1, workers=1, apart_from=train)
+    test = generate_split(spec, 2, seed=0, split=1, workers=1, excluded=train)
     assert (test.puzzles == wanted.puzzles[1:]).all()
 
 

@@ -63,7 +63,7 @@ def test_lists_are_read_as_people_write_them(tmp_path, text, lines):
     ("text", "message"),
     [
         (f"# top95\n{FIRST}\n{SECOND[1:]}\n", "line 3 has 80 characters instead of the 81 of a 9x9 grid"),
-        (f"{FIRST[1:]}\n", "line 1 is no puzzle: 80 cells are no square grid"),
+        (f"{FIRST[1:]}\n", "line 1 is not a puzzle: 80 cells do not form a square grid"),
         (f"{FIRST[:-1]}_\n", "line 1 has '_' at character 81"),
         (
             "Grid 01\n" + "\n".join(ROWS[0][:8]) + "\nGrid 02\n",
@@ -74,7 +74,7 @@ def test_lists_are_read_as_people_write_them(tmp_path, text, lines):
             "line 4 has 8 cells, but the grid that starts in line 1 has rows of 9",
         ),
         ("\n".join([*ROWS[0][:3], "53..7...x"]), "line 4 has 'x' at character 9"),
-        ("." * 529, "line 1 is no puzzle: no Sudoku grid has size 23"),
+        ("." * 529, "line 1 is not a puzzle: no Sudoku grid has size 23"),
         ("# nothing\n", "holds no puzzle"),
     ],
 )
@@ -121,7 +121,7 @@ def test_a_hexadecimal_list_is_asked_about_and_read_as_told(tmp_path, capsys, la
     )
     arguments = ("--output-dir", tmp_path / "d", "--source-csv", path)
     message = refused(capsys, *arguments)
-    assert f"{path} line 2 has both 0 and . in one grid: say with --blank ." in message
+    assert f"{path} line 2 has both 0 and . in one grid: use --blank ." in message
     build(*arguments, "--blank", ".")
     assert "symbols 0-9A-F with . for a blank" in capsys.readouterr().out
     found = texts(values(tmp_path / "d", "train")[1]) + texts(values(tmp_path / "d", "test")[1])
@@ -349,7 +349,7 @@ def test_solutions_that_are_one_grid_up_to_symmetry_are_counted_as_leaks(tmp_pat
         (tmp_path / "s").mkdir(exist_ok=True)
         puzzle_list(tmp_path / "s" / f"{split}.csv", ["puzzle,solution", *part])
     build("--output-dir", tmp_path / "d", "--source-csv", tmp_path / "s")
-    assert "0 by their solution, 4 by it up to symmetry" in capsys.readouterr().out
+    assert "test solutions: 0, up to symmetry 4" in capsys.readouterr().out
     report.main([str(tmp_path / "d"), "--examples", "0"])
     printed = capsys.readouterr().out
     assert "inputs up to symmetry: 0 of 4 (0%)" in printed
@@ -365,7 +365,7 @@ def test_copies_of_a_solution_stay_in_one_split(tmp_path, capsys):
     assert "the test split has 10 puzzles instead of 12" in printed
     path = puzzle_list(tmp_path / "t.csv", ["puzzle,solution", *solution_rows(grids[:5], 2)])
     message = refused(capsys, "--output-dir", tmp_path / "d", "--source-csv", path)
-    assert "its 5 puzzles form 1 groups with the same puzzle or solution up to symmetry" in message
+    assert "its 5 puzzles form 1 groups that share a puzzle or solution up to symmetry" in message
 
 
 def test_generated_splits_have_no_solution_in_common_up_to_symmetry():
@@ -374,7 +374,7 @@ def test_generated_splits_have_no_solution_in_common_up_to_symmetry():
     train = generate_split(spec, 2, seed=0, split=0, workers=1)
     symmetry = random_symmetries(np.random.default_rng(0), 1, NINE)
     train.solutions[1] = symmetry.apply(wanted.solutions[0].reshape(1, 9, 9)).reshape(-1)
-    test = generate_split(spec, 1, seed=0, split=1, workers=1, apart_from=train)
+    test = generate_split(spec, 1, seed=0, split=1, workers=1, excluded=train)
     assert (test.puzzles == wanted.puzzles[1:]).all()
 
 

@@ -148,7 +148,7 @@ def test_arc_has_as_many_copies_as_the_poorest_test_task_has_identifiers():
     assert ArcSymmetries(NAMES, [1, 5]).most == 1
     assert ArcSymmetries(None, [0]).most is None
     for unnamed in (0, 6):
-        with pytest.raises(UserError, match=f"identifier {unnamed}, which names no task"):
+        with pytest.raises(UserError, match=f"identifier {unnamed}, which belongs to no task"):
             ArcSymmetries(NAMES, [1, unnamed])
 
 

@@ -1,4 +1,4 @@
-"""N-Queens completion as a puzzle family: a question may have several right answers, and its label is one of them.
+"""The N-Queens completion family: a question may have several right answers, and its label is one of them.
 
 Shapes: n rows, S = N² cells of a board.
 """
@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from dataset.families.base import Augmentation, Comparison, Family, Verdict, beside, count
+from dataset.families.base import Augmentation, Comparison, Family, Verdict, compare_with_labels, count
 from dataset.families.grid_style import BLANK, EMPTY, GridStyle, Kind, LegendEntry, distinct_colours, rgb
 from dataset.families.nqueens import rules
 from dataset.families.nqueens.generate import BoardSpec, default_given, random_question
@@ -25,7 +25,7 @@ class NQueens(Family):
     name = "nqueens"
     completes = True
     several_answers = True
-    text_help = "`Q` queen, `.` empty, in reading order; white space and `| - + /` mean nothing."
+    text_help = "`Q` queen, `.` empty, in reading order; white space and `| - + /` are ignored."
     characters: ClassVar = dict(zip(rules.SYMBOLS, (rules.EMPTY, rules.QUEEN), strict=True))
     sizes_to_check: ClassVar = tuple({"seq_len": size**2, "vocab_size": rules.VOCAB_SIZE} for size in (6, 8))
     difficulty_classes: ClassVar = ((1, 3, 10, 30), ("1", "2-3", "4-10", "11-30", "over_30"))
@@ -37,7 +37,7 @@ class NQueens(Family):
             return f"seq_len is {metadata.seq_len}, which is not the size of such a board"
         stated = metadata.extra.get("grid_shape")
         if stated and list(stated) != [side, side]:
-            return f"grid_shape is {list(stated)}, and such a board is square"
+            return f"grid_shape is {list(stated)}, but such a board is square"
         if metadata.vocab_size != rules.VOCAB_SIZE:
             return f"vocab_size is {metadata.vocab_size}, not {rules.VOCAB_SIZE}"
         return None
@@ -60,11 +60,11 @@ class NQueens(Family):
 
     @cached_property
     def symmetries(self) -> FiniteSymmetries:
-        """The 8 turns and mirrorings."""
+        """The 8 rotations and reflections."""
         return FiniteSymmetries.of_rectangle(self.shape)
 
     def easier(self, probability: float) -> Augmentation:
-        """Some of the label's queens are given too."""
+        """Return an augmentation that also gives some of the label's queens."""
         return RevealedCells(probability, rules.EMPTY)
 
     # ---------------------------------------------------------------- a single puzzle
@@ -74,13 +74,13 @@ class NQueens(Family):
 
     def remarks(self, question: np.ndarray) -> list[str]:
         if pairs := rules.attacking_pairs(question, self.size):
-            one, other = (self._place(cell) for cell in pairs[0])
-            return [f"the given queens in {one} and in {other} attack each other, so there is no solution"]
+            one, other = (self._cell_name(cell) for cell in pairs[0])
+            return [f"the given queens at {one} and at {other} attack each other, so there is no solution"]
         if next(completions(question, self.size), None) is None:
-            return ["no way to add queens to the given ones is a solution"]
+            return ["the given queens cannot be completed to a solution"]
         return []
 
-    def _place(self, cell: int) -> str:
+    def _cell_name(self, cell: int) -> str:
         row, column = divmod(cell, self.size)
         return f"row {row + 1}, column {column + 1}"
 
@@ -88,14 +88,17 @@ class NQueens(Family):
         return (question == rules.QUEEN) & (answer != rules.QUEEN)
 
     def check(self, questions: rules.Array, answers: rules.Array) -> rules.Array:
-        """N queens that do not attack each other, the given ones among them; for arrays and tensors."""
+        """Return True for answers with N queens, including the given ones, that do not attack each other.
+
+        Accepts NumPy arrays and torch tensors.
+        """
         return rules.solves(questions, answers, self.size)
 
     check_tensors = check
 
     def judge(self, question: np.ndarray, answer: np.ndarray, labels: np.ndarray | None) -> Verdict:
         if self.check(question[None], answer[None])[0]:
-            return Verdict(True, f"valid{beside(answer, labels)}")
+            return Verdict(True, f"valid{compare_with_labels(answer, labels)}")
         parts = []
         if pairs := len(rules.attacking_pairs(answer, self.size)):
             parts.append(f"{count(pairs, 'pair')} of queens attack{'s' if pairs == 1 else ''} each other")
@@ -123,7 +126,7 @@ class NQueens(Family):
         ]
 
     def notes(self, inputs: np.ndarray, total: int) -> list[str]:
-        """How many questions have several right answers."""
+        """Report how many questions have several right answers."""
         several = sum(count_completions(question, self.size, 2) > 1 for question in inputs)
         sampled = f"{len(inputs):,} of {total:,}" if len(inputs) < total else f"{total:,}"
         return [f"{several:,} of {sampled} questions have several right answers"]
