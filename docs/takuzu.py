@@ -1,7 +1,7 @@
-"""Takuzu (binary puzzles), a puzzle family outside of the repository's packages: docs/extending.md explains it.
+"""Takuzu (binary puzzles), a puzzle family outside the packages of the repository; docs/extending.md explains it.
 
-Fill an N x N grid, N even, with 0 and 1: as many of each in every row and column, no three equal ones side by side, no
-two equal rows and no two equal columns. A puzzle has exactly one answer. Shapes: n puzzles, S = N² cells.
+Fill an N x N grid, N even, with 0 and 1: equally many of each in every row and column, no three equal cells in a row,
+no two equal rows and no two equal columns. A puzzle has exactly one answer. Shapes: n puzzles, S = N² cells.
 
 PYTHONPATH=docs python -m takuzu --output-dir data/takuzu-6x6
 """
@@ -51,7 +51,7 @@ class Takuzu(Family):
         return None
 
     def check(self, questions, answers):
-        """The rules, in operations that NumPy's arrays and torch's tensors share."""
+        """Check the rules, for NumPy arrays and torch tensors."""
         side = self.shape[0]
         right = ((answers == ZERO) | (answers == ONE)).all(1)
         right &= ((questions == BLANK_TOKEN) | (questions == answers)).all(1)
@@ -77,17 +77,17 @@ class Takuzu(Family):
 
     @cached_property
     def symmetries(self) -> FiniteSymmetries:
-        """Turns and mirrorings, each also with 0 and 1 exchanged."""
+        """Rotations and reflections, each also with 0 and 1 swapped."""
         return FiniteSymmetries.of_rectangle(self.shape, np.array([[0, 1, 2, 3], [0, 1, 3, 2]]))
 
     def easier(self, probability: float) -> RevealedCells:
         return RevealedCells(probability, BLANK_TOKEN)
 
     def comparisons(self) -> list[Comparison]:
-        return [Comparison("inputs turned, mirrored or with 0 and 1 exchanged", self.puzzle_keys)]
+        return [Comparison("inputs rotated, mirrored or with 0 and 1 swapped", self.puzzle_keys)]
 
     def puzzle_keys(self, inputs: np.ndarray, labels: np.ndarray) -> list[bytes]:
-        """The least image of each puzzle."""
+        """Return the smallest image of each puzzle."""
         images = self.symmetries.images(np.asarray(inputs, np.uint8))
         return [min(image.tobytes() for image in of_row) for of_row in zip(*images, strict=True)]
 
@@ -109,14 +109,14 @@ class Takuzu(Family):
 
 @cache
 def valid_lines(side: int) -> tuple[list[str], set[str]]:
-    """All rows that obey the rules by themselves, and everything that such a row can begin with."""
+    """Return all rows that obey the rules on their own, and all prefixes of such rows."""
     lines = ["".join(line) for line in product("01", repeat=side)]
     lines = [s for s in lines if s.count("1") == side // 2 and "000" not in s and "111" not in s]
     return lines, {line[:end] for line in lines for end in range(side + 1)}
 
 
 def solutions(puzzle: list[str], rng: np.random.Generator | None = None) -> Iterator[list[str]]:
-    """Every answer to a puzzle, as its rows, by exhaustive search; with `rng` in random order."""
+    """Yield every answer to a puzzle, as rows, by exhaustive search; with `rng` in random order."""
     side = len(puzzle)
     lines, beginnings = valid_lines(side)
     fitting = [
@@ -140,21 +140,21 @@ def solutions(puzzle: list[str], rng: np.random.Generator | None = None) -> Iter
 
 
 def random_puzzle(rng: np.random.Generator, side: int) -> tuple[str, str]:
-    """A puzzle and its only answer; without any one of the given cells it would have several."""
+    """Generate a puzzle and its only answer; without any of the given cells it would have several."""
     blank = "." * side**2
     answer = "".join(next(solutions([blank[:side]] * side, rng)))
     puzzle = answer
     for cell in rng.permutation(side**2).tolist():
         other = puzzle[:cell] + "10"[int(answer[cell])] + puzzle[cell + 1 :]
         rows = [other[start : start + side] for start in range(0, side**2, side)]
-        if next(solutions(rows), None) is None:  # so the cell follows from the others
+        if next(solutions(rows), None) is None:  # the cell follows from the others
             puzzle = puzzle[:cell] + "." + puzzle[cell + 1 :]
     return puzzle, answer
 
 
 @report_user_errors
 def main(arguments: list[str] | None = None) -> None:
-    """Build a dataset whose puzzles, in both splits together, are all different up to symmetry."""
+    """Build a dataset of puzzles that are all different up to symmetry, across both splits."""
     parser = OptionParser(prog="takuzu", description=__doc__.splitlines()[0])
     parser.add_argument("--output-dir", type=Path, required=True, help="folder to build into")
     parser.add_argument("--size", type=int, choices=SIZES, default=6, help="rows and columns")
@@ -179,7 +179,7 @@ def main(arguments: list[str] | None = None) -> None:
                 if writer.num_puzzles == wanted:
                     break
             else:
-                raise UserError(f"found only {len(seen)} different puzzles of {side}x{side}: ask for fewer")
+                raise UserError(f"found only {len(seen)} different puzzles of {side}x{side}: generate fewer")
         write_identifiers(folder, [BLANK_IDENTIFIER])
         close_splits(writers, num_puzzle_identifiers=1)
     print(f"{folder}: {options.train} train and {options.test} test puzzles of {side}x{side}")

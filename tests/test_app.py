@@ -157,7 +157,7 @@ def test_a_model_that_knows_identifiers_plays_without_voting(tmp_path):
         )
     )
     assert len(session.solve(PUZZLE, 2).panels) == 3
-    with pytest.raises(UserError, match="knows puzzles by identifier"):
+    with pytest.raises(UserError, match="uses puzzle identifiers"):
         session.solve(PUZZLE, 2, voting=True)
 
 

@@ -126,4 +126,4 @@ def test_a_benchmark_of_no_seeds_is_refused(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["recipes.py", "--seeds", "0"])
     with pytest.raises(SystemExit):
         recipes.main()
-    assert "--seeds 0: the number of runs" in capsys.readouterr().err
+    assert "--seeds is 0, but must be at least 1" in capsys.readouterr().err

@@ -195,7 +195,9 @@ def test_overlap_is_reported_and_left_as_it_is(tmp_path, capsys):
     table(tmp_path / "s", "train", [(puzzle, solution, "")])
     table(tmp_path / "s", "test", same)
     build("--output-dir", tmp_path / "d", "--source-csv", tmp_path / "s")
-    assert "test puzzles that occur in train: 1, up to symmetry 2; test solutions: 1" in capsys.readouterr().out
+    assert (
+        "test puzzles that occur in train: 1, up to symmetry 2; test solutions: 1" in capsys.readouterr().out
+    )
     metadata, examples = read(tmp_path / "d", "test")
     assert metadata.extra["overlap_of_test_with_train"] == {
         "puzzles": 1,

@@ -237,7 +237,7 @@ def test_the_slurm_script_saves_at_the_signal_queues_itself_again_and_resumes(pl
     assert (place / "scontrol.log").read_text() == "requeue 7\n"
     before = metrics(folder)
     out = shell(place, "bash job.sh", **job)
-    assert "holds no checkpoint yet" not in out
+    assert "has no checkpoint yet" not in out
     assert (place / "scontrol.log").read_text() == "requeue 7\n"
     assert metrics(folder)[: len(before)] == before != []
     assert metrics(folder)[-1]["step"] > before[-1]["step"]

@@ -81,5 +81,5 @@ def test_such_a_run_resumes_exactly_with_every_architecture(identified, tmp_path
 def test_a_curriculum_without_effect_is_refused(identified, tmp_path, overrides):
     if overrides[0] == "arch=transformers_baseline":
         overrides = [*overrides, "arch.H_cycles=1", "arch.L_cycles=1"]
-    with pytest.raises(UserError, match="are too few for that"):
+    with pytest.raises(UserError, match="has too few for that"):
         train(identified, tmp_path / "run", *overrides, depth_curriculum=True)

@@ -145,7 +145,7 @@ def test_other_puzzle_identifiers_are_refused(tmp_path):
     model = randomised(sizes=sizes)
     folder = write_run(tmp_path / "run", model, metadata=metadata, data_paths=[trained_on], evaluators=[])
     assert report_of(folder, global_batch_size=2)["rows"] == 6
-    with pytest.raises(UserError, match="differs from the one that"):
+    with pytest.raises(UserError, match="differs from the training data of"):
         report_of(folder, data_paths_test=[other])
 
 

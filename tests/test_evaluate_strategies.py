@@ -202,7 +202,7 @@ def test_an_ensemble_is_by_default_every_checkpoint_of_the_run_newest_first(run,
     assert both["exact_accuracy"] == pytest.approx(((surer == own) | alike)[:9].mean(), abs=1e-6)
     assert both["exact_accuracy"] < 1.0
     write_run(tmp_path / "one", undecided(0), metadata=SIZES)
-    with pytest.raises(UserError, match="this folder holds 1 step_N"):
+    with pytest.raises(UserError, match="this folder has 1 step_N"):
         report_of(tmp_path / "one", tmp_path, strategy="ensemble")
 
 

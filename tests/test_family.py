@@ -107,7 +107,8 @@ def test_sizes_alone_make_no_family(tmp_path, make, reason):
 def test_a_family_that_is_not_known_is_named(tmp_path, capsys):
     folder = six_by_six(tmp_path / "data", SOLVED, family="takuzu")
     assert views_on(folder) == {None}
-    named = "dataset.json names the family 'takuzu', which is neither one of arc, maze, nqueens, sudoku nor module@Class"
+    known = "arc, maze, nqueens, sudoku"
+    named = f"dataset.json names the family 'takuzu', which is neither one of {known} nor module@Class"
     data = PuzzleDataset([str(folder)], "test", global_batch_size=1)
     assert data.notices == [f"{folder}: of no known family: {named}"]
     with pytest.raises(UserError, match=named):

@@ -136,4 +136,4 @@ def test_an_evaluation_and_an_export_say_what_the_training_took(sudoku4x4, tmp_p
     assert training_cost(open_trained(str(folder))) == report["training"]
     card = (folder / "README.md").read_text()
     assert f"| FLOP of training | {logged[-1]['train/flops']:.3g}" in card
-    assert "| knows of the rules | nothing |" in card
+    assert "| built-in knowledge of the rules | none |" in card

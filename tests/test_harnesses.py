@@ -49,7 +49,7 @@ def test_order_ranks_and_resume_position_hold_on_random_datasets(capsys):
         (
             "_generator",
             lambda order, iteration: np.random.Generator(np.random.Philox(seed=iteration)),
-            "puzzles come in the published order",
+            "puzzles are in the published order",
         ),
         (
             "_choose_examples",

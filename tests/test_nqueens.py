@@ -458,6 +458,6 @@ def test_best_follows_the_rules_unless_another_metric_is_named(dataset, tmp_path
 
 def test_an_architecture_that_pools_over_units_is_refused_because_the_family_states_none(dataset, tmp_path):
     narrow = ("arch=trm_equivariant", "arch.num_heads=1", "arch.puzzle_emb_len=0")
-    with pytest.raises(UserError, match=r"arch\.name=trm_equivariant pools .* nqueens states no such units"):
+    with pytest.raises(UserError, match=r"arch\.name=trm_equivariant pools .* nqueens has no such units"):
         train(dataset, tmp_path / "run", *narrow)
     assert not (tmp_path / "run").exists()

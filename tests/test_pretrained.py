@@ -392,7 +392,7 @@ def test_other_identifiers_are_refused_and_the_same_ones_accepted(tmp_path):
     notices: list[str] = []
     assert trained.sizes_for(sizes, [same], notices.append) == sizes
     assert not notices
-    with pytest.raises(UserError, match=r"other/identifiers\.json: differs from the one"):
+    with pytest.raises(UserError, match=r"other/identifiers\.json: differs from the training data"):
         trained.sizes_for(sizes, [other], notices.append)
 
 

@@ -194,7 +194,7 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(identified, tmp_path, monke
 def test_resuming_an_empty_folder_is_a_fresh_start_and_says_so(identified, undisturbed, tmp_path, capsys):
     folder = tmp_path / "run"
     assert train(identified, folder, **SETTINGS, resume="auto") == 0
-    assert "holds no checkpoint yet, so this is a new start" in capsys.readouterr().out
+    assert "has no checkpoint yet, starting a new run" in capsys.readouterr().out
     assert_same_run(folder, undisturbed)
 
 
@@ -216,7 +216,7 @@ def test_a_finished_run_is_left_alone_and_says_so(identified, tmp_path, capsys):
     train(identified, folder, **SETTINGS)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert train(identified, folder, **SETTINGS, resume="auto") == 0
-    assert "this run is finished after step" in capsys.readouterr().out
+    assert "this run has already finished, after step" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
@@ -391,7 +391,7 @@ def test_a_run_out_of_patience_stops_keeps_its_best_and_is_then_finished(identif
     assert json.loads((folder / "best.json").read_text())["step"] == first
     assert (folder / "best").read_bytes() == (folder / f"step_{first}").read_bytes()
     assert train(identified, folder, **settings, resume="auto") == 0
-    assert "this run is finished" in capsys.readouterr().out
+    assert "this run has already finished" in capsys.readouterr().out
 
 
 def test_the_best_is_kept_also_if_not_every_evaluation_is(identified, tmp_path):

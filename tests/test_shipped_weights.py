@@ -31,7 +31,7 @@ def test_a_hard_sudoku_is_solved_from_a_fresh_checkout():
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
 def test_a_card_states_what_the_model_knows_and_names_no_path_of_a_machine(folder):
     card = (folder / "README.md").read_text()
-    assert "| knows of the rules |" in card
+    assert "| built-in knowledge of the rules |" in card
     assert "| FLOP of training |" in card
     for name in ("README.md", "config.json"):
         words = re.split(r"[\s\"'`(),]+", (folder / name).read_text())

@@ -71,7 +71,7 @@ def test_a_solution_that_was_lost_is_said():
     last = watched(sudoku_family(), grid(PUZZLE), grid(ANSWER), scripted([STEPS[1], STEPS[2], STEPS[1]]))[-1]
     assert last == (
         "not solved: 1 row, 1 column, 1 box broken; 1 given cell changed; 15 of 16 cells as in the answer "
-        "(it was solved at step 2, and lost again)"
+        "(it was solved at step 2, but changed later)"
     )
 
 

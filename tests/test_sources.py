@@ -125,7 +125,9 @@ def test_two_columns_of_the_same_meaning_and_a_missing_answer_are_refused(tmp_pa
     ):
         read_rows(path, **SYMBOLS)
     path = table(tmp_path / "t.csv", ".1,1\n", "puzzle,rating\n")
-    with pytest.raises(UserError, match=r"t\.csv line 1: .* has no answer column; it must be called answer or"):
+    with pytest.raises(
+        UserError, match=r"t\.csv line 1: .* has no answer column; it must be called answer or"
+    ):
         read_rows(path, **SYMBOLS)
 
 

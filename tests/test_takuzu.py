@@ -71,7 +71,7 @@ def test_the_report_knows_the_family_and_that_no_test_puzzle_occurs_in_train(fol
     said = capsys.readouterr().out
     assert "train: takuzu@Takuzu, 6x6\n" in said
     assert "validation: no problems" in said
-    assert re.search(r"inputs turned, mirrored or with 0 and 1 exchanged.* 0 ", said), said
+    assert re.search(r"inputs rotated, mirrored or with 0 and 1 swapped.* 0 ", said), said
 
 
 def test_the_family_keeps_its_promises_on_the_dataset(folder, monkeypatch, capsys):
