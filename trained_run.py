@@ -145,8 +145,8 @@ class Trained:
             if found not in saved:
                 raise UserError(
                     f"{path}/identifiers.json: differs from the training data of {self.label}, so puzzles would get "
-                    "the wrong embeddings. Evaluate on the dataset that it was trained with, or rebuild it with the same "
-                    "options and seed."
+                    "the wrong embeddings. Evaluate on the dataset that it was trained with, or rebuild that with the "
+                    "same options and seed."
                 )
         return True
 

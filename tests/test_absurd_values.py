@@ -1,4 +1,4 @@
-"""Numbers that no training can use end in one message that names the key, before anything is allocated or written."""
+"""Absurd values give one error that names the key, before anything is allocated or written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from utils.errors import UserError, report_user_errors
 
 @pytest.fixture
 def refused(identified, tmp_path):
-    """The message with which a training of these values (and these of `arch`) ends before it begins."""
+    """Return the error of a training with these values (and these for `arch`), raised before it starts."""
 
     def run(arch=None, **values) -> str:
         folder = tmp_path / "run"

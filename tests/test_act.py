@@ -1,4 +1,4 @@
-"""Adaptive computation time: which slots are loaded, which halt, and what exploration may depend on."""
+"""Adaptive computation time: loading of slots, halting, and exploration."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def batch_of(size: int, seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def say(model, monkeypatch, q_halt: list[float], q_continue: list[float] | None = None) -> None:
-    """Write down what the halting head says of each slot from now on."""
+    """Replace the outputs of the halting head by fixed values."""
     heads = model.inner.heads
 
     def written_down(state):

@@ -1,4 +1,4 @@
-"""The page to play with: its logic without Gradio, and, where they are installed, in a real browser."""
+"""The web page: its logic without Gradio, and in a real browser if one is installed."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_every_step_gets_a_panel_and_a_picture_with_the_halting_probabilities(se
     pictures = [np.asarray(sessions["sudoku"].show(solved, number)) for number in range(7)]
     assert len({picture.shape for picture in pictures}) == 1
     assert all((pictures[i] != pictures[j]).any() for i in range(7) for j in range(i))
-    # Numbers from outside of the run show its ends.
+    # Out-of-range steps show the first or last step.
     assert (np.asarray(sessions["sudoku"].show(solved, 99)) == pictures[6]).all()
 
 
@@ -93,7 +93,7 @@ def test_symmetric_copies_vote_on_every_step(sessions, family):
     text = session.sample(1)
     solved = session.solve(text, 2, voting=True)
     assert len(solved.panels) == 3
-    # With random weights copies disagree; a cell's confidence is how many of 8 answer as the winner does.
+    # With random weights copies disagree; the confidence of a cell is the share of 8 copies that agree with the winner.
     confidence = solved.panels[-1].confidence * 8
     assert confidence == pytest.approx(confidence.round())
     assert confidence.min() >= 1
@@ -103,7 +103,7 @@ def test_a_vote_is_the_answer_turned_back(sessions):
     session = sessions["sudoku"]
 
     class SolvesByRules:
-        """Stands in for a model that has learned the rules."""
+        """A fake model that has learned the rules."""
 
         def refine(self, tokens, identifiers, num_steps):
             box = session.family.box
@@ -208,7 +208,7 @@ FLAGS = (
 
 @contextmanager
 def served(run: Path) -> Iterator[tuple[subprocess.Popen, int]]:
-    """The page of a run in a process of its own, and its port."""
+    """Serve the page of a run in a separate process; return its port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -247,7 +247,7 @@ def browser(tmp_path_factory):
 def until(condition, what: str, seconds: float = 120):
     end = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        assert time.monotonic() < end, f"timed out after {seconds} s: {what}"
         time.sleep(0.1)
     return found
 
@@ -292,7 +292,7 @@ def test_the_page_loads_solves_scrubs_and_explains_bad_input(address, browser):
     number.send_keys(Keys.CONTROL, "a")
     number.send_keys("1", Keys.ENTER)
     until(lambda: source() not in ("", last), "another step is shown")
-    # A later mistake takes the answer away.
+    # A later mistake removes the answer.
     put("x")
     until(lambda: "allowed are" in words() and not source(), "the old picture is gone")
     find("#sample").click()
@@ -301,7 +301,7 @@ def test_the_page_loads_solves_scrubs_and_explains_bad_input(address, browser):
 
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    # The browser's own pages (chrome://) and what is inside of a page (data:, blob:) ask nobody.
+    # The browser's own pages (chrome://) and embedded data (data:, blob:) need no network.
     asked = {urlsplit(url).hostname for url in urls if url.startswith(("http", "ws"))}
     assert asked == {"127.0.0.1"}
 

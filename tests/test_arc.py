@@ -1,4 +1,4 @@
-"""ARC grids: sequences, augmentations, hashes and the task files that are refused."""
+"""ARC grids: sequences, augmentations, hashes, and errors in task files."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def write_kaggle(folder, tasks, answers=None):
 
 
 def changed(path: list, value: object) -> dict:
-    """TASK with the entry at `path` replaced, or removed where value is ..."""
+    """Return TASK with the entry at `path` replaced, or removed if value is `...`."""
     task = json.loads(json.dumps(TASK))
     *parents, last = path
     entry = task
@@ -269,7 +269,7 @@ def test_answers_come_from_the_solutions_and_are_unknown_without_them(tmp_path):
 
 
 def write_folder(folder, tasks: dict[str, int]):
-    """One file for each path; the number tells tasks apart."""
+    """Write one file per path; the number identifies the task."""
     for path, number in tasks.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         raw = {
@@ -281,7 +281,7 @@ def write_folder(folder, tasks: dict[str, int]):
 
 
 def test_files_in_nested_folders_are_found(tmp_path):
-    # As in ConceptARC and 1D-ARC, with what file managers leave beside them.
+    # As in ConceptARC and 1D-ARC, with files left by file managers.
     tasks = ("corpus/Copy/Copy1.json", "corpus/Copy/Old/Copy2.json", "corpus/Count/Count1.json")
     write_folder(tmp_path, dict.fromkeys(tasks, 1))
     for rubbish in (".DS_Store", "._Copy1.json", "README.md"):

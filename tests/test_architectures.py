@@ -1,4 +1,4 @@
-"""Each architecture from its real config to reloaded weights: composes, trains, evaluates, saves, compiles."""
+"""Each architecture from its config to reloaded weights: composing, training, evaluating, saving, compiling."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ STEPS = 4
 
 @pytest.fixture(scope="module", autouse=True)
 def users_module(tmp_path_factory):
-    """The README's example lies below models/, as a user would put it there."""
+    """Put the README's example below models/, as a user would."""
     folder = tmp_path_factory.mktemp("below_models")
     shutil.copy(EXAMPLE, folder)
     models.__path__.append(str(folder))
@@ -59,7 +59,7 @@ def users_module(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def torch_settings():
-    """`build` asks torch for determinism; other test files get their settings back."""
+    """Restore the determinism settings of torch, which `build` changes."""
     before = torch.are_deterministic_algorithms_enabled()
     yield
     torch.use_deterministic_algorithms(before)
@@ -86,7 +86,7 @@ def composed(*overrides: str) -> dict:
 
 
 def config_of(name: str, data: Path | str = "data", *overrides: str) -> PretrainConfig:
-    """The shipped config with `arch=name` (a user's class: `arch.name=` on top of trm's), made small."""
+    """Return the shipped config with `arch=name` (for a user's class trm with `arch.name=`), reduced in size."""
     arch = [f"arch={name}"] if name in ARCHITECTURES else ["arch=trm", f"arch.name={name}"]
     settings = [s for s in SMALL if name not in HAS_NO_ATTENTION or "num_heads" not in s]
     small = [f"arch.{setting}" for setting in settings]
@@ -114,7 +114,7 @@ def train(run: Run, num_steps: int = STEPS) -> dict[str, float]:
 
 @pytest.fixture(scope="module", params=EVERY)
 def trained(request, data) -> Run:
-    """Every architecture after a few real updates."""
+    """Train every architecture for a few updates."""
     run = build(config_of(request.param, data), World())
     run.start = {name: p.detach().clone() for name, p in run.state.model.named_parameters()}
     run.metrics = train(run)
@@ -138,14 +138,14 @@ def assert_same_outputs(one, other, batch) -> None:
 
 
 def loaded_model(name: str, data: Path, **settings):
-    """A model of the config's arch with `settings`, whose halting head is random.
+    """Build a model of the config's arch with `settings` and a random halting head.
 
-    At its zero start the target of q_continue is q_continue itself, and no row differs from another.
+    With its zero initialisation the target of q_continue is q_continue itself, and all rows are equal.
     """
     torch.manual_seed(0)
     arch = config_of(name, data).arch | settings
     model = build_model(arch, seq_len=16, vocab_size=7, num_puzzle_identifiers=5).eval()
-    torch.nn.init.normal_(model.architecture.q_head.weight, std=0.1)  # far from where sigmoid is 1 in float32
+    torch.nn.init.normal_(model.architecture.q_head.weight, std=0.1)  # so that sigmoid is not 1 in float32
     return model
 
 
@@ -218,14 +218,12 @@ def test_saved_weights_reload_to_identical_outputs(trained, tmp_path):
     with trained.state.ema.swapped_in():
         assert_same_outputs(trained.state.model, reloaded, batches(trained)[0])
     live = outputs(trained.state.model, batches(trained)[0])["logits"]
-    assert not torch.equal(
-        live, outputs(reloaded, batches(trained)[0])["logits"]
-    )  # those are not the averages
+    assert not torch.equal(live, outputs(reloaded, batches(trained)[0])["logits"])  # the averages differ
 
 
 def test_compiled_and_uncompiled_weights_are_interchangeable(trained, tmp_path):
-    # Dynamo's tracing is what renames; the `eager` backend leaves out only the code generation, which takes minutes.
-    # So is unrolling more cycles.
+    # Dynamo's tracing renames weights; the `eager` backend only skips code generation, which takes minutes.
+    # Unrolling more cycles takes long, too.
     sizes, batch = trained.sizes, batches(trained)[0]
     arch = trained.config.arch | {"H_cycles": 1, "L_cycles": 1}
     plain, in_place, wrapped = (build_model(arch, **sizes) for _ in range(3))
@@ -346,7 +344,7 @@ def test_a_users_architecture_has_its_own_settings_and_its_own_cycle(data):
     once, twice = (loaded_model(OWN, data, answer_cycles=n) for n in (1, 2))
     trm = loaded_model("trm", data)
     batch = batches(build(config_of("trm", data), World()))[0]
-    assert_same_outputs(once, trm, batch)  # one answer update per cycle is what TRM does
+    assert_same_outputs(once, trm, batch)  # TRM does one answer update per cycle
     assert not torch.equal(outputs(twice, batch)["logits"], outputs(trm, batch)["logits"])
 
 

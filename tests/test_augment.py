@@ -1,4 +1,4 @@
-"""Augmentations: each one's inverse, group structure, and that Sudoku symmetries keep puzzles valid."""
+"""Augmentations: inverses, group structure, and validity of puzzles under Sudoku symmetries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backends: one of somebody else's, recomputation with the weights of the step, and mathematics that knows none."""
+"""Backends: custom ones, recomputation with the weights of the step, and independence of the models."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def case(arch: str, dtype: str = "bfloat16") -> Case:
 
 
 def gradients(case: Case) -> dict[str, torch.Tensor]:
-    """Every gradient of two supervision steps, and the latents after them."""
+    """Return all gradients of two supervision steps, and the latents after them."""
     model = case.model.train()
     carry = model.model.initial_carry(case.batch)
     for _ in range(2):
@@ -48,7 +48,7 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 
 
 class Minimal(Backend):
-    """What one has to write for a backend: the application."""
+    """A minimal backend, which only defines `apply`."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a user can get wrong is one readable message, a non-zero exit and no traceback, before any work is lost."""
+"""Mistakes of a user give one readable message, a nonzero exit code and no traceback, before any work is lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from models.architectures import ARCHITECTURES
 
 @pytest.fixture
 def refused(monkeypatch, tmp_path, capfd, identified):
-    """Run the command with these overrides in an empty folder and return its one message; nothing may be left there."""
+    """Run the command with these overrides in an empty folder, check that it leaves nothing, and return its message."""
 
     def run(*overrides: str, data: Path | str = identified, leaves: tuple[str, ...] = ()) -> str:
         cwd = tmp_path / "cwd"
@@ -220,7 +220,7 @@ def test_a_choice_needs_its_plus_no_more_than_a_key_does(refused):
     ],
 )
 def test_values_that_cannot_be(refused, override, expected):
-    # Spaces separate overrides, but not those within brackets.
+    # Spaces separate overrides, except within brackets.
     overrides = [override] if "[" in override else override.split()
     assert expected in refused(
         *overrides, leaves=("run",) if "checkpoint" in override or "resume" in override else ()
@@ -282,7 +282,7 @@ def test_the_process_itself_ends_with_two_and_one_message(identified, tmp_path):
 
 
 def test_an_error_during_the_run_leaves_what_was_trained(identified, tmp_path, monkeypatch):
-    """The disk is full when metrics are written: the message, and a folder that can be resumed."""
+    """Simulate a full disk while metrics are written: expect a message and a folder that can be resumed."""
     import builtins
 
     from utils.loggers import json_lines

@@ -1,4 +1,4 @@
-"""benchmarks/recipes.py: what it reads off a run, the table it prints, and that it goes on where it was interrupted."""
+"""benchmarks/recipes.py: results of a run, the printed table, and continuing after an interruption."""
 
 from __future__ import annotations
 

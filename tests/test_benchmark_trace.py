@@ -1,4 +1,4 @@
-"""benchmarks/trace.py on a CPU: its figures agree with each other, and it says where the time went."""
+"""benchmarks/trace.py on a CPU: its figures are consistent, and it lists the slowest operations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ARC builder: what it writes, what decides it, what it refuses."""
+"""The ARC builder: its output, options and errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write_tasks(folder: Path, subset: str, tasks: dict, answers: dict | None = N
 
 
 def task(*grids: list) -> dict:
-    """A task whose demonstrations and one test input are (input, output), ..., input."""
+    """Return a task with demonstrations and one test input, given as (input, output), ..., input."""
     *pairs, question = grids
     return {"train": [{"input": a, "output": b} for a, b in pairs], "test": [{"input": question}]}
 
@@ -76,7 +76,7 @@ def test_train_has_the_demonstrations_of_all_tasks_and_the_tests_of_those_that_a
 
 
 def originals(built: Path, split: str, identifier: int) -> list[tuple]:
-    """The pairs of the puzzle with an identifier, its augmentation undone."""
+    """Return the pairs of the puzzle with an identifier, with its augmentation undone."""
     names = read_identifiers(built)
     examples = open_split(built, split).sets["all"]
     puzzle = examples.puzzle_identifiers.tolist().index(identifier)
@@ -89,7 +89,7 @@ def originals(built: Path, split: str, identifier: int) -> list[tuple]:
 
 
 def cut(sequence: np.ndarray) -> np.ndarray:
-    """The grid in a sequence, wherever it lies; fails unless the sequence is its encoding there."""
+    """Return the grid in a sequence at any position; assert that the sequence is its encoding there."""
     places = np.argwhere(sequence.reshape(30, 30) >= 2)
     (top, left), (bottom, right) = places.min(0), places.max(0)
     grid = sequence.reshape(30, 30)[top : bottom + 1, left : right + 1] - np.uint8(2)
@@ -111,7 +111,7 @@ def test_one_example_of_each_train_puzzle_stays_in_place_and_the_test_split_is_n
     in_place = inputs[:, 0] >= 2
     per_puzzle = np.add.reduceat(in_place, train.puzzle_indices[:-1])
     assert per_puzzle.min() == 1
-    assert (per_puzzle == 1).mean() > 0.8  # a random shift is (0, 0) now and then
+    assert (per_puzzle == 1).mean() > 0.8  # a random shift is sometimes (0, 0)
     lengths = np.diff(train.puzzle_indices)
     longest = np.flatnonzero(lengths == lengths.max())
     places = {int(in_place[train.puzzle_indices[puzzle] :].argmax()) for puzzle in longest}
@@ -153,7 +153,7 @@ SYMMETRIC = np.array([[0, 1, 0], [1, 2, 1], [0, 1, 0]], np.uint8)
 )
 def test_fingerprints_agree_exactly_where_the_puzzle_hashes_do(pairs):
     numbers = np.random.default_rng(2).integers(0, 8 * 362880, 250)
-    # Duplicates must occur: take neighbours too, which exchange the last colours only.
+    # Duplicates must occur, so include adjacent numbers, which swap only the last colours.
     numbers = np.concatenate([numbers, numbers ^ 1])
     transforms, colours = decode_numbers(numbers)
     hashes = [
@@ -272,7 +272,7 @@ def test_two_tasks_of_one_name_in_two_subsets_are_refused_unless_they_share_a_pa
 
 @pytest.mark.parametrize("store", ["full", "lazy"])
 def test_an_unknown_answer_is_an_ignored_label_and_nothing_else_changes(tmp_path, store):
-    """The same tasks with [[0]] as the true answer give the same inputs, names and raw tasks, and the other labels."""
+    """Compare with the same tasks with [[0]] as true answer: equal inputs, names and raw tasks, different labels."""
     pair, tests = {"input": [[1, 2]], "output": [[2, 3]]}, [{"input": [[3]]}, {"input": [[4, 5]]}]
     rows, beside = {}, {}
     for kind, answers in (("unknown", [[[9, 9]], None]), ("known", [[[9, 9]], [[0]]])):

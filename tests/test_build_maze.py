@@ -1,4 +1,4 @@
-"""Building maze datasets end to end: sources, options, and how wrong data and options are refused."""
+"""Build maze datasets end to end: sources, options, and errors for wrong data and options."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def files_of(folder: Path) -> dict[str, str]:
 
 
 def refusal(capsys, *arguments) -> str:
-    """What the command prints when it refuses these arguments."""
+    """Return the error that the command prints for these arguments."""
     with pytest.raises(SystemExit) as stopped:
         build(*arguments)
     assert stopped.value.code == 2
@@ -67,7 +67,7 @@ def source(tmp_path) -> Path:
     return tmp_path / "source"
 
 
-# What is built
+# Output
 
 
 def test_tables_become_tokens_in_file_order(tmp_path):
@@ -120,7 +120,7 @@ def test_a_subsample_is_drawn_by_the_seed_and_its_rows_are_recorded(tmp_path):
     train = open_split(tmp_path / "a", "train")
     assert np.array_equal(train.sets["all"].inputs, expected)
     assert train.metadata.extra["source_rows_sha256"] == hashlib.sha256(rows.tobytes()).hexdigest()
-    assert len(open_split(tmp_path / "a", "test").sets["all"].inputs) == 6  # the test split stays whole
+    assert len(open_split(tmp_path / "a", "test").sets["all"].inputs) == 6  # the test split is not subsampled
 
 
 def test_the_dataset_says_what_it_was_built_from(tmp_path, source):
@@ -224,9 +224,9 @@ def test_perfect_mazes_have_one_path_of_the_usual_length_and_occur_once(
             question = tokens.reshape(size, size)
             free = question != encode("#")[0]
             num_pairs = (free[1:] & free[:-1]).sum() + (free[:, 1:] & free[:, :-1]).sum()
-            assert free.sum() == num_pairs + 1  # one path at most from any free cell to any other ...
+            assert free.sum() == num_pairs + 1  # at most one path between any two free cells ...
             reached, paths = walk(question)
-            assert len(reached) == free.sum()  # ... and one at least
+            assert len(reached) == free.sum()  # ... and at least one
             assert len(paths) == 1
             assert steps[0] <= len(paths[0]) - 1 <= steps[1]
             expected = question.copy()
@@ -242,7 +242,7 @@ def test_perfect_mazes_have_one_path_of_the_usual_length_and_occur_once(
 
 
 def walk(question: np.ndarray) -> tuple[set[tuple[int, int]], list[list[tuple[int, int]]]]:
-    """The cells on paths from S that visit no cell twice, and those of the paths that end at G."""
+    """Return the cells on simple paths from S, and those on the paths that end at G."""
     start = tuple(int(index) for index in np.argwhere(question == encode("S")[0])[0])
     reached, at_goal, paths = set(), [], [[start]]
     while paths:
@@ -322,7 +322,7 @@ def test_the_defaults_are_the_published_ones():
     assert parse_options([]).output_dir == "data/maze-30x30-hard-1k"
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def test_the_defaults_are_the_published_ones():
         ([GOOD[0], ("S ## #  G", "So## #  G")], r"train\.csv line 3: .*not one path from S to G"),
         (
             [GOOD[0], ("S ## #  G", "Soo#o# oG")],
-            r"train\.csv line 3: its answer has 'o' at character 3 where",
+            r"train\.csv line 3: its answer has 'o' at character 3, but",
         ),
         ([("S  G  ", "SooG  ")], r"train\.csv line 2: a maze of 6 cells is not square"),
         ([], r"train\.csv has no row"),

@@ -1,4 +1,4 @@
-"""Building Sudoku datasets end to end: tables and lists of puzzles, options, and replacing an earlier dataset."""
+"""Build Sudoku datasets end to end: tables and lists of puzzles, options, and replacing a dataset."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ def test_a_list_is_solved_and_split(tmp_path):
     assert sorted(found) == sorted(solutions)
     assert texts(train[1][::2]) + texts(test[1]) == [solutions[puzzle] for puzzle in found]
     assert len(test[0]) == 3
-    # Rows are lines of the file, the blank one counted.
+    # Rows are lines of the file, including the blank one.
     lines.insert(4, "")
     recorded = np.concatenate(
         [np.load(tmp_path / "d" / split / "source_rows.npy") for split in ("train", "test")]

@@ -1,4 +1,4 @@
-"""Building Sudoku datasets of generated puzzles, and that the number of workers changes no dataset of any source."""
+"""Build Sudoku datasets of generated puzzles; datasets do not depend on the number of workers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_generated_splits_are_complete_unique_and_apart(tmp_path):
 
 
 def test_no_4x4_puzzle_is_in_both_splits_not_even_as_a_copy(tmp_path):
-    # So many copies of so few puzzles that without drawing again thousands of them would be test puzzles.
+    # With so many copies of so few puzzles, thousands would be test puzzles if they were not redrawn.
     build(
         "--output-dir", tmp_path / "d", "--generate", 200, "--test-size", 200, "--size", 4, "--num-aug", 100
     )
@@ -51,7 +51,7 @@ def test_no_4x4_puzzle_is_in_both_splits_not_even_as_a_copy(tmp_path):
         invariant_hashes(*values(tmp_path / "d", split), BoxShape(2, 2)).tolist()
         for split in ("train", "test")
     ]
-    assert {*hashes[0]} & {*hashes[1]}  # in equivalent form they are
+    assert {*hashes[0]} & {*hashes[1]}  # up to symmetry there are shared ones
 
 
 def test_copies_never_have_the_solution_of_a_test_puzzle(tmp_path, monkeypatch):
@@ -62,7 +62,7 @@ def test_copies_never_have_the_solution_of_a_test_puzzle(tmp_path, monkeypatch):
     leaks = builder.leaks
 
     def first_copies_are_test_solutions(splits):
-        # As if test solutions happened to be those of copies: the first ones that the unhindered build draws.
+        # Pretend that test solutions equal those of copies: the first ones that an unmodified build draws.
         grids = builder.with_copies(
             np.random.default_rng([0, builder.AUGMENT_STREAM]),
             splits.train.puzzles,
@@ -98,7 +98,7 @@ def test_the_number_of_workers_does_not_matter(tmp_path, size):
 
 
 def test_workers_do_not_matter_for_tables_and_lists_either(tmp_path, monkeypatch):
-    monkeypatch.setattr("dataset.families.sudoku.batch._BATCH", 2)  # so that there is work for several
+    monkeypatch.setattr("dataset.families.sudoku.batch._BATCH", 2)  # so that several workers are used
     for workers in (1, 3):
         for name, path in (("table", SAMPLES), ("list", SAMPLES / "hardest.txt")):
             arguments = ("--output-dir", tmp_path / f"{name}{workers}", "--source-csv", path)

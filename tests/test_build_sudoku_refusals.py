@@ -1,4 +1,4 @@
-"""Building Sudoku datasets from wrong data and with wrong options: how both are refused."""
+"""Errors when building Sudoku datasets from wrong data or with wrong options."""
 
 from __future__ import annotations
 
@@ -109,8 +109,8 @@ def test_options_that_do_not_go_together_are_refused(options, message, tmp_path,
 
 def test_a_size_that_contradicts_the_source_is_refused(tmp_path, capsys):
     for options, message in (
-        (["--size", "6"], "grids have 81 cells, but --size asks for 36"),
-        (["--box-shape", "2x2"], "grids have 81 cells, but --box-shape asks for 16"),
+        (["--size", "6"], "have 81 cells, but --size means 36"),
+        (["--box-shape", "2x2"], "have 81 cells, but --box-shape means 16"),
     ):
         assert message in refused(capsys, "--output-dir", tmp_path / "d", "--source-csv", SAMPLES, *options)
 

@@ -1,4 +1,4 @@
-"""Checkpoints, by breaking them: flipped bits, cut and missing files, full, slow and read-only disks."""
+"""Damaged checkpoints: flipped bits, truncated and missing files; full, slow and read-only disks."""
 
 import errno
 import json
@@ -39,7 +39,7 @@ def test_what_changes_after_save_returns_is_not_in_the_file(tmp_path, monkeypatc
     monkeypatch.setattr(state_files, "write_atomically", slow_write)
     state = state_of(10)
     with Checkpointer(tmp_path, ALONE) as checkpointer:
-        checkpointer.save(10, **state)  # returns while the file is not written
+        checkpointer.save(10, **state)  # returns before the file is written
         assert names(tmp_path / "state_step_10") == set() if (tmp_path / "state_step_10").exists() else True
         state["shared"]["model"]["weight"].zero_()
         state["shared"]["config"]["lr"] = 0.0
@@ -106,7 +106,7 @@ def test_a_second_save_of_a_step_replaces_the_first_only_when_it_is_whole(tmp_pa
         checkpointer.save(10, shared={"evaluated": False}, per_rank={})
         checkpointer.join()
         monkeypatch.setattr(
-            checkpointer, "_prune", lambda: pytest.fail("pruned before the new state was whole")
+            checkpointer, "_prune", lambda: pytest.fail("pruned before the new state was complete")
         )
         monkeypatch.setattr(os, "replace", _failing(errno.ENOSPC))
         with pytest.raises(UserError):
@@ -120,7 +120,7 @@ def test_a_second_save_of_a_step_replaces_the_first_only_when_it_is_whole(tmp_pa
 
 def test_a_run_resumed_from_an_older_state_goes_on_from_what_it_saved_last(tmp_path):
     save_steps(tmp_path, 10, 20, 30)
-    save_steps(tmp_path, 15)  # another start, resumed from step 10
+    save_steps(tmp_path, 15)  # another process, resumed from step 10
     assert loads(tmp_path, 15)
     save_steps(tmp_path, 20, keep_last=2)
     assert loads(tmp_path, 20)
@@ -259,7 +259,7 @@ def test_a_disk_that_refuses_gives_an_error_with_path_and_cure_and_harms_nothing
     save_steps(tmp_path, 10)
     checkpointer = Checkpointer(tmp_path, ALONE, keep_last=1)
     monkeypatch.setattr(os, call, _failing(number))
-    checkpointer.save(20, weights=weights_of(20), **state_of(20))  # the thread's error is not lost ...
+    checkpointer.save(20, weights=weights_of(20), **state_of(20))  # the error of the thread is not lost ...
     with pytest.raises(UserError, match=cure) as error:
         checkpointer.save(30, weights=weights_of(30), **state_of(30))  # ... but raised by the next call
     assert str(tmp_path / "step_20") in str(error.value)

@@ -1,4 +1,4 @@
-"""Checkpoints of runs that are killed at any moment, and of runs of several ranks."""
+"""Checkpoints of runs that are killed at random moments, and of runs with several ranks."""
 
 import multiprocessing
 import random
@@ -19,7 +19,7 @@ from utils.weights import read_state_dict
 
 
 def save_forever(directory: str, report) -> None:
-    """Resume, then save step after step; reports (step, seconds) of saves that are on disk for certain."""
+    """Resume, then save step after step; report (step, seconds) of completed saves."""
     checkpointer = Checkpointer(directory, ALONE, keep_last=2)
     found = checkpointer.latest()
     step = found.step if found else 0
@@ -40,7 +40,7 @@ def save_forever(directory: str, report) -> None:
 
 
 def survive_kills(directory: Path, kills: int, seed: int) -> int:
-    """Kill a process that saves all the time, at random moments; the last step that was on disk for certain."""
+    """Kill a process that saves continuously at random moments; return the last step that was certainly saved."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "utils.checkpoint", "pytest"])
     moments, certain, seconds_per_save = random.Random(seed), 0, 0.1
@@ -51,11 +51,11 @@ def survive_kills(directory: Path, kills: int, seed: int) -> int:
         sender.close()
         assert receiver.poll(60)
         resumed, _ = receiver.recv()
-        assert resumed >= certain  # never fewer whole states than before
+        assert resumed >= certain  # never fewer complete states than before
         time.sleep(moments.uniform(0, 3 * seconds_per_save))  # disks differ
         process.kill()
         process.join()
-        while True:  # what it had reported before it died
+        while True:  # reports from before it was killed
             try:
                 certain, seconds_per_save = receiver.recv()
             except EOFError:
@@ -79,7 +79,7 @@ def test_killed_at_any_moment_a_run_resumes_from_its_last_whole_state(tmp_path):
 def test_a_hundred_kills_lose_nothing(tmp_path):
     assert survive_kills(tmp_path, kills=100, seed=1) > 30
     states = [path for path in tmp_path.glob("state_step_*") if any(path.glob("*.json"))]
-    assert len(states) <= 4  # what kills leave behind does not pile up
+    assert len(states) <= 4  # leftovers of kills do not accumulate
 
 
 # Ranks

@@ -1,4 +1,4 @@
-"""When a run saves and stops, and which evaluation counts as the best."""
+"""Schedule of saving and stopping, and the choice of the best evaluation."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ NOTHING = Decision(save=False, stop=False)
 
 
 class Clock:
-    """A stand-in for the time module whose minutes pass when told to."""
+    """A fake time module with a controllable clock."""
 
     def __init__(self):
         self.seconds = 1000.0
@@ -75,7 +75,7 @@ def test_a_repeated_ctrl_c_of_the_launcher_is_no_second_one_but_a_later_one_is(c
         os.kill(os.getpid(), signal.SIGTERM)
         assert signals.received == signal.SIGINT
         clock.seconds += schedule_module.REPEAT_SECONDS
-        os.kill(os.getpid(), signal.SIGTERM)  # a scheduler may repeat it as long as it likes
+        os.kill(os.getpid(), signal.SIGTERM)  # a scheduler may repeat it
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -100,8 +100,8 @@ def stop_at_the_same_step():
         saves = []
         for step in range(1, 1000):
             if world.rank == 1 and len(saves) == 2 and signals.received is None:
-                os.kill(os.getpid(), signal.SIGTERM)  # one rank alone hears it
-            time.sleep(0.02 if world.rank == 0 else 0.01)  # and clocks and speeds differ
+                os.kill(os.getpid(), signal.SIGTERM)  # only one rank receives it
+            time.sleep(0.02 if world.rank == 0 else 0.01)  # with different clocks and speeds
             due = schedule.after_step(step)
             if due.save:
                 saves.append(step)
@@ -109,7 +109,7 @@ def stop_at_the_same_step():
             if due.stop:
                 break
         assert len(saves) == 3
-        assert saves[1] - saves[0] > 2  # one save, not two, each time the clock says so
+        assert saves[1] - saves[0] > 2  # one save, not two, per interval
         assert world.gather_object(saves) == [saves, saves]
 
 

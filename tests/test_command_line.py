@@ -1,4 +1,4 @@
-"""Names and paths as they are typed, on the command line of every command that takes them."""
+"""Names and paths on the command line keep the text that was typed, for every command."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_null_and_interpolations_stay_what_they_are():
 
 
 def in_recipe(monkeypatch, tmp_path, text: str, *arguments: str) -> int:
-    """`pretrain.py +experiment=mine ARGUMENTS` with the user's own recipe; the exit code."""
+    """Run `pretrain.py +experiment=mine ARGUMENTS` with a custom recipe; return the exit code."""
     (tmp_path / "mine" / "experiment").mkdir(parents=True, exist_ok=True)
     (tmp_path / "mine" / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
     return in_process_command(

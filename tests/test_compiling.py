@@ -1,6 +1,6 @@
-"""What compiling changes around the networks: the memory that CUDA graphs write anew each step, and rows in parts.
+"""Effects of compiling around the networks: memory that CUDA graphs overwrite in each step, and chunks of rows.
 
-The graphs are simulated, by memory that is spoilt when a step begins.
+Graphs are simulated by memory that is overwritten when a step begins.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def case(*overrides: str) -> Case:
 
 
 def uncompiled(case: Case, chunks: BatchChunks | None) -> TorchCompile:
-    """Give the case the backend of `torch.compile`, with networks that are not compiled, and return it."""
+    """Give the case the backend of `torch.compile`, with uncompiled networks, and return it."""
     inner = case.model.architecture
     inner.backend = backend = TorchCompile(inner, backend="eager")
     backend.chunks = chunks
@@ -54,7 +54,7 @@ def uncompiled(case: Case, chunks: BatchChunks | None) -> TorchCompile:
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """Makes a case's networks behave as if replayed from CUDA graphs; returns the number of steps begun."""
+    """Make networks behave as if replayed from CUDA graphs; return a list with the number of steps begun."""
     outputs, begun = [], []
 
     def begin() -> None:
@@ -114,7 +114,7 @@ def test_nothing_is_read_from_a_step_that_is_over(graphs, overrides):
 
 
 def two_steps(case: Case) -> tuple[torch.Tensor, ...]:
-    """The latents after two steps of `inner` by itself, as the strategies at test time run it."""
+    """Return the latents after two steps of `inner`, run as test-time strategies do."""
     model = case.model.model.eval()
     with torch.no_grad():
         state = model.inner.initial_state(len(case.batch["inputs"]))
@@ -129,13 +129,13 @@ def test_a_state_lives_on_into_the_next_step(graphs, monkeypatch):
     graphs(replayed)
     for one, other in zip(two_steps(plain), two_steps(replayed), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
-    # The simulation sees what is not copied.
+    # The simulation detects latents that are not copied.
     monkeypatch.setattr(torch.Tensor, "clone", lambda tensor: tensor)
     assert all(latent.isnan().all() for latent in two_steps(replayed))
 
 
 def test_the_modes_said_to_record_graphs_are_those_that_the_compiler_makes_record_them():
-    from torch._inductor import list_mode_options  # seconds of import
+    from torch._inductor import list_mode_options  # takes seconds to import
 
     recording = {mode for mode in COMPILE_MODES if list_mode_options(mode).get("triton.cudagraphs")}
     assert recording == set(CUDA_GRAPH_MODES)
@@ -153,7 +153,7 @@ def test_training_and_evaluation_take_the_same_choices():
 
 
 def trained(case: Case) -> dict[str, torch.Tensor]:
-    """Every gradient, loss and latent of two supervision steps; weights hardly move in two updates."""
+    """Return all gradients, losses and latents of two supervision steps; two updates would hardly change weights."""
     model, found = case.model.train(), {}
     carry = model.model.initial_carry(case.batch)
     for step in (1, 2):
@@ -175,7 +175,7 @@ def assert_same_training(one: Case, other: Case) -> None:
 
 
 class Applications(list):
-    """The number of rows of each application of the networks."""
+    """Record the number of rows of each application of the networks."""
 
     def __init__(self, inner):
         for name in inner.networks:
@@ -183,7 +183,7 @@ class Applications(list):
 
 
 def evaluated(case: Case, chunks: BatchChunks | None) -> tuple[tuple[torch.Tensor, ...], list[int]]:
-    """The latents after two steps of an evaluation, and with how many rows each application of the networks ran."""
+    """Return the latents after two steps of an evaluation, and the number of rows of each network application."""
     uncompiled(case, chunks)
     applications = Applications(case.model.architecture)
     return two_steps(case), list(applications)
@@ -225,7 +225,7 @@ def test_training_takes_only_what_needs_no_gradient_in_parts(threads):
     rows = Applications(inner)
     assert_same_training(plain, parted)
     per_cycle = inner.L_cycles + 1
-    # Of the two cycles one in two parts, one whole.
+    # One of the two cycles in two chunks, one as a whole.
     assert rows == ([2] * 2 * per_cycle + [4] * per_cycle) * 2
 
 
@@ -239,14 +239,14 @@ def test_what_is_drawn_is_drawn_for_the_batch_as_a_whole():
     [
         (64, 19, 1, 16),
         (64, 19, 2, 16),
-        (4, 3, 1, 2),  # 3 of 4 rows do not go into equal parts, 2 do
+        (4, 3, 1, 2),  # 4 rows do not divide into equal chunks of 3, but of 2
         (4, 9, 1, 4),
-        (8, 10, 2, 4),  # a part for each thread
+        (8, 10, 2, 4),  # one chunk per thread
         (8, 10, 1, 8),
         (8, 21, 2, 4),
-        (11, 8, 1, 11),  # parts of a single row would be far smaller than what fits
-        (64, 19, 3, 8),  # 4 parts of 16 would leave threads idle in the second round
-        (64, 19, 32, 64),  # 32 parts of 2 rows would be far smaller
+        (11, 8, 1, 11),  # chunks of a single row would be far smaller than the limit
+        (64, 19, 3, 8),  # 4 chunks of 16 would leave threads idle in the second round
+        (64, 19, 32, 64),  # 32 chunks of 2 rows would be far smaller
         (1, 5, 2, 1),
     ],
 )
@@ -300,11 +300,11 @@ def test_every_mode_trains_and_evaluates_like_eager(mode):
 
 def test_attention_written_out_is_the_fused_kernels_but_for_roundings(monkeypatch):
     generator = torch.Generator().manual_seed(0)
-    # Queries, keys, values, and the gradient that comes from above, of values that bfloat16 has.
+    # Queries, keys, values and the upstream gradient, representable in bfloat16.
     *qkv, upstream = torch.randn(4, 2, 4, 52, 32, generator=generator).bfloat16()
 
     def attended(dtype: torch.dtype) -> torch.Tensor:
-        """The output and the gradients of queries, keys and values."""
+        """Return the output and the gradients of queries, keys and values."""
         leaves = [tensor.to(dtype).requires_grad_() for tensor in qkv]
         out = ops.attend(*leaves)
         return torch.stack((out, *torch.autograd.grad(out, leaves, upstream.to(dtype)))).detach().float()
@@ -314,7 +314,7 @@ def test_attention_written_out_is_the_fused_kernels_but_for_roundings(monkeypatc
     written_out = attended(torch.bfloat16)
     assert not torch.equal(written_out, fused)
     of_fused, of_written_out = ((found - expected).abs().mean((1, 2, 3, 4)) for found in (fused, written_out))
-    # The scores are rounded to bfloat16, which the kernel keeps in float32.
+    # The scores are rounded to bfloat16; the kernel keeps them in float32.
     assert (of_written_out < 2 * of_fused).all()
     assert (of_written_out < 0.005 * expected.abs().mean((1, 2, 3, 4))).all()
 
@@ -322,7 +322,7 @@ def test_attention_written_out_is_the_fused_kernels_but_for_roundings(monkeypatc
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=["float64", "bfloat16"])
 def test_the_gate_by_exp2_is_silus_but_for_roundings(dtype):
     generator = torch.Generator().manual_seed(0)
-    # Also where the exponential is infinite or zero.
+    # Including values with an infinite or zero exponential.
     gate = torch.cat(
         (10 * torch.randn(5, 60, generator=generator), torch.tensor([[-200.0, 0.0, 200.0, 90.0]] * 5)), 1
     )

@@ -1,4 +1,4 @@
-"""depth_curriculum: which update is how deep, in every architecture, and what evaluation and resuming see."""
+"""depth_curriculum: the depth of each update, for every architecture, in evaluation and after resuming."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_an_update_recurs_as_deep_as_its_stage_and_evaluation_in_full(identified
     cycle = type(inner).cycle
 
     def recorded(self, state, x):
-        if x.shape[1] == inner.length:  # else applications are only counted
+        if x.shape[1] == inner.length:  # otherwise applications are only being counted
             calls.append(self.L_cycles)
         return cycle(self, state, x)
 

@@ -1,4 +1,4 @@
-"""Several datasets as one stream of batches: their mixing, merged metadata, names and shared identifiers."""
+"""Several datasets as one stream of batches: mixing, merged metadata, names and shared identifiers."""
 
 import json
 

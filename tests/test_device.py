@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from config.overrides import OmegaConf  # which registers the resolver
+from config.overrides import OmegaConf  # importing it registers the resolver
 from utils import device as device_module
 from utils.device import (
     COMPILE_MODES,
@@ -172,7 +172,7 @@ def test_a_random_state_survives_a_file_and_goes_on_where_it_was(tmp_path):
 
 
 def test_make_deterministic_binds_the_cpu_only():
-    torch.use_deterministic_algorithms(False)  # a module's fixture may have asked for them
+    torch.use_deterministic_algorithms(False)  # a fixture may have enabled them
     try:
         make_deterministic(CUDA)
         assert not torch.are_deterministic_algorithms_enabled()
@@ -201,8 +201,8 @@ def test_a_cpu_recipe_uses_the_dtype_that_its_processor_multiplies_faster(monkey
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
 def test_memory_that_is_kept_costs_no_page_faults_the_next_time():
-    # In a process of its own: the setting lasts. 40 MB at a time, of which glibc would give most back. It would keep
-    # some if it adjusted its thresholds to what it sees, which depends on all that the process has allocated.
+    # In a separate process, because the setting is permanent. Of 40 MB at a time glibc would return most. It would keep
+    # some if it adapted its thresholds, which depends on all earlier allocations of the process.
     code = """
 import resource, sys, torch
 from utils.device import keep_freed_memory

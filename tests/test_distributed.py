@@ -1,4 +1,4 @@
-"""World: collectives on two Gloo processes against one process, and how a run ends when a rank fails."""
+"""World: collectives on two Gloo processes compared with one, and how a run ends if a rank fails."""
 
 import os
 import signal
@@ -56,7 +56,7 @@ def use_every_collective():
         weights = [torch.full((4,), float(rank)), torch.full((2, 2), rank), torch.tensor(float(rank))]
         world.broadcast_(weights)
         assert all(weight.eq(0).all() for weight in weights)
-        # A flag of one rank reaches both with the next call, and only that call.
+        # A flag of one rank reaches both in the next call, and only in that one.
         votes = [world.any_flags(rank == 1 and step == 2, False) for step in range(5)]
         assert votes == [(False, False)] * 3 + [(True, False), (False, False)]
         world.print("hello from", rank)
@@ -77,7 +77,7 @@ def sum_gradients_in_small_buckets():
 
     dist.all_reduce = counted
     with World.start("cpu") as world:
-        calls.clear()  # of the start
+        calls.clear()  # from the start
         shapes = [(10, 10), (), (99,), (3,), (600,), (7, 7)]
         parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
         half = torch.nn.Parameter(torch.zeros(5, dtype=torch.bfloat16))
@@ -86,9 +86,7 @@ def sum_gradients_in_small_buckets():
         gradients = [[torch.randn(shape, generator=generator) for shape in shapes] for _ in range(world.size)]
         for parameter, gradient in zip(parameters, gradients[world.rank], strict=True):
             parameter.grad = gradient.clone()
-        parameters[0].grad = (
-            parameters[0].grad.T.contiguous().T
-        )  # as the gradient of a transposed weight may be
+        parameters[0].grad = parameters[0].grad.T.contiguous().T  # like the gradient of a transposed weight
         half.grad = torch.full((5,), 1.0 + world.rank, dtype=torch.bfloat16)
         before = [parameter.grad for parameter in parameters]
         world.sum_gradients([*parameters, half, frozen])
@@ -155,7 +153,7 @@ def kill_a_rank(victim: int):
         world.sum_(torch.ones(1))
 
 
-@pytest.mark.parametrize("victim", [0, 1])  # rank 0 holds the store through which ranks agree who speaks
+@pytest.mark.parametrize("victim", [0, 1])  # rank 0 holds the store through which ranks agree on who reports
 def test_a_killed_rank_ends_the_others_promptly_with_one_line(tmp_path, victim):
     results = run_ranks(tmp_path, kill_a_rank, victim)
     survivor = results[1 - victim]
@@ -164,7 +162,7 @@ def test_a_killed_rank_ends_the_others_promptly_with_one_line(tmp_path, victim):
     assert survivor.ended - results[victim].ended < 2 * distributed.SHOW_SECONDS
     assert (
         f"error: rank {1 - victim} lost contact with another rank" in survivor.stderr
-    )  # after torch's own warnings
+    )  # after warnings from torch
     assert "Traceback" not in survivor.stderr
 
 
@@ -186,7 +184,7 @@ def test_a_rank_that_hangs_is_given_up_after_the_timeout(tmp_path):
 def start_twice():
     for run in range(2):
         if os.environ["RANK"] == "1":
-            time.sleep(0.5)  # rank 0 must not take the addresses of the first run for those of the second
+            time.sleep(0.5)  # rank 0 must not confuse the addresses of the two runs
         with World.start("cpu") as world:
             world.print("run", run, "sum", int(world.sum_(torch.ones(1))))
             assert world.gather_object(world.rank) == [0, 1]
@@ -194,10 +192,10 @@ def start_twice():
 
 @pytest.fixture
 def launcher_store():
-    """The environment of workers whose launcher serves the store, as `torchrun` does: it outlives their groups."""
+    """Set the environment of workers whose launcher serves the store, like `torchrun`; it outlives their groups."""
     server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     yield {"MASTER_PORT": str(server.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    del server  # it had to live until now
+    del server  # kept alive until here
 
 
 def test_a_process_that_starts_two_runs_one_after_the_other_joins_the_others_twice(tmp_path, launcher_store):
@@ -330,7 +328,7 @@ def test_a_rank_that_is_done_leaves_no_thread_that_could_abort_it(tmp_path):
         with World.start("cpu") as world:
             weight = torch.ones(1, requires_grad=True)
             weight.grad = world.sum_(torch.ones(1))
-            torch.optim.SGD([weight], lr=0.1).step()  # imports what keeps a reference to the group of now
+            torch.optim.SGD([weight], lr=0.1).step()  # imports a module that keeps a reference to the current group
             assert threads() > 0
         assert threads() == 0
         """,
@@ -340,7 +338,7 @@ def test_a_rank_that_is_done_leaves_no_thread_that_could_abort_it(tmp_path):
 
 def test_what_is_printed_is_in_a_log_file_at_once(tmp_path, monkeypatch):
     log = tmp_path / "log"
-    with log.open("w") as file:  # buffered, as standard output is under nohup and Slurm
+    with log.open("w") as file:  # buffered, like stdout under nohup and Slurm
         monkeypatch.setattr("sys.stdout", file)
         World().print("train: step 1")
         assert log.read_text() == "train: step 1\n"

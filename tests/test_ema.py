@@ -1,4 +1,4 @@
-"""Averages of the weights: their arithmetic, and the swap that evaluation uses."""
+"""Averaged weights: arithmetic, and swapping for evaluation."""
 
 from __future__ import annotations
 

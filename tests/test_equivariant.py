@@ -1,4 +1,4 @@
-"""trm_equivariant: its symmetries, other grids with the same weights, and units that a dataset states."""
+"""trm_equivariant: symmetries, grids of other sizes with the same weights, and units in dataset.json."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def model(num_cells: int, num_symbols: int, units: CellUnits | None = None, **ar
 
 @torch.no_grad()
 def answer(built, tokens: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of the symbols (B, S, N) and q_halt (B,) after two supervision steps."""
+    """Return the logits of the symbols (B, S, N) and q_halt (B,) after two supervision steps."""
     inner = built.architecture
     state = inner.initial_state(len(tokens))
     for _ in range(2):
@@ -43,7 +43,7 @@ def answer(built, tokens: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def sources(symmetry: SudokuSymmetry, size: int) -> np.ndarray:
-    """(S,) the cell of the original grid that each cell of the image shows."""
+    """Return for each cell of the image (S,) the cell of the original grid that it comes from."""
     cells = np.arange(size * size).reshape(size, size)
     cells = cells.T if symmetry.transpose else cells
     return cells[symmetry.rows][:, symmetry.columns].ravel()
@@ -160,7 +160,7 @@ def test_a_grid_without_units_is_refused():
 
 
 def stated(tmp_path, source, units) -> str:
-    """A copy of a dataset that states these units and no family."""
+    """Copy a dataset, with these units and without a family in dataset.json."""
     folder = tmp_path / "data"
     shutil.copytree(source, folder)
     for split in ("train", "test"):
@@ -174,7 +174,7 @@ def stated(tmp_path, source, units) -> str:
 
 def test_rows_of_a_small_table_and_their_gradient_are_those_of_an_embedding():
     table = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
-    ids = torch.tensor([[2, 0, 2, 2], [0, 0, 2, 0]])  # and never 1
+    ids = torch.tensor([[2, 0, 2, 2], [0, 0, 2, 0]])  # without 1
     found, expected = few_rows(table, ids), torch.nn.functional.embedding(ids, table)
     assert torch.equal(found, expected)
     upstream = torch.randn_like(expected)

@@ -1,4 +1,4 @@
-"""`evaluate.py`: a trained run's numbers again, from its own config, with everything that makes them believable."""
+"""`evaluate.py`: reproduces the numbers of a trained run from its config, and reports all conditions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NUM_SOLVED = 5
 def write_dataset(
     folder: Path, inputs: np.ndarray, labels: np.ndarray, *, vocab_size=7, identifiers=1
 ) -> str:
-    """A dataset whose train and test splits are the same rows, ids in turn."""
+    """Write a dataset with the same rows in train and test, with alternating identifiers."""
     ids = np.arange(len(inputs)) % identifiers
     for split in ("train", "test"):
         with SplitWriter(folder / split, seq_len=inputs.shape[1], vocab_size=vocab_size) as writer:
@@ -45,7 +45,7 @@ def write_dataset(
 
 @torch.no_grad()
 def answers(model, inputs: np.ndarray, num_steps: int) -> np.ndarray:
-    """What the model says after `num_steps`, by calling the architecture itself."""
+    """Return the answers after `num_steps`, by calling the architecture directly."""
     inner, tokens = model.architecture, torch.from_numpy(inputs)
     state = inner.initial_state(len(inputs))
     for _ in range(num_steps):
@@ -57,12 +57,12 @@ def answers(model, inputs: np.ndarray, num_steps: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """A run of 4 steps whose test labels are its own answers in the first rows, so that it solves just those."""
+    """Train for 4 steps; test labels are the model's own answers in the first rows, so that it solves exactly those."""
     root = tmp_path_factory.mktemp("run")
     model = randomised()
     inputs = np.random.default_rng(0).integers(1, 7, (NUM_TEST, 16)).astype(np.int32)
     labels = answers(model, inputs, TINY_ARCH["halt_max_steps"])
-    assert (labels[:NUM_SOLVED] != 0).any(-1).all()  # 0 is the ignored label; a row needs one that counts
+    assert (labels[:NUM_SOLVED] != 0).any(-1).all()  # 0 is the ignored label; a row needs another one
     labels[NUM_SOLVED:] = labels[NUM_SOLVED:] % 6 + 1
     data = write_dataset(root / "data", inputs, labels)
     return write_run(
@@ -191,7 +191,7 @@ def test_the_command_line_works_and_errors_have_no_traceback(run, tmp_path):
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 10), (10, 10), (5, 10), (523, 600), (0, 1)])
 def test_the_interval_holds_the_shares_that_would_give_such_a_result(successes, trials):
-    # Wilson's interval inverts the score test: at each end the share lies 1.96 of its own standard errors away.
+    # The Wilson interval inverts the score test: its ends are 1.96 of their own standard errors away from the share.
     low, high = wilson_interval(successes, trials)
     share = successes / trials
     assert 0 <= low <= share <= high <= 1

@@ -1,4 +1,4 @@
-"""`evaluate.py strategy=...`: reports that repeat, that ranks and batches do not change, and options refused."""
+"""`evaluate.py strategy=...`: reports are reproducible and independent of ranks and batches; errors in options."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STEPS = TINY_ARCH["halt_max_steps"]
 
 
 def undecided(seed: int):
-    """A model that says stop for about half of what it says."""
+    """Build a model that halts for about half of its outputs."""
     model = randomised(sizes=SIZES, seed=seed)
     with torch.no_grad():
         said = torch.stack([step.q_halt for step in Solver(model).refine(questions())])
@@ -41,12 +41,12 @@ def questions() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run with two checkpoints whose labels are the first one's answers in some rows, the other's in others."""
+    """Create a run with two checkpoints; labels are the answers of the first one in some rows, of the other in the rest."""
     root = tmp_path_factory.mktemp("run")
     models = [undecided(seed) for seed in (0, 1)]
     labels = np.stack([Solver(m).solve(questions()).answer.numpy() for m in models])
     labels = np.where(np.arange(NUM_TEST)[:, None] % 3 == 0, labels[1], labels[0])
-    labels[-2:] = 0  # not known
+    labels[-2:] = 0  # unknown
     for split in ("train", "test"):
         with SplitWriter(
             root / "data" / split, seq_len=16, vocab_size=6, extra={"family": "sudoku"}
@@ -74,7 +74,7 @@ def report_of(run, out, **settings) -> dict:
 
 
 def without_times(report: dict) -> dict:
-    """What must be the same whenever and in however many processes and batches it is computed."""
+    """Return the part of a report that must not depend on time, processes and batches."""
     kept = {
         key: value
         for key, value in report.items()
@@ -118,7 +118,7 @@ def test_reports_say_what_makes_a_number_believable(strategy, run, tmp_path):
     assert json.loads((tmp_path / "report.json").read_text()) == report
     assert (report["strategy"], report["rows"], report["rows_with_labels"]) == (strategy, 11, 9)
     used = report["options"]
-    # Every option of the strategy has its value there, a rung's under the rung's name.
+    # All options of the strategy have a value, those of a rung under its name.
     inside = {key for value in used.values() if isinstance(value, dict) for key in value}
     assert STRATEGIES[strategy] - {"checkpoints"} <= used.keys() | inside
     last = {"plain": "halted", "ladder": "rungs"}.get(strategy, "chains")
@@ -140,7 +140,7 @@ def test_every_step_is_on_the_curve_beyond_the_trained_ones_too(run, tmp_path, c
     curve = report["curves"]["steps"]
     assert [row["at"] for row in curve] == [str(step) for step in range(1, 71)]
     model = undecided(0)
-    labels = Solver(model).solve(questions()).answer  # of the rows that are its own
+    labels = Solver(model).solve(questions()).answer  # of the rows with its own answers
     own = [row for row in range(9) if row % 3]
     for step in Solver(model).refine(questions(), max_steps=70):
         if step.number in (1, 4, 33, 70):
@@ -193,10 +193,12 @@ def test_an_ensemble_is_by_default_every_checkpoint_of_the_run_newest_first(run,
     assert report["checkpoints"] == [str(run / "step_20"), str(run / "step_10")]
     first, both = report["curves"]["chains"]
     assert first["exact_accuracy"] == report_of(run, tmp_path)["curves"]["steps"][-1]["exact_accuracy"]
-    assert report["curves"]["oracle_pass_at"][-1]["exact_accuracy"] == 1.0  # labels are one's or the other's
-    # Two grids of one vote each: the surer one's, which is not always the right one.
+    assert (
+        report["curves"]["oracle_pass_at"][-1]["exact_accuracy"] == 1.0
+    )  # all labels are answers of one of the two
+    # Two grids with one vote each: the more confident one wins, which is not always right.
     solved = [Solver(undecided(seed)).solve(questions()) for seed in (0, 1)]
-    own = np.arange(NUM_TEST) % 3 == 0  # rows whose label is the second one's answer
+    own = np.arange(NUM_TEST) % 3 == 0  # rows with labels from the second model
     surer = (solved[1].q_halt > solved[0].q_halt).numpy()
     alike = (solved[0].answer == solved[1].answer).all(1).numpy()
     assert both["exact_accuracy"] == pytest.approx(((surer == own) | alike)[:9].mean(), abs=1e-6)

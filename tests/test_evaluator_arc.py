@@ -1,4 +1,4 @@
-"""The ARC evaluator: votes, ties, ranks, unknown answers, the pool of several evaluations, submissions."""
+"""The ARC evaluator: votes, ties, ranks, unknown answers, pooling several evaluations, submissions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def evaluator(folder: Path, **options) -> ARC:
 
 
 def test_stream(folder: Path) -> dict[str, torch.Tensor]:
-    """The whole test split, its labels as predictions."""
+    """Return the whole test split, with labels as predictions."""
     examples = open_split(folder, "test").sets["all"]
     rows = np.arange(examples.num_examples)
     inputs, labels = (torch.from_numpy(tokens.astype(np.int32)) for tokens in examples.read(rows))
@@ -45,7 +45,7 @@ def test_stream(folder: Path) -> dict[str, torch.Tensor]:
     }
 
 
-test_stream.__test__ = False  # the name of what it returns
+test_stream.__test__ = False  # not a test, despite its name
 
 
 def feed(to: ARC, outputs: dict[str, torch.Tensor], rows: torch.Tensor | None = None, size: int = 8) -> None:
@@ -55,7 +55,7 @@ def feed(to: ARC, outputs: dict[str, torch.Tensor], rows: torch.Tensor | None = 
 
 
 def assert_acceptable(submission: object, num_inputs: dict[str, int], attempts: int = 2) -> None:
-    """Every test task and no other is there, with exactly the attempts for each test input, and all are grids."""
+    """Check that a submission has exactly the test tasks, with all attempts for each test input, and only grids."""
     assert isinstance(submission, dict)
     assert {name: len(answers) for name, answers in submission.items()} == num_inputs
     for answers in submission.values():
@@ -68,7 +68,7 @@ def assert_acceptable(submission: object, num_inputs: dict[str, int], attempts: 
 
 
 def scrambled(outputs: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
-    """Some predictions wrong, some garbage, confidences random with many ties."""
+    """Make some predictions wrong and some garbage, with random confidences and many ties."""
     rng = np.random.default_rng(seed)
     preds = outputs["preds"].numpy().copy()
     for row in np.flatnonzero(rng.random(len(preds)) < 0.7):
@@ -105,7 +105,7 @@ def test_values_are_the_share_of_test_inputs_solved_averaged_over_tasks(built):
     names = read_identifiers(built)
     puzzles = json.loads((built / "test_puzzles.json").read_text())
     several = next(name for name, puzzle in puzzles.items() if len(puzzle["test"]) > 1)
-    # Predict one test input of one task only, in all its copies.
+    # Predict only one test input of one task, in all its copies.
     wanted = encode(np.array(puzzles[several]["test"][0]["input"], np.uint8))
     rows = []
     for row, identifier in enumerate(outputs["puzzle_identifiers"].tolist()):
@@ -121,7 +121,7 @@ def test_values_are_the_share_of_test_inputs_solved_averaged_over_tasks(built):
 
 
 def one_task(folder: Path, answers: list | None, num_aug: int = 0) -> Path:
-    """A dataset with the single test task "t": inputs [[1]], [[2]] when there are two answers."""
+    """Build a dataset with a single test task "t", with inputs [[1]], and [[2]] if there are two answers."""
     tests = [{"input": [[number + 1]]} for number in range(len(answers or [0]))]
     tasks = {"t": {"train": [{"input": [[1, 2]], "output": [[3, 4]]}], "test": tests}}
     folder.mkdir(parents=True)
@@ -132,7 +132,7 @@ def one_task(folder: Path, answers: list | None, num_aug: int = 0) -> Path:
 
 
 def predict(*votes: tuple[int, int, float]) -> dict[str, torch.Tensor]:
-    """Predictions for the un-augmented task of `one_task`: (colour of the input, colour predicted, q_halt logit)."""
+    """Make predictions for the original task of `one_task`: (input colour, predicted colour, q_halt logit)."""
     inputs, preds = (np.stack([encode(np.full((1, 1), vote[i], np.uint8)) for vote in votes]) for i in (0, 1))
     return {
         "inputs": torch.from_numpy(inputs),
@@ -146,9 +146,9 @@ def predict(*votes: tuple[int, int, float]) -> dict[str, torch.Tensor]:
     ("votes", "ranking"),
     [
         ([(1, 5, 9.0), (1, 6, -9.0), (1, 6, -9.0)], [6, 5]),  # votes before confidence
-        ([(1, 5, -1.0), (1, 6, 1.0)], [6, 5]),  # confidence decides between equal votes
-        ([(1, 5, 6.0), (1, 5, -1.0), (1, 6, 1.0), (1, 6, 1.0)], [6, 5]),  # its mean, after the sigmoid
-        ([(1, 5, 1.0), (1, 6, 1.0)], [5, 6]),  # and else the order of the stream
+        ([(1, 5, -1.0), (1, 6, 1.0)], [6, 5]),  # confidence breaks ties of votes
+        ([(1, 5, 6.0), (1, 5, -1.0), (1, 6, 1.0), (1, 6, 1.0)], [6, 5]),  # mean confidence, after the sigmoid
+        ([(1, 5, 1.0), (1, 6, 1.0)], [5, 6]),  # then the order of the stream
     ],
 )
 def test_candidates_rank_by_votes_then_confidence_then_order(tmp_path, votes, ranking):
@@ -164,11 +164,14 @@ def test_attempts_never_repeat_and_every_input_has_them(tmp_path):
     folder = one_task(tmp_path / "x", [[[5]], [[6]]])
     arc = evaluator(folder, submission_K=3)
     outputs = predict((1, 5, 0.0), (1, 5, 0.0), (1, 7, 0.0))
-    outputs["preds"][2] = 0  # no grid at all
+    outputs["preds"][2] = 0  # an empty grid
     feed(arc, outputs)
     assert arc.result(alone, tmp_path / "out")["ARC/pass@1"] == 0.5
     submission = json.loads((tmp_path / "out" / "submission.json").read_text())
-    fallbacks = {"attempt_2": [[0, 0]], "attempt_3": [[0, 0, 0]]}  # of other shapes than the first attempt
+    fallbacks = {
+        "attempt_2": [[0, 0]],
+        "attempt_3": [[0, 0, 0]],
+    }  # with shapes different from the first attempt
     assert submission == {"t": [{"attempt_1": [[5]], **fallbacks}, {"attempt_1": [[2]], **fallbacks}]}
     assert_acceptable(submission, {"t": 2}, attempts=3)
 
@@ -177,7 +180,7 @@ def test_the_runner_up_takes_the_place_of_an_empty_prediction_and_the_input_fill
     folder = one_task(tmp_path / "x", [[[5]]])
     arc = evaluator(folder)
     outputs = predict(*[(1, 5, 0.0)] * 6)
-    outputs["preds"][:3] = 0  # most votes are for no grid at all
+    outputs["preds"][:3] = 0  # most votes are for an empty grid
     outputs["preds"][5] = torch.from_numpy(encode(np.full((2, 2), 7, np.uint8)))
     feed(arc, outputs)
     arc.result(alone, tmp_path / "out")
@@ -204,16 +207,16 @@ def test_known_answers_count_beside_unknown_ones(tmp_path):
 def test_tasks_without_known_answers_are_submitted_but_not_scored(built, tmp_path):
     folder = one_task(tmp_path / "x", None)
     arc = evaluator(folder)
-    feed(arc, predict((1, 0, 0.0)))  # the stand-in [[0]] itself
+    feed(arc, predict((1, 0, 0.0)))  # the placeholder [[0]] itself
     assert arc.result(alone, tmp_path / "out") == {}
     assert json.loads((tmp_path / "out" / "submission.json").read_text())["t"][0]["attempt_1"] == [[0]]
-    # The other way round, a task whose true answer is [[0]] counts ...
+    # Conversely, a task with the true answer [[0]] counts ...
     known = one_task(tmp_path / "y", [[[0]]])
     arc = evaluator(known, pass_Ks=[1])
     feed(arc, predict((1, 0, 0.0)))
     assert arc.result(alone, None) == {"ARC/pass@1": 1.0}
     assert arc.remark() is None
-    # ... unless the dataset comes from a builder that does not say which answers are known.
+    # ... unless the builder did not record which answers are known.
     path = known / "test" / "dataset.json"
     metadata = json.loads(path.read_text())
     del metadata["unknown_answers"]
@@ -248,7 +251,7 @@ def test_begin_forgets_the_evaluation_before(tmp_path):
 
 
 def on_ranks(size: int, function) -> list:
-    """Run `function(rank, gather)` on threads that gather like processes do."""
+    """Run `function(rank, gather)` on threads that gather like processes."""
     barrier, slots, results = threading.Barrier(size), [None] * size, [None] * size
 
     def run(rank: int) -> None:
@@ -320,7 +323,7 @@ def test_the_pool_is_that_of_one_evaluation_with_all_votes_and_survives_a_restar
     outputs = [scrambled(test_stream(built), seed) for seed in (1, 2, 3)]
     arc = evaluator(built, aggregated_voting=True)
     values = {}
-    for step, predictions in zip((90, 100, 1000), outputs, strict=True):  # the order of numbers, not of names
+    for step, predictions in zip((90, 100, 1000), outputs, strict=True):  # numeric order, not alphabetical
         arc.begin()
         feed(arc, predictions)
         values[step] = arc.result(alone, tmp_path / f"evaluator_ARC_step_{step}")
@@ -338,7 +341,7 @@ def test_the_pool_is_that_of_one_evaluation_with_all_votes_and_survives_a_restar
     }
     assert any(values[1000][f"ARC/pooled_pass@{k}"] != values[1000][f"ARC/pass@{k}"] for k in arc.pass_sizes)
 
-    resumed = evaluator(built, aggregated_voting=True)  # a new process that goes on from step 90
+    resumed = evaluator(built, aggregated_voting=True)  # a new process that resumes from step 90
     feed(resumed, outputs[1])
     assert resumed.result(alone, tmp_path / "evaluator_ARC_step_100") == values[100]
 
@@ -407,7 +410,9 @@ def test_two_datasets_are_scored_together_and_a_lazy_one_like_a_full_one(built, 
     second = build(tmp_path / "second", "--puzzle-identifiers-start", start, "--store", "lazy")
     task = one_task(tmp_path / "x", [[[6]]])
     metadata = open_split(second, "test").metadata
-    arc = ARC([str(built), str(second), str(tmp_path)], metadata, pass_Ks=[1])  # the third is not ARC's
+    arc = ARC(
+        [str(built), str(second), str(tmp_path)], metadata, pass_Ks=[1]
+    )  # the third is not an ARC dataset
     feed(arc, test_stream(second))
     scored = len(json.loads((second / "test_puzzles.json").read_text()))
     total = len(json.loads((built / "test_puzzles.json").read_text()))

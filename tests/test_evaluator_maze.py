@@ -1,4 +1,4 @@
-"""The maze evaluator: shares of mazes solved by some path, a shortest one, the labelled one."""
+"""The maze evaluator: shares of mazes solved by any path, by a shortest one, by the labelled one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataset.format import SplitWriter, read_metadata
 from evaluators.maze import Maze
 from utils.errors import UserError
 
-# S and G in opposite corners of an open 2x2 grid have two shortest paths.
+# An open 2x2 grid with S and G in opposite corners has two shortest paths.
 QUESTION, LABEL, OTHER = "S  G", "So G", "S oG"
 WIDE, WIDE_LABEL, DETOUR = "S G   ", "SoG   ", "S Gooo"  # of a 2x3 grid
 
@@ -23,7 +23,7 @@ def tokens(*texts: str) -> torch.Tensor:
 
 
 def dataset(path, question=QUESTION, label=LABEL, **extra) -> str:
-    """A dataset of one maze, with these extra keys in dataset.json."""
+    """Write a dataset of one maze, with these extra keys in dataset.json."""
     with SplitWriter(path / "test", seq_len=len(question), vocab_size=VOCAB_SIZE, extra=extra) as writer:
         writer.add_group(tokens(question).numpy(), tokens(label).numpy(), np.zeros(1, np.int32))
         writer.close(1)

@@ -1,4 +1,4 @@
-"""`export.py`: others load an export with one call and get the same model, with the facts to judge it."""
+"""`export.py`: an export loads with one call to the same model, and documents it."""
 
 from __future__ import annotations
 

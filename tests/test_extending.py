@@ -1,4 +1,4 @@
-"""docs/extending.md: the files, names and lines that it points to exist, and its examples work."""
+"""docs/extending.md: files, names and lines exist, and its examples work."""
 
 from __future__ import annotations
 
