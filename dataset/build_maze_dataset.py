@@ -144,8 +144,8 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--max-path",
         type=whole_number(1),
-        help="maximum number of steps of that path; default: no maximum, with --perfect 140 for 30x30, scaled with "
-        "SIZE**1.2 for other sizes",
+        help="maximum number of steps of that path; default: none without --perfect, 140 for 30x30 with --perfect, "
+        "scaled with SIZE**1.2 for other sizes",
     )
     parser.add_argument(
         "--perfect",

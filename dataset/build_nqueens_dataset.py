@@ -90,8 +90,8 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--given",
         type=_range,
-        help="number of given queens, MIN-MAX (drawn uniformly) or a single number; default: a quarter to half of the "
-        "queens, such as 2-4 of 8",
+        help="number of given queens, MIN-MAX (drawn uniformly) or a single number; default: from a quarter to half of "
+        "the queens, such as 2-4 of 8",
     )
     parser.add_argument(
         "--aug",

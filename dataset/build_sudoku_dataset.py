@@ -119,7 +119,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
         "--minimal", action="store_true", help="generate puzzles in which every given cell is needed"
     )
     parser.add_argument(
-        "--size", type=whole_number(4), help="grid size: 4, 6, 9, 16, ...; default: that of the source, or 9"
+        "--size", type=whole_number(4), help="grid size: 4, 6, 9, 16, ...; default: the source's, or 9"
     )
     parser.add_argument(
         "--box-shape", help="ROWSxCOLUMNS of a box, such as 2x3; default: as square as the size allows"

@@ -25,9 +25,9 @@ def run_ranks(
 ) -> list[RankResult]:
     """Call `function(*args)` in `size` processes; return the results in rank order.
 
-    The function must be at the top level of a module. Processes are forked from a server that has already imported torch
-    and the modules that optimizers import at their first use, which saves seconds per process. A rank that is still
-    running after the timeout is killed.
+    The function must be at the top level of a module. Processes are forked from a server that has already imported
+    torch and the modules that optimizers import at their first use, which saves seconds per process. A rank that is
+    still running after the timeout is killed.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pytest", "torch._dynamo", "utils.distributed", "pretrain"])

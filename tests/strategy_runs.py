@@ -97,7 +97,7 @@ def naive_copies(row: int, count: int) -> tuple[np.ndarray, callable]:
 
 
 def lockstep(row: int, tokens, undo, luck=None, num_steps=STEPS):
-    """Return (answer, solved, steps per chain): of the first step at which a chain has q > 0, the answer with the largest q."""
+    """Return (answer, solved, steps per chain) at the first step with q > 0 in any chain, for the largest q."""
     for step in range(1, num_steps + 1):
         said = [says(t, step, 0 if luck is None else luck[c, step - 1]) for c, t in enumerate(tokens)]
         stopped = [(np.float32(q), -c) for c, (_, q) in enumerate(said) if q > 0]

@@ -123,7 +123,7 @@ def test_a_vote_is_the_answer_turned_back(sessions):
     ("text", "steps", "message"),
     [
         ("", 4, "there is no puzzle yet"),
-        ("12..", 4, "the puzzle has 4 cells, but this model solves 4x4 Sudoku, of 16 cells"),
+        ("12..", 4, "the puzzle has 4 cells, but this model solves 4x4 Sudoku with 16 cells"),
         ("12x." * 4, 4, "the puzzle has 'x' at character 3; allowed are 1234"),
         ("1" * 1000, 4, "the puzzle has 1,000 characters, more than 96"),
         (PUZZLE, 0, "0 steps were requested: choose 1 to 256"),

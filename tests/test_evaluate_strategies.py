@@ -41,7 +41,7 @@ def questions() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Create a run with two checkpoints; labels are the answers of the first one in some rows, of the other in the rest."""
+    """Create a run with two checkpoints; labels are answers of the first one in some rows, of the other in the rest."""
     root = tmp_path_factory.mktemp("run")
     models = [undecided(seed) for seed in (0, 1)]
     labels = np.stack([Solver(m).solve(questions()).answer.numpy() for m in models])

@@ -1,4 +1,4 @@
-"""Which family a dataset is found to be of, that everything agrees on it, and that the user is told."""
+"""Detection of the family of a dataset, its consistent use, and messages to the user."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TAKUZU = "112212221121112122221211121221212112"
 
 
 def write(folder: Path, inputs, labels, vocab_size: int, **extra) -> Path:
-    """Both splits with the same rows (n, S)."""
+    """Write a dataset with the same rows (n, S) in both splits."""
     inputs, labels = (np.array(rows, np.uint8) for rows in (inputs, labels))
     for split in SPLITS:
         with SplitWriter(
@@ -39,7 +39,7 @@ def write(folder: Path, inputs, labels, vocab_size: int, **extra) -> Path:
 
 
 def six_by_six(folder: Path, solution: str, **extra) -> Path:
-    """16 puzzles of one solution, each with other given cells."""
+    """Write 16 puzzles with the same solution and different given cells."""
     labels = np.array([[int(symbol) + 1 for symbol in solution]] * 16)
     given = np.random.default_rng(0).random(labels.shape) < 0.4
     return write(folder, np.where(given, labels, 1), labels, 8, **extra)
@@ -51,7 +51,7 @@ def mazes(folder: Path, questions=("S   G####", "S  ##G   "), **extra) -> Path:
 
 
 def unnamed(folder: Path) -> Path:
-    """A dataset of a builder of ours without the keys that published builders do not write."""
+    """Build a dataset without the keys that published builders do not write."""
     for split in SPLITS:
         path = folder / split / "dataset.json"
         values = json.loads(path.read_text())
@@ -60,7 +60,7 @@ def unnamed(folder: Path) -> Path:
 
 
 def views_on(folder: Path) -> set[str | None]:
-    """What everything that depends on the family takes the dataset for."""
+    """Return the families that all users of a dataset assign to it."""
     metadata = open_split(folder, "test").metadata
     evaluator = {"sudoku@Sudoku": "sudoku", "maze@Maze": "maze", "arc@ARC": "arc"}
     names = [evaluator[name] for name in default_evaluators([str(folder)])] or [None]
@@ -173,7 +173,7 @@ def test_the_command_line_names_the_family_whatever_the_data_says(tmp_path, caps
     train(folder, tmp_path / "run", family="sudoku", evaluators=None, epochs=2)
     assert metrics(tmp_path / "run")[-1]["sudoku/valid"] == 0
     assert json.loads((tmp_path / "run" / "metadata.json").read_text())["family"] == "sudoku"
-    assert family_of(open_split(folder, "test").metadata).name is None  # the choice ends with the command
+    assert family_of(open_split(folder, "test").metadata).name is None  # the override ends with the command
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Families keep their promises, and `dataset.families.check` notices each one that is broken."""
+"""Families keep their promises, and `dataset.families.check` detects every broken one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dataset.families.symmetry import Copies, FiniteSymmetries, GroupElements, S
 from dataset.promises import PROMISES, broken_promises
 from dataset.units import CellUnits
 
-BUILDS = {"arc": build_arc}  # small datasets of the families that make no puzzles themselves
+BUILDS = {"arc": build_arc}  # small datasets of families that cannot generate puzzles
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, Takuzu.name])
@@ -81,7 +81,7 @@ class WrongExamples(Takuzu):
 
 class WarnsOfItsExamples(Takuzu):
     def remarks(self, question):
-        return ["nobody knows whether this can be solved"]
+        return ["this may be unsolvable"]
 
 
 class NothingIsRight(Takuzu):
@@ -155,7 +155,7 @@ class OwnInverses(Takuzu):
     @cached_property
     def symmetries(self):
         group = FiniteSymmetries.of_rectangle(self.shape)
-        group.inverses = np.arange(group.most)  # which quarter turns are not
+        group.inverses = np.arange(group.most)  # wrong for quarter turns
         return group
 
 
@@ -242,7 +242,7 @@ def with_comparison(keys, prefilter=None) -> type[Takuzu]:
 
 
 def with_easier(change) -> type[Takuzu]:
-    """`change` (generator, probability, rows of this rank, inputs, labels) makes the easier inputs."""
+    """Return a family whose easier inputs are `change(generator, probability, rows of this rank, inputs, labels)`."""
 
     def easier(self, probability):
         return lambda rng, count, mine, inputs, labels: (
@@ -270,7 +270,7 @@ MUTANTS = [
     ("text", ReadsAnything, "read accepts ''"),
     ("examples", UnseededExamples, "seed 0 gives different puzzles in two calls"),
     ("examples", WrongExamples, "seed 0 gives .* with an answer that is judged wrong"),
-    ("examples", WarnsOfItsExamples, "about which it warns: nobody knows"),
+    ("examples", WarnsOfItsExamples, "about which it warns: this may be unsolvable"),
     ("right answers", NothingIsRight, "its label is judged not solved"),
     ("right answers", MarksRightCells, "broken marks cell"),
     ("right answers", StrangeKinds, "kinds gives"),

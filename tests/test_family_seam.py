@@ -1,4 +1,4 @@
-"""The seam of puzzle families: no module outside dataset/families knows a family by its name."""
+"""No module outside dataset/families depends on the name of a puzzle family."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataset.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("config", "dataset", "evaluators", "models", "utils")
-# Benchmarks measure named datasets, docs and tests are about particular families.
+# Benchmarks, docs and tests are about particular families.
 MODULES = sorted(
     path
     for path in [*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))]
@@ -21,7 +21,7 @@ MODULES = sorted(
 
 
 def own_name(path: Path) -> str | None:
-    """The family that a builder (`"family": ...`) or the evaluator of one (its metrics' prefix) belongs to."""
+    """Return the family of a builder (`"family": ...`) or of an evaluator (the prefix of its metrics)."""
     for name in FAMILIES:
         evaluator = ROOT / "evaluators" / name
         if path in (ROOT / "dataset" / f"build_{name}_dataset.py", evaluator.with_suffix(".py")):
@@ -32,9 +32,9 @@ def own_name(path: Path) -> str | None:
 
 
 def named_families(source: str) -> Iterator[tuple[int, str]]:
-    """Line and name of each family that code names: in comparisons, keys, lists, calls, wherever; not within texts.
+    """Return line and name of each family that code refers to, anywhere except in longer strings.
 
-    Importing the class of a family, to ask for it by `isinstance`, is the same.
+    Importing the class of a family, for example for `isinstance`, counts as well.
     """
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Constant) and node.value in FAMILIES:

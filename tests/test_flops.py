@@ -1,4 +1,4 @@
-"""FLOP as the program counts them, against torch's own counter, for every architecture."""
+"""FLOP counts compared with torch's counter, for every architecture."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def model(name: str, **settings):
 
 
 def counted(head, num_rows: int) -> int:
-    """What torch counts in one supervision step of training, forward and backward."""
+    """Return torch's count for one supervision step of training, forward and backward."""
     inputs = torch.randint(1, 6, (num_rows, 16), generator=torch.Generator().manual_seed(0)).int()
     batch = {"inputs": inputs, "labels": inputs, "puzzle_identifiers": torch.zeros(num_rows).int()}
     head.train()

@@ -1,4 +1,4 @@
-"""Writing datasets: what is written is read back, a wrong builder fails at once, no half dataset opens."""
+"""Writing datasets: data is read back, wrong builders fail immediately, partial datasets do not open."""
 
 import os
 import signal
@@ -193,7 +193,7 @@ def test_a_killed_build_leaves_the_earlier_dataset_or_none_that_opens(tmp_path, 
         else:
             with pytest.raises(UserError, match=r"dataset\.json: is missing"):
                 open_split(tmp_path, split)
-    with building_into(tmp_path, "toy"):  # and the next build works, leaving nothing of the killed one
+    with building_into(tmp_path, "toy"):  # the next build works and removes leftovers of the killed one
         build(tmp_path, seed=5)
     assert validate(tmp_path) == []
     assert not list(tmp_path.rglob("*.tmp"))

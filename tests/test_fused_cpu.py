@@ -1,4 +1,4 @@
-"""The application of a network in C++ against the one in PyTorch, whose roundings to bfloat16 it has not all."""
+"""The C++ application of a network compared with PyTorch, which rounds to bfloat16 more often."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ def network_of(
 @pytest.mark.parametrize(
     ("overrides", "seq_len", "rows"),
     [
-        ((), 36, 7),  # a group of four rows, and three
+        ((), 36, 7),  # a group of four rows, and one of three
         (("arch.pos_encodings=rope2d",), 81, 2),
         (("arch.pos_encodings=none", "arch.puzzle_emb_ndim=0"), 81, 3),  # an odd length
         (("arch.hidden_size=48", "arch.num_heads=3"), 36, 2),  # blocks of 16 columns
         (("arch.hidden_size=128", "arch.num_heads=1"), 36, 2),  # a head as wide as a block
-        (("arch.hidden_size=192", "arch.num_heads=2"), 9, 5),  # of 96: one head to a block
+        (("arch.hidden_size=192", "arch.num_heads=2"), 9, 5),  # heads of 96: one per block
         (("arch.hidden_size=64", "arch.num_heads=4", "arch.L_layers=3"), 200, 2),  # two tiles of queries
-        (("arch.puzzle_emb_ndim=0",), 441, 2),  # an odd length of three tiles, a row at a time
-        (("arch.puzzle_emb_ndim=0",), 1, 600),  # three groups of a position each
+        (("arch.puzzle_emb_ndim=0",), 441, 2),  # an odd length of three tiles, one row at a time
+        (("arch.puzzle_emb_ndim=0",), 1, 600),  # three groups of one position each
         (MLP, 36, 7),
         ((*MLP, "arch.hidden_size=128", "arch.puzzle_emb_ndim=0"), 81, 3),
         ((*MLP, "arch.hidden_size=48"), 225, 2),
@@ -124,7 +124,7 @@ def test_a_training_goes_the_way_of_an_eager_one(overrides):
     checkpointed.model.architecture.activation_checkpointing = True
 
     def trained(case: Case) -> list[torch.Tensor]:
-        """All gradients of two supervision steps."""
+        """Return all gradients of two supervision steps."""
         model = case.model.train()
         carry = model.model.initial_carry(case.batch)
         for _ in range(2):
@@ -179,7 +179,7 @@ def test_updates_between_steps_are_seen():
         (("arch.ffn=conv_swiglu",), "bfloat16"),
         (("arch=urm",), "bfloat16"),
         (("arch=se_rrm",), "bfloat16"),
-        (("arch.hidden_size=24", "arch.num_heads=3"), "bfloat16"),  # not whole vectors
+        (("arch.hidden_size=24", "arch.num_heads=3"), "bfloat16"),  # not a multiple of the vector width
         (("arch.hidden_size=40", "arch.num_heads=1", *MLP), "bfloat16"),
         (("arch.hidden_size=256", "arch.num_heads=1"), "bfloat16"),  # a head wider than a block
         (("arch.L_layers=0",), "bfloat16"),
@@ -199,7 +199,7 @@ def test_a_processor_without_the_instructions_is_left_to_torch(monkeypatch):
     assert not FusedCPU.fits(case().model.architecture)
 
 
-@pytest.mark.parametrize("problem", ["does not compile", "computes something else"])
+@pytest.mark.parametrize("problem", ["does not compile", "computes wrong results"])
 def test_a_library_that_cannot_be_used_makes_room_for_torch_compile_with_a_warning(monkeypatch, problem):
     def failing():
         raise RuntimeError(problem)
@@ -229,7 +229,7 @@ def test_an_error_in_it_is_raised(monkeypatch):
 @needs_processor
 def test_products_that_come_out_wrong_are_noticed(monkeypatch):
     assert library().check() is None
-    # The same sources with a product that forgets its last column.
+    # The same sources with a product that omits its last column.
     source = bindings.source().replace("brgemm(m, n, k,", "brgemm(m, n - 1, k,")
     monkeypatch.setattr(bindings, "source", lambda: source)
     with pytest.raises(RuntimeError, match="wrong products"):

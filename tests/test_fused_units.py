@@ -1,4 +1,4 @@
-"""The application of a network of units in C++ against the one in PyTorch."""
+"""The C++ application of a network over units compared with PyTorch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from utils.distributed import World
 SUDOKU = CellUnits.of_boxes(3, 3)
 SMALL = CellUnits.of_boxes(2, 2)
 LATIN = CellUnits(axes=(5, 5), kinds=(((1,), (0,)),))
-# Three axes, an extent over two of them, and one over all: a single unit.
+# Three axes, with an extent over two of them and one over all, which is a single unit.
 CUBE = CellUnits(axes=(2, 3, 5), kinds=(((0,),), ((2, 1), (1,)), ((0, 1, 2),)))
 
 
@@ -45,7 +45,7 @@ def inputs_of(units: CellUnits, symbols: int, width: int, rows: int = 3) -> list
 @pytest.mark.parametrize(
     ("units", "symbols", "config"),
     [
-        (SUDOKU, 9, {}),  # an odd number of pairs, in parts of which the last is shorter
+        (SUDOKU, 9, {}),  # an odd number of pairs, in chunks with a shorter last one
         (SMALL, 4, {"hidden_size": 32, "layers": 3}),
         (CellUnits.of_boxes(2, 3), 6, {"hidden_size": 64}),
         (CellUnits.of_boxes(3, 2), 5, {"hidden_size": 96, "expansion": 1.5}),
@@ -70,7 +70,7 @@ def test_outputs_and_gradients_are_as_close_to_float32_as_eager_ones(
 @pytest.mark.parametrize("units", [SUDOKU, LATIN, CUBE], ids=str)
 def test_those_that_share_a_maximum_share_its_gradient(units):
     network = network_of(units, hidden_size=16)
-    with torch.no_grad():  # the maximum is what counts
+    with torch.no_grad():  # use only the maximum
         for linear in (network.layers[0].of_cell, *network.layers[0].of_units):
             linear.weight[:, 16:] *= 10
     h, _, upstream = inputs_of(units, 5, 16)
@@ -86,7 +86,7 @@ def test_those_that_share_a_maximum_share_its_gradient(units):
     assert (errors(found, exact) < 0.01).all()
     without_ties = h.float() + 1e-4 * torch.rand(h.shape)
     sole = gradients(plain, [without_ties], upstream, network)
-    assert errors(sole[1:2], exact[1:2]) > 0.1  # so the limit above tells one from the other
+    assert errors(sole[1:2], exact[1:2]) > 0.1  # so the limit above distinguishes the two
 
 
 @needs_processor
@@ -104,7 +104,7 @@ def test_rows_do_not_depend_on_the_number_of_threads_nor_on_what_is_beside_them(
             results.append(gradients(plain, [h, injection], upstream, network))
     for other in results[1:]:
         assert all(torch.equal(one, same) for one, same in zip(results[0][:3], other[:3], strict=True))
-        # Sums over the rows are added up in another order.
+        # Sums over rows are accumulated in a different order.
         assert (errors(results[0][3:], other[3:]) < 1e-5).all()
     alone = [
         gradients(plain, [h[i : i + 1], injection[i : i + 1]], upstream[i : i + 1], network) for i in range(5)
@@ -164,7 +164,7 @@ def test_a_training_goes_the_way_of_an_eager_one(overrides):
     checkpointed.model.architecture.activation_checkpointing = True
 
     def trained(case: Case) -> list[torch.Tensor]:
-        """All gradients of a supervision step."""
+        """Return all gradients of a supervision step."""
         model = case.model.train()
         _, loss, *_ = model(model.model.initial_carry(case.batch), case.batch)
         loss.backward()
@@ -184,7 +184,7 @@ def test_a_training_goes_the_way_of_an_eager_one(overrides):
     [
         ((), "float32"),
         ((), "float16"),
-        (("arch.hidden_size=24",), "bfloat16"),  # not whole vectors
+        (("arch.hidden_size=24",), "bfloat16"),  # not a multiple of the vector width
         (("arch.expansion=1.25",), "bfloat16"),  # an inner width of 40
         (("arch.L_layers=0",), "bfloat16"),
     ],

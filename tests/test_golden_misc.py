@@ -1,4 +1,4 @@
-"""Parity of the building blocks with `misc.npz`."""
+"""Parity of building blocks with `misc.npz`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Short runs of the fuzz and property harnesses in `benchmarks/`, and that both notice a fault."""
+"""Short runs of the fuzz and property harnesses in `benchmarks/`; both detect faults."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_the_fuzz_harness_names_what_escapes_and_repeats_it(capsys):
     def refuse(data, folder):
         raise UserError("never right")
 
-    with pytest.raises(UserError, match="never right"):  # or the harness would test nothing
+    with pytest.raises(UserError, match="never right"):  # otherwise the harness would test nothing
         fuzz.run([Target("wrong", [b"valid"], refuse)], inputs=1, seed=0)
 
 

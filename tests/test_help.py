@@ -1,4 +1,4 @@
-"""`--help` and calls without arguments: every command says what each key means, from its schema."""
+"""`--help` and calls without arguments: every command documents each key, from its schema."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HYDRA = [pretrain, evaluate]
 
 
 def entries(text: str) -> dict[str, str]:
-    """Key -> what is said of it, from the help's columns."""
+    """Parse the columns of a help text to key -> description."""
     found = re.findall(r"^  (\+?[\w.]+)(?: +|\n {24})(\S.*(?:\n {24}.*)*)", text, re.MULTILINE)
     return {key: " ".join(said.split()) for key, said in found}
 
@@ -91,7 +91,7 @@ def test_the_help_of_training_has_every_key_of_the_chosen_architecture(monkeypat
             f"{prefix}{name}" for schema in schemas for name in schema.model_fields if name not in FROM_DATA
         }
     assert expected - {"arch", "optimizer", "optimizer.name"} <= said.keys()
-    assert said["arch.H_layers"].endswith("[default: 4]")  # HRM's
+    assert said["arch.H_layers"].endswith("[default: 4]")  # the default of HRM
     assert said["seed"].endswith("[default: 5]")
     assert said["device"].endswith("choices: auto, cuda, mps, cpu]")
     for choice in ("arch=se_rrm", "+experiment=sudoku6x6", "optimizer=muon", "Keys of optimizer=muon"):
@@ -113,4 +113,6 @@ def test_hydras_own_views_of_the_config_still_work(monkeypatch, tmp_path, capfd)
         handlers = list(logging.getLogger().handlers)
         assert in_process_command(monkeypatch, tmp_path, *arguments) == 0
         assert expected in capfd.readouterr().out
-        assert logging.getLogger().handlers == handlers  # else other tests would write to this one's output
+        assert (
+            logging.getLogger().handlers == handlers
+        )  # otherwise other tests would write to the output of this one

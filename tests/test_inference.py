@@ -1,4 +1,4 @@
-"""`Solver`: one answer per supervision step, for every architecture, for as many steps as are asked for."""
+"""`Solver`: one answer per supervision step, for every architecture and any number of steps."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ NUM_ROWS = 6
 
 
 def arch_of(name: str, **settings) -> dict:
-    """The tiny settings as far as the architecture knows them."""
+    """Return the tiny settings that the architecture supports."""
     config: type[RecursiveConfig] = architecture_class(name).Config
     known = {key: value for key, value in TINY_ARCH.items() if key in config.model_fields}
     if name in ("hrm", "transformers_baseline", "se_rrm", "trm_equivariant", "trm_local"):
-        known["puzzle_emb_len"] = 0  # they derive it, or have none
+        known["puzzle_emb_len"] = 0  # derived, or not supported
     if name in ("se_rrm", "trm_equivariant", "trm_local"):
         known["puzzle_emb_ndim"] = 0
     if name in ("trm_equivariant", "trm_local"):
@@ -37,7 +37,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def undecided(name: str, **settings):
-    """A model that says stop at about half of its steps, by whichever rule it halts."""
+    """Build a model that halts at about half of its steps, for either halting rule."""
     model = randomised(arch_of(name, **settings))
     head = model.architecture.q_head
     with torch.no_grad():
@@ -49,7 +49,7 @@ def undecided(name: str, **settings):
 
 @torch.inference_mode()
 def evaluated(model, tokens: torch.Tensor, ids: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """What evaluation makes of the same rows: the last step's outputs, and the first step that says stop."""
+    """Evaluate the same rows; return the outputs of the last step, and the first step that says stop."""
     return run_steps(model.model, {"inputs": tokens, "puzzle_identifiers": ids})
 
 
@@ -90,7 +90,7 @@ def test_more_steps_than_trained_go_on_from_the_trained_ones(name):
     first = torch.where(stops.any(0), stops.argmax(0) + 1, 9)
     assert torch.equal(first, first_stop.long())
     assert stops.any()
-    assert not stops.all()  # otherwise the comparison says nothing
+    assert not stops.all()  # otherwise the comparison is meaningless
 
 
 @pytest.mark.parametrize("loss_type", ["stablemax_cross_entropy", "softmax_cross_entropy"])
@@ -133,7 +133,7 @@ def test_halting_keeps_each_rows_answer_of_the_step_that_says_stop():
     solver, tokens = Solver(undecided("trm")), rows()
     steps = list(solver.refine(tokens, max_steps=12))
     stops = torch.stack([step.says_stop for step in steps])
-    assert not stops.all(0).all()  # some row goes on for a while
+    assert not stops.all(0).all()  # some rows continue for a while
     halted = solver.solve(tokens, max_steps=12, halt=True)
     full = solver.solve(tokens, max_steps=12)
     for row in range(NUM_ROWS):

@@ -1,4 +1,4 @@
-"""The ladder against a second, naive way to compute what it should answer and what it should cost."""
+"""The ladder strategy compared with a naive implementation of its answers and costs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from evaluators.strategies import cascade
 
 
 def naive_ladder(row: int, *, more: int, copies: int, chains: int, sigma: float, check: bool):
-    """(answer, its q_halt, steps by rung, solved by rung) of one puzzle, by the procedure in words.
+    """Return (answer, its q_halt, steps by rung, solved by rung) of a puzzle, by a direct implementation.
 
     None for rungs not entered.
     """
@@ -136,7 +136,7 @@ def test_a_puzzle_that_no_rung_solves_keeps_the_answer_of_the_largest_q_halt():
         assert np.array_equal(answers[row], tried[surest][0])
         assert q_halt[row] == np.float32(tried[surest][1])
         kept[surest] += not np.array_equal(tried[STEPS][0], tried[9][0])
-    assert min(kept.values()) > 0  # at times the first rung was surer, at times the last
+    assert min(kept.values()) > 0  # sometimes the first rung was more confident, sometimes the last
 
 
 @pytest.mark.parametrize(

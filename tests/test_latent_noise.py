@@ -1,4 +1,4 @@
-"""Noise on latents: normal, and the same for a puzzle's chain whatever runs beside it."""
+"""Noise on latents: normally distributed, and the same for a chain of a puzzle in any batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_the_numbers_are_standard_normal_and_uncorrelated():
     assert abs(draws.var() - 1) < 5 * math.sqrt(2 / count)
     assert abs((draws**3).mean()) < 5 * math.sqrt(15 / count)
     assert abs((draws**4).mean() - 3) < 5 * math.sqrt(96 / count)
-    # Kolmogorov and Smirnov's distance to the normal distribution, 1.95 / sqrt(n) at one in a thousand.
+    # Kolmogorov-Smirnov distance to the normal distribution; 1.95 / sqrt(n) at a significance of 0.001.
     ordered = draws.flatten().sort().values
     expected = torch.special.ndtr(ordered)
     assert (expected - torch.arange(1, count + 1) / count).abs().max() < 1.95 / math.sqrt(count)

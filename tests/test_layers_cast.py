@@ -1,4 +1,4 @@
-"""Weights that are cast once for all applications of a network give what casting at every use gives."""
+"""Casting weights once for all applications of a network is equivalent to casting them at every use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from models.layers import Linear
 
 
 def applied(linear: Linear, x: torch.Tensor, times: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gradients of x and of the weight after applying the map `times` times in a row."""
+    """Return the gradients of x and of the weight after applying the map `times` times."""
     x = x.clone().requires_grad_()
     h = x
     for _ in range(times):

@@ -1,4 +1,4 @@
-"""The lazy store against the materialised one, against rendering one example at a time, and broken."""
+"""The lazy store: equal to the full store and to rendering one example at a time; errors in its files."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_shifts_are_spread_evenly_over_the_room(tmp_path):
         height = colours.max(0)[0] - top + 1
         places[bool(height == 27)].append((int(top), int(left)))
         unshifted += (top, left) == (0, 0)
-    # Of two examples one stays, the other takes each of the 12 places alike.
+    # One of two examples stays, the other is shifted uniformly to 12 positions.
     assert unshifted / len(inputs) == pytest.approx(0.5 + 0.5 / 12, abs=0.03)
     for turned, shape in ((False, (3, 4)), (True, (4, 3))):
         counts = Counter(place for place in places[turned] if place != (0, 0))
@@ -181,7 +181,7 @@ def test_missing_and_truncated_files_are_named(lazy):
         ("train/all__originals.npz", "cells", lambda a: a + 10, "colours 0..9"),
         ("train/all__originals.npz", "cells", lambda a: a[1:], "do not agree"),
         ("train/all__originals.npz", "cells", lambda a: a.astype(float), "lacks the array 'cells'"),
-        ("train/all__originals.npz", "pairs", lambda a: a * 0, "one or more pairs"),
+        ("train/all__originals.npz", "pairs", lambda a: a * 0, "at least one pair"),
         ("train/all__originals.npz", "copies", lambda a: a + 1, "numbers of copies and of identifiers"),
         ("train/all__originals.npz", "identifier_steps", lambda a: a * 0, "puzzle 0 has identifier 0"),
         ("train/all__originals.npz", "identifier_steps", lambda a: a + 1, "puzzle .* has identifier"),

@@ -1,4 +1,4 @@
-"""trm_local: its symmetries, what a cell hears, other grids with the same weights, and mazes end to end."""
+"""trm_local: symmetries, receptive field, grids of other sizes with the same weights, and mazes end to end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def model(side: int, **arch):
 
 @torch.no_grad()
 def answer(built, grids: np.ndarray, steps: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (B, N, N, V) and q_halt (B,) after some supervision steps on tokens (B, N, N)."""
+    """Return logits (B, N, N, V) and q_halt (B,) after some supervision steps on tokens (B, N, N)."""
     inner = built.architecture
     state = inner.initial_state(len(grids))
     for _ in range(steps):

@@ -1,4 +1,4 @@
-"""A folder belongs to one process at a time, until that process ends, however it ends."""
+"""A folder is locked by one process at a time, until that process exits in any way."""
 
 import errno
 import json
@@ -32,7 +32,7 @@ with locked_folder(Path(sys.argv[1]), "another training", "checkpoint_path"):
 
 @pytest.fixture
 def holder(tmp_path):
-    """Another process that holds the lock of `tmp_path/run`, which has a save under way."""
+    """Start another process that holds the lock of `tmp_path/run`, where a save is in progress."""
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "step_5.17-0123abcd.tmp").write_text("half")
@@ -58,7 +58,7 @@ def test_a_second_training_is_refused_before_it_touches_anything_and_goes_on_onc
         assert str(refused.value).startswith(f"checkpoint_path={folder}: another training is under way there")
         assert f"process {holder.pid} on {socket.gethostname()}, since 2" in str(refused.value)
         assert "\n" not in str(refused.value)
-        assert files(folder) == before  # not even the temporary file of the save is gone
+        assert files(folder) == before  # even the temporary file of the save remains
 
     holder.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
     holder.wait()
@@ -89,7 +89,7 @@ def test_a_run_keeps_its_folder_while_it_trains_and_only_so_long(identified, tmp
     original = pretrain.evaluate
     monkeypatch.setattr(pretrain, "evaluate", another)
     train(identified, folder)
-    assert len(refusals) == 2  # at each of its evaluations
+    assert len(refusals) == 2  # one per evaluation
     monkeypatch.undo()
     train(identified, tmp_path / "alone")
     assert_same_run(folder, tmp_path / "alone")
@@ -98,14 +98,14 @@ def test_a_run_keeps_its_folder_while_it_trains_and_only_so_long(identified, tmp
 def test_a_refused_start_of_several_ranks_is_refused_on_all_of_them(tmp_path):
     from utils.run_folder import locked_run_folder
 
-    class Silent(World):  # stands for rank 1: it is told what rank 0 found
+    class Silent(World):  # rank 1, which receives the result of rank 0
         def broadcast_object(self, value):
             assert value is None
             return UserError("taken")
 
     with pytest.raises(UserError, match="taken"), locked_run_folder(tmp_path / "x", Silent(rank=1, size=2)):
         pytest.fail("not refused")
-    assert not (tmp_path / "x").exists()  # rank 0 alone touches the disk
+    assert not (tmp_path / "x").exists()  # only rank 0 accesses the disk
 
 
 def test_where_there_are_no_file_locks_a_warning_says_so_and_the_run_goes_on(
@@ -115,7 +115,7 @@ def test_where_there_are_no_file_locks_a_warning_says_so_and_the_run_goes_on(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(lock_module, "_try_lock", unsupported)
-    (tmp_path / "step_5.17-0123abcd.tmp").touch()  # may be that of a running run
+    (tmp_path / "step_5.17-0123abcd.tmp").touch()  # may belong to a running run
     assert train(identified, tmp_path) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "lock" in line]
     assert line.startswith(f"warning: {tmp_path}: no file locks here (No locks available)")

@@ -1,4 +1,4 @@
-"""metrics.jsonl, the console line and W&B's modes, without a network."""
+"""metrics.jsonl, the console line and the modes of W&B, without a network."""
 
 import json
 import os
@@ -175,7 +175,7 @@ def test_offline_wandb_keeps_its_files_below_the_run_folder_and_its_id(tmp_path,
     loggers.close()
     (run_folder,) = (tmp_path / "wandb").glob("offline-run-*")
     assert run_folder.name.endswith("-abc12345")
-    assert "W&B" not in capsys.readouterr().out  # asked for: nothing to explain
+    assert "W&B" not in capsys.readouterr().out  # requested, so there is no message
 
 
 def test_without_a_login_wandb_goes_offline_and_says_so_in_one_line(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Maze tokens, breadth-first search on bit sets and the checker, against plain implementations of both."""
+"""Maze tokens, and breadth-first search on bit sets and the checker compared with plain implementations."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ STEPS = ((1, 0), (0, -1), (0, 1), (-1, 0))  # down, left, right, up
 
 
 def grid(text: str) -> np.ndarray:
-    """(H, W) tokens of lines of symbols."""
+    """Convert lines of symbols to tokens (H, W)."""
     lines = text.strip("\n").split("\n")
     return encode("".join(lines)).reshape(len(lines), -1)
 
@@ -61,7 +61,7 @@ def ends(maze: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def queue_search(maze: np.ndarray) -> list[tuple[int, int]] | None:
-    """The first shortest path that a textbook breadth-first search finds."""
+    """Return the first shortest path found by a textbook breadth-first search."""
     start, goal = ends(maze)
     parents, queue = {start: None}, deque([start])
     while queue:
@@ -79,7 +79,7 @@ def queue_search(maze: np.ndarray) -> list[tuple[int, int]] | None:
 
 
 def all_paths(maze: np.ndarray) -> list[list[tuple[int, int]]]:
-    """Every path from start to goal that meets no cell twice."""
+    """Return all simple paths from start to goal."""
     start, goal = ends(maze)
     found, unfinished = [], [[start]]
     while unfinished:
@@ -111,7 +111,7 @@ def judge_one(question: np.ndarray, prediction: np.ndarray) -> tuple[bool, bool]
 
 
 def published(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Questions and answers (N, 30, 30) of the published data's first rows."""
+    """Return questions and answers (N, 30, 30) of the first rows of the published data."""
     with (SAMPLES / f"{split}.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return tuple(
@@ -195,11 +195,11 @@ MAZE = "S  #\n #  \n  #G"
         ("S  #\n #oo\n  #G", (False, False)),  # a gap
         ("Soo#\n #oo\no #G", (False, False)),  # a stray mark
         ("Soo#\no#oo\n  #G", (False, False)),  # a dead end
-        ("Soo#\n oo \n  #G", (False, False)),  # through a wall that it removes
+        ("Soo#\n oo \n  #G", (False, False)),  # removes a wall
         ("Soo#\n #oo\n  oG", (False, False)),  # marks a wall
-        ("ooo#\n #oo\n  #G", (False, False)),  # the start is gone
-        ("Soo#\n #oo\n  #S", (False, False)),  # the goal is gone
-        ("Soo#\n##oo\n  #G", (False, False)),  # one wall more
+        ("ooo#\n #oo\n  #G", (False, False)),  # without the start
+        ("Soo#\n #oo\n  #S", (False, False)),  # without the goal
+        ("Soo#\n##oo\n  #G", (False, False)),  # an additional wall
     ],
 )
 def test_predictions_are_judged_by_their_marks_and_by_what_they_keep(prediction, expected):
@@ -235,7 +235,7 @@ def test_long_paths_that_touch_themselves_are_still_recognised():
     question = np.full((8, 8), FREE, np.uint8)
     question[0, 0], question[7, 0] = START, GOAL
     assert judge_one(question, mark(question, np.ndindex(8, 8))) == (True, False)
-    question[7, 0], question[7, 7] = FREE, GOAL  # both ends of one colour of the checkerboard: no such path
+    question[7, 0], question[7, 7] = FREE, GOAL  # same colour of a checkerboard: impossible
     assert judge_one(question, mark(question, np.ndindex(8, 8))) == (False, False)
 
 
@@ -257,7 +257,7 @@ def test_published_answers_are_the_path_that_a_search_in_the_order_down_left_rig
 
 def test_another_shortest_path_than_the_published_one_is_optimal_too():
     questions, answers = published("test")
-    # The same search in the maze upside down breaks ties the other way.
+    # The same search in the flipped maze breaks ties differently.
     others = np.stack([mark(q[::-1], queue_search(q[::-1]))[::-1] for q in questions])
     assert (others != answers).any(axis=(1, 2)).sum() >= 5
     _, optimal = judge(questions.reshape(-1, 900), others.reshape(-1, 900), (30, 30))
@@ -314,7 +314,7 @@ def test_generated_mazes_have_one_shortest_path_longer_than_asked_for(shape, min
         path = queue_search(question)
         assert len(path) - 1 > min_path
         assert np.array_equal(mark(question, path), answer)
-        # Walling up any cell of the only shortest path makes the way longer, or leaves none.
+        # Turning any cell of the only shortest path into a wall makes the path longer or impossible.
         for cell in path[1:-1]:
             without = question.copy()
             without[cell] = WALL
@@ -354,7 +354,7 @@ def test_perfect_grids_are_trees_to_which_no_cell_can_be_added(shape):
 
 
 def is_tree(free: np.ndarray) -> bool:
-    """True if the cells are connected, by as many pairs of neighbours as there are cells, less one."""
+    """Return True if the cells are connected and the number of adjacent pairs is the number of cells minus 1."""
     num_pairs = (free[1:] & free[:-1]).sum() + (free[:, 1:] & free[:, :-1]).sum()
     cells = set(zip(*np.nonzero(free), strict=True))
     left = [cells.pop()]

@@ -1,4 +1,4 @@
-"""`python -m evaluators.memorisation`: what is and what is not a sign, and the page that says so."""
+"""`python -m evaluators.memorisation`: signs of memorisation, and the report."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from trained_run import read_predictions
 
 
 def over_time(**series: list[float]) -> list[dict[str, float]]:
-    """Records at the steps 10, 20, ... with `train_exact` as train/exact_accuracy and so on."""
+    """Make records at steps 10, 20, ..., with `train_exact` as train/exact_accuracy and so on."""
     names = {"train": "train/exact_accuracy", "test": "test/exact_accuracy", "steps": "test/steps"}
     count = len(next(iter(series.values())))
     return [
@@ -49,7 +49,7 @@ def over_time(**series: list[float]) -> list[dict[str, float]]:
         ([0.2, 0.6, 0.9], [0.2, 0.6, 0.9], False),
         ([0.2, 0.6, 0.9], [0.2, 0.5, 0.8], False),  # a gap, but most of it generalises
         ([0.2, 0.6, 1.0], [0.1, 0.1, 0.1], True),
-        ([0.2, 0.6, 0.7], [0.2, 0.7, 0.6], True),  # fallen while training went on
+        ([0.2, 0.6, 0.7], [0.2, 0.7, 0.6], True),  # decreases during training
     ],
 )
 def test_a_wide_gap_or_falling_test_accuracy_is_a_sign(train_shares, test_shares, sign):
@@ -82,9 +82,9 @@ def test_before_anything_is_learned_nothing_can_be_said():
 @pytest.mark.parametrize(
     ("steps", "shares", "sign"),
     [
-        ([8, 4, 2, 1.2], [0.1, 0.5, 0.8, 0.95], False),  # early because the puzzles are solved
+        ([8, 4, 2, 1.2], [0.1, 0.5, 0.8, 0.95], False),  # early, but because puzzles are solved
         ([8, 1, 1, 1], [0.1, 0.1, 0.12, 0.13], True),
-        ([8, 1, 1, 1], [0.1, 0.1, 0.5, 0.8], False),  # accuracy rose all the same
+        ([8, 1, 1, 1], [0.1, 0.1, 0.5, 0.8], False),  # accuracy increased nevertheless
         ([8, 8, 8, 8], [0.1, 0.1, 0.1, 0.1], False),
     ],
 )
@@ -134,7 +134,7 @@ def test_copies_that_are_solved_less_often_are_a_sign(solved, sign):
 
 
 class LearnedByHeart:
-    """Answers the puzzles that it knows with their solutions, and all others with blanks."""
+    """Solve known puzzles, and answer all others with blanks."""
 
     knows_identifiers = False
 
@@ -162,10 +162,10 @@ def test_a_model_that_knows_its_train_puzzles_by_heart_is_found_out(sudoku4x4):
     solved = fresh.solve_with_copies(solver, train_data, test_data, limit=30, copies=2, num_steps=1, seed=0)
     assert solved[ORIGINALS] == (30, 30)
     assert solved[COPIES][0] > 40
-    assert solved[COPIES][1] == 0  # none of them is a train example
+    assert solved[COPIES][1] == 0  # none of them occurs in train
     assert solved[TEST][0] == 13
     assert check_copies(solved).sign is True
-    # Solved by whoever knows them all: the copies' answers are turned back before they are judged.
+    # A solver that knows all copies solves them: answers to copies are mapped back before they are judged.
     (asked,) = [solver.asked]
     assert len(asked) == 30 + solved[COPIES][0] + 13
 

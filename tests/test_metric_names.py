@@ -1,4 +1,4 @@
-"""The names of metrics that a run knows before its first evaluation are those of its evaluations."""
+"""Names of metrics predicted before the first evaluation equal the logged ones."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def names_and_logged(run: Run) -> tuple[set[str] | None, set[str]]:
 def test_all_that_is_logged_was_known_and_all_that_was_known_is_logged(datasets, kind, tmp_path):
     run = build(tiny(datasets[kind], tmp_path / "run", evaluators=None), World())
     known, logged = names_and_logged(run)
-    # Of classes of difficulty only those are logged that there are puzzles of.
+    # Only difficulty classes with puzzles are logged.
     assert {name for name in known - logged if "difficulty" not in name} == set()
     assert logged <= known
 

@@ -1,4 +1,4 @@
-"""arch.ffn, rope2d, random latents and damped noise: each against its formula, off as published, resumable."""
+"""arch.ffn, rope2d, random latents and damped noise: formulas, published defaults, and resuming."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ def test_scores_depend_on_the_difference_of_rows_and_of_columns_only():
     scores = (q @ k.T).view(4, 4, 4, 4)  # [query row, query column, key row, key column]
     torch.testing.assert_close(scores[0, 1, 2, 2], scores[1, 2, 3, 3])
     torch.testing.assert_close(scores[3, 0, 2, 0], scores[2, 3, 1, 3])
-    assert abs(scores[0, 0, 0, 1] - scores[0, 0, 1, 0]) > 1e-3  # rows and columns are told apart
-    assert abs(scores[0, 0, 0, 3] - scores[0, 3, 1, 0]) > 1e-3  # the ends of two rows are no neighbours
+    assert abs(scores[0, 0, 0, 1] - scores[0, 0, 1, 0]) > 1e-3  # rows and columns are distinguished
+    assert abs(scores[0, 0, 0, 3] - scores[0, 3, 1, 0]) > 1e-3  # the ends of two rows are not neighbours
 
 
 def test_one_row_of_the_grid_is_turned_as_a_line_of_half_the_width():
@@ -155,7 +155,7 @@ def test_random_latents_differ_between_rows_and_channels_and_have_unit_std():
     assert not torch.equal(y, z)
     for latent in (y, z):
         assert latent.std().item() == pytest.approx(1, rel=0.02)
-        assert latent.abs().max() < 2.3  # truncated at two of the untruncated sigmas
+        assert latent.abs().max() < 2.3  # truncated at two sigmas of the untruncated distribution
 
 
 @pytest.mark.parametrize("option", [{"random_init": True}, {"noise": 0.3}])

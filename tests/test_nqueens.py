@@ -1,4 +1,4 @@
-"""N-Queens completion: its rules against brute force, its solver, its datasets, and what a run makes of them."""
+"""N-Queens completion: rules compared with brute force, solver, datasets, and training."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def nqueens(size: int):
 
 
 def obeys_rules(answer: np.ndarray, size: int) -> bool:
-    """The rules said once more, queen by queen."""
+    """Check the rules independently, queen by queen."""
     queens = [divmod(cell, size) for cell, token in enumerate(answer.tolist()) if token == QUEEN]
     if len(queens) != size or PAD in answer:
         return False
@@ -65,7 +65,7 @@ def obeys_rules(answer: np.ndarray, size: int) -> bool:
 
 
 def boards_with_a_queen_a_row(size: int) -> np.ndarray:
-    """All size**size of them, (n, S)."""
+    """Return all size**size boards (n, S)."""
     columns = np.array(list(itertools.product(range(size), repeat=size)))
     boards = np.full((len(columns), size, size), EMPTY, np.uint8)
     np.put_along_axis(boards, columns[:, :, None], QUEEN, 2)
@@ -73,7 +73,7 @@ def boards_with_a_queen_a_row(size: int) -> np.ndarray:
 
 
 def random_grids(rng: np.random.Generator, size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Questions and answers (count, S), of which many answers are right or nearly so."""
+    """Draw questions and answers (count, S); many answers are right or almost right."""
     solutions = np.array(list(completions(empty(size), size)))
     answers = solutions[rng.integers(len(solutions), size=count)]
     given = rng.random(answers.shape) < 0.3
@@ -83,7 +83,7 @@ def random_grids(rng: np.random.Generator, size: int, count: int) -> tuple[np.nd
     return questions, np.where(changed, rng.integers(0, VOCAB_SIZE, answers.shape), answers)
 
 
-# What is right
+# Rules
 
 
 @pytest.mark.parametrize("size", [4, 5, 6])
@@ -99,7 +99,7 @@ def test_the_rules_are_those_of_brute_force_on_every_4x4_board():
     right = solves(np.full_like(boards, EMPTY), boards, 4)
     assert right.sum() == 2
     assert {row.tobytes() for row in boards[right]} == {b.tobytes() for b in completions(empty(4), 4)}
-    # A board is right if it has as many queens as rows, and no pair of them attacks each other.
+    # A board is right if it has as many queens as rows, and no two of them attack each other.
     assert right.tolist() == [not attacking_pairs(b, 4) and int((b == QUEEN).sum()) == 4 for b in boards]
 
 
@@ -123,7 +123,7 @@ def test_the_check_of_tensors_says_what_the_check_and_the_rules_say(size):
 
 def test_the_check_of_tensors_never_waits_and_is_one_graph():
     family = nqueens(8)
-    on_meta = torch.empty((5, 64), dtype=torch.int32, device="meta")  # whose values nobody can read
+    on_meta = torch.empty((5, 64), dtype=torch.int32, device="meta")  # has no values
     assert family.check_tensors(on_meta, on_meta).shape == (5,)
     questions, answers = map(torch.from_numpy, random_grids(np.random.default_rng(0), 8, 50))
     compiled = torch.compile(family.check_tensors, backend="aot_eager", fullgraph=True)
@@ -198,7 +198,9 @@ def test_text_is_read_and_written():
     assert family.write(board(BOARD)) == BOARD.replace(" ", "\n")
     with pytest.raises(UserError, match=r"puzzle= has 'X' at character 3; allowed are \. Q"):
         family.read("..X.")
-    with pytest.raises(UserError, match=r"puzzle= has 4 cells, but this model solves 4x4 grids, of 16 cells"):
+    with pytest.raises(
+        UserError, match=r"puzzle= has 4 cells, but this model solves 4x4 grids with 16 cells"
+    ):
         family.read("....")
 
 
@@ -208,8 +210,8 @@ def test_text_is_read_and_written():
         (".Q.. .... .... ....", None),
         (".... .... .... ....", None),
         ("Q... .... .... ....", "the given queens cannot be completed to a solution"),
-        (".Q.. .... .... .Q..", "row 1, column 2 and in row 4, column 2 attack each other"),
-        ("Q... .... ..Q. ....", "row 1, column 1 and in row 3, column 3 attack each other"),
+        (".Q.. .... .... .Q..", "row 1, column 2 and at row 4, column 2 attack each other"),
+        ("Q... .... ..Q. ....", "row 1, column 1 and at row 3, column 3 attack each other"),
     ],
 )
 def test_a_remark_says_why_a_board_has_no_solution(text, remark):

@@ -1,4 +1,4 @@
-"""Options of the loss, by hand: smoothing, the halting weight, and weights of supervision steps."""
+"""Options of the loss, computed by hand: smoothing, halting weight, weights of supervision steps."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_row_with_one_label_counts_by_that_label_alone(outputs):
 
 
 def test_where_rules_decide_halting_learns_from_them_and_both_shares_are_reported(outputs):
-    """Rows 0 and 1 are right by the rules, only row 0 is the labelled answer."""
+    """Rows 0 and 1 are right by the rules, but only row 0 equals the label."""
     labels = LABELS.clone()
     labels[0] = outputs["preds"][0]
     questions = torch.tensor([[7] * 4, [7] * 4, [0] * 4])
@@ -117,7 +117,7 @@ def test_where_rules_decide_halting_learns_from_them_and_both_shares_are_reporte
     assert float(metrics["q_halt_loss"]) == pytest.approx(float(expected))
     assert float(metrics["q_halt_accuracy"]) == float(((q_halt >= 0) == (target > 0)).sum())
     assert float(plain["q_halt_loss"]) != pytest.approx(float(expected))
-    assert by_label.metrics is type(by_label).metrics  # heads do not share what one of them was told
+    assert by_label.metrics is type(by_label).metrics  # heads do not share changes
 
 
 def test_rows_count_by_their_own_step_and_metrics_do_not(outputs):

@@ -1,4 +1,4 @@
-"""augment=online: fresh legal copies in the published order, the same for any ranks and from any position."""
+"""augment=online: new valid copies in the published order, independent of ranks and resume position."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_copy_is_a_right_answer_to_its_own_question(data, family):
 
 @FAMILIES
 def test_the_order_of_puzzles_is_that_of_the_published_stream(data, family):
-    """What no symmetry changes, the number of cells of each kind, tells the puzzles apart well enough."""
+    """Identify puzzles by the number of cells of each kind, which symmetries do not change."""
     path = data[family]
     for plain, copied in zip(stream(path, augment=None), stream(path), strict=True):
         assert torch.equal(plain["puzzle_identifiers"], copied["puzzle_identifiers"])
@@ -96,7 +96,7 @@ def test_copies_are_fresh_at_every_draw_and_repeat_with_the_seed(data, family):
     }
     assert len(rows) > len(plain)
     assert len(plain - rows) > len(plain) // 4
-    if family != "maze":  # which has only eight copies
+    if family != "maze":  # mazes have only eight copies
         assert len(rows) == BATCH * len(one)
 
 
@@ -167,7 +167,7 @@ def test_the_family_decides_which_copies_there_are():
 
 def test_arc_is_refused_with_the_reason():
     with pytest.raises(
-        UserError, match=r"FOLDER: augment=online is not possible, because of ARC .*identifier"
+        UserError, match=r"FOLDER: augment=online is not possible, because ARC models have an embedding"
     ):
         augmentation_of(metadata(vocab_size=12, seq_len=900, extra={"family": "arc"}), "FOLDER")
 

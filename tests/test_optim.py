@@ -1,4 +1,4 @@
-"""Optimizers by hand and by property: one computed step, exact resuming, touched rows only, masked updates."""
+"""Optimizers: steps computed by hand, exact resuming, touched rows only, masked updates."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_sign_sgd_moves_touched_rows_once_however_often_they_occur():
     expected[1] = before[1] * 0.95 - 0.1 * torch.tensor([1.0, 0.0])
     torch.testing.assert_close(table.weights, expected)
     optimizer.zero_grad()
-    optimizer.step()  # nothing was read since
+    optimizer.step()  # no rows were read since
     torch.testing.assert_close(table.weights, expected)
 
 
@@ -121,9 +121,11 @@ def test_the_schedule_is_continuous_where_warm_up_ends_and_ends_at_its_ratio():
     rates = [learning_rate(step, 2.0, 10, 100, 0.1) for step in range(1, 121)]
     assert rates[4] == pytest.approx(1.0)
     assert rates[9] == pytest.approx(2.0)
-    assert rates[54] == pytest.approx(1.1)  # half way of the cosine
+    assert rates[54] == pytest.approx(1.1)  # halfway through the cosine
     assert rates[99:] == pytest.approx([0.2] * 21)
-    assert learning_rate(5, 1.0, 50, 20, 0.1) == pytest.approx(0.1)  # a warm-up longer than the run is legal
+    assert learning_rate(5, 1.0, 50, 20, 0.1) == pytest.approx(
+        0.1
+    )  # a warm-up longer than the run is allowed
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -138,7 +140,7 @@ def test_one_bad_element_anywhere_is_noticed(bad):
 @pytest.mark.parametrize("ok", [True, False])
 @pytest.mark.parametrize("how", [skip_step_unless, masked])
 def test_an_update_passes_or_leaves_no_trace(how, ok, steps_before):
-    """`masked` is what accelerators run; here on the CPU."""
+    """Test `masked`, which accelerators use, on the CPU."""
     p = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
     optimizer, shadow = AdamATan2([p], lr=0.1), torch.tensor([1.0, 2.0])
 

@@ -1,4 +1,4 @@
-"""`optimizer=`: who trains which parameter, by how much, and that every choice resumes exactly."""
+"""`optimizer=`: which optimizer trains each parameter, sizes of updates, and exact resuming."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def built(data, folder, *overrides, **values) -> Run:
 
 
 def one_update(run: Run) -> tuple[dict, dict]:
-    """Parameters before and after one update, and the update's gradients (as the optimizers saw them)."""
+    """Return parameters before and after an update, and the gradients as seen by the optimizers."""
     before = {name: p.detach().clone() for name, p in run.state.model.named_parameters()}
     gradients = {}
     step = run.state.optimizers.step
@@ -44,7 +44,7 @@ def one_update(run: Run) -> tuple[dict, dict]:
 
 
 def newton_schulz(g: torch.Tensor, steps: int) -> torch.Tensor:
-    """The quintic iteration of Muon, in float64 on the singular values: an independent form of it."""
+    """Compute the quintic iteration of Muon independently, in float64 on the singular values."""
     u, s, vh = torch.linalg.svd(g.double(), full_matrices=False)
     s = s / torch.linalg.vector_norm(s)
     for _ in range(steps):
@@ -75,7 +75,7 @@ def test_muon_moves_block_matrices_along_the_orthogonalised_gradient(identified,
 
 
 def test_the_rest_moves_as_under_its_own_optimizer(identified, tmp_path):
-    """A first step of AdamW with bias correction is lr·sign(g), of AdamATan2 lr/(1 - β1)·atan2(...) of its own."""
+    """With bias correction, the first step of AdamW is lr·sign(g), and that of AdamATan2 lr/(1 - β1)·atan2(...)."""
     run = built(identified, tmp_path / "adamw", *MUON, lr=0.01, weight_decay=0.5)
     before, gradients = one_update(run)
     for name, after in run.state.model.named_parameters():
@@ -211,7 +211,7 @@ def test_another_optimizer_on_resuming_is_refused(identified, tmp_path, monkeypa
 
 
 def test_a_state_from_before_there_was_a_choice_resumes(identified, tmp_path, monkeypatch):
-    """Its config lacks the newer keys; their defaults are what it was trained with."""
+    """Its config lacks newer keys, whose defaults equal the settings that it was trained with."""
     import training_run
 
     facts = training_run.run_metadata

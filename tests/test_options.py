@@ -1,4 +1,4 @@
-"""Builder options: both spellings, readable refusals, and which output folders may be written."""
+"""Builder options: both spellings, readable errors, and allowed output folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of the grid after each step: what is marked, how sure cells look, which steps are shown."""
+"""Pictures of the grid after each step: marks, confidence, choice of steps."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def test_every_family_is_drawn_as_a_sheet_and_as_an_animation(name):
         )
     picture, moving = opened(sheet(chosen, panels)), opened(animation(chosen, panels))
     assert (picture.format, moving.format, moving.n_frames) == ("PNG", "GIF", 6)
-    assert picture.width < 1800  # not wider than a screen
-    # Six panels in two rows; nothing of one panel reaches into the next.
+    assert picture.width < 1800  # fits on a screen
+    # Six panels in two rows, without overlap.
     assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 5
 
 

@@ -32,12 +32,12 @@ def run(sudoku4x4, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def copied(run, tmp_path) -> Path:
-    """The run's folder, to be changed."""
+    """Copy the folder of a run, to modify it."""
     return Path(shutil.copytree(run, tmp_path / "run"))
 
 
 def text_of(figure) -> str:
-    """All words of a figure."""
+    """Return all text in a figure."""
     root = ElementTree.fromstring(curves.encoded(figure, "svg"))
     return "\n".join("".join(node.itertext()) for node in root.iter("{http://www.w3.org/2000/svg}text"))
 

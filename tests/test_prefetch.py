@@ -1,4 +1,4 @@
-"""Prefetching: the same batches in the same order, errors in their place, and no thread left behind."""
+"""Prefetching: the same batches in the same order, errors at their position, and no remaining thread."""
 
 import gc
 import itertools
@@ -64,7 +64,7 @@ def test_leaving_early_stops_the_thread_and_closes_the_source():
     gc.collect()
     assert closed
     assert list(prefetcher) == []
-    prefetcher.close()  # again is harmless
+    prefetcher.close()  # closing again is harmless
 
 
 def test_an_abandoned_prefetcher_stops_its_thread():

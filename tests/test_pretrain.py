@@ -1,4 +1,4 @@
-"""The training command: what it writes, what it counts, what repeats, and what its options really do."""
+"""The training command: output, metrics, reproducibility, and effects of its options."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def steps(run: Run, num_steps: int, **settings) -> TrainState:
     return run.state
 
 
-# What repeats
+# Reproducibility
 
 
 def test_two_runs_of_one_seed_are_equal_but_for_times_and_another_seed_is_not(identified, tmp_path):
@@ -68,7 +68,7 @@ def test_every_line_of_the_metrics_has_a_step_a_time_and_names(identified, tmp_p
     assert all(list(line)[:2] == ["step", "time"] for line in lines)
     assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
     training = [line for line in lines if "train/lr" in line]
-    # An interval ends every 3 steps, before each evaluation and at the end; no step is in two of them.
+    # An interval ends every 3 steps, before each evaluation and at the end; intervals do not overlap.
     evaluated = [line["step"] for line in lines if "test/accuracy" in line]
     last = evaluated[-1]
     assert [line["step"] for line in training] == sorted({*range(3, last + 1, 3), *evaluated})
@@ -92,7 +92,9 @@ def test_the_folder_of_a_run_says_what_it_was(identified, tmp_path):
     assert (folder / "source" / "architectures.py").exists()
     last = metrics(folder)[-1]["step"]
     saved = torch.load(folder / f"step_{last}_all_preds.0", weights_only=True)
-    assert saved["preds"].shape == saved["labels"].shape == (7, 4)  # 7 rows in batches of 8: no padding row
+    assert (
+        saved["preds"].shape == saved["labels"].shape == (7, 4)
+    )  # 7 rows in a batch of 8, without the padding row
     correct = (saved["preds"] == saved["labels"]).float()
     assert metrics(folder)[-1]["test/accuracy"] == pytest.approx(correct.mean().item())
     weights = torch.load(folder / f"step_{last}", weights_only=True)
@@ -130,7 +132,7 @@ def test_a_sweep_trains_every_combination_in_a_folder_of_its_own(identified, tmp
     assert in_process_command(monkeypatch, tmp_path, "--multirun", *TINY, *data, *sweep) == 0
     runs = {path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()}
     assert runs == {f"lr_{lr}_seed_{seed}" for lr in ("0.001", "0.0001") for seed in (0, 1)}
-    # Each is the run that it would have been alone.
+    # Each run equals the same run on its own.
     train(identified, tmp_path / "alone", lr=1e-4, seed=1, epochs=2)
     assert_same_run(tmp_path / "checkpoints" / "lr_0.0001_seed_1", tmp_path / "alone")
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "alone"}  # no outputs/, no multirun/
@@ -144,7 +146,7 @@ def test_the_wiring_stays_short_enough_to_be_read():
 
 
 def test_training_metrics_are_means_over_the_interval_and_its_halted_rows(identified):
-    """Against sums taken by hand from the loss head, step by step."""
+    """Compare with sums computed by hand from the loss head, step by step."""
     run, twin = (build(tiny(identified, "x"), World()) for _ in range(2))
     sums: dict[str, float] = {}
     state, model = twin.state, twin.state.model
@@ -181,7 +183,7 @@ def test_each_fetch_begins_from_nothing(identified):
 
 
 def test_a_metric_is_a_mean_over_the_rows_that_it_declares(identified, monkeypatch):
-    """At steps 1, 2 and 4 no row has halted, at step 3 all 8 have, each at its own third step."""
+    """No row halts at steps 1, 2 and 4; all 8 rows halt at step 3, their third step."""
     monkeypatch.setitem(METRICS, "halted", Metric(lambda rows: rows.steps == 3))
     monkeypatch.setitem(METRICS, "all", Metric(lambda rows: rows.steps == 3, over="all"))
     logged = steps(build(tiny(identified, "x"), World()), 4).metrics.fetch()
@@ -200,7 +202,7 @@ def test_test_steps_is_the_first_step_that_says_stop_and_the_answer_the_last_one
     run = build(tiny(identified, "x", "arch.halt_max_steps=4"), World())
     inner = run.state.model.architecture
     calls = []
-    # Rows say stop at step 1, 3, 2, never, 1, 1, 4; q_halt may fall again afterwards.
+    # Rows say stop at step 1, 3, 2, never, 1, 1, 4; q_halt may decrease afterwards.
     says = torch.tensor(
         [[1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1], [1, 0, 1, 0], [0, 0, 0, 1]]
     )
@@ -226,7 +228,7 @@ def test_test_steps_is_the_first_step_that_says_stop_and_the_answer_the_last_one
 
 
 def test_padding_rows_count_nowhere(identified, tmp_path):
-    """The seven test rows in one padded batch of 8, in batches of 1, and in one of 7 give the same numbers."""
+    """The seven test rows give the same numbers in one padded batch of 8, in batches of 1, and in one of 7."""
     results = []
     for size in (8, 1, 7):
         run = build(tiny(identified, "x", global_batch_size=size), World())
@@ -304,7 +306,7 @@ def test_without_puzzle_embeddings_there_is_no_table_and_the_rest_trains(identif
 
 
 def test_puzzles_are_told_apart_only_through_their_embeddings(identified):
-    """The table moves in the rows of the batch alone."""
+    """Only the table rows of the batch change."""
     run = build(tiny(identified, "x", puzzle_emb_lr=0.1), World())
     batch = batches_of(run)[0]
     for _ in range(2):  # the first step's gradient may be zero where q_head and table are zero
@@ -372,7 +374,7 @@ def test_each_evaluation_is_evaluated_by_the_family_of_the_data_unless_told_othe
 
 @pytest.fixture
 def poisoned(monkeypatch):
-    """Makes the loss of one step infinite or NaN."""
+    """Make the loss of one step infinite or NaN."""
 
     def at(step: int, value: float) -> None:
         from models.losses import ACTLossHead
@@ -405,7 +407,7 @@ def test_a_loss_that_is_not_finite_never_reaches_the_weights(identified, tmp_pat
         match=r"^step 7 \(batch 2 of iteration 2 of the training stream\): the loss or its gradient",
     ):
         train(identified, folder, **settings)
-    # What is on disk is from before step 7: the state of the evaluation after step 5, or of step 6.
+    # The state on disk is from before step 7: from the evaluation after step 5, or from step 6.
     state = newest_state(folder)["shared"]
     assert state["step"] == (5 if interval is None else 6)
     assert all(value.isfinite().all() for value in state["model"].values())

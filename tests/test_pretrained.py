@@ -1,4 +1,4 @@
-"""Weights from everywhere: files, folders, the hub, published runs; and everything that must be refused."""
+"""Loading weights from files, folders, the hub and published runs; and errors."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_the_best_weights_tell_the_step_they_are_of(tmp_path):
 
 
 class Hub:
-    """Stands in for the download call: a folder on disk as the repository OWNER/NAME."""
+    """A fake download function: a folder on disk as the repository OWNER/NAME."""
 
     def __init__(self, root: Path):
         self.root, self.asked = root, []
@@ -230,7 +230,7 @@ def test_truncated_and_foreign_files_are_named(tmp_path):
         "half": content[: len(content) // 2],
         "flipped": bytes(flipped),
         "text": b"arch:\n  name: trm\n",
-        "words": b"hello",  # a pickle too, which asks for what is not there
+        "words": b"hello",  # also a pickle, which refers to a missing object
         "half.safetensors": (tmp_path / "x.safetensors").read_bytes()[:200],
         "text.safetensors": b"hello",
     }

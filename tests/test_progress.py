@@ -1,4 +1,4 @@
-"""Progress of training and evaluation in logs that nobody watches on a terminal; time is that of a fake clock."""
+"""Progress of training and evaluation on a terminal and in log files, with a fake clock."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""Published all_config.yaml files in our keys: class identifiers, keys, and everything that is refused."""
+"""Published all_config.yaml files converted to our keys: class identifiers, keys, and errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from models.registry import PUBLISHED_NAMES, build_model
 from utils.errors import UserError
 
 LOSS = {"name": "losses@ACTLossHead", "loss_type": "stablemax_cross_entropy"}
-# As the published configs of each class carry them.
+# As in the published configs of each class.
 TRM = {
     "H_cycles": 3,
     "H_layers": 0,

@@ -1,4 +1,4 @@
-"""The stream of batches: seeds, ranks, resuming, padding, and what users get wrong."""
+"""The stream of batches: seeds, ranks, resuming, padding, and user errors."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ def ragged(tmp_path):
 
 
 def published_puzzles(groups, seed, iteration, epochs, batch_size):
-    """The puzzles of each batch, spelled out draw by draw from the published description."""
+    """Draw the puzzles of each batch one by one, following the published description."""
     lengths = [length for group in groups for length in group]
     group_starts = np.cumsum([0] + [len(group) for group in groups])
     rng = np.random.Generator(np.random.Philox(seed=seed + iteration))
@@ -71,7 +71,7 @@ def test_examples_of_a_puzzle_are_taken_whole_or_chosen_without_replacement():
 
 
 def test_neighbouring_seeds_share_their_orders_one_iteration_apart_as_published():
-    """README tells to take seeds further apart than a run has iterations."""
+    """The README recommends seeds that differ by more than the number of iterations of a run."""
     starts = np.arange(41)
 
     def drawn(seed: int, iteration: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Files that no reader takes, damaged or made so on purpose, end in one message that names the file."""
+"""Damaged and malicious files give one message that names the file."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_json_lines_with_bytes_are_read_as_the_file_has_them():
 
 @pytest.mark.parametrize("folder", ["config", "dataset", "evaluators", "models", "utils", "."])
 def test_no_other_module_calls_a_parser_itself(folder):
-    """`utils/reading.py` and `utils/tensor_files.py` are the only homes of what parsers raise."""
+    """Only `utils/reading.py` and `utils/tensor_files.py` handle exceptions of parsers."""
     parsers = {("json", "load"), ("json", "loads"), ("yaml", "load"), ("yaml", "safe_load"), ("np", "load")}
     parsers |= {("torch", "load"), ("np", "fromfile")}
     paths = (ROOT / folder).glob("*.py") if folder == "." else (ROOT / folder).rglob("*.py")

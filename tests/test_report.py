@@ -29,7 +29,7 @@ SOLUTION = np.array([[(3 * (r % 2) + r // 2 + c) % 6 + 1 for c in range(6)] for 
 
 
 def sudokus(count, seed, givens=15):
-    """Puzzles with one of many solutions: the cyclic one with digits, bands and rows exchanged."""
+    """Make puzzles with one of many solutions: the cyclic one with permuted digits, bands and rows."""
     rng = np.random.default_rng(seed)
     grids = []
     for _ in range(count):
@@ -129,8 +129,8 @@ def test_broken_rules_are_listed_and_set_the_exit_status(sudoku_dataset, capsys)
     printed = capsys.readouterr().out
     assert "1 problem\n" in printed
     assert "row 3, cell 4 is 99" in printed
-    assert "no readable train split" in printed
-    assert "6 examples of 6 puzzles" in printed, "the other split is described all the same"
+    assert "the train split cannot be read" in printed
+    assert "6 examples of 6 puzzles" in printed, "the other split is described nevertheless"
 
 
 def test_a_missing_dataset_is_one_readable_line(tmp_path, capsys):
@@ -149,7 +149,7 @@ def test_no_overlap_is_found_between_different_puzzles(sudoku_dataset):
 def test_equal_inputs_and_outputs_are_counted_apart(tmp_path):
     train, (puzzles, solutions) = sudokus(20, 1), sudokus(6, 2)
     puzzles[:2], solutions[:2] = train[0][4:6], train[1][4:6]
-    puzzles[2], solutions[2] = np.where(train[0][7] > 0, 0, train[1][7]), train[1][7]  # the same answer only
+    puzzles[2], solutions[2] = np.where(train[0][7] > 0, 0, train[1][7]), train[1][7]  # only the same answer
     found = overlaps(write_sudoku(tmp_path / "d", train, (puzzles, solutions)))
     distinct = {row.tobytes() for row in train[1]}
     assert found["inputs"] == (2, 6)
@@ -160,7 +160,7 @@ def test_equal_inputs_and_outputs_are_counted_apart(tmp_path):
 def test_a_test_puzzle_that_symmetries_turn_into_a_train_puzzle_is_found(tmp_path):
     train, (puzzles, solutions) = sudokus(20, 1), sudokus(6, 2)
     relabelled = np.array([0, 4, 6, 1, 2, 3, 5])
-    stacks = [3, 4, 5, 1, 0, 2]  # columns: the stacks exchanged, columns within one too
+    stacks = [3, 4, 5, 1, 0, 2]  # swapped stacks of columns, and columns within a stack
     for part, source in zip((puzzles, solutions), train, strict=True):
         part[5] = relabelled[source[9].reshape(6, 6)[[4, 5, 1, 0, 2, 3]][:, stacks]].ravel()
     found = overlaps(write_sudoku(tmp_path / "d", train, (puzzles, solutions)))
@@ -189,7 +189,7 @@ def test_turned_and_exchanged_mazes_are_found(tmp_path):
     test = tokens[:4].copy()
     test[1] = np.rot90(test[1].reshape(5, 5)).ravel()
     test[2] = np.array([0, 1, 2, 4, 3, 5], np.uint8)[test[2]].reshape(5, 5).T.ravel()
-    test[3, :3] = 4 - test[3, :3] - 1  # walls for free cells: another maze
+    test[3, :3] = 4 - test[3, :3] - 1  # walls and free cells swapped, which is another maze
     for split, rows in (("train", tokens), ("test", test)):
         write_split(
             tmp_path / split, rows, rows, vocab_size=6, extra={"family": "maze", "grid_shape": [5, 5]}
@@ -229,7 +229,7 @@ def test_arc_grids_are_compared_wherever_they_lie_in_the_frame(tmp_path):
 
 
 def test_arc_rows_that_differ_in_any_one_cell_are_told_apart(tmp_path):
-    """Also in the cells that are not looked at first."""
+    """Including cells outside the sample."""
     rng = np.random.default_rng(0)
     grid = rng.integers(0, 10, (20, 20))
     others = np.repeat(grid[None], 400, axis=0)

@@ -1,4 +1,4 @@
-"""A run that was stopped anywhere and continued is the run that was never stopped."""
+"""A run that is stopped anywhere and resumed equals an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SETTINGS = {"ema": True, "checkpoint_interval_steps": None}
 
 
 def call_at(monkeypatch, name: str, count: int, action: Callable[[], None]) -> None:
-    """Do `action` when `pretrain` calls its function `name` for the count-th time, before the call."""
+    """Call `action` right before `pretrain` calls its function `name` for the count-th time."""
     function, calls = getattr(pretrain, name), []
 
     def counting(*args, **kwargs):
@@ -43,7 +43,7 @@ def terminate() -> None:
 
 
 class Killed(BaseException):
-    """Ends the run at once, as SIGKILL would: nothing of the run's own handles it."""
+    """End the run immediately like SIGKILL, because no handler catches it."""
 
 
 def kill() -> None:
@@ -73,7 +73,7 @@ def test_the_run_is_long_enough_to_be_stopped_within_both_iterations(undisturbed
     first, last = (line["step"] for line in metrics(undisturbed) if "test/accuracy" in line)
     assert first >= 4
     assert last - first >= 4
-    assert first % 3, "an interval of metrics must be cut by the evaluation too"
+    assert first % 3, "an evaluation must also end an interval of metrics"
 
 
 @pytest.mark.parametrize("step", ["first", "within", "before the evaluation", "after it", "last"])
@@ -126,7 +126,7 @@ def test_what_a_killed_run_logged_after_its_last_checkpoint_is_logged_once(
     identified, undisturbed, tmp_path, monkeypatch, logged
 ):
     evaluated = next(line["step"] for line in metrics(undisturbed) if "test/accuracy" in line)
-    # Saved at the last step of the iteration, before its evaluation; no saving at the evaluation itself.
+    # Saved at the last step of the iteration, before its evaluation, but not at the evaluation itself.
     settings = SETTINGS | {
         "checkpoint_interval_steps": evaluated,
         "checkpoint_every_eval": False,
@@ -402,12 +402,12 @@ def test_the_best_is_kept_also_if_not_every_evaluation_is(identified, tmp_path):
 
 
 def test_a_metric_that_the_evaluation_does_not_bring_costs_no_training(sudoku4x4, tmp_path):
-    """The evaluator could name it, so that the start cannot refuse it, but no 4x4 puzzle is that hard."""
+    """The evaluator may log it, so it is accepted at the start, but no 4x4 puzzle is that hard."""
     folder, name = tmp_path / "run", "sudoku/exact_difficulty_over_100"
     with pytest.raises(UserError, match=f"best_metric={name}: no such metric; this run has sudoku/"):
         train(sudoku4x4, folder, evaluators=None, best_metric=name)
     assert states(folder) == {f"state_step_{evaluated_steps(folder)[0]}"}
-    with pytest.raises(UserError, match="no such metric"):  # what was trained is there, so the end is reached
+    with pytest.raises(UserError, match="no such metric"):  # after the training has finished
         train(sudoku4x4, folder, evaluators=None, best_metric=name, resume="auto")
     assert train(sudoku4x4, folder, evaluators=None, best_metric="test/accuracy", resume="auto") == 0
 
@@ -440,7 +440,7 @@ def test_each_signal_saves_ends_with_its_code_and_restores_the_handlers(
 
 
 def test_resuming_reads_no_batch_that_was_used(identified, tmp_path, monkeypatch):
-    """The stream is asked to begin where it was left, rather than replayed."""
+    """The stream starts at the saved position instead of replaying earlier batches."""
     folder = stopped_run(identified, tmp_path / "run", monkeypatch, step=3)
     config = tiny(identified, folder, **SETTINGS, resume="auto")
     run = build(config, World())
@@ -466,7 +466,7 @@ def test_the_names_of_identifiers_are_read_once_whatever_the_number_of_saves(
 
 @pytest.mark.slow
 def test_keeping_states_costs_less_than_a_hundredth_of_the_loop(identified, tmp_path, monkeypatch):
-    """At default settings: a state with each evaluation. What counts is the time the loop waits for the saving."""
+    """With default settings, which save a state at each evaluation; measure the time that the loop waits for saving."""
     made = []
     init = Checkpointer.__init__
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""reveal_prob: some drawn puzzles are made easier, the same for any ranks and from any position."""
+"""reveal_prob: some puzzles are made easier, independently of ranks and resume position."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_shown_cells_are_those_of_the_answer_in_about_as_many_rows_as_asked_for(
         assert torch.equal(batch["inputs"][shown], batch["labels"][shown])
         changed += shown.any(1).tolist()
         shares += (shown.sum(1) / blank.sum(1)).tolist()
-    assert 0.42 < np.mean(changed) < 0.52  # of 800 rows, a few of which draw next to no cell
+    assert 0.42 < np.mean(changed) < 0.52  # of 800 rows, a few of which reveal almost no cell
     assert 0.2 < np.mean([share for share in shares if share]) < 0.3
     assert max(shares) < 0.8
 

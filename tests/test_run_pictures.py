@@ -1,4 +1,4 @@
-"""Pictures in W&B at each evaluation: made only where they are shown, and never worth a run."""
+"""Pictures in W&B at each evaluation: drawn only if needed, and errors never end a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from utils.loggers.wandb import WandbLogger
 
 @dataclass
 class StandIn:
-    """Takes what W&B's run object would."""
+    """A fake run object of W&B."""
 
     logged: list[tuple[int, dict]] = field(default_factory=list)
 

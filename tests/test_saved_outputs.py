@@ -1,4 +1,4 @@
-"""Saved outputs are written batch by batch and read as one dict of tensors."""
+"""Saved outputs are written batch by batch and read as a single dict of tensors."""
 
 from __future__ import annotations
 
@@ -75,4 +75,4 @@ with SavedOutputs(Path(sys.argv[1]), ["logits"]) as saved:
     command = [sys.executable, "-c", program, str(tmp_path / "preds")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "preds").stat().st_size > 200_000_000  # 20 batches of 10 MB under a limit of 60 MB
+    assert (tmp_path / "preds").stat().st_size > 200_000_000  # 20 batches of 10 MB with a limit of 60 MB

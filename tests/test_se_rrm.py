@@ -1,4 +1,4 @@
-"""se_rrm and urm: equivariance, other grid sizes with the same weights, and the formula of a cycle."""
+"""se_rrm and urm: equivariance, grids of other sizes with the same weights, and the formula of a cycle."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_relabelling_the_digits_relabels_the_logits_and_leaves_halting_as_it_is(
     torch.testing.assert_close(moved[..., relabelled.long()], logits, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(moved_q, q, rtol=1e-4, atol=1e-4)
     assert logits.std() > 0.01
-    blank_for_digit = torch.tensor([0, 2, 1, 3, 4, 5], dtype=torch.int32)  # a blank is no digit
+    blank_for_digit = torch.tensor([0, 2, 1, 3, 4, 5], dtype=torch.int32)  # a blank is not a digit
     other, _ = answer(built, blank_for_digit[inputs.long()])
     assert (other[..., blank_for_digit.long()] - logits).abs().max() > 1e-3
 

@@ -1,4 +1,4 @@
-"""The weights below pretrained/: they load, solve a hard puzzle, and their card says what they know and scored."""
+"""Weights in pretrained/: they load and solve a hard puzzle, and their card documents knowledge and scores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = sorted(path for path in (ROOT / "pretrained").iterdir() if path.is_dir())
-# Of Sudoku-Extreme's test rows.
+# From the test rows of Sudoku-Extreme.
 HARD = "4..9..58......6..7...8...46...6....8.....5.9.13.4.8....4.7.9.6..8.....5..9.5..7.4"
 
 

@@ -1,4 +1,4 @@
-"""The command `solve.py`: one puzzle from text or from the test data, its arguments, and readable errors."""
+"""The command `solve.py`: a puzzle from text or from the test data, arguments, and errors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
 
 
 def printed(capsys, *arguments: str) -> list[str]:
-    """The lines that the command prints, run in this process."""
+    """Run the command in this process and return the lines that it prints."""
     capsys.readouterr()
     solve.main(["device=cpu", *arguments])
     return capsys.readouterr().out.splitlines()
@@ -42,7 +42,7 @@ def printed(capsys, *arguments: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
-    """A run on the one puzzle above, which it learns by heart; its test data has a relabelled one besides."""
+    """Train on the puzzle above until it is memorised; the test data also has a relabelled one."""
     root = tmp_path_factory.mktemp("trained")
     rows = {"train": [(PUZZLE, ANSWER)]}
     rows["test"] = [*rows["train"], (PUZZLE.translate(RELABELLED), ANSWER.translate(RELABELLED))]
@@ -81,7 +81,7 @@ def trained(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory) -> Path:
-    """A run of random weights whose data is not on this machine."""
+    """Create a run with random weights whose data is not on this machine."""
     metadata = SIZES_4 | {"family": "sudoku", "grid_shape": [4, 4], "box_shape": [2, 2]}
     folder = tmp_path_factory.mktemp("untrained") / "run"
     return write_run(folder, randomised(sizes=SIZES_4), metadata=metadata, data_paths=["not/here"])
@@ -98,7 +98,7 @@ def test_a_learned_puzzle_of_the_test_data_is_solved_and_equal_to_the_answer(tra
     assert "says stop first at step" in lines[-2]
     assert any(line.startswith("puzzle ") and "step 1: " in line for line in lines)
     assert "1 2 | . ." in done.stdout  # the puzzle
-    assert "1 2 | 4*3*" in done.stdout  # and what was filled in
+    assert "1 2 | 4*3*" in done.stdout  # with filled cells
     assert "\x1b" not in done.stdout
     assert max(map(len, lines[3:])) <= 80
 
@@ -262,7 +262,7 @@ def test_a_model_of_many_identifiers_says_that_it_gets_the_blank_one(tmp_path, c
     [
         ([], r"(?s)not/here.*data_paths_test=\[DIR\].*puzzle="),
         (["data_paths_test=[nor/here]"], "nor/here"),
-        (["puzzle=12.3"], r"puzzle= has 4 cells, but this model solves 4x4 Sudoku, of 16 cells"),
+        (["puzzle=12.3"], r"puzzle= has 4 cells, but this model solves 4x4 Sudoku with 16 cells"),
     ],
 )
 def test_what_is_missing_is_named(untrained, arguments, message):

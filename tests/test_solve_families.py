@@ -1,4 +1,4 @@
-"""`solve.py` on each family of puzzles: what it reads as one, and when an answer counts as solved."""
+"""`solve.py` for each puzzle family: parsing puzzles and judging answers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_drawn_grid_is_read_as_its_cells():
     [
         ("12..34.5..3..3.2", "'5' at character 8; allowed are 1234, . or 0"),
         ("12..\n34.x\n..3.\n.3.2", "'x' at line 2, character 4"),
-        ("12..34....3..3.", "has 15 cells, but this model solves 4x4 Sudoku, of 16 cells"),
+        ("12..34....3..3.", "has 15 cells, but this model solves 4x4 Sudoku with 16 cells"),
         ("1", "has 1 cell,"),
         ("", "has 0 cells"),
         ("12..34....3..3.²", "'²' at character 16"),
@@ -153,7 +153,7 @@ def test_of_an_arc_answer_only_the_grid_counts():
         == "not solved: the grid is 2x2, but the answer is 2x3"
     )
     nothing = watched(FAMILIES["arc"], encoded, labels, [(np.zeros_like(encoded), 1.0)])
-    assert nothing[-1] == "not solved: the grid is empty, the answer 2x3"
+    assert nothing[-1] == "not solved: the grid is empty, but the answer is 2x3"
     assert any("no grid" in line for line in nothing)
 
 

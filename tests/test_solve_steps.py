@@ -1,4 +1,4 @@
-"""What `solve.py` prints of a model's steps: which cells it marks, its verdict, and how grids are drawn."""
+"""Output of `solve.py` for the steps of a model: marked cells, verdicts, and grids."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ESCAPE = re.compile(r"\x1b\[[\d;]*m")
 
 # ------------------------------------------------------------------------------ a scripted model
 
-WRONG = "1243342121344313"  # its last cell, a given 2, is a 3
+WRONG = "1243342121344313"  # its last cell is 3 instead of the given 2
 STEPS = [("1211341111311312", -3.0), (WRONG, -1.0), (ANSWER, 1.0), (ANSWER, 2.0), (ANSWER, 3.0)]
 
 
@@ -133,13 +133,13 @@ def test_every_family_fits_eighty_columns_with_and_without_colours(name):
     plain, coloured = (
         watched(family, question, None, random_steps(family), colour=colour) for colour in (False, True)
     )
-    drawn = slice(2, -2)  # not the sentences
+    drawn = slice(2, -2)  # without the sentences
     assert max(map(len, plain[drawn])) <= 80
     assert max(len(ESCAPE.sub("", line)) for line in coloured[drawn]) <= 80
     assert not any("\x1b" in line for line in plain)
     assert any("\x1b" in line for line in coloured)
     assert len(plain) == len(coloured)
-    # Side by side where there is room: five steps and the puzzle in fewer rows of grids than six.
+    # Side by side if there is room: the puzzle and five steps take fewer than six rows of grids.
     heads = [line for line in plain if re.match(r"(puzzle|step \d)", line)]
     assert len(heads) < 6 or name == "arc"
 

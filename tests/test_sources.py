@@ -1,4 +1,4 @@
-"""Hub-style tables: what is read, and how wrong ones are refused by file and row."""
+"""Reading puzzle tables; errors name file and line."""
 
 from __future__ import annotations
 
@@ -167,9 +167,7 @@ def test_the_hub_is_asked_for_the_dataset_file(monkeypatch, tmp_path):
 
 
 def hub_error() -> HfHubHTTPError:
-    return HfHubHTTPError.__new__(
-        HfHubHTTPError
-    )  # its constructor needs a response of the HTTP library in use
+    return HfHubHTTPError.__new__(HfHubHTTPError)  # its constructor needs a response of the HTTP library
 
 
 @pytest.mark.parametrize(
@@ -198,7 +196,7 @@ def test_a_hub_that_cannot_be_reached_is_said_with_the_alternatives(monkeypatch,
 
 def test_a_hub_that_never_answers_is_asked_again_in_silence(tmp_path):
     code = (
-        "import time; waits = []; time.sleep = waits.append\n"  # the library's pauses between attempts
+        "import time; waits = []; time.sleep = waits.append\n"  # pauses of the library between attempts
         "from dataset.sources import download_table; from utils.errors import UserError\n"
         "try: download_table('a/b', 'train.csv')\n"
         "except UserError as error: print(len(waits), error)"

@@ -1,4 +1,4 @@
-"""The speedrun's recipe, made small, trains: every option that it combines goes with every other, also on resuming."""
+"""The speedrun recipe at a small size: all options work together, also on resuming."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the start of a command costs: which splits are checked, and which modules are imported."""
+"""Startup costs of commands: checked splits and imported modules."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def sudoku(tmp_path):
 
 @pytest.fixture
 def checked(monkeypatch):
-    """How often the content of each split has been checked."""
+    """Count how often the content of each split is checked."""
     counts: Counter[str] = Counter()
     problems = ExampleSet.problems
 
@@ -70,12 +70,12 @@ ABOUT_DATA = (
     *(f"-m dataset.build_{family}_dataset" for family in ("sudoku", "maze", "arc")),
     *("dataset/report.py", "-m dataset.report"),
 )
-# What takes long to import and nobody needs for help.
+# Libraries that are slow to import and not needed for --help.
 SLOW = {"torch", "numpy", "sympy", "matplotlib", "wandb", "safetensors", "huggingface_hub", "PIL", "gradio"}
 
 
 def run_listing_imports(command: str, *arguments: str, **environment: str) -> tuple[int, str, set[str]]:
-    """The exit code of a command, what it printed, and the libraries of `SLOW` that it imported."""
+    """Run a command; return its exit code, output, and the libraries of `SLOW` that it imported."""
     done = run_python("-X", "importtime", *command.split(), *arguments, cwd=ROOT, **environment)
     said, imported = [done.stdout], set()
     for line in done.stderr.splitlines():
@@ -83,7 +83,7 @@ def run_listing_imports(command: str, *arguments: str, **environment: str) -> tu
             imported.add(line.rpartition("|")[2].strip().partition(".")[0])
         else:
             said.append(line)
-    assert "pydantic" in imported or "argparse" in imported  # that imports were listed at all
+    assert "pydantic" in imported or "argparse" in imported  # check that imports are recorded
     return done.returncode, "\n".join(said), imported & (SLOW - {"numpy"} if command in ABOUT_DATA else SLOW)
 
 

@@ -1,4 +1,4 @@
-"""What every config refuses, whichever command or architecture it belongs to."""
+"""Strict validation that is common to all configs of commands and architectures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SCHEMAS["arch.loss"] = ACTLossHead.Config
 
 
 def fields_of_type(schema, *types: str) -> list[str]:
-    """The fields that take these JSON types and no others but null."""
+    """Return the fields that accept only these JSON types and null."""
     found = []
     for name, field in schema.model_json_schema()["properties"].items():
         options = field.get("anyOf", [field])
@@ -42,7 +42,7 @@ def fields_of_type(schema, *types: str) -> list[str]:
 
 def refused_keys(schema, values: dict) -> dict[str, str]:
     with pytest.raises(ValidationError) as caught:
-        schema(**values, unknown_key=1)  # so that there is always an error to look at
+        schema(**values, unknown_key=1)  # so that there is always an error
     return {str(error["loc"][0]): error["msg"] for error in caught.value.errors() if error["loc"]}
 
 
@@ -60,7 +60,7 @@ def test_no_number_is_given_as_true_or_false(schema, value):
 def test_what_is_true_or_false_still_is(schema, value):
     switches = fields_of_type(schema, "boolean")
     refused = refused_keys(schema, dict.fromkeys(switches, value))
-    # An architecture may fix a switch ("should be False"), but none takes it for something else.
+    # An architecture may fix a switch ("should be False"), but none gives it another type.
     assert not any("should be a valid" in refused.get(name, "") for name in switches)
 
 

@@ -1,4 +1,4 @@
-"""The Sudoku family: box shapes, text, rules, solvers, generator, invariant hash."""
+"""The Sudoku family: box shapes, text, rules, solvers, generator, invariant hashes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def all_grids_4x4() -> np.ndarray:
-    """Every solved 4x4 grid, found without the solver: rows from all permutations, checked cell by cell."""
+    """Return all solved 4x4 grids, found without the solver by checking all permutations of rows."""
 
     def fits(rows):
         for a, b in itertools.combinations(range(len(rows)), 2):
@@ -180,7 +180,7 @@ def test_a_recorded_box_shape_wins_over_the_usual_one():
 
 
 def test_is_solution_knows_all_4x4_grids_among_all_latin_squares():
-    # Rows and columns alone do not make a solution: 576 Latin squares of order 4, 288 of them with good boxes.
+    # Rows and columns are not sufficient: of 576 Latin squares of order 4, 288 have valid boxes.
     permutations = list(itertools.permutations((1, 2, 3, 4)))
     latin = np.array(
         [
@@ -355,7 +355,7 @@ def test_a_shorter_split_is_the_beginning_of_a_longer_one():
 def test_splits_are_kept_apart_up_to_symmetry_and_by_solution():
     spec = PuzzleSpec(BoxShape(2, 3), 20)
     train = generate_split(spec, 40, seed=0, split=0, workers=1)
-    # The same stream again: every candidate is a train puzzle first, so all of the first 40 must be passed over.
+    # Reuse the stream, so that the first 40 candidates are train puzzles, which must be skipped.
     test = generate_split(spec, 20, seed=0, split=0, workers=1, excluded=train)
     assert not {*train.hashes.tolist()} & {*test.hashes.tolist()}
     beyond = generate_split(spec, 60, seed=0, split=0, workers=1)
@@ -366,7 +366,7 @@ def test_a_test_puzzle_with_the_solution_of_a_train_puzzle_is_passed_over():
     spec = PuzzleSpec(BoxShape(2, 3), 20)
     wanted = generate_split(spec, 3, seed=0, split=1, workers=1)
     train = generate_split(spec, 3, seed=0, split=0, workers=1)
-    train.solutions[1] = wanted.solutions[0]  # by its solution alone: its hash differs
+    train.solutions[1] = wanted.solutions[0]  # only the solution matches, not the hash
     test = generate_split(spec, 2, seed=0, split=1, workers=1, excluded=train)
     assert (test.puzzles == wanted.puzzles[1:]).all()
 
@@ -386,7 +386,7 @@ def test_hashes_are_equal_for_all_symmetric_images(shape):
 
 
 def orders(num_bands: int, band_size: int) -> np.ndarray:
-    """Every order of lines that keeps bands together."""
+    """Return all orders of lines that keep bands together."""
     return np.array(
         [
             [band * band_size + line for band, lines in zip(bands, within, strict=True) for line in lines]
@@ -397,14 +397,14 @@ def orders(num_bands: int, band_size: int) -> np.ndarray:
 
 
 def canonical(puzzle: np.ndarray, solution: np.ndarray, shape: BoxShape) -> bytes:
-    """The least of all images of a puzzle, by brute force: equal for equivalent puzzles and only for them."""
+    """Return the smallest image of a puzzle by brute force; it is equal exactly for equivalent puzzles."""
     size = shape.size
     rows, columns = orders(shape.columns, shape.rows), orders(shape.rows, shape.columns)
     cells = (rows[:, None, :, None] * size + columns[None, :, None, :]).reshape(-1, size * size)
     if shape.square:
         cells = np.concatenate([cells, np.arange(size * size).reshape(size, size).T.reshape(-1)[cells]])
     images, given = solution[cells], puzzle[cells] > 0
-    # Digits renamed so that the first row reads 1, 2, 3, ...
+    # Rename digits so that the first row is 1, 2, 3, ...
     names = np.zeros((len(cells), size + 1), np.uint8)
     np.put_along_axis(
         names, images[:, :size].astype(int), np.arange(1, size + 1, dtype=np.uint8)[None], axis=1
@@ -421,8 +421,10 @@ def test_hashes_tell_inequivalent_puzzles_apart(shape, clues, number):
     puzzles, solutions = (np.stack(grids) for grids in zip(*made, strict=True))
     hashes = invariant_hashes(puzzles, solutions, shape).tolist()
     classes = [canonical(p, s, shape) for p, s in zip(puzzles, solutions, strict=True)]
-    assert len({*zip(classes, hashes, strict=True)}) == len({*classes})  # equivalent: equal hashes
-    assert len({*hashes}) == len({*classes})  # and nothing else, for these
+    assert len({*zip(classes, hashes, strict=True)}) == len(
+        {*classes}
+    )  # equivalent puzzles have equal hashes
+    assert len({*hashes}) == len({*classes})  # and only those, for these puzzles
 
 
 def test_hashes_do_not_depend_on_the_size_of_the_batch():

@@ -1,4 +1,4 @@
-"""Sudoku files as the world writes them: lists, drawn grids, tables in one file, and the alphabets of large grids."""
+"""Sudoku files in common formats: lists, drawn grids, tables in one file, and alphabets of large grids."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_another_blank_is_read_where_it_is_named(tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def large() -> list[tuple[str, str]]:
-    """Two 16x16 puzzles and their solutions, all 16 symbols among the given cells."""
+    """Generate two 16x16 puzzles and their solutions, with all 16 symbols among the given cells."""
     made = []
     for seed in range(2):
         rng = np.random.default_rng(seed)
@@ -164,7 +164,7 @@ TWENTY_FIVE = BoxShape(5, 5)
 
 @pytest.fixture(scope="module")
 def largest() -> tuple[np.ndarray, np.ndarray]:
-    """Three 25x25 puzzles with one solution each, and these: (3, 625) values."""
+    """Return three 25x25 puzzles with unique solutions, and the solutions, (3, 625) values each."""
     rng = np.random.default_rng(5)
     row, column = np.indices((25, 25))
     grid = ((5 * row + row // 5 + column) % 25 + 1).astype(np.uint8)
@@ -241,7 +241,7 @@ def test_both_solvers_find_the_one_solution_of_25x25_puzzles(largest):
     for puzzle, solution, guesses in zip(*largest, solved.guesses, strict=True):
         found = solve(puzzle, TWENTY_FIVE)
         assert (found.solutions, found.guesses) == ([solution.tolist()], guesses)
-    emptied = np.where(largest[1][:1] <= 2, 0, largest[1][:1])  # two symbols that can change places
+    emptied = np.where(largest[1][:1] <= 2, 0, largest[1][:1])  # two symbols that can be swapped
     assert solve_batch(emptied, TWENTY_FIVE).num_solutions.tolist() == [2]
 
 
@@ -285,7 +285,7 @@ def test_a_damaged_compressed_file_is_refused_by_name(tmp_path, capsys, name, da
     assert not (tmp_path / "d").exists()
 
 
-# --- one file that is split here ---
+# --- splitting a single file ---
 
 
 def test_a_table_in_one_file_is_split_without_a_solver(tmp_path, capsys):
@@ -336,7 +336,7 @@ def test_full_grids_have_one_hash_up_to_symmetry_and_others_another(shape):
 
 
 def solution_rows(grids: np.ndarray, seed: int) -> list[str]:
-    """A table's rows of these solutions, with a third of the cells of each blank."""
+    """Return table rows of these solutions, with a third of the cells blank."""
     blank = np.random.default_rng(seed).random(grids.shape) < 0.33
     return [
         f"{format_grid(p)},{format_grid(s)}" for p, s in zip(np.where(blank, 0, grids), grids, strict=True)
@@ -361,7 +361,7 @@ def test_copies_of_a_solution_stay_in_one_split(tmp_path, capsys):
     path = puzzle_list(tmp_path / "t.csv", ["puzzle,solution", *solution_rows(grids, 2)])
     build("--output-dir", tmp_path / "d", "--source-csv", path, "--test-size", 12)
     printed = capsys.readouterr().out
-    assert "0 by it up to symmetry" in printed
+    assert "test solutions: 0, up to symmetry 0" in printed
     assert "the test split has 10 puzzles instead of 12" in printed
     path = puzzle_list(tmp_path / "t.csv", ["puzzle,solution", *solution_rows(grids[:5], 2)])
     message = refused(capsys, "--output-dir", tmp_path / "d", "--source-csv", path)

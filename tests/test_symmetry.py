@@ -1,4 +1,4 @@
-"""Symmetric copies of test puzzles: they invert exactly, keep solutions solutions, and depend on the seed alone."""
+"""Symmetric copies of test puzzles: exact inverses, valid solutions, and determinism."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BOXES = [BoxShape(2, 2), BoxShape(2, 3), BoxShape(3, 3), BoxShape(4, 4)]
 
 
 def solved_sudokus(box: BoxShape, count: int) -> np.ndarray:
-    """(count, N²) tokens of solved grids: images of the pattern that shifts each row."""
+    """Return tokens (count, N²) of solved grids: images of the pattern of shifted rows."""
     size = box.size
     lines = np.arange(size)
     pattern = (lines[:, None] * box.columns + lines[:, None] // box.rows + lines) % size + 1
@@ -38,7 +38,7 @@ def copies(symmetries, tokens: np.ndarray, *, count: int = COUNT, seed: int = 3,
 
 
 def of_family(name: str, rng: np.random.Generator, rows: int = 5):
-    """(symmetries, tokens (rows, S)) with tokens anywhere a model may put them."""
+    """Return (symmetries, tokens (rows, S)), with random tokens as a model might predict them."""
     if name.startswith("sudoku"):
         box = BoxShape.parse(name.removeprefix("sudoku "))
         return SudokuSymmetries(box), rng.integers(0, box.vocab_size, (rows, box.num_cells)).astype(np.int16)
@@ -58,7 +58,7 @@ def test_undoing_gives_back_any_answer_exactly(family):
     made = copies(symmetries, tokens, count=count)
     assert np.array_equal(made.tokens.reshape(5, count, -1)[:, 0], tokens)
     assert np.array_equal(made.undo(made.tokens.astype(np.int16)), np.repeat(tokens, count, 0))
-    # Answers to copies are turned back each by its own symmetry, so one answer to all comes back as many.
+    # Answers to copies are mapped back by different symmetries, so equal answers become different ones.
     same = np.repeat(tokens[:1], 5 * count, 0)
     assert len(np.unique(made.undo(same).reshape(5, count, -1)[0], axis=0)) == count
 
@@ -111,7 +111,7 @@ NAMES = [
 
 
 def arc_question(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """A grid before its augmentation, and the sequence that shows it under the augmentation of `name`."""
+    """Return a grid before augmentation, and its sequence under the augmentation of `name`."""
     grid = np.random.default_rng(5).integers(0, 10, (4, 7)).astype(np.uint8)
     return grid, arc.encode(arc.split_name(name)[1].apply(grid))
 
@@ -126,7 +126,7 @@ def test_arc_copies_are_what_the_data_shows_under_their_identifiers(identifier):
         assert np.array_equal(tokens, arc.encode(arc.split_name(NAMES[shown_as])[1].apply(grid)))
     answer = np.random.default_rng(6).integers(0, 10, (3, 5)).astype(np.uint8)
     said = np.stack([arc.encode(arc.split_name(NAMES[i])[1].apply(answer)) for i in made.identifiers])
-    said[:, -1] = 9  # outside of the grid, which does not count
+    said[:, -1] = 9  # outside the grid, so it is ignored
     expected = arc.encode(arc.split_name(NAMES[identifier])[1].apply(answer))
     assert (made.undo(said.astype(np.int16)) == expected).all()
 

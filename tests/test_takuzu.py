@@ -1,4 +1,4 @@
-"""docs/takuzu.py: a family outside the packages works in every command that docs/extending.md shows with it."""
+"""docs/takuzu.py: a family outside the packages works in all commands in docs/extending.md."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ TINY = [
 
 
 def of_page(program: str) -> list[str]:
-    """The arguments of the page's command."""
+    """Return the arguments of a command in the page."""
     (line,) = [line for line in COMMANDS if line.startswith(f"python {program} ")]
     return shlex.split(line.removeprefix(f"python {program} "))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Where the page's commands run: with the dataset of its first one, but fewer puzzles."""
+    """Create a folder for the commands of the page, with the dataset of the first one, but fewer puzzles."""
     assert COMMANDS[0] == "export PYTHONPATH=docs"
     path = tmp_path_factory.mktemp("takuzu")
     fewer = [*of_page("-m takuzu"), "--train", "24", "--test", "9"]
@@ -100,7 +100,7 @@ def test_the_puzzle_of_the_page_is_solved_step_by_step_and_drawn(trained, monkey
     monkeypatch.chdir(trained)
     solve.main([*of_page("solve.py"), "device=cpu"])
     said = capsys.readouterr().out
-    assert "warning" not in said  # it has one answer
+    assert "warning" not in said  # the answer is unique
     assert "solved" in said.splitlines()[-2]
     assert (trained / "takuzu.png").read_bytes().startswith(b"\x89PNG")
 
@@ -115,7 +115,7 @@ def test_a_puzzle_of_several_answers_is_warned_of(trained, monkeypatch, capsys):
 
 
 def by_rules(rows: list[str]) -> bool:
-    """The rules as people state them."""
+    """Check the rules directly."""
     lines = [*rows, *map("".join, zip(*rows, strict=True))]
     fine = all(line.count("0") == line.count("1") and not re.search("000|111", line) for line in lines)
     return fine and len(set(rows)) == len(rows) and len(set(lines[len(rows) :])) == len(rows)

@@ -1,4 +1,4 @@
-"""`logger=tensorboard`: what a run of pretrain.py leaves in its event files, and what happens without the package."""
+"""`logger=tensorboard`: event files of a run of pretrain.py, and errors without the package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("no_wandb_settings")
 
 
 def events(folder):
-    """Name -> {step: value} of the scalars, names of the pictures and the config's text, as TensorBoard shows them."""
+    """Return name -> {step: value} of scalars, names of pictures, and the config text, as in TensorBoard."""
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -26,7 +26,7 @@ def events(folder):
 
 
 def logged(folder):
-    """The same scalars from metrics.jsonl."""
+    """Return the same scalars from metrics.jsonl."""
     scalars = {}
     for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()):
         for name, value in line.items():

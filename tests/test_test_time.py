@@ -1,4 +1,4 @@
-"""Test-time strategies against a second, naive way to compute what they should answer and what it should cost."""
+"""Test-time strategies compared with naive implementations of their answers and costs."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_votes_are_counted_per_whole_grid_and_ties_go_to_the_largest_q_halt():
         each = [answer.tobytes() for answer in answers[row]]
         assert answers[row, chain].tobytes() == naive_majority(each, q_halt[row].tolist())
         of_the_same = [q for q, answer in zip(q_halt[row], each, strict=True) if answer == each[chain]]
-        assert q_halt[row, chain] == max(of_the_same)  # its confidence speaks for the grid
+        assert q_halt[row, chain] == max(of_the_same)  # the confidence for the grid
         tied += list(Counter(each).values()).count(max(Counter(each).values())) > 1
     assert tied > 50
     assert np.array_equal(PICKS["q_halt"](candidates), q_halt.argmax(1))
@@ -247,7 +247,7 @@ def test_an_ensemble_runs_one_model_after_the_other_and_votes(models):
         ]
         spent.append(valid.index(True) + 1 if any(valid) else len(valid))
         found += STEPS < spent[-1] < len(valid)
-    assert found  # by a later model
+    assert found  # solved by a later model
     (row,) = curves["with_checker"]
     assert row["supervision_steps"] == pytest.approx(np.mean(spent))
     assert [row["at"] for row in curves["chains"]] == [str(count + 1) for count in range(len(models))]
@@ -327,5 +327,5 @@ def test_checkers_know_the_rules():
     question = maze.encode("S      G        ")[None]
     path = maze.encode("SooooooG        ")[None]
     assert mazes(question, path).all()
-    around = maze.encode("Soo oooG  ooo   ")[None]  # a path, but not a shortest one
+    around = maze.encode("Soo oooG  ooo   ")[None]  # a path that is not a shortest one
     assert not mazes(question, around).any()

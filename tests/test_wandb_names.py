@@ -1,4 +1,4 @@
-"""Names of projects and runs: given in the config, else by W&B's environment variables, else derived."""
+"""Names of projects and runs: from the config, else from the environment variables of W&B, else derived."""
 
 import re
 
@@ -115,7 +115,7 @@ def test_a_sweep_does_not_give_all_its_runs_one_id(identified, tmp_path, monkeyp
     assert pretrain(monkeypatch, tmp_path, identified, *sweep) == 2
     assert "error: WANDB_RUN_ID=once: --multirun trains several runs" in capsys.readouterr().err
     assert not list(tmp_path.glob("c[01]"))
-    monkeypatch.setenv("WANDB_MODE", "disabled")  # nobody sees the id then
+    monkeypatch.setenv("WANDB_MODE", "disabled")  # so the id is not used
     assert pretrain(monkeypatch, tmp_path, identified, *sweep) == 0
     assert len(list(tmp_path.glob("c[01]"))) == 2
 
