@@ -37,7 +37,7 @@ def build(*arguments) -> None:
     main([str(argument) for argument in (*arguments, "--workers", 1)])
 
 
-def refused(capsys, *arguments) -> str:
+def build_error(capsys, *arguments) -> str:
     """Run a build that must fail with exit status 2 and one line, and return that line."""
     with pytest.raises(SystemExit) as exit_status:
         build(*arguments)

@@ -58,7 +58,7 @@ def sessions(runs) -> dict[str, Session]:
     }
 
 
-def test_every_step_gets_a_panel_and_a_picture_with_the_halting_probabilities(sessions):
+def test_every_step_has_a_panel_and_a_picture_with_halting_probabilities(sessions):
     solved = sessions["sudoku"].solve(PUZZLE, 6)
     assert [panel.number for panel in solved.panels] == list(range(7))
     pictures = [np.asarray(sessions["sudoku"].show(solved, number)) for number in range(7)]
@@ -78,7 +78,7 @@ def test_the_page_gives_the_answers_that_the_solver_gives(sessions):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_sampled_puzzles_can_be_put_back_in_and_have_one_solution(sessions, family):
+def test_sampled_puzzles_can_be_entered_as_text_and_have_one_solution(sessions, family):
     session = sessions[family]
     texts = {session.sample(seed) for seed in range(3)}
     assert len(texts) == 3
@@ -99,7 +99,7 @@ def test_symmetric_copies_vote_on_every_step(sessions, family):
     assert confidence.min() >= 1
 
 
-def test_a_vote_is_the_answer_turned_back(sessions):
+def test_votes_are_for_answers_mapped_back_to_the_puzzle(sessions):
     session = sessions["sudoku"]
 
     class SolvesByRules:
@@ -136,20 +136,20 @@ def test_bad_input_is_explained(sessions, text, steps, message):
         sessions["sudoku"].solve(text, steps)
 
 
-def test_a_puzzle_without_a_solution_is_put_all_the_same_with_a_warning(sessions):
+def test_a_puzzle_without_a_solution_is_accepted_with_a_warning(sessions):
     solved = sessions["sudoku"].solve("11..............", 2)
     assert len(solved.panels) == 3
     assert "contradicts itself" in solved.remarks[0]
     assert solved.summary.startswith("Not solved: ")
 
 
-def test_models_of_other_families_are_refused_by_name(tmp_path):
+def test_models_of_unsupported_families_are_rejected_by_name(tmp_path):
     arc = {"seq_len": 900, "vocab_size": 12, "num_puzzle_identifiers": 3, "family": "arc"}
     with pytest.raises(UserError, match="a model of arc, whose puzzles cannot be typed"):
         app.open_session(AppConfig(checkpoint=str(write(tmp_path / "run", arc)), device="cpu"))
 
 
-def test_a_model_that_knows_identifiers_plays_without_voting(tmp_path):
+def test_a_model_with_puzzle_identifiers_does_not_vote(tmp_path):
     session, _ = app.open_session(
         AppConfig(
             checkpoint=str(write(tmp_path / "run", FAMILIES["sudoku"] | {"num_puzzle_identifiers": 5})),
@@ -174,7 +174,7 @@ def test_arguments_are_checked(arguments, message):
         read_arguments(arguments, AppConfig)
 
 
-def test_help_says_every_key(capsys):
+def test_help_lists_every_key(capsys):
     with pytest.raises(SystemExit) as end:
         app.main(["--help"])
     assert end.value.code == 0
@@ -182,7 +182,7 @@ def test_help_says_every_key(capsys):
     assert all(f"\n  {key} " in text for key in AppConfig.model_fields)
 
 
-def test_without_gradio_the_command_says_how_to_install_it(monkeypatch):
+def test_without_gradio_the_error_explains_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(UserError, match=r"pip install -r requirements-app\.txt"):
         app.main(["checkpoint=x"])

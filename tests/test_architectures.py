@@ -149,7 +149,7 @@ def loaded_model(name: str, data: Path, **settings):
     return model
 
 
-def test_a_few_updates_move_every_parameter_and_report_finite_metrics(trained):
+def test_a_few_updates_change_every_parameter_and_report_finite_metrics(trained):
     assert trained.state.step == STEPS
     for name, parameter in trained.state.model.named_parameters():
         assert not torch.equal(parameter, trained.start[name]), name
@@ -157,7 +157,7 @@ def test_a_few_updates_move_every_parameter_and_report_finite_metrics(trained):
     assert {"train/lm_loss", "train/q_halt_loss"} <= trained.metrics.keys()
 
 
-def test_the_puzzle_rows_of_the_batches_move_and_the_others_stay_zero(trained):
+def test_only_puzzle_rows_of_the_batches_change(trained):
     if not trained.config.arch["puzzle_emb_ndim"]:
         assert not hasattr(trained.state.model.architecture, "puzzle_emb")
         return
@@ -204,7 +204,7 @@ def test_every_row_of_every_trained_head_receives_gradient(name, halting, data):
     assert (gradients[0].abs().sum(-1) > 0).all()
 
 
-def test_it_evaluates_on_the_test_split(trained):
+def test_every_architecture_evaluates_on_the_test_split(trained):
     results = evaluate(trained.state.model, trained.test_data, World(), evaluators={})
     assert {"test/lm_loss", "test/accuracy", "test/exact_accuracy", "test/steps"} <= results.keys()
     assert all(np.isfinite(value) for value in results.values())
@@ -260,7 +260,7 @@ def test_generated_code_trains_and_answers_like_eager(name, data):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_a_fresh_model_says_not_solved_of_everything_and_never_halts(name, data):
+def test_a_fresh_model_predicts_not_solved_and_never_halts(name, data):
     run = build(config_of(name, data), World())
     act, batch = run.state.model.model, batches(run)[0]
     carry = act.initial_carry(batch)
@@ -273,7 +273,7 @@ def test_a_fresh_model_says_not_solved_of_everything_and_never_halts(name, data)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_with_halting_in_evaluation_a_row_that_stopped_stays_frozen(name, data):
+def test_with_halting_in_evaluation_a_halted_row_stays_frozen(name, data):
     model = loaded_model(name, data, act_inference=True, halt_max_steps=6, halting="halt")
     batch = {
         "inputs": torch.randint(1, 7, (8, 16), dtype=torch.int32),
@@ -304,7 +304,7 @@ def test_with_halting_in_evaluation_a_row_that_stopped_stays_frozen(name, data):
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_without_it_every_row_runs_all_steps_in_evaluation(name, data):
+def test_without_halting_every_row_runs_all_steps_in_evaluation(name, data):
     model = loaded_model(name, data, halting="halt")
     torch.nn.init.constant_(model.architecture.q_head.bias, 100.0)
     batch = {
@@ -334,12 +334,12 @@ def test_without_it_every_row_runs_all_steps_in_evaluation(name, data):
         (["arch.halting=sometimes"], "arch.halting"),
     ],
 )
-def test_a_wrong_architecture_setting_is_named(overrides, message):
+def test_a_wrong_architecture_setting_is_reported_by_name(overrides, message):
     with pytest.raises(UserError, match=message):
         config_of("trm", "data", *overrides)
 
 
-def test_a_users_architecture_has_its_own_settings_and_its_own_cycle(data):
+def test_a_custom_architecture_has_its_own_settings_and_cycle(data):
     assert architecture_class(OWN).__name__ == "MyModel"
     once, twice = (loaded_model(OWN, data, answer_cycles=n) for n in (1, 2))
     trm = loaded_model("trm", data)

@@ -60,7 +60,7 @@ class Minimal(Backend):
 
 
 @pytest.mark.parametrize("arch", ["trm", "hrm"])
-def test_a_backend_that_defines_only_the_application_trains_like_eager_code(arch):
+def test_a_backend_that_only_defines_apply_trains_like_eager_code(arch):
     eager, own = case(arch), case(arch)
     inner = own.model.architecture
     inner.backend = backend = Minimal()
@@ -68,7 +68,7 @@ def test_a_backend_that_defines_only_the_application_trains_like_eager_code(arch
     assert set(backend.applied) == {getattr(inner, name) for name in inner.networks}
 
 
-def test_a_backend_without_an_application_says_what_is_missing():
+def test_a_backend_without_apply_raises_an_error():
     one = case("trm")
     one.model.architecture.backend = Backend()
     with pytest.raises(NotImplementedError, match="Backend must define apply"):
@@ -93,7 +93,7 @@ def test_recomputing_activations_changes_nothing_and_uses_the_weights_of_the_ste
 @pytest.mark.parametrize(
     "name", ["layers", "blocks", "unit_block", "equivariant", "local", "se_rrm", "ops", "kernels"]
 )
-def test_mathematics_knows_no_backend(name):
+def test_models_do_not_import_backends(name):
     tree = ast.parse((MODELS / f"{name}.py").read_text())
     imported = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     assert imported

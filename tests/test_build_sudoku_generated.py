@@ -15,7 +15,7 @@ from dataset.format import validate
 # --- generated ---
 
 
-def test_generated_splits_are_complete_unique_and_apart(tmp_path):
+def test_generated_splits_are_complete_unique_and_disjoint(tmp_path):
     arguments = ("--generate", 60, "--test-size", 40, "--size", 6, "--clues", 14, "--num-aug", 20)
     build("--output-dir", tmp_path / "d", *arguments)
     assert validate(tmp_path / "d") == []
@@ -38,7 +38,7 @@ def test_generated_splits_are_complete_unique_and_apart(tmp_path):
     assert not (tmp_path / "d" / "train" / "source_rows.npy").exists()
 
 
-def test_no_4x4_puzzle_is_in_both_splits_not_even_as_a_copy(tmp_path):
+def test_no_4x4_puzzle_or_copy_is_in_both_splits(tmp_path):
     # With so many copies of so few puzzles, thousands would be test puzzles if they were not redrawn.
     build(
         "--output-dir", tmp_path / "d", "--generate", 200, "--test-size", 200, "--size", 4, "--num-aug", 100
@@ -97,7 +97,7 @@ def test_the_number_of_workers_does_not_matter(tmp_path, size):
     assert files_of(tmp_path / "1") == files_of(tmp_path / "3")
 
 
-def test_workers_do_not_matter_for_tables_and_lists_either(tmp_path, monkeypatch):
+def test_the_number_of_workers_does_not_matter_for_tables_and_lists(tmp_path, monkeypatch):
     monkeypatch.setattr("dataset.families.sudoku.batch._BATCH", 2)  # so that several workers are used
     for workers in (1, 3):
         for name, path in (("table", SAMPLES), ("list", SAMPLES / "hardest.txt")):
@@ -127,7 +127,7 @@ def test_sixteen_by_sixteen_puzzles_are_generated(tmp_path):
     assert is_solution(to_values(examples.labels), BoxShape(4, 4)).all()
 
 
-def test_what_is_recorded_names_no_machine_or_time(tmp_path):
+def test_metadata_contains_no_machine_or_time(tmp_path):
     build("--output-dir", tmp_path / "d", "--generate", 3, "--size", 4)
     recorded = read(tmp_path / "d", "train")[0].extra
     assert not {"workers", "output_dir", "time"} & {*recorded, *recorded["options"]}

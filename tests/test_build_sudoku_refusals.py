@@ -9,7 +9,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from sudoku_builds import SAMPLES, SOLVED_4X4, UNIQUE_4X4, puzzle_list, puzzles_6x6, refused, table
+from sudoku_builds import SAMPLES, SOLVED_4X4, UNIQUE_4X4, build_error, puzzle_list, puzzles_6x6, table
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,14 +34,14 @@ ROOT = Path(__file__).resolve().parents[1]
         ([], "train.csv has no row"),
     ],
 )
-def test_a_wrong_table_is_refused_by_file_and_row(tmp_path, capsys, rows, message):
+def test_a_wrong_table_is_rejected_with_file_and_line(tmp_path, capsys, rows, message):
     table(tmp_path / "s", "train", rows)
     table(tmp_path / "s", "test", [(UNIQUE_4X4, SOLVED_4X4, "")])
-    assert message in refused(capsys, "--output-dir", tmp_path / "d", "--source-csv", tmp_path / "s")
+    assert message in build_error(capsys, "--output-dir", tmp_path / "d", "--source-csv", tmp_path / "s")
     assert not (tmp_path / "d").exists()
 
 
-def test_a_refusal_prints_no_traceback_and_exits_with_2(tmp_path):
+def test_an_error_prints_no_traceback_and_exits_with_2(tmp_path):
     path = puzzle_list(tmp_path / "list.txt", [UNIQUE_4X4, "." * 16])
     for start in (["dataset/build_sudoku_dataset.py"], ["-m", "dataset.build_sudoku_dataset"]):
         command = [sys.executable, *start, "--output-dir", str(tmp_path / "d"), "--source-csv", str(path)]
@@ -54,7 +54,7 @@ def test_a_refusal_prints_no_traceback_and_exits_with_2(tmp_path):
 def test_test_rows_must_have_the_grid_of_the_train_rows(tmp_path, capsys):
     table(tmp_path / "s", "train", [(UNIQUE_4X4, SOLVED_4X4, "")])
     table(tmp_path / "s", "test", [(*row, "") for row in puzzles_6x6(1)])
-    message = refused(capsys, "--output-dir", tmp_path / "d", "--source-csv", tmp_path / "s")
+    message = build_error(capsys, "--output-dir", tmp_path / "d", "--source-csv", tmp_path / "s")
     assert "test.csv line 2: its question has 36 characters instead of 16" in message
 
 
@@ -70,9 +70,9 @@ def test_test_rows_must_have_the_grid_of_the_train_rows(tmp_path, capsys):
         (["", ""], "holds no puzzle"),
     ],
 )
-def test_a_wrong_list_is_refused_by_line(tmp_path, capsys, lines, message):
+def test_a_wrong_list_is_rejected_with_the_line(tmp_path, capsys, lines, message):
     path = puzzle_list(tmp_path / "list.txt", lines)
-    assert message in refused(capsys, "--output-dir", tmp_path / "d", "--source-csv", path)
+    assert message in build_error(capsys, "--output-dir", tmp_path / "d", "--source-csv", path)
     assert not (tmp_path / "d").exists()
 
 
@@ -101,36 +101,38 @@ def test_a_wrong_list_is_refused_by_line(tmp_path, capsys, lines, message):
         (["--generate", "5", "--size", "25"], "25x25 puzzles cannot be generated, only sizes up to 16x16"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(options, message, tmp_path, monkeypatch, capsys):
+def test_incompatible_options_are_rejected(options, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    assert message in refused(capsys, "--output-dir", tmp_path / "d", *options)
+    assert message in build_error(capsys, "--output-dir", tmp_path / "d", *options)
     assert not (tmp_path / "d").exists()
 
 
-def test_a_size_that_contradicts_the_source_is_refused(tmp_path, capsys):
+def test_a_size_that_contradicts_the_source_is_rejected(tmp_path, capsys):
     for options, message in (
         (["--size", "6"], "have 81 cells, but --size means 36"),
         (["--box-shape", "2x2"], "have 81 cells, but --box-shape means 16"),
     ):
-        assert message in refused(capsys, "--output-dir", tmp_path / "d", "--source-csv", SAMPLES, *options)
+        assert message in build_error(
+            capsys, "--output-dir", tmp_path / "d", "--source-csv", SAMPLES, *options
+        )
 
 
-def test_a_table_without_header_or_rating_is_refused(tmp_path, capsys):
+def test_a_table_without_header_or_rating_is_rejected(tmp_path, capsys):
     shutil.copytree(SAMPLES, tmp_path / "s")
     arguments = ("--output-dir", tmp_path / "d", "--source-csv", tmp_path / "s")
-    message = refused(capsys, *arguments, "--min-difficulty", 1)
+    message = build_error(capsys, *arguments, "--min-difficulty", 1)
     assert "train.csv line 2 has no rating, which --min-difficulty needs" in message
     lines = (SAMPLES / "test.csv").read_text().splitlines(keepends=True)
     (tmp_path / "s" / "test.csv").write_text("".join(lines[1:]))
-    assert "test.csv has no question column" in refused(capsys, *arguments)
+    assert "test.csv has no question column" in build_error(capsys, *arguments)
 
 
-def test_a_hub_that_cannot_be_reached_is_one_readable_line(tmp_path, monkeypatch, capsys):
+def test_an_unreachable_hub_gives_one_readable_line(tmp_path, monkeypatch, capsys):
     def download(*arguments, **settings):
         raise ConnectionError("Temporary failure in name resolution")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    message = refused(capsys, "--output-dir", tmp_path / "d")
+    message = build_error(capsys, "--output-dir", tmp_path / "d")
     assert "sapientinc/sudoku-extreme" in message
     assert "--source-csv" in message
     assert "--generate" in message

@@ -71,7 +71,7 @@ def survive_kills(directory: Path, kills: int, seed: int) -> int:
     return certain
 
 
-def test_killed_at_any_moment_a_run_resumes_from_its_last_whole_state(tmp_path):
+def test_a_run_killed_at_any_moment_resumes_from_its_last_complete_state(tmp_path):
     assert survive_kills(tmp_path, kills=8, seed=0) > 0
 
 
@@ -106,7 +106,7 @@ def load_on_two_ranks(directory: str) -> None:
         world.print(found.step, found.world_size)
 
 
-def test_every_rank_gets_its_own_part_back_and_another_number_of_ranks_none(tmp_path):
+def test_every_rank_loads_its_own_part_and_a_different_number_of_ranks_none(tmp_path):
     outputs_of(run_ranks(tmp_path, save_on_two_ranks, str(tmp_path / "run")))
     assert outputs_of(run_ranks(tmp_path, load_on_two_ranks, str(tmp_path / "run"))) == ["30 2\n", ""]
     assert {path.name for path in (tmp_path / "run").glob("state*")} == {"state_step_30"}
@@ -117,7 +117,7 @@ def test_every_rank_gets_its_own_part_back_and_another_number_of_ranks_none(tmp_
     assert (shared["step"], per_rank) == (30, None)
 
 
-def test_a_state_without_the_part_of_one_rank_is_not_whole(tmp_path, capsys):
+def test_a_state_without_the_part_of_one_rank_is_incomplete(tmp_path, capsys):
     outputs_of(run_ranks(tmp_path, save_on_two_ranks, str(tmp_path / "run")))
     save_number = 4
     older = Checkpointer(tmp_path / "run", ALONE)
@@ -139,7 +139,7 @@ def test_while_another_rank_is_still_writing_the_previous_state_is_not_pruned(tm
     assert loads(tmp_path, 10)
 
 
-def test_a_bad_folder_that_rank_0_meets_ends_all_ranks_with_its_error(tmp_path):
+def test_an_error_of_rank_0_about_the_folder_ends_all_ranks(tmp_path):
     (tmp_path / "file").touch()
     results = run_ranks(tmp_path, save_on_two_ranks, str(tmp_path / "file" / "run"))
     assert results[0].returncode == 2

@@ -118,7 +118,7 @@ def test_six_by_six_without_embeddings_and_the_checks_for_memorisation(place):
     assert out.count("test/steps") == 2
 
 
-def test_the_same_overrides_behind_torchrun(place):
+def test_the_same_overrides_under_torchrun(place):
     """Set `compile=true`, which the environment disables."""
     launcher = "torchrun --nproc-per-node 2 --rdzv_backend=c10d --rdzv_endpoint=localhost:0 --nnodes=1"
     command = block("Sudoku 9x9").replace('run_name="pretrain_att_sudoku_pt"', 'run_name="two"')
@@ -129,14 +129,14 @@ def test_the_same_overrides_behind_torchrun(place):
     assert len(list(folder_of(place, "two").glob("state_step_*/*-rank_1.pt"))) == 2
 
 
-def test_without_a_login_metrics_go_to_an_offline_run_with_one_line_and_no_question(place):
+def test_without_a_login_metrics_go_to_an_offline_run_with_one_line(place):
     command = block("Training").replace("checkpoints/my_run", "checkpoints/offline")
     out = shell(place, f"{command} {SMALL}", WANDB_DISABLED="", WANDB_SILENT="true")
     assert out.count("logging offline below checkpoints/offline") == 1
     assert list(folder_of(place, "offline").glob("wandb/offline-run-*"))
 
 
-def test_a_sweep_trains_each_combination_in_a_folder_of_its_own(place):
+def test_a_sweep_trains_each_combination_in_a_separate_folder(place):
     data = line_of(block("Recipes"), "data/sudoku-4x4")
     shell(place, f"{data} --generate 16 --num-aug 1 --test-size 5")
     shell(place, f"{block('Sweeps')} {SMALL} epochs=2 eval_interval=1")
@@ -216,7 +216,7 @@ if [ "$1" = show ]; then echo localhost; else echo "$@" >> scontrol.log; fi
 
 
 @pytest.mark.slow
-def test_the_slurm_script_saves_at_the_signal_queues_itself_again_and_resumes(place):
+def test_the_slurm_script_saves_on_the_signal_requeues_itself_and_resumes(place):
     shell(place, f"{line_of(block('Recipes'), 'data/sudoku-4x4')} --generate 16 --num-aug 1 --test-size 5")
     (place / "bin").mkdir()
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):

@@ -96,7 +96,7 @@ def graphs(monkeypatch):
     ],
     ids=" ".join,
 )
-def test_nothing_is_read_from_a_step_that_is_over(graphs, overrides):
+def test_nothing_is_read_from_an_earlier_step(graphs, overrides):
     plain, replayed = case(*overrides), case(*overrides)
     begun = graphs(replayed)
     for _ in range(2):
@@ -124,7 +124,7 @@ def two_steps(case: Case) -> tuple[torch.Tensor, ...]:
     return state
 
 
-def test_a_state_lives_on_into_the_next_step(graphs, monkeypatch):
+def test_a_state_survives_into_the_next_step(graphs, monkeypatch):
     plain, replayed = case("arch=trm"), case("arch=trm")
     graphs(replayed)
     for one, other in zip(two_steps(plain), two_steps(replayed), strict=True):
@@ -134,19 +134,19 @@ def test_a_state_lives_on_into_the_next_step(graphs, monkeypatch):
     assert all(latent.isnan().all() for latent in two_steps(replayed))
 
 
-def test_the_modes_said_to_record_graphs_are_those_that_the_compiler_makes_record_them():
+def test_the_modes_with_cuda_graphs_match_those_of_the_compiler():
     from torch._inductor import list_mode_options  # takes seconds to import
 
     recording = {mode for mode in COMPILE_MODES if list_mode_options(mode).get("triton.cudagraphs")}
     assert recording == set(CUDA_GRAPH_MODES)
 
 
-def test_only_on_cuda_are_the_outputs_taken_for_a_graphs_memory():
+def test_outputs_are_treated_as_graph_memory_on_cuda_only():
     inner = case("arch=trm").model.architecture
     assert not TorchCompile(inner, "reduce-overhead").uses_cuda_graphs
 
 
-def test_training_and_evaluation_take_the_same_choices():
+def test_training_and_evaluation_accept_the_same_compile_choices():
     assert parse(EvaluateConfig, {"checkpoint": "run", "compile": "max-autotune"}).compile == "max-autotune"
     for mode in COMPILE_MODES:
         assert config_of("arch=trm", f"compile={mode}").compile == mode
@@ -204,7 +204,7 @@ def evaluated(case: Case, chunks: BatchChunks | None) -> tuple[tuple[torch.Tenso
         "trm_local",
     ],
 )
-def test_rows_in_parts_give_what_they_give_together(arch, threads):
+def test_chunks_of_rows_give_the_same_results_as_the_whole_batch(arch, threads):
     overrides = (
         ("arch=trm", f"arch.name={arch}") if arch in ("trm_singlez", "trm_hier6") else (f"arch={arch}",)
     )
@@ -218,7 +218,7 @@ def test_rows_in_parts_give_what_they_give_together(arch, threads):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_training_takes_only_what_needs_no_gradient_in_parts(threads):
+def test_training_uses_chunks_only_without_gradient(threads):
     plain, parted = case("arch=trm"), case("arch=trm")
     inner = parted.model.architecture
     uncompiled(parted, BatchChunks(threads, 2 * inner.length))
@@ -229,7 +229,7 @@ def test_training_takes_only_what_needs_no_gradient_in_parts(threads):
     assert rows == ([2] * 2 * per_cycle + [4] * per_cycle) * 2
 
 
-def test_what_is_drawn_is_drawn_for_the_batch_as_a_whole():
+def test_random_numbers_are_drawn_for_the_whole_batch():
     one = case("arch=trm", "arch.noise=0.1")
     assert set(evaluated(one, BatchChunks(2, 2 * one.model.architecture.length))[1]) == {4}
 
@@ -250,11 +250,11 @@ def test_what_is_drawn_is_drawn_for_the_batch_as_a_whole():
         (1, 5, 2, 1),
     ],
 )
-def test_parts_are_equal_busy_all_threads_and_are_not_far_smaller_than_what_fits(rows, fits, threads, size):
+def test_chunks_are_equal_use_all_threads_and_are_not_too_small(rows, fits, threads, size):
     assert BatchChunks(threads, fits * 36).size(rows, 36) == size
 
 
-def test_threads_of_parts_compute_alone_and_leave_the_others_number_as_it_is():
+def test_chunk_threads_are_single_threaded_and_keep_the_global_number_of_threads():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
@@ -269,7 +269,7 @@ def test_threads_of_parts_compute_alone_and_leave_the_others_number_as_it_is():
         torch.set_num_threads(before)
 
 
-def test_an_error_of_a_part_is_the_callers():
+def test_an_error_in_a_chunk_is_raised_in_the_caller():
     def failing(state, x):
         raise ValueError("no such row")
 
@@ -278,7 +278,7 @@ def test_an_error_of_a_part_is_the_callers():
         BatchChunks(2, 2 * 36).apply(failing, (rows,), rows)
 
 
-def test_compiling_on_a_cpu_asks_for_parts():
+def test_compiling_on_a_cpu_uses_chunks():
     inner = case("arch=trm").model.architecture
     assert type(inner.backend) is Eager
     assert choose_backend(inner, backend="eager").chunks.num_threads == torch.get_num_threads()
@@ -298,7 +298,7 @@ def test_every_mode_trains_and_evaluates_like_eager(mode):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-def test_attention_written_out_is_the_fused_kernels_but_for_roundings(monkeypatch):
+def test_explicit_attention_equals_the_fused_kernel_up_to_rounding(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     # Queries, keys, values and the upstream gradient, representable in bfloat16.
     *qkv, upstream = torch.randn(4, 2, 4, 52, 32, generator=generator).bfloat16()
@@ -320,7 +320,7 @@ def test_attention_written_out_is_the_fused_kernels_but_for_roundings(monkeypatc
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=["float64", "bfloat16"])
-def test_the_gate_by_exp2_is_silus_but_for_roundings(dtype):
+def test_the_gate_with_exp2_equals_silu_up_to_rounding(dtype):
     generator = torch.Generator().manual_seed(0)
     # Including values with an infinite or zero exponential.
     gate = torch.cat(

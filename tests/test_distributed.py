@@ -24,7 +24,7 @@ def _alone(monkeypatch):
 
 
 @pytest.mark.usefixtures("_alone")
-def test_alone_every_collective_is_the_identity():
+def test_in_a_single_process_every_collective_is_the_identity():
     with World.start("cpu") as world:
         assert (world.rank, world.size, world.is_main) == (0, 1, True)
         tensor = torch.arange(3.0)
@@ -63,7 +63,7 @@ def use_every_collective():
         world.barrier()
 
 
-def test_two_ranks_sum_gather_broadcast_and_vote(tmp_path):
+def test_two_ranks_sum_gather_broadcast_and_combine_flags(tmp_path):
     assert outputs_of(run_ranks(tmp_path, use_every_collective)) == ["hello from 0\n", ""]
 
 
@@ -98,7 +98,7 @@ def sum_gradients_in_small_buckets():
         assert sorted(calls) == [5, 49, 203, 600]
 
 
-def test_gradients_are_summed_in_place_in_few_collectives_and_missing_ones_skipped(tmp_path):
+def test_gradients_are_summed_in_place_with_few_collectives_skipping_missing_ones(tmp_path):
     outputs_of(run_ranks(tmp_path, sum_gradients_in_small_buckets))
 
 
@@ -124,7 +124,7 @@ def meet_a_user_error():
         raise UserError("data_paths: no such folder")
 
 
-def test_an_error_of_the_user_that_every_rank_meets_is_shown_once_without_a_traceback(tmp_path):
+def test_a_user_error_on_every_rank_is_shown_once_without_a_traceback(tmp_path):
     results = run_ranks(tmp_path, meet_a_user_error)
     assert [result.returncode for result in results] == [2, 2]
     assert "".join(result.stderr for result in results) == "error: data_paths: no such folder\n"
@@ -139,7 +139,7 @@ def meet_it_late(late_rank: int):
 
 
 @pytest.mark.parametrize("late_rank", [0, 1])
-def test_a_rank_that_meets_the_same_error_later_stays_silent(tmp_path, late_rank):
+def test_a_rank_that_raises_the_same_error_later_stays_silent(tmp_path, late_rank):
     results = run_ranks(tmp_path, meet_it_late, late_rank)
     assert [result.returncode for result in results] == [2, 2]
     assert "".join(result.stderr for result in results) == "error: data_paths: no such folder\n"
@@ -154,7 +154,7 @@ def kill_a_rank(victim: int):
 
 
 @pytest.mark.parametrize("victim", [0, 1])  # rank 0 holds the store through which ranks agree on who reports
-def test_a_killed_rank_ends_the_others_promptly_with_one_line(tmp_path, victim):
+def test_other_ranks_exit_promptly_with_one_line_if_one_is_killed(tmp_path, victim):
     results = run_ranks(tmp_path, kill_a_rank, victim)
     survivor = results[1 - victim]
     assert results[victim].returncode == -signal.SIGKILL
@@ -174,7 +174,7 @@ def hang_on_rank_1():
         world.sum_(torch.ones(1))
 
 
-def test_a_rank_that_hangs_is_given_up_after_the_timeout(tmp_path):
+def test_a_hanging_rank_ends_the_run_after_the_timeout(tmp_path):
     results = run_ranks(tmp_path, hang_on_rank_1, DIST_TIMEOUT_SECONDS="1")
     assert [result.returncode for result in results] == [1, 3]
     assert results[0].ended < results[1].ended
@@ -198,7 +198,7 @@ def launcher_store():
     del server  # kept alive until here
 
 
-def test_a_process_that_starts_two_runs_one_after_the_other_joins_the_others_twice(tmp_path, launcher_store):
+def test_processes_can_join_for_two_runs_in_a_row(tmp_path, launcher_store):
     for environment in ({}, launcher_store):
         results = run_ranks(tmp_path, start_twice, **environment)
         assert outputs_of(results) == ["run 0 sum 2\nrun 1 sum 2\n", ""]
@@ -213,7 +213,7 @@ def fail_in_the_second_run():
         world.sum_(torch.ones(1))
 
 
-def test_a_rank_that_fails_in_a_later_run_ends_all_with_its_own_error_too(tmp_path, launcher_store):
+def test_a_rank_that_fails_in_a_later_run_ends_all_with_its_own_error(tmp_path, launcher_store):
     results = run_ranks(tmp_path, fail_in_the_second_run, **launcher_store)
     assert [result.returncode for result in results] == [1, 1]
     assert results[0].stderr == ""
@@ -225,17 +225,17 @@ def leave():
         sys.exit(0)
 
 
-def test_leaving_with_exit_code_zero_is_no_failure(tmp_path):
+def test_exit_code_zero_is_not_a_failure(tmp_path):
     outputs_of(run_ranks(tmp_path, leave))
 
 
 @pytest.mark.usefixtures("_alone")
-def test_alone_an_error_passes_through_as_it_is():
+def test_in_a_single_process_errors_are_unchanged():
     with pytest.raises(UserError, match="as it is"), World.start("cpu"):
         raise UserError("as it is")
 
 
-def test_a_timeout_that_is_no_number_is_refused(monkeypatch):
+def test_a_timeout_that_is_not_a_number_is_rejected(monkeypatch):
     for name, value in {"WORLD_SIZE": "2", "RANK": "0", "DIST_TIMEOUT_SECONDS": "ten"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="DIST_TIMEOUT_SECONDS='ten' must be a number"):
@@ -246,7 +246,7 @@ def start_without_the_others():
     World.start("cpu")
 
 
-def test_a_rank_whose_others_never_come_says_so_in_one_line(tmp_path, monkeypatch):
+def test_a_rank_without_its_peers_reports_it_in_one_line(tmp_path, monkeypatch):
     (result,) = run_ranks(
         tmp_path, start_without_the_others, size=1, WORLD_SIZE="2", DIST_TIMEOUT_SECONDS="1"
     )
@@ -294,7 +294,7 @@ def test_under_torchrun_a_failing_rank_is_shown_once_and_the_launcher_fails(tmp_
 
 
 @pytest.mark.slow
-def test_workers_that_torchrun_restarts_join_each_other_and_not_the_dead(tmp_path):
+def test_restarted_workers_of_torchrun_join_each_other_and_not_killed_ones(tmp_path):
     done = torchrun(
         tmp_path,
         """
@@ -313,7 +313,7 @@ def test_workers_that_torchrun_restarts_join_each_other_and_not_the_dead(tmp_pat
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds threads in /proc")
-def test_a_rank_that_is_done_leaves_no_thread_that_could_abort_it(tmp_path):
+def test_a_finished_rank_has_no_thread_that_could_abort_it(tmp_path):
     done = torchrun(
         tmp_path,
         """
@@ -336,7 +336,7 @@ def test_a_rank_that_is_done_leaves_no_thread_that_could_abort_it(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_what_is_printed_is_in_a_log_file_at_once(tmp_path, monkeypatch):
+def test_output_is_written_to_a_log_file_immediately(tmp_path, monkeypatch):
     log = tmp_path / "log"
     with log.open("w") as file:  # buffered, like stdout under nohup and Slurm
         monkeypatch.setattr("sys.stdout", file)

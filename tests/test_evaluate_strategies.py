@@ -113,7 +113,7 @@ def test_the_same_seed_gives_the_same_report_in_batches_of_any_size(strategy, ru
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_reports_say_what_makes_a_number_believable(strategy, run, tmp_path):
+def test_reports_record_all_conditions(strategy, run, tmp_path):
     report = report_of(run, tmp_path, **settings_of(strategy, run))
     assert json.loads((tmp_path / "report.json").read_text()) == report
     assert (report["strategy"], report["rows"], report["rows_with_labels"]) == (strategy, 11, 9)
@@ -135,7 +135,7 @@ def test_reports_say_what_makes_a_number_believable(strategy, run, tmp_path):
     assert (line["step"], line["strategy"]) == (20, strategy)
 
 
-def test_every_step_is_on_the_curve_beyond_the_trained_ones_too(run, tmp_path, capsys):
+def test_the_curve_has_every_step_including_those_beyond_training(run, tmp_path, capsys):
     report = report_of(run, tmp_path, halt_max_steps=70)
     curve = report["curves"]["steps"]
     assert [row["at"] for row in curve] == [str(step) for step in range(1, 71)]
@@ -173,7 +173,7 @@ def test_the_plain_strategy_has_the_metrics_of_the_evaluation_in_training(act_in
     assert same or not act_inference
 
 
-def test_halting_is_reported_beside_the_full_run(run, tmp_path, capsys):
+def test_halting_is_reported_in_addition_to_the_full_run(run, tmp_path, capsys):
     full = report_of(run, tmp_path)
     halted = report_of(run, tmp_path, halt=True)["halting"]
     assert halted["exact_accuracy_of_the_full_run"] == full["curves"]["steps"][-1]["exact_accuracy"]
@@ -188,7 +188,7 @@ def test_halting_is_reported_beside_the_full_run(run, tmp_path, capsys):
     assert "mean steps" in capsys.readouterr().out
 
 
-def test_an_ensemble_is_by_default_every_checkpoint_of_the_run_newest_first(run, tmp_path):
+def test_an_ensemble_uses_all_checkpoints_of_the_run_newest_first_by_default(run, tmp_path):
     report = report_of(run, tmp_path, strategy="ensemble")
     assert report["checkpoints"] == [str(run / "step_20"), str(run / "step_10")]
     first, both = report["curves"]["chains"]
@@ -208,14 +208,14 @@ def test_an_ensemble_is_by_default_every_checkpoint_of_the_run_newest_first(run,
         report_of(tmp_path / "one", tmp_path, strategy="ensemble")
 
 
-def test_a_ladder_with_a_checker_has_no_number_that_passes_for_one_without(run, tmp_path):
+def test_metrics_of_a_ladder_with_a_checker_have_different_names(run, tmp_path):
     report = report_of(run, tmp_path, checker=True, **settings_of("ladder", run))
     assert report["answers_use_the_rules"]
     assert "test/exact_accuracy_with_checker" in report["metrics"]
     assert not any(name == "test/exact_accuracy" for name in report["metrics"])
 
 
-def test_outputs_that_votes_do_not_have_are_refused_before_anything_runs(run, tmp_path):
+def test_outputs_that_votes_lack_are_rejected_before_anything_runs(run, tmp_path):
     with pytest.raises(UserError, match=r"logits \(requested by eval_save_outputs"):
         report_of(run, tmp_path, strategy="symmetry", eval_save_outputs=["logits"])
     report_of(run, tmp_path, strategy="symmetry", symmetries=2, eval_save_outputs=["preds", "labels"])
@@ -254,7 +254,7 @@ def test_outputs_that_votes_do_not_have_are_refused_before_anything_runs(run, tm
         ({"strategy": "ladder", "rungs": ["stairs"]}, "rungs"),
     ],
 )
-def test_options_that_mean_nothing_here_are_refused_by_name(run, tmp_path, settings, message):
+def test_options_without_effect_on_the_strategy_are_rejected_by_name(run, tmp_path, settings, message):
     with pytest.raises(UserError, match=message):
         report_of(run, tmp_path, **settings)
 
@@ -271,7 +271,7 @@ def evaluate_and_print(settings: dict) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["plain", "symmetry", pytest.param("ladder", marks=pytest.mark.slow)])
-def test_two_processes_report_what_one_does(strategy, run, tmp_path):
+def test_two_processes_give_the_same_report_as_one(strategy, run, tmp_path):
     alone = without_times(report_of(run, tmp_path / "alone", **settings_of(strategy, run)))
     settings = {"checkpoint": str(run), "device": "cpu", "compile": False, "out": str(tmp_path / "two")}
     results = run_ranks(tmp_path, evaluate_and_print, settings | settings_of(strategy, run))

@@ -86,7 +86,7 @@ def scrambled(outputs: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Te
 # ------------------------------------------------------------------------------------------ scores
 
 
-def test_the_right_answers_score_1_and_are_submitted(built, tmp_path):
+def test_right_answers_score_1_and_are_submitted(built, tmp_path):
     arc = evaluator(built)
     feed(arc, test_stream(built))
     values = arc.result(alone, tmp_path)
@@ -160,7 +160,7 @@ def test_candidates_rank_by_votes_then_confidence_then_order(tmp_path, votes, ra
     assert answer == [{"attempt_1": [[ranking[0]]], "attempt_2": [[ranking[1]]]}]
 
 
-def test_attempts_never_repeat_and_every_input_has_them(tmp_path):
+def test_attempts_differ_and_every_input_has_them(tmp_path):
     folder = one_task(tmp_path / "x", [[[5]], [[6]]])
     arc = evaluator(folder, submission_K=3)
     outputs = predict((1, 5, 0.0), (1, 5, 0.0), (1, 7, 0.0))
@@ -176,7 +176,7 @@ def test_attempts_never_repeat_and_every_input_has_them(tmp_path):
     assert_acceptable(submission, {"t": 2}, attempts=3)
 
 
-def test_the_runner_up_takes_the_place_of_an_empty_prediction_and_the_input_fills_in(tmp_path):
+def test_empty_predictions_are_replaced_by_the_runner_up_or_the_input(tmp_path):
     folder = one_task(tmp_path / "x", [[[5]]])
     arc = evaluator(folder)
     outputs = predict(*[(1, 5, 0.0)] * 6)
@@ -193,7 +193,7 @@ def test_the_runner_up_takes_the_place_of_an_empty_prediction_and_the_input_fill
     assert submitted == [{"attempt_1": [[7, 7], [7, 7]], "attempt_2": [[1]]}]
 
 
-def test_known_answers_count_beside_unknown_ones(tmp_path):
+def test_known_answers_are_scored_if_others_are_unknown(tmp_path):
     arc = evaluator(one_task(tmp_path / "x", [[[5]], None]), pass_Ks=[1])
     assert arc.remark() == (
         "1 of 2 answers unknown: these test inputs are not scored, each evaluation writes a submission"
@@ -231,7 +231,7 @@ def test_tasks_without_known_answers_are_submitted_but_not_scored(built, tmp_pat
         evaluator(known)
 
 
-def test_rows_with_the_blank_identifier_count_nowhere(tmp_path):
+def test_rows_with_the_blank_identifier_are_ignored(tmp_path):
     arc = evaluator(one_task(tmp_path / "x", [[[6]]]), pass_Ks=[1])
     outputs = predict((1, 6, 0.0), (1, 5, 0.0), (1, 5, 0.0))
     outputs["puzzle_identifiers"][1:] = 0
@@ -239,7 +239,7 @@ def test_rows_with_the_blank_identifier_count_nowhere(tmp_path):
     assert arc.result(alone, None) == {"ARC/pass@1": 1.0}
 
 
-def test_begin_forgets_the_evaluation_before(tmp_path):
+def test_begin_clears_the_previous_evaluation(tmp_path):
     arc = evaluator(one_task(tmp_path / "x", [[[6]]]), pass_Ks=[1])
     feed(arc, predict((1, 6, 0.0), (1, 6, 0.0)))
     arc.begin()
@@ -273,7 +273,7 @@ def on_ranks(size: int, function) -> list:
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_the_number_of_ranks_changes_neither_values_nor_files(built, tmp_path, size):
+def test_values_and_files_do_not_depend_on_the_number_of_ranks(built, tmp_path, size):
     outputs = scrambled(test_stream(built), seed=1)
     arc = evaluator(built)
     feed(arc, outputs)
@@ -293,7 +293,7 @@ def test_the_number_of_ranks_changes_neither_values_nor_files(built, tmp_path, s
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()
 
 
-def test_a_rank_without_rows_takes_part(built, tmp_path):
+def test_a_rank_without_rows_participates(built, tmp_path):
     outputs = test_stream(built)
 
     def run(rank: int, gather) -> dict:
@@ -305,7 +305,7 @@ def test_a_rank_without_rows_takes_part(built, tmp_path):
     assert on_ranks(2, run) == [{"ARC/pass@1": 1.0}, {}]
 
 
-def test_a_garbled_model_still_yields_an_acceptable_submission(built, tmp_path):
+def test_a_garbage_model_still_yields_a_valid_submission(built, tmp_path):
     arc = evaluator(built)
     outputs = test_stream(built)
     noise = torch.randint(-3, 14, outputs["preds"].shape, generator=torch.Generator().manual_seed(0))
@@ -319,7 +319,7 @@ def test_a_garbled_model_still_yields_an_acceptable_submission(built, tmp_path):
 # ------------------------------------------------------------------------------------------ pool
 
 
-def test_the_pool_is_that_of_one_evaluation_with_all_votes_and_survives_a_restart(built, tmp_path):
+def test_the_pool_equals_one_evaluation_with_all_votes_and_survives_a_restart(built, tmp_path):
     outputs = [scrambled(test_stream(built), seed) for seed in (1, 2, 3)]
     arc = evaluator(built, aggregated_voting=True)
     values = {}
@@ -346,7 +346,7 @@ def test_the_pool_is_that_of_one_evaluation_with_all_votes_and_survives_a_restar
     assert resumed.result(alone, tmp_path / "evaluator_ARC_step_100") == values[100]
 
 
-def test_the_pool_ends_with_the_evaluation_at_hand_and_earlier_steps_come_first(tmp_path):
+def test_the_pool_includes_only_earlier_steps_and_the_current_one_in_order(tmp_path):
     folder = one_task(tmp_path / "x", [[[6]]])
     pooled = {}
     for step, votes in ((90, [6]), (100, [5, 5]), (1000, [6, 6]), (100, [5, 5])):
@@ -359,7 +359,7 @@ def test_the_pool_ends_with_the_evaluation_at_hand_and_earlier_steps_come_first(
     assert steps == [f"evaluator_ARC_step_{step}" for step in (90, 100, 1000)]
 
 
-def test_without_the_option_nothing_is_pooled(built, tmp_path):
+def test_nothing_is_pooled_by_default(built, tmp_path):
     for step, seed in ((1, 1), (2, 2)):
         arc = evaluator(built)
         feed(arc, scrambled(test_stream(built), seed))
@@ -367,7 +367,7 @@ def test_without_the_option_nothing_is_pooled(built, tmp_path):
         assert not [key for key in values if "pooled" in key]
 
 
-def test_a_pool_that_cannot_be_right_is_refused(built, tmp_path):
+def test_an_invalid_pool_is_rejected(built, tmp_path):
     arc = evaluator(built, aggregated_voting=True)
     with pytest.raises(UserError, match="writes no files"):
         arc.result(alone, None)
@@ -387,17 +387,17 @@ def test_a_pool_that_cannot_be_right_is_refused(built, tmp_path):
     "options",
     [{"pass_Ks": []}, {"pass_Ks": [0]}, {"pass_Ks": [1.5]}, {"submission_K": 0}, {"submission_K": True}],
 )
-def test_impossible_options_are_refused(built, options):
+def test_impossible_options_are_rejected(built, options):
     with pytest.raises(UserError, match=next(iter(options))):
         evaluator(built, **options)
 
 
-def test_data_of_another_family_are_refused(built, tmp_path):
+def test_data_of_another_family_is_rejected(built, tmp_path):
     with pytest.raises(UserError, match="no test_puzzles"):
         ARC([str(tmp_path)], open_split(built, "test").metadata)
 
 
-def test_an_identifier_that_is_not_in_the_list_is_refused(tmp_path):
+def test_an_identifier_that_is_not_in_the_list_is_rejected(tmp_path):
     arc = evaluator(one_task(tmp_path / "x", [[[6]]]))
     outputs = predict((1, 6, 0.0))
     outputs["puzzle_identifiers"][0] = 2
@@ -405,7 +405,7 @@ def test_an_identifier_that_is_not_in_the_list_is_refused(tmp_path):
         feed(arc, outputs)
 
 
-def test_two_datasets_are_scored_together_and_a_lazy_one_like_a_full_one(built, tmp_path):
+def test_two_datasets_are_scored_together_and_lazy_ones_like_full_ones(built, tmp_path):
     start = str(len(read_identifiers(built)))
     second = build(tmp_path / "second", "--puzzle-identifiers-start", start, "--store", "lazy")
     task = one_task(tmp_path / "x", [[[6]]])

@@ -73,7 +73,7 @@ def views_on(folder: Path) -> set[str | None]:
     return views
 
 
-def test_sets_that_name_no_family_are_recognised_by_more_than_their_sizes(tmp_path):
+def test_datasets_without_family_are_detected_by_more_than_their_sizes(tmp_path):
     arc = unnamed(build_arc(tmp_path / "arc"))
     found = {"sudoku": six_by_six(tmp_path / "s", SOLVED), "maze": mazes(tmp_path / "m"), "arc": arc}
     for family, folder in found.items():
@@ -98,13 +98,13 @@ def test_sets_that_name_no_family_are_recognised_by_more_than_their_sizes(tmp_pa
         (lambda folder: write(folder, np.ones((2, 7)), np.ones((2, 7)), 5), "7 cells and 5 tokens are not"),
     ],
 )
-def test_sizes_alone_make_no_family(tmp_path, make, reason):
+def test_sizes_alone_do_not_determine_a_family(tmp_path, make, reason):
     folder = make(tmp_path / "data")
     assert views_on(folder) == {None}
     assert reason in family_of(open_split(folder, "test").metadata).reason
 
 
-def test_a_family_that_is_not_known_is_named(tmp_path, capsys):
+def test_an_unknown_family_is_reported_by_name(tmp_path, capsys):
     folder = six_by_six(tmp_path / "data", SOLVED, family="takuzu")
     assert views_on(folder) == {None}
     known = "arc, maze, nqueens, sudoku"
@@ -121,7 +121,7 @@ def test_a_family_that_is_not_known_is_named(tmp_path, capsys):
     assert f"family unknown: {named}" in capsys.readouterr().out
 
 
-def test_a_family_whose_sizes_the_data_does_not_have_is_not_taken_for_it(tmp_path):
+def test_a_named_family_with_other_sizes_is_not_used(tmp_path):
     folder = mazes(tmp_path / "data", family="sudoku")
     assert views_on(folder) == {None}
     assert family_of(open_split(folder, "test").metadata).reason == (
@@ -137,7 +137,7 @@ def test_a_named_family_needs_no_evidence_and_no_notice(tmp_path, capsys):
     assert "family sudoku" not in capsys.readouterr().out
 
 
-def test_datasets_of_two_families_have_none_together(tmp_path):
+def test_datasets_of_two_families_have_no_common_family(tmp_path):
     paths = [six_by_six(tmp_path / "a", SOLVED), six_by_six(tmp_path / "b", TAKUZU)]
     together = PuzzleDataset([str(path) for path in paths], "test", global_batch_size=1).metadata
     assert family_of(together).name is None
@@ -149,7 +149,7 @@ def test_datasets_of_two_families_have_none_together(tmp_path):
     )
 
 
-def test_a_run_says_what_its_data_was_taken_for_and_records_it(tmp_path, capsys):
+def test_a_run_reports_and_records_the_detected_family(tmp_path, capsys):
     folder = six_by_six(tmp_path / "data", SOLVED)
     train(folder, tmp_path / "run", evaluators=None, epochs=2)
     assert capsys.readouterr().out.count(f"{folder}: taken for sudoku") == 1
@@ -159,14 +159,14 @@ def test_a_run_says_what_its_data_was_taken_for_and_records_it(tmp_path, capsys)
     assert "obey its rules" in metadata["family_evidence"]
 
 
-def test_a_builder_does_not_replace_a_recognised_dataset_of_another_family(tmp_path):
+def test_a_builder_does_not_replace_a_detected_dataset_of_another_family(tmp_path):
     folder = six_by_six(tmp_path / "data", SOLVED)
     check_output_dir(folder, "sudoku")
     with pytest.raises(UserError, match="holds a dataset of the family sudoku"):
         check_output_dir(folder, "maze")
 
 
-def test_the_command_line_names_the_family_whatever_the_data_says(tmp_path, capsys):
+def test_the_command_line_overrides_the_family_of_the_data(tmp_path, capsys):
     folder = six_by_six(tmp_path / "data", TAKUZU, family="takuzu")
     assert report.main([str(folder), "--examples", "0", "--family", "sudoku"]) == 0
     assert "train: sudoku, 6x6, boxes of 2x3" in capsys.readouterr().out
@@ -185,7 +185,7 @@ def test_the_command_line_names_the_family_whatever_the_data_says(tmp_path, caps
         ("json@Nothing", "json has no class Nothing derived from Family"),
     ],
 )
-def test_a_family_that_cannot_be_is_refused_before_anything_is_written(name, problem, tmp_path, capsys):
+def test_an_invalid_family_is_rejected_before_anything_is_written(name, problem, tmp_path, capsys):
     folder = six_by_six(tmp_path / "data", SOLVED)
     with pytest.raises(UserError, match=f"family={name} names the family .*{problem}"):
         train(folder, tmp_path / "run", family=name)

@@ -280,12 +280,12 @@ MUTANTS = [
         r"with cell \d+ of its answer changed from \d to \d is judged solved",
     ),
     ("wrong answers", MarksNothing, "broken marks no changed cell"),
-    ("check", JudgesWithoutGivenCells, "check says False, judge True"),
+    ("check", JudgesWithoutGivenCells, "check says False, but judge says True"),
     ("check", CountsFulfilledRules, "check gives int64"),
     ("check", OverwritesAnswers, "check changes its input arrays"),
     ("check", OnlyBytes, "different results for int64"),
-    ("check", JudgesUnfinished, "check says False, judge True"),
-    ("check_tensors", TensorsWithoutGivenCells, "check says False, check_tensors True"),
+    ("check", JudgesUnfinished, "check says False, but judge says True"),
+    ("check_tensors", TensorsWithoutGivenCells, "check says False, but check_tensors says True"),
     ("check_tensors", TensorsOfShares, "check_tensors gives torch.float32"),
     ("check_tensors", TensorsAlone, "but check is not"),
     ("inverse symmetries", OwnInverses, r"its inverse map cell \d+ of"),
@@ -372,7 +372,7 @@ MUTANTS = [
     MUTANTS,
     ids=[f"{promise}, {failure[:30]}" for promise, _, failure in MUTANTS],
 )
-def test_a_broken_promise_is_named_with_an_example(promise, cls, failure):
+def test_a_broken_promise_is_reported_with_an_example(promise, cls, failure):
     family = cls(Takuzu.from_sizes(seq_len=36, vocab_size=4).metadata, None)
     (said,) = [line for line in broken_promises(family, *puzzles()) if line.startswith(f"{promise}: ")]
     assert re.search(failure, said)
@@ -382,7 +382,7 @@ def test_every_promise_can_be_broken():
     assert {promise for promise, _, _ in MUTANTS} == {promise.name for promise in PROMISES}
 
 
-def test_what_a_family_raises_breaks_the_promise_that_was_tested():
+def test_an_exception_breaks_the_promise_being_tested():
     class Raises(Takuzu):
         def comparisons(self):
             raise KeyError("a missing key")
@@ -397,7 +397,7 @@ def test_what_a_family_raises_breaks_the_promise_that_was_tested():
 # ------------------------------------------------------------------------------ the command
 
 
-def test_the_command_says_what_is_kept_and_what_is_not_offered(capsys):
+def test_the_command_lists_kept_and_unsupported_promises(capsys):
     assert check.main([Takuzu.name]) == 0
     title, *lines = capsys.readouterr().out.splitlines()
     assert title == "takuzu@Takuzu, 4x4: 12 generated puzzles"
@@ -439,7 +439,7 @@ def test_the_command_fails_if_a_promise_is_broken(tmp_path, monkeypatch, capsys)
         (["sudoku", "nowhere"], "nowhere: there is no such dataset"),
     ],
 )
-def test_what_cannot_be_checked_is_said(arguments, message, sudoku4x4, capsys):
+def test_impossible_checks_give_an_error(arguments, message, sudoku4x4, capsys):
     with pytest.raises(SystemExit) as end:
         check.main([str(sudoku4x4) if argument == "SUDOKU" else argument for argument in arguments])
     assert end.value.code == 2

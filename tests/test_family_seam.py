@@ -52,7 +52,7 @@ def named_families(source: str) -> Iterator[tuple[int, str]]:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_module_knows_a_family_by_its_name(path):
+def test_no_module_refers_to_a_family_by_name(path):
     known = [(line, name) for line, name in named_families(path.read_text()) if name != own_name(path)]
     assert known == [], f"ask family_of(metadata) instead of naming a family: lines and names {known}"
 
@@ -73,11 +73,11 @@ def test_no_module_knows_a_family_by_its_name(path):
         "import dataset.families.arc.family",
     ],
 )
-def test_every_way_to_tell_families_apart_is_noticed(source):
+def test_every_reference_to_a_family_is_detected(source):
     assert len(list(named_families(source))) >= 1
 
 
-def test_what_only_mentions_a_family_is_allowed():
+def test_mentioning_a_family_in_text_is_allowed():
     source = '"""As sudoku or maze."""\nfrom dataset.families.sudoku.rules import BoxShape\nsudoku = "sudoku/valid"'
     assert list(named_families(source)) == []
 

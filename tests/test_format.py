@@ -38,7 +38,7 @@ def older_dataset(root, **changes):
 
 
 @pytest.mark.parametrize("total_puzzles", ["absent", None, 2])
-def test_older_datasets_open_with_the_number_of_puzzles_counted(tmp_path, total_puzzles):
+def test_older_datasets_open_and_puzzles_are_counted(tmp_path, total_puzzles):
     older_dataset(tmp_path, total_puzzles=total_puzzles)
     if total_puzzles == "absent":
         path = tmp_path / "train" / "dataset.json"
@@ -246,7 +246,7 @@ CORRUPTIONS = {
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_a_broken_rule_is_refused_and_named(tmp_path, name):
+def test_a_violation_is_rejected_and_reported(tmp_path, name):
     corrupt, named = CORRUPTIONS[name]
     build(tmp_path)
     corrupt(tmp_path)
@@ -261,7 +261,7 @@ def test_a_broken_rule_is_refused_and_named(tmp_path, name):
 
 
 @pytest.mark.parametrize("key", _REQUIRED_KEYS)
-def test_a_missing_key_is_refused_and_named(tmp_path, key):
+def test_a_missing_key_is_rejected_and_reported(tmp_path, key):
     build(tmp_path)
     path = tmp_path / "train" / "dataset.json"
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != key}))
@@ -269,7 +269,7 @@ def test_a_missing_key_is_refused_and_named(tmp_path, key):
         open_split(tmp_path, "train")
 
 
-def test_a_value_in_a_late_chunk_is_named_by_its_own_row(tmp_path, monkeypatch):
+def test_a_value_in_a_later_chunk_is_reported_with_its_row(tmp_path, monkeypatch):
     monkeypatch.setattr("dataset.example_set._CHUNK_BYTES", 2 * SEQ_LEN)  # read two rows at a time
     build(tmp_path)
     edit_array(tmp_path, "inputs", lambda array: array.__setitem__((slice(3, 6), 4), 99))
@@ -278,7 +278,7 @@ def test_a_value_in_a_late_chunk_is_named_by_its_own_row(tmp_path, monkeypatch):
     assert "3 such values" in problem
 
 
-def test_validate_lists_every_broken_rule_and_open_names_the_first_few(tmp_path):
+def test_validate_lists_all_violations_and_open_the_first_few(tmp_path):
     build(tmp_path)
     edit_array(tmp_path, "inputs", lambda array: array.__setitem__((0, 0), 99))
     edit_array(tmp_path, "labels", lambda array: array.__setitem__((5, 0), 99))
@@ -295,7 +295,7 @@ def test_validate_lists_every_broken_rule_and_open_names_the_first_few(tmp_path)
         open_split(tmp_path, "train")
 
 
-def test_validate_names_keys_in_which_the_splits_differ(tmp_path):
+def test_validate_reports_keys_in_which_splits_differ(tmp_path):
     build(tmp_path)
     edit_json(tmp_path, "test", vocab_size=VOCAB + 1, ignore_label_id=None)
     assert len(validate(tmp_path)) == 2
@@ -324,7 +324,7 @@ def test_validate_checks_the_identifier_names(tmp_path, content, named):
     assert named in problems[0]
 
 
-def test_a_missing_dataset_and_a_missing_split_are_told_apart(tmp_path):
+def test_missing_datasets_and_missing_splits_are_distinguished(tmp_path):
     with pytest.raises(UserError, match="nowhere: there is no such dataset"):
         open_split(tmp_path / "nowhere", "train")
     assert "no such dataset" in validate(tmp_path / "nowhere")[0]

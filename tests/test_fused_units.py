@@ -68,7 +68,7 @@ def test_outputs_and_gradients_are_as_close_to_float32_as_eager_ones(
 
 @needs_processor
 @pytest.mark.parametrize("units", [SUDOKU, LATIN, CUBE], ids=str)
-def test_those_that_share_a_maximum_share_its_gradient(units):
+def test_tied_maxima_share_the_gradient(units):
     network = network_of(units, hidden_size=16)
     with torch.no_grad():  # use only the maximum
         for linear in (network.layers[0].of_cell, *network.layers[0].of_units):
@@ -90,7 +90,7 @@ def test_those_that_share_a_maximum_share_its_gradient(units):
 
 
 @needs_processor
-def test_rows_do_not_depend_on_the_number_of_threads_nor_on_what_is_beside_them():
+def test_rows_do_not_depend_on_threads_and_other_rows():
     network = network_of(SUDOKU)
     fused = FusedNetwork(network)
     h, injection, upstream = inputs_of(SUDOKU, 9, 48, rows=5)
@@ -114,7 +114,7 @@ def test_rows_do_not_depend_on_the_number_of_threads_nor_on_what_is_beside_them(
 
 
 @needs_processor
-def test_one_network_applies_to_rows_of_several_numbers_of_symbols():
+def test_one_network_supports_different_numbers_of_symbols():
     network = network_of(SMALL, hidden_size=32)
     both = [inputs_of(SMALL, symbols, 32)[0] for symbols in (4, 9, 4)]
     with torch.no_grad():
@@ -126,7 +126,7 @@ def test_one_network_applies_to_rows_of_several_numbers_of_symbols():
 
 @needs_processor
 @pytest.mark.parametrize("pooling", ["mean", "mean_max"])
-def test_what_is_not_finite_stays_in_its_row(pooling):
+def test_values_that_are_not_finite_stay_in_their_row(pooling):
     fused = FusedNetwork(network_of(SUDOKU, pooling=pooling))
     h = inputs_of(SUDOKU, 9, 48)[0]
     for value in (torch.nan, torch.inf):
@@ -137,7 +137,7 @@ def test_what_is_not_finite_stays_in_its_row(pooling):
 
 
 @needs_processor
-def test_no_rows_give_no_rows():
+def test_zero_rows_are_supported():
     fused = FusedNetwork(network_of(SMALL, hidden_size=32))
     h = torch.zeros(0, 64, 32, dtype=BFLOAT16, requires_grad=True)
     out = fused(h, None, None)
@@ -153,7 +153,7 @@ def case(*overrides: str, dtype: str = "bfloat16", seq_len: int = 16) -> Case:
 
 @needs_processor
 @pytest.mark.parametrize("overrides", [(), ("arch.pooling=mean",), ("arch.L_layers=2",)], ids=str)
-def test_a_training_goes_the_way_of_an_eager_one(overrides):
+def test_training_equals_eager_training(overrides):
     exact, eager, compiled, checkpointed = (
         case(*overrides, dtype=dtype) for dtype in ("float32", "bfloat16", "bfloat16", "bfloat16")
     )
@@ -190,13 +190,13 @@ def test_a_training_goes_the_way_of_an_eager_one(overrides):
     ],
     ids=str,
 )
-def test_what_it_does_not_do_is_left_to_torch(overrides, dtype):
+def test_unsupported_settings_are_left_to_torch(overrides, dtype):
     inner = case(*overrides, dtype=dtype).model.architecture
     assert not FusedCPU.fits(inner)
     assert not isinstance(choose_backend(inner), FusedCPU)
 
 
 @needs_processor
-def test_a_network_without_code_is_refused():
+def test_a_network_without_code_is_rejected():
     with pytest.raises(ValueError, match="does not implement this network"):
         FusedNetwork(network_of(SMALL, hidden_size=24))

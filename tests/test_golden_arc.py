@@ -29,7 +29,7 @@ def grid(rows: list) -> np.ndarray:
     return np.array(rows, np.uint8)
 
 
-def test_hashes_are_the_published_ones(helpers):
+def test_hashes_match_the_published_ones(helpers):
     for rows, expected in helpers["grid_hash"]:
         assert grid_hash(grid(rows)) == expected
     base = grid(helpers["base_grid"])
@@ -41,7 +41,7 @@ def test_dihedral_images_are_the_published_ones(helpers):
     assert [dihedral(base, transform).tolist() for transform in range(8)] == helpers["dihedral"]
 
 
-def test_augmentation_names_mean_what_they_do_in_published_datasets(helpers):
+def test_augmentation_names_match_published_datasets(helpers):
     base = grid(helpers["base_grid"])
     for case in helpers["aug_np_random_seed_11"]:
         task, augmentation = split_name(case["name"])
@@ -53,7 +53,7 @@ def test_augmentation_names_mean_what_they_do_in_published_datasets(helpers):
     assert (task, augmentation.invert(base).tolist()) == (name, rows)
 
 
-def test_crops_of_good_and_garbled_sequences_are_the_published_ones(helpers):
+def test_crops_of_valid_and_garbage_sequences_match_the_published_ones(helpers):
     sequences = golden_files.load("arc_seqs")
     for name, size in helpers["crop_shapes"].items():
         assert list(crop(sequences[name]).shape) == size, name

@@ -61,7 +61,7 @@ def hashes(inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_metadata_is_the_published_one_but_for_the_true_number_of_puzzles(golden, run, built, split):
+def test_metadata_matches_the_published_one_except_for_the_number_of_puzzles(golden, run, built, split):
     expected = json.loads(str(golden[f"{run}/{split}/dataset_json"]))
     expected["total_puzzles"] = len(golden[f"{run}/{split}/puzzle_identifiers"])
     found = json.loads((built / split / "dataset.json").read_text())

@@ -68,7 +68,9 @@ def test_without_arguments_a_command_prints_its_usage_and_what_is_required(comma
 
 
 @pytest.mark.parametrize("command", HYDRA, ids=name_of)
-def test_so_do_the_commands_that_hydra_composes(command, monkeypatch, tmp_path, capfd):
+def test_commands_composed_by_hydra_print_their_usage_and_what_is_required(
+    command, monkeypatch, tmp_path, capfd
+):
     assert in_process_command(monkeypatch, tmp_path, entry=command) == 2
     out, err = capfd.readouterr()
     assert out == ""

@@ -58,7 +58,7 @@ def interrupted_at_import(
 
 @pytest.mark.parametrize("names", [(), LARGE], ids=["first", "large"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_ctrl_c_during_the_imports_is_one_line(command, names, tmp_path):
+def test_ctrl_c_during_imports_gives_one_line(command, names, tmp_path):
     # Without a checkpoint these commands exit before importing any large package.
     about_weights = command in ("solve.py", "app.py", "export.py") or command.startswith("evaluators/")
     required = "checkpoint=x out=y" if command == "export.py" else "checkpoint=x"
@@ -71,12 +71,12 @@ def test_ctrl_c_during_the_imports_is_one_line(command, names, tmp_path):
 @pytest.mark.parametrize(
     ("command", "arguments"), [("pretrain.py", "data_paths=[x]"), ("solve.py", "checkpoint=x")]
 )
-def test_ctrl_c_once_the_arguments_are_checked_is_one_line(command, arguments, tmp_path):
+def test_ctrl_c_after_the_arguments_are_checked_gives_one_line(command, arguments, tmp_path):
     done = interrupted_at_import(command, signal.SIGINT, tmp_path, "torch", arguments=arguments)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
-def test_sigterm_has_its_own_word_and_code(tmp_path):
+def test_sigterm_has_its_own_message_and_code(tmp_path):
     done = interrupted_at_import("evaluate.py", signal.SIGTERM, tmp_path, *LARGE)
     assert (done.returncode, done.stderr) == (143, "terminated\n")
 
@@ -88,7 +88,7 @@ def test_sigterm_has_its_own_word_and_code(tmp_path):
         (Interrupted(signal.SIGTERM), "terminated\n", 143),
     ],
 )
-def test_an_interrupted_command_ends_with_one_line_and_the_code_of_the_signal(capsys, error, line, code):
+def test_an_interrupted_command_exits_with_one_line_and_the_code_of_the_signal(capsys, error, line, code):
     @report_user_errors
     def main():
         raise error
@@ -133,7 +133,7 @@ def assert_all_end(pids: list[int]) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
-def test_ctrl_c_twice_ends_a_builder_with_its_workers_and_leaves_nothing(tmp_path):
+def test_two_ctrl_c_end_a_builder_and_its_workers_and_leave_nothing(tmp_path):
     process, workers = running_builder(tmp_path / "new" / "data")
     os.killpg(process.pid, signal.SIGINT)  # to all processes, like a terminal
     time.sleep(0.3)
@@ -147,7 +147,7 @@ def test_ctrl_c_twice_ends_a_builder_with_its_workers_and_leaves_nothing(tmp_pat
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
-def test_the_workers_of_a_killed_builder_end_and_its_folder_is_free_again(tmp_path):
+def test_workers_of_a_killed_builder_exit_and_its_folder_is_unlocked(tmp_path):
     process, workers = running_builder(tmp_path)
     process.kill()
     process.wait()

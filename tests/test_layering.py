@@ -73,7 +73,7 @@ def strongly_connected(imports: dict[str, set[str]]) -> list[set[str]]:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_the_way_the_module_map_says(path):
+def test_imports_follow_the_module_map(path):
     folder = path.relative_to(ROOT).parts[0] if path.parent != ROOT else None
     ours = {*FOLDERS, "puzzle_dataset", *ABOVE, *ENTRY_POINTS}
     for name in imported_names(path):
@@ -89,19 +89,19 @@ def test_imports_point_the_way_the_module_map_says(path):
             assert fine, f"{path} imports {name}; {folder}/ may import {sorted(ALLOWED[folder])}"
 
 
-def test_build_scripts_are_imported_by_nobody():
+def test_build_scripts_are_not_imported():
     for path in MODULES:
         assert not any("build_" in name for name in imported_names(path) if name.startswith("dataset")), path
 
 
-def test_no_module_of_dataset_has_the_name_of_one_of_the_standard_library():
+def test_no_module_of_dataset_shadows_the_standard_library():
     # Scripts run with dataset/ first on the import path.
     import sys
 
     assert not {path.stem for path in (ROOT / "dataset").glob("*.py")} & set(sys.stdlib_module_names)
 
 
-def test_no_module_is_imported_by_what_it_imports():
+def test_there_are_no_import_cycles():
     modules = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in ALL
     }
@@ -110,6 +110,6 @@ def test_no_module_is_imported_by_what_it_imports():
     assert not circles, "\n".join(" and ".join(circle) + " import each other" for circle in circles)
 
 
-def test_a_circle_is_found_through_functions_and_through_other_modules():
+def test_cycles_are_found_through_functions_and_other_modules():
     imports = {"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": {"e"}, "e": set()}
     assert [circle for circle in strongly_connected(imports) if len(circle) > 1] == [{"a", "b", "c"}]

@@ -138,7 +138,7 @@ def test_a_character_outside_the_alphabet_is_named():
         encode("# xG")
 
 
-def test_cells_that_make_no_square_are_refused():
+def test_numbers_of_cells_that_are_not_square_are_rejected():
     assert square_shape(36) == (6, 6)
     with pytest.raises(UserError, match="35 cells"):
         square_shape(35)
@@ -154,7 +154,7 @@ def test_bit_sets_hold_what_was_packed(shape):
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (3, 7), (12, 12), (9, 40)])
-def test_path_lengths_are_those_of_a_textbook_search(shape):
+def test_path_lengths_match_a_textbook_search(shape):
     rng = np.random.default_rng(1)
     mazes = np.stack([random_small_maze(rng, shape) for _ in range(60)])
     paths = [queue_search(maze) for maze in mazes]
@@ -202,7 +202,7 @@ MAZE = "S  #\n #  \n  #G"
         ("Soo#\n##oo\n  #G", (False, False)),  # an additional wall
     ],
 )
-def test_predictions_are_judged_by_their_marks_and_by_what_they_keep(prediction, expected):
+def test_predictions_are_judged_by_marks_and_unchanged_cells(prediction, expected):
     assert judge_one(grid(MAZE), grid(prediction)) == expected
 
 
@@ -239,7 +239,7 @@ def test_long_paths_that_touch_themselves_are_still_recognised():
     assert judge_one(question, mark(question, np.ndindex(8, 8))) == (False, False)
 
 
-def test_a_marking_without_any_order_is_given_up_in_bounded_time():
+def test_the_search_for_an_order_of_marks_has_bounded_time():
     question = np.full((30, 30), FREE, np.uint8)
     question[0, 0], question[29, 29] = START, GOAL
     assert judge_one(question, mark(question, np.ndindex(30, 30))) == (False, False)
@@ -255,7 +255,7 @@ def test_published_answers_are_the_path_that_a_search_in_the_order_down_left_rig
         assert optimal.all()
 
 
-def test_another_shortest_path_than_the_published_one_is_optimal_too():
+def test_shortest_paths_other_than_the_published_one_are_optimal():
     questions, answers = published("test")
     # The same search in the flipped maze breaks ties differently.
     others = np.stack([mark(q[::-1], queue_search(q[::-1]))[::-1] for q in questions])
@@ -280,7 +280,7 @@ def test_another_shortest_path_than_the_published_one_is_optimal_too():
         ("S G  ", "SoGo ", "not one path from S to G"),
     ],
 )
-def test_a_pair_that_is_no_marked_maze_is_described(question, answer, message):
+def test_an_invalid_pair_is_described(question, answer, message):
     good = encode("S G  "), encode("SoG  ")
     questions, answers = (
         np.stack(pair) for pair in zip(good, (encode(question), encode(answer)), strict=True)
@@ -293,7 +293,7 @@ def test_a_pair_that_is_no_marked_maze_is_described(question, answer, message):
 # Symmetry and the generator
 
 
-def test_images_of_a_maze_and_its_reverse_share_a_key_and_other_mazes_do_not():
+def test_images_of_a_maze_and_its_reverse_share_a_key_but_other_mazes_do_not():
     rng = np.random.default_rng(3)
     mazes = [random_small_maze(rng, (5, 6)) for _ in range(30)]
     for maze in mazes:
@@ -307,7 +307,7 @@ def test_images_of_a_maze_and_its_reverse_share_a_key_and_other_mazes_do_not():
 @pytest.mark.parametrize(
     ("shape", "min_path", "count"), [((30, 30), 110, 4), ((8, 8), 18, 40), ((5, 9), 12, 40)]
 )
-def test_generated_mazes_have_one_shortest_path_longer_than_asked_for(shape, min_path, count):
+def test_generated_mazes_have_a_unique_shortest_path_above_the_minimum(shape, min_path, count):
     for index in range(count):
         question, answer = random_maze(np.random.default_rng(index), MazeSpec(shape, min_path))
         assert question.shape == answer.shape == shape
@@ -330,11 +330,11 @@ def test_generated_mazes_have_as_many_walls_as_published_ones():
     assert 0.34 < np.mean(walls) < 0.40
 
 
-def test_usual_lengths_start_from_the_published_threshold():
+def test_default_lengths_match_the_published_threshold():
     assert [default_min_path(side) for side in (4, 6, 10, 30)] == [6, 14, 29, 110]
 
 
-def test_usual_lengths_of_perfect_mazes_are_100_to_140_steps_and_never_an_empty_range():
+def test_default_lengths_of_perfect_mazes_are_100_to_140_steps_and_never_empty():
     assert default_path_range(30) == (99, 140)
     for side in range(3, 60):
         min_path, max_path = default_path_range(side)
@@ -381,7 +381,7 @@ def test_a_longer_split_begins_with_the_shorter_one():
     assert np.array_equal(long[:10], short)
 
 
-def test_splits_share_no_maze_up_to_symmetry_even_where_mazes_are_few():
+def test_splits_share_no_maze_up_to_symmetry_even_if_there_are_few():
     spec = MazeSpec((4, 4), 6)
     train, _, keys = generate_split(spec, 60, seed=0, split=0, workers=1)
     test, _, _ = generate_split(spec, 60, seed=0, split=1, workers=1, excluded=keys)
@@ -390,12 +390,12 @@ def test_splits_share_no_maze_up_to_symmetry_even_where_mazes_are_few():
     assert not train_keys & test_keys
 
 
-def test_asking_for_more_mazes_than_there_are_is_an_error_that_names_the_option():
+def test_requesting_too_many_mazes_is_an_error_that_names_the_option():
     with pytest.raises(UserError, match=r"different 3x3 mazes .*--min-path"):
         generate_split(MazeSpec((3, 3), 3), 10_000, seed=0, split=0, workers=1)
 
 
-def test_a_path_longer_than_any_is_an_error_that_names_the_option(monkeypatch):
+def test_an_impossible_path_length_is_an_error_that_names_the_option(monkeypatch):
     monkeypatch.setattr("dataset.families.maze.generate._MAX_TRIES", 500)
     with pytest.raises(UserError, match=r"no 5x5 mazes .*--min-path"):
         random_maze(np.random.default_rng(0), MazeSpec((5, 5), 30))

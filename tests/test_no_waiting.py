@@ -30,7 +30,7 @@ def case_on_meta(*overrides: str) -> Case:
     ],
     ids=" ".join,
 )
-def test_a_step_reads_no_value_back(overrides):
+def test_a_step_does_not_read_values_back(overrides):
     case = case_on_meta(*overrides)
     for _ in range(2):  # the first step creates carry and optimizer states, the second uses them
         case.train_step()

@@ -76,7 +76,7 @@ def tree() -> dict[str, str]:
     return described
 
 
-def test_the_tree_lists_every_file_outside_tests_with_a_line_on_it():
+def test_the_tree_describes_every_file_outside_tests():
     expected = {
         name
         for name in tracked_files()
@@ -95,7 +95,7 @@ def anchors(page: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_links_lead_to_files_and_headings_that_exist():
+def test_links_point_to_existing_files_and_headings():
     page = re.sub(r"<!--.*?-->", "", readme.text(), flags=re.DOTALL)
     targets = re.findall(r"\]\(([^)\s]+)\)", page)
     for target in targets:
@@ -112,7 +112,7 @@ def test_links_lead_to_files_and_headings_that_exist():
 
 
 @pytest.mark.parametrize("block", readme.blocks("bash"), ids=lambda block: block.strip().splitlines()[0][:50])
-def test_every_bash_block_is_bash(block):
+def test_every_bash_block_is_valid_bash(block):
     done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     for script in re.findall(r"<<'EOF'\n(.*?)^EOF$", block, re.MULTILINE | re.DOTALL):
@@ -122,7 +122,7 @@ def test_every_bash_block_is_bash(block):
 @pytest.mark.parametrize(
     "block", readme.blocks("python"), ids=lambda block: block.strip().splitlines()[0][:50]
 )
-def test_every_python_block_is_python(block):
+def test_every_python_block_is_valid_python(block):
     compile(block, "README.md", "exec")
 
 
@@ -137,7 +137,7 @@ def own_architecture():
 
 
 @pytest.mark.parametrize("command", readme.commands(), ids=lambda command: command.line[:60])
-def test_every_command_is_understood(command, own_architecture, tmp_path, monkeypatch):
+def test_every_command_is_accepted(command, own_architecture, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("FOLDER").mkdir()  # the two sources in the example of a builder
     Path("puzzles.txt").touch()
@@ -241,7 +241,7 @@ def test_the_table_has_every_key_of_the_file_with_its_default_and_a_meaning(name
     assert [row["key"] for row in table(heading) if not row["meaning"]] == []
 
 
-def test_the_table_of_further_keys_has_what_the_schema_knows_beyond_the_files():
+def test_the_table_of_further_keys_has_all_schema_keys_missing_in_the_files():
     sizes, defaults = ("seq_len", "vocab_size", "num_puzzle_identifiers"), {}
     for prefix, schema in (("", RecursiveConfig), ("loss.", ACTLossHead.Config)):
         defaults |= {f"{prefix}{name}": field.default for name, field in schema.model_fields.items()}
@@ -253,7 +253,7 @@ def test_the_table_of_further_keys_has_what_the_schema_knows_beyond_the_files():
 
 
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "trm"])
-def test_the_table_of_the_other_architectures_has_what_each_file_sets(name):
+def test_the_table_of_other_architectures_matches_their_files(name):
     assert keys_in("The other architectures", f"`{name}`") == written(CONFIG / "arch" / f"{name}.yaml")
 
 
@@ -290,17 +290,17 @@ _ARCH = meanings(ArchitectureName, RecursiveConfig) | meanings(LossName, ACTLoss
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_the_tables_say_of_each_key_what_its_schema_says(heading, said):
+def test_descriptions_in_tables_match_the_schemas(heading, said):
     rows = {plain(row["key"]): as_meaning(row["meaning"]) for row in table(heading)}
     assert rows == {key: as_meaning(said[key]) for key in rows}
 
 
 @pytest.mark.parametrize("name", ["cfg_pretrain.yaml", "cfg_evaluate.yaml", "arch/trm.yaml"])
-def test_files_of_defaults_do_not_explain_keys_once_more(name):
+def test_files_of_defaults_do_not_repeat_descriptions(name):
     assert re.findall(r"^\w+:.*#.*$", (CONFIG / name).read_text(), re.MULTILINE) == []
 
 
-def test_the_keys_of_hrm_and_urm_are_listed_as_their_errors_name_them():
+def test_keys_of_hrm_and_urm_are_listed_as_in_errors():
     said = {
         plain(row["published"]).partition("=")[0]: plain(row["here"])
         for row in table("Commands of HRM and URM")
@@ -312,7 +312,7 @@ def test_the_keys_of_hrm_and_urm_are_listed_as_their_errors_name_them():
         assert said["arch"] == f"arch={ours}"
 
 
-def test_the_sweep_of_wandb_ends_in_commands_that_are_accepted():
+def test_the_sweep_of_wandb_runs_valid_commands():
     (block,) = readme.blocks("yaml", section("Sweeps"))
     sweep = yaml.safe_load(block)
     names, values = zip(*((name, each["values"]) for name, each in sweep["parameters"].items()), strict=True)
@@ -338,7 +338,7 @@ def groups() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("group", "path"), list(groups()))
-def test_the_table_of_a_group_has_what_each_choice_sets(group, path):
+def test_the_table_of_a_group_matches_its_files(group, path):
     assert keys_in(f"`{group}=`", f"`{path.stem}`") == written(path)
 
 
@@ -435,17 +435,17 @@ def _num_parameters(name: str, *overrides: str) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def test_the_table_of_recipes_has_them_all():
+def test_the_table_of_recipes_is_complete():
     recipes = {path.stem for path in (CONFIG / "experiment").glob("*.yaml")}
     assert {plain(row["recipe"]) for row in table("Recipes")} == recipes
 
 
-def test_every_measured_result_is_a_figure_or_a_clearly_marked_slot():
+def test_every_measured_result_is_a_number_or_marked_as_missing():
     cells = re.findall(r"[^|\n]*MEASURE[^|\n]*", readme.text())
     assert {cell.strip() for cell in cells} <= {NOT_MEASURED}
 
 
-def test_the_format_is_described_as_builders_write_it(sudoku4x4):
+def test_the_description_of_the_format_matches_the_builders(sudoku4x4):
     metadata = yaml.safe_load((sudoku4x4 / "test" / "dataset.json").read_text())
     format_section = section("The format")
     for key in ("pad_id", "ignore_label_id", "blank_identifier_id", "vocab_size", "seq_len", "sets"):

@@ -54,7 +54,7 @@ def header(path: Path) -> dict[str, str]:
 
 
 @each_recipe
-def test_the_header_says_how_to_build_and_train_how_long_it_takes_and_what_to_expect(path):
+def test_the_header_has_data_train_time_and_score(path):
     fields = header(path)
     assert tuple(fields) == FIELDS
     assert all(fields.values())
@@ -79,7 +79,7 @@ def test_the_headers_command_trains_the_recipe(path):
 
 
 @each_recipe
-def test_a_recipe_still_takes_overrides(path):
+def test_a_recipe_accepts_overrides(path):
     chosen = config(
         f"+experiment={path.stem}", "arch=trm_singlez", "lr=3e-5", "arch.L_cycles=2", "run_name=mine"
     )
@@ -106,7 +106,7 @@ def documented(heading: str, which: int) -> PretrainConfig:
         ("maze_hard", "ARC-AGI and mazes", 1),
     ],
 )
-def test_the_recipe_of_a_published_run_trains_what_the_published_command_does(recipe, heading, which):
+def test_the_recipe_of_a_published_run_matches_the_published_command(recipe, heading, which):
     recipe, command = config(f"+experiment={recipe}"), documented(heading, which)
     assert recipe.test_paths == command.test_paths
     # Names and evaluators do not affect training.

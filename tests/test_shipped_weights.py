@@ -29,7 +29,7 @@ def test_a_hard_sudoku_is_solved_from_a_fresh_checkout():
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
-def test_a_card_states_what_the_model_knows_and_names_no_path_of_a_machine(folder):
+def test_a_card_documents_knowledge_and_contains_no_path(folder):
     card = (folder / "README.md").read_text()
     assert "| built-in knowledge of the rules |" in card
     assert "| FLOP of training |" in card

@@ -52,7 +52,7 @@ def test_a_byte_order_mark_and_significant_spaces_are_understood(tmp_path):
     assert bytes(rows.questions[0]) == b" S "
 
 
-def test_rows_below_a_rating_are_left_out_but_keep_their_numbers(tmp_path):
+def test_rows_below_a_rating_are_skipped_but_numbers_are_kept(tmp_path):
     path = table(tmp_path / "t.csv", "a,.1,21,3\na,.2,12,5\na,1.,12,4.5\n")
     rows = read_rows(path, **SYMBOLS, min_rating=4)
     assert rows.numbers.tolist() == [1, 2]
@@ -74,7 +74,7 @@ def test_rows_below_a_rating_are_left_out_but_keep_their_numbers(tmp_path):
         ("", "has no row"),
     ],
 )
-def test_a_wrong_row_is_refused_by_file_and_row(tmp_path, text, message):
+def test_a_wrong_row_is_rejected_with_file_and_line(tmp_path, text, message):
     path = table(tmp_path / "t.csv", text)
     with pytest.raises(UserError) as error:
         read_rows(path, **SYMBOLS)
@@ -83,7 +83,7 @@ def test_a_wrong_row_is_refused_by_file_and_row(tmp_path, text, message):
 
 
 @pytest.mark.parametrize("header", ["", "a,.1,21,\n", "question answer\n"])
-def test_a_table_without_its_header_is_refused(tmp_path, header):
+def test_a_table_without_its_header_is_rejected(tmp_path, header):
     path = table(tmp_path / "t.csv", "a,.1,21,\n", header)
     with pytest.raises(
         UserError,
@@ -118,7 +118,7 @@ def test_a_column_called_difficulty_is_the_rating(tmp_path):
     assert read_rows(path, **SYMBOLS).ratings.tolist() == [2.5]
 
 
-def test_two_columns_of_the_same_meaning_and_a_missing_answer_are_refused(tmp_path):
+def test_two_columns_of_the_same_meaning_and_a_missing_answer_are_rejected(tmp_path):
     path = table(tmp_path / "t.csv", ".1,.1,21\n", "puzzle,question,answer\n")
     with pytest.raises(
         UserError, match=r"t\.csv line 1: the columns question and puzzle could both be the question"
@@ -131,7 +131,7 @@ def test_two_columns_of_the_same_meaning_and_a_missing_answer_are_refused(tmp_pa
         read_rows(path, **SYMBOLS)
 
 
-def test_a_missing_rating_is_refused_only_where_one_is_needed(tmp_path):
+def test_a_missing_rating_is_rejected_only_if_needed(tmp_path):
     path = table(tmp_path / "t.csv", "a,.1,21,9\na,.2,12,\n")
     assert len(read_rows(path, **SYMBOLS)) == 2
     with pytest.raises(UserError, match="line 3 has no rating"):
@@ -141,20 +141,20 @@ def test_a_missing_rating_is_refused_only_where_one_is_needed(tmp_path):
         read_rows(path, **SYMBOLS, min_rating=10)
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path):
+def test_a_file_that_is_not_text_is_rejected(tmp_path):
     (tmp_path / "t.csv").write_bytes(HEADER.encode() + b"\xff\xfe\x00")
     with pytest.raises(UserError, match="cannot be read as a CSV file"):
         read_rows(tmp_path / "t.csv", **SYMBOLS)
 
 
-def test_a_local_folder_must_hold_the_table(tmp_path):
+def test_a_local_folder_must_contain_the_table(tmp_path):
     with pytest.raises(UserError, match=r"test\.csv does not exist"):
         find_table("test", source_csv=tmp_path, source_repo="a/b")
     table(tmp_path / "test.csv", "")
     assert find_table("test", source_csv=tmp_path, source_repo="a/b") == tmp_path / "test.csv"
 
 
-def test_the_hub_is_asked_for_the_dataset_file(monkeypatch, tmp_path):
+def test_the_dataset_file_is_downloaded_from_the_hub(monkeypatch, tmp_path):
     asked = []
 
     def download(repo, name, repo_type):
@@ -180,7 +180,7 @@ def hub_error() -> HfHubHTTPError:
     ],
     ids=lambda failure: type(failure).__name__,
 )
-def test_a_hub_that_cannot_be_reached_is_said_with_the_alternatives(monkeypatch, failure):
+def test_an_unreachable_hub_is_reported_with_alternatives(monkeypatch, failure):
     def download(*arguments, **settings):
         raise failure
 
@@ -194,7 +194,7 @@ def test_a_hub_that_cannot_be_reached_is_said_with_the_alternatives(monkeypatch,
     assert "\n" not in message
 
 
-def test_a_hub_that_never_answers_is_asked_again_in_silence(tmp_path):
+def test_downloads_from_an_unresponsive_hub_are_retried_silently(tmp_path):
     code = (
         "import time; waits = []; time.sleep = waits.append\n"  # pauses of the library between attempts
         "from dataset.sources import download_table; from utils.errors import UserError\n"
@@ -213,7 +213,7 @@ def test_a_hub_that_never_answers_is_asked_again_in_silence(tmp_path):
     assert done.stderr == ""
 
 
-def test_the_hub_library_is_imported_only_where_it_is_used():
+def test_the_hub_library_is_imported_only_when_used():
     code = (
         "import sys, dataset.sources, dataset.build_sudoku_dataset; print('huggingface_hub' in sys.modules)"
     )

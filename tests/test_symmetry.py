@@ -52,7 +52,7 @@ FAMILIES = [*(f"sudoku {box}" for box in BOXES), "maze", "flat maze"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_undoing_gives_back_any_answer_exactly(family):
+def test_undo_inverts_any_answer_exactly(family):
     symmetries, tokens = of_family(family, np.random.default_rng(0))
     count = min(COUNT, symmetries.most or COUNT)
     made = copies(symmetries, tokens, count=count)
@@ -64,7 +64,7 @@ def test_undoing_gives_back_any_answer_exactly(family):
 
 
 @pytest.mark.parametrize("box", BOXES, ids=str)
-def test_copies_of_solutions_are_solutions_and_answers_to_copies_come_back_as_solutions(box):
+def test_copies_of_solutions_and_answers_mapped_back_are_solutions(box):
     tokens = solved_sudokus(box, 8)
     made = copies(SudokuSymmetries(box), tokens)
     assert is_solution(made.tokens.astype(np.int64) - 1, box).all()
@@ -86,7 +86,7 @@ def test_copies_of_a_maze_have_its_shortest_paths(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_puzzles_copies_depend_on_the_seed_and_its_place_alone(family):
+def test_copies_of_a_puzzle_depend_only_on_the_seed_and_its_index(family):
     symmetries, tokens = of_family(family, np.random.default_rng(0))
     count = 4
     together = copies(symmetries, tokens, count=count).tokens.reshape(5, count, -1)
@@ -117,7 +117,7 @@ def arc_question(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("identifier", [1, 2, 3, 4])
-def test_arc_copies_are_what_the_data_shows_under_their_identifiers(identifier):
+def test_arc_copies_match_the_data_of_their_identifiers(identifier):
     grid, sequence = arc_question(NAMES[identifier])
     made = copies(ArcSymmetries(NAMES), sequence[None], count=4, ids=np.array([identifier], np.int32))
     assert made.identifiers[0] == identifier
@@ -131,7 +131,7 @@ def test_arc_copies_are_what_the_data_shows_under_their_identifiers(identifier):
     assert (made.undo(said.astype(np.int16)) == expected).all()
 
 
-def test_arc_without_identifiers_takes_any_augmentation():
+def test_arc_without_identifiers_uses_any_augmentation():
     grid, sequence = arc_question(TASK)
     made = copies(ArcSymmetries(None), sequence[None], count=12)
     assert len(np.unique(made.tokens, axis=0)) == 12
@@ -143,7 +143,7 @@ def test_arc_without_identifiers_takes_any_augmentation():
     assert all((arc.crop(tokens) == 0).sum() == (grid == 0).sum() for tokens in made.tokens)
 
 
-def test_arc_has_as_many_copies_as_the_poorest_test_task_has_identifiers():
+def test_the_number_of_arc_copies_is_the_minimum_of_identifiers_per_task():
     assert ArcSymmetries(NAMES, [1, 3]).most == 4
     assert ArcSymmetries(NAMES, [1, 5]).most == 1
     assert ArcSymmetries(None, [0]).most is None
@@ -159,7 +159,7 @@ def metadata(seq_len: int, vocab_size: int, *, identifiers: int = 1, **extra) ->
     return Metadata(0, 0, 0, vocab_size, seq_len, identifiers, 1, 1.0, 1, ("all",), extra)
 
 
-def test_the_family_says_which_symmetries_there_are(tmp_path):
+def test_the_family_determines_the_symmetries(tmp_path):
     def found(*sizes, identifiers=1, knows_identifiers=True, **extra):
         family = family_of(metadata(*sizes, identifiers=identifiers, **extra))
         return family.symmetries_to_ask([tmp_path], [1, 5], identifiers if knows_identifiers else 1)

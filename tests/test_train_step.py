@@ -123,7 +123,7 @@ class WrittenOut:
 
 @pytest.mark.parametrize("clip", [None, CLIP])
 @pytest.mark.parametrize("choice", CHOICES)
-def test_every_update_is_the_one_that_the_formulas_give(identified, tmp_path, choice, clip):
+def test_every_update_matches_the_formulas(identified, tmp_path, choice, clip):
     run = built(identified, tmp_path / "run", *CHOICES[choice], grad_clip=clip)
     assert run.state.optimizers.settings.total_steps == TOTAL
     by_hand = WrittenOut(run, atan2=choice.endswith("adam_atan2"), clip=clip)
@@ -157,9 +157,7 @@ class Share(World):
 
 
 @pytest.mark.parametrize(("ranks", "parts"), [(2, 1), (1, 2), (2, 2)])
-def test_each_rank_and_micro_batch_explores_as_its_rows_of_the_whole_batch_do(
-    identified, tmp_path, ranks, parts
-):
+def test_exploration_does_not_depend_on_ranks_and_micro_batches(identified, tmp_path, ranks, parts):
     """The learning rate is 0, so that each part of the batch can be tracked separately."""
     rates = {"lr": 0.0, "puzzle_emb_lr": 0.0}
     whole, *shares = (built(identified, tmp_path / str(i), **rates) for i in range(1 + ranks))
@@ -191,7 +189,7 @@ def test_each_rank_and_micro_batch_explores_as_its_rows_of_the_whole_batch_do(
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-def test_the_gradient_is_that_of_the_mean_over_the_global_batch(identified, tmp_path, parts):
+def test_the_gradient_is_the_mean_over_the_global_batch(identified, tmp_path, parts):
     """AdamATan2 is invariant to the scale of gradients, so compare the values that are summed over ranks."""
     run = built(identified, tmp_path / "run")
     copy = deepcopy(run.state.model)
@@ -211,7 +209,7 @@ def test_the_gradient_is_that_of_the_mean_over_the_global_batch(identified, tmp_
 
 
 @pytest.mark.parametrize("on_accelerator", [False, True])
-def test_a_step_that_is_not_finite_on_one_rank_is_left_out_on_all(
+def test_a_step_that_is_not_finite_on_one_rank_is_skipped_on_all(
     identified, tmp_path, monkeypatch, on_accelerator
 ):
     """Accelerators update first and then undo it; run that code path on the CPU."""
@@ -239,7 +237,7 @@ def test_a_step_that_is_not_finite_on_one_rank_is_left_out_on_all(
         run.state.metrics.fetch()
 
 
-def test_a_gradient_of_the_puzzle_table_alone_that_is_not_finite_stops_the_update(identified, tmp_path):
+def test_a_nonfinite_gradient_of_the_puzzle_table_stops_the_update(identified, tmp_path):
     run = built(identified, tmp_path / "run")
     table = run.state.model.architecture.puzzle_emb
     before = [p.detach().clone() for p in (*run.state.model.parameters(), table.weights)]
@@ -256,7 +254,7 @@ def test_a_gradient_of_the_puzzle_table_alone_that_is_not_finite_stops_the_updat
         run.state.metrics.fetch()
 
 
-def test_a_loss_that_is_not_finite_stops_the_update_even_if_all_gradients_are(identified, tmp_path):
+def test_a_nonfinite_loss_stops_the_update_even_if_all_gradients_are_finite(identified, tmp_path):
     run = built(identified, tmp_path / "run", "arch.loss.q_halt_weight=0")
     torch.nn.init.constant_(run.state.model.architecture.q_head.bias, math.inf)
     before = [p.detach().clone() for p in run.state.model.parameters()]

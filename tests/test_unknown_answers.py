@@ -78,7 +78,7 @@ def test_a_run_without_known_answers_writes_a_submission_and_has_no_score(tmp_pa
         assert attempts["attempt_1"] != attempts["attempt_2"]
 
 
-def test_a_best_metric_of_arc_is_no_error_either(tmp_path, capsys):
+def test_a_best_metric_of_arc_is_not_an_error(tmp_path, capsys):
     run = run_on(arc_data(tmp_path / "data", known=0), tmp_path / "run", best_metric="ARC/pass@2")
     assert "best_metric=ARC/pass@2 has no value" in capsys.readouterr().out
     assert submission_of(run).exists()
@@ -92,7 +92,7 @@ def test_only_known_answers_are_scored(tmp_path, capsys):
     assert (run / "best").exists()
 
 
-def test_evaluate_reports_the_submission_in_place_of_a_score(tmp_path, capsys, monkeypatch):
+def test_evaluate_reports_the_submission_instead_of_a_score(tmp_path, capsys, monkeypatch):
     data = arc_data(tmp_path / "data", known=0)
     run = run_on(data, tmp_path / "run", epochs=2)
     capsys.readouterr()
@@ -115,7 +115,7 @@ def test_evaluate_reports_the_submission_in_place_of_a_score(tmp_path, capsys, m
 
 
 @pytest.mark.parametrize("store", ["full", "lazy"])
-def test_placeholders_of_other_builders_are_no_answers_either(tmp_path, store):
+def test_placeholders_of_other_builders_are_not_answers(tmp_path, store):
     data = arc_data(tmp_path / "data", 1, 4, "--store", store)
     for split in SPLITS:  # as published: [[0]] for unknown answers, without recording which ones
         path = data / split / "dataset.json"
@@ -132,7 +132,7 @@ def test_placeholders_of_other_builders_are_no_answers_either(tmp_path, store):
     assert validate(data) == []
 
 
-def test_unlabelled_rows_change_no_metric(tmp_path):
+def test_unlabelled_rows_do_not_change_metrics(tmp_path):
     """Three additional rows without labels do not change losses and shares."""
     results = []
     for name in ("plain", "more"):
@@ -156,7 +156,7 @@ def test_unlabelled_rows_change_no_metric(tmp_path):
 
 
 @pytest.mark.parametrize(("evaluator", "size", "vocab"), [(Sudoku, 16, 6), (Maze, 9, 6)])
-def test_families_count_exact_answers_among_labelled_rows(tmp_path, evaluator, size, vocab):
+def test_family_metrics_count_exact_answers_among_labelled_rows(tmp_path, evaluator, size, vocab):
     question = np.full((3, size), 1 if evaluator is Sudoku else 2)
     question[:, 0], question[:, 1] = (2, 3) if evaluator is Sudoku else (3, 4)
     labels = question.copy()
