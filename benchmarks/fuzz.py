@@ -53,8 +53,8 @@ def run_target(target: Target, *, seed: int, first: int, count: int, limit: floa
                 target.read(data, Path(folder))
                 outcome = "accepted"
             except Exception as error:
-                outcome = "refused"
-                if as_user_error(error) is None and not isinstance(error, target.refusals):
+                outcome = "rejected"
+                if as_user_error(error) is None and not isinstance(error, target.user_errors):
                     outcome = "escaped"
                     frame = traceback.extract_tb(error.__traceback__)[-1]
                     kind = f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"
@@ -73,23 +73,23 @@ def run(targets: list[Target], *, inputs: int, seed: int, first: int = 0, limit:
     """Fuzz the targets with `inputs` inputs in total, print a table, and return True if none failed."""
     total = sum(target.share for target in targets)
     print(
-        f"{'target':<22}{'inputs':>8}{'accepted':>10}{'refused':>9}{'escaped':>9}{'slow':>6}{'slowest, s':>12}"
+        f"{'target':<22}{'inputs':>8}{'accepted':>10}{'rejected':>10}{'escaped':>9}{'slow':>6}{'slowest, s':>12}"
     )
     sums: Counter[str] = Counter()
     faults = []
     for target in targets:
         count = max(1, round(inputs * target.share / total))
         result = run_target(target, seed=seed, first=first, count=count, limit=limit)
-        cells = [result.counts[key] for key in ("accepted", "refused", "escaped", "slow")]
+        cells = [result.counts[key] for key in ("accepted", "rejected", "escaped", "slow")]
         print(
-            f"{target.name:<22}{count:>8}{cells[0]:>10}{cells[1]:>9}{cells[2]:>9}{cells[3]:>6}"
+            f"{target.name:<22}{count:>8}{cells[0]:>10}{cells[1]:>10}{cells[2]:>9}{cells[3]:>6}"
             f"{result.slowest:>12.2f}",
             flush=True,
         )
         sums += result.counts + Counter(inputs=count)
         faults += [(target.name, kind, *rest) for kind, rest in result.faults.items()]
     print(
-        f"{'all':<22}{sums['inputs']:>8}{sums['accepted']:>10}{sums['refused']:>9}{sums['escaped']:>9}{sums['slow']:>6}"
+        f"{'all':<22}{sums['inputs']:>8}{sums['accepted']:>10}{sums['rejected']:>10}{sums['escaped']:>9}{sums['slow']:>6}"
     )
     for name, kind, number, text in faults:
         print(f"\n{kind}: --target {name} --first {number} --inputs 1 --seed {seed}\n{text}")

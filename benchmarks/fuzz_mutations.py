@@ -102,7 +102,7 @@ class Target:
     """A reader with valid `inputs`; `read` is called with an input and a temporary folder.
 
     `structure` is the format in which values can be replaced: "json", "yaml", "npy", "npz" or "". `share` is the weight
-    of this target in the total number of inputs. Exceptions in `refusals` count as a `UserError`, because the commands
+    of this target in the total number of inputs. Exceptions in `user_errors` count as a `UserError`, because commands
     convert them.
     """
 
@@ -111,7 +111,7 @@ class Target:
     read: Callable[[bytes, Path], object]
     structure: str = ""
     share: float = 1.0
-    refusals: tuple[type[Exception], ...] = ()
+    user_errors: tuple[type[Exception], ...] = ()
 
 
 def mutated(target: Target, rng: random.Random) -> bytes:

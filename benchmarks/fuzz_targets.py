@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from benchmarks import fuzz_inputs as valid
 from benchmarks.fuzz_mutations import Target
 from config.command_line import read_arguments
-from config.overrides import force_overrides, hydra_refusal, resolved
+from config.overrides import force_overrides, hydra_error, resolved
 from config.published import parse_run_config
 from config.schema import PretrainConfig, parse
 from config.solve_schema import SolveConfig
@@ -180,7 +180,7 @@ def read_overrides(data: bytes, _: Path) -> object:
         try:
             composed = compose("cfg_pretrain", force_overrides(arguments))
         except Exception as error:
-            raise hydra_refusal(error) or error from None
+            raise hydra_error(error) or error from None
         return parse(PretrainConfig, resolved(composed, PretrainConfig))
 
 

@@ -14,7 +14,7 @@ from models.strict_model import StrictModel
 class CheckpointConfig(StrictModel):
     """Options of every command on trained weights."""
 
-    checkpoint: FilePath = Field(default=None, validate_default=True)  # required, with a message of its own
+    checkpoint: FilePath = Field(default=None, validate_default=True)  # required, with its own message
     """The trained model: a run's folder, step_N, best, an export, .safetensors, hf://OWNER/NAME[/file]."""
 
     @field_validator("checkpoint", mode="before")

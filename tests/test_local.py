@@ -102,7 +102,7 @@ def test_the_same_weights_work_for_grids_of_any_size_and_agree_in_the_interior()
 
 def test_a_grid_that_is_not_square_is_rejected():
     with pytest.raises(
-        ConfigError, match="trm_local needs a square grid, but seq_len=30 is no square number"
+        ConfigError, match="trm_local needs a square grid, but seq_len=30 is not a square number"
     ):
         build_model(ARCH, seq_len=30, vocab_size=VOCAB, num_puzzle_identifiers=1)
 

@@ -123,14 +123,14 @@ def test_without_saved_predictions_labels_are_not_read():
         check_duplicates([], lambda: pytest.fail("labels were read"))
 
 
-# ------------------------------------------------------------------------------ fresh copies
+# ------------------------------------------------------------------------------ new copies
 
 
 @pytest.mark.parametrize(("solved", "sign"), [(100, False), (92, False), (60, True), (0, True)])
 def test_copies_that_are_solved_less_often_are_a_sign(solved, sign):
     finding = check_copies({ORIGINALS: (100, 98), COPIES: (100, solved), TEST: (50, 20)})
     assert finding.sign is sign
-    assert f"{solved:,} of 100 fresh copies" in finding.words
+    assert f"{solved:,} of 100 new copies" in finding.words
 
 
 class LearnedByHeart:
