@@ -37,7 +37,7 @@ EXPORT_KEYS = ("recipe", "metadata", "step")
 
 Records = list[dict[str, float]]  # lines of metrics.jsonl
 _PREDICTIONS = re.compile(r"step_(\d+)_all_preds\.(\d+)")
-_CHECK_CONFIG = "check arch.* in the config beside the weights"
+_CHECK_CONFIG = "check arch.* in the config next to the weights"
 
 
 def ignore(line: str) -> None:
@@ -176,7 +176,7 @@ class Trained:
 def open_trained(source: str, *, step: int | None = None) -> Trained:
     """Open the model that `source` names (see utils/weights.py); in a run's folder the newest weights or `step`'s.
 
-    Raises UserError if there are no weights, or no config beside them.
+    Raises UserError if there are no weights, or no config next to them.
     """
     located = locate(source, step=step)
     if located.config is None:

@@ -274,7 +274,7 @@ def test_two_tasks_with_the_same_name_are_rejected_unless_they_share_a_pair(tmp_
 def test_an_unknown_answer_only_changes_the_label_to_ignored(tmp_path, store):
     """Compare with the same tasks with [[0]] as true answer: equal inputs, names and raw tasks, different labels."""
     pair, tests = {"input": [[1, 2]], "output": [[2, 3]]}, [{"input": [[3]]}, {"input": [[4, 5]]}]
-    rows, beside = {}, {}
+    rows, others = {}, {}
     for kind, answers in (("unknown", [[[9, 9]], None]), ("known", [[[9, 9]], [[0]]])):
         (tmp_path / kind).mkdir()
         for subset in ("training", "evaluation"):
@@ -284,8 +284,8 @@ def test_an_unknown_answer_only_changes_the_label_to_ignored(tmp_path, store):
         build(folder, "--store", store, subsets="training evaluation", prefix=prefix)
         assert validate(folder) == []
         rows[kind] = {split: open_split(folder, split).sets["all"].read(slice(None)) for split in SPLITS}
-        beside[kind] = read_identifiers(folder), (folder / "test_puzzles.json").read_text()
-    assert beside["unknown"] == beside["known"]
+        others[kind] = read_identifiers(folder), (folder / "test_puzzles.json").read_text()
+    assert others["unknown"] == others["known"]
     for split in SPLITS:
         (inputs, labels), (same_inputs, known_labels) = rows["unknown"][split], rows["known"][split]
         assert np.array_equal(inputs, same_inputs)

@@ -62,8 +62,8 @@ def test_test_sets_are_named_by_distinguishing_parts_of_their_directories(tmp_pa
         build(tmp_path / name, [[2]], split="test", names="same")
     two = [str(tmp_path / "x" / "easy"), str(tmp_path / "y" / "hard") + "/"]
     assert PuzzleDataset(two, "test", global_batch_size=2).metadata.sets == ("easy/all", "hard/all")
-    alike = [str(tmp_path / "x" / "hard"), str(tmp_path / "y" / "hard")]
-    assert [name for name, _, _ in PuzzleDataset(alike, "test", global_batch_size=2)] == [
+    same_names = [str(tmp_path / "x" / "hard"), str(tmp_path / "y" / "hard")]
+    assert [name for name, _, _ in PuzzleDataset(same_names, "test", global_batch_size=2)] == [
         "x/hard/all",
         "y/hard/all",
     ]

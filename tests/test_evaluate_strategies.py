@@ -200,8 +200,8 @@ def test_an_ensemble_uses_all_checkpoints_of_the_run_newest_first_by_default(run
     solved = [Solver(undecided(seed)).solve(questions()) for seed in (0, 1)]
     own = np.arange(NUM_TEST) % 3 == 0  # rows with labels from the second model
     surer = (solved[1].q_halt > solved[0].q_halt).numpy()
-    alike = (solved[0].answer == solved[1].answer).all(1).numpy()
-    assert both["exact_accuracy"] == pytest.approx(((surer == own) | alike)[:9].mean(), abs=1e-6)
+    agree = (solved[0].answer == solved[1].answer).all(1).numpy()
+    assert both["exact_accuracy"] == pytest.approx(((surer == own) | agree)[:9].mean(), abs=1e-6)
     assert both["exact_accuracy"] < 1.0
     write_run(tmp_path / "one", undecided(0), metadata=SIZES)
     with pytest.raises(UserError, match="this folder has 1 step_N"):

@@ -142,9 +142,9 @@ def test_datasets_of_two_families_have_no_common_family(tmp_path):
     together = PuzzleDataset([str(path) for path in paths], "test", global_batch_size=1).metadata
     assert family_of(together).name is None
     assert f"{paths[0]} is sudoku, {paths[1]} is of no known family" in family_of(together).reason
-    alike = [paths[0], six_by_six(tmp_path / "c", SOLVED, family="sudoku")]
+    same_family = [paths[0], six_by_six(tmp_path / "c", SOLVED, family="sudoku")]
     assert (
-        family_of(PuzzleDataset([str(p) for p in alike], "test", global_batch_size=1).metadata).name
+        family_of(PuzzleDataset([str(p) for p in same_family], "test", global_batch_size=1).metadata).name
         == "sudoku"
     )
 

@@ -360,9 +360,9 @@ def is_tree(free: np.ndarray) -> bool:
     left = [cells.pop()]
     while left:
         row, column = left.pop()
-        beside = {(row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)} & cells
-        cells -= beside
-        left += beside
+        neighbours = {(row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)} & cells
+        cells -= neighbours
+        left += neighbours
     return not cells and num_pairs == free.sum() - 1
 
 

@@ -1,4 +1,4 @@
-"""Options of the loss, computed by hand: smoothing, halting weight, weights of supervision steps."""
+"""Options of the loss, against hand-computed values: smoothing, halting weight, weights of supervision steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optimizers: steps computed by hand, exact resuming, touched rows only, masked updates."""
+"""Optimizers: steps against hand-computed values, exact resuming, touched rows only, masked updates."""
 
 from __future__ import annotations
 

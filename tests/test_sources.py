@@ -201,8 +201,10 @@ def test_downloads_from_an_unresponsive_hub_are_retried_silently(tmp_path):
         "try: download_table('a/b', 'train.csv')\n"
         "except UserError as error: print(len(waits), error)"
     )
-    nobody = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "NO_PROXY": "*"}
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | nobody
+    unreachable = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "NO_PROXY": "*"}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("HF_")
+    } | unreachable
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )

@@ -117,8 +117,8 @@ def test_votes_are_for_whole_grids_and_ties_go_to_the_largest_q_halt():
     rng = np.random.default_rng(0)
     answers = rng.integers(0, 2, (300, 6, 3)).astype(np.int16)
     q_halt = rng.permutation(300 * 6).reshape(300, 6).astype(np.float32)
-    nobody = np.full(300, -1)
-    candidates = Candidates(answers, q_halt, q_halt > 900, nobody, nobody)
+    undecided = np.full(300, -1)
+    candidates = Candidates(answers, q_halt, q_halt > 900, undecided, undecided)
     tied = 0
     for row, chain in enumerate(PICKS["majority"](candidates)):
         each = [answer.tobytes() for answer in answers[row]]
