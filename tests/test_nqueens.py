@@ -412,8 +412,8 @@ def test_the_folder_is_named_after_the_size():
         (["--size", 3], "3 is too small: the minimum is 4"),
         (["--size", 17], "--size 17 is not supported: the number of rows and columns must be 4 to 16"),
         (["--given", "8"], "--given 8-8 leaves nothing to fill in"),
-        (["--given", "2-9"], "at most 7 may be given"),
-        (["--given", "4-2"], "give 2-4"),
+        (["--given", "2-9"], "at most 7 of the 8 queens"),
+        (["--given", "4-2"], "did you mean 2-4?"),
         (["--given", "some"], "'some' is neither a whole number nor a range such as 2-4"),
         (["--given", "-1"], "'-1' is neither a whole number"),
         (["--generate", 0], "the minimum is 1"),
@@ -422,7 +422,7 @@ def test_the_folder_is_named_after_the_size():
         (["--genrate", 2], "did you mean --generate"),
         (
             ["--size", 4, "--generate", 50, "--workers", 1],
-            "only 1 different train questions of 4x4 with 1 to 2",
+            "only 1 of 50 different train questions of 4x4 with 1 to 2",
         ),
     ],
 )
