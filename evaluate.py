@@ -55,7 +55,7 @@ from dataset.families import named_family
 from evaluators.base import build_evaluators, remarks
 from evaluators.calibrated import OWN_RULE_IN_WORDS, calibrated, stop_rule_of
 from evaluators.calibration import Calibration
-from evaluators.inference import Solver
+from evaluators.inference import Solver, padded_sizes
 from evaluators.measure import measure
 from evaluators.reports.report import make_output_folder, summary, write_report
 from evaluators.reports.training_cost import processor, training_cost
@@ -101,9 +101,7 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         )
     steps = config.halt_max_steps or solvers[0].trained_steps
     options = {name: getattr(config, name) for name in OPTIONS}
-    sizes = [size for power in range(4) if (size := data.local_batch_size >> power)]
-    if mode in (None, FUSED):  # no compilation per batch size
-        sizes = []
+    sizes = padded_sizes(data.local_batch_size, mode)
     identifiers = sorted(
         {i for _, s in data.splits for part in s.sets.values() for i in part.puzzle_identifiers.tolist()}
     )

@@ -17,6 +17,7 @@ from models.act import ACTModel
 from models.flops import count_applications, step_flops
 from models.losses import ACTLossHead
 from models.recursive import State
+from utils.compile_modes import FUSED
 
 Tokens = Tensor | np.ndarray | Sequence[Sequence[int]]
 Identifiers = Tensor | np.ndarray | Sequence[int]
@@ -124,6 +125,13 @@ def padded_size(num_rows: int, sizes: Sequence[int]) -> int:
     """Return the smallest of the ascending `sizes` that holds the rows; `num_rows` if none does."""
     larger = bisect_left(sizes, num_rows)
     return sizes[larger] if larger < len(sizes) else num_rows
+
+
+def padded_sizes(largest: int, mode: str | None) -> list[int]:
+    """Return the batch sizes to pad to for a way of compiling (see `compile_policy`): few if each must be compiled."""
+    if mode in (None, FUSED):
+        return []
+    return [size for power in range(4) if (size := largest >> power)]
 
 
 class Solver:

@@ -95,7 +95,7 @@ class Continuous(Strategy):
             )
 
     def outcomes(self, batches: Iterable[Rows]) -> Iterator[tuple[_Batch, list[Outcome]]]:
-        """Yield each batch with its outcomes, in order; batches are read ahead of it."""
+        """Yield each batch with its outcomes, in order; batches are read ahead of it, and may be empty."""
         yield from _Run(self, iter(batches))
 
 
@@ -117,20 +117,19 @@ class _Run:
         self._num_waiting = 0  # chains of these
         self._owners: dict[int, _Puzzle] = {}
         self._next_owner = 0
+        self._exhausted = False
 
     def __iter__(self) -> Iterator[tuple[_Batch, list[Outcome]]]:
-        while True:
+        while not self._exhausted or self._open:
             self._read_ahead()
             self._fill()
-            if not self._slots.num_rows:
-                assert not self._open, "a puzzle ended without an answer"
-                return
-            looked = self._slots.step()
-            if looked.ended.any():
-                self._end(looked)
+            if self._slots.num_rows:
+                looked = self._slots.step()
+                if looked.ended.any():
+                    self._end(looked)
             while self._open and not self._open[0].left:
                 batch = self._open.popleft()
-                self._num_open -= len(batch.outcomes)
+                self._num_open -= self._size(batch)
                 yield batch, [outcome for outcome in batch.outcomes if outcome is not None]
 
     def _read_ahead(self) -> None:
@@ -140,14 +139,19 @@ class _Run:
                 return
             rows = next(self._batches, None)
             if rows is None:
+                self._exhausted = True
                 return
             count = len(rows)
             batch = _Batch(rows, [None] * count, np.zeros(count, np.int64), count)
             self._open.append(batch)
-            self._num_open += count
+            self._num_open += self._size(batch)
             for index in range(count):
                 puzzle = _Puzzle(batch, index, self._strategy.make_plan())
                 self._wait(puzzle, puzzle.plan.start())
+
+    def _size(self, batch: _Batch) -> int:
+        """Number of its puzzles; a batch without any counts like a full one, so that few are read ahead."""
+        return len(batch.outcomes) or self._strategy.capacity
 
     def _wait(self, puzzle: _Puzzle, following: Next, first: bool = False) -> None:
         if following.chains:
