@@ -1,7 +1,8 @@
 """Files of puzzles as a stream of lines, and files of answers that an interrupted run can go on with.
 
-Puzzles: one a line (.txt), a table with a column of questions (.csv, .tsv), an object or a string a line (.jsonl), each also
-as .gz; `-` is the standard input, one puzzle a line. Answers: .csv or .jsonl; `-` is the standard output, as JSON lines.
+Puzzles: one a line (.txt), a table with a column of questions (.csv, .tsv), an object or a string a line (.jsonl), each
+also as .gz; `-` is the standard input, one puzzle a line. Answers: .csv or .jsonl; `-` is the standard output, as JSON
+lines.
 """
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ class AnswerFile:
                 )
             if exists:
                 self._keep_complete_rows()
-            self._file = open(path, "a", encoding="utf-8", newline="")
+            self._file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115 - closed by `__exit__`
         except OSError as error:
             raise cannot_write(Path(path), error, "out") from error
         if not self._as_json and self._file.tell() == 0:

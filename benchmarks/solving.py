@@ -1,0 +1,160 @@
+"""Puzzles a second and accuracy of every way to solve a test set, side by side with an earlier commit.
+
+    python -m benchmarks.solving demo=checkpoints/demo,data/sudoku-6x6-demo \
+        9x9=pretrained/sudoku_extreme_cpu,data/sudoku-extreme-1k
+
+Each argument names a model, its weights and the dataset whose test split is solved. The earlier commit, in a worktree
+that is made and removed, runs each strategy by default; this tree runs it with `halt=auto`. Both take turns, so that a
+busy machine slows both. Seconds are those of solving: starting, compiling and choosing the stop rule come before, and
+the rule is chosen once and then read from its file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+BEFORE = "c39927e"
+STRATEGIES: dict[str, tuple[str, ...]] = {
+    "plain": (),
+    "symmetry": ("strategy=symmetry", "symmetries=8"),
+    "ladder": ("strategy=ladder", "rungs=[steps,more_steps,symmetry]"),
+}
+TARGETS = {
+    "plain": 4.0,
+    "symmetry": 3.0,
+    "ladder": 3.0,
+}  # puzzles a second, in multiples of the earlier commit's
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model to time."""
+
+    name: str
+    checkpoint: Path
+    data: Path
+
+    @classmethod
+    def parse(cls, text: str) -> Model:
+        name, _, places = text.partition("=")
+        checkpoint, _, data = places.partition(",")
+        if not (name and checkpoint and data):
+            raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=CHECKPOINT,DATASET")
+        return cls(name, Path(checkpoint).resolve(), Path(data).resolve())
+
+
+@dataclass(frozen=True)
+class Result:
+    """One evaluation."""
+
+    puzzles_per_second: float
+    solved: int
+    rows: int
+    steps: float  # supervision steps a puzzle, over all chains
+
+    @classmethod
+    def of_report(cls, report: dict[str, Any]) -> Result:
+        rows = report["rows_with_labels"]
+        return cls(
+            report["rows"] / report["seconds"],
+            report["rows_solved"],
+            rows,
+            report["supervision_steps_per_puzzle"],
+        )
+
+
+@contextmanager
+def worktree(commit: str) -> Iterator[Path]:
+    """A checkout of a commit of this repository, which is removed at the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder, "tree")
+        git = ["git", "-C", str(ROOT), "worktree"]
+        subprocess.run([*git, "add", "--quiet", "--detach", str(tree), commit], check=True)
+        try:
+            yield tree
+        finally:
+            subprocess.run([*git, "remove", "--force", str(tree)], check=True)
+
+
+def evaluate(tree: Path, model: Model, options: Sequence[str], device: str) -> Result:
+    """Run `evaluate.py` of a tree. Raises RuntimeError with its output if it fails."""
+    with tempfile.TemporaryDirectory() as out:
+        arguments = (
+            f"checkpoint={model.checkpoint}",
+            f"data_paths_test=[{model.data}]",
+            f"out={out}",
+            f"device={device}",
+            "evaluators=[]",
+            *options,
+        )
+        done = subprocess.run(
+            [sys.executable, "evaluate.py", *arguments], cwd=tree, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise RuntimeError(f"{tree}: {' '.join(arguments)}\n{done.stdout}{done.stderr}")
+        return Result.of_report(json.loads(Path(out, "report.json").read_text()))
+
+
+def compare(
+    before: Path, model: Model, name: str, repeats: int, limit: int | None, device: str
+) -> tuple[list[Result], list[Result]]:
+    """Results of the earlier commit and of this tree, in turns."""
+    options = [*STRATEGIES[name], *([] if limit is None else [f"limit={limit}"])]
+    earlier, here = [], []
+    for _ in range(repeats):
+        earlier.append(evaluate(before, model, options, device))
+        here.append(evaluate(ROOT, model, [*options, "halt=auto"], device))
+    return earlier, here
+
+
+def line(model: Model, name: str, earlier: Sequence[Result], here: Sequence[Result]) -> str:
+    """A row of the table; the medians of the repeats."""
+    rates = [statistics.median(r.puzzles_per_second for r in results) for results in (earlier, here)]
+    then, now = earlier[-1], here[-1]
+    lost = (then.solved - now.solved) / then.rows * 100
+    factor = rates[1] / rates[0]
+    return (
+        f"| {model.name} | {name} | {rates[0]:,.1f} | {rates[1]:,.1f} | {factor:.1f} (wanted {TARGETS[name]:g}) | "
+        f"{then.solved / then.rows:.2%} | {now.solved / now.rows:.2%} | {lost:+.2f} | "
+        f"{then.steps:.2f} | {now.steps:.2f} |"
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.solving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="+", type=Model.parse, metavar="NAME=CHECKPOINT,DATASET")
+    parser.add_argument("--before", default=BEFORE, metavar="COMMIT", help=f"the earlier commit ({BEFORE})")
+    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
+    parser.add_argument("--repeats", type=int, default=3, help="evaluations of each tree (3)")
+    parser.add_argument("--limit", type=int, help="the first rows only; all by default")
+    parser.add_argument("--device", default="cpu", help="as in evaluate.py (cpu)")
+    asked = parser.parse_args(arguments)
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, before: {asked.before}\n")
+    print(
+        "| model | strategy | before, puzzles/s | here | factor | solved before | here | points lost | "
+        "steps before | here |\n|---|---|---|---|---|---|---|---|---|---|"
+    )
+    with worktree(asked.before) as before:
+        for model in asked.models:
+            for name in asked.strategies:
+                results = compare(before, model, name, asked.repeats, asked.limit, asked.device)
+                print(line(model, name, *results), flush=True)
+
+
+if __name__ == "__main__":
+    main()
