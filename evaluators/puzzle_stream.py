@@ -83,11 +83,11 @@ def solve_stream(
             identifiers = torch.full((len(asked),), identifier, dtype=torch.int32, device=asked.device)
             yield Rows(asked, identifiers, places)
 
-    for batch, outcomes in strategy.outcomes(batches()):
-        rows = list(_rows(family, waiting.popleft(), outcomes, batch.steps))
+    for outcomes, steps in strategy.outcomes(batches()):
+        rows = list(_rows(family, waiting.popleft(), outcomes, steps))
         write(rows)
         summary.verdicts.update(row["verdict"] for row in rows)
-        summary.steps += int(batch.steps.sum())
+        summary.steps += int(steps.sum())
         advance(len(rows))
     return summary
 

@@ -63,7 +63,7 @@ class Slots:
         self.capacity, self.rule = capacity, rule
         self._solver, self._act = solver, solver.head.model
         self._sizes, self._sigma = sorted(sizes), sigma
-        self._in_lockstep = bool(getattr(self._act.inner, "is_stochastic", False))
+        self._in_lockstep = self._act.inner.is_stochastic
         self.num_rows = self.total_steps = 0
         self._state: tuple[Tensor, ...] = ()
         self._inputs = self._puzzle_rows = self._previous = None

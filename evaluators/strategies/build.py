@@ -137,7 +137,7 @@ def _fast_vote(voting: Voting, choice: Choice, setting: Setting) -> Continuous:
         plan,
         capacity=setting.capacity,
         votings={choice.strategy: voting},
-        sigma=getattr(voting, "sigma", 0.0),
+        sigma=voting.sigma,
         sizes=setting.sizes,
         curve=("chains", str(voting.num_chains)),
     )
@@ -162,7 +162,7 @@ def _fast_cascade(
         capacity=setting.capacity,
         votings=votings,
         for_all=False,
-        sigma=getattr(votings.get("noise"), "sigma", 0.0),
+        sigma=votings["noise"].sigma if "noise" in votings else 0.0,
         sizes=setting.sizes,
         stages=rungs,
     )

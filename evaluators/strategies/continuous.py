@@ -83,19 +83,22 @@ class Continuous(Strategy):
         return answered
 
     def stream(self, batches: Iterable[Rows], tally: Tally) -> Iterator[Answered]:
-        for batch, outcomes in self.outcomes(batches):
-            device = batch.rows.inputs.device
+        device = self.solver.device
+        for outcomes, steps in self.outcomes(batches):
             answers = np.stack([outcome.answer for outcome in outcomes])
             q_halt = np.array([outcome.q_halt for outcome in outcomes], np.float32)
             yield Answered(
                 torch.from_numpy(answers).to(device, torch.int64),
                 torch.from_numpy(q_halt).to(device),
-                torch.from_numpy(batch.steps).to(device),
-                record=_Record(self.curve, self.stages, answers, batch.steps, outcomes),
+                torch.from_numpy(steps).to(device),
+                record=_Record(self.curve, self.stages, answers, steps, outcomes),
             )
 
-    def outcomes(self, batches: Iterable[Rows]) -> Iterator[tuple[_Batch, list[Outcome]]]:
-        """Yield each batch with its outcomes, in order; batches are read ahead of it, and may be empty."""
+    def outcomes(self, batches: Iterable[Rows]) -> Iterator[tuple[list[Outcome], np.ndarray]]:
+        """Yield the outcomes of each batch and their steps (n,) int64 over all chains.
+
+        In order; batches are read ahead, and may be empty.
+        """
         yield from _Run(self, iter(batches))
 
 
@@ -119,7 +122,7 @@ class _Run:
         self._next_owner = 0
         self._exhausted = False
 
-    def __iter__(self) -> Iterator[tuple[_Batch, list[Outcome]]]:
+    def __iter__(self) -> Iterator[tuple[list[Outcome], np.ndarray]]:
         while not self._exhausted or self._open:
             self._read_ahead()
             self._fill()
@@ -130,7 +133,7 @@ class _Run:
             while self._open and not self._open[0].left:
                 batch = self._open.popleft()
                 self._num_open -= self._size(batch)
-                yield batch, [outcome for outcome in batch.outcomes if outcome is not None]
+                yield [outcome for outcome in batch.outcomes if outcome is not None], batch.steps
 
     def _read_ahead(self) -> None:
         """Read batches until enough chains wait for the free slots."""
