@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -182,6 +183,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--limit", type=int, help="the first rows only; all by default")
     parser.add_argument("--device", default="cpu", help="as in evaluate.py (cpu)")
     asked = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the worktree is removed
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, before: {asked.before}\n")
     print(
         "| model | strategy | before, puzzles/s | here | factor | solved before | here | points lost | "

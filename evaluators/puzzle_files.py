@@ -89,7 +89,7 @@ def _of_json(number: int, line: str) -> PuzzleLine:
 
 def _of_table(source: str) -> Iterator[PuzzleLine]:
     header = read_header(Path(source))
-    place = header.places["question"]
+    column = header.columns["question"]
     with _opened(source, newline="") as file:
         lines = _lines(file, source)
         for _ in range(header.line):
@@ -113,7 +113,7 @@ def _of_table(source: str) -> Iterator[PuzzleLine]:
                     f"the line has {len(fields)} fields, the header {len(header.names)}",
                 )
             else:
-                yield PuzzleLine(number, fields[place])
+                yield PuzzleLine(number, fields[column])
 
 
 def _opened(source: str, newline: str | None = None) -> TextIO:
