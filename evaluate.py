@@ -44,6 +44,7 @@ if __name__ == "__main__":
     sys.exit()
 
 import time
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,9 @@ import torch
 
 from dataset.families import named_family
 from evaluators.base import build_evaluators, remarks
-from evaluators.inference import Solver
+from evaluators.calibrated import OWN_RULE_IN_WORDS, calibrated, stop_rule_of
+from evaluators.calibration import Calibration
+from evaluators.inference import Solver, padded_sizes
 from evaluators.measure import measure
 from evaluators.reports.report import make_output_folder, summary, write_report
 from evaluators.reports.training_cost import processor, training_cost
@@ -85,7 +88,10 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(str(error)) from error
     can_be_fused = all(FusedCPU.fits(head.architecture) for head in heads)
-    mode, reason = compile_policy(config.compile, world.device, can_be_fused)
+    wanted = config.compile
+    if config.halt == "auto" and wanted == "auto" and can_be_fused:
+        wanted = FUSED  # answers are to come fast, and the stop rule is chosen with the same roundings
+    mode, reason = compile_policy(wanted, world.device, can_be_fused)
     solvers = [Solver(head, world.device) for head in heads]
     applications = {solver.applications_per_step() for solver in solvers}
     if len(applications) > 1:
@@ -95,16 +101,15 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         )
     steps = config.halt_max_steps or solvers[0].trained_steps
     options = {name: getattr(config, name) for name in OPTIONS}
-    sizes = [size for power in range(4) if (size := data.local_batch_size >> power)]
-    if mode in (None, FUSED):  # no compilation per batch size
-        sizes = []
+    sizes = padded_sizes(data.local_batch_size, mode)
     identifiers = sorted(
         {i for _, s in data.splits for part in s.sets.values() for i in part.puzzle_identifiers.tolist()}
     )
     setting = Setting(
         solvers, data.metadata, config.data_paths_test, data.local_batch_size, sizes, identifiers
     )
-    strategy, options = build_strategy(Choice(config.strategy, steps, **options), setting)
+    choice = Choice(config.strategy, steps, **options)
+    strategy, options = build_strategy(choice, setting)  # refuses what cannot run before anything is computed
     if mode:
         for head in heads:
             head.architecture.backend = choose_backend(head.architecture, mode)
@@ -118,6 +123,11 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     for solver in solvers:
         solver.warm_up(sizes)
     seconds_compiling, began = time.perf_counter() - began, time.perf_counter()
+    calibration = None
+    if config.halt == "auto":
+        calibration = calibrate(config, trained, solvers[0], setting, steps, data, world)
+        strategy, options = build_strategy(choice, replace(setting, rule=stop_rule_of(calibration)))
+    seconds_calibrating, began = time.perf_counter() - began, time.perf_counter()
     metrics, tally = measure(
         strategy,
         heads[0],
@@ -154,6 +164,7 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         else None,
         "strategy": config.strategy,
         "options": options,
+        "calibration": None if calibration is None else calibration.model_dump(),
         "answers_use_the_rules": uses_rules,
         "halt_max_steps": steps,
         "halt_max_steps_of_training": trained.settings().halt_max_steps,
@@ -164,6 +175,7 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         "flops_per_puzzle": round(compute["supervision_steps_per_puzzle"] * solvers[0].flops_per_step()),
         "seconds": round(seconds, 3),
         "seconds_compiling_before": round(seconds_compiling, 3),
+        "seconds_calibrating_before": round(seconds_calibrating, 3),
         "device": str(world.device),
         "processor": processor(),
         "processes": world.size,
@@ -193,6 +205,39 @@ def open_members(config: EvaluateConfig) -> list[Trained]:
             "them as checkpoints=[A,B]"
         )
     return [open_trained(str(newest.located.folder), step=step) for step in reversed(steps)]
+
+
+def calibrate(
+    config: EvaluateConfig,
+    trained: Trained,
+    solver: Solver,
+    setting: Setting,
+    num_steps: int,
+    data: PuzzleDataset,
+    world: World,
+) -> Calibration | None:
+    """Return the calibrated stop rule, chosen by rank 0 if need be; None for the model's own rule."""
+    if solver.halts:
+        if config.calibrate_on is not None:
+            raise UserError(f"calibrate_on has no effect here: {OWN_RULE_IN_WORDS}")
+        world.print(OWN_RULE_IN_WORDS)
+        return None
+    found = None
+    if world.is_main:
+        found = calibrated(
+            trained,
+            solver,
+            num_steps,
+            world,
+            family=setting.family,
+            batch_size=setting.capacity,
+            sizes=setting.sizes,
+            calibrate_on=config.calibrate_on,
+            test_splits=[split for _, split in data.splits],
+        )
+    found = world.broadcast_object(found)
+    world.print(found.in_words)
+    return found
 
 
 def build(trained: Trained, config: EvaluateConfig, data: PuzzleDataset, world: World) -> ACTLossHead:

@@ -49,11 +49,14 @@ from safetensors.torch import save_file
 from yaml import safe_dump
 
 from dataset.format import Metadata, read_identifiers, write_identifiers
+from evaluators.calibrated import saved_calibration
+from evaluators.calibration import Calibration, weights_sha256
 from evaluators.reports.report import REPORT_NAME
 from evaluators.reports.training_cost import COST_KEY, training_cost
+from models.losses import ACTLossHead
 from models.registry import architecture_class
 from puzzle_dataset import IDENTIFIERS_KEY
-from trained_run import Trained, evaluation_folder, open_trained
+from trained_run import CALIBRATION_PREFIX, HALTING_KEY, Trained, evaluation_folder, open_trained
 from utils.errors import UserError, report_user_errors
 from utils.files import replacing, write_text
 from utils.hub import check_repository_name, upload_files
@@ -87,6 +90,8 @@ def export(config: ExportConfig) -> Path:
         "metadata": trained.metadata | sizes | {COST_KEY: training_cost(trained)},
         "recipe": trained.config.values,
     }
+    if (calibration := calibration_of(trained, model)) is not None:
+        description[HALTING_KEY] = calibration.model_dump()
     num_parameters = sum(p.numel() for p in model.parameters())
     card = model_card(trained, sizes, num_parameters, scores_of(trained), config.push_to_hub)
     try:
@@ -108,10 +113,23 @@ def export(config: ExportConfig) -> Path:
     return folder
 
 
+def calibration_of(trained: Trained, model: ACTLossHead) -> Calibration | None:
+    """Return the stop rule that `evaluate.py halt=auto` saved for these weights; None if there is none."""
+    saved = saved_calibration(trained)
+    if saved is None:
+        return None
+    calibration, where = saved
+    if calibration.weights_sha256 == weights_sha256(model.state_dict()):
+        return calibration
+    print(f"{where}: this stop rule is not exported, because it was chosen for other weights")
+    return None
+
+
 def check_output_folder(folder: Path) -> None:
     """Raise UserError if the folder contains files other than an earlier export and its evaluations."""
+    own = ("evaluation_", f"{CALIBRATION_PREFIX}_")  # of evaluate.py
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    others = [name for name in names if name not in FILES and not name.startswith("evaluation_")]
+    others = [name for name in names if name not in FILES and not name.startswith(own)]
     if others:
         raise UserError(f"out={folder}: holds other files ({', '.join(others[:3])}): give a new folder")
 

@@ -34,8 +34,10 @@ from utils.weights import Located, locate, read_state_dict
 
 # Keys of an export's config.json; `metadata` is the run's metadata.json.
 EXPORT_KEYS = ("recipe", "metadata", "step")
+HALTING_KEY = "halting"  # an optional one
 
 Records = list[dict[str, float]]  # lines of metrics.jsonl
+CALIBRATION_PREFIX = "halting"  # of the file of a calibrated stop rule
 _PREDICTIONS = re.compile(r"step_(\d+)_all_preds\.(\d+)")
 _CHECK_CONFIG = "check arch.* in the config next to the weights"
 
@@ -53,6 +55,7 @@ class Trained:
     metadata: dict[str, Any]  # the test data's dataset.json as the run saw it; {} for published runs
     state: dict[str, Tensor] = field(repr=False)
     step: int | None = None  # training steps, None if unknown
+    halting: object = None  # the calibrated stop rule in an export's config.json, unchecked
 
     @property
     def arch(self) -> dict[str, Any]:
@@ -196,11 +199,12 @@ def open_trained(source: str, *, step: int | None = None) -> Trained:
         if located.weights.name == "best" and (located.folder / "best.json").exists():
             where_step = str(located.folder / "best.json")
             number = read_mapping(located.folder / "best.json").get("step")
+    halting = values.get(HALTING_KEY) if located.config.name == "config.json" else None
     _check_recorded(recipe, metadata, where, str(located.metadata or where))
     if number is not None and (isinstance(number, bool) or not isinstance(number, int)):
         raise UserError(f"{where_step}: step is {shortened(repr(number))}, but must be an integer")
     config = parse_run_config(recipe, where)
-    return Trained(located, config, metadata or {}, read_state_dict(located.weights), number)
+    return Trained(located, config, metadata or {}, read_state_dict(located.weights), number, halting)
 
 
 def _check_recorded(recipe: object, metadata: object, where: str, where_metadata: str) -> None:
@@ -256,6 +260,13 @@ def evaluation_folder(trained: Trained) -> Path:
     if trained.label.startswith(HUB_PREFIX):
         return Path("evaluations", trained.label.removeprefix(HUB_PREFIX).replace("/", "--"))
     return trained.located.folder / f"evaluation_{trained.located.weights.name}"
+
+
+def calibration_path(trained: Trained) -> Path:
+    """Return the file of the calibrated stop rule: beside the weights, for downloaded ones in the working directory."""
+    if trained.label.startswith(HUB_PREFIX):
+        return evaluation_folder(trained) / f"{CALIBRATION_PREFIX}.json"
+    return trained.located.folder / f"{CALIBRATION_PREFIX}_{trained.located.weights.name}.json"
 
 
 def read_metrics(folder: Path) -> Records:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from config.schema import FilePath
+from config.schema import CompileChoice, FilePath
 from models.configs import MAX_STEPS
 from models.strict_model import StrictModel
 
@@ -59,6 +59,64 @@ class SolveConfig(FamilyConfig):
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """auto: the first of cuda, mps and cpu that is available."""
 
+    puzzles: FilePath | None = None
+    """A file of puzzles to solve, of any length: .txt with one a line, .csv or .tsv with a column question, puzzle
+    or quiz, .jsonl with strings or objects with such a key; also .gz; - is the standard input, one a line.
+    """
+    out: FilePath | None = None
+    """File for their answers, in order, .csv or .jsonl; - is the standard output, as JSON lines."""
+    resume: bool = False
+    """Go on after the last row of a file of answers that an interrupted run has left."""
+    halt: bool | Literal["auto"] | None = None
+    """When a puzzle is done. null: by the calibrated rule saved beside the weights, without one after all steps;
+    auto: by that rule, which is chosen first if there is none; true: when the model says stop; false: after all steps.
+    """
+    strategy: Literal["plain", "symmetry", "ladder"] = "plain"
+    """How puzzles are solved, as in evaluate.py."""
+    symmetries: int | None = Field(default=None, ge=2)
+    """strategy=symmetry and ladder: copies of each puzzle, including itself; null: 8, or as many as exist."""
+    batch_size: int | None = Field(default=None, gt=0)
+    """Rows that are computed at once; null: about 16,000 cells."""
+    compile: CompileChoice = "auto"
+    """auto: torch.compile on CUDA, compile=fused on CPUs that it fits if there are more than a few puzzles; the
+    other choices are those of training.
+    """
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def read_truth_values(cls, value):
+        known = {"true": True, "false": False}
+        return known.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+    @field_validator("puzzles", "out")
+    @classmethod
+    def know_the_format(cls, path, info):
+        known = {"puzzles": (".txt", ".csv", ".tsv", ".jsonl"), "out": (".csv", ".jsonl")}[info.field_name]
+        plain = path and (path.lower().removesuffix(".gz") if info.field_name == "puzzles" else path.lower())
+        if path not in (None, "-") and not plain.endswith(known):
+            raise ValueError(f"the file's name must end in {', '.join(known)}, or be -")
+        return path
+
+    @model_validator(mode="after")
+    def check_files(self):
+        if (self.puzzles is None) != (self.out is None):
+            raise ValueError(
+                "puzzles= names the puzzles of a file and out= the file for their answers: give both"
+            )
+        of_one = ("puzzle", "index", "seed", "data_paths_test", "gif", "png")
+        of_files = ("resume", "halt", "strategy", "symmetries", "batch_size", "compile")
+        for key in of_one if self.puzzles is not None else of_files:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                other = "one puzzle, not to puzzles=" if self.puzzles is not None else "puzzles=FILE out=FILE"
+                raise ValueError(f"{key}= belongs to {other}")
+        if self.puzzles is not None and self.puzzles == self.out != "-":
+            raise ValueError("out= would replace the puzzles: name another file")
+        if self.resume and (self.out == "-" or self.puzzles == "-"):
+            raise ValueError("resume= needs files, which are read again from their beginning, and not -")
+        if self.symmetries is not None and self.strategy == "plain":
+            raise ValueError("symmetries= belongs to strategy=symmetry and strategy=ladder")
+        return self
+
     @field_validator("gif", "png")
     @classmethod
     def end_as_the_format(cls, path, info):
@@ -71,8 +129,8 @@ class SolveConfig(FamilyConfig):
         for key in ("index", "seed", "data_paths_test"):
             if self.puzzle is not None and getattr(self, key) is not None:
                 raise ValueError(f"puzzle= gives the puzzle and {key}= chooses one: leave one of them out")
-        if self.puzzle is None and self.seq_len is not None:
-            raise ValueError("seq_len= is used with puzzle= only; the test data has its own")
+        if self.puzzle is None and self.puzzles is None and self.seq_len is not None:
+            raise ValueError("seq_len= is used with puzzle= and puzzles= only; the test data has its own")
         if self.index is not None and self.seed is not None:
             raise ValueError("index= chooses a puzzle and seed= draws one: leave one of them out")
         return self

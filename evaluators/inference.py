@@ -17,6 +17,7 @@ from models.act import ACTModel
 from models.flops import count_applications, step_flops
 from models.losses import ACTLossHead
 from models.recursive import State
+from utils.compile_modes import FUSED
 
 Tokens = Tensor | np.ndarray | Sequence[Sequence[int]]
 Identifiers = Tensor | np.ndarray | Sequence[int]
@@ -57,6 +58,7 @@ class Output:
     q_halt: Tensor  # (n,) float32
     q_continue: Tensor  # (n,) float32
     says_stop: Tensor  # (n,) bool, by the architecture's halting rule
+    margin: Tensor  # (n,) float32, by how much the halting rule says stop
 
 
 # (state, number of the next step, (m,) indices of the state's rows in the initial batch) -> state
@@ -95,7 +97,10 @@ class Rollout:
             self.num_steps, self._state, self._inputs, self._puzzle_rows
         )
         logits, q_halt, q_continue = (output[: self.num_rows] for output in outputs)
-        return Output(logits, q_halt, q_continue, self._act.rule.says_stop(q_halt, q_continue))
+        rule = self._act.rule
+        return Output(
+            logits, q_halt, q_continue, rule.says_stop(q_halt, q_continue), rule.margin(q_halt, q_continue)
+        )
 
     @torch.inference_mode()
     def keep(self, rows: Tensor) -> None:
@@ -105,8 +110,7 @@ class Rollout:
             self._gather(rows)
 
     def _gather(self, rows: Tensor) -> None:
-        larger = bisect_left(self._sizes, len(rows))
-        size = self._sizes[larger] if larger < len(self._sizes) else len(rows)
+        size = padded_size(len(rows), self._sizes)
         if size > len(rows):
             rows = torch.cat([rows, rows[:1].expand(size - len(rows))])
         elif size == len(self._inputs) and self.num_steps == 0:
@@ -115,6 +119,19 @@ class Rollout:
         self._inputs, self._row_indices = self._inputs[rows], self._row_indices[rows]
         if self._puzzle_rows is not None:
             self._puzzle_rows = self._puzzle_rows[rows]
+
+
+def padded_size(num_rows: int, sizes: Sequence[int]) -> int:
+    """Return the smallest of the ascending `sizes` that holds the rows; `num_rows` if none does."""
+    larger = bisect_left(sizes, num_rows)
+    return sizes[larger] if larger < len(sizes) else num_rows
+
+
+def padded_sizes(largest: int, mode: str | None) -> list[int]:
+    """Return the batch sizes to pad to for a way of compiling (see `compile_policy`): few if each must be compiled."""
+    if mode in (None, FUSED):
+        return []
+    return [size for power in range(4) if (size := largest >> power)]
 
 
 class Solver:
@@ -143,7 +160,7 @@ class Solver:
         self, tokens: Tokens, puzzle_identifiers: Identifiers | None = None, sizes: Sequence[int] = ()
     ) -> Rollout:
         """Start a `Rollout`, for callers that decide after each step; arguments as for `refine` and `Rollout`."""
-        return Rollout(self.head.model, self._batch(tokens, puzzle_identifiers), sizes)
+        return Rollout(self.head.model, self.batch(tokens, puzzle_identifiers), sizes)
 
     def warm_up(self, sizes: Sequence[int]) -> None:
         """Run one step at each batch size, so that compilation is not included in later timings."""
@@ -170,7 +187,7 @@ class Solver:
         steps = self.trained_steps if max_steps is None else max_steps
         if steps < 1:
             raise ValueError(f"max_steps is {steps}, but must be at least 1")
-        return self._steps(self._batch(tokens, puzzle_identifiers), steps)
+        return self._steps(self.batch(tokens, puzzle_identifiers), steps)
 
     def solve(
         self,
@@ -206,7 +223,8 @@ class Solver:
             confidence = torch.exp(-self.head.token_loss(output.logits, answer))
             yield Step(number, answer, confidence, output.q_halt, output.says_stop)
 
-    def _batch(self, tokens: Tokens, puzzle_identifiers: Identifiers | None) -> dict[str, Tensor]:
+    def batch(self, tokens: Tokens, puzzle_identifiers: Identifiers | None) -> dict[str, Tensor]:
+        """Return a batch for the model on its device, checked; raises ValueError for inputs out of range."""
         config = self.head.model.inner.config
         inputs = torch.as_tensor(tokens, device=self.device)
         if inputs.ndim != 2 or inputs.shape[1] != config.seq_len or not len(inputs):

@@ -5,7 +5,8 @@ Shapes: B rows on this rank, S `seq_len`.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import deque
+from collections.abc import Collection, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from evaluators.base import Evaluator
-from evaluators.results import NOTHING, Collector, labelled_only, local_batches
+from evaluators.results import NOTHING, Collector, LocalBatch, labelled_only, local_batches
 from evaluators.strategies.accounting import Tally, right_cells
 from evaluators.strategies.base import Answered, Strategy
 from evaluators.strategies.samples import Rows
@@ -53,20 +54,29 @@ def measure(
     tally = Tally()
     num_rows = data.num_examples if limit is None else min(limit, data.num_examples)
     progress = Progress("evaluate", "row", world, total=num_rows, leave=False)
-    with closing(progress), collector:
+    waiting: deque[tuple[LocalBatch, dict[str, Tensor]]] = deque()  # batches that have no answers yet
+
+    def rows_of_batches() -> Iterator[Rows]:
         for local in local_batches(data, world.rank, limit):
-            if local.num_rows:
-                batch = {
-                    name: value[: local.num_rows].to(world.device) for name, value in local.batch.items()
-                }
-                numbers = torch.arange(local.number, local.number + local.num_rows).numpy()
-                tally.begin(batch["labels"])
-                answered = strategy.solve(Rows(batch["inputs"], batch["puzzle_identifiers"], numbers), tally)
-                tally.end()
-                outputs = {"preds": answered.preds, "q_halt_logits": answered.q_halt} | answered.outputs
-                named = batch | outputs
-                collector.add(local, batch_sums(head, answered, named), named)
-                progress.show(collector.standing)
+            if not local.num_rows:  # the last rows belong to other ranks
+                progress.update(local.num_global)
+                continue
+            batch = {name: value[: local.num_rows].to(world.device) for name, value in local.batch.items()}
+            numbers = torch.arange(local.number, local.number + local.num_rows).numpy()
+            waiting.append((local, batch))
+            tally.begin(batch["labels"])
+            yield Rows(batch["inputs"], batch["puzzle_identifiers"], numbers)
+
+    with closing(progress), collector:
+        for answered in strategy.stream(rows_of_batches(), tally):
+            local, batch = waiting.popleft()
+            tally.begin(batch["labels"])  # again, because a strategy may read batches ahead
+            answered.record(tally)
+            tally.end()
+            outputs = {"preds": answered.preds, "q_halt_logits": answered.q_halt} | answered.outputs
+            named = batch | outputs
+            collector.add(local, batch_sums(head, answered, named), named)
+            progress.show(collector.standing)
             progress.update(local.num_global)
     tally.gather(world.gather_object)
     return collector.results(), tally

@@ -56,6 +56,10 @@ class HaltingRule:
     def says_stop(self, q_halt: Tensor, q_continue: Tensor) -> Tensor:
         return q_halt > q_continue if self.compares else q_halt > 0
 
+    def margin(self, q_halt: Tensor, q_continue: Tensor) -> Tensor:
+        """Return by how much the rule says stop; what a calibrated stop rule compares with its threshold."""
+        return q_halt - q_continue if self.compares else q_halt
+
 
 def draw_min_steps(
     seed: int, step: int, global_batch_size: int, probability: float, max_steps: int

@@ -46,6 +46,7 @@ class ScriptedInner(nn.Module):
     networks = ("L_level",)
     latents = {"z_H": "", "z_L": ""}  # noqa: RUF012
     prefix_len = 0
+    is_stochastic = False
 
     def __init__(self, ahead: int):
         super().__init__()

@@ -49,6 +49,7 @@ def run(
     batch: int = NUM_ROWS,
     labels=LABELS,
     models=(0,),
+    rule=None,
     **options,
 ):
     """Run a strategy on all rows, `batch` at a time; return (answers, steps, q_halt, curves, tally, options).
@@ -56,15 +57,22 @@ def run(
     models: number of steps by which each model is ahead.
     """
     solvers = [Solver(ScriptedHead(ahead)) for ahead in models]
-    setting = Setting(solvers, SUDOKU, ["data"], capacity, sizes)
+    setting = Setting(solvers, SUDOKU, ["data"], capacity, sizes, rule=rule)
     built, used = build_strategy(Choice(strategy, options.pop("num_steps", STEPS), **options), setting)
-    tally, parts = Tally(), []
-    for start in range(0, NUM_ROWS, batch):
-        part = slice(start, start + batch)
-        inputs = torch.from_numpy(QUESTIONS[part].astype(np.int32))
-        rows = Rows(inputs, torch.zeros(len(inputs), dtype=torch.int32), NUMBERS[part])
-        tally.begin(torch.from_numpy(labels[part]))
-        parts.append(built.solve(rows, tally))
+    tally, parts, begun = Tally(), [], []
+
+    def batches():
+        for start in range(0, NUM_ROWS, batch):
+            part = slice(start, start + batch)
+            inputs = torch.from_numpy(QUESTIONS[part].astype(np.int32))
+            begun.append(torch.from_numpy(labels[part]))
+            tally.begin(begun[-1])
+            yield Rows(inputs, torch.zeros(len(inputs), dtype=torch.int32), NUMBERS[part])
+
+    for answered in built.stream(batches(), tally):
+        tally.begin(begun.pop(0))
+        answered.record(tally)
+        parts.append(answered)
         tally.end()
     answers = torch.cat([part.preds for part in parts]).numpy()
     steps = torch.cat([part.steps for part in parts]).numpy()

@@ -166,8 +166,13 @@ def test_solving_evaluating_and_exporting_a_trained_model(demo):
     shell(demo, block("Evaluate"))
     lines = (folder_of(demo, "demo") / "evaluation_step_8" / "reports.jsonl").read_text().splitlines()
     reports = [json.loads(line) for line in lines]
-    assert [report["halt_max_steps"] for report in reports] == [2, 32, 2, 2]
-    assert [report["strategy"] for report in reports] == ["plain", "plain", "plain", "ladder"]
+    assert [report["halt_max_steps"] for report in reports] == [2, 32, 2, 2, 2]
+    assert [report["strategy"] for report in reports] == [*["plain"] * 4, "ladder"]
+    assert [report["options"]["halt"] for report in reports] == [False, False, True, "auto", False]
+    (demo / "puzzles.txt").write_text(".1..6.....3.126.4...4.2.4.12....2..4\n" * 3)
+    out = shell(demo, block("Solve a file of puzzles"))
+    assert "3 puzzles: " in out
+    assert len((demo / "answers.csv").read_text().splitlines()) == 4
     shell(demo, block("Export and load"))
     (python,) = blocks("python", section("Export and load"))
     (demo / "load.py").write_text(python + "print(type(model).__name__)\n")

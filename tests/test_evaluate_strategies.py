@@ -232,7 +232,7 @@ def test_outputs_that_votes_lack_are_rejected_before_anything_runs(run, tmp_path
             {"symmetries": 4},
             r"symmetries has no effect with strategy=plain; it belongs to strategy=symmetry or ladder",
         ),
-        ({"strategy": "noise", "halt": True}, "halt has no effect with strategy=noise"),
+        ({"strategy": "ensemble", "halt": True}, "halt has no effect with strategy=ensemble"),
         ({"strategy": "symmetry", "sigma": 0.1}, "sigma has no effect with strategy=symmetry"),
         ({"seed": 3}, "seed has no effect with strategy=plain"),
         ({"strategy": "ensemble", "pick": "first_stop"}, "pick=first_stop needs chains in lockstep"),

@@ -17,6 +17,8 @@ from trained_folders import SIZES, published_run, randomised, write_run
 
 import models
 from dataset.format import read_identifiers, read_metadata, write_identifiers
+from evaluators.calibrated import saved_calibration
+from evaluators.calibration import weights_sha256
 from export import ExportConfig, export, main
 from trained_run import open_trained
 
@@ -98,6 +100,30 @@ def test_the_card_has_the_result_of_evaluate_with_rows_and_interval(run, tmp_pat
     (run / "evaluation_step_10" / "report.json").write_text(json.dumps(report))
     card = (do(run, tmp_path / "out") / "README.md").read_text()
     assert "50.00% (95% interval 46.00% to 54.00%) with 64 steps on 600 of 1,000 rows of `mine`" in card
+
+
+def test_a_stop_rule_of_these_weights_travels_with_them_and_one_of_others_does_not(run, tmp_path, capsys):
+    rule = {"threshold": 1.5, "patience": 1, "num_steps": 4, "forward_dtype": "float32", "source": "of here"}
+    counts = {
+        "rows": 600,
+        "rows_left_out": 0,
+        "solved_by_all_steps": 9,
+        "lost": 0,
+        "gained": 1,
+        "mean_steps": 2.5,
+    }
+    values = rule | counts | {"weights_sha256": weights_sha256(randomised().state_dict())}
+    (run / "halting_step_10.json").write_text(json.dumps(values))
+    folder = export(ExportConfig(checkpoint=str(run), out=str(tmp_path / "out")))
+    calibration, where = saved_calibration(open_trained(str(folder)))
+    assert calibration.model_dump() == values
+    assert where.endswith("config.json: halting")
+    (run / "halting_step_10.json").write_text(json.dumps(values | {"weights_sha256": "0" * 64}))
+    assert (
+        saved_calibration(open_trained(str(export(ExportConfig(checkpoint=str(run), out=str(folder))))))
+        is None
+    )
+    assert "not exported, because it was chosen for other weights" in capsys.readouterr().out
 
 
 def test_a_published_run_can_be_exported_too(tmp_path):

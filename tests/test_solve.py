@@ -212,7 +212,7 @@ def test_data_paths_are_parsed_as_a_list(text):
         (["checkpoint=x", "puzzle=1", "seed=1"], "puzzle= gives the puzzle and seed= chooses one"),
         (["checkpoint=x", "puzzle=1", "data_paths_test=a"], "and data_paths_test= chooses one"),
         (["checkpoint=x", "index=1", "seed=1"], "index= chooses a puzzle and seed= draws one"),
-        (["checkpoint=x", "seq_len=16"], "seq_len= is used with puzzle= only"),
+        (["checkpoint=x", "seq_len=16"], "seq_len= is used with puzzle= and puzzles= only"),
     ],
 )
 def test_invalid_arguments_are_rejected(arguments, message):

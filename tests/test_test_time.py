@@ -133,7 +133,7 @@ def test_votes_are_for_whole_grids_and_ties_go_to_the_largest_q_halt():
 @pytest.mark.parametrize("capacity", [1, 16, 1000])
 def test_symmetry_voting_solves_each_copy_and_maps_it_back(capacity):
     answers, steps, q_halt, curves, _, used = run("symmetry", symmetries=5, capacity=capacity)
-    assert used == {"checker": False, "symmetries": 5, "pick": "majority", "seed": 0}
+    assert used == {"checker": False, "symmetries": 5, "pick": "majority", "seed": 0, "halt": False}
     by_count = {count: [] for count in (1, 2, 4, 5)}
     for row in range(NUM_ROWS):
         tokens, undo = naive_copies(row, 5)

@@ -59,10 +59,10 @@ _YAML_ERRORS = (
 GZIP_ERRORS = (gzip.BadGzipFile, EOFError, zlib.error)
 
 
-def open_text(path: Path, *, newline: str | None = None) -> TextIO:
+def open_text(path: Path, *, newline: str | None = None, errors: str | None = None) -> TextIO:
     """Open a UTF-8 text file for reading, without byte-order mark; decompressed if its name ends in `.gz`."""
     opener = gzip.open if path.suffix.lower() == ".gz" else open
-    return opener(path, "rt", encoding="utf-8-sig", newline=newline)
+    return opener(path, "rt", encoding="utf-8-sig", newline=newline, errors=errors)
 
 
 def read_text(path: Path, *, missing: str = "is missing") -> str:

@@ -7,7 +7,7 @@ finite group.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,13 +18,20 @@ from dataset.augment import NUM_DIHEDRAL, dihedral
 SHAPE_PRESERVING = (0, 2, 4, 5)  # dihedral transforms that keep the shape of every rectangle
 
 
+class Undo(Protocol):
+    """Maps answers to copies back to the puzzles."""
+
+    def __call__(self, answers: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray: ...
+
+
 @dataclass(frozen=True)
 class Copies:
     """Copies of n puzzles, and a function that maps answers to the copies back to answers to the puzzles."""
 
     tokens: np.ndarray  # (n·C, S)
     identifiers: np.ndarray  # (n·C,)
-    undo: Callable[[np.ndarray], np.ndarray]  # (n·C, S) answers -> (n·C, S)
+    # (m, S) answers to the copies with the indices `rows` (m,), all by default, -> (m, S) answers to the puzzles
+    undo: Undo
 
 
 class Transforms(Protocol):
@@ -64,7 +71,11 @@ class Symmetries:
         transforms = self.draw_copies([puzzle_generator(seed, number) for number in numbers], count)
         inverse = transforms.inverse()
         repeated = np.repeat(tokens, count, axis=0)
-        return Copies(transforms.apply(repeated), np.repeat(identifiers, count), inverse.apply)
+
+        def undo(answers: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+            return inverse[rows].apply(answers)
+
+        return Copies(transforms.apply(repeated), np.repeat(identifiers, count), undo)
 
 
 def puzzle_generator(seed: int, number: int) -> np.random.Generator:

@@ -7,6 +7,7 @@ Shapes: n puzzles, C chains per puzzle, S `seq_len`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +26,8 @@ class Answered:
     q_halt: Tensor  # (n,) float32, q_halt of these answers
     steps: Tensor  # (n,) int64: with one chain the first step that said stop (else the last); otherwise all steps run
     outputs: dict[str, Tensor] = field(default_factory=dict)  # of the last step, if all rows share one
+    # Records what is not recorded yet; called when the labels of these rows are the tally's.
+    record: Callable[[Tally], None] = lambda tally: None
 
 
 class Strategy:
@@ -38,6 +41,11 @@ class Strategy:
     def solve(self, rows: Rows, tally: Tally) -> Answered:
         """Answer the rows of a batch, recording each intermediate answer and its cost in the tally."""
         raise NotImplementedError(f"{type(self).__name__} must define solve")
+
+    def stream(self, batches: Iterable[Rows], tally: Tally) -> Iterator[Answered]:
+        """Answer batches in order; a strategy may read some of them ahead."""
+        for rows in batches:
+            yield self.solve(rows, tally)
 
 
 def answered(candidates: Candidates, chains: np.ndarray, rows: Rows) -> Answered:

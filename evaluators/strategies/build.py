@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 from dataset.families import family_of
 from dataset.families.base import Family
 from dataset.families.symmetry import Symmetries
 from dataset.format import Metadata
 from evaluators.inference import Solver
+from evaluators.stop_rule import OWN_RULE, StopRule
 from evaluators.strategies.base import Strategy
 from evaluators.strategies.cascade import STAGES, Cascade
+from evaluators.strategies.continuous import Continuous
+from evaluators.strategies.plans import VOTES, CascadePlan, OneChain, Rung
 from evaluators.strategies.test_time import Ensemble, NoiseChains, Plain, SymmetryVoting, Voting
 from evaluators.strategies.verifier import Checker, checker_of
 from utils.errors import UserError
@@ -28,7 +32,7 @@ class Choice:
 
     strategy: str
     num_steps: int
-    halt: bool | None = None
+    halt: bool | Literal["auto"] | None = None
     checker: bool = False
     symmetries: int | None = None
     chains: int | None = None
@@ -49,6 +53,7 @@ class Setting:
     capacity: int  # maximum number of rows per batch
     sizes: Sequence[int] = ()  # allowed batch sizes (see `Rollout`)
     identifiers: Sequence[int] = (0,)  # unique puzzle identifiers of the test set
+    rule: StopRule | None = None  # the calibrated stop rule, for halt="auto"; None: all steps are run
 
     @property
     def family(self) -> Family:
@@ -59,12 +64,18 @@ def build_strategy(choice: Choice, setting: Setting) -> tuple[Strategy, dict[str
     """Return the strategy and its options with defaults filled in. Raises `UserError` if it cannot run here."""
     checker = checker_of(setting.metadata) if choice.checker else None
     strategy, own = BUILDERS[choice.strategy](choice, setting, checker)
+    if isinstance(strategy, Voting):
+        own["halt"] = choice.halt or False
+        if choice.halt:
+            strategy = _fast_vote(strategy, choice, setting)
     return strategy, {"checker": choice.checker} | own
 
 
 def _plain(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[Strategy, dict[str, Any]]:
-    options = {"halt": bool(choice.halt)}
+    options = {"halt": choice.halt or False}
     solver, steps = setting.solvers[0], choice.num_steps
+    if choice.halt == "auto":
+        return fast_plain(setting, steps), options
     return Plain(solver, steps, checker=checker, sizes=setting.sizes, **options), options
 
 
@@ -78,7 +89,7 @@ def _cascade(choice: Choice, setting: Setting, checker: Checker | None) -> tuple
     rungs = list(choice.rungs or _possible_stages(setting, choice))
     votings: dict[str, Voting] = {}
     more = choice.more_steps or MORE_STEPS * choice.num_steps
-    options: dict[str, Any] = {"rungs": rungs, "halt": bool(choice.halt)}
+    options: dict[str, Any] = {"rungs": rungs, "halt": choice.halt or False}
     if "more_steps" in rungs:
         if more <= choice.num_steps:
             raise UserError(
@@ -91,6 +102,8 @@ def _cascade(choice: Choice, setting: Setting, checker: Checker | None) -> tuple
     if "noise" in rungs:
         votings["noise"], own = _noise(choice, setting, None)
         options["noise"] = own
+    if choice.halt == "auto":
+        return _fast_cascade(setting, rungs, choice.num_steps, more, votings), options
     cascade = Cascade(
         setting.solvers[0],
         rungs,
@@ -102,6 +115,57 @@ def _cascade(choice: Choice, setting: Setting, checker: Checker | None) -> tuple
         sizes=setting.sizes,
     )
     return cascade, options
+
+
+def fast_plain(setting: Setting, num_steps: int) -> Continuous:
+    """One chain for each puzzle, which leaves as it settles."""
+    return Continuous(
+        setting.solvers[0],
+        setting.rule,
+        partial(OneChain, num_steps),
+        capacity=setting.capacity,
+        sizes=setting.sizes,
+    )
+
+
+def _fast_vote(voting: Voting, choice: Choice, setting: Setting) -> Continuous:
+    """The same vote with chains that leave as they settle, and no more of them than decide it."""
+    plan = partial(VOTES[voting.pick], choice.strategy, voting.num_chains, voting.num_steps)
+    return Continuous(
+        voting.solver,
+        setting.rule if choice.halt == "auto" else OWN_RULE,
+        plan,
+        capacity=setting.capacity,
+        votings={choice.strategy: voting},
+        sigma=voting.sigma,
+        sizes=setting.sizes,
+        curve=("chains", str(voting.num_chains)),
+    )
+
+
+def _fast_cascade(
+    setting: Setting, rungs: Sequence[str], num_steps: int, more_steps: int, votings: dict[str, Voting]
+) -> Continuous:
+    """The cascade with chains that leave as they settle; a stage solves a puzzle only if the model says stop."""
+    limits = {"steps": num_steps, "more_steps": more_steps}
+    stages = [
+        Rung(name, votings[name].num_steps, votings[name].pick, votings[name].num_chains)
+        if name in votings
+        else Rung(name, limits[name])
+        for name in rungs
+    ]
+    rule = setting.rule
+    return Continuous(
+        setting.solvers[0],
+        None if rule is None else StopRule(max(rule.threshold, OWN_RULE.threshold), rule.patience),
+        partial(CascadePlan, stages),
+        capacity=setting.capacity,
+        votings=votings,
+        for_all=False,
+        sigma=votings["noise"].sigma if "noise" in votings else 0.0,
+        sizes=setting.sizes,
+        stages=rungs,
+    )
 
 
 def _possible_stages(setting: Setting, choice: Choice) -> list[str]:

@@ -67,7 +67,7 @@ def compute_report(curves: dict[str, Table], tally: Tally, strategy: str) -> dic
     }
     if tally.stages:
         report["rungs"] = tally.stages
-    if "halted" in curves:
+    if {"halted", own} <= curves.keys():
         halted, full = curves["halted"][0], curves["steps"][-1]
         seconds = {name: tally.seconds[name] for name in ("full", "halted")}
         report["halting"] = {

@@ -26,10 +26,12 @@ def chain_keys(seed: int, numbers: np.ndarray, num_chains: int) -> Tensor:
     return _mix(puzzles[:, None] + (torch.arange(num_chains) + 1) * _GOLDEN).reshape(-1)
 
 
-def standard_normal(keys: Tensor, start: int, count: int) -> Tensor:
-    """(m, count) float32: variates of each key's (m,) stream, from the even index `start` on."""
-    assert start % 2 == 0, start
-    pairs = torch.arange(start // 2, start // 2 + (count + 1) // 2, device=keys.device)
+def standard_normal(keys: Tensor, start: int | Tensor, count: int) -> Tensor:
+    """(m, count) float32: variates of each key's (m,) stream, from the even index `start` on, a number or (m,)."""
+    if isinstance(start, int):
+        assert start % 2 == 0, start
+        start = torch.full_like(keys, start)
+    pairs = start[:, None] // 2 + torch.arange((count + 1) // 2, device=keys.device)
     bits = _mix(keys[:, None] + (pairs + 1) * _GOLDEN)
     first = ((_shift(bits, 40) + 1).float()) * _UNIT  # in (0, 1], so that the logarithm is finite
     second = (bits & 0xFFFFFF).float() * _UNIT
@@ -37,28 +39,32 @@ def standard_normal(keys: Tensor, start: int, count: int) -> Tensor:
     return torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], -1).flatten(1)[:, :count]
 
 
-class LatentNoise:
-    """Add N(0, sigma² I) to every latent except the answer, drawn in float32 and cast to the dtype of the latents.
+def add_noise(state: State, keys: Tensor, sigma: float, numbers: Tensor) -> State:
+    """Add N(0, sigma² I) to every latent of m rows except the answer, before the steps `numbers` (m,) of each.
 
-    `keys` (n·C,) come from `chain_keys`. The model must have a latent besides the answer.
+    Drawn in float32 and cast to the dtype of the latents; `keys` (m,) come from `chain_keys`.
     """
+    answer, *scratch = state
+    count = scratch[0][0].numel()
+    room = count + count % 2
+    noisy = [
+        latent
+        + (
+            sigma * standard_normal(keys, ((numbers - 1) * len(scratch) + i) * room, count).view_as(latent)
+        ).to(latent.dtype)
+        for i, latent in enumerate(scratch)
+    ]
+    return (answer, *noisy)
+
+
+class LatentNoise:
+    """`add_noise` as a `Perturbation` of chains in lockstep; `keys` (n·C,). The model must have a scratch latent."""
 
     def __init__(self, keys: Tensor, sigma: float):
-        self._keys, self._sigma = keys, sigma
+        self.keys, self.sigma = keys, sigma
 
     def __call__(self, state: State, number: int, row_indices: Tensor) -> State:
-        answer, *scratch = state
-        keys, count = self._keys[row_indices], scratch[0][0].numel()
-        room = count + count % 2
-        noisy = [
-            latent
-            + (
-                self._sigma
-                * standard_normal(keys, ((number - 1) * len(scratch) + i) * room, count).view_as(latent)
-            ).to(latent.dtype)
-            for i, latent in enumerate(scratch)
-        ]
-        return (answer, *noisy)
+        return add_noise(state, self.keys[row_indices], self.sigma, torch.full_like(row_indices, number))
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluators.inference import Output, Perturbation, Rollout, Solver
+from dataset.families.symmetry import Undo
+from evaluators.inference import Output, Rollout, Solver
+from evaluators.strategies.latent_noise import LatentNoise
 
 NONE = -1  # no chain
 
@@ -41,6 +43,10 @@ class Rows:
             yield Rows(self.inputs[part], self.identifiers[part], self.numbers[part]), part
 
 
+def _unchanged(answers: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+    return answers
+
+
 @dataclass(frozen=True)
 class Bundle:
     """The chains of n puzzles before their first step."""
@@ -48,12 +54,11 @@ class Bundle:
     inputs: Tensor  # (n·C, S) int32
     identifiers: Tensor  # (n·C,) int32
     num_chains: int
-    perturb: Perturbation | None = None
-    # Maps (n·C, S) answers back to the untransformed puzzles.
-    undo: Callable[[np.ndarray], np.ndarray] = lambda answers: answers
+    perturb: LatentNoise | None = None
+    undo: Undo = _unchanged  # maps (n·C, S) answers, or those of some rows, back to the untransformed puzzles
 
     @classmethod
-    def repeated(cls, rows: Rows, num_chains: int = 1, perturb: Perturbation | None = None) -> Bundle:
+    def repeated(cls, rows: Rows, num_chains: int = 1, perturb: LatentNoise | None = None) -> Bundle:
         """Start every chain from the untransformed puzzle."""
         inputs, identifiers = (
             tensor.repeat_interleave(num_chains, 0) for tensor in (rows.inputs, rows.identifiers)

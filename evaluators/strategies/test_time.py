@@ -101,6 +101,8 @@ class Voting(Strategy):
     runs the chains in lockstep until one says stop ("Speed is Confidence", arXiv 2601.19085).
     """
 
+    sigma: float = 0.0  # of the noise that chains get
+
     def __init__(
         self,
         solver: Solver,

@@ -51,9 +51,10 @@ class ArcSymmetries(Symmetries):
                 ids.append(other)
                 undo_steps.append((augmentation, now))
 
-        def undo(answers: np.ndarray) -> np.ndarray:
+        def undo(answers: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
             out = np.empty_like(answers)
-            for row, (then, now) in enumerate(undo_steps):
+            for row, copy in enumerate(np.arange(len(undo_steps))[rows].tolist()):
+                then, now = undo_steps[copy]
                 out[row] = arc.encode(now.apply(then.invert(arc.crop(answers[row]))))
             return out
 

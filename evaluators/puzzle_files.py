@@ -1,0 +1,238 @@
+"""Files of puzzles as a stream of lines, and files of answers that an interrupted run can go on with.
+
+Puzzles: one a line (.txt), a table with a column of questions (.csv, .tsv), an object or a string a line (.jsonl), each
+also as .gz; `-` is the standard input, one puzzle a line. Answers: .csv or .jsonl; `-` is the standard output, as JSON
+lines.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from dataset.sources import COLUMN_NAMES, read_header
+from utils.errors import UserError
+from utils.files import cannot_write, make_folder
+from utils.reading import GZIP_ERRORS, open_text, parse_json
+
+STANDARD = "-"
+PUZZLE_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl")
+ANSWER_SUFFIXES = (".csv", ".jsonl")
+COLUMNS = ("line", "puzzle", "answer", "verdict", "confidence", "steps", "message")
+
+
+@dataclass(frozen=True)
+class PuzzleLine:
+    """One puzzle of a file, as it is written there."""
+
+    number: int  # of its line, from 1
+    text: str
+    problem: str | None = None  # why there is no puzzle on this line
+
+
+def suffix_of(path: str) -> str:
+    """The suffix that says what a file holds, in lower case, before `.gz`."""
+    name = path.lower().removesuffix(".gz")
+    return os.path.splitext(name)[1]
+
+
+def count_lines(source: str) -> int | None:
+    """About how many puzzles a file holds, for a progress bar; None for the standard input."""
+    if source == STANDARD:
+        return None
+    with _opened(source) as file:
+        count = sum(1 for line in file if line.strip())
+    return count - (suffix_of(source) in (".csv", ".tsv"))
+
+
+def read_puzzles(source: str, comment: str | None = "#") -> Iterator[PuzzleLine]:
+    """Yield the puzzles of a file, read as they are needed; blank lines are none.
+
+    Lines of text that start with `comment` are none either. Raises `UserError` if the file cannot be read, or if a
+    table has no column of questions.
+    """
+    suffix = suffix_of(source)
+    if suffix in (".csv", ".tsv"):
+        yield from _of_table(source)
+        return
+    with _opened(source) as file:
+        for number, line in enumerate(_lines(file, source), start=1):
+            text = line.rstrip("\r\n")
+            if not text.strip() or (suffix != ".jsonl" and comment and text.startswith(comment)):
+                continue
+            yield _of_json(number, text) if suffix == ".jsonl" else PuzzleLine(number, text)
+
+
+def _of_json(number: int, line: str) -> PuzzleLine:
+    names = COLUMN_NAMES["question"]
+    try:
+        value = parse_json(line, "the line")
+    except UserError as error:
+        return PuzzleLine(number, line, str(error))
+    if isinstance(value, dict):
+        value = next((value[name] for name in names if name in value), None)
+    if not isinstance(value, str):
+        return PuzzleLine(
+            number,
+            line,
+            f"the line is neither a string nor an object with a string as its {' or '.join(names[:3])}",
+        )
+    return PuzzleLine(number, value)
+
+
+def _of_table(source: str) -> Iterator[PuzzleLine]:
+    header = read_header(Path(source))
+    column = header.columns["question"]
+    with _opened(source, newline="") as file:
+        lines = _lines(file, source)
+        for _ in range(header.line):
+            next(lines)
+        reader = csv.reader(lines, delimiter=header.delimiter)
+        while True:
+            number = header.line + reader.line_num + 1
+            try:
+                fields = next(reader, None)
+            except csv.Error as error:
+                yield PuzzleLine(number, "", f"the line is not valid CSV: {error}")
+                continue
+            if fields is None:
+                return
+            if not any(field.strip() for field in fields):
+                continue
+            if len(fields) != len(header.names):
+                yield PuzzleLine(
+                    number,
+                    header.delimiter.join(fields),
+                    f"the line has {len(fields)} fields, the header {len(header.names)}",
+                )
+            else:
+                yield PuzzleLine(number, fields[column])
+
+
+def _opened(source: str, newline: str | None = None) -> TextIO:
+    if source == STANDARD:
+        return os.fdopen(os.dup(sys.stdin.fileno()), encoding="utf-8-sig", errors="replace")
+    try:
+        # A byte that is no UTF-8 makes its own puzzle invalid and no other.
+        return open_text(Path(source), newline=newline, errors="replace")
+    except FileNotFoundError:
+        raise UserError(f"puzzles={source}: there is no such file") from None
+    except OSError as error:
+        raise UserError(f"puzzles={source}: cannot be read ({error.strerror or error})") from None
+
+
+def _lines(file: TextIO, source: str) -> Iterator[str]:
+    try:
+        yield from file
+    except GZIP_ERRORS as error:
+        raise UserError(f"puzzles={source}: is damaged or no gzip file ({error})") from None
+
+
+# ---------------------------------------------------------------------------------------- answers
+
+
+class AnswerFile:
+    """A file of answers, one row a puzzle, valid after each `write` up to there; a context manager.
+
+    `resume` goes on after the last complete row of a file that is there; otherwise an existing file is refused.
+    """
+
+    def __init__(self, path: str, resume: bool = False):
+        self.path = path
+        self.num_rows = 0  # that an earlier run has written
+        self.last: dict[str, Any] | None = None  # of these
+        self._as_json = path == STANDARD or suffix_of(path) == ".jsonl"
+        if path == STANDARD:
+            self._file: TextIO = sys.stdout
+            return
+        make_folder(Path(path).parent, "out")
+        try:
+            exists = Path(path).exists()
+            if exists and not resume:
+                raise UserError(
+                    f"out={path}: there is such a file: resume=true goes on after its last row; otherwise name another"
+                )
+            if exists:
+                self._keep_complete_rows()
+            self._file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115 - closed by `__exit__`
+        except OSError as error:
+            raise cannot_write(Path(path), error, "out") from error
+        if not self._as_json and self._file.tell() == 0:
+            csv.writer(self._file, lineterminator="\n").writerow(COLUMNS)
+            self._file.flush()
+
+    def __enter__(self) -> AnswerFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.path != STANDARD:
+            self._file.close()
+
+    def write(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Append rows, with the keys `COLUMNS`."""
+        try:
+            if self._as_json:
+                self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            else:
+                writer = csv.DictWriter(self._file, COLUMNS, lineterminator="\n")
+                writer.writerows(rows)
+            self._file.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise cannot_write(Path(self.path), error, "out") from error
+
+    def _keep_complete_rows(self) -> None:
+        """Count the rows of the file, and cut off one that an interrupted run left incomplete."""
+        end = 0
+        with open(self.path, "rb") as file:
+            for after, row in self._json_rows(file) if self._as_json else self._csv_rows(file):
+                end = after
+                if row is not None:
+                    self.num_rows, self.last = self.num_rows + 1, row
+        os.truncate(self.path, end)
+
+    def _json_rows(self, file: Any) -> Iterator[tuple[int, dict[str, Any] | None]]:
+        end = 0
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            end += len(line)
+            row = parse_json(line, f"out={self.path} line {self.num_rows + 1}")
+            if not isinstance(row, dict) or set(row) != set(COLUMNS):
+                self._refuse(f"line {self.num_rows + 1} has other keys than {', '.join(COLUMNS)}")
+            yield end, row
+
+    def _csv_rows(self, file: Any) -> Iterator[tuple[int, dict[str, Any] | None]]:
+        read, complete = 0, True
+
+        def lines() -> Iterator[str]:
+            nonlocal read, complete
+            for line in file:
+                read, complete = read + len(line), line.endswith(b"\n")
+                yield line.decode("utf-8", "replace")
+
+        try:
+            for number, fields in enumerate(csv.reader(lines(), strict=True)):
+                if not complete:
+                    return
+                if number == 0 and tuple(fields) != COLUMNS:
+                    self._refuse(f"its first line is not {','.join(COLUMNS)}")
+                if len(fields) != len(COLUMNS):
+                    self._refuse(f"row {number} has {len(fields)} fields instead of {len(COLUMNS)}")
+                row = dict(zip(COLUMNS, fields, strict=True))
+                yield read, row if number else None
+        except csv.Error:  # the last row ends within quotes
+            return
+
+    def _refuse(self, why: str) -> None:
+        raise UserError(f"out={self.path}: was not written by solve.py ({why}): name another file")
