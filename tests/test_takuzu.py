@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import takuzu
-from readme import blocks
+from pages import page
 from takuzu import Takuzu, random_puzzle, solutions
 from training_runs import ROOT, in_process_command, metrics, run_python
 
@@ -22,8 +22,7 @@ from dataset import report
 from dataset.families import check
 from dataset.format import SPLITS, open_split
 
-PAGE = (ROOT / "docs" / "extending.md").read_text()
-(COMMANDS,) = [block.splitlines() for block in blocks("bash", PAGE) if "takuzu" in block]
+(COMMANDS,) = [block.splitlines() for block in page("docs/extending.md").blocks("bash") if "takuzu" in block]
 TINY = [
     "arch.hidden_size=8",
     "arch.H_cycles=1",

@@ -1,0 +1,1 @@
+"""Test-time strategies, which spend more compute on an answer."""
