@@ -96,9 +96,9 @@ def page(name: str) -> Page:
 
 
 def all_pages() -> list[Page]:
-    """The README, the results and everything below docs/."""
+    """Those at the top, and everything below docs/."""
     docs = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
-    return [page(name) for name in ("README.md", "RESULTS.md", *docs)]
+    return [page(name) for name in (*sorted(path.name for path in ROOT.glob("*.md")), *docs)]
 
 
 def blocks_in(language: str, text: str) -> list[str]:
