@@ -52,7 +52,7 @@ docs: docs-venv  ## build the documentation and serve it on http://127.0.0.1:800
 
 docs-check: docs-venv  ## build the documentation in strict mode: a broken link or reference fails
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
-		NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir "$$folder/site"
+		NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir "$$folder/site"
 
 docs-pages: venv  ## write the generated pages of the documentation anew
 	$(BIN)/python -m docs.generator
