@@ -60,7 +60,10 @@ each_page = pytest.mark.parametrize("page_", PAGES, ids=lambda each: each.name)
 # ------------------------------------------------------------------------------------------------ links and pages
 
 
-@each_page
+FIGURES = [page(name) for name in ("benchmarks/README.md", "benchmarks/LOG.md", "benchmarks/ledger.md")]
+
+
+@pytest.mark.parametrize("page_", [*PAGES, *FIGURES, page("findings/README.md")], ids=lambda each: each.name)
 def test_links_lead_to_files_and_headings_that_exist(page_):
     for target in page_.links():
         if target.startswith("https://"):
@@ -74,7 +77,9 @@ def test_links_lead_to_files_and_headings_that_exist(page_):
 
 def test_the_site_has_every_page_in_its_contents():
     listed = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
-    assert sorted(f"docs/{name}" for name in listed) == [each.name for each in PAGES if each.name.startswith("docs/")]
+    assert sorted(f"docs/{name}" for name in listed) == [
+        each.name for each in PAGES if each.name.startswith("docs/")
+    ]
 
 
 @pytest.fixture(scope="module")
