@@ -1,4 +1,4 @@
-"""Pages of Markdown taken apart for tests: code blocks, tables, links, and the commands in `bash` blocks."""
+"""Parse pages of Markdown for tests: code blocks, tables, links, and commands in `bash` blocks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# What the placeholders of the general form may stand for.
+# Values for the placeholders of the general form.
 PLACEHOLDERS = {
     "DATASET_DIR": "data/sudoku-6x6",
     "EPOCHS": "20",
@@ -26,7 +26,7 @@ _PROGRAM = re.compile(r"(?:^|\s)((?:dataset/)?\w+\.py|-m (?!venv|pip)[a-z_.]+)(?
 
 @dataclass(frozen=True)
 class Command:
-    """One call of a program of this repository in a `bash` block."""
+    """A call of a program of this repository in a `bash` block."""
 
     program: str  # "pretrain.py", "dataset/build_sudoku_dataset.py", "-m dataset.report"
     arguments: list[str]
@@ -49,7 +49,7 @@ class Page:
 
     @cached_property
     def without_code(self) -> str:
-        """The page with code blocks blanked out in place, in which `#` begins no heading."""
+        """Return the page with code blocks blanked out in place, because `#` is not a heading there."""
 
         def blanked(match: re.Match) -> str:
             return re.sub(r"[^\n]", " ", match[0])
@@ -57,18 +57,18 @@ class Page:
         return re.sub(r"^```.*?^```$", blanked, self.text, flags=re.MULTILINE | re.DOTALL)
 
     def section(self, heading: str) -> str:
-        """What is below a heading, up to the next one of its rank."""
+        """Return the text below a heading, up to the next heading of the same level."""
         match = re.search(rf"^(#+) {re.escape(heading)}$", self.without_code, re.MULTILINE)
         assert match, f"{self.name} has no heading {heading!r}"
         end = re.compile(rf"^#{{1,{len(match[1])}}} ", re.MULTILINE).search(self.without_code, match.end())
         return self.text[match.end() : end.start() if end else None]
 
     def blocks(self, language: str, heading: str | None = None) -> list[str]:
-        """The code blocks of a language, of the whole page or below a heading."""
+        """Return the code blocks of a language, on the whole page or below a heading."""
         return blocks_in(language, self.text if heading is None else self.section(heading))
 
     def table(self, heading: str) -> list[dict[str, str]]:
-        """The first table below a heading: one mapping from column to cell per row."""
+        """Return the first table below a heading, as one dict of column -> cell per row."""
         found = tables_in(self.section(heading))
         assert found, f"{self.name}, {heading}: there is no table"
         return found[0]
@@ -77,7 +77,7 @@ class Page:
         return tables_in(self.without_code)
 
     def anchors(self) -> set[str]:
-        """What links to the headings end with."""
+        """Return the fragments of links to the headings."""
         headings = re.findall(r"^#+ (.+)$", self.without_code, re.MULTILINE)
         return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -86,7 +86,7 @@ class Page:
         return re.findall(r"\]\(([^)\s]+)\)", page)
 
     def commands(self) -> list[Command]:
-        """Every call on the page, with the variables and placeholders of its block filled in."""
+        """Return all calls on the page, with variables and placeholders of their blocks substituted."""
         return [command for block in self.blocks("bash") for command in commands_in(block)]
 
 
@@ -96,7 +96,7 @@ def page(name: str) -> Page:
 
 
 def all_pages() -> list[Page]:
-    """Those at the top, and everything below docs/."""
+    """Return the pages at the top and all below docs/."""
     docs = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
     return [page(name) for name in (*sorted(path.name for path in ROOT.glob("*.md")), *docs)]
 
@@ -118,7 +118,7 @@ def tables_in(text: str) -> list[list[dict[str, str]]]:
 
 
 def plain(cell: str) -> str:
-    """A cell's text without the marks of code."""
+    """Return the text of a cell without backticks."""
     return cell.replace("`", "")
 
 
@@ -132,7 +132,7 @@ def commands_in(block: str) -> list[Command]:
         if match is None or line.lstrip().startswith("#"):
             continue
         rest = match[2]
-        if rest.count("'") % 2:  # the end of a command that another one was given in quotes
+        if rest.count("'") % 2:  # the end of a quoted command inside another one
             rest = rest.replace("'", "")
         for name, value in variables.items():
             rest = rest.replace(f"${{{name}}}", value)
@@ -142,6 +142,6 @@ def commands_in(block: str) -> list[Command]:
 
 
 def filled(command: str) -> str:
-    """A command, or one argument of it, with the placeholders of the general form replaced."""
+    """Substitute the placeholders of the general form in a command or argument."""
     names = "|".join(PLACEHOLDERS)
     return re.sub(rf"(?<=[=\[])({names})(?=[\]\s]|$)", lambda match: PLACEHOLDERS[match[0]], command)

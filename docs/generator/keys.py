@@ -77,7 +77,7 @@ def values_of(field: FieldInfo) -> str:
 
 def _bound(value: float) -> str:
     powers = {2**31: "2^31", 2**63: "2^63"}
-    return powers.get(value, f"{value:,}")  # type: ignore[call-overload]
+    return powers.get(value, f"{value:,}")
 
 
 def composed(config_name: str, *overrides: str) -> dict[str, Any]:
