@@ -1,4 +1,4 @@
-"""The pages of the documentation say what is so: links, commands, keys, defaults, sizes and excerpts are compared."""
+"""The documentation is consistent with the repository: links, commands, keys, defaults, sizes and excerpts."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ FIGURES = [page(name) for name in ("benchmarks/README.md", "benchmarks/LOG.md", 
 
 
 @pytest.mark.parametrize("page_", [*PAGES, *FIGURES, page("findings/README.md")], ids=lambda each: each.name)
-def test_links_lead_to_files_and_headings_that_exist(page_):
+def test_links_point_to_existing_files_and_headings(page_):
     for target in page_.links():
         if target.startswith("https://"):
             continue
@@ -75,7 +75,7 @@ def test_links_lead_to_files_and_headings_that_exist(page_):
             assert anchor in page(found.relative_to(ROOT).as_posix()).anchors(), target
 
 
-def test_the_site_has_every_page_in_its_contents():
+def test_the_navigation_of_the_site_lists_every_page():
     listed = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     assert sorted(f"docs/{name}" for name in listed) == [
         each.name for each in PAGES if each.name.startswith("docs/")
@@ -93,7 +93,7 @@ def test_generated_pages_and_excerpts_are_current(current):
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder or "top")
-def test_every_module_and_package_says_what_it_is(folder):
+def test_every_module_and_package_has_a_docstring(folder):
     paths = modules(folder)
     assert paths
     assert [str(path.relative_to(ROOT)) for path in paths if not description(path)] == []
@@ -108,7 +108,7 @@ def test_an_excerpt_is_the_code_without_its_docstring():
         source_of("models/architectures.py", "TRM.circle")
 
 
-def test_descriptions_become_cells_without_marks_of_their_own():
+def test_descriptions_are_escaped_in_cells():
     assert prose("a | b_c [x] <y>") == "a \\| `b_c` \\[x\\] \\<y>"
     assert prose("as in arXiv 2510.04871; `a|b`") == (
         "as in [arXiv 2510.04871](https://arxiv.org/abs/2510.04871); `a\\|b`"
@@ -119,7 +119,7 @@ def test_descriptions_become_cells_without_marks_of_their_own():
 
 
 @each_page
-def test_every_block_of_code_is_code(page_):
+def test_every_code_block_is_valid(page_):
     for block in page_.blocks("bash"):
         done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, ""), block
@@ -131,7 +131,7 @@ def test_every_block_of_code_is_code(page_):
 
 @pytest.fixture(scope="module")
 def own_architecture():
-    """The own architecture of the guide, where users put it: below `models.`."""
+    """Put the architecture in the guide below `models.`, as a user would."""
     folder = str(ROOT / "tests" / "data")
     models.__path__.append(folder)
     yield
@@ -140,14 +140,14 @@ def own_architecture():
 
 
 @each_page
-def test_every_command_is_understood(page_, own_architecture, tmp_path, monkeypatch):
+def test_every_command_is_accepted(page_, own_architecture, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("FOLDER").mkdir()  # the two places that a builder's example reads from
+    Path("FOLDER").mkdir()  # the two sources in the example of a builder
     Path("puzzles.txt").touch()
     for command in page_.commands():
-        understood = CHECKS.get(command.program)
-        assert understood is not None, f"no check knows the program of {command.line}"
-        understood(command.arguments)
+        accepts = CHECKS.get(command.program)
+        assert accepts is not None, f"there is no check for the program of {command.line}"
+        accepts(command.arguments)
 
 
 def check_pretrain(arguments: list[str]) -> None:
@@ -158,7 +158,7 @@ def check_pretrain(arguments: list[str]) -> None:
 
 
 def _each_of_the_sweep(overrides: list[str]) -> Iterator[list[str]]:
-    """The first and the last combination of a sweep over values without brackets or quotes."""
+    """Return the first and last combination of a sweep over values without brackets or quotes."""
     for end in (0, -1):
         yield [f"{key}={values.split(',')[end]}" for key, values in (o.split("=", 1) for o in overrides)]
 
@@ -178,7 +178,7 @@ def check_options(arguments: list[str], main: Callable[[list[str]], object]) -> 
 
 @cache
 def help_of(main: Callable[[list[str]], object]) -> str:
-    """What a command prints when asked for `--help`."""
+    """Return the output of `--help`."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as end:
         main(["--help"])
@@ -233,7 +233,7 @@ def test_the_example_of_the_format_writes_a_valid_dataset(tmp_path, monkeypatch)
 
 
 def rows_of(name: str, heading: str | None = None) -> dict[str, dict[str, str]]:
-    """Key, or option, to its row, in all tables of a page or below a heading."""
+    """Return key or option -> row, for all tables on a page or below a heading."""
     text = page(name).without_code if heading is None else page(name).section(heading)
     rows = {}
     for table in tables_in(text):
@@ -303,7 +303,7 @@ def test_the_page_of_commands_has_every_option(program):
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys to values of a nested mapping."""
+    """Flatten a nested mapping to dotted keys."""
     leaves = {}
     for key, value in values.items():
         nested = isinstance(value, dict) and value
@@ -312,13 +312,13 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def written_in(path: Path) -> dict[str, Any]:
-    """The keys that a config file sets itself; `defaults` and Hydra's own left out."""
+    """Return the keys that a config file sets itself, without `defaults` and `hydra`."""
     values = OmegaConf.to_container(OmegaConf.create(path.read_text()))
     return flat({key: value for key, value in values.items() if key not in ("defaults", "hydra")})
 
 
 @pytest.mark.parametrize("name", ["cfg_pretrain.yaml", "cfg_evaluate.yaml", "arch/trm.yaml"])
-def test_files_of_defaults_do_not_explain_keys_once_more(name):
+def test_config_files_do_not_repeat_the_descriptions_of_keys(name):
     assert re.findall(r"^\w+:.*#.*$", (CONFIG / name).read_text(), re.MULTILINE) == []
 
 
