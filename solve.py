@@ -140,9 +140,7 @@ def solve_file(config: SolveConfig) -> bool:
         say.print(f"note: {notice}")
     solver = Solver(trained.build(sizes=sizes, device=say.device, notice=say.print), say.device)
     if sizes["num_puzzle_identifiers"] > 1:
-        say.print(
-            "note: the model knows puzzles by identifier and gets the blank one, which may cost accuracy"
-        )
+        say.print("note: the model uses puzzle identifiers and gets the blank one, which may reduce accuracy")
     steps = config.steps or solver.trained_steps
     capacity = config.batch_size or max(1, CELLS_AT_ONCE // metadata.seq_len)
     mode, reason = compile_for(config, solver, total)

@@ -96,7 +96,7 @@ def calibrated(
         rows = rows_of_splits(calibrate_on, model_sizes)
     elif solver.knows_identifiers and family.metadata.num_puzzle_identifiers > 1:
         raise UserError(
-            "halt=auto: the model knows puzzles by identifier, and generated ones have none: name others with known "
+            "halt=auto: the model uses puzzle identifiers, and generated puzzles have none: give others with known "
             "answers that are neither trained on nor tested, calibrate_on=[DIR/train]"
         )
     else:
