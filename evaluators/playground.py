@@ -98,7 +98,7 @@ class Session:
     def _read(self, text: str) -> np.ndarray:
         try:
             return self.family.read(text)
-        except UserError as error:  # written for solve.py's argument of that name
+        except UserError as error:  # its message begins with solve.py's argument
             raise UserError(str(error).replace("puzzle= has", "the puzzle has")) from error
 
     def _answers(self, question: np.ndarray, num_steps: int) -> Iterator[tuple[Step, np.ndarray, np.ndarray]]:
