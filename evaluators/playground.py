@@ -98,7 +98,7 @@ class Session:
     def _read(self, text: str) -> np.ndarray:
         try:
             return self.family.read(text)
-        except UserError as error:  # written for solve.py's argument of that name
+        except UserError as error:  # its message begins with solve.py's argument
             raise UserError(str(error).replace("puzzle= has", "the puzzle has")) from error
 
     def _answers(self, question: np.ndarray, num_steps: int) -> Iterator[tuple[Step, np.ndarray, np.ndarray]]:
@@ -111,7 +111,9 @@ class Session:
         The step is that of the chosen copy, so that its halting probability matches the answer.
         """
         if self.symmetries is None:
-            raise UserError("this model knows puzzles by identifier, and copies that could vote have none")
+            raise UserError(
+                "this model uses puzzle identifiers, and symmetric copies have none, so they cannot vote"
+            )
         count = min(NUM_COPIES, self.symmetries.most or NUM_COPIES)
         copies = self.symmetries.copies(
             question[None], np.array([self.identifier]), np.zeros(1, np.int64), count, 0
