@@ -149,9 +149,10 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         "rows_of_the_data": data.num_examples,
         "rows_with_labels": score.labelled,
         "rows_solved": score.solved,
-        "exact_accuracy_interval_95": list(wilson_interval(score.solved, score.labelled))
-        if score.labelled
-        else None,
+        "solved_by": "labels" if score.check is None else "rules",
+        "solved_interval_95": _interval(score.solved, score.judged),
+        "rows_exact": score.exact,
+        "exact_accuracy_interval_95": _interval(score.exact, score.labelled),
         "strategy": config.strategy,
         "options": options,
         "answers_use_the_rules": uses_rules,
@@ -179,6 +180,10 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     return report
 
 
+def _interval(successes: int, trials: int) -> list[float] | None:
+    return list(wilson_interval(successes, trials)) if trials else None
+
+
 def open_members(config: EvaluateConfig) -> list[Trained]:
     """Open the checkpoint, or an ensemble's: those named, else every step_N of the run, newest first."""
     if config.strategy != "ensemble":
@@ -199,6 +204,7 @@ def build(trained: Trained, config: EvaluateConfig, data: PuzzleDataset, world: 
     return trained.build(
         sizes=trained.sizes_for(data.model_sizes, config.data_paths_test, world.print),
         settings={"forward_dtype": config.forward_dtype} if config.forward_dtype else {},
+        data=data.metadata,
         device=world.device,
         notice=world.print,
     )

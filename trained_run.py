@@ -88,12 +88,14 @@ class Trained:
         *,
         sizes: dict[str, Any] | None = None,
         settings: dict[str, Any] | None = None,
+        data: Metadata | None = None,
         device: torch.device | str = "cpu",
         notice: Callable[[str], None] = ignore,
     ) -> ACTLossHead:
         """Build the model in its loss head, in evaluation mode, on `device`; `settings` override keys of its `arch`.
 
-        `sizes` are those of another dataset to evaluate on. Raises UserError if the weights do not fit.
+        `sizes` and `data` are those of a dataset to evaluate on, whose family decides whether answers are judged by
+        rules; by default those of the training. Raises UserError if the weights do not fit.
         """
         arch, sizes = self.arch | (settings or {}), sizes or self.sizes()
         try:
@@ -105,7 +107,7 @@ class Trained:
             load_weights(model, self.state, source=self.label, purpose="evaluate", notice=notice)
         except ValueError as error:
             raise UserError(str(error)) from error
-        judge_by_rules(model, recorded_metadata(self.metadata, sizes))
+        judge_by_rules(model, data or recorded_metadata(self.metadata, sizes))
         return model.to(device).eval()
 
     def sizes_for(
@@ -297,7 +299,8 @@ def open_solver(trained: Trained, data: PuzzleDataset, device: str, notice=print
     """Make a solver with the model built for this data."""
     sizes = trained.sizes_for(data.model_sizes, [path for path, _ in data.splits], notice)
     resolved = resolve_device(device)
-    return Solver(trained.build(sizes=sizes, device=resolved, notice=notice), resolved)
+    model = trained.build(sizes=sizes, data=data.metadata, device=resolved, notice=notice)
+    return Solver(model, resolved)
 
 
 def open_test_data(trained: Trained, config: ReportConfig) -> PuzzleDataset:

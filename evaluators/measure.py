@@ -50,7 +50,7 @@ def measure(
             f"{', '.join(sorted(missing))} (requested by eval_save_outputs or an evaluator) belongs to one step of one "
             "model, which this strategy does not have: only strategy=plain without halt provides it"
         )
-    tally = Tally()
+    tally = Tally(head.solved_by_rules)
     num_rows = data.num_examples if limit is None else min(limit, data.num_examples)
     progress = Progress("evaluate", "row", world, total=num_rows, leave=False)
     with closing(progress), collector:
@@ -60,7 +60,7 @@ def measure(
                     name: value[: local.num_rows].to(world.device) for name, value in local.batch.items()
                 }
                 numbers = torch.arange(local.number, local.number + local.num_rows).numpy()
-                tally.begin(batch["labels"])
+                tally.begin(batch["labels"], batch["inputs"])
                 answered = strategy.solve(Rows(batch["inputs"], batch["puzzle_identifiers"], numbers), tally)
                 tally.end()
                 outputs = {"preds": answered.preds, "q_halt_logits": answered.q_halt} | answered.outputs

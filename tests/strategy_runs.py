@@ -63,7 +63,7 @@ def run(
         part = slice(start, start + batch)
         inputs = torch.from_numpy(QUESTIONS[part].astype(np.int32))
         rows = Rows(inputs, torch.zeros(len(inputs), dtype=torch.int32), NUMBERS[part])
-        tally.begin(torch.from_numpy(labels[part]))
+        tally.begin(torch.from_numpy(labels[part]), inputs)
         parts.append(built.solve(rows, tally))
         tally.end()
     answers = torch.cat([part.preds for part in parts]).numpy()

@@ -81,7 +81,7 @@ def test_rows_that_have_left_are_not_computed():
     )
     inputs = torch.from_numpy(QUESTIONS.astype(np.int32))
     tally = Tally()
-    tally.begin(torch.from_numpy(LABELS))
+    tally.begin(torch.from_numpy(LABELS), torch.from_numpy(QUESTIONS))
     answered = built.solve(Rows(inputs, torch.zeros(NUM_ROWS, dtype=torch.int32), NUMBERS), tally)
     assert head.model.inner.rows_computed == NUM_ROWS * STEPS + int(answered.steps.sum())
 
@@ -209,7 +209,7 @@ def test_all_chains_of_some_puzzles_run_at_once_and_no_more_rows_than_fit(option
     where = Setting([Solver(head)], SUDOKU, ["data"], capacity)
     built, _ = build_strategy(Choice(strategy, STEPS, **options), where)
     tally = Tally()
-    tally.begin(torch.from_numpy(LABELS))
+    tally.begin(torch.from_numpy(LABELS), torch.from_numpy(QUESTIONS))
     inputs = torch.from_numpy(QUESTIONS.astype(np.int32))
     built.solve(Rows(inputs, torch.zeros(NUM_ROWS, dtype=torch.int32), NUMBERS), tally)
     assert head.model.inner.most_rows == most
