@@ -1,8 +1,8 @@
 """What a puzzle family is: one object without torch that everything depending on the family asks.
 
-A family is a subclass of `Family`. Only `name`, `grid_style` and `size_problem` are needed; each further method makes
-more of the repository work with the family, and what is missing is refused with the reason. docs/extending.md has an
-example of about 150 lines.
+A family is a subclass of `Family`. Only `name` and `size_problem` are needed; each further method makes more of the
+repository work with the family, and what is missing is refused with the reason. What methods return is checked
+(`dataset.families.contract`). docs/extending.md has an example of about 150 lines.
 
 Shapes: n rows, S cells of a sequence, H and W rows and columns of a grid. Tokens everywhere; ignored labels are -100.
 """
@@ -10,7 +10,6 @@ Shapes: n rows, S cells of a sequence, H and W rows and columns of a grid. Token
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from math import isqrt
 from pathlib import Path
@@ -18,7 +17,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from dataset.families.contract import keep_contracts
 from dataset.families.grid_style import EMPTY, GridStyle, Kind, distinct_colours, rgb
+from dataset.families.parts import Comparison, RowForm, Verdict
 from dataset.families.symmetry import Symmetries
 from dataset.metadata import Finding, Metadata
 from dataset.units import CellUnits, stated_units
@@ -31,38 +32,6 @@ _GENERIC_SYMBOLS = ".0123456789abcdefghijklmnopqrstuvwxyz"
 Augmentation = Callable[
     [np.random.Generator, int, slice, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]
 ]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether an answer is a solution (None: unknown), and why in words."""
-
-    solved: bool | None
-    words: str
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A way in which a test example can occur in train.
-
-    `keys`: inputs (n, S) and labels (n, S) to n keys that are equal for equivalent examples, None for an example that
-    cannot be compared. `prefilter`: a cheaper key of the inputs that equivalent examples share as well; only examples
-    whose prefilter key occurs in both splits get the full one. `per_group`: the first example of each train group is
-    enough, because the others are its images.
-    """
-
-    what: str
-    keys: Callable[[np.ndarray, np.ndarray], Sequence[bytes | None]]
-    prefilter: Callable[[np.ndarray], Sequence[bytes]] | None = None
-    per_group: bool = True
-
-
-@dataclass(frozen=True)
-class RowForm:
-    """The form in which inputs or labels (n, S) are compared for equality, and 48 of its cells (n, 48) uint8."""
-
-    canonical: Callable[[np.ndarray], np.ndarray]
-    sample: Callable[[np.ndarray], np.ndarray]
 
 
 class Family:
@@ -79,7 +48,8 @@ class Family:
     own_files: ClassVar[frozenset[str]] = frozenset()
     """Files of a dataset that no other family's builder writes."""
     evaluator: ClassVar[str | None] = None
-    """The evaluator of its metrics by default, as in `evaluators=`; None: `rules@Rules` if there is a check."""
+    """The evaluator of its metrics by default, as in `evaluators=`: `module@Class` below evaluators/, or of a module of
+    the family's own; None: `rules@Rules` if there is a check."""
     sigma: ClassVar[float | None] = None
     """Default of the noise strategy; None: the user must choose."""
     noise_pick: ClassVar[str] = "q_halt"
@@ -102,6 +72,10 @@ class Family:
 
     def __init__(self, metadata: Metadata, found: Finding) -> None:
         self.metadata, self.found = metadata, found
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        keep_contracts(cls)
 
     @classmethod
     def of_sizes(cls, *, seq_len: int, vocab_size: int, **extra: Any) -> Family:
