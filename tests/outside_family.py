@@ -4,8 +4,7 @@ from functools import cached_property
 
 import numpy as np
 
-from dataset.families.base import Comparison, Family
-from dataset.families.revealed_cells import RevealedCells
+from dataset.families.base import Family
 from dataset.families.symmetry import FiniteSymmetries
 
 SIDE, BLANK, FIRST = 4, 1, 2
@@ -14,7 +13,8 @@ SIDE, BLANK, FIRST = 4, 1, 2
 class Latin(Family):
     name = "outside_family@Latin"
     evaluator = "outside_evaluator@LatinLines"
-    completes = several_answers = True
+    blank = BLANK
+    several_answers = True
     text_help = "`1` to `4`, `.` for a blank"
     characters = {".": BLANK, "1": 2, "2": 3, "3": 4, "4": 5}  # noqa: RUF012
     sizes_to_check = ({"seq_len": 16, "vocab_size": 6},)
@@ -47,22 +47,9 @@ class Latin(Family):
 
     check_tensors = check
 
-    def broken(self, question, answer):
-        return (question != BLANK) & (answer != question)
-
     @cached_property
     def symmetries(self):
         return FiniteSymmetries.of_rectangle(self.shape)
-
-    def easier(self, probability):
-        return RevealedCells(probability, BLANK)
-
-    def comparisons(self):
-        return [Comparison("inputs turned or mirrored", self.keys)]
-
-    def keys(self, inputs, labels):
-        images = self.symmetries.images(np.asarray(inputs, np.uint8))
-        return [min(image.tobytes() for image in of_row) for of_row in zip(*images, strict=True)]
 
     def example(self, rng):
         square = (np.arange(SIDE)[:, None] + np.arange(SIDE)) % SIDE

@@ -315,7 +315,7 @@ MUTANTS = [
     ("leakage keys", with_comparison(lambda self, inputs: [b""]), "the keys of 6 puzzles are"),
     (
         "leakage keys",
-        with_comparison(lambda self, inputs: self.puzzle_keys(inputs, inputs), rows_of),
+        with_comparison(lambda self, inputs: self.symmetries.keys(inputs), rows_of),
         "differ in their prefilter key",
     ),
     (

@@ -9,7 +9,7 @@ Shapes: n rows, S cells of a sequence, H and W rows and columns of a grid. Token
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import cached_property
 from math import isqrt
 from pathlib import Path
@@ -18,9 +18,18 @@ from typing import Any, ClassVar
 import numpy as np
 
 from dataset.families.contract import keep_contracts
-from dataset.families.grid_style import EMPTY, GridStyle, Kind, distinct_colours, rgb
+from dataset.families.grid_style import (
+    BLANK,
+    EMPTY,
+    GridStyle,
+    Kind,
+    completion_legend,
+    distinct_colours,
+    rgb,
+)
 from dataset.families.parts import Comparison, RowForm, Verdict
-from dataset.families.symmetry import Symmetries
+from dataset.families.revealed_cells import RevealedCells
+from dataset.families.symmetry import FiniteSymmetries, Symmetries
 from dataset.metadata import Finding, Metadata
 from dataset.units import CellUnits, stated_units
 from utils.errors import UserError
@@ -41,8 +50,11 @@ class Family:
     """As `family` in dataset.json names it; of a family outside this repository `module@Class`."""
     recognised_before: ClassVar[int] = 0
     """`recognise` of a family with a larger number is tried first."""
+    blank: ClassVar[int | None] = None
+    """The token of a cell to be filled in, if an answer is the question with such cells filled in: `completes` is then
+    true, given cells that an answer changes are marked, and `reveal_prob` shows cells of the answer."""
     completes: ClassVar[bool] = False
-    """True if an answer is the question with some cells filled in."""
+    """True if an answer is the question with some cells changed, all of them by the rules."""
     several_answers: ClassVar[bool] = False
     """True if a question may have right answers other than its label: halting and `best` then follow the rules."""
     own_files: ClassVar[frozenset[str]] = frozenset()
@@ -75,6 +87,8 @@ class Family:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if cls.blank is not None:
+            cls.completes = True
         keep_contracts(cls)
 
     @classmethod
@@ -134,14 +148,23 @@ class Family:
 
     @cached_property
     def grid_style(self) -> GridStyle:
-        """How grids are drawn."""
+        """How grids are drawn: symbols on white if there is a `blank` cell and `characters`, else coloured cells."""
         count = self.metadata.vocab_size
+        if self.blank is not None and self.characters:
+            symbols = {token: character for character, token in reversed(tuple(self.characters.items()))}
+            others = iter(distinct_colours(count))
+            return GridStyle(
+                self.shape,
+                "".join(symbols.get(token, "?" if token else " ") for token in range(count)),
+                rgb((EMPTY, *(BLANK if token == self.blank else next(others) for token in range(1, count)))),
+                empty_tokens=frozenset({self.blank}),
+                legend=completion_legend(next(token for token in symbols if token != self.blank)),
+            )
         known = _GENERIC_SYMBOLS[:count]
-        colours = rgb((EMPTY, *distinct_colours(count - 1)))
         return GridStyle(
             self.shape,
             known + "?" * (count - len(known)),
-            colours,
+            rgb((EMPTY, *distinct_colours(count - 1))),
             cells="colours",
             coloured_symbols=True,
             legend=(),
@@ -205,7 +228,9 @@ class Family:
 
     def broken(self, question: np.ndarray, answer: np.ndarray) -> np.ndarray:
         """(S,) bool: the cells in which the answer contradicts the question."""
-        return np.zeros(len(question), bool)
+        if self.blank is None:
+            return np.zeros(len(question), bool)
+        return (question != self.blank) & (answer != question)
 
     def kinds(self, question: np.ndarray, previous: np.ndarray | None, answer: np.ndarray) -> np.ndarray:
         """(S,) `Kind` of each cell of an answer (S,) that follows `previous`."""
@@ -273,7 +298,7 @@ class Family:
 
     def easier(self, probability: float) -> Augmentation | None:
         """With this probability for each row an easier puzzle that the answer contains (`reveal_prob`), or None."""
-        return None
+        return None if self.blank is None else RevealedCells(probability, self.blank)
 
     # ---------------------------------------------------------------- the dataset report
 
@@ -285,12 +310,28 @@ class Family:
     """The form in which rows are compared between splits; None: as they are."""
 
     def comparisons(self) -> list[Comparison]:
-        """The ways beyond equal rows in which a test example can occur in train."""
-        return []
+        """The ways beyond equal rows in which a test example can occur in train: as an image under a finite group."""
+        symmetries = self.symmetries
+        if not isinstance(symmetries, FiniteSymmetries):
+            return []
+        return [Comparison("inputs up to symmetry", lambda inputs, _: symmetries.keys(inputs))]
 
     def notes(self, inputs: np.ndarray, total: int) -> list[str]:
         """Lines on sampled questions (n, S) of a split with `total` of them, such as how many are ambiguous."""
         return []
+
+
+def square_problem(metadata: Metadata, vocab_size: int, sides: Container[int]) -> str | None:
+    """Why these are not the sizes of a square grid with such sides and tokens, as `size_problem` says it."""
+    side = isqrt(metadata.seq_len)
+    if side * side != metadata.seq_len or side not in sides:
+        return f"seq_len is {metadata.seq_len}, which is not the size of such a grid"
+    stated = metadata.extra.get("grid_shape")
+    if stated and list(stated) != [side, side]:
+        return f"grid_shape is {list(stated)}, and such a grid is square"
+    if metadata.vocab_size != vocab_size:
+        return f"vocab_size is {metadata.vocab_size}, not {vocab_size}"
+    return None
 
 
 def equals(answer: np.ndarray, labels: np.ndarray) -> bool:
