@@ -62,7 +62,7 @@ from evaluators.strategies.compute_curve import PLOT_NAME, compute_report, plot,
 from models.backends import FusedCPU, choose_backend
 from models.losses import ACTLossHead
 from puzzle_dataset import PuzzleDataset
-from trained_run import Trained, evaluation_folder, open_trained
+from trained_run import Trained, evaluation_folder, open_trained, opened_as
 from utils.device import FUSED, compile_policy
 from utils.distributed import World
 from utils.weights import weights_steps
@@ -74,7 +74,8 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     trained = members[0]
     uses_own_data = config.data_paths_test is None
     config = config.completed(trained.config.values)
-    data = open_data(config, world, uses_own_data)
+    with opened_as(trained, config.family):
+        data = open_data(config, world, uses_own_data)
     for line in data.notices:
         world.print(line)
     heads = [build(member, config, data, world) for member in members]

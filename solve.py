@@ -35,7 +35,7 @@ from dataset.format import IGNORE_LABEL_ID
 from evaluators.drawing.pictures import Panel, animation, sheet
 from evaluators.inference import Solver, Step
 from puzzle_dataset import PuzzleDataset
-from trained_run import Trained, open_trained, recorded_metadata
+from trained_run import Trained, open_trained, opened_as, recorded_metadata
 from utils.device import resolve_device
 from utils.errors import UserError, report_user_errors
 from utils.files import make_folder, replacing
@@ -102,7 +102,8 @@ def open_data(config: SolveConfig, trained: Trained) -> PuzzleDataset:
     values = trained.config.values
     paths = config.data_paths_test or values["data_paths_test"] or values["data_paths"]
     try:
-        return PuzzleDataset(paths, "test", global_batch_size=1)
+        with opened_as(trained, config.family):
+            return PuzzleDataset(paths, "test", global_batch_size=1)
     except UserError as error:
         if config.data_paths_test:
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from config.published import RunConfig, parse_run_config
 from config.report_schema import ReportConfig
-from dataset.families import family_by_sizes
+from dataset.families import family_by_sizes, named_family
 from dataset.format import Metadata, problems_text, read_metadata, type_problems
 from evaluators.inference import Solver
 from evaluators.rules import judge_by_rules
@@ -303,11 +304,17 @@ def open_solver(trained: Trained, data: PuzzleDataset, device: str, notice=print
     return Solver(model, resolved)
 
 
+def opened_as(trained: Trained, family: str | None) -> AbstractContextManager[None]:
+    """Within it, data is opened as of the `family` that a command names, else as of the one named for the training."""
+    return named_family(family or trained.config.values["family"])
+
+
 def open_test_data(trained: Trained, config: ReportConfig) -> PuzzleDataset:
     """Open the test data in the config, else the run's own; raises UserError if it cannot be opened."""
     values = trained.config.values
     paths = config.data_paths_test or values["data_paths_test"] or values["data_paths"]
-    return PuzzleDataset(paths, "test", global_batch_size=min(values["global_batch_size"], config.limit))
+    with opened_as(trained, config.family):
+        return PuzzleDataset(paths, "test", global_batch_size=min(values["global_batch_size"], config.limit))
 
 
 def report_folder(trained: Trained, out: str | None, name: str = "") -> Path:

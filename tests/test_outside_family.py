@@ -23,10 +23,12 @@ from dataset import report
 from dataset.examples import write_examples
 from dataset.families import check, family_class
 from dataset.families.symmetry import FiniteSymmetries
+from dataset.format import SPLITS
 from evaluate import run_evaluation
 from evaluators import memorisation, plots
 from evaluators.base import Evaluator, build_evaluators
 from puzzle_dataset import PuzzleDataset
+from trained_run import open_trained
 from training_run import build
 from utils.distributed import World
 from utils.errors import UserError
@@ -121,6 +123,27 @@ def test_plots_and_the_memorisation_report_are_made(run, tmp_path, capsys):
     assert (tmp_path / "accuracy_by_step.png").exists()
     memorisation.run(MemorisationConfig(checkpoint=str(run), device="cpu", out=str(tmp_path)))
     assert "augment=online" in capsys.readouterr().out
+
+
+def test_a_folder_that_names_no_family_is_of_the_one_named_for_the_training(tmp_path, capsys):
+    folder = write(tmp_path / "data")
+    for split in SPLITS:
+        path = folder / split / "dataset.json"
+        path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "family"}))
+    settings = {"checkpoint": str(tmp_path / "run"), "device": "cpu"}
+    train(folder, tmp_path / "run", epochs=2, evaluators=None, family=Latin.name)
+    told = run_evaluation(parse(EvaluateConfig, settings | {"compile": False}), World())
+    assert "latin/lines" in told["metrics"]
+    assert told["solved_by"] == "rules"
+    (table, *_), _ = plots.solve_test_puzzles(open_trained(settings["checkpoint"]), ReportConfig(**settings))
+    assert "solved" in table[0]
+    memorisation.run(MemorisationConfig(**settings))
+    solve.main([f"{key}={value}" for key, value in settings.items()])
+    said = capsys.readouterr().out
+    assert "no symmetry of such puzzles is known" not in said
+    assert "note: " not in said
+    (notice,) = PuzzleDataset([str(folder)], "test", global_batch_size=4).notices  # without a run
+    assert notice.startswith(f"{folder}: of no known family")
 
 
 # ------------------------------------------------------------------------------ mistakes

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from functools import cached_property, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,14 +20,11 @@ from dataset.units import CellUnits
 from utils.errors import UserError
 from utils.reading import shortened
 
-if TYPE_CHECKING:
-    from dataset.families.base import Family
-
 # (the family or its class, the arguments, what is returned) -> what it must be instead, None if it is that
 Contract = Callable[[Any, tuple, Any], str | None]
 
 
-def keep_contracts(cls: type[Family]) -> None:
+def keep_contracts(cls: type) -> None:
     """Check from now on what the methods and properties return that a class itself defines."""
     for name, contract in CONTRACTS.items():
         member = vars(cls).get(name)
@@ -42,7 +39,7 @@ def keep_contracts(cls: type[Family]) -> None:
             setattr(cls, name, _checked(member, where, contract))
 
 
-def attribute_problem(cls: type[Family], called: str) -> str | None:
+def attribute_problem(cls: Any, called: str) -> str | None:
     """Why the class attributes of a family `called` so are not what they must be, None if they are."""
     for name, (fits, words) in _ATTRIBUTES.items():
         if not fits(value := getattr(cls, name)):
