@@ -22,7 +22,7 @@ def easier_puzzles(probability: float, described: Sequence[tuple[str, Metadata]]
         if kind is None:
             raise UserError(
                 f"{folder}: reveal_prob={probability} gives a part of the answer, which this family does not allow: "
-                f"{family.reason}. Leave it out"
+                f"{family.lacks('easier')}. Leave it out"
             )
         kinds.setdefault(kind, folder)
     if len(kinds) > 1:

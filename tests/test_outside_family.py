@@ -348,7 +348,7 @@ def test_a_family_may_leave_everything_out(tmp_path, outside):
     folder = write(tmp_path / "data", f"{outside('bare', source)}@Own")
     assert train(folder, tmp_path / "run", epochs=2, evaluators=None) == 0
     with pytest.raises(
-        UserError, match="augment=online is not possible, because no symmetry of such puzzles is known"
+        UserError, match="no symmetry of such puzzles is known: the family bare@Own defines no symmetries"
     ):
         train(folder, tmp_path / "other", augment="online")
 

@@ -272,7 +272,7 @@ ARC = Metadata(0, 0, 0, 12, 900, 1, 1, 1.0, 1, ("all",), {"family": "arc"})
         (UNKNOWN, {"strategy": "symmetry"}, "names no family"),
         (UNKNOWN, {"strategy": "noise"}, "sigma is required"),
         (UNKNOWN, {"strategy": "plain", "checker": True}, "checker=True"),
-        (ARC, {"strategy": "plain", "checker": True}, "because dataset.json names the family arc"),
+        (ARC, {"strategy": "plain", "checker": True}, "because the family arc defines no check"),
         (
             MAZE,
             {"strategy": "symmetry", "symmetries": 5},

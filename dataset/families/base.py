@@ -139,6 +139,13 @@ class Family:
         """Why the dataset is taken for this family, or for none, as the end of a sentence."""
         return self.found.reason
 
+    def lacks(self, member: str) -> str:
+        """Why what `member` of the class would offer is missing, as the end of a sentence."""
+        if self.name is None:
+            return self.reason
+        words = f"the family {self.name} defines no {member}"
+        return words if self.found.is_stated else f"{words} ({self.reason})"
+
     @property
     def default_evaluator(self) -> str | None:
         """The evaluator of a run that names none."""
@@ -190,8 +197,8 @@ class Family:
         """(S,) uint8 tokens of a puzzle written by a user; raises UserError naming the position of what is wrong."""
         if not self.characters:
             raise UserError(
-                f"puzzle=: there is no way to write this model's puzzles as text: {self.reason}; take one of its "
-                "dataset with index="
+                f"puzzle=: there is no way to write this model's puzzles as text: {self.lacks('characters')}; take one "
+                "of its dataset with index="
             )
         text, tokens = with_line_breaks(text), []
         for position, character in enumerate(text):
@@ -273,7 +280,7 @@ class Family:
     @property
     def no_symmetries(self) -> str:
         """Why there are no fresh copies, as the end of a sentence."""
-        return f"no symmetry of such puzzles is known: {self.reason}"
+        return f"no symmetry of such puzzles is known: {self.lacks('symmetries')}"
 
     def symmetries_to_ask(
         self, data_paths: Sequence[str], asked: Sequence[int], num_identifiers: int
@@ -286,8 +293,8 @@ class Family:
         where = ", ".join(map(str, data_paths))
         if self.symmetries is None:
             raise UserError(
-                f"strategy: no symmetry of the puzzles in {where} is known: {self.reason}; use strategy=plain, noise "
-                "or ensemble"
+                f"strategy: no symmetry of the puzzles in {where} is known: {self.lacks('symmetries')}; use "
+                "strategy=plain, noise or ensemble"
             )
         if num_identifiers > 1:
             raise UserError(

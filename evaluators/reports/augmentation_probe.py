@@ -46,7 +46,9 @@ def solve_with_copies(
     symmetries = family.symmetries
     if symmetries is None or family.check is None:
         raise NotKnown(
-            family.no_symmetries if symmetries is None else f"no rule judges an answer: {family.reason}"
+            family.no_symmetries
+            if symmetries is None
+            else f"no rule judges an answer: {family.lacks('check')}"
         )
     if solver.knows_identifiers and train.metadata.num_puzzle_identifiers > 1:
         raise NotKnown("the model knows puzzles by identifier, and a fresh copy has none")
