@@ -1,11 +1,11 @@
-# Each target makes its own environment in $(VENV) when there is none. `make test PYTHON=python3.12` picks a Python.
+# Each target creates an environment in $(VENV) if there is none. `make test PYTHON=python3.12` chooses a Python.
 PYTHON ?= python3
 VENV ?= .venv
 TEST_WORKERS ?= 2
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# Two test processes of one thread each beat one process of two threads, and results do not depend on the machine.
+# Two test processes with one thread each are faster than one with two threads, and make results independent of the machine.
 PYTEST := OMP_NUM_THREADS=1 WANDB_DISABLED=true $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal
 
 DEMO_DATA := data/sudoku-6x6-demo
@@ -14,8 +14,8 @@ DEMO_RUN := checkpoints/demo
 .PHONY: demo app test test-all lint types venv clean
 .DEFAULT_GOAL := test
 
-# A finished demo starts again; one that was interrupted goes on where it stopped.
-demo: venv  ## generate 6x6 puzzles, train on them, solve one that was never seen
+# A finished demo starts again; an interrupted one resumes.
+demo: venv  ## generate 6x6 puzzles, train on them, and solve an unseen one
 	@if [ -e $(DEMO_RUN)/result.txt ]; then rm -rf $(DEMO_RUN); fi
 	@$(MAKE) --no-print-directory $(DEMO_RUN)/result.txt
 	$(BIN)/python solve.py checkpoint=$(DEMO_RUN)
@@ -29,15 +29,15 @@ $(DEMO_DATA)/test/dataset.json: | $(INSTALLED)
 	$(BIN)/python dataset/build_sudoku_dataset.py --output-dir $(DEMO_DATA) \
 		--size 6 --generate 2000 --num-aug 30 --test-size 1000 --seed 0
 
-# Gradio is no part of the environment until somebody wants the page.
-app: venv $(DEMO_RUN)/result.txt  ## a local page to play with the demo's model, which is trained if there is none
+# Gradio is installed only when the page is needed.
+app: venv $(DEMO_RUN)/result.txt  ## serve a local page for the model of the demo, training it first if needed
 	$(BIN)/python -m pip install --quiet -r requirements-app.txt -c $(VENV)/constraints.txt
 	$(BIN)/python app.py checkpoint=$(DEMO_RUN)
 
-test: venv  ## the fast tests
+test: venv  ## run the fast tests
 	$(PYTEST) -m "not slow"
 
-test-all: venv  ## every test
+test-all: venv  ## run all tests
 	$(PYTEST)
 
 lint: venv
@@ -49,10 +49,10 @@ types: venv
 
 venv: $(INSTALLED)
 
-# An environment that somebody else made keeps the torch it has; one made here gets the tested versions.
+# An existing environment keeps its torch; one created here gets the tested versions.
 $(INSTALLED): requirements.txt requirements-dev.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-		{ echo "$(PYTHON) is older than Python 3.10: name another with make PYTHON=..."; exit 1; }
+		{ echo "$(PYTHON) is older than Python 3.10: choose another with make PYTHON=..."; exit 1; }
 	@if ! grep -qs "^torch==" $(VENV)/constraints.txt && $(BIN)/python -c "import torch" 2>/dev/null; then \
 		echo "keeping the torch of $(VENV)"; grep -v "^torch==" constraints.txt > $(VENV)/constraints.txt; \
 	else \
@@ -61,6 +61,6 @@ $(INSTALLED): requirements.txt requirements-dev.txt constraints.txt
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt -c $(VENV)/constraints.txt
 	@touch $@
 
-clean:  ## remove the environment and caches; data/ and checkpoints/ stay
+clean:  ## remove the environment and caches, but not data/ and checkpoints/
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""A local page to play with a trained model: type or sample a Sudoku or a maze, watch it being solved step by step.
+"""Local web page for a trained model: type or sample a puzzle and watch the model solve it step by step.
 
     python app.py checkpoint=RUN
 
@@ -17,7 +17,7 @@ from config.solve_schema import AppConfig
 
 COMMAND = Command("app.py", __doc__.strip(), AppConfig)
 
-if __name__ == "__main__":  # before what follows imports torch
+if __name__ == "__main__":  # before the slow import of torch below
     check_arguments(COMMAND)
 
 import os
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
 
 
 def require_gradio() -> None:
-    # Gradio reads this when it is imported: nothing here reports to anybody.
+    # Disable telemetry; Gradio reads this when it is imported.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         import gradio  # noqa: F401
@@ -55,7 +55,7 @@ def require_gradio() -> None:
 
 
 def open_session(config: AppConfig) -> tuple[Session, str]:
-    """The model that the command line names, ready to play."""
+    """Load the model given on the command line."""
     trained = open_trained(config.checkpoint)
     sizes = trained.sizes(config.seq_len)
     metadata = recorded_metadata(trained.metadata, sizes)
@@ -70,7 +70,7 @@ def open_session(config: AppConfig) -> tuple[Session, str]:
 
 
 def page(session: Session, label: str):
-    """The Gradio page. Answers stay on the server; the page sends text and numbers, and gets pictures."""
+    """Build the Gradio page. Answers stay on the server; the page sends text and numbers and receives pictures."""
     import gradio
 
     def sample() -> str:
@@ -129,7 +129,7 @@ def page(session: Session, label: str):
                     format="png",
                     elem_id="picture",
                 )
-        # Private: reached from this page only, not listed as an API.
+        # Not listed as an API.
         quiet = {"api_visibility": "private"}
         sampler.click(sample, None, text, **quiet)
         button.click(solve, [text, steps, voting], [solved, words, picture, slider], **quiet)
@@ -143,7 +143,7 @@ def serve(session: Session, label: str, port: int) -> None:
     """Serve the page on the loopback address until it is interrupted."""
     import gradio
 
-    # Fonts of the reader's system: the default theme would fetch them from Google.
+    # Use system fonts, because the default theme would fetch fonts from Google.
     theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
     blocks = page(session, label)
     try:
@@ -153,7 +153,7 @@ def serve(session: Session, label: str, port: int) -> None:
             share=False,
             prevent_thread_lock=True,
             quiet=True,
-            max_file_size=1,  # a byte: nothing is uploaded here
+            max_file_size=1,  # bytes, because the page has no uploads
             state_session_capacity=64,
             ssr_mode=False,
             footer_links=[],
@@ -161,9 +161,9 @@ def serve(session: Session, label: str, port: int) -> None:
             css=STYLE,
         )
     except OSError as error:
-        raise UserError(f"port={port}: cannot be listened on ({error}); choose another port") from error
+        raise UserError(f"port={port}: cannot listen on it ({error}); choose another port") from error
     print(f"{label}: http://127.0.0.1:{port} (Ctrl-C ends it)", flush=True)
-    while blocks.is_running:  # `block_thread` would catch Ctrl-C and end with 0
+    while blocks.is_running:  # `block_thread` would catch Ctrl-C and exit with 0
         time.sleep(0.1)
 
 

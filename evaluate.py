@@ -34,7 +34,7 @@ COMMAND = Command(
 def launch(cfg: DictConfig) -> None:
     """Check the config; torch is imported only if it is valid."""
     config = check_config(cfg, EvaluateConfig)
-    import evaluate  # this file as a module, with all that follows below
+    import evaluate  # this file as a module, including the part below
 
     evaluate.run(config)
 
@@ -69,7 +69,7 @@ from utils.weights import weights_steps
 
 
 def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
-    """Evaluate by `config`; returns the report on every rank, and rank 0 writes it to `out` and the console."""
+    """Evaluate as configured; return the report on every rank. Rank 0 also writes it to `out` and prints a summary."""
     members = open_members(config)
     trained = members[0]
     uses_own_data = config.data_paths_test is None
@@ -91,13 +91,13 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     applications = {solver.applications_per_step() for solver in solvers}
     if len(applications) > 1:
         raise UserError(
-            f"checkpoints: their supervision steps apply networks {sorted(applications)} times, so that their compute "
-            "cannot be added up; use checkpoints of the same H_cycles and L_cycles"
+            f"checkpoints: a supervision step applies networks {sorted(applications)} times, so their compute cannot "
+            "be added; use checkpoints with the same H_cycles and L_cycles"
         )
     steps = config.halt_max_steps or solvers[0].trained_steps
     options = {name: getattr(config, name) for name in OPTIONS}
     sizes = [size for power in range(4) if (size := data.local_batch_size >> power)]
-    if mode in (None, FUSED):  # these need no compiling for each batch size
+    if mode in (None, FUSED):  # no compilation per batch size
         sizes = []
     identifiers = sorted(
         {i for _, s in data.splits for part in s.sets.values() for i in part.puzzle_identifiers.tolist()}
@@ -186,7 +186,7 @@ def _interval(successes: int, trials: int) -> list[float] | None:
 
 
 def open_members(config: EvaluateConfig) -> list[Trained]:
-    """Open the checkpoint, or an ensemble's: those named, else every step_N of the run, newest first."""
+    """Open the checkpoint, or those of an ensemble: the given ones, else every step_N of the run, newest first."""
     if config.strategy != "ensemble":
         return [open_trained(config.checkpoint, step=config.step)]
     if config.checkpoints:
@@ -195,7 +195,7 @@ def open_members(config: EvaluateConfig) -> list[Trained]:
     steps = weights_steps(newest.located.folder)
     if len(steps) < 2:
         raise UserError(
-            f"{newest.label}: an ensemble needs several checkpoints, and this folder holds {len(steps)} step_N; name "
+            f"{newest.label}: an ensemble needs several checkpoints, but this folder has {len(steps)} step_N; give "
             "them as checkpoints=[A,B]"
         )
     return [open_trained(str(newest.located.folder), step=step) for step in reversed(steps)]
@@ -223,7 +223,7 @@ def open_data(config: EvaluateConfig, world: World, uses_own_data: bool) -> Puzz
         if not uses_own_data:
             raise
         raise UserError(
-            f"{error}\n(this is the run's own data; data_paths_test=[DIR] gives its folder on this machine)"
+            f"{error}\n(this path is from the training run; give the folder on this machine as data_paths_test=[DIR])"
         ) from error
 
 

@@ -37,7 +37,7 @@ COMMAND = Command(
     {"checkpoint": "RUN", "out": "DIR"},
 )
 
-if __name__ == "__main__":  # before what follows imports torch
+if __name__ == "__main__":  # before the slow import of torch below
     check_arguments(COMMAND)
 
 import json
@@ -74,7 +74,7 @@ def export(config: ExportConfig) -> Path:
     if config.push_to_hub is not None:
         check_repository_name(config.push_to_hub, "push_to_hub")
     folder = Path(config.out)
-    refuse_other_folders(folder)
+    check_output_folder(folder)
     trained = open_trained(config.checkpoint, step=config.step)
     sizes = trained.sizes(config.seq_len)
     model = trained.build(sizes=sizes)  # checks that the export can be loaded
@@ -108,7 +108,7 @@ def export(config: ExportConfig) -> Path:
     return folder
 
 
-def refuse_other_folders(folder: Path) -> None:
+def check_output_folder(folder: Path) -> None:
     """Raise UserError if the folder contains files other than an earlier export and its evaluations."""
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     others = [name for name in names if name not in FILES and not name.startswith("evaluation_")]
@@ -144,7 +144,7 @@ def scores_of(trained: Trained) -> dict[str, float]:
 
 
 def report_of(trained: Trained) -> dict[str, Any] | None:
-    """Read the last report of `evaluate.py` beside these weights, if it has an accuracy."""
+    """Read the last report of `evaluate.py` for these weights, if it has an accuracy."""
     path = evaluation_folder(trained) / REPORT_NAME
     if not path.is_file():
         return None
@@ -166,7 +166,7 @@ def model_card(
     cost = training_cost(trained)
     known_rules = architecture_class(trained.arch["name"]).knows
     facts = {
-        "knows of the rules": known_rules or "nothing",
+        "built-in knowledge of the rules": known_rules or "none",
         "architecture": f"`{trained.arch['name']}`, {num_parameters:,} parameters, "
         + (table if arch.puzzle_emb_ndim else "no puzzle embeddings"),
         "recursion": f"H_cycles {arch.H_cycles}, L_cycles {arch.L_cycles}, {arch.halt_max_steps} supervision steps",
@@ -181,7 +181,7 @@ def model_card(
         "averaged weights (EMA)": f"yes, rate {values['ema_rate']}" if values["ema"] else "no",
     }
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items() if value is not None)
-    measured = "No evaluation at this step was logged beside the weights."
+    measured = "No evaluation at this step was logged."
     if scores:
         lines = "\n".join(f"| `{name}` | {value:.6g} |" for name, value in scores.items())
         measured = f"Measured during training at this step:\n\n| metric | value |\n|---|---|\n{lines}"
@@ -208,7 +208,7 @@ def model_card(
         )
         measured += (
             "\n\nThe puzzle table belongs to the `identifiers.json` of the training data "
-            f"({known}): on data with other identifiers the answers are worthless."
+            f"({known}): on data with other identifiers the answers are meaningless."
         )
     front = {"library_name": "tiny-recursion", "tags": ["recursive-reasoning", trained.arch["name"]]}
     return f"""---
@@ -255,14 +255,14 @@ def built_by(metadata: dict[str, Any]) -> str:
 def recipe(values: dict[str, Any]) -> dict[str, Any]:
     """Return the config keys that affect a run's result, without names, paths and machine settings."""
     machine = ("device", "compile", "log_interval", "resume", "keep_last", "project_name", "run_name")
-    places = (
+    paths = (
         "checkpoint_path",
         "eval_save_outputs",
         "checkpoint_interval_steps",
         "checkpoint_interval_minutes",
     )
     return {
-        key: value for key, value in values.items() if key not in (*machine, *places) and value is not None
+        key: value for key, value in values.items() if key not in (*machine, *paths) and value is not None
     }
 
 

@@ -40,7 +40,7 @@ def launch(cfg: DictConfig) -> None:
     config = check_config(cfg, PretrainConfig)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         check_loggers(config.logger, sweep=True)
-    import pretrain  # this file as a module, with all that follows below
+    import pretrain  # this file as a module, including the part below
 
     if exit_code := pretrain.run(resolved(cfg, PretrainConfig)):
         sys.exit(exit_code)
@@ -88,7 +88,7 @@ from utils.run_folder import locked_run_folder
 
 
 def fit(run: Run, loggers: Loggers, checkpoints: CheckpointManager, bar: Progress) -> None:
-    """Run the loop from the current `run.state`: train, log, evaluate, save."""
+    """Run the training loop from the current `run.state`: train, log, evaluate, save."""
     config, world, state = run.config, run.world, run.state
     settings = {name: getattr(config, name) for name in ("seed", "global_batch_size", "grad_accum_steps")}
 
@@ -145,7 +145,7 @@ def on_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str,
 
 
 def train(config: PretrainConfig, world: World) -> int:
-    """Train from a config to the last checkpoint; returns the exit code, not 0 if a signal stopped the run."""
+    """Train from a config to the last checkpoint; return the exit code, nonzero if a signal stopped the run."""
     with named_family(config.family):
         run = build(config, world)
     state, inner = run.state, run.state.model.architecture
@@ -170,7 +170,7 @@ def train(config: PretrainConfig, world: World) -> int:
         resolve_names(run)
         config = run.config
         if state.iteration > config.num_iterations or (best is not None and best.out_of_patience):
-            world.print(f"{run.folder}: this run is finished after step {state.step}, nothing is left to do")
+            world.print(f"{run.folder}: this run has already finished, after step {state.step}")
             return 0
         if world.is_main:
             write_run_folder(run)
@@ -221,10 +221,10 @@ def train(config: PretrainConfig, world: World) -> int:
         except Stopped:
             checkpointer.join()
             bar.close()
-            # Not every rank has necessarily received one.
+            # Not every rank has necessarily received the signal.
             signal = next(filter(None, world.gather_object(signals.received)))
             world.print(
-                f"stopped by {signal.name} after step {state.step}, everything is saved: continue with resume=auto"
+                f"stopped by {signal.name} after step {state.step} and saved: continue with resume=auto"
             )
             return SIGNAL_EXIT_BASE + signal
         finally:

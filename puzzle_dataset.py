@@ -1,4 +1,4 @@
-"""Turns datasets on disk into batches: seeded puzzle order, rank slices, padding, resumable position, prefetching.
+"""Batches from datasets on disk: seeded order, slices per rank, padding, resumable position, prefetching.
 
 Legend: B global batch, b rows of this rank (B / world size), S `seq_len`.
 """
@@ -23,10 +23,10 @@ from dataset.families.contract import check_rows
 from dataset.format import IGNORE_LABEL_ID, Split, open_split, read_identifiers
 from dataset.mixing import (
     MixedSets,
+    check_distinct_identifiers,
     common_augmentation,
     merge_metadata,
     named_sets,
-    refuse_shared_identifiers,
 )
 from dataset.reveal import easier_puzzles
 from dataset.training_order import TrainingOrder
@@ -35,26 +35,26 @@ from utils.device import check_memory
 from utils.errors import UserError
 
 SIZE_KEYS = ("seq_len", "vocab_size", "num_puzzle_identifiers")
-IDENTIFIERS_KEY = "identifiers_sha256"  # of a run's metadata.json, for `identifier_hashes`
+IDENTIFIERS_KEY = "identifiers_sha256"  # key of `identifier_hashes` in the metadata.json of a run
 
 Batch = tuple[str, dict[str, torch.Tensor], int]
 
-# Keep the generators of fresh copies and of revealed cells apart from those of the order.
+# Streams of online copies and of revealed cells, independent of the generators of the order.
 _COPIES, _REVEALED = 0xC0B1E5, 0x5E7EA1
 _MADE_BY = {_COPIES: "its symmetries (augment=online)", _REVEALED: "its easier (reveal_prob)"}
 
 
 class PuzzleDataset(IterableDataset):
-    """Batches `(set_name, {inputs (b, S), labels (b, S), puzzle_identifiers (b,)}, number of real examples in B)`.
+    """Yield `(set_name, {inputs (b, S), labels (b, S), puzzle_identifiers (b,)}, number of real examples in B)`.
 
-    Tensors are int32. With `split="train"` (or `shuffle=True`) one iteration is `epochs_per_iter` passes over the
-    groups of all directories and sets, mixed, whole batches only; a batch depends on seed, iteration and its index
-    alone. There `augment="online"` shows each drawn example as a fresh symmetric copy, which depends on seed,
-    iteration, index and row alone; the order of puzzles stays. `reveal_prob` is the share of drawn puzzles that are
-    made easier by a part of their answer (dataset/reveal.py), decided by the same. Otherwise the examples come once,
-    in file order, set after set, the last batch of each padded. Every rank sees the same number of batches. Raises
-    `UserError` for broken or mismatching datasets, a batch size that the ranks cannot share, an iteration that fills
-    no batch, and `augment` on data whose copies have identifiers of their own.
+    Tensors are int32. With `split="train"` (or `shuffle=True`), an iteration is `epochs_per_iter` passes over the
+    groups of all directories and sets, mixed, in full batches only; a batch is a function of seed, iteration and index.
+    `augment="online"` replaces each example by a random symmetric copy, and `reveal_prob` is the share of puzzles that
+    are made easier (dataset/reveal.py); both are functions of seed, iteration, index and row, and do not change the
+    order of puzzles. Otherwise every example occurs once, in file order, set after set, and the last batch of each set
+    is padded. All ranks see the same number of batches. Raises `UserError` for invalid or mismatching datasets, a batch
+    size that cannot be divided among ranks, an iteration that fills no batch, and `augment` if copies would need their
+    own identifiers.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class PuzzleDataset(IterableDataset):
         assert not isinstance(dataset_paths, str | Path), "dataset_paths is a list"
         assert 0 <= rank < world_size, (rank, world_size)
         if not dataset_paths:
-            raise UserError("data_paths is empty: name at least one dataset folder")
+            raise UserError("data_paths is empty: give at least one dataset folder")
         if global_batch_size < 1 or global_batch_size % world_size:
             raise UserError(
                 f"global_batch_size is {global_batch_size}, but must be a positive multiple of the number of "
@@ -90,7 +90,7 @@ class PuzzleDataset(IterableDataset):
             (str(path), open_split(path, split)) for path in dataset_paths
         ]
         self.metadata = merge_metadata([(path, opened.metadata) for path, opened in self.splits])
-        # Two int32 arrays; the batches that are prefetched take several times as much.
+        # Two int32 arrays; prefetched batches need several times as much.
         check_memory(
             2 * 4 * self.local_batch_size * self.metadata.seq_len,
             torch.device("cpu"),
@@ -99,7 +99,7 @@ class PuzzleDataset(IterableDataset):
         )
         self._sets = named_sets(self.splits)
         self.metadata = replace(self.metadata, sets=tuple(self._sets))
-        refuse_shared_identifiers(self.splits, unless_named_alike=not self.shuffle)
+        check_distinct_identifiers(self.splits, allow_same_names=not self.shuffle)
         self._iteration = 0
         if self.shuffle:
             self._mixed = MixedSets(list(self._sets.values()))
@@ -107,47 +107,47 @@ class PuzzleDataset(IterableDataset):
                 self._mixed.group_starts, self._mixed.puzzle_starts, global_batch_size, seed, epochs_per_iter
             )
             self._seed = seed
-            # Each draws from a generator of its own, so that one does not change what another draws.
+            # Each has its own generator, so that they do not change each other's draws.
             self._augmentations: list[tuple[int, Augmentation]] = []
             if augment:
                 self._augmentations.append((_COPIES, common_augmentation(self.splits)))
             if reveal_prob:
                 described = [(path, opened.metadata) for path, opened in self.splits]
                 self._augmentations.append((_REVEALED, easier_puzzles(reveal_prob, described)))
-            self.num_batches(1)  # refuses an iteration that fills no batch
+            self.num_batches(1)  # raises UserError if an iteration fills no batch
 
     @property
     def notices(self) -> list[str]:
-        """What to tell the user about the datasets: how their families were found if they do not say so themselves."""
+        """Messages for the user about the datasets, such as how their families were detected."""
         return family_notices([(path, opened.metadata) for path, opened in self.splits])
 
     @property
     def num_examples(self) -> int:
-        """Examples of all sets, over all ranks."""
+        """Number of examples of all sets, over all ranks."""
         return sum(s.num_examples for s in self._sets.values())
 
     @property
     def model_sizes(self) -> dict[str, Any]:
-        """What the data decides about a model: seq_len, vocab_size, num_puzzle_identifiers; units if it has any."""
+        """Model sizes given by the data: seq_len, vocab_size, num_puzzle_identifiers, and units if it has any."""
         sizes = {key: getattr(self.metadata, key) for key in SIZE_KEYS}
         units = family_of(self.metadata).units(", ".join(path for path, _ in self.splits))
         return sizes if units is None else sizes | {UNITS_KEY: units.to_json()}
 
     def num_batches(self, iteration: int = 1) -> int:
-        """Batches of an iteration, the first being 1 (the same on every rank).
+        """Return the number of batches in an iteration, counted from 1; the same on every rank.
 
-        Where puzzles differ in their number of examples this draws the iteration's puzzles, about 0.1 µs each.
+        If puzzles differ in their number of examples, this draws the puzzles of the iteration, at about 0.1 µs each.
         """
         if not self.shuffle:
             return sum(-(-s.num_examples // self.global_batch_size) for s in self._sets.values())
         return self._order.num_batches(iteration)
 
     def batches(self, iteration: int = 1, start: int = 0) -> Iterator[Batch]:
-        """The batches of an iteration from index `start` on; what is skipped is not read."""
+        """Yield the batches of an iteration from index `start` on; skipped batches are not read."""
         return self._train_batches(iteration, start) if self.shuffle else self._test_batches(start)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Train: the next iteration, beginning with the first. Test: the whole pass."""
+        """Yield the batches of the next iteration in training, or of a full pass otherwise."""
         self._iteration += 1
         return self.batches(self._iteration)
 
@@ -185,7 +185,7 @@ class PuzzleDataset(IterableDataset):
     def _tensors(
         self, inputs: np.ndarray, labels: np.ndarray, identifiers: np.ndarray
     ) -> dict[str, torch.Tensor]:
-        """int32 tensors with ignored labels at -100, padded to b rows; inputs and labels as stored, (<= b, S)."""
+        """Convert stored inputs and labels (<= b, S) to int32 tensors, padded to b rows, ignored labels as -100."""
         meta, rows, real = self.metadata, self.local_batch_size, len(inputs)
         out = {
             "inputs": np.empty((rows, meta.seq_len), np.int32),
@@ -202,7 +202,7 @@ class PuzzleDataset(IterableDataset):
 
 
 def identifiers_hash(dataset_paths: Sequence[str]) -> str:
-    """SHA-256 of the puzzle identifiers' names of all directories, in order: what a trained puzzle table belongs to."""
+    """Return the SHA-256 of the identifier names of all directories, which a puzzle table belongs to."""
     digest = hashlib.sha256()
     for path in dataset_paths:
         digest.update("\0".join(read_identifiers(path)).encode() + b"\1")
@@ -210,7 +210,7 @@ def identifiers_hash(dataset_paths: Sequence[str]) -> str:
 
 
 def identifier_hashes(data_paths: Iterable[str]) -> list[str | None]:
-    """For each dataset what tells its puzzle identifiers from others, None where no file names them."""
+    """Return the hash of the puzzle identifiers of each dataset, None if it has no identifier names."""
     files = ("identifiers.json", "identifiers.npz")  # lazy datasets have the second
     return [
         identifiers_hash([path]) if any((Path(path) / file).exists() for file in files) else None
@@ -219,10 +219,10 @@ def identifier_hashes(data_paths: Iterable[str]) -> list[str | None]:
 
 
 class Prefetcher:
-    """Iterates over `batches` in a background thread, at most `depth` items ahead, in unchanged order.
+    """Prefetch up to `depth` items of `batches` in a background thread, keeping their order.
 
-    An exception of the source is raised at its place in the order. `close` (also by leaving a `with` block, or by
-    reaching the end) stops and joins the thread. `pin_memory` puts each batch's tensors into page-locked memory.
+    An exception in `batches` is raised at its position in the order. `close`, leaving a `with` block and reaching the
+    end stop and join the thread. `pin_memory` moves the tensors of each batch to page-locked memory.
     """
 
     def __init__(self, batches: Iterable[Batch], *, depth: int = 4, pin_memory: bool = False):
@@ -230,7 +230,7 @@ class Prefetcher:
         self._ready: queue.SimpleQueue = queue.SimpleQueue()
         self._free = threading.Semaphore(depth)
         self._stop = threading.Event()
-        # The thread holds no reference to the prefetcher: an abandoned one is collected, and `__del__` stops it.
+        # The thread has no reference to the prefetcher, so that an unused one is collected, and `__del__` stops it.
         arguments = (batches, self._ready, self._free, self._stop, pin_memory)
         self._thread = threading.Thread(target=_fill, args=arguments, name="prefetcher", daemon=True)
         self._thread.start()
@@ -249,7 +249,7 @@ class Prefetcher:
         raise value
 
     def close(self) -> None:
-        """Stop the thread and wait for it; what was prefetched is dropped."""
+        """Stop the thread, wait for it, and drop prefetched batches."""
         self._stop.set()
         self._free.release()
         self._thread.join()
@@ -283,5 +283,5 @@ def _fill(
             if pin_memory:
                 batch = {key: tensor.pin_memory() for key, tensor in batch.items()}
             ready.put(("batch", (name, batch, count)))
-    except BaseException as error:  # raised again in the consuming thread, StopIteration included
+    except BaseException as error:  # including StopIteration; re-raised in the consuming thread
         ready.put(("end", error))

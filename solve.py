@@ -1,6 +1,6 @@
 """Watch a trained model solve one puzzle, step by step.
 
-python solve.py checkpoint=RUN                        a puzzle of the test data that the run was trained for
+python solve.py checkpoint=RUN                        a puzzle from the test data of the run
 python solve.py checkpoint=RUN puzzle="12.3..4. ..."  your own
 """
 
@@ -46,7 +46,7 @@ class Puzzle:
     """One puzzle of S cells, and what is known about it."""
 
     question: np.ndarray  # (S,) tokens
-    labels: np.ndarray | None  # (S,) tokens, -100 where ignored; None where the answer is not known
+    labels: np.ndarray | None  # (S,) tokens, -100 for ignored cells; None if the answer is unknown
     identifier: int
     name: str
 
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
 
 
 def run(config: SolveConfig) -> None:
-    """Solve the puzzle that the command line names, printing and drawing each step."""
+    """Solve the puzzle given on the command line, printing and drawing each step."""
     for picture in filter(None, (config.gif, config.png)):
         make_folder(Path(picture).parent)
     device = resolve_device(config.device)
@@ -85,7 +85,7 @@ def run(config: SolveConfig) -> None:
     for notice in notices:
         print(f"note: {notice}")
     if config.puzzle is not None and sizes["num_puzzle_identifiers"] > 1:
-        print("note: the model knows puzzles by identifier and gets the blank one, which may cost accuracy")
+        print("note: the model uses puzzle identifiers and gets the blank one, which may reduce accuracy")
     printer = GridPrinter(
         family.grid_style,
         sys.stdout,
@@ -98,7 +98,7 @@ def run(config: SolveConfig) -> None:
 
 
 def open_data(config: SolveConfig, trained: Trained) -> PuzzleDataset:
-    """The test data that is asked for, otherwise the run's own, as batches of one puzzle."""
+    """Open the test data in the config, else that of the run, with batches of one puzzle."""
     values = trained.config.values
     paths = config.data_paths_test or values["data_paths_test"] or values["data_paths"]
     try:
@@ -108,13 +108,13 @@ def open_data(config: SolveConfig, trained: Trained) -> PuzzleDataset:
         if config.data_paths_test:
             raise
         raise UserError(
-            f"{error}\n(the data is the run's own; data_paths_test=[DIR] names it where it lies on this machine, "
-            "puzzle= gives a puzzle of your own)"
+            f"{error}\n(this path is from the training run; give the folder on this machine as data_paths_test=[DIR], "
+            "or your own puzzle with puzzle=)"
         ) from error
 
 
 def take(data: PuzzleDataset, config: SolveConfig) -> Puzzle:
-    """The test puzzle that `index` or `seed` chooses; numbers go on from one dataset to the next."""
+    """Return the test puzzle chosen by `index` or `seed`; several datasets are numbered consecutively."""
     count, paths = data.num_batches(), ", ".join(path for path, _ in data.splits)
     if config.index is not None and config.index >= count:
         raise UserError(f"index={config.index}: {paths} has {count} test puzzles, 0 to {count - 1}")
@@ -132,7 +132,7 @@ def take(data: PuzzleDataset, config: SolveConfig) -> Puzzle:
 
 
 def write_pictures(family: Family, panels: list[Panel], config: SolveConfig) -> None:
-    """The files that `gif` and `png` ask for."""
+    """Write the pictures requested with `gif` and `png`."""
     for path, draw in ((config.gif, animation), (config.png, sheet)):
         if path is None:
             continue
@@ -152,7 +152,7 @@ def watch(
     printer: GridPrinter,
     panels: list[Panel],
 ) -> str:
-    """Run the model and print the answer of each step, which `panels` collects; the last line of the report."""
+    """Run the model, print the answer of each step and append it to `panels`; return the last line of the report."""
     question, labels = puzzle.question, puzzle.labels
     printer.say(puzzle.name)
     for remark in family.remarks(question):
@@ -162,7 +162,7 @@ def watch(
     panels.append(Panel(0, family.counted(question)))
 
     previous = question if family.completes else None
-    same: list[Step] = []  # steps whose answer is the one before
+    same: list[Step] = []  # steps that did not change the answer
     verdicts: list[Verdict] = []
     halts: list[float] = []
     first_stop = None
@@ -176,7 +176,7 @@ def watch(
             same.append(step)
             verdicts.append(verdicts[-1])
         else:
-            tell_same(printer, same)
+            report_unchanged(printer, same)
             verdicts.append(family.judge(question, answer, labels))
             changed = None if previous is None else int((answer != previous).sum())
             title = f"step {step.number}" if changed is None else f"step {step.number}: {changed} changed"
@@ -188,18 +188,18 @@ def watch(
         previous = answer
         if solver.halts and first_stop:
             break
-    tell_same(printer, same)
+    report_unchanged(printer, same)
     verdict = verdicts[-1]
     if labels is not None and not verdict.solved:
         right = family.counted(np.where(labels == IGNORE_LABEL_ID, answer, labels))
         differs = np.where(right != answer, Kind.CHANGED, Kind.PLAIN)
-        printer.show(["the dataset's answer", "marked where it differs"], right, differs)
+        printer.show(["answer in the dataset", "differences are marked"], right, differs)
     printer.say(halting(solver, halts, first_stop))
     return conclusion(verdicts)
 
 
-def tell_same(printer: GridPrinter, same: list[Step]) -> None:
-    """One line for the steps that changed nothing, which are then forgotten."""
+def report_unchanged(printer: GridPrinter, same: list[Step]) -> None:
+    """Print a line for the steps that did not change the answer, and clear the list."""
     if not same:
         return
     first, last = same[0], same[-1]
@@ -211,7 +211,7 @@ def tell_same(printer: GridPrinter, same: list[Step]) -> None:
 
 
 def halting(solver: Solver, halts: list[float], first_stop: int | None) -> str:
-    """When the halting rule said stop for the first time, in words."""
+    """Say when the halting rule said stop for the first time."""
     rule = "q_halt > q_continue" if solver.head.model.rule.compares else "q_halt > 0"
     if first_stop is None:
         best = int(np.argmax(halts))
@@ -221,14 +221,14 @@ def halting(solver: Solver, halts: list[float], first_stop: int | None) -> str:
 
 
 def conclusion(verdicts: list[Verdict]) -> str:
-    """The verdict on the last step; where it is solved, since when, otherwise whether it ever was."""
+    """Say whether the puzzle is solved after the last step, and since when, or whether it was solved before."""
     last, solved = verdicts[-1], [bool(verdict.solved) for verdict in verdicts]
     if last.solved is None:
         return f"done after {_steps(len(verdicts))}: {last.words}"
     if last.solved:
         since = len(solved) - solved[::-1].index(False) if False in solved else 0
         return f"solved in {_steps(since + 1)}: {last.words}"
-    lost = f" (it was solved at step {solved.index(True) + 1}, and lost again)" if True in solved else ""
+    lost = f" (it was solved at step {solved.index(True) + 1}, but changed later)" if True in solved else ""
     return f"not solved: {last.words}{lost}"
 
 
@@ -240,5 +240,5 @@ if __name__ == "__main__":
     try:
         report_user_errors(main)(sys.argv[1:])
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""Open a finished run by any name of its weights: config, sizes of its data, weights, metrics."""
+"""Open a trained run from any reference to its weights: config, data sizes, weights, metrics."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ EXPORT_KEYS = ("recipe", "metadata", "step")
 
 Records = list[dict[str, float]]  # lines of metrics.jsonl
 _PREDICTIONS = re.compile(r"step_(\d+)_all_preds\.(\d+)")
-_CHECK_CONFIG = "check arch.* in the config beside the weights"
+_CHECK_CONFIG = "check arch.* in the config next to the weights"
 
 
 def ignore(line: str) -> None:
@@ -77,8 +77,8 @@ class Trained:
         seq_len = seq_len or known_sizes.get("seq_len") or self._seq_len_of_dataset()
         if seq_len is None:
             raise UserError(
-                f"{self.label}: the number of cells that it was trained with is unknown, and its dataset is not here: "
-                "give seq_len= (81 for Sudoku 9x9, 900 for ARC and mazes of 30x30)"
+                f"{self.label}: its number of cells is unknown, because its dataset is not on this machine: give "
+                "seq_len= (81 for Sudoku 9x9, 900 for ARC and mazes of 30x30)"
             )
         if "vocab_size" not in known_sizes:
             raise UserError(f"{self.label}: has no lm_head.weight, so it is not a model of this repository")
@@ -134,22 +134,22 @@ class Trained:
         return dict(sizes)
 
     def _check_identifiers(self, data_paths: Sequence[str], notice: Callable[[str], None]) -> bool:
-        """True if the identifiers are recorded and equal; raises UserError if they differ."""
+        """Return True if identifiers are recorded and equal. Raises UserError if they differ."""
         saved = self.metadata.get(IDENTIFIERS_KEY)
         if saved is None and (self.located.folder / "identifiers.json").exists():
             saved = identifier_hashes([str(self.located.folder)])
         if saved is None or None in saved:
             notice(
-                f"{self.label} has no record of its puzzle identifiers: the scores are valid only if "
-                f"{', '.join(data_paths)} numbers them like its training data"
+                f"{self.label} has no record of its puzzle identifiers: scores are valid only if "
+                f"{', '.join(data_paths)} has the same identifiers as its training data"
             )
             return False
         for path, found in zip(data_paths, identifier_hashes(data_paths), strict=True):
             if found not in saved:
                 raise UserError(
-                    f"{path}/identifiers.json: differs from the one that {self.label} was trained with: with other "
-                    "identifiers each puzzle gets another puzzle's embedding, and answers are worthless. "
-                    "Evaluate on the dataset of the training, or build it again with the same options and seed."
+                    f"{path}/identifiers.json: differs from the training data of {self.label}, so puzzles would get "
+                    "the wrong embeddings. Evaluate on the dataset that it was trained with, or rebuild that with the "
+                    "same options and seed."
                 )
         return True
 
@@ -179,19 +179,19 @@ class Trained:
 def open_trained(source: str, *, step: int | None = None) -> Trained:
     """Open the model that `source` names (see utils/weights.py); in a run's folder the newest weights or `step`'s.
 
-    Raises UserError if there are no weights, or no config beside them.
+    Raises UserError if there are no weights, or no config next to them.
     """
     located = locate(source, step=step)
     if located.config is None:
         raise UserError(
-            f"{located.label}: there is no all_config.yaml (or config.json of an export) beside it, so its "
-            "architecture is unknown: put the run's all_config.yaml into the same folder"
+            f"{located.label}: there is no all_config.yaml (or config.json of an export) next to it, so its "
+            "architecture is unknown: put the all_config.yaml of the run into the same folder"
         )
     where = where_step = str(located.config)
     if located.config.name == "config.json":
         values = read_mapping(located.config)
         if missing := [key for key in EXPORT_KEYS if key not in values]:
-            raise UserError(f"{where}: was not written by export.py, it lacks {', '.join(missing)}")
+            raise UserError(f"{where}: was not written by export.py, because it lacks {', '.join(missing)}")
         recipe, metadata, number = (values[key] for key in EXPORT_KEYS)
     else:
         recipe, number = read_mapping(located.config), located.step
@@ -223,8 +223,8 @@ def load_pretrained(
 ) -> ACTLossHead:
     """Load the ACT model in its loss head, in evaluation mode, from a run's folder, an export, a file or the hub.
 
-    `seq_len` is needed only for published runs with rotary positions whose dataset is not here. Raises UserError (a
-    ValueError) if the weights cannot be found or read, or do not fit.
+    `seq_len` is needed only for published runs with rotary positions whose dataset is not on this machine. Raises
+    UserError (a ValueError) if the weights cannot be found or read, or do not fit.
     """
     trained = open_trained(_as_source(source), step=step)
     return trained.build(sizes=trained.sizes(seq_len), device=device)
@@ -255,7 +255,7 @@ def recorded_metadata(recorded: dict[str, Any], sizes: dict[str, int]) -> Metada
 
 
 def evaluation_folder(trained: Trained) -> Path:
-    """Return the folder of evaluate.py: beside the weights, for downloaded ones in the working directory."""
+    """Return the output folder of evaluate.py: next to the weights, or in the working directory for downloaded ones."""
     if trained.label.startswith(HUB_PREFIX):
         return Path("evaluations", trained.label.removeprefix(HUB_PREFIX).replace("/", "--"))
     return trained.located.folder / f"evaluation_{trained.located.weights.name}"
@@ -279,7 +279,7 @@ def read_metrics(folder: Path) -> Records:
                 break
             raise
         if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-            raise UserError(f"{path}: line {number} has no step, so it is not a line of metrics")
+            raise UserError(f"{path}: line {number} is not a line of metrics, because it has no step")
         records.append({name: value for name, value in record.items() if isinstance(value, int | float)})
     return records
 

@@ -1,4 +1,4 @@
-"""The parts of a training run: built from a config, resumed from a checkpoint or started from given weights."""
+"""Build the parts of a training run from a config, resume it from a checkpoint, or start it from given weights."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def build(config: PretrainConfig, world: World) -> Run:
         evaluators = build_evaluators(wanted, config.test_paths, test_data.metadata, test_data.splits)
         for line in remarks(evaluators):
             world.print(line)
-        if is_unusually_large(check_arch(config.arch, **sizes)):  # a smaller one is built in no time
+        if is_unusually_large(check_arch(config.arch, **sizes)):  # building a smaller one takes no time
             check_training_memory(config, model_size(config.arch, **sizes), sizes, world)
         check_units(config.arch, sizes, train_data.metadata)
         model = build_model(config.arch, **sizes)
@@ -140,9 +140,9 @@ def build(config: PretrainConfig, world: World) -> Run:
     )
 
 
-# Float32 values per trained weight besides itself: its gradient and two moments of the optimizer.
+# Float32 values per trained weight in addition to itself: its gradient and two moments of the optimizer.
 _COPIES_IN_TRAINING = 3
-# Tensors of a latent's shape that a block saves for the backward pass, at least.
+# Minimum number of latent-sized tensors that a block saves for the backward pass.
 _SAVED_PER_BLOCK = 4
 
 
@@ -175,14 +175,14 @@ def check_training_memory(
 def check_units(arch: dict[str, Any], sizes: dict[str, Any], metadata: Metadata) -> None:
     """Raise UserError if the architecture pools over units of cells, and the data's family has none.
 
-    Data of an unknown family is taken for a Sudoku grid if its number of cells allows it.
+    Data of an unknown family is treated as a Sudoku grid if its number of cells allows it.
     """
     family = family_of(metadata)
     pools = "units" in type(check_arch(arch, **sizes)).model_fields
     if pools and "units" not in sizes and family.name is not None:
         raise UserError(
-            f"arch.name={arch['name']} pools over cells that share a constraint, and the family {family.name} states "
-            "no such units: use another arch, or write units into dataset.json of both splits (docs/extending.md)"
+            f"arch.name={arch['name']} pools over cells that share a constraint, but the family {family.name} has no "
+            "such units: use another arch, or add units to dataset.json of both splits (docs/extending.md)"
         )
 
 
@@ -195,13 +195,13 @@ def best_metric(config: PretrainConfig, head: ACTLossHead) -> BestMetric | None:
 
 
 def depth_curriculum(inner: RecursiveModel, total_steps: int) -> DepthCurriculum:
-    """Make the curriculum over depth. Raises UserError if the first update has full depth already."""
+    """Create the curriculum over depth. Raises UserError if the first update already has full depth."""
     full = inner.H_cycles, inner.L_cycles
     curriculum = DepthCurriculum(total_steps, *full)
     if curriculum.cycles(1) == full:
         raise UserError(
-            f"depth_curriculum=True starts with a third of the cycles, but H_cycles={full[0]} and L_cycles={full[1]} "
-            f"of {type(inner).__name__} are too few for that: use more cycles, or depth_curriculum=False"
+            f"depth_curriculum=True starts with a third of the cycles, but {type(inner).__name__} has too few for "
+            f"that, H_cycles={full[0]} and L_cycles={full[1]}: use more cycles, or depth_curriculum=False"
         )
     return curriculum
 
@@ -260,26 +260,26 @@ def find_checkpoint(run: Run, checkpointer: Checkpointer) -> Checkpoint | None:
     if resume == "auto":
         found = checkpointer.latest()
         if found is None:
-            run.world.print(f"resume=auto: {run.folder} holds no checkpoint yet, so this is a new start")
+            run.world.print(f"resume=auto: {run.folder} has no checkpoint yet, starting a new run")
     return found
 
 
 def restore(
     run: Run, checkpointer: Checkpointer, found: Checkpoint, best: BestMetric | None
 ) -> dict[str, Any]:
-    """Load a checkpoint into the run, after checking that it matches; returns the facts saved with it."""
+    """Load a checkpoint into the run after checking that it matches; return the facts saved with it."""
     config, world = run.config, run.world
     shared, rank_state = checkpointer.load(found)
     if not isinstance(saved := shared.get("facts"), dict) or not {"config", "data"} <= saved.keys():
         raise UserError(
-            f"resume={found.path}: has no config and data of a run, so it is not a state of pretrain.py"
+            f"resume={found.path}: it lacks the config and data of a run, so it was not saved by pretrain.py"
         )
     # Random or derived names are kept unless the command line gives others.
     unnamed = [name for name in ("project_name", "run_name") if getattr(config, name) is None]
     config = run.config = config.model_copy(update={name: saved["config"][name] for name in unnamed})
     check_data(saved["data"], run.data_description)
     try:
-        before = parse(PretrainConfig, saved["config"]).model_dump()  # with defaults of keys newer than it
+        before = parse(PretrainConfig, saved["config"]).model_dump()  # adds defaults of newer keys
     except UserError as error:
         raise UserError(f"resume={found.path}: {error}") from None
     for line in check_changes(before, config.model_dump()):
@@ -308,7 +308,7 @@ def run_metadata(run: Run) -> dict[str, Any]:
 
 
 def start_from(run: Run, source: str) -> None:
-    """Load the weights that `load_checkpoint` names, as live weights and as their averages."""
+    """Load weights given by `load_checkpoint`, as live weights and as their averages."""
     located = locate(source)
     try:
         load_weights(

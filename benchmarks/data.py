@@ -1,9 +1,9 @@
-"""Cost of datasets: seconds, peak memory and bytes to build them, and how fast their batches come.
+"""Measure the cost of datasets: time, peak memory and disk space of builds, and speed of batches.
 
 python -m benchmarks.data --sources DIR [--sets sudoku maze arc arc-lazy] [--workers 2] [--folder DIR]
 
-DIR holds sudoku-extreme/{train,test}.csv, maze-30x30-hard/{train,test}.csv and arc-agi/arc-agi_{subset}_*.json, of
-which only those of the sets asked for are needed. Results and what they are compared with: benchmarks/README.md.
+DIR contains sudoku-extreme/{train,test}.csv, maze-30x30-hard/{train,test}.csv and arc-agi/arc-agi_{subset}_*.json;
+only files of the chosen sets are needed. Results and comparisons: benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from utils.errors import UserError, report_user_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH_SIZE = 768
-# What an iteration of the stream is, in epochs: the `eval_interval` of the published recipes, or enough batches.
+# Epochs per iteration of the stream: the `eval_interval` of the published recipes, or enough batches.
 EPOCHS = {"sudoku": 5000, "maze": 5000, "arc": 1000, "arc-lazy": 1000}
 
 Result = TypeVar("Result")
 
 
 def builder_arguments(name: str, sources: Path, num_aug: int, workers: int) -> list[str]:
-    """The command line of the builder of a set, without its output folder."""
+    """Return the command line of the builder of a set, without its output folder."""
     csv = {"sudoku": sources / "sudoku-extreme", "maze": sources / "maze-30x30-hard"}.get(name)
     if name == "sudoku":
         subsample = ["--subsample-size", "1000", "--num-aug", str(num_aug)]
@@ -54,17 +54,19 @@ def builder_arguments(name: str, sources: Path, num_aug: int, workers: int) -> l
 @report_user_errors
 def main(arguments: list[str] | None = None) -> None:
     parser = OptionParser(prog="benchmarks.data", description=__doc__.splitlines()[0])
-    parser.add_argument("--sources", required=True, help="folder of the puzzles (see the top of this file)")
-    parser.add_argument("--sets", nargs="+", choices=EPOCHS, default=list(EPOCHS), help="what to measure")
-    parser.add_argument("--num-aug", type=whole_number(0), default=1000, help="of Sudoku and ARC")
+    parser.add_argument("--sources", required=True, help="folder with the puzzles (see the top of this file)")
+    parser.add_argument("--sets", nargs="+", choices=EPOCHS, default=list(EPOCHS), help="datasets to measure")
     parser.add_argument(
-        "--workers", type=whole_number(1), default=available_cpus(), help="of the ARC builder"
+        "--num-aug", type=whole_number(0), default=1000, help="augmented copies of Sudoku and ARC"
+    )
+    parser.add_argument(
+        "--workers", type=whole_number(1), default=available_cpus(), help="processes of the ARC builder"
     )
     parser.add_argument("--batches", type=whole_number(1), default=1000, help="batches per measurement")
-    parser.add_argument("--repeats", type=whole_number(1), default=3, help="measurements; the best counts")
     parser.add_argument(
-        "--folder", help="where to build, removed after; ARC needs 7 GB for 1,000 augmentations"
+        "--repeats", type=whole_number(1), default=3, help="measurements; the best is reported"
     )
+    parser.add_argument("--folder", help="folder for temporary files; ARC needs 7 GB for 1,000 augmentations")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
@@ -86,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run_measured(arguments: list[str]) -> tuple[float, int]:
-    """Seconds and peak memory in bytes of `python -m ARGUMENTS` with its workers; `UserError` if it fails."""
+    """Run `python -m ARGUMENTS`; return seconds and peak bytes, with workers. Raises `UserError` if it fails."""
     started = time.perf_counter()
     command = [sys.executable, "-m", *arguments]
     process = subprocess.Popen(
@@ -95,7 +97,7 @@ def run_measured(arguments: list[str]) -> tuple[float, int]:
     peaks, done = [0], threading.Event()
 
     def sample() -> None:
-        while not done.wait(0.05):  # more often it would take a noticeable share of a core
+        while not done.wait(0.05):  # a shorter interval would use a noticeable share of a core
             peaks.append(memory_of(process.pid))
 
     sampler = threading.Thread(target=sample)
@@ -110,7 +112,7 @@ def run_measured(arguments: list[str]) -> tuple[float, int]:
 
 
 def memory_of(process: int) -> int:
-    """Resident bytes of a process and its children, shared pages once for each; 0 where there is no /proc."""
+    """Return the resident bytes of a process and its children, counting shared pages for each; 0 without /proc."""
     total = 0
     try:
         for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
@@ -118,13 +120,13 @@ def memory_of(process: int) -> int:
                 total += int(line.split()[1]) * 1024
         for task in Path(f"/proc/{process}/task").iterdir():
             total += sum(memory_of(int(child)) for child in (task / "children").read_text().split())
-    except OSError:  # it has ended meanwhile
+    except OSError:  # it has exited
         pass
     return total
 
 
 def stream(name: str, path: Path, split: str, num_batches: int, repeats: int) -> str:
-    """Cells of a table: seconds to open and check, to the first batch, to one in the middle; batches per second."""
+    """Return table cells: seconds to open, to the first batch and to one in the middle; batches per second."""
     epochs = {"epochs_per_iter": EPOCHS[name]} if split == "train" else {}
     opened, dataset = timed(lambda: PuzzleDataset([str(path)], split, global_batch_size=BATCH_SIZE, **epochs))
     first, _ = timed(lambda: next(dataset.batches(1)))
@@ -135,7 +137,7 @@ def stream(name: str, path: Path, split: str, num_batches: int, repeats: int) ->
 
 
 def rate(batches: Iterator, num_batches: int) -> float:
-    """Batches per second, without the first, which draws the order."""
+    """Return batches per second, without the first batch, which draws the order."""
     next(batches)
     seconds, count = timed(lambda: sum(1 for _ in islice(batches, num_batches)))
     batches.close()
@@ -143,7 +145,7 @@ def rate(batches: Iterator, num_batches: int) -> float:
 
 
 def timed(function: Callable[[], Result]) -> tuple[float, Result]:
-    """Seconds that the call took, and its result."""
+    """Return the seconds that a call took, and its result."""
     started = time.perf_counter()
     result = function()
     return time.perf_counter() - started, result

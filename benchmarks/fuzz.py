@@ -1,10 +1,10 @@
-"""Feed damaged and absurd files and arguments to everything that reads them; only a `UserError` may come back.
+"""Fuzz all readers of files and arguments: damaged inputs must be accepted or raise `UserError`.
 
     python -m benchmarks.fuzz --inputs 100000 --seed 0
 
-Each target (`benchmarks/fuzz_targets.py`) starts from valid inputs. An input is one of these after a few random edits,
-of its bytes or, in JSON, YAML and NumPy files, of its values. It depends on seed, target and number alone, so
-`--target NAME --first NUMBER --inputs 1` repeats it. Exits with 1 if another exception escapes, or an input takes
+Each target (`benchmarks/fuzz_targets.py`) has valid inputs, which are changed by a few random edits of bytes or, for
+JSON, YAML and NumPy files, of values. An input is a function of seed, target and number, so
+`--target NAME --first NUMBER --inputs 1` repeats it. Exits with 1 if another exception is raised, or if an input takes
 longer than `--limit` seconds.
 """
 
@@ -31,7 +31,7 @@ from utils.errors import as_user_error
 
 @dataclass
 class Result:
-    """Counts of what became of a target's inputs, and the inputs that should have been refused properly."""
+    """Counts of outcomes of a target, and the inputs that failed."""
 
     counts: Counter[str] = field(default_factory=Counter)
     slowest: float = 0.0
@@ -39,25 +39,25 @@ class Result:
 
 
 def run_target(target: Target, *, seed: int, first: int, count: int, limit: float) -> Result:
-    """Give the target `count` inputs from number `first` on."""
+    """Run the target on `count` inputs from number `first` on."""
     result = Result()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder, contextlib.redirect_stdout(io.StringIO()):
         for data in target.inputs:
-            target.read(data, Path(folder))  # must be accepted, or no edit of it would reach far
+            target.read(data, Path(folder))  # valid inputs must be accepted
         for number in range(first, first + count):
             data = mutated(target, random.Random(f"{seed} {target.name} {number}"))
-            # A reader that never returns ends the process with the place where it hangs.
+            # If a reader hangs, exit and print the traceback.
             faulthandler.dump_traceback_later(20 * limit, exit=True, file=sys.__stderr__)
             begun = time.perf_counter()
             try:
                 target.read(data, Path(folder))
                 outcome = "accepted"
             except Exception as error:
-                outcome = "refused"
-                if as_user_error(error) is None and not isinstance(error, target.refusals):
+                outcome = "rejected"
+                if as_user_error(error) is None and not isinstance(error, target.user_errors):
                     outcome = "escaped"
-                    place = traceback.extract_tb(error.__traceback__)[-1]
-                    kind = f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}"
+                    frame = traceback.extract_tb(error.__traceback__)[-1]
+                    kind = f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"
                     result.faults.setdefault(kind, (number, traceback.format_exc()))
             seconds = time.perf_counter() - begun
             faulthandler.cancel_dump_traceback_later()
@@ -70,26 +70,26 @@ def run_target(target: Target, *, seed: int, first: int, count: int, limit: floa
 
 
 def run(targets: list[Target], *, inputs: int, seed: int, first: int = 0, limit: float = 5.0) -> bool:
-    """Fuzz the targets with `inputs` in all, print a table, and return True if nothing but refusals came back."""
+    """Fuzz the targets with `inputs` inputs in total, print a table, and return True if none failed."""
     total = sum(target.share for target in targets)
     print(
-        f"{'target':<22}{'inputs':>8}{'accepted':>10}{'refused':>9}{'escaped':>9}{'slow':>6}{'slowest, s':>12}"
+        f"{'target':<22}{'inputs':>8}{'accepted':>10}{'rejected':>10}{'escaped':>9}{'slow':>6}{'slowest, s':>12}"
     )
     sums: Counter[str] = Counter()
     faults = []
     for target in targets:
         count = max(1, round(inputs * target.share / total))
         result = run_target(target, seed=seed, first=first, count=count, limit=limit)
-        cells = [result.counts[key] for key in ("accepted", "refused", "escaped", "slow")]
+        cells = [result.counts[key] for key in ("accepted", "rejected", "escaped", "slow")]
         print(
-            f"{target.name:<22}{count:>8}{cells[0]:>10}{cells[1]:>9}{cells[2]:>9}{cells[3]:>6}"
+            f"{target.name:<22}{count:>8}{cells[0]:>10}{cells[1]:>10}{cells[2]:>9}{cells[3]:>6}"
             f"{result.slowest:>12.2f}",
             flush=True,
         )
         sums += result.counts + Counter(inputs=count)
         faults += [(target.name, kind, *rest) for kind, rest in result.faults.items()]
     print(
-        f"{'all':<22}{sums['inputs']:>8}{sums['accepted']:>10}{sums['refused']:>9}{sums['escaped']:>9}{sums['slow']:>6}"
+        f"{'all':<22}{sums['inputs']:>8}{sums['accepted']:>10}{sums['rejected']:>10}{sums['escaped']:>9}{sums['slow']:>6}"
     )
     for name, kind, number, text in faults:
         print(f"\n{kind}: --target {name} --first {number} --inputs 1 --seed {seed}\n{text}")
@@ -100,18 +100,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--inputs", type=int, default=100_000, help="inputs of all targets together")
+    parser.add_argument("--inputs", type=int, default=100_000, help="total number of inputs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--target", action="append", help="only this target; may be repeated")
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
-    parser.add_argument("--limit", type=float, default=5.0, help="seconds that an input may take")
+    parser.add_argument("--limit", type=float, default=5.0, help="maximum seconds per input")
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory(prefix="fuzz-data-") as folder:
         targets = make_targets(Path(folder))
         if unknown := set(options.target or ()) - {target.name for target in targets}:
             parser.error(
-                f"no target {', '.join(unknown)}; there are {', '.join(target.name for target in targets)}"
+                f"unknown target {', '.join(unknown)}; choose from {', '.join(target.name for target in targets)}"
             )
         chosen = [target for target in targets if not options.target or target.name in options.target]
         settings = {key: getattr(options, key) for key in ("inputs", "seed", "first", "limit")}

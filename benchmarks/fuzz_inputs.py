@@ -1,4 +1,4 @@
-"""Valid files, arguments and text, from which `benchmarks/fuzz.py` makes damaged ones."""
+"""Valid files, arguments and texts, which `benchmarks/fuzz.py` damages."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ OVERRIDES = [
 ]
 
 
-def described(family: str, seq_len: int, vocab_size: int) -> Metadata:
+def family_metadata(family: str, seq_len: int, vocab_size: int) -> Metadata:
     return Metadata(0, 0, 0, vocab_size, seq_len, 1, 1, 1.0, 1, ("all",), {"family": family})
 
 
 def write_dataset(folder: Path) -> Path:
-    """A 4x4 Sudoku dataset with three identifiers."""
+    """Write a 4x4 Sudoku dataset with three identifiers."""
     rng = np.random.default_rng(0)
     for split in ("train", "test"):
         extra = {
@@ -84,7 +84,7 @@ def write_dataset(folder: Path) -> Path:
 
 
 def write_lazy(folder: Path) -> Path:
-    """A lazily stored ARC dataset of two tasks."""
+    """Build a lazily stored ARC dataset of two tasks."""
     folder.mkdir()
     (folder / "x_training_challenges.json").write_text(json.dumps({"a": TASK}))
     (folder / "x_evaluation_challenges.json").write_text(json.dumps({"b": TASK}))
@@ -95,7 +95,7 @@ def write_lazy(folder: Path) -> Path:
 
 
 def write_run(folder: Path) -> Path:
-    """A run's folder with weights and a full state of one small model."""
+    """Write the folder of a run, with weights and a full state of a small model."""
     folder.mkdir()
     with initialize_config_dir(str(CONFIGS), version_base=None):
         values = resolved(
@@ -103,7 +103,7 @@ def write_run(folder: Path) -> Path:
         )
     config = parse(PretrainConfig, values).model_dump()
     (folder / "all_config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    facts = described("sudoku", 16, 6).to_json() | SIZES | {"identifiers_sha256": [None]}
+    facts = family_metadata("sudoku", 16, 6).to_json() | SIZES | {"identifiers_sha256": [None]}
     (folder / "metadata.json").write_text(json.dumps(facts), encoding="utf-8")
     state = build_model(config["arch"], **SIZES).state_dict()
     for name in ("step_3", "best"):
@@ -115,7 +115,7 @@ def write_run(folder: Path) -> Path:
 
 
 def legacy_weights() -> bytes:
-    """The weights as torch wrote them before it used zip files."""
+    """Return weights in the format that torch used before zip files."""
     content = io.BytesIO()
     torch.save({"w": torch.zeros(3), "b": torch.ones(2)}, content, _use_new_zipfile_serialization=False)
     return content.getvalue()

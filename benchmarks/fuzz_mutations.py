@@ -1,4 +1,4 @@
-"""Something that reads, and its valid inputs after a few random edits, for `benchmarks/fuzz.py`."""
+"""Targets of `benchmarks/fuzz.py` and random edits of their valid inputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-# What breaks readers: numbers beyond every type, encodings, nesting, markers of the formats.
+# Bytes that may break readers: huge numbers, encodings, nesting, format markers.
 TOKENS = [
     b"9" * 5000,
     b"-1",
@@ -99,11 +99,11 @@ VALUES = [
 
 @dataclass(frozen=True)
 class Target:
-    """Something that reads: valid `inputs`, and `read`, which is given an input and a folder of its own.
+    """A reader with valid `inputs`; `read` is called with an input and a temporary folder.
 
-    `structure` is how values inside an input can be replaced: "json", "yaml", "npy", "npz" or "". `share` is this
-    target's part of all inputs, relative to the others. Exceptions in `refusals` count as a `UserError` (the commands
-    turn them into one).
+    `structure` is the format in which values can be replaced: "json", "yaml", "npy", "npz" or "". `share` is the weight
+    of this target in the total number of inputs. Exceptions in `user_errors` count as a `UserError`, because commands
+    convert them.
     """
 
     name: str
@@ -111,11 +111,11 @@ class Target:
     read: Callable[[bytes, Path], object]
     structure: str = ""
     share: float = 1.0
-    refusals: tuple[type[Exception], ...] = ()
+    user_errors: tuple[type[Exception], ...] = ()
 
 
 def mutated(target: Target, rng: random.Random) -> bytes:
-    """A valid input after one to four edits."""
+    """Return a valid input after one to four random edits."""
     data = rng.choice(target.inputs)
     for _ in range(rng.choice((1, 1, 2, 4))):
         if target.structure and rng.random() < 0.6:
@@ -146,7 +146,7 @@ def _with_bytes_edited(data: bytes, target: Target, rng: random.Random) -> bytes
 
 
 def _with_value_replaced(data: bytes, structure: str, rng: random.Random) -> bytes:
-    """The document with a value somewhere in it replaced, removed or added; as it is if it cannot be parsed."""
+    """Replace or remove a random value in a document; return it unchanged if it cannot be parsed."""
     if structure in ("npy", "npz"):
         return _with_array_replaced(data, rng)
     load, dump = (json.loads, json.dumps) if structure == "json" else (yaml.safe_load, yaml.safe_dump)
@@ -169,7 +169,7 @@ def _with_value_replaced(data: bytes, structure: str, rng: random.Random) -> byt
 
 
 def _with_array_replaced(data: bytes, rng: random.Random) -> bytes:
-    """An npy or npz file with one array changed in a value, in its dtype or in its shape."""
+    """Change a value, the dtype or the shape of an array in an npy or npz file."""
     try:
         loaded = np.load(io.BytesIO(data), allow_pickle=False)
         arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"": loaded}

@@ -1,4 +1,4 @@
-"""What `benchmarks/fuzz.py` feeds: every reader of files, arguments and text that a user may give."""
+"""Targets of `benchmarks/fuzz.py`: all readers of files, arguments and text from users."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from benchmarks import fuzz_inputs as valid
 from benchmarks.fuzz_mutations import Target
 from config.command_line import read_arguments
-from config.overrides import force_overrides, hydra_refusal, resolved
+from config.overrides import force_overrides, hydra_error, resolved
 from config.published import parse_run_config
 from config.schema import PretrainConfig, parse
 from config.solve_schema import SolveConfig
@@ -39,7 +39,7 @@ Reader = Callable[[bytes, Path], object]
 
 
 def make_targets(folder: Path) -> list[Target]:
-    """The targets, whose valid inputs are made in `folder`."""
+    """Return the targets; their valid inputs are created in `folder`."""
     data = valid.write_dataset(folder / "data")
     lazy, run = valid.write_lazy(folder / "lazy"), valid.write_run(folder / "run")
     challenges = json.dumps({"a": valid.TASK, "b": valid.TASK}).encode()
@@ -47,10 +47,12 @@ def make_targets(folder: Path) -> list[Target]:
     config, metadata = ((run / name).read_bytes() for name in ("all_config.yaml", "metadata.json"))
     dataset, names = ((data / name).read_bytes() for name in ("train/dataset.json", "identifiers.json"))
     weights = [(run / "step_3").read_bytes(), valid.legacy_weights()]
-    sudoku, maze = (reader_of_puzzles(valid.described(*of)) for of in (("sudoku", 81, 11), ("maze", 16, 6)))
+    sudoku, maze = (
+        puzzle_reader(valid.family_metadata(*sizes)) for sizes in (("sudoku", 81, 11), ("maze", 16, 6))
+    )
 
-    def of_run(name: str) -> Reader:
-        return reader_of_run(run, folder, name)
+    def run_file(name: str) -> Reader:
+        return run_reader(run, folder, name)
 
     targets = [
         Target("sudoku_text", valid.SUDOKU_TEXTS, sudoku),
@@ -60,34 +62,32 @@ def make_targets(folder: Path) -> list[Target]:
         Target("builder_options", valid.BUILDER_OPTIONS, read_builder_options),
         Target("arc_challenges", [challenges], read_challenges, "json"),
         Target("arc_task", [task], read_task, "json"),
-        Target("test_puzzles_json", [challenges], reader_of_test_tasks(data, folder), "json"),
-        Target("dataset_json", [dataset], reader_of_dataset(data, folder), "json"),
+        Target("test_puzzles_json", [challenges], test_tasks_reader(data, folder), "json"),
+        Target("dataset_json", [dataset], dataset_reader(data, folder), "json"),
         Target("identifiers_json", [names], read_names, "json"),
         Target("solve_arguments", valid.SOLVE_ARGUMENTS, read_solve),
         Target("overrides", valid.OVERRIDES, read_overrides, share=0.1),
         Target("all_config_yaml", [config], read_config, "yaml", share=0.5),
-        Target("run_config_yaml", [config], of_run("all_config.yaml"), "yaml", share=0.2),
-        Target("run_metadata_json", [metadata], of_run("metadata.json"), "json", share=0.3),
-        Target("run_best_json", valid.BEST, of_run("best.json"), "json", share=0.2),
+        Target("run_config_yaml", [config], run_file("all_config.yaml"), "yaml", share=0.2),
+        Target("run_metadata_json", [metadata], run_file("metadata.json"), "json", share=0.3),
+        Target("run_best_json", valid.BEST, run_file("best.json"), "json", share=0.2),
         Target("metrics_jsonl", valid.METRICS, read_metric_lines),
         Target("weights", weights, read_weights),
-        Target(
-            "state_manifest", [valid.manifest(run)], reader_of_state(run, folder), "json", 1, (BrokenState,)
-        ),
+        Target("state_manifest", [valid.manifest(run)], state_reader(run, folder), "json", 1, (BrokenState,)),
         Target("candidates_npz", [valid.candidates()], read_candidates, "npz"),
     ]
     for path in sorted((data / "train").glob("*.npy")):
         name = f"npy_{path.stem.removeprefix('all__')}"
-        reader = reader_of_array(data, folder, path.name)
+        reader = array_reader(data, folder, path.name)
         targets.append(Target(name, [path.read_bytes()], reader, "npy", share=0.4))
     for path in sorted(lazy.rglob("*.npz")):
         name = f"npz_{path.stem.removeprefix('all__')}_{path.parent.name}"
-        targets.append(Target(name, [path.read_bytes()], reader_of_npz(lazy, folder, path), "npz", share=0.3))
+        targets.append(Target(name, [path.read_bytes()], npz_reader(lazy, folder, path), "npz", share=0.3))
     return targets
 
 
 def _text(data: bytes) -> str:
-    """As Python decodes the arguments of a command."""
+    """Decode like Python decodes command-line arguments."""
     return data.decode("utf-8", "surrogateescape").replace("\0", "")
 
 
@@ -96,7 +96,7 @@ def _written(data: bytes, path: Path) -> Path:
     return path
 
 
-def reader_of_puzzles(metadata: Metadata) -> Reader:
+def puzzle_reader(metadata: Metadata) -> Reader:
     family = family_of(metadata)
     return lambda data, _: family.read(_text(data))
 
@@ -136,7 +136,7 @@ def read_task(data: bytes, folder: Path) -> object:
     return read_subset(str(folder / "arc"), "y")
 
 
-def reader_of_test_tasks(data_folder: Path, folder: Path) -> Reader:
+def test_tasks_reader(data_folder: Path, folder: Path) -> Reader:
     copy = Path(shutil.copytree(data_folder, folder / "test_puzzles"))
 
     def read(data: bytes, _: Path) -> object:
@@ -146,8 +146,8 @@ def reader_of_test_tasks(data_folder: Path, folder: Path) -> Reader:
     return read
 
 
-def reader_of_dataset(data_folder: Path, folder: Path) -> Reader:
-    """Everything that is done with a dataset.json: validation, report, choice of evaluators."""
+def dataset_reader(data_folder: Path, folder: Path) -> Reader:
+    """Return a reader that does everything with a dataset.json: validation, report, choice of evaluators."""
     copy = Path(shutil.copytree(data_folder, folder / "dataset_json"))
 
     def read(data: bytes, _: Path) -> None:
@@ -180,7 +180,7 @@ def read_overrides(data: bytes, _: Path) -> object:
         try:
             composed = compose("cfg_pretrain", force_overrides(arguments))
         except Exception as error:
-            raise hydra_refusal(error) or error from None
+            raise hydra_error(error) or error from None
         return parse(PretrainConfig, resolved(composed, PretrainConfig))
 
 
@@ -189,8 +189,8 @@ def read_config(data: bytes, folder: Path) -> object:
     return parse_run_config(read_mapping(path), str(path))
 
 
-def reader_of_run(run: Path, folder: Path, name: str) -> Reader:
-    """A run's folder opened and its model built, with one of its files replaced."""
+def run_reader(run: Path, folder: Path, name: str) -> Reader:
+    """Return a reader that opens a run with one file replaced, and builds its model."""
     copy = Path(shutil.copytree(run, folder / f"run_{name}"))
 
     def read(data: bytes, _: Path) -> object:
@@ -210,7 +210,7 @@ def read_weights(data: bytes, folder: Path) -> object:
     return read_state_dict(_written(data, folder / "step_1"))
 
 
-def reader_of_state(run: Path, folder: Path) -> Reader:
+def state_reader(run: Path, folder: Path) -> Reader:
     copy = Path(shutil.copytree(run, folder / "run_state"))
 
     def read(data: bytes, _: Path) -> object:
@@ -225,7 +225,7 @@ def read_candidates(data: bytes, folder: Path) -> object:
     return Candidates.pooled([_written(data, folder / "candidates.npz")], "x")
 
 
-def reader_of_array(data_folder: Path, folder: Path, name: str) -> Reader:
+def array_reader(data_folder: Path, folder: Path, name: str) -> Reader:
     copy = Path(shutil.copytree(data_folder, folder / name))
 
     def read(data: bytes, _: Path) -> object:
@@ -235,7 +235,7 @@ def reader_of_array(data_folder: Path, folder: Path, name: str) -> Reader:
     return read
 
 
-def reader_of_npz(lazy: Path, folder: Path, path: Path) -> Reader:
+def npz_reader(lazy: Path, folder: Path, path: Path) -> Reader:
     copy = Path(shutil.copytree(lazy, folder / f"npz_{path.parent.name}_{path.stem}"))
     target = copy / path.relative_to(lazy)
 

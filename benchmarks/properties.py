@@ -1,11 +1,10 @@
-"""Check the order of examples, the ranks and the resume position of the data streams on random datasets.
+"""Check order, ranks and resume positions of data streams on random datasets.
 
     python -m benchmarks.properties --layouts 1000 --seed 0
 
 A layout is one or two datasets of random groups, puzzles and examples with random batch size, ranks, epochs and seed.
-It depends on seed and number alone, so `--first NUMBER --layouts 1` repeats it. The published order of training is
-written out below, one draw at a time, and shares no code with the repository's. Exits with 1 and names the layout if
-one of the properties does not hold.
+It is a function of seed and number, so `--first NUMBER --layouts 1` repeats it. The published order of training is
+implemented independently below, one draw at a time. Exits with 1 and prints the layout if a property does not hold.
 
 Legend: B global batch, R ranks, S cells of an example.
 """
@@ -29,22 +28,22 @@ from puzzle_dataset import Batch, PuzzleDataset
 from utils.errors import UserError
 
 SEQ_LEN = 4
-PAD_ID, IGNORED, VOCAB_SIZE = 0, 3, 12  # tokens 2..11 are the digits of an example's number
+PAD_ID, IGNORED, VOCAB_SIZE = 0, 3, 12  # tokens 2..11 are the digits of the index of an example
 
 
 @dataclass
 class Layout:
-    """What is drawn for one check: settings of the streams and, of all datasets together, the true content."""
+    """Settings of the streams, and the true content of all datasets together."""
 
     batch_size: int
     ranks: int
     epochs: int
     seed: int
     paths: list[str] = field(default_factory=list)
-    group_starts: list[int] = field(default_factory=lambda: [0])  # in puzzles
-    puzzle_starts: list[int] = field(default_factory=lambda: [0])  # in examples
-    identifiers: list[int] = field(default_factory=list)  # of puzzles
-    labels: list[np.ndarray] = field(default_factory=list)  # (S,) as stored, of examples
+    group_starts: list[int] = field(default_factory=lambda: [0])  # puzzle indices
+    puzzle_starts: list[int] = field(default_factory=lambda: [0])  # example indices
+    identifiers: list[int] = field(default_factory=list)  # one per puzzle
+    labels: list[np.ndarray] = field(default_factory=list)  # (S,) as stored, one per example
 
     def stream(self, split: str, rank: int = 0, ranks: int = 1) -> PuzzleDataset:
         settings = {"global_batch_size": self.batch_size, "seed": self.seed, "epochs_per_iter": self.epochs}
@@ -52,7 +51,7 @@ class Layout:
 
 
 def draw_layout(rng: random.Random, folder: Path) -> Layout:
-    """A random layout, its datasets written to `folder`. Both splits of a dataset hold the same examples."""
+    """Draw a random layout and write its datasets to `folder`; both splits of a dataset have the same examples."""
     ranks = rng.choice((1, 2, 3, 4, 8))
     layout = Layout(ranks * rng.randint(1, 6), ranks, rng.randint(1, 5), rng.randint(0, 2**31))
     most_puzzles, most_examples = rng.choice((1, 3, 10)), rng.choice((1, 2, 8, 40))
@@ -68,7 +67,7 @@ def draw_layout(rng: random.Random, folder: Path) -> Layout:
 
 
 def _write(path: Path, groups: list[list[int]], layout: Layout) -> None:
-    """Write a dataset and add its content to the layout; groups: the number of examples of each puzzle of each."""
+    """Write a dataset and add its content to the layout; groups: number of examples of each puzzle in each group."""
     sizes = {"seq_len": SEQ_LEN, "vocab_size": VOCAB_SIZE}
     writers = [
         SplitWriter(path / split, **sizes, pad_id=PAD_ID, ignore_label_id=IGNORED)
@@ -93,17 +92,17 @@ def _write(path: Path, groups: list[list[int]], layout: Layout) -> None:
 
 
 def encode(numbers: np.ndarray) -> np.ndarray:
-    """(n,) numbers of examples as inputs (n, S), one decimal digit a cell."""
+    """Encode example indices (n,) as inputs (n, S), one decimal digit per cell."""
     return numbers[:, None] // 10 ** np.arange(SEQ_LEN) % 10 + 2
 
 
 def decode(inputs: torch.Tensor) -> np.ndarray:
-    """The numbers (n,) of the examples of a batch's inputs (n, S)."""
+    """Decode inputs (n, S) of a batch to example indices (n,)."""
     return ((inputs.numpy() - 2) * 10 ** np.arange(SEQ_LEN)).sum(1)
 
 
 def published_batches(layout: Layout, iteration: int) -> Iterator[list[tuple[int, int]]]:
-    """(puzzle, how many of its examples) of each batch, as the published code draws them one by one."""
+    """Yield the (puzzle, number of examples) draws of each batch, one by one as in the published code."""
     rng = np.random.Generator(np.random.Philox(seed=layout.seed + iteration))
     num_groups = len(layout.group_starts) - 1
     order = np.concatenate([rng.permutation(num_groups) for _ in range(layout.epochs)])
@@ -119,13 +118,13 @@ def published_batches(layout: Layout, iteration: int) -> Iterator[list[tuple[int
 
 
 def check_training(layout: Layout, rng: random.Random) -> int:
-    """Check the training streams of two iterations; returns the number of batches compared."""
+    """Check the training streams of two iterations; return the number of batches compared."""
     compared = 0
     for iteration in (1, rng.randint(2, 50)):
         expected = list(published_batches(layout, iteration))
         if not expected:
             for rank in range(layout.ranks):
-                _check(_is_refused(layout, rank), "an iteration without a whole batch is refused")
+                _check(_raises(layout, rank), "an iteration without a full batch raises UserError")
             continue
         if not _fills_a_batch(layout):
             continue
@@ -142,7 +141,7 @@ def check_training(layout: Layout, rng: random.Random) -> int:
     return compared
 
 
-def _is_refused(layout: Layout, rank: int) -> bool:
+def _raises(layout: Layout, rank: int) -> bool:
     try:
         stream = layout.stream("train", rank, layout.ranks)
         for iteration in range(1, 51):
@@ -153,7 +152,7 @@ def _is_refused(layout: Layout, rank: int) -> bool:
 
 
 def _fills_a_batch(layout: Layout) -> bool:
-    """Whether the first iteration fills one, without which a stream is not built."""
+    """Return True if the first iteration fills a batch; otherwise the stream cannot be built."""
     return next(published_batches(layout, 1), None) is not None
 
 
@@ -166,7 +165,7 @@ def _check_batch(layout: Layout, batch: Batch, draws: list[tuple[int, int]]) -> 
     for puzzle, taken in draws:
         drawn = examples[begun : begun + taken]
         low, high = layout.puzzle_starts[puzzle : puzzle + 2]
-        _check(bool(((low <= drawn) & (drawn < high)).all()), "puzzles come in the published order")
+        _check(bool(((low <= drawn) & (drawn < high)).all()), "puzzles are in the published order")
         _check(len(set(drawn.tolist())) == taken, "no example twice in one draw of a puzzle")
         ours = tensors["puzzle_identifiers"][begun : begun + taken]
         _check(bool((ours == layout.identifiers[puzzle]).all()), "identifiers")
@@ -181,7 +180,7 @@ def _check_labels(layout: Layout, examples: np.ndarray, labels: torch.Tensor) ->
 
 
 def _check_ranks(layout: Layout, split: str, whole: list[Batch], iteration: int, rng: random.Random) -> None:
-    """The ranks' slices, from a random batch on, concatenate to the batches of one process."""
+    """Check that slices of all ranks, from a random batch on, concatenate to the batches of a single process."""
     start = rng.randint(0, len(whole))
     ranks = [
         list(layout.stream(split, rank, layout.ranks).batches(iteration, start))
@@ -197,7 +196,7 @@ def _check_ranks(layout: Layout, split: str, whole: list[Batch], iteration: int,
 
 
 def check_testing(layout: Layout, rng: random.Random) -> int:
-    """Check the test stream: every example once in file order, padding after them; returns the number of batches."""
+    """Check the test stream: every example once in file order, then padding; return the number of batches."""
     batches = list(layout.stream("test").batches())
     seen = []
     for _, tensors, count in batches:
@@ -232,7 +231,7 @@ def _check(holds: bool, what: str) -> None:
 
 
 def run(*, layouts: int, seed: int, first: int = 0) -> bool:
-    """Check `layouts` layouts, print what was done, and return True if every property holds."""
+    """Check `layouts` layouts, print a summary, and return True if every property holds."""
     begun, trained, tested, failures = time.perf_counter(), 0, 0, 0
     for number in range(first, first + layouts):
         rng = random.Random(f"{seed} {number}")

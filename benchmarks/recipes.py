@@ -1,15 +1,15 @@
-"""Which training options earn their place: the same small training with one of them changed, several seeds each.
+"""Compare training options: a small training with one option changed at a time, several seeds each.
 
     python benchmarks/recipes.py                                  # all recipes, three seeds
     python benchmarks/recipes.py --only baseline muon --seeds 2 --minutes 3
-    taskset -c 0 python benchmarks/recipes.py --only baseline &   # two of them side by side share the folder
+    taskset -c 0 python benchmarks/recipes.py --only baseline &   # parallel processes can share the folder
     taskset -c 1 python benchmarks/recipes.py --only muon
-    python benchmarks/recipes.py --table                          # what is there, nothing is trained
+    python benchmarks/recipes.py --table                          # print existing results without training
 
-Trains through `pretrain.py` on generated 6x6 Sudoku with at most 17 of 36 cells given. A run's result is one JSON file
-below --folder, so that an interrupted benchmark goes on with the runs that are missing. Time is training time on this
-machine, evaluations left out; steps are updates; a share is of unseen puzzles, by the averaged weights. Results of
-several machines may lie in one folder: their seconds are scaled by the time of the baseline's step.
+Trains with `pretrain.py` on generated 6x6 Sudoku with at most 17 of 36 cells given. The result of a run is a JSON file
+in --folder, so that an interrupted benchmark continues with the missing runs. Time is training time on this machine
+without evaluations; steps are updates; shares are of unseen puzzles, solved with averaged weights. Results of several
+machines can be in one folder: seconds are scaled by the time per step of the baseline.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 THRESHOLDS = (0.5, 0.9, 0.98)
 DATA = "--size 6 --clues 17 --generate 1000 --num-aug 100 --test-size 256 --seed 0"
-# The demo's recipe with the published swiglu, less wide and half the batch.
+# The recipe of the demo with the published swiglu, a smaller width and half the batch.
 COMMON = [
     "arch=trm",
     "arch.hidden_size=64",
@@ -62,7 +62,7 @@ COMMON = [
 ATTENTION = ["arch.mlp_t=False", "arch.pos_encodings=rope"]
 MUON = ["optimizer=muon", "optimizer.momentum=0.6", "optimizer.ns_steps=3"]
 SMOOTHING = ["arch.loss.label_smoothing=0.2"]
-# What config/experiment/sudoku_extreme_speedrun.yaml combines, at the baseline's depth.
+# The options of config/experiment/sudoku_extreme_speedrun.yaml, at the depth of the baseline.
 SPEEDRUN = [
     *MUON,
     *SMOOTHING,
@@ -75,7 +75,7 @@ SPEEDRUN = [
     "ema_rate=0.9",
     "ema_start_step=640",
 ]
-# The speedrun's recipe with one part of it left out: what that part brings beside the others.
+# Parts of the speedrun recipe, for ablations with one part removed.
 PARTS = {
     "muon": MUON,
     "softmax": ["arch.loss.loss_type=softmax_cross_entropy"],
@@ -88,8 +88,8 @@ PARTS = {
     "late_ema": ["ema_rate=0.9", "ema_start_step=640"],
 }
 DEEP = ["arch.H_cycles=3", "arch.L_cycles=6"]
-# What each recipe changes: of `baseline`, but `deep_curriculum` of `deep`, `conv_swiglu` of `rope2d`, and that and
-# `urm` of `attention`.
+# Changes of each recipe relative to `baseline`. Compare `deep_curriculum` with `deep`, `conv_swiglu` with `rope2d`, and
+# `rope2d` and `urm` with `attention`.
 RECIPES: dict[str, list[str]] = {
     "baseline": [],
     "adamw": ["optimizer=adamw"],
@@ -127,7 +127,9 @@ def main() -> None:
     if not options.table:
         folder.mkdir(parents=True, exist_ok=True)
         data = options.data or dataset(folder)
-        for seed in range(options.seeds):  # all recipes of a seed first: a cut benchmark still compares
+        for seed in range(
+            options.seeds
+        ):  # all recipes of a seed first, so that a partial benchmark is comparable
             for name in names:
                 run_once(name, seed, data, options)
     results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
@@ -143,26 +145,28 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--only", nargs="+", choices=RECIPES, metavar="RECIPE", help=", ".join(RECIPES))
     parser.add_argument("--seeds", type=int, default=3, help="runs of each recipe")
-    parser.add_argument(
-        "--minutes", type=float, help="of one run, after which it is cut; no limit when left out"
-    )
-    parser.add_argument("--threads", type=int, default=1, help="of torch, in each run")
+    parser.add_argument("--minutes", type=float, help="time limit of a run; default: none")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads per run")
     parser.add_argument(
         "--folder", type=Path, default=ROOT / "checkpoints" / "recipes", help="data and results"
     )
     parser.add_argument("--data", type=Path, help="a 6x6 dataset to use instead of generating one")
-    parser.add_argument("--table", action="store_true", help="print what is there, train nothing")
+    parser.add_argument("--table", action="store_true", help="print existing results without training")
     parser.add_argument(
-        "--override", nargs="*", default=[], metavar="KEY=VALUE", help="of every run, baseline too"
+        "--override",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="overrides of all runs, including the baseline",
     )
     options = parser.parse_args()
     if options.seeds < 1:
-        parser.error(f"--seeds {options.seeds}: the number of runs of each recipe, 1 or more")
+        parser.error(f"--seeds is {options.seeds}, but must be at least 1")
     return options
 
 
 def dataset(folder: Path) -> Path:
-    """The dataset of all runs, built at the first call; another process that builds it is waited for."""
+    """Return the dataset of all runs, building it if needed; wait if another process is building it."""
     data = folder / "sudoku-6x6"
     with locked(folder / "data.lock", wait=True):
         if not (data / "test" / "dataset.json").exists():
@@ -175,7 +179,7 @@ def dataset(folder: Path) -> Path:
 
 @contextmanager
 def locked(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold a lock that ends with the process; False where another one holds it and `wait` is false."""
+    """Hold a lock that is released when the process exits; yield False if it is taken and `wait` is False."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -186,12 +190,12 @@ def locked(path: Path, *, wait: bool) -> Iterator[bool]:
 
 
 def run_once(name: str, seed: int, data: Path, options: argparse.Namespace) -> None:
-    """Train one recipe with one seed, unless its result is there or another process is at it."""
+    """Train a recipe with a seed, unless its result exists or another process is working on it."""
     result, run = options.folder / f"{name}-{seed}.json", options.folder / f"{name}-{seed}"
     with locked(options.folder / f"{name}-{seed}.lock", wait=False) as is_mine:
         if not is_mine or result.exists():
             return
-        shutil.rmtree(run, ignore_errors=True)  # of an interrupted benchmark: its clock is broken
+        shutil.rmtree(run, ignore_errors=True)  # from an interrupted benchmark, so its times would be wrong
         overrides = [*COMMON, *RECIPES[name], *options.override]
         seconds, ended = train(run, data, seed, overrides, options)
         points = evaluations(run / "metrics.jsonl")
@@ -220,7 +224,7 @@ def run_once(name: str, seed: int, data: Path, options: argparse.Namespace) -> N
 def train(
     run: Path, data: Path, seed: int, overrides: list[str], options: argparse.Namespace
 ) -> tuple[float, str]:
-    """Seconds that the process took, and how it ended: `finished`, `cut` or its exit code."""
+    """Run a training; return its seconds and how it ended: `finished`, `cut` or its exit code."""
     run.mkdir(parents=True)
     own = [f"data_paths=[{data}]", f"checkpoint_path={run / 'run'}", f"seed={seed}", "device=cpu"]
     environment = os.environ | {"OMP_NUM_THREADS": str(options.threads), "WANDB_DISABLED": "true"}
@@ -246,10 +250,10 @@ def train(
 
 
 def evaluations(path: Path) -> list[tuple[int, float, float]]:
-    """(updates, seconds of training until then, share solved) of each evaluation.
+    """Return (updates, seconds of training so far, share solved) for each evaluation.
 
-    The training line of a step is written right before its evaluation, the test line right after: what lies between
-    is no training. The steps before the first line are taken to have lasted as long as those up to the second.
+    The training line of a step is written right before its evaluation and the test line right after it, so the time in
+    between is not training. Steps before the first line are assumed to take as long as those before the second.
     """
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     if len(lines) < 2 or "test/exact_accuracy" in lines[1]:
@@ -267,35 +271,35 @@ def evaluations(path: Path) -> list[tuple[int, float, float]]:
 
 
 def processor() -> str:
-    """What this machine computes with, in words."""
+    """Return the name of the processor."""
     facts = Path("/proc/cpuinfo")
     names = re.findall(r"^model name\s*: (.+)$", facts.read_text(), re.MULTILINE) if facts.exists() else []
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def pace(points: list) -> float:
-    """Seconds of a step."""
+def seconds_per_step(points: list) -> float:
+    """Return the mean seconds per step."""
     return points[-1][1] / points[-1][0]
 
 
-def on_one_machine(results: list[dict]) -> list[dict]:
-    """The results with the seconds that they would show where most baselines ran.
+def scale_to_one_machine(results: list[dict]) -> list[dict]:
+    """Scale seconds to the machine on which most baselines ran.
 
-    What was measured on another processor, with other threads or compiled is scaled by what a step of the baseline
-    takes there; it stays as it is where no baseline ran.
+    Results from another processor, number of threads or compilation mode are scaled by the time per step of the
+    baseline there, and stay unchanged if there is no baseline.
     """
 
-    def place(result: dict) -> tuple:
+    def environment(result: dict) -> tuple:
         return result.get("machine"), result.get("threads"), result.get("compiled")
 
-    paces: dict[tuple, list[float]] = {}
+    baselines: dict[tuple, list[float]] = {}
     for result in results:
         if result["recipe"] == "baseline":
-            paces.setdefault(place(result), []).append(pace(result["evaluations"]))
-    reference = max(paces.values(), key=len, default=[1.0])
+            baselines.setdefault(environment(result), []).append(seconds_per_step(result["evaluations"]))
+    reference = max(baselines.values(), key=len, default=[1.0])
     scaled = []
     for result in results:
-        here = paces.get(place(result), reference)
+        here = baselines.get(environment(result), reference)
         factor = statistics.median(reference) / statistics.median(here)
         points = [(step, seconds * factor, share) for step, seconds, share in result["evaluations"]]
         scaled.append(result | {"evaluations": points})
@@ -303,13 +307,13 @@ def on_one_machine(results: list[dict]) -> list[dict]:
 
 
 def reached(points: list, threshold: float) -> tuple[int, float] | None:
-    """(updates, seconds) of the first evaluation that reaches the share."""
+    """Return (updates, seconds) of the first evaluation that reaches the share."""
     return next(((step, seconds) for step, seconds, share in points if share >= threshold), None)
 
 
 def table(results: list[dict]) -> Iterator[str]:
-    """Markdown: for every recipe the median over seeds, with least and most; how many seeds got there if not all."""
-    results = on_one_machine(results)
+    """Yield a Markdown table: median over seeds with minimum and maximum, and the number of seeds that got there."""
+    results = scale_to_one_machine(results)
     heads = [f"{threshold:.0%}: s, steps" for threshold in THRESHOLDS]
     yield f"| recipe | seeds | {' | '.join(heads)} | final score | s per step |"
     yield "| --- " * (len(heads) + 4) + "|"
@@ -325,12 +329,12 @@ def table(results: list[dict]) -> Iterator[str]:
             times, steps = [seconds for _, seconds in there], [step for step, _ in there]
             cells.append(f"{spread(times, '.0f')}; {spread(steps, '.0f')}{share}" if there else "-")
         finals = spread([100 * points[-1][2] for points in runs], ".1f")
-        speed = spread([pace(points) for points in runs], ".3f")
+        speed = spread([seconds_per_step(points) for points in runs], ".3f")
         yield f"| {name} | {len(runs)} | {' | '.join(cells)} | {finals}% | {speed} |"
 
 
 def spread(values: list[float], form: str) -> str:
-    """`median (least to most)`."""
+    """Format values as `median (minimum to maximum)`."""
     if len(values) == 1:
         return format(values[0], form)
     least, most = format(min(values), form), format(max(values), form)

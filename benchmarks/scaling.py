@@ -1,8 +1,8 @@
-"""How time and memory of a train step grow: with the batch, the grid, the width and the cycles, next to the yardstick.
+"""Measure how time and memory of a train step scale with batch, grid, width and cycles, relative to the yardstick.
 
     python -m benchmarks.scaling [--png benchmarks/pictures/scaling.png] [--device cuda] [--compiled]
 
-One size changes at a time, from a common middle; see `benchmarks/step.py` for what is measured.
+One size changes at a time from a common middle; see `benchmarks/step.py` for the measurements.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SIZES = {
     "arch.H_cycles": (1, 2, 4),
 }
 FIXED = ["arch=trm", "arch.num_heads=4", "arch.puzzle_emb_ndim=0"]
-# What is done about memory, at few and at many L-cycles.
+# Options that save memory, measured with few and many L-cycles.
 SAVING_CYCLES = (2, 8)
 SAVING = {
     "plain": [],
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--png", type=Path, help="write a plot to this file")
     parser.add_argument("--dtype", default="float32", choices=["bfloat16", "float32"])
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, help="of the CPU; torch's choice otherwise")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: chosen by torch")
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(arguments)
@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def draw(curves: dict[str, list[dict[str, float]]], path: Path) -> None:
-    """Step and yardstick against each size, both axes logarithmic."""
+    """Plot step and yardstick over each size, with logarithmic axes."""
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(1, len(curves), figsize=(3 * len(curves), 3), sharey=True)

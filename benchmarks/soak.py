@@ -1,11 +1,11 @@
-"""Kill a small training at random moments until it is done, and check that it ends as if nobody had.
+"""Kill a small training at random moments until it finishes, and check that the result is unchanged.
 
     python benchmarks/soak.py kills=50
 
-Trains with EMA and puzzle embeddings on a CPU, saving every other step, so that many kills hit a save. Two of three
-kills are SIGKILL, the others SIGTERM, SIGINT or SIGUSR1, which the run answers by saving. Each time it is started again
-with resume=auto. In the end weights, full state and metrics must equal, bit for bit, those of a run that nobody
-disturbed. Options: kills, seconds (stop after so long, 0: no limit), seed, longest_life (seconds), folder (kept).
+Trains with EMA and puzzle embeddings on a CPU, saving every other step, so that many kills interrupt a save. Two of
+three kills are SIGKILL, the others SIGTERM, SIGINT or SIGUSR1, on which the run saves. It is restarted with resume=auto
+each time. At the end, weights, full state and metrics must be bit-identical to those of an uninterrupted run. Options:
+kills, seconds (time limit, 0 for none), seed, longest_life (seconds), folder (kept).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-import torch._dynamo  # what every optimizer imports at its first use: once here instead of once a life
+import torch._dynamo  # imported by every optimizer at its first use; done here once, before forking
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -63,7 +63,7 @@ SAVING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 def write_data(folder: Path) -> None:
-    """24 groups of up to 3 examples with 8 identifiers; the answer is the input shifted by the identifier."""
+    """Write 24 groups of up to 3 examples with 8 identifiers; the answer is the input shifted by the identifier."""
     rng = np.random.default_rng(0)
     for split, num_groups in (("train", 24), ("test", 40)):
         with SplitWriter(folder / split, seq_len=9, vocab_size=11) as writer:
@@ -76,7 +76,7 @@ def write_data(folder: Path) -> None:
 
 
 def start(config: PretrainConfig, log: Path) -> int:
-    """Train in a forked process, whose output goes to `log`; its id."""
+    """Train in a forked process with its output in `log`; return the process id."""
     process = os.fork()
     if process == 0:
         code = 1
@@ -98,7 +98,7 @@ def start(config: PretrainConfig, log: Path) -> int:
 
 
 def exit_code(process: int, timeout: float | None = None) -> int | None:
-    """The exit code of a process (minus the signal that killed it), None if it still runs after `timeout` seconds."""
+    """Return the exit code of a process (negative for a signal), None if it still runs after `timeout` seconds."""
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:
         done, status = os.waitpid(process, 0 if deadline is None else os.WNOHANG)
@@ -110,7 +110,7 @@ def exit_code(process: int, timeout: float | None = None) -> int | None:
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """What a finished run left: its weights, its last full state without times, its metrics without times."""
+    """Return the weights, last full state and metrics of a finished run, without times."""
     steps = [int(path.name[5:]) for path in folder.glob("step_*")]
     newest = max(folder.glob("state_step_*/*-shared.pt"), key=lambda path: int(path.name.partition("-")[0]))
     of_rank = newest.with_name(newest.name.replace("shared", "rank_0"))
@@ -128,7 +128,7 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 
 def difference(one: Any, two: Any, where: str = "") -> str | None:
-    """The first place at which two nested containers differ, None if they are equal bit for bit."""
+    """Return the path to the first difference between two nested containers, None if they are bit-identical."""
     if isinstance(one, torch.Tensor) and isinstance(two, torch.Tensor):
         return None if torch.equal(one, two) else where
     if isinstance(one, dict) and isinstance(two, dict) and one.keys() == two.keys():
@@ -141,7 +141,7 @@ def difference(one: Any, two: Any, where: str = "") -> str | None:
 
 
 def soak(kills: int, seconds: float, seed: int, longest_life: float, folder: Path) -> str:
-    """Run the soak below `folder`; its result in one line. Raises AssertionError where a run did not end as it must."""
+    """Run the test in `folder` and return a summary. Raises AssertionError if a run did not end as expected."""
     write_data(folder / "data")
     with initialize_config_dir(str(ROOT / "config"), version_base=None):
         composed = compose("cfg_pretrain", force_overrides([*TRAINING, f"data_paths=[{folder / 'data'}]"]))
@@ -171,9 +171,9 @@ def soak(kills: int, seconds: float, seed: int, longest_life: float, folder: Pat
                 code = exit_code(process)
                 hard += code == -signal.SIGKILL
                 soft += number != signal.SIGKILL and code != 0
-                # 0: it had just finished. Before it listens, a signal ends it as any process (Python: 1 for Ctrl-C).
-                unheard = (-number, 1) if number == signal.SIGINT else (-number,)
-                assert code in (0, 128 + number, *unheard), f"exit code {code}; see {folder / 'log.txt'}"
+                # 0 if it had just finished. Before handlers are installed, a signal kills it (exit code 1 for Ctrl-C).
+                unhandled = (-number, 1) if number == signal.SIGINT else (-number,)
+                assert code in (0, 128 + number, *unhandled), f"exit code {code}; see {folder / 'log.txt'}"
             else:
                 assert code == 0, f"exit code {code}; see {folder / 'log.txt'}"
         where = difference(outcome(run), expected)
@@ -182,9 +182,9 @@ def soak(kills: int, seconds: float, seed: int, longest_life: float, folder: Pat
         shutil.rmtree(run)
     log = (folder / "log.txt").read_text()
     return (
-        f"{hard + soft} kills ({hard} SIGKILL, {soft} that the run may answer) over {runs} runs of {num_steps} steps, "
-        f"{log.count('resume: continuing')} resumes, {log.count('; skipped')} saves found cut short: final weights, "
-        f"full states and metrics equal those of an undisturbed run, bit for bit; {time.monotonic() - begun:.0f} s"
+        f"{hard + soft} kills ({hard} SIGKILL, {soft} signals that save) over {runs} runs of {num_steps} steps, "
+        f"{log.count('resume: continuing')} resumes, {log.count('; skipped')} incomplete saves skipped: final weights, "
+        f"full states and metrics are bit-identical to an uninterrupted run; {time.monotonic() - begun:.0f} s"
     )
 
 

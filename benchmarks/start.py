@@ -1,13 +1,13 @@
-"""Seconds from the start of `pretrain.py` to the end of its first step, on a dataset with many test rows.
+"""Measure the time from the start of `pretrain.py` to the end of its first step, on a dataset with many test rows.
 
-    python -m benchmarks.start                           this tree
-    python -m benchmarks.start --against OTHER_TREE      both in turn, and the ratio of their medians
+python -m benchmarks.start                           this tree
+python -m benchmarks.start --against OTHER_TREE      both in turn, and the ratio of their medians
 
-and the processor seconds of commands until their first line, beside those of `import torch`.
+Also measures the processor time of commands until their first line of output, next to that of `import torch`.
 
-The dataset is of Sudoku 9x9 without a source: relabelled copies of one grid with some cells blank, written in a
-second or two. The first step is done when `metrics.jsonl` has a line; then the training is killed. Processor seconds
-are those of all its threads until then, so that a busy machine changes them less than the seconds that pass.
+The dataset is generated in a second or two: relabelled copies of one 9x9 Sudoku grid with some cells blank. The first
+step is done when `metrics.jsonl` has a line; then the training is killed. Processor time includes all threads and is
+less affected by other load on the machine than elapsed time.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ CASES = {
 }
 
 
-# Until their first line: help, refusals, and a training's first notice.
+# Commands timed until their first line: help, errors, and the first message of a training.
 LINES = {
     "import torch": ("-c", "import torch; print(flush=True)"),
     "pretrain.py --help": ("pretrain.py", "--help"),
@@ -69,14 +69,14 @@ LINES = {
 
 @dataclass(frozen=True)
 class Start:
-    """What one training took until its first step was done."""
+    """Elapsed and processor time of a training until its first step was done."""
 
     seconds: float
     processor_seconds: float
 
 
 def write_dataset(folder: Path, num_test: int, num_train: int = 1000) -> None:
-    """A valid Sudoku dataset whose test split has `num_test` rows."""
+    """Write a valid Sudoku dataset with `num_test` test rows."""
     cell = np.arange(NUM_CELLS)
     row, column = cell // 9, cell % 9
     pattern = (3 * (row % 3) + row // 3 + column) % 9  # a valid grid of 0..8, (81,)
@@ -96,9 +96,9 @@ def write_dataset(folder: Path, num_test: int, num_train: int = 1000) -> None:
 
 
 def time_start(tree: Path, data: Path, options: tuple[str, ...], *, patience: float = 600) -> Start:
-    """Start one training of `tree` and kill it as soon as its first step is done.
+    """Start a training of `tree` and kill it as soon as its first step is done.
 
-    Raises RuntimeError with its output if it ends before, or takes longer than `patience` seconds.
+    Raises RuntimeError with its output if it exits before, or takes longer than `patience` seconds.
     """
     with tempfile.TemporaryDirectory() as folder:
         metrics, log = Path(folder, "run", METRICS_FILE), Path(folder, "log")
@@ -127,7 +127,7 @@ def time_start(tree: Path, data: Path, options: tuple[str, ...], *, patience: fl
 
 
 def time_first_line(tree: Path, arguments: tuple[str, ...]) -> float:
-    """Processor seconds of a command until it prints anything; then it is killed."""
+    """Return the processor time of a command until it prints anything; then kill it."""
     process = subprocess.Popen(
         [sys.executable, *arguments],
         cwd=tree,
@@ -145,7 +145,7 @@ def time_first_line(tree: Path, arguments: tuple[str, ...]) -> float:
 
 
 def _usage_if_ended(process: subprocess.Popen, options: int) -> resource.struct_rusage | None:
-    """What an ended process used (`Popen` does not tell); None if it is still running."""
+    """Return the resource usage of an exited process, which `Popen` does not provide; None if it is still running."""
     pid, status, usage = os.wait4(process.pid, options)
     if pid == 0:
         return None
@@ -179,7 +179,7 @@ def main() -> None:
             print(f"{line}: processor time until the first line {', '.join(seconds)}", flush=True)
         for case in arguments.cases:
             starts: dict[str, list[Start]] = {name: [] for name in trees}
-            for tree in trees.values():  # not counted: bytecode and compiled kernels
+            for tree in trees.values():  # warm up: bytecode and compiled kernels
                 time_start(tree, data, CASES[case])
             for _ in range(arguments.repeats):
                 for name, tree in trees.items():
@@ -188,7 +188,7 @@ def main() -> None:
 
 
 def report(case: str, starts: dict[str, list[Start]]) -> None:
-    """Print the medians of each tree, and with two of them the ratio."""
+    """Print the medians of each tree, and the ratio if there are two."""
     medians = {}
     for name, of_tree in starts.items():
         wall, processor = [s.seconds for s in of_tree], [s.processor_seconds for s in of_tree]

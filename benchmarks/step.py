@@ -1,12 +1,12 @@
-"""Time of a train step and of an evaluation batch, next to the matrix products that they need.
+"""Measure the time of a train step and of an evaluation batch, relative to the matrix products that they need.
 
     python -m benchmarks.step                                     the bf16 cases of benchmarks/README.md
     python -m benchmarks.step --only "att 128" --dtype float32    chosen cases
     python -m benchmarks.step --set arch.hidden_size=256 global_batch_size=64 --name mine
 
-The yardstick is the time of just those products, same shapes, dtype and device, back to back: forward, and for
-applications with gradient those of the backward pass. `efficiency = yardstick / step`. Steps and yardsticks take turns
-within one process, so that a busy machine slows both.
+The yardstick is the time of those products alone, with the same shapes, dtype and device, back to back: the forward
+pass, and the backward pass of applications with gradient. `efficiency = yardstick / step`. Steps and yardsticks
+alternate within one process, so that other load on the machine slows both.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ CASES: dict[str, tuple[str, ...]] = {
 
 MODES = ["eager", "compiled", "torch.compile"]
 MODES_HELP = (
-    "compiled: what compile=true takes, on some CPUs models/backends/fused_cpu instead of torch.compile"
+    "compiled: as with compile=true, which is models/backends/fused_cpu instead of torch.compile on some CPUs"
 )
 
 
 @dataclass
 class Case:
-    """One model with what a training of it needs, on random tokens."""
+    """A model with its training state, and a batch of random tokens."""
 
     config: PretrainConfig
     seq_len: int
@@ -111,7 +111,7 @@ class Case:
 
     @torch.no_grad()
     def evaluate(self) -> None:
-        """All steps of one batch."""
+        """Run all supervision steps of a batch."""
         self.model.eval()
         run_steps(self.model.model, self.batch)
 
@@ -119,16 +119,16 @@ class Case:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.step", description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", default=[], help="cases whose name contains one of these")
-    parser.add_argument("--set", nargs="+", help="overrides of a case of your own (seq_len= too)")
-    parser.add_argument("--name", default="own case", help="what to call the case of --set")
+    parser.add_argument("--set", nargs="+", help="overrides of a custom case (may include seq_len=)")
+    parser.add_argument("--name", default="own case", help="name of the case of --set")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32", "float16"])
     parser.add_argument("--modes", nargs="+", default=["eager", "compiled"], choices=MODES, help=MODES_HELP)
-    parser.add_argument("--repeats", type=int, default=3, help="timed train steps; the median counts")
+    parser.add_argument("--repeats", type=int, default=3, help="timed train steps; the median is reported")
     parser.add_argument(
         "--eval-steps", type=int, default=1, help="supervision steps of an evaluation; 0: none"
     )
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, help="of the CPU; torch's choice otherwise")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: chosen by torch")
     parser.add_argument("--json", type=Path, help="append each result as a line to this file")
     options = parser.parse_args(arguments)
     if options.threads:
@@ -151,13 +151,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def measure(overrides: tuple[str, ...], mode: str, device: torch.device, options) -> dict[str, float]:
-    """Seconds, efficiencies and peak memory of one case."""
+    """Measure seconds, efficiencies and peak memory of a case."""
     own = [item for item in overrides if not item.startswith("seq_len=")]
     (seq_len,) = [int(item.split("=")[1]) for item in overrides if item.startswith("seq_len=")] or [81]
     case = Case(
         config_of(*own, f"arch.forward_dtype={options.dtype}", "ema=True"), seq_len, World(device=device)
     )
-    torch.compiler.reset()  # Dynamo keeps what it compiled for other models and stops at a limit
+    torch.compiler.reset()  # Dynamo has a limit on the number of graphs that it compiles
     if mode != "eager":
         inner = case.model.architecture
         inner.backend = choose_backend(inner, "default" if mode == "torch.compile" else None)
@@ -167,7 +167,7 @@ def measure(overrides: tuple[str, ...], mode: str, device: torch.device, options
     before, pairs = reset_peak_memory(device), []
     for _ in range(options.repeats):
         seconds = timed(case.train_step, device)
-        if not pairs:  # creates nothing that lasts, so that what it adds are activations and gradients
+        if not pairs:  # not the first step, so the increase is due to activations and gradients only
             peak = peak_memory(device)
         pairs.append((seconds, timed(yardstick.train, device)))
     step, products = (statistics.median(column) for column in zip(*pairs, strict=True))
@@ -182,7 +182,7 @@ def measure(overrides: tuple[str, ...], mode: str, device: torch.device, options
         "TFLOPS": yardstick.train_flops / step / 1e12,
     }
     if options.eval_steps:
-        # Every step of an evaluation costs the same, so one tells what 16 take.
+        # All supervision steps of an evaluation cost the same, so one is enough.
         case.model.model.max_steps = yardstick.num_eval_steps = options.eval_steps
         case.evaluate()
         pairs = [(timed(case.evaluate, device), timed(yardstick.evaluate, device)) for _ in range(2)]
@@ -198,7 +198,7 @@ def config_of(*overrides: str) -> PretrainConfig:
 
 
 def timed(call: Callable[[], None], device: torch.device) -> float:
-    """Seconds until the device has done what `call` asked of it."""
+    """Return the seconds until the device has finished the work of `call`."""
     started = time.perf_counter()
     call()
     if device.type == "cuda":
@@ -207,19 +207,19 @@ def timed(call: Callable[[], None], device: torch.device) -> float:
 
 
 def reset_peak_memory(device: torch.device) -> float:
-    """Start anew to measure the peak; what is in use now, MB. Off CUDA, Linux's high-water mark of the process."""
+    """Reset the peak of memory and return the memory in use, MB; without CUDA, that of the process (Linux)."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
         if hasattr(ctypes.CDLL(None), "malloc_trim"):
-            ctypes.CDLL(None).malloc_trim(0)  # what is free would hide how much a step needs
+            ctypes.CDLL(None).malloc_trim(0)  # freed memory would hide how much a step needs
         if Path("/proc/self/clear_refs").exists():
             Path("/proc/self/clear_refs").write_text("5")
     return peak_memory(device)
 
 
 def peak_memory(device: torch.device) -> float:
-    """MB: allocated on CUDA, the resident set of the process elsewhere."""
+    """Return the peak of memory, MB: allocated on CUDA, otherwise the resident set of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     status = Path("/proc/self/status")

@@ -1,12 +1,12 @@
-"""Where a train step's time goes on this device, how near that is to its ceiling, and whether anything waits.
+"""Profile a train step: slowest operations, utilisation of the device, and synchronisations with the host.
 
     python -m benchmarks.trace                              the Sudoku recipes at batch 768 and a 30x30 grid, on CUDA
     python -m benchmarks.trace --set arch.hidden_size=64 global_batch_size=16 --device cpu --dtype float32
     python -m benchmarks.trace --only mlp --modes eager default reduce-overhead max-autotune-no-cudagraphs
 
-The ceiling is the best rate of one large square product in the same dtype. MFU is the time that the matrix products of
-a step (`benchmarks/yardstick.py`) take at the ceiling, divided by that of the step. Batches come from a thread and are
-copied to the device as in training; a wait is a call of CUDA by which the host stops until the device has caught up.
+The ceiling is the best rate of a large square product in the same dtype. MFU is the time that the matrix products of a
+step (`benchmarks/yardstick.py`) would take at the ceiling, divided by the time of the step. Batches are prefetched by a
+thread and copied to the device as in training; a wait is a CUDA call that blocks the host until the device is done.
 """
 
 from __future__ import annotations
@@ -44,12 +44,14 @@ LARGEST_PRODUCT = {"cuda": 8192, "cpu": 2048}
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.trace", description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", default=[], help="cases whose name contains one of these")
-    parser.add_argument("--set", nargs="+", help="overrides of a case of your own (seq_len= too)")
-    parser.add_argument("--modes", nargs="+", default=["default"], choices=MODES, help="of torch.compile")
+    parser.add_argument("--set", nargs="+", help="overrides of a custom case (may include seq_len=)")
+    parser.add_argument(
+        "--modes", nargs="+", default=["default"], choices=MODES, help="modes of torch.compile"
+    )
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32", "float16"])
-    parser.add_argument("--steps", type=int, default=10, help="between two log points")
+    parser.add_argument("--steps", type=int, default=10, help="train steps per measurement")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--kernels", type=int, default=12, help="lines of the summary")
+    parser.add_argument("--kernels", type=int, default=12, help="number of operations to list")
     options = parser.parse_args(arguments)
     device = resolve_device(options.device)
     make_deterministic(device)
@@ -62,12 +64,12 @@ def main(arguments: list[str] | None = None) -> None:
                 print(f"\n{name}, {mode}")
                 try:
                     report(overrides, mode, device, ceiling, options)
-                except RuntimeError as error:  # too little memory, or a mode that cannot do this
+                except RuntimeError as error:  # out of memory, or not supported by the mode
                     print(f"failed: {type(error).__name__}: {str(error).splitlines()[0]}")
 
 
 def report(overrides: tuple[str, ...], mode: str, device: torch.device, ceiling: float, options) -> None:
-    """Print rate, MFU, memory, waits and the operations that take most time of one case."""
+    """Print rate, MFU, memory, waits and the slowest operations of a case."""
     own = [item for item in overrides if not item.startswith("seq_len=")]
     (seq_len,) = [int(item.split("=")[1]) for item in overrides if item.startswith("seq_len=")] or [81]
     config = config_of(*own, f"arch.forward_dtype={options.dtype}", "ema=True")
@@ -77,7 +79,7 @@ def report(overrides: tuple[str, ...], mode: str, device: torch.device, ceiling:
         inner = case.model.architecture
         inner.backend = choose_backend(inner, mode)
     flops = Yardstick.of(case.model, case.batch, device).train_flops
-    on_host = {name: value.cpu() for name, value in case.batch.items()}  # here, as it waits
+    on_host = {name: value.cpu() for name, value in case.batch.items()}  # synchronises, so not in the loop
     first = timed(lambda: steps(case, on_host, 2), device)
     reset_peak_memory(device)
     seconds = statistics.median(timed(lambda: steps(case, on_host, options.steps), device) for _ in range(3))
@@ -102,7 +104,7 @@ def report(overrides: tuple[str, ...], mode: str, device: torch.device, ceiling:
 
 
 def steps(case: Case, on_host: dict[str, Tensor], count: int) -> None:
-    """`count` train steps on batches that come, as in training, from a thread and through pinned memory."""
+    """Run `count` train steps on batches that are prefetched and pinned as in training."""
     device, size = case.world.device, case.config.global_batch_size
     with Prefetcher(repeat(("all", on_host, size), count), pin_memory=device.type == "cuda") as batches:
         for _, batch, _ in batches:
@@ -111,7 +113,7 @@ def steps(case: Case, on_host: dict[str, Tensor], count: int) -> None:
 
 
 def matmul_ceiling(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of the fastest of several large square products."""
+    """Return the operations per second of the fastest of several large square products."""
     size = LARGEST_PRODUCT.get(device.type, 2048)
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     timed(lambda: left @ right, device)

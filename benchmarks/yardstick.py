@@ -1,4 +1,4 @@
-"""The matrix products that a step cannot do without, to be timed on their own.
+"""The matrix products of a train step or an evaluation, to be timed separately.
 
 A product is (rows, inner) by a weight (columns, inner), in attention (batch, rows, inner) by (batch, inner, columns).
 """
@@ -20,7 +20,7 @@ from models.unit_block import UnitBlock
 
 @dataclass
 class Product:
-    """`left @ right`, done `forward` times in a step and, of these, `backward` times with gradient."""
+    """`left @ right`, computed `forward` times in a step, `backward` of them with gradient."""
 
     left: Tensor  # (rows, inner) or (batch, rows, inner)
     right: Tensor  # (columns, inner) as a weight, or (batch, inner, columns)
@@ -29,7 +29,7 @@ class Product:
 
     @property
     def flops(self) -> int:
-        """Multiplications and additions of one product."""
+        """Number of multiplications and additions of the product."""
         columns = self.right.shape[0] if self.left.ndim == 2 else self.right.shape[-1]
         return 2 * self.left.numel() * columns
 
@@ -45,14 +45,14 @@ class Product:
 
 @dataclass
 class Yardstick:
-    """All products of a train step and of an evaluation batch of one model."""
+    """All products of a train step and of an evaluation batch of a model."""
 
     products: list[Product]
     num_eval_steps: int
 
     @classmethod
     def of(cls, model: ACTLossHead, batch: dict[str, Tensor], device: torch.device) -> Yardstick:
-        """Found by counting how often one supervision step applies each network, with and without gradient."""
+        """Collect products by counting the applications of each network in a supervision step."""
         inner = model.architecture
         rows, dtype = batch["inputs"].shape[0], inner.dtype
 
@@ -95,7 +95,7 @@ class Yardstick:
 
     @property
     def train_flops(self) -> int:
-        """Of one train step, forward and backward."""
+        """FLOPs of a train step, forward and backward."""
         return sum(p.flops * (p.forward + 2 * p.backward) for p in self.products)
 
     def train(self) -> None:
@@ -117,7 +117,7 @@ def _parts(block: Block) -> list[nn.Module]:
 
 
 def _of_units(block: UnitBlock, length: int) -> list[tuple[int, Tensor]]:
-    """How many vectors of a row each weight multiplies, with the weight."""
+    """Return (number of vectors per row, weight) for each weight of a block over units."""
     cells = block.units.num_cells
     found = [(length, block.of_pair.weight), (cells, block.of_cell.weight), (length, block.down_proj.weight)]
     for linear, extents in zip(block.of_units, block.units.kinds, strict=True):

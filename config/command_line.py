@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from config.help import options_of, print_help, usage
 from config.schema import parse
 from config.typed_text import TextKind, entries, is_null, text_kind, unquoted
-from utils.errors import UserError, print_everything, refuse
+from utils.errors import UserError, escape_unprintable, exit_with_error
 
 Config = TypeVar("Config", bound=BaseModel)
 _HELP = {"-h", "--help", "help"}
@@ -41,7 +41,7 @@ def read_command(arguments: Sequence[str], command: Command) -> Any:
     with a list of all problems.
     """
     if not arguments:
-        refuse_no_arguments(command)
+        exit_with_usage(command)
     if _HELP & set(arguments):
         keys = options_of(command.schema, required=command.required)
         print_help("\n\n".join([command.summary, command.usage(), "\n".join(["keys", *keys])]))
@@ -50,18 +50,18 @@ def read_command(arguments: Sequence[str], command: Command) -> Any:
 
 
 def check_arguments(command: Command) -> None:
-    """For the first lines of a script: print help, or refuse wrong arguments, and exit before torch is imported.
+    """At the start of a script: print help, or report wrong arguments, and exit before torch is imported.
 
     If nothing is wrong, `read_command` reads them once more after the imports.
     """
-    print_everything()
+    escape_unprintable()
     try:
         read_command(sys.argv[1:], command)
     except UserError as error:
-        refuse(error)
+        exit_with_error(error)
 
 
-def refuse_no_arguments(command: Command) -> NoReturn:
+def exit_with_usage(command: Command) -> NoReturn:
     """Print the usage and the required keys, and exit with 2, as for other wrong arguments."""
     required = options_of(command.schema, only=command.required, required=command.required)
     hint = f"python {command.program} --help lists all keys"
@@ -73,7 +73,7 @@ def read_arguments(arguments: Sequence[str], schema: type[Config]) -> Config:
     """Parse `key=value` arguments into `schema`; raises UserError with a list of all problems."""
     values: dict[str, Any] = {}
     for argument in arguments:
-        refuse_dashes(argument)
+        check_no_dashes(argument)
         key, equals, text = argument.partition("=")
         key = key.lstrip("+")
         if not equals or not key:
@@ -87,7 +87,7 @@ def read_arguments(arguments: Sequence[str], schema: type[Config]) -> Config:
     return parse(schema, values)
 
 
-def refuse_dashes(argument: str) -> None:
+def check_no_dashes(argument: str) -> None:
     """Raise UserError for `--lr=0.001`, the form of other programs and of `wandb agent` by default."""
     if match := _DASHED.fullmatch(argument):
         raise UserError(

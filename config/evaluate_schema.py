@@ -114,7 +114,7 @@ class EvaluateConfig(StrictModel):
         if rungs is None:
             return None
         if len(set(rungs)) < len(rungs):
-            raise ValueError("a rung is named twice")
+            raise ValueError("a rung is given twice")
         if "more_steps" in rungs and rungs[: rungs.index("more_steps")][-1:] != ["steps"]:
             raise ValueError("more_steps continues from steps, so it must come right after it")
         return rungs

@@ -81,7 +81,7 @@ def print_help(text: str) -> None:
 
 
 def entry(key: str, text: str) -> str:
-    """Format a key, with its text in a column beside it."""
+    """Format a key, with its text in a column next to it."""
     lines = textwrap.wrap(text, _WIDTH - _INDENT, break_long_words=False, break_on_hyphens=False)
     head = f"  {key}"
     if len(head) >= _INDENT - 1 or not lines:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
 
-from config.command_line import Command, refuse_dashes, refuse_no_arguments
+from config.command_line import Command, check_no_dashes, exit_with_usage
 from config.help import print_help
 from config.hydra_help import render_help
 from config.published_names import ARCH_CHOICES
@@ -30,7 +30,7 @@ _PLAIN = re.compile(r"^\+{0,2}(?!hydra[./])([A-Za-z_][\w.]*)=")
 
 
 def _faster_dtype(device_name: str = "auto") -> str:
-    from utils.device import faster_dtype  # asks torch
+    from utils.device import faster_dtype  # imports torch
 
     return faster_dtype(device_name)
 
@@ -100,7 +100,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         name, equals, _ = argument.partition("=")
         near = [option for option in actions if option.startswith(name)] if name.startswith("--") else []
         if name not in actions and len(near) != 1:
-            refuse_dashes(argument)
+            check_no_dashes(argument)
             raise UserError(f"{argument}: unknown option; arguments are key=value (--help lists the keys)")
         action = actions[name if name in actions else near[0]]
         options.append(argument)
@@ -123,7 +123,7 @@ def run_command(launch: Callable[[], None], command: Command) -> None:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints the error and exits
     if len(sys.argv) == 1:
-        refuse_no_arguments(command)
+        exit_with_usage(command)
     options, overrides = split_arguments(sys.argv[1:])
     asked = get_args_parser().parse_args(options)
     try:
@@ -140,12 +140,12 @@ def run_command(launch: Callable[[], None], command: Command) -> None:
             sys.argv[1:] = [*options, *forced]
         launch()
     except Exception as error:
-        if (refusal := hydra_refusal(error)) is None:
+        if (known := hydra_error(error)) is None:
             raise
-        raise refusal from error
+        raise known from error
 
 
-def hydra_refusal(error: Exception) -> UserError | None:
+def hydra_error(error: Exception) -> UserError | None:
     """Convert an error that Hydra raises for bad arguments to a UserError; None for other errors.
 
     For some arguments (`arch=1.5`, an integer of thousands of digits) Hydra raises a plain ValueError, for others
@@ -197,7 +197,7 @@ def check_config(cfg: DictConfig, schema: type[BaseModel]) -> Any:
     try:
         return parse(schema, resolved(cfg, schema))
     except UserError:
-        if os.environ.get("RANK", "0") != "0":  # of several processes the first says it
+        if os.environ.get("RANK", "0") != "0":  # only the first of several processes prints the error
             sys.exit(2)
         raise
     finally:
@@ -208,7 +208,7 @@ def resolved(cfg: DictConfig, schema: type[BaseModel]) -> dict[str, Any]:
     """Convert the composed config to plain containers. Raises UserError for an interpolation that cannot be resolved.
 
     A number at a text key becomes text if it comes from an interpolation (`${seed}`) or a sweep (`range(1,4)`). From a
-    YAML file it stays a number, which the schema refuses, because YAML has read `20251128_0107` as 202511280107.
+    YAML file it stays a number, which the schema rejects, because YAML has read `20251128_0107` as 202511280107.
     """
     # Not resolved, because an override may itself contain a broken interpolation.
     initialized = HydraConfig.initialized()

@@ -40,7 +40,7 @@ def parse_run_config(values: dict[str, Any], source: str) -> RunConfig:
     Raises UserError, naming `source` and the nearest keys, for unknown keys.
     """
     if not isinstance(values.get("arch"), dict) or not isinstance(values["arch"].get("name"), str):
-        raise UserError(f"{source}: is no config of a run: it has no arch.name")
+        raise UserError(f"{source}: is not the config of a run, because it has no arch.name")
     values = dict(values)
     for old, new in ACCEPTED_IN_FILES.items():
         if old in values:

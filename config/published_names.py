@@ -1,10 +1,10 @@
-"""Names in published code (HRM, URM) that differ here: accepted in files, refused with a hint on command lines."""
+"""Names in published code (HRM, URM) that differ here: accepted in files, rejected with a hint on command lines."""
 
 from __future__ import annotations
 
 # Accepted in a published run's all_config.yaml, which names its architecture.
 ACCEPTED_IN_FILES = {"data_path": "data_paths"}
-# Key -> replacement. Refused on command lines, because HRM's commands would train TRM, the default here.
+# Key -> replacement. Rejected on command lines, because HRM's commands would train TRM, the default here.
 KEYS = {
     "data_path": "write data_paths=[DIR], and arch=hrm if the command is HRM's: the default here is trm",
     "arch.loops": "URM's name for arch.halt_max_steps",

@@ -280,7 +280,7 @@ def sections(
 ) -> dict[str, list[type[BaseModel]]]:
     """Map prefixes of dotted keys to the schemas of the keys below them.
 
-    Without `arch_name`, or if there is no such architecture (`parse` refuses it), all architectures are included.
+    Without `arch_name`, or if there is no such architecture (`parse` rejects it), all architectures are included.
     """
     found: dict[str, list[type[BaseModel]]] = {"": [schema]}
     if schema is PretrainConfig:

@@ -14,7 +14,7 @@ from models.strict_model import StrictModel
 class CheckpointConfig(StrictModel):
     """Options of every command on trained weights."""
 
-    checkpoint: FilePath = Field(default=None, validate_default=True)  # required, with a message of its own
+    checkpoint: FilePath = Field(default=None, validate_default=True)  # required, with its own message
     """The trained model: a run's folder, step_N, best, an export, .safetensors, hf://OWNER/NAME[/file]."""
 
     @field_validator("checkpoint", mode="before")
@@ -39,7 +39,7 @@ class SolveConfig(FamilyConfig):
 
     puzzle: str | None = None
     """Your own puzzle: its cells in reading order. Sudoku: symbols, . or 0 for a blank; white space and
-    | - + / mean nothing. Mazes: # wall, space or . free, S start, G goal, / or a line break between rows.
+    | - + / are ignored. Mazes: # wall, space or . free, S start, G goal, / or a line break between rows.
     N-Queens: Q queen, . empty.
     """
     index: int | None = Field(default=None, ge=0)

@@ -77,7 +77,7 @@ class SudokuSymmetry:
         return np.ascontiguousarray(np.moveaxis(images, (0, 1), (-2, -1)))
 
     def _moved(self, grids: np.ndarray, which: np.ndarray | int) -> np.ndarray:
-        """(N, N, ...) transposed and reordered grids; the batch comes last, so that operations run on long rows."""
+        """Return transposed and reordered grids (N, N, ...), batch last so that operations run on long rows."""
         size = self.rows.shape[-1]
         rows, columns = (np.moveaxis(a, -1, 0).copy("C") for a in (self.rows, self.columns))
         rows *= np.where(self.transpose, 1, size)
@@ -99,7 +99,7 @@ class SudokuSymmetry:
 
 
 def shuffled_bands(rng: np.random.Generator, count: int, num_bands: int, band_size: int) -> np.ndarray:
-    """(count, num_bands·band_size) random line orders that permute bands, and lines within each band.
+    """Draw line orders (count, num_bands·band_size) that permute bands, and lines within each band.
 
     Also used for stacks of columns.
     """
@@ -114,5 +114,5 @@ def shuffled_bands(rng: np.random.Generator, count: int, num_bands: int, band_si
 
 @lru_cache
 def permutations(length: int) -> np.ndarray:
-    """All permutations, (length!, length); intended for lengths up to 8."""
+    """Return all permutations (length!, length); intended for lengths up to 8."""
     return np.array(list(itertools.permutations(range(length))))

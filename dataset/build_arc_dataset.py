@@ -1,4 +1,4 @@
-"""Build an ARC dataset from task files, each task with random rotations, flips and colour permutations of it.
+"""Build an ARC dataset from task files, with random rotations, flips and colour permutations of each task.
 
 python -m dataset.build_arc_dataset --input-file-prefix kaggle/combined/arc-agi --output-dir data/arc1concept-aug-1000 \
   --subsets training evaluation concept --test-set-name evaluation
@@ -41,7 +41,7 @@ from utils.files import expand_home, write_text, writing_into
 
 BUILDER = "build_arc_dataset"
 BUILDER_VERSION = 2
-_PART_EXAMPLES = 4096  # rendered at once: this, and not --num-aug, bounds the memory
+_PART_EXAMPLES = 4096  # rendered at once, so that memory does not grow with --num-aug
 
 
 @report_user_errors
@@ -70,15 +70,15 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
         "--input-file-prefix",
         type=expand_home,
         required=True,
-        help="PREFIX of PREFIX_SUBSET_challenges.json and PREFIX_SUBSET_solutions.json (hyphens work too), or the "
-        "folder that holds folders SUBSET of one JSON file per task, at any depth",
+        help="PREFIX of PREFIX_SUBSET_challenges.json and PREFIX_SUBSET_solutions.json (hyphens work too), or a "
+        "folder with a subfolder SUBSET of one JSON file per task, at any depth",
     )
     parser.add_argument("--output-dir", type=expand_home, required=True, help="folder to build into")
     parser.add_argument("--subsets", nargs="+", required=True, help="task collections to use, in this order")
     parser.add_argument("--test-set-name", required=True, help="subset whose test pairs are the test split")
     parser.add_argument("--test-set-name2", help="another such subset")
     parser.add_argument(
-        "--seed", type=whole_number(0), default=42, help="decides order, augmentations and shifts"
+        "--seed", type=whole_number(0), default=42, help="seed of order, augmentations and shifts"
     )
     parser.add_argument(
         "--num-aug",
@@ -90,14 +90,14 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
         "--puzzle-identifiers-start",
         type=whole_number(1),
         default=1,
-        help="first identifier; set it behind another dataset's last one to train on both",
+        help="first identifier; to train on two datasets, start the second after the last identifier of the first",
     )
     parser.add_argument("--workers", type=whole_number(1), default=available_cpus(), help="processes to use")
     parser.add_argument(
         "--store",
         choices=("full", "lazy"),
         default="full",
-        help="full: every example on disk; lazy: the tasks and the augmentation of each copy, applied on reading",
+        help="full: store every example; lazy: store tasks and augmentation numbers, and augment when reading",
     )
     options = parser.parse_args(arguments)
     for name, count in Counter(options.subsets).items():
@@ -113,7 +113,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def write_dataset(output_dir: Path, plan: Plan, options: argparse.Namespace) -> dict[str, Metadata]:
-    """Write both splits in the store asked for and return their metadata; an earlier dataset is replaced at the end."""
+    """Write both splits in the chosen store and return their metadata; an existing dataset is replaced at the end."""
     extras = {split: provenance(plan, options, split) for split in SPLITS}
     write = write_lazy if options.store == "lazy" else write_full
     return write(output_dir, plan, options, extras)
@@ -131,7 +131,7 @@ def provenance(plan: Plan, options: argparse.Namespace, split: str) -> dict:
         "options": recorded,
     }
     if split == "test":
-        # By task the numbers of test inputs; test_puzzles.json has [[0]] there, which could be an answer too.
+        # Task -> indices of test inputs without an answer; their [[0]] in test_puzzles.json could also be an answer.
         tasks = {group.task.name: group.task for group in plan.in_split("test")}
         extra["unknown_answers"] = {
             name: task.unknown for name, task in sorted(tasks.items()) if task.unknown
@@ -142,7 +142,7 @@ def provenance(plan: Plan, options: argparse.Namespace, split: str) -> dict:
 def write_full(
     output_dir: Path, plan: Plan, options: argparse.Namespace, extras: dict
 ) -> dict[str, Metadata]:
-    """Every example on disk."""
+    """Write every example to disk."""
     with ExitStack() as stack:
         writers = {
             split: stack.enter_context(
@@ -206,16 +206,16 @@ def _parts(plan: Plan, seed: int) -> Iterator[_Part]:
 
 def _render_part(part: _Part) -> tuple[_Part, np.ndarray]:
     copies, length = len(part.numbers), len(part.pairs)
-    places = np.tile(np.arange(length), copies)
+    positions = np.tile(np.arange(length), copies)
     packed = render(
         Frames(part.pairs),
         part.shift_seed,
-        pairs=places,
-        places=places,
-        lengths=np.full(len(places), length),
+        pairs=positions,
+        positions=positions,
+        lengths=np.full(len(positions), length),
         numbers=np.repeat(part.numbers, length),
         puzzles=part.first_puzzle + np.repeat(np.arange(copies), length),
-        examples=part.first_example + np.arange(len(places)),
+        examples=part.first_example + np.arange(len(positions)),
     )
     return part, packed
 
@@ -223,7 +223,7 @@ def _render_part(part: _Part) -> tuple[_Part, np.ndarray]:
 def write_lazy(
     output_dir: Path, plan: Plan, options: argparse.Namespace, extras: dict
 ) -> dict[str, Metadata]:
-    """The tasks and the augmentation of each copy."""
+    """Write the tasks and the augmentation number of each copy."""
     originals, metadata = {}, {}
     for split in SPLITS:
         groups = plan.in_split(split)
@@ -260,13 +260,13 @@ def write_lazy(
 
 
 def write_test_puzzles(output_dir: Path, plan: Plan) -> None:
-    """`test_puzzles.json`: the test tasks as the official files hold them."""
+    """Write the test tasks to `test_puzzles.json`, in the format of the official files."""
     puzzles = {group.task.name: group.task.to_json() for group in plan.in_split("test")}
     write_text(output_dir / "test_puzzles.json", json.dumps(puzzles) + "\n")
 
 
 def _retract(output_dir: Path) -> None:
-    """Make an earlier dataset unreadable before its files are replaced one by one."""
+    """Make an existing dataset unreadable before its files are replaced one by one."""
     for split in SPLITS:
         (output_dir / split / "dataset.json").unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""Build a maze dataset: from the hub, from CSV files, or from no source at all.
+"""Build a maze dataset from the hub, from CSV files, or by generating mazes.
 
 python dataset/build_maze_dataset.py --output-dir data/maze-10x10 --generate 1000 --size 10 --aug
 """
@@ -53,7 +53,7 @@ TRAIN_STREAM, TEST_STREAM, CHOICE_STREAM = range(3)  # one random stream per pur
 
 @dataclass(frozen=True)
 class MazeSet:
-    """questions, answers (N, S) tokens; rows (N,) of the source they come from, None for generated mazes."""
+    """questions, answers (N, S) tokens; rows (N,) source row of each maze, None if generated."""
 
     questions: np.ndarray
     answers: np.ndarray
@@ -86,10 +86,10 @@ def main(arguments: list[str] | None = None) -> None:
     copies = NUM_DIHEDRAL if options.aug else 1
     print(f"{output_dir}: {rows}x{columns} mazes")
     print(f"  train: {train:,} mazes, {train * copies:,} examples; test: {test:,} mazes")
-    print(f"  of the test mazes {shared} occur in train, turned, mirrored or with S and G exchanged")
+    print(f"  {shared} test mazes occur in train, possibly rotated, mirrored or with S and G swapped")
     if options.subsample_size and options.subsample_size > train:
         print(
-            f"  note: --subsample-size {options.subsample_size}: there are only {train} train mazes, all are used"
+            f"  note: --subsample-size {options.subsample_size}: there are only {train} train mazes; using all of them"
         )
     for name, mazes in zip(SPLITS, (splits.train, splits.test), strict=True):
         if longer := longer_than_needed(mazes, splits.shape):
@@ -106,48 +106,46 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--subsample-size",
         type=whole_number(1),
-        help="train mazes to choose at random from a source; all when left out",
+        help="number of train mazes to sample from the source; default: all",
     )
     parser.add_argument(
         "--aug",
         action="store_true",
-        help="add each train maze in all 8 turned and mirrored forms. Off unless given, as in the published "
-        "builder, although the published README speaks of 8 augmentations. Of several shortest paths the published "
-        "answers mark the one that a fixed rule picks; turned and mirrored answers do not follow it",
+        help="add all 8 rotations and reflections of each train maze. Off by default, as in the published builder, "
+        "although the published README mentions 8 augmentations. If there are several shortest paths, the published "
+        "answers mark the one that a fixed rule picks; rotated and reflected answers do not follow that rule",
     )
-    source = parser.add_argument_group("where mazes come from").add_mutually_exclusive_group()
+    source = parser.add_argument_group("source of the mazes").add_mutually_exclusive_group()
     source.add_argument(
-        "--source-repo", help=f"hub dataset with train.csv and test.csv; {DEFAULT_REPO} without any source"
+        "--source-repo", help=f"hub dataset with train.csv and test.csv; default: {DEFAULT_REPO}"
     )
     source.add_argument(
         "--source-csv",
         type=expand_home,
         help="folder with train.csv and test.csv (columns source,question,answer,rating)",
     )
-    source.add_argument(
-        "--generate", type=whole_number(1), help="number of train mazes to make from no source"
-    )
+    source.add_argument("--generate", type=whole_number(1), help="number of train mazes to generate")
     parser.add_argument(
         "--test-size",
         type=whole_number(1),
-        help="test mazes to generate; a tenth of the train mazes when left out",
+        help="number of test mazes to generate; default: a tenth of the train mazes",
     )
     parser.add_argument(
         "--size",
         type=whole_number(3),
-        help=f"rows and columns of generated mazes; {DEFAULT_SIZE} when left out",
+        help=f"rows and columns of generated mazes; default: {DEFAULT_SIZE}",
     )
     parser.add_argument(
         "--min-path",
         type=whole_number(1),
-        help="steps that the only shortest path of a generated maze exceeds; 110 for 30x30, 99 with --perfect, in "
-        "proportion to SIZE**1.2 for others",
+        help="generated mazes have a unique shortest path of more than this many steps; default: 110 for 30x30, 99 "
+        "with --perfect, scaled with SIZE**1.2 for other sizes",
     )
     parser.add_argument(
         "--max-path",
         type=whole_number(1),
-        help="most steps of that path; none without --perfect, 140 for 30x30 with --perfect, in proportion to "
-        "SIZE**1.2 for others",
+        help="maximum number of steps of that path; default: none without --perfect, 140 for 30x30 with --perfect, "
+        "scaled with SIZE**1.2 for other sizes",
     )
     parser.add_argument(
         "--perfect",
@@ -158,7 +156,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--workers",
         type=whole_number(1),
-        help="processes that generate, all CPUs when left out; the result is the same",
+        help="processes that generate mazes; default: all CPUs; does not change the result",
     )
     options = parser.parse_args(arguments)
     _check_options(options)
@@ -166,19 +164,21 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def _check_options(options: argparse.Namespace) -> None:
-    """Raise `UserError` for options that have no effect with this source, or leave no length of path."""
+    """Raise `UserError` for options that have no effect with this source, or that allow no path length."""
     generates = options.generate is not None
     for name in ("test_size", "size", "min_path", "max_path", "perfect", "workers"):
         if getattr(options, name) not in (None, False) and not generates:
-            raise UserError(f"--{name.replace('_', '-')} goes only with --generate")
+            raise UserError(f"--{name.replace('_', '-')} can only be used with --generate")
     if options.subsample_size is not None and generates:
-        raise UserError("--subsample-size chooses rows of a source: with --generate N ask for N mazes")
+        raise UserError(
+            "--subsample-size samples rows of a source; with --generate, give the number of mazes there"
+        )
     if generates:
         _spec(options)
 
 
 def load_splits(options: argparse.Namespace) -> MazeSplits:
-    """Both splits, from where the options say."""
+    """Read or generate both splits, before augmentation."""
     if options.generate is not None:
         return _generated(options)
     train = _read(options, "train")
@@ -205,7 +205,7 @@ def _generated(options: argparse.Namespace) -> MazeSplits:
     questions, answers, keys = generate_split(spec, options.generate, split=TRAIN_STREAM, **settings)
     train = MazeSet(questions, answers)
     questions, answers, _ = generate_split(
-        spec, _test_size(options), split=TEST_STREAM, apart_from=keys, **settings
+        spec, _test_size(options), split=TEST_STREAM, excluded=keys, **settings
     )
     return MazeSplits(spec.shape, train, MazeSet(questions, answers))
 
@@ -241,7 +241,7 @@ def overlap(splits: MazeSplits) -> int:
 
 
 def longer_than_needed(mazes: MazeSet, shape: tuple[int, int]) -> int:
-    """Count answers that mark more cells than a shortest path."""
+    """Count answers that mark more cells than the shortest path has."""
     steps = np.count_nonzero(mazes.answers != mazes.questions, axis=1) + 1
     return int(np.count_nonzero(steps > path_lengths(mazes.questions, shape)))
 
@@ -282,9 +282,9 @@ def add_mazes(
     copies: int = 1,
     difficulty: np.ndarray | None = None,
 ) -> None:
-    """Each maze as one group: its images under the first `copies` dihedral transforms, itself first.
+    """Write each maze as a group: its images under the first `copies` dihedral transforms, starting with itself.
 
-    difficulty: (N,) numbers, only for mazes without copies.
+    difficulty: (N,) numbers; only allowed if copies is 1.
     """
     inputs, labels = (
         np.stack([dihedral(tokens.reshape(-1, *shape), t) for t in range(copies)], axis=1).reshape(

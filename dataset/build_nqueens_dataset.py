@@ -1,4 +1,4 @@
-"""Build a dataset of N-Queens completion: boards with some queens given, from no source.
+"""Generate a dataset of N-Queens completion: boards with some queens given.
 
 python dataset/build_nqueens_dataset.py --size 8 --generate 1000 --test-size 200
 """
@@ -63,15 +63,15 @@ def main(arguments: list[str] | None = None) -> None:
         f"  train: {len(train):,} questions, {len(train) * copies:,} examples; test: {len(test):,} questions"
     )
     print(f"  {several:,} of the test questions have several right answers")
-    print("  no test question occurs in train, turned or mirrored")
+    print("  no test question occurs in train, not even rotated or mirrored")
     print(f"  built in {time.perf_counter() - started:.1f} s")
 
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line, defaults filled in; raises `UserError` for boards that do not exist."""
+    """Parse the command line and fill in defaults. Raises `UserError` for impossible boards."""
     parser = OptionParser(prog=BUILDER, description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--output-dir", type=expand_home, help="folder to build into; data/nqueens-SIZE when left out"
+        "--output-dir", type=expand_home, help="folder to build into; default: data/nqueens-SIZE"
     )
     parser.add_argument(
         "--size",
@@ -80,31 +80,30 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
         help=f"rows and columns of the board, and its number of queens, {SIZES[0]} to {SIZES[-1]}",
     )
     parser.add_argument(
-        "--generate", type=whole_number(1), default=1000, help="number of train questions to make"
+        "--generate", type=whole_number(1), default=1000, help="number of train questions to generate"
     )
     parser.add_argument(
         "--test-size",
         type=whole_number(1),
-        help="number of test questions to make; a tenth of the train questions when left out",
+        help="number of test questions to generate; default: a tenth of the train questions",
     )
     parser.add_argument(
         "--given",
         type=_range,
-        help="queens of a question, MIN-MAX or one number, each number as likely; from a quarter to half of them, "
-        "2-4 of 8, when left out",
+        help="number of given queens, MIN-MAX (drawn uniformly) or a single number; default: from a quarter to half of "
+        "the queens, such as 2-4 of 8",
     )
     parser.add_argument(
         "--aug",
         action="store_true",
-        help="add each train question in all 8 turned and mirrored forms. Training with augment=online draws them "
-        "without this",
+        help="add all 8 rotations and reflections of each train question. Not needed for training with augment=online",
     )
     parser.add_argument("--seed", type=whole_number(0), default=0, help="seed of all random choices")
     parser.add_argument(
         "--workers",
         type=whole_number(1),
         default=available_cpus(),
-        help="processes that generate; the result is the same",
+        help="processes that generate questions; does not change the result",
     )
     options = parser.parse_args(arguments)
     options.given = options.given or default_given(options.size)
@@ -115,7 +114,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def _range(text: str) -> tuple[int, int]:
-    """`2-4` as (2, 4) and `3` as (3, 3)."""
+    """Parse `2-4` as (2, 4) and `3` as (3, 3)."""
     match = re.fullmatch(r"(\d+)(?:-(\d+))?", text, re.ASCII)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor a range such as 2-4")
@@ -123,7 +122,7 @@ def _range(text: str) -> tuple[int, int]:
 
 
 def generated(options: argparse.Namespace) -> tuple[Questions, Questions]:
-    """The questions of both splits, none of which is another one turned or mirrored."""
+    """Generate the questions of both splits, no two of which are equal up to rotation and reflection."""
     spec = BoardSpec(options.size, options.given)
     settings = {"seed": options.seed, "workers": options.workers}
     return tuple(
@@ -152,7 +151,7 @@ def write_dataset(output_dir: Path, train: Questions, test: Questions, options: 
 
 
 def add_train(writer: SplitWriter, questions: Questions, size: int, *, copies: int) -> None:
-    """Each question as one group: its images under the first `copies` dihedral transforms, itself first."""
+    """Write each question as a group: its images under the first `copies` dihedral transforms, starting with itself."""
     inputs, labels = (
         np.stack([dihedral(tokens.reshape(-1, size, size), t) for t in range(copies)], axis=1).reshape(
             -1, size * size

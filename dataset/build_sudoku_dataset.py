@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.families.sudoku.augment import Refusal, with_copies
+from dataset.families.sudoku.augment import CopyFilter, with_copies
 from dataset.families.sudoku.generate import SMALLEST_INEQUIVALENT_SIZE, PuzzleSpec, default_clues
 from dataset.families.sudoku.overlap import overlap, row_keys
 from dataset.families.sudoku.rules import BoxShape, to_tokens
@@ -66,8 +66,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{output_dir}: {size}x{size} Sudoku, boxes of {splits.shape}")
     print(f"  train: {train:,} puzzles, {train * copies:,} examples; test: {test:,} puzzles")
     print(
-        f"  of the test puzzles {shared['puzzles']} occur in train, {shared['equivalent_puzzles']} up to "
-        f"symmetry, {shared['solutions']} by their solution, {shared['equivalent_solutions']} by it up to symmetry"
+        f"  test puzzles that occur in train: {shared['puzzles']}, up to symmetry {shared['equivalent_puzzles']}; "
+        f"test solutions: {shared['solutions']}, up to symmetry {shared['equivalent_solutions']}"
     )
     for symbols in splits.symbols:
         print(f"  {symbols}")
@@ -85,57 +85,56 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--subsample-size",
         type=whole_number(1),
-        help="train puzzles to choose at random from a source; all when left out",
+        help="number of train puzzles to sample from the source; default: all",
     )
     parser.add_argument(
         "--num-aug",
         type=whole_number(0),
         default=0,
-        help="copies of each train puzzle under random symmetries, besides the puzzle itself",
+        help="number of randomly augmented copies of each train puzzle, in addition to the puzzle itself",
     )
-    parser.add_argument(
-        "--min-difficulty", type=int, help="leave out rows, of both splits, that are rated below this"
-    )
-    source = parser.add_argument_group("where puzzles come from").add_mutually_exclusive_group()
+    parser.add_argument("--min-difficulty", type=int, help="skip rows of either split with a lower rating")
+    source = parser.add_argument_group("source of the puzzles").add_mutually_exclusive_group()
     source.add_argument(
-        "--source-repo", help=f"hub dataset with train.csv and test.csv; {DEFAULT_REPO} without any source"
+        "--source-repo", help=f"hub dataset with train.csv and test.csv; default: {DEFAULT_REPO}"
     )
     source.add_argument(
         "--source-csv",
         type=expand_home,
-        help="folder with train.csv and test.csv (columns question or puzzle, answer or solution, also rating), one "
-        "such table, or a list of puzzles, whose answers are found here; a file is split by --test-size",
+        help="folder with train.csv and test.csv (columns question or puzzle, answer or solution, optionally rating), "
+        "a single such table, or a list of puzzles to solve; a single file is split by --test-size",
     )
-    source.add_argument(
-        "--generate", type=whole_number(1), help="number of train puzzles to make from no source"
-    )
+    source.add_argument("--generate", type=whole_number(1), help="number of train puzzles to generate")
     parser.add_argument(
         "--test-size",
         type=whole_number(1),
-        help="test puzzles to generate or to split off a file; a tenth when left out",
+        help="number of test puzzles to generate or to hold out from a single file; default: a tenth",
     )
     parser.add_argument(
         "--clues",
         type=whole_number(1),
-        help="most given cells of a generated puzzle; when left out 6 of 16, 14 of 36, 32 of 81, 128 of 256",
+        help="maximum number of given cells in a generated puzzle; default: 6 of 16, 14 of 36, 32 of 81, 128 of 256",
     )
     parser.add_argument(
         "--minimal", action="store_true", help="generate puzzles in which every given cell is needed"
     )
     parser.add_argument(
-        "--size", type=whole_number(4), help="grid size: 4, 6, 9, 16, ...; when left out the source's, or 9"
+        "--size", type=whole_number(4), help="grid size: 4, 6, 9, 16, ...; default: the source's, or 9"
     )
     parser.add_argument(
-        "--box-shape", help="ROWSxCOLUMNS of a box, such as 2x3; as square as the size allows when left out"
+        "--box-shape", help="ROWSxCOLUMNS of a box, such as 2x3; default: as square as the size allows"
     )
     parser.add_argument(
         "--blank",
         type=blank_characters,
-        help="characters that stand for a blank in a source; . and 0 when left out, refused where 0 may be a symbol",
+        help="characters that stand for a blank in a source; default: . and 0, unless 0 could also be a symbol",
     )
     parser.add_argument("--seed", type=whole_number(0), default=0, help="seed of all random choices")
     parser.add_argument(
-        "--workers", type=whole_number(1), default=available_cpus(), help="processes; the result is the same"
+        "--workers",
+        type=whole_number(1),
+        default=available_cpus(),
+        help="processes; does not change the result",
     )
     options = parser.parse_args(arguments)
     check_options(options)
@@ -143,7 +142,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def blank_characters(text: str) -> str:
-    """Argparse `type` for one or more characters that may stand for a cell."""
+    """Argparse `type` for one or more characters that can stand for a blank cell."""
     if not text or not text.isascii() or not text.isprintable() or any(c in " \t,;|#" for c in text):
         raise argparse.ArgumentTypeError(
             f"{text!r}: give visible characters other than , ; | #, such as . or .0"
@@ -178,7 +177,7 @@ def check_options(options: argparse.Namespace) -> None:
     }
     for name, (used, where) in effective.items():
         if getattr(options, name) not in (None, False) and not used:
-            raise UserError(f"--{name.replace('_', '-')} goes only with {where}")
+            raise UserError(f"--{name.replace('_', '-')} can only be used with {where}")
 
 
 def load_splits(options: argparse.Namespace) -> PuzzleSplits:
@@ -232,8 +231,8 @@ def write_dataset(
                 extra={**provenance(splits, options, kind), "overlap_of_test_with_train": shared},
             )
             writers.append(stack.enter_context(writer))
-        refused = leaks(splits) if kind == "generate" else None  # sources are not filtered
-        add_train(writers[0], splits, options.num_aug, options.seed, refused=refused)
+        rejects = leakage_filter(splits) if kind == "generate" else None  # sources are not filtered
+        add_train(writers[0], splits, options.num_aug, options.seed, rejects=rejects)
         add_test(writers[1], splits.test)
         for writer, puzzles in zip(writers, (splits.train, splits.test), strict=True):
             writer.extra |= write_source_rows(writer.split_dir, puzzles.rows)
@@ -281,16 +280,16 @@ def add_test(writer: SplitWriter, test: PuzzleSet) -> None:
 
 
 def add_train(
-    writer: SplitWriter, splits: PuzzleSplits, num_aug: int, seed: int, *, refused: Refusal | None
+    writer: SplitWriter, splits: PuzzleSplits, num_aug: int, seed: int, *, rejects: CopyFilter | None
 ) -> None:
-    """Every train puzzle with `num_aug` copies, none of which is refused, as one group; the puzzle first."""
+    """Write each train puzzle and `num_aug` copies as one group, puzzle first; rejected copies are redrawn."""
     rng = np.random.default_rng([seed, AUGMENT_STREAM])
     train = splits.train
     step = max(1, _BLOCK_EXAMPLES // (num_aug + 1))
     for start in range(0, len(train), step):
         block = slice(start, start + step)
         puzzles, solutions = with_copies(
-            rng, train.puzzles[block], train.solutions[block], num_aug, splits.shape, refused
+            rng, train.puzzles[block], train.solutions[block], num_aug, splits.shape, rejects
         )
         num_groups = len(puzzles) // (num_aug + 1)
         writer.add_groups(
@@ -301,19 +300,19 @@ def add_train(
         )
 
 
-def leaks(splits: PuzzleSplits) -> Refusal:
-    """Which copies of train puzzles would give away a test puzzle.
+def leakage_filter(splits: PuzzleSplits) -> CopyFilter:
+    """Return a filter that rejects copies of train puzzles that leak a test puzzle.
 
-    From 6x6 up no copy is a test puzzle, because the splits are inequivalent, but it may have the literal
-    solution of one. 4x4 grids have only 288 solutions, there the puzzle itself must differ.
+    From 6x6 up no copy equals a test puzzle, because the splits are inequivalent, but it may have the same
+    solution as one. There are only 288 solutions of 4x4, so there only the puzzle itself must differ.
     """
     by_solution = splits.shape.size >= SMALLEST_INEQUIVALENT_SIZE
-    secret = set(row_keys(splits.test.solutions if by_solution else splits.test.puzzles))
+    test_keys = set(row_keys(splits.test.solutions if by_solution else splits.test.puzzles))
 
-    def refused(puzzles: np.ndarray, solutions: np.ndarray) -> np.ndarray:
-        return np.array([key in secret for key in row_keys(solutions if by_solution else puzzles)], bool)
+    def rejects(puzzles: np.ndarray, solutions: np.ndarray) -> np.ndarray:
+        return np.array([key in test_keys for key in row_keys(solutions if by_solution else puzzles)], bool)
 
-    return refused
+    return rejects
 
 
 if __name__ == "__main__":

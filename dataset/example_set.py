@@ -1,4 +1,4 @@
-"""One set of a split: its memory-mapped arrays, and the checks of their content.
+"""One set of a split: its memory-mapped arrays and checks of their content.
 
 Legend: E examples, S `seq_len`.
 """
@@ -25,7 +25,7 @@ _CHUNK_BYTES = 1 << 23  # a full check reads this much at a time, which bounds i
 
 
 def array_path(split_dir: str | Path, set_name: str, field: str) -> Path:
-    """Path of an array of a set."""
+    """Return the path of an array of a set."""
     return Path(split_dir) / f"{set_name}__{field}.npy"
 
 
@@ -82,9 +82,8 @@ class ExampleSet:
 
     def puzzles_of(self, example_indices: np.ndarray) -> np.ndarray:
         """Return the puzzle of each of the given examples."""
-        indices = (
-            self.puzzle_indices
-        )  # needles of another dtype would make NumPy convert this array at every call
+        # With another dtype for the searched values, NumPy would convert the whole array at every call.
+        indices = self.puzzle_indices
         return np.searchsorted(indices, np.asarray(example_indices, indices.dtype), side="right") - 1
 
     def problems(self) -> Iterator[str]:
@@ -191,14 +190,14 @@ def _range_problems(
 def _index_problems(path: Path, indices: np.ndarray, count: int, what: str) -> Iterator[str]:
     """Check that indices start at 0, strictly increase, and end at `count`."""
     if len(indices) < 2:
-        yield f"{path}: has {len(indices)} entries, but needs at least 2, the start and the end of one"
+        yield f"{path}: has {len(indices)} entries, but needs at least 2 (the start and the end of one item)"
         return
     if indices[0] != 0:
         yield f"{path}: index 0 is {indices[0]}, but must be 0"
     falls = np.flatnonzero(indices[1:] <= indices[:-1])
     if len(falls):
         i = int(falls[0]) + 1
-        more = f"; {len(falls)} such places in all" if len(falls) > 1 else ""
+        more = f"; {len(falls)} such indices in all" if len(falls) > 1 else ""
         yield f"{path}: does not increase at index {i}: {indices[i - 1]} is followed by {indices[i]}{more}"
     if indices[-1] != count:
         yield f"{path}: index {len(indices) - 1}, the last, is {indices[-1]}, but there are {count} {what}"

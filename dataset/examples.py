@@ -43,7 +43,7 @@ def write_examples(
             while writer.num_puzzles < counts[split]:
                 if (index := next(tries, None)) is None:
                     raise UserError(
-                        f"found only {len(seen)} different puzzles of {family.describe()}: ask for fewer"
+                        f"found only {len(seen)} different puzzles of {family.describe()}: generate fewer"
                     )
                 question, answer = family.example(np.random.default_rng([seed, number, index]))
                 rows = question[None], answer[None]

@@ -1,4 +1,4 @@
-"""The dataset format on disk: splits opened and checked here, arrays in `example_set.py`, writing in `writer.py`.
+"""The dataset format on disk: open and check splits. Arrays are in `example_set.py`, writing in `writer.py`.
 
 `DIR/{train,test}/dataset.json` describes a split; for each set named there (normally only `all`) five
 arrays are stored as `{set}__{field}.npy`, and optionally a sixth, `difficulty`. `DIR/identifiers.json` names the
@@ -70,7 +70,7 @@ class Split:
 
 
 def open_split(dataset_dir: str | Path, split: str) -> Split:
-    """The split, memory-mapped, after the checks of `validate` that concern it; identifiers.json may be missing.
+    """Open a split, memory-mapped, and run the checks of `validate` on it; identifiers.json may be missing.
 
     Raises `UserError` naming file and index of the first few broken rules.
     """
@@ -90,7 +90,7 @@ def validate(dataset_dir: str | Path) -> list[str]:
 
 
 def open_valid(dataset_dir: str | Path) -> tuple[dict[str, Split], list[str]]:
-    """Return the valid splits by name, memory-mapped, and the problems of all; each file is read once."""
+    """Return the valid splits by name, memory-mapped, and all problems; each file is read once."""
     dataset_dir = Path(dataset_dir)
     present = [split for split in SPLITS if (dataset_dir / split).is_dir()]
     if not present:

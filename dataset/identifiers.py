@@ -1,4 +1,4 @@
-"""The names of a dataset's puzzle identifiers: `identifiers.json`, or `identifiers.npz` of lazily stored ARC data."""
+"""Names of the puzzle identifiers: `identifiers.json`, or `identifiers.npz` for lazily stored ARC data."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def identifier_problems(
         stated = split_metadata.num_puzzle_identifiers
         if stated != count:
             yield (
-                f"{path}: holds {count} names, but num_puzzle_identifiers is {stated} in {split}/dataset.json: build "
-                "the dataset again, or correct the number"
+                f"{path}: holds {count} names, but num_puzzle_identifiers is {stated} in {split}/dataset.json: rebuild "
+                "the dataset, or correct the number"
             )
 
 

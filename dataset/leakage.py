@@ -44,23 +44,23 @@ def leakage(train: Split, test: Split, family: Family) -> list[Overlap]:
 
 def _shared_rows(train: Split, test: Split, canonical: Canonical, sample: Sample) -> list[Overlap]:
     """Count shared rows. Rows are compared in full only if a sample of their cells agrees, which is rare."""
-    wanted = tuple(map(_HashSet, _sample_hashes(test, sample)))  # of the inputs, of the labels
+    searched = tuple(map(_HashSet, _sample_hashes(test, sample)))  # inputs, labels
     seen, common = (set(), set()), ([], [])
     for rows in _rows(train):
-        for hashes, keys, hits, part in zip(wanted, seen, common, rows, strict=True):
+        for hashes, keys, hits, part in zip(searched, seen, common, rows, strict=True):
             drawn = _hashes(sample(part))
-            alike = hashes.indices_in(drawn)
-            keys.update(_keys(canonical(part[alike])))
-            hits.append(np.unique(drawn[alike]))
+            matching = hashes.indices_in(drawn)
+            keys.update(_keys(canonical(part[matching])))
+            hits.append(np.unique(drawn[matching]))
     candidates = [_HashSet(np.concatenate(hits)) for hits in common]
     counts, totals = [0, 0], [0, 0]
     for inputs, labels in _rows(test):
-        # Unknown outputs never match, although all their labels are equally ignored.
+        # Rows with unknown outputs have only ignored labels, so they must not match each other.
         known = (labels != test.metadata.ignore_label_id).any(1)
         for which, part in enumerate((inputs, labels[known])):
             totals[which] += len(part)
-            alike = candidates[which].indices_in(_hashes(sample(part)))
-            counts[which] += sum(key in seen[which] for key in _keys(canonical(part[alike])))
+            matching = candidates[which].indices_in(_hashes(sample(part)))
+            counts[which] += sum(key in seen[which] for key in _keys(canonical(part[matching])))
     return [
         Overlap(what, count, total)
         for what, count, total in zip(("inputs", "outputs"), counts, totals, strict=True)
@@ -84,7 +84,7 @@ class _HashSet:
         self._table[self._prefixes(self._sorted)] = True
 
     def indices_in(self, hashes: np.ndarray) -> np.ndarray:
-        """Return the ascending indices of those (n,) hashes that are in the set."""
+        """Return the ascending indices of the (n,) hashes that are in the set."""
         # A binary search costs about twenty table look-ups, which rule out nearly all other hashes.
         perhaps = np.flatnonzero(self._table.take(self._prefixes(hashes)))
         if not len(perhaps):
@@ -98,7 +98,7 @@ class _HashSet:
 
 
 def _hashes(samples: np.ndarray) -> np.ndarray:
-    """(E,) uint64 hashes of (E, n) uint8, n a multiple of 8."""
+    """Hash rows (E, n) uint8, n a multiple of 8, to (E,) uint64."""
     words = samples.view(np.uint64)
     odd = _MULTIPLIERS[: words.shape[1]]
     mixed = words * odd
@@ -107,7 +107,7 @@ def _hashes(samples: np.ndarray) -> np.ndarray:
 
 
 def _sample(rows: np.ndarray) -> np.ndarray:
-    """(E, 48) uint8: evenly spaced cells of the rows (E, S)."""
+    """Return 48 evenly spaced cells of each of the rows (E, S)."""
     cells = np.linspace(0, rows.shape[1] - 1, _SAMPLE_CELLS).astype(np.int64)
     return np.ascontiguousarray(rows.take(cells, axis=1), np.uint8)
 
@@ -171,6 +171,6 @@ def _rows(
 
 
 def _keys(rows: np.ndarray) -> list[bytes]:
-    """The bytes of each row."""
+    """Return the bytes of each row."""
     rows = np.ascontiguousarray(rows, np.uint8)
     return rows.view(np.dtype((np.void, rows.shape[1]))).reshape(-1).tolist()

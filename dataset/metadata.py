@@ -18,9 +18,9 @@ AGREEING_KEYS = ("seq_len", "vocab_size", "pad_id", "ignore_label_id", "blank_id
 
 @dataclass(frozen=True)
 class Finding:
-    """A dataset's family, None if it is not known, and the reason as the end of a sentence about the dataset.
+    """The family of a dataset, None if unknown, and the reason as the end of a sentence about the dataset.
 
-    `is_stated`: dataset.json names this family, so there is nothing to tell the user.
+    `is_stated`: the family was named by the user or in dataset.json, so no notice is needed.
     """
 
     name: str | None
@@ -39,7 +39,7 @@ class Finding:
 class Metadata:
     """The content of `dataset.json`; `extra` holds keys that are not part of the format (family, grid_shape, ...).
 
-    `finding` is the family that an opened split was found to be of (see `dataset.families`), not a key of the file.
+    `finding` is the detected family of an opened split (see `dataset.families`), not a key of the file.
 
     `total_puzzles` is the number of puzzles in the arrays once a split is opened: older datasets lack the key
     or hold the number of groups in it.
@@ -93,7 +93,9 @@ def read_metadata(split_dir: str | Path) -> Metadata:
 def parse_metadata(path: Path) -> tuple[Metadata | None, list[str]]:
     """Parse a dataset.json; return None and the problems if it is invalid."""
     try:
-        raw = read_json(path, missing="is missing; an unfinished build leaves none: build the dataset again")
+        raw = read_json(
+            path, missing="is missing, perhaps because the build did not finish: build the dataset again"
+        )
     except UserError as error:
         return None, [str(error)]
     if not isinstance(raw, dict):

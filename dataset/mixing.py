@@ -17,7 +17,7 @@ from utils.errors import UserError
 
 
 class MixedSets:
-    """Several sets as one: examples, puzzles and groups are numbered consecutively, in the given order."""
+    """Several sets used as one: examples, puzzles and groups are numbered consecutively in the given order."""
 
     def __init__(self, sets: list[ExampleSet]):
         self._sets = sets
@@ -82,7 +82,7 @@ def named_sets(splits: list[tuple[str, Split]]) -> dict[str, ExampleSet]:
     parts = [Path(os.path.abspath(path)).parts for path, _ in splits]
     for i, path in enumerate(parts):
         if path in parts[:i]:
-            raise UserError(f"{splits[i][0]}: is named twice; name every dataset folder once")
+            raise UserError(f"{splits[i][0]}: is given twice; give every dataset folder once")
     depth = 1
     while len({path[-depth:] for path in parts}) < len(parts):
         depth += 1
@@ -94,10 +94,10 @@ def named_sets(splits: list[tuple[str, Split]]) -> dict[str, ExampleSet]:
     }
 
 
-def refuse_shared_identifiers(splits: list[tuple[str, Split]], *, unless_named_alike: bool) -> None:
+def check_distinct_identifiers(splits: list[tuple[str, Split]], *, allow_same_names: bool) -> None:
     """Raise `UserError` if two directories use the same identifier, other than the blank one.
 
-    With `unless_named_alike`, equal identifiers with equal names are allowed: in evaluation, two test sets may contain
+    With `allow_same_names`, equal identifiers with equal names are allowed: in evaluation, two test sets may contain
     the same puzzle.
     """
     if len(splits) == 1:
@@ -109,7 +109,7 @@ def refuse_shared_identifiers(splits: list[tuple[str, Split]], *, unless_named_a
     for j in range(len(splits)):
         for i in range(j):
             shared = np.intersect1d(used[i], used[j])
-            if len(shared) and unless_named_alike:
+            if len(shared) and allow_same_names:
                 names, others = (read_identifiers(splits[k][0]) for k in (i, j))
                 shared = [s for s in shared if names[s : s + 1] != others[s : s + 1]]
             if len(shared):
@@ -127,7 +127,7 @@ def common_augmentation(splits: list[tuple[str, Split]]) -> Augmentation:
             kinds = [family_of(metadata) for metadata in (splits[0][1].metadata, opened.metadata)]
             one, another = (f"{family.name} {family.describe()}" for family in kinds)
             raise UserError(
-                f"augment=online needs one kind of copies for all data, but {first_dir} is {one} and {other_dir} "
+                f"augment=online needs the same augmentation for all data, but {first_dir} is {one} and {other_dir} is "
                 f"{another}: leave out augment, or train on one of them"
             )
     return first

@@ -1,4 +1,4 @@
-"""Command-line options of the builders: both spellings, actionable errors, a safe output folder."""
+"""Command-line options of the builders, and checks of the output folder."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def whole_number(minimum: int) -> Callable[[str], int]:
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
         if value < minimum:
-            raise argparse.ArgumentTypeError(f"{value} is too small: the least is {minimum}")
+            raise argparse.ArgumentTypeError(f"{value} is too small: the minimum is {minimum}")
         return value
 
     return convert
@@ -105,9 +105,8 @@ def building_into(output_dir: str | Path, family: str) -> Iterator[Path]:
     try:
         make_folder(output_dir, "--output-dir")
         with locked_folder(output_dir, "another build", "--output-dir") as exclusive:
-            check_output_dir(
-                output_dir, family
-            )  # the previous holder of the lock may have built another family
+            # Check again: the previous holder of the lock may have built another family.
+            check_output_dir(output_dir, family)
             if exclusive:
                 remove_temporary_files(output_dir, *(output_dir / split for split in SPLITS))
             yield output_dir

@@ -20,14 +20,14 @@ Result = TypeVar("Result")
 
 
 def available_cpus() -> int:
-    """Number of CPUs available to this process."""
+    """Return the number of CPUs available to this process."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """`map(function, items)` on `workers` processes; items are consumed lazily, so they may be infinite.
+    """Map over items on `workers` processes; items are consumed lazily, so there may be infinitely many.
 
     The function and all items must be picklable. With one worker everything runs in this process. Workers exit when
     this process does, even if it is killed. Raises `UserError` if a worker is killed.
@@ -48,7 +48,7 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], worke
             yield running.popleft().result()
     except BrokenProcessPool as error:
         raise UserError(
-            "a worker process was killed, perhaps for lack of memory: use fewer --workers"
+            "a worker process was killed, perhaps because memory ran out: use fewer --workers"
         ) from error
     except KeyboardInterrupt:
         wait = False  # do not wait for running work

@@ -1,4 +1,4 @@
-"""What is in a dataset: sizes, examples as coloured grids, broken rules, and what test shares with train.
+"""Report on a dataset: sizes, examples as coloured grids, validation problems, and leakage of test into train.
 
 python -m dataset.report data/sudoku-6x6 --png examples.png
 """
@@ -54,9 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--color", choices=("auto", "always", "never"), default="auto", help="colours in the terminal"
     )
-    parser.add_argument(
-        "--family", help="the puzzle family, whatever dataset.json says: a name, or module@Class"
-    )
+    parser.add_argument("--family", help="puzzle family, a name or module@Class; overrides dataset.json")
     options = parser.parse_args(arguments)
     with named_family(options.family):
         return _report(options)
@@ -92,9 +90,8 @@ def _print_lines(lines: Iterable[str]) -> None:
             print(line)
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # so that Python's flush at exit does not fail
+        # Python flushes stdout at exit, which must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def report_lines(directory: Path, splits: dict[str, Split], problems: list[str]) -> Iterator[str]:
@@ -104,10 +101,10 @@ def report_lines(directory: Path, splits: dict[str, Split], problems: list[str])
     for name, split in splits.items():
         yield from _split_lines(name, split)
     if problems:
-        yield f"validation: {len(problems)} broken rule{'s' * (len(problems) > 1)}"
+        yield f"validation: {len(problems)} problem{'s' * (len(problems) > 1)}"
         yield from (f"  {problem}" for problem in problems)
     else:
-        yield "validation: every rule holds"
+        yield "validation: no problems"
     yield from _leakage_lines(splits)
 
 
@@ -121,8 +118,8 @@ def _split_lines(name: str, split: Split) -> Iterator[str]:
         yield f"  family {known}: {family.reason}"
     yield (
         f"  {examples:,} examples of {meta.total_puzzles:,} puzzles in {meta.total_groups:,} groups; "
-        f"{meta.mean_puzzle_examples:.4g} examples a puzzle, {meta.total_puzzles / meta.total_groups:.4g} puzzles "
-        f"a group"
+        f"{meta.mean_puzzle_examples:.4g} examples per puzzle, {meta.total_puzzles / meta.total_groups:.4g} puzzles "
+        f"per group"
     )
     if len(sets) > 1:
         yield "  sets: " + ", ".join(f"{s.name} ({s.num_examples:,} examples)" for s in sets)
@@ -144,7 +141,7 @@ def _split_lines(name: str, split: Split) -> Iterator[str]:
 
 
 def _family_notes(split: Split, family: Family) -> list[str]:
-    """Return the notes of the family on the questions: without copies, and on a sample of a large split."""
+    """Return the family's notes on the questions, without copies; large splits are sampled."""
     inputs = []
     for name, examples in first_examples(split).items():
         chosen = np.unique(np.linspace(0, len(examples) - 1, _SAMPLE_NOTED).astype(np.int64))
@@ -191,13 +188,13 @@ def _token_name(token: int, symbols: str, pad_id: int) -> str:
 
 def _leakage_lines(splits: dict[str, Split]) -> Iterator[str]:
     if len(splits) < len(SPLITS):
-        yield f"leakage: not checked, because there is no readable {' and '.join(set(SPLITS) - set(splits))} split"
+        yield f"leakage: not checked, because the {' and '.join(set(SPLITS) - set(splits))} split cannot be read"
         return
     train, test = (splits[name] for name in SPLITS)
     if train.metadata.seq_len != test.metadata.seq_len:
         yield "leakage: not checked, because the splits differ in seq_len"
         return
-    yield "leakage: of the test split, these occur in train"
+    yield "leakage: items of the test split that occur in train"
     for overlap in leakage(train, test, family_of(train.metadata)):
         share = percentage(overlap.count, overlap.total)
         yield f"  {overlap.what}: {overlap.count:,} of {overlap.total:,} ({share})"

@@ -35,7 +35,7 @@ def write_sheet(path: Path, sections: list[list[tuple[str, list[Image.Image]]]])
 
 
 def _card(caption: str, panels: list[Image.Image]) -> Image.Image:
-    """Panels side by side under a caption."""
+    """Draw panels side by side under a caption."""
     font = ImageFont.load_default(12)
     body = _beside(panels)
     card = _canvas(max(body.width, round(font.getlength(caption)) + 2 * _MARGIN), body.height + _CAPTION)
@@ -45,7 +45,7 @@ def _card(caption: str, panels: list[Image.Image]) -> Image.Image:
 
 
 def _beside(pictures: list[Image.Image]) -> Image.Image:
-    """Pictures in a row, with a margin around each."""
+    """Draw pictures in a row, with a margin around each."""
     width = sum(picture.width + 2 * _MARGIN for picture in pictures)
     row = _canvas(width, max(picture.height for picture in pictures) + 2 * _MARGIN)
     left = _MARGIN

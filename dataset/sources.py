@@ -31,16 +31,16 @@ class Header:
     line: int
     delimiter: str
     names: list[str]
-    places: dict[str, int]
+    columns: dict[str, int]
 
 
 @dataclass(frozen=True)
 class Rows:
     """The rows of one table, with characters as ASCII codes.
 
-    numbers (rows,): which row of the file each one is, from 0 below the header; lines (rows,): the line of the file
-    that it starts on, from 1; questions, answers (rows, seq_len) uint8, answers None if the table has none; ratings
-    (rows,) float64, NaN where the file gives none.
+    numbers (rows,): index of each row in the file, from 0 below the header; lines (rows,): the line on which it
+    starts, from 1; questions, answers (rows, seq_len) uint8, answers None if the table has none; ratings (rows,)
+    float64, NaN for rows without one.
     """
 
     path: Path
@@ -54,7 +54,7 @@ class Rows:
         return len(self.numbers)
 
     def where(self, index: int) -> str:
-        """File and line of row `index`, for messages."""
+        """Return the file and line of row `index`, for messages."""
         return f"{self.path} line {self.lines[index]}"
 
     def take(self, indices: np.ndarray) -> Rows:
@@ -83,7 +83,7 @@ def download_table(source_repo: str, name: str) -> Path:
     """Download file `name` of the hub dataset `source_repo` and return its path. Raises `UserError` on failure."""
     alternatives = (
         "Use a local copy with --source-csv DIR (a folder with train.csv and test.csv), "
-        "or make puzzles here with --generate N"
+        "or generate puzzles with --generate N"
     )
     try:
         hub = hub_library()
@@ -112,16 +112,16 @@ def read_rows(
 ) -> Rows:
     """Read the rows of a table, all of one length.
 
-    question_symbols, answer_symbols: the (ASCII) symbols that are allowed, None for any. Rows rated below
-    `min_rating` are left out (then every row must have a rating). `seq_len` None takes the length of the first
-    question. `clean` turns the text of a question or an answer into one character a cell. Raises `UserError` naming
-    file and line for anything else than that.
+    question_symbols, answer_symbols: the allowed (ASCII) symbols, None for any. Rows rated below `min_rating` are
+    skipped (then every row must have a rating). `seq_len` defaults to the length of the first question. `clean`
+    turns the text of a question or an answer into one character per cell. Raises `UserError`, naming file and line,
+    for rows that do not conform.
     """
     path = Path(path)
     numbers, lines, ratings = [], [], []
     cells = {"question": bytearray(), "answer": bytearray()}
     header = read_header(path)
-    if not need_answers and "answer" not in header.places:
+    if not need_answers and "answer" not in header.columns:
         del cells["answer"]
     for number, line, row in _read_dicts(path, header, tuple(cells)):
         where = f"{path} line {line}"
@@ -129,7 +129,7 @@ def read_rows(
         if min_rating is not None:
             if np.isnan(rating):
                 raise UserError(
-                    f"{where} has no rating, which --min-difficulty needs in every row: leave it out"
+                    f"{where} has no rating, which --min-difficulty needs in every row: leave out --min-difficulty"
                 )
             if rating < min_rating:
                 continue
@@ -139,8 +139,8 @@ def read_rows(
                 seq_len = len(text)
             if len(text) != seq_len:
                 raise UserError(
-                    f"{where}: its {column} has {len(text)} characters instead of {seq_len}, "
-                    "as every row of a table must have"
+                    f"{where}: its {column} has {len(text)} characters instead of {seq_len}; all rows of a table must "
+                    "have the same length"
                 )
             # Characters outside Latin-1 become `?`, which the symbol check below reports with its row.
             content += text.encode("latin-1", "replace")
@@ -189,9 +189,9 @@ def find_header(path: Path) -> Header | None:
         )
     for delimiter in DELIMITERS:
         fields = [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
-        places = _places(fields, f"{path} line {number}")
-        if "question" in places:
-            return Header(number, delimiter, fields, places)
+        columns = _find_columns(fields, f"{path} line {number}")
+        if "question" in columns:
+            return Header(number, delimiter, fields, columns)
     return None
 
 
@@ -202,8 +202,8 @@ def read_header(path: Path) -> Header:
         with _reading(path) as file:
             start = file.readline().strip()[:40]
         raise UserError(
-            f"{path} has no column of questions: its first line must be a header such as "
-            f"source,question,answer,rating or puzzle,solution, and is {start!r}"
+            f"{path} has no question column: its first line must be a header such as source,question,answer,rating or "
+            f"puzzle,solution, but is {start!r}"
         )
     return header
 
@@ -211,7 +211,7 @@ def read_header(path: Path) -> Header:
 def check_symbols(cells: np.ndarray, symbols: str, where: Callable[[int], str], what: str) -> None:
     """Raise `UserError` for the first of the (E, S) character codes that is not in the symbols.
 
-    where: names the place of row i; what: names the grid in it, such as "its answer".
+    where: describes the position of row i; what: describes the grid, such as "its answer".
     """
     # With millions of rows, deleting the allowed bytes is far cheaper than a lookup per cell.
     if cells.tobytes().translate(None, symbols.encode("ascii")):
@@ -223,7 +223,7 @@ def check_symbols(cells: np.ndarray, symbols: str, where: Callable[[int], str], 
 
 
 def lookup(symbols: str) -> np.ndarray:
-    """(256,) int16: index of each character code in `symbols`, -1 for all others."""
+    """Return a table (256,) int16: the index of each character code in `symbols`, -1 for all others."""
     table = np.full(256, -1, np.int16)
     table[np.frombuffer(symbols.encode("ascii"), np.uint8)] = np.arange(len(symbols))
     return table
@@ -240,21 +240,21 @@ def _reading(path: Path) -> Iterator[TextIO]:
         except (UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{path} cannot be read as a CSV file in UTF-8: {error}") from None
         except GZIP_ERRORS as error:
-            raise UserError(f"{path} is damaged or no gzip file: {error}") from None
+            raise UserError(f"{path} is damaged or not a gzip file: {error}") from None
 
 
-def _places(fields: list[str], where: str) -> dict[str, int]:
+def _find_columns(fields: list[str], where: str) -> dict[str, int]:
     """Return the indices of the columns of `COLUMN_NAMES`. Raises `UserError` if one is ambiguous."""
     lowered = [name.lower() for name in fields]
-    places = {}
+    columns = {}
     for column, names in COLUMN_NAMES.items():
-        found = [place for name in names for place, field in enumerate(lowered) if field == name]
+        found = [index for name in names for index, field in enumerate(lowered) if field == name]
         if len(found) > 1 and column != "rating":
-            both = " and ".join(fields[place] for place in found[:2])
+            both = " and ".join(fields[index] for index in found[:2])
             raise UserError(f"{where}: the columns {both} could both be the {column}: rename one of them")
         if found:
-            places[column] = found[0]
-    return places
+            columns[column] = found[0]
+    return columns
 
 
 def _read_dicts(
@@ -264,11 +264,11 @@ def _read_dicts(
 
     Raises `UserError` for a missing column or field.
     """
-    if missing := [column for column in columns if column not in header.places]:
+    if missing := [column for column in columns if column not in header.columns]:
         known = " or ".join(COLUMN_NAMES[missing[0]])
         raise UserError(
-            f"{path} line {header.line}: the header {','.join(header.names)[:60]!r} has no column of "
-            f"{missing[0]}s: call it {known}"
+            f"{path} line {header.line}: the header {','.join(header.names)[:60]!r} has no {missing[0]} column; "
+            f"it must be called {known}"
         )
     with _reading(path) as file:
         for _ in range(header.line):
@@ -279,10 +279,10 @@ def _read_dicts(
             if any(field.strip() for field in fields):
                 if len(fields) != len(header.names):
                     raise UserError(
-                        f"{path} line {line} has {len(fields)} fields, its header {len(header.names)}"
+                        f"{path} line {line} has {len(fields)} fields, but its header has {len(header.names)}"
                     )
-                row = {column: fields[header.places[column]] for column in columns}
-                rating = header.places.get("rating")
+                row = {column: fields[header.columns[column]] for column in columns}
+                rating = header.columns.get("rating")
                 yield number, line, row | {"rating": "" if rating is None else fields[rating]}
             line = header.line + reader.line_num + 1
 
@@ -294,5 +294,5 @@ def _rating(text: str, where: str) -> float:
         return float(text)
     except ValueError:
         raise UserError(
-            f"{where}: its rating is {text!r}, not a number; without numbers rename or remove the column"
+            f"{where}: its rating is {text!r}, not a number; if the column does not hold ratings, rename or remove it"
         ) from None

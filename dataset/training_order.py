@@ -1,4 +1,4 @@
-"""The order in which training visits the examples of a dataset, a pure function of the seed."""
+"""Order of the training examples, a pure function of the seed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _DRAWS_AT_ONCE = 1 << 18  # groups drawn per planning step; bounds memory for an
 class TrainingOrder:
     """The examples of each batch, a pure function of seed, iteration and batch index.
 
-    Groups come in the order of `epochs_per_iter` permutations drawn one after the other from Philox(seed +
-    iteration), then one puzzle of each group is drawn from the same generator, as published. Which examples of a
-    puzzle are taken, and in which order, comes from a generator of each batch's own.
+    As published, groups are visited in the order of `epochs_per_iter` successive permutations drawn from
+    Philox(seed + iteration), and then one puzzle of each group is drawn from the same generator. The examples of a
+    puzzle and their order are drawn from a separate generator for each batch.
     """
 
     def __init__(
@@ -30,10 +30,9 @@ class TrainingOrder:
         seed: int,
         epochs_per_iter: int,
     ):
-        self._group_starts = (
-            group_starts  # (groups + 1,): puzzles of g are [group_starts[g], group_starts[g + 1])
-        )
-        self._puzzle_starts = puzzle_starts  # (puzzles + 1,): likewise examples of a puzzle
+        # (groups + 1,): group g has the puzzles group_starts[g] to group_starts[g + 1] - 1.
+        self._group_starts = group_starts
+        self._puzzle_starts = puzzle_starts  # (puzzles + 1,): the same for the examples of a puzzle
         self._lengths = np.diff(puzzle_starts)
         self._group_sizes = np.diff(group_starts)
         self._batch_size, self._seed, self._epochs = batch_size, seed, epochs_per_iter
@@ -42,13 +41,13 @@ class TrainingOrder:
         most_epochs = MAX_DRAWS // max(groups, _CHEAPEST_PERMUTATION)
         if epochs_per_iter > most_epochs:
             raise UserError(
-                f"an iteration of {epochs_per_iter:,} epochs over {groups:,} groups is put in order before its first "
-                f"batch, which would take minutes to hours: use an eval_interval (or epochs, without one) of at most "
-                f"{most_epochs}"
+                f"an iteration of {epochs_per_iter:,} epochs over {groups:,} groups is shuffled before its first "
+                f"batch, which would take minutes to hours: use an eval_interval (or epochs, if it is not set) of at "
+                f"most {most_epochs}"
             )
 
     def num_batches(self, iteration: int) -> int:
-        """Number of full batches in an iteration. Raises `UserError` if there is none."""
+        """Return the number of full batches in an iteration. Raises `UserError` if there is none."""
         if iteration not in self._counts:
             shortest, longest = int(self._lengths.min()), int(self._lengths.max())
             if shortest == longest:  # every batch takes the same number of draws
@@ -83,9 +82,8 @@ class TrainingOrder:
         groups = len(self._group_sizes)
         orders, draws = self._generator(iteration), self._generator(iteration)
         for _ in range(self._epochs):
-            draws.permutation(
-                groups
-            )  # all permutations are drawn before the first puzzle; storing them could take gigabytes
+            # All permutations are drawn before the first puzzle; storing them could take gigabytes.
+            draws.permutation(groups)
         per_piece = max(1, _DRAWS_AT_ONCE // groups)
         same_size = int(self._group_sizes.min()) == int(self._group_sizes.max())
         for begun in range(0, self._epochs, per_piece):

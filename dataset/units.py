@@ -23,8 +23,8 @@ class CellUnits:
     """The units of a grid; raises ValueError if an extent names an axis that does not exist.
 
     `axes`: sizes of the axes of the cells in reading order, their product is `seq_len`. `kinds`: for each kind of unit
-    its extents, each a set of axes. The extents of one kind share weights: Sudoku's rows and columns do, because a
-    transposed puzzle is a puzzle.
+    its extents, each a set of axes. The extents of one kind share weights, such as rows and columns of Sudoku, because
+    a transposed puzzle is also a puzzle.
     """
 
     axes: tuple[int, ...]
@@ -46,7 +46,7 @@ class CellUnits:
         return math.prod(self.axes)
 
     def num_units(self, extent: tuple[int, ...]) -> int:
-        """Number of units that extend over these axes."""
+        """Return the number of units that extend over these axes."""
         return math.prod(size for axis, size in enumerate(self.axes) if axis not in extent)
 
     def to_json(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class CellUnits:
 
     @classmethod
     def from_json(cls, value: Any, where: str) -> CellUnits:
-        """Parse {axes: [...], kinds: [[[...], ...], ...]}. Raises UserError, prefixed with `where`, otherwise."""
+        """Parse {axes: [...], kinds: [[[...], ...], ...]}. Raises UserError, prefixed with `where`, if malformed."""
         try:
             if not isinstance(value, Mapping) or value.keys() != {"axes", "kinds"}:
                 raise ValueError("it must have the keys axes and kinds")
@@ -71,19 +71,19 @@ class CellUnits:
 
     @classmethod
     def of_boxes(cls, rows: int, columns: int) -> CellUnits:
-        """Units of Sudoku with boxes of `rows` x `columns` cells."""
+        """Return the units of Sudoku with boxes of `rows` x `columns` cells."""
         return cls(axes=(columns, rows, rows, columns), kinds=(((2, 3), (0, 1)), ((1, 3),)))
 
     @classmethod
     def usual(cls, num_cells: int) -> CellUnits:
-        """Units of Sudoku with the most square boxes that are not taller than wide (36 cells: 2 rows x 3 columns).
+        """Return the units of Sudoku with boxes as square as possible and not taller than wide (36 cells: 2 x 3).
 
         Raises ValueError if there is no such grid.
         """
         side = math.isqrt(num_cells)
         heights = [rows for rows in range(2, side) if side % rows == 0 and rows * rows <= side]
         if side * side != num_cells or not heights:
-            raise ValueError(f"{num_cells} cells are no Sudoku grid, and the data states no units")
+            raise ValueError(f"{num_cells} cells do not form a Sudoku grid, and dataset.json has no units")
         return cls.of_boxes(heights[-1], side // heights[-1])
 
 

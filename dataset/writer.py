@@ -1,4 +1,4 @@
-"""Streaming writer of the dataset format: arrays grow under temporary names and are published all at once.
+"""Streaming writer of the dataset format: arrays grow under temporary names and are renamed together at the end.
 
 Legend: E examples, S `seq_len`.
 """

@@ -1,7 +1,7 @@
-"""Takuzu (binary puzzles), a puzzle family outside of the repository's packages: docs/extending.md explains it.
+"""Takuzu (binary puzzles), a puzzle family outside the packages of the repository; docs/extending.md explains it.
 
-Fill an N x N grid, N even, with 0 and 1: as many of each in every row and column, no three equal ones side by side, no
-two equal rows and no two equal columns. A puzzle has exactly one answer. Shapes: n puzzles, S = N² cells.
+Fill an N x N grid, N even, with 0 and 1: equally many of each in every row and column, no three equal cells in a row,
+no two equal rows and no two equal columns. A puzzle has exactly one answer. Shapes: n puzzles, S = N² cells.
 
 PYTHONPATH=docs python -m takuzu --output-dir data/takuzu-6x6
 """
@@ -35,7 +35,7 @@ class Takuzu(Family):
     name = "takuzu@Takuzu"
     blank = BLANK_TOKEN
     characters = SYMBOLS
-    text_help = "`0`, `1`, `.` for a blank; white space and `| - + /` mean nothing."
+    text_help = "`0`, `1`, `.` for a blank; white space and `| - + /` are ignored."
     sizes_to_check: ClassVar = tuple({"seq_len": size**2, "vocab_size": VOCAB_SIZE} for size in SIZES[:2])
 
     @classmethod
@@ -43,7 +43,7 @@ class Takuzu(Family):
         return square_problem(metadata, VOCAB_SIZE, sides=range(2, isqrt(metadata.seq_len) + 1, 2))
 
     def check(self, questions, answers):
-        """The rules, in operations that NumPy's arrays and torch's tensors share."""
+        """Check the rules, for NumPy arrays and torch tensors."""
         side = self.shape[0]
         right = ((answers == ZERO) | (answers == ONE)).all(1)
         right &= ((questions == BLANK_TOKEN) | (questions == answers)).all(1)
@@ -66,7 +66,7 @@ class Takuzu(Family):
 
     @cached_property
     def symmetries(self) -> FiniteSymmetries:
-        """Turns and mirrorings, each also with 0 and 1 exchanged."""
+        """Rotations and reflections, each also with 0 and 1 swapped."""
         return FiniteSymmetries.of_rectangle(self.shape, np.array([[0, 1, 2, 3], [0, 1, 3, 2]]))
 
     def example(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -79,14 +79,14 @@ class Takuzu(Family):
 
 @cache
 def valid_lines(side: int) -> tuple[list[str], set[str]]:
-    """All rows that obey the rules by themselves, and everything that such a row can begin with."""
+    """Return all rows that obey the rules on their own, and all prefixes of such rows."""
     lines = ["".join(line) for line in product("01", repeat=side)]
     lines = [s for s in lines if s.count("1") == side // 2 and "000" not in s and "111" not in s]
     return lines, {line[:end] for line in lines for end in range(side + 1)}
 
 
 def solutions(puzzle: list[str], rng: np.random.Generator | None = None) -> Iterator[list[str]]:
-    """Every answer to a puzzle, as its rows, by exhaustive search; with `rng` in random order."""
+    """Yield every answer to a puzzle, as rows, by exhaustive search; with `rng` in random order."""
     side = len(puzzle)
     lines, beginnings = valid_lines(side)
     fitting = [
@@ -110,21 +110,21 @@ def solutions(puzzle: list[str], rng: np.random.Generator | None = None) -> Iter
 
 
 def random_puzzle(rng: np.random.Generator, side: int) -> tuple[str, str]:
-    """A puzzle and its only answer; without any one of the given cells it would have several."""
+    """Generate a puzzle and its only answer; without any of the given cells it would have several."""
     blank = "." * side**2
     answer = "".join(next(solutions([blank[:side]] * side, rng)))
     puzzle = answer
     for cell in rng.permutation(side**2).tolist():
         other = puzzle[:cell] + "10"[int(answer[cell])] + puzzle[cell + 1 :]
         rows = [other[start : start + side] for start in range(0, side**2, side)]
-        if next(solutions(rows), None) is None:  # so the cell follows from the others
+        if next(solutions(rows), None) is None:  # the cell follows from the others
             puzzle = puzzle[:cell] + "." + puzzle[cell + 1 :]
     return puzzle, answer
 
 
 @report_user_errors
 def main(arguments: list[str] | None = None) -> None:
-    """Build a dataset whose puzzles, in both splits together, are all different up to symmetry."""
+    """Build a dataset of puzzles that are all different up to symmetry, across both splits."""
     parser = OptionParser(prog="takuzu", description=__doc__.splitlines()[0])
     parser.add_argument("--output-dir", type=Path, required=True, help="folder to build into")
     parser.add_argument("--size", type=int, choices=SIZES, default=6, help="rows and columns")
@@ -133,7 +133,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=whole_number(0), default=0, help="seed of all random choices")
     options = parser.parse_args(arguments)
     side = options.size
-    family = Takuzu.of_sizes(seq_len=side**2, vocab_size=VOCAB_SIZE)
+    family = Takuzu.from_sizes(seq_len=side**2, vocab_size=VOCAB_SIZE)
     units = CellUnits(axes=(side, side), kinds=(((1,), (0,)),))  # rows and columns
     counts = {"train": options.train, "test": options.test}
     with building_into(options.output_dir, Takuzu.name) as folder:

@@ -23,7 +23,7 @@ from utils.progress import Progress
 
 @torch.no_grad()
 def run_steps(model: ACTModel, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-    """Run a fresh carry for `halt_max_steps` steps; return the last outputs and the first step that said stop.
+    """Run a new carry for `halt_max_steps` steps; return the last outputs and the first step that said stop.
 
     The second value (B,) int32 is the first step at which the architecture's halting rule says stop, or
     `halt_max_steps` for rows that never do; the answers are those of the last step in either case.

@@ -72,7 +72,7 @@ def run(config: MemorisationConfig) -> None:
             "Duplicate predictions",
             lambda: check_duplicates(read_predictions(run), lambda: test_labels(trained, config)),
         ),
-        examine("Fresh copies of train puzzles", lambda: check_copies(solve_puzzles(trained, config))),
+        examine("New copies of train puzzles", lambda: check_copies(solve_puzzles(trained, config))),
     ]
     text = page(trained.label, findings)
     write_atomically(folder / "memorisation.md", text.encode())

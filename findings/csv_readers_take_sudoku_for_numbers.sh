@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# pandas 3.1.1 and pyarrow 26.0.1: a Sudoku of 81 digits, read from CSV, is a number, by each reader another one.
+# pandas 3.1.1 and pyarrow 26.0.1: a Sudoku of 81 digits in a CSV file is read as a number, differently by each reader.
 #
-# The usual tables of Sudoku have a column of questions and one of answers, each 81 digits with 0 for an empty cell. Types
-# are inferred where none are given; 81 digits fit no integer type of the two libraries, so one expects them to stay text.
-# With pandas' default engine the column has the dtype object, as columns of text had for long, but holds Python ints:
-# leading zeros, the empty first cells, are gone, and str() gives 79 characters where there were 81. With engine="pyarrow",
-# and with pyarrow.csv itself, it is a float64: some 16 of the 81 digits are left, of questions and of answers.
+# The usual Sudoku tables have a column of questions and one of answers, each with 81 digits, 0 for an empty cell. Types are
+# inferred unless they are given; 81 digits fit into no integer type of either library, so they should stay text. With the
+# default engine of pandas the column has dtype object, like text columns for a long time, but contains Python ints: leading
+# zeros, that is empty first cells, are lost, and str() gives 79 instead of 81 characters. With engine="pyarrow", and with
+# pyarrow.csv itself, the column is float64, which keeps about 16 of the 81 digits of questions and answers.
 # (apache/arrow issue 46853 and pandas issue 57666 are about short numbers with leading zeros.)
 #
-# Hurt: who converts back with str() or f"{x:.0f}", and pads or drops the rows of the wrong length.
-# Guard: dtype=str, or pyarrow's ConvertOptions(column_types=...); check that each row has 81 characters.
+# Affected: code that converts back with str() or f"{x:.0f}", and pads or drops the rows of the wrong length.
+# Workaround: dtype=str, or ConvertOptions(column_types=...) of pyarrow; check that each row has 81 characters.
 #
-# Fails if the output is not the expected one.
+# Exits with an error if the output differs from the expected one.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

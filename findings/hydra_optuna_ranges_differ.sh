@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# hydra-optuna-sweeper 1.3.0 with hydra-core 1.3.8 and optuna 2.10.1: one range, three sets of values, by sweeper and sampler.
+# hydra-optuna-sweeper 1.3.0 with hydra-core 1.3.8 and optuna 2.10.1: a range means different values for each sampler.
 #
-# Since Hydra 1.2 the space of the Optuna sweeper is written in the grammar of overrides (hydra.sweeper.params; see Hydra's
-# notes on the upgrade from 1.1), and in it range(start, stop, step) excludes its stop, as Python's does. Expected: the
-# same values whoever walks over them. Found: Hydra's basic sweeper excludes the stop; Optuna's samplers include it, since it
-# becomes the upper bound of Optuna's distribution; the grid sampler excludes it, and of a range of floats drops the last
-# value too whenever a division is rounded down (0.3 // 0.1 is 2), so that 0.2 is never tried. Nothing is reported.
+# Since Hydra 1.2 the search space of the Optuna sweeper uses the grammar of overrides (hydra.sweeper.params; see the upgrade
+# notes from 1.1), in which range(start, stop, step) excludes its stop, as in Python. Expected: the same values for all
+# sweepers and samplers. Actual: the basic sweeper of Hydra excludes the stop; the samplers of Optuna include it, because it
+# becomes the upper bound of a distribution; and the grid sampler excludes it, but also drops the last value of a range of
+# floats if a division is rounded down (0.3 // 0.1 is 2), so that 0.2 is never tried. There is no message.
 #
-# Hurt: who searches over range(1,4) of cycles or layers, where 4 may need twice the memory, or trusts a grid to be complete.
-# Guard: choice(0.0,0.1,0.2), which all three read the same way; count the trials.
+# Affected: searches over range(1,4) of cycles or layers, where 4 may need twice the memory, and grids assumed complete.
+# Workaround: choice(0.0,0.1,0.2), which all three interpret in the same way; count the trials.
 #
-# Fails if the output is not the expected one.
+# Exits with an error if the output differs from the expected one.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# hydra-core 1.3.8 with omegaconf 2.3.1: the overrides that Hydra recorded are not what was typed, once one refers to a key.
+# hydra-core 1.3.8 with omegaconf 2.3.1: recorded overrides differ from the command line if one refers to a key.
 #
-# HydraConfig.get().overrides.task holds the command line as strings, for a program's logs or its own checks. It is an
-# OmegaConf list, though, so that reading the entry "+lr=${base}" gives "+lr=3", with the value filled in, and an entry
-# that refers to a missing key cannot be read at all: listing all overrides, also those before and after it, then raises
-# InterpolationKeyError. OmegaConf.to_container(..., resolve=False) gives the text as it was typed.
+# HydraConfig.get().overrides.task stores the command line as strings, for logs or checks of a program. It is an OmegaConf
+# list, so reading the entry "+lr=${base}" gives "+lr=3", with the value filled in. An entry that refers to a missing key
+# cannot be read at all: listing the overrides then raises InterpolationKeyError, even for the entries before and after it.
+# OmegaConf.to_container(..., resolve=False) returns the original text.
 #
-# Fails if the output is not the expected one.
+# Exits with an error if the output differs from the expected one.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

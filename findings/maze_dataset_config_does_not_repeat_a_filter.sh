@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# maze-dataset 1.4.2 with muutils 0.8.12: the config that a filtered dataset carries makes another dataset.
+# maze-dataset 1.4.2 with muutils 0.8.12: the config of a filtered dataset generates a different dataset.
 #
-# A MazeDatasetConfig holds all that a dataset is made of: generator, size, number, seed and the filters applied, and is
-# saved with it, so that a paper need only give the config. Filtering keeps the filter in the copy's config, and also sets
-# n_mazes there to the number that passed. Making a dataset from that config draws this smaller number and filters it once
-# more, so that of 24 long mazes 15 come back, all of them among the 24, and their config in turn makes 9. Without filters a
-# config repeats its dataset, so that nothing warns.
+# A MazeDatasetConfig describes a dataset completely: generator, size, number, seed and applied filters. It is saved with the
+# dataset, so that a paper only needs to publish the config. Filtering adds the filter to the config of the result, and also
+# sets n_mazes there to the number that passed. Generating from that config draws this smaller number and filters again: of
+# 24 long mazes 15 remain, all of them among the 24, and their config in turn gives 9. Without filters a config reproduces
+# its dataset, so nothing looks wrong.
 #
-# Hurt: who stores only the config of a filtered set, or finds by it that a published set cannot be made again.
-# Guard: store the mazes; or keep the config from before the filter, and apply the filter after MazeDataset.from_config.
+# Affected: users who store only the config of a filtered dataset, or try to reproduce a published one from its config.
+# Workaround: store the mazes; or keep the config from before the filter, and filter after MazeDataset.from_config.
 #
-# Fails if the output is not the expected one.
+# Exits with an error if the output differs from the expected one.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# omegaconf 2.3.1 with hydra-core 1.3.8 and pyyaml 6.0.3: ids of ARC tasks become numbers, and different tasks become one.
+# omegaconf 2.3.1 with hydra-core 1.3.8 and pyyaml 6.0.3: ids of ARC tasks are read as numbers, and different ids as equal.
 #
-# An ARC task is named by eight hexadecimal digits. Of the 1,147 ids of ARC-AGI-1 and 2, eleven are digits with one "e"
-# among them: OmegaConf's YAML loader takes those for floats, and five of them overflow to inf, so that they are equal to
-# each other. 00576224 is taken for an octal number. One would expect text: PyYAML, whose loader OmegaConf extends, reads
-# 25e02866 as text, and writes it without quotes for that reason, so that a file written by yaml.safe_dump changes when
-# OmegaConf loads it. A structured config does not help: the field typed `str` gets the number's text, "inf". Hydra's
-# command line disagrees once more: there 00576224 stays text and 25e02866 is inf. The same happens to short hashes of
-# git commits and to run names. (hydra issue 2599 and omegaconf issue 296 and 341 have the float; none has the rest.)
+# ARC tasks are named by eight hexadecimal digits. Of the 1,147 ids in ARC-AGI-1 and 2, eleven consist of digits and one "e".
+# The YAML loader of OmegaConf reads them as floats, and five of them overflow to inf and become equal. 00576224 is read as
+# an octal number. Expected: text. PyYAML, whose loader OmegaConf extends, reads 25e02866 as text and therefore writes it
+# without quotes, so that a file written by yaml.safe_dump changes when OmegaConf loads it. A structured config does not help:
+# a field of type `str` gets the text of the number, "inf". The command line of Hydra differs again: there 00576224 stays
+# text and 25e02866 is inf. Short hashes of git commits and run names are affected, too. (hydra issue 2599 and omegaconf
+# issues 296 and 341 report the float, but not the rest.)
 #
-# Hurt: who selects or excludes tasks by id in a config, a sweep or a saved list; nothing is raised.
-# Guard: quote ids in YAML ('25e02866'), and on the command line as well ("task='25e02866'"); compare with the known ids.
+# Affected: selecting or excluding tasks by id in a config, a sweep or a saved list; there is no error.
+# Workaround: quote ids in YAML ('25e02866') and on the command line ("task='25e02866'"); compare with the known ids.
 #
-# Fails if the output is not the expected one.
+# Exits with an error if the output differs from the expected one.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

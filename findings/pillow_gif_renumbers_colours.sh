@@ -1,17 +1,16 @@
 #!/usr/bin/env bash
-# pillow 12.3.0: a grid saved as the indices of a palette comes back from a GIF with other indices, unless it is large.
+# pillow 12.3.0: a grid saved as palette indices in a GIF is read back with different indices, unless it is large.
 #
-# An ARC grid, a mask or a label map is naturally a palette image (mode "P"): its pixels are the colour numbers. PNG keeps
-# them. By the documentation of GIF, unused colours are dropped where the option optimize is given and true, so that one
-# expects the indices to stay where it is not given. It is on by default, for images of less than 512x512 pixels: to the eye
-# all colours are as before, but np.asarray of the file numbers only those that occur, and 9 becomes 3. A grid in which all
-# colours occur, or a large one, keeps its numbers, so that a first test passes. (A GIF of one-channel grey, mode "L", is
-# renumbered likewise, and np.asarray then shows no greys.)
+# An ARC grid, a mask or a label map is naturally a palette image (mode "P"): its pixels are colour numbers. PNG keeps them.
+# According to the GIF documentation, unused colours are dropped if the option optimize is given and true, so without it the
+# indices should stay. But it is on by default for images smaller than 512x512 pixels: the picture looks the same, but
+# np.asarray of the file numbers only the colours that occur, so that 9 becomes 3. A grid with all colours, or a large one,
+# keeps its numbers, so a first test may pass. (A grey GIF, mode "L", is renumbered too, and np.asarray then has no greys.)
 #
-# Hurt: who stores grids or masks as small GIFs and reads the indices back: labels are silently others.
-# Guard: save(..., optimize=False), or PNG; or map colours back through getpalette().
+# Affected: grids or masks stored as small GIFs and read back as indices: labels change silently.
+# Workaround: save(..., optimize=False), or PNG; or map colours back with getpalette().
 #
-# Fails if the output is not the expected one.
+# Exits with an error if the output differs from the expected one.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# py-sudoku 2.0.0: without a seed a process makes the same puzzle again and again, and each rewinds Python's `random`.
+# py-sudoku 2.0.0: without a seed a process generates the same puzzle repeatedly, and each one resets Python's `random`.
 #
-# The constructor's documentation says that the seed defaults to a random one. It is drawn once, when the module is
-# imported, because it stands as default value in the signature. So Sudoku(3).difficulty(0.5), the README's first example,
-# gives in a loop the same puzzle each time, with the same empty cells: the constructor seeds Python's global generator,
-# from which difficulty() then draws. For the same reason, what a program itself draws from `random` after making a
-# puzzle repeats, with a seed as without. (The open pull request 17 of jeffsieu/py-sudoku tells of the first half.)
+# According to the documentation of the constructor, the seed is random by default. It is drawn once, when the module is
+# imported, because it is a default value in the signature. So Sudoku(3).difficulty(0.5), the first example of the README,
+# gives the same puzzle in each iteration of a loop, with the same empty cells: the constructor seeds the global generator of
+# Python, from which difficulty() then draws. For the same reason, a program's own draws from `random` repeat after each
+# puzzle, with or without a seed. (The open pull request 17 of jeffsieu/py-sudoku reports the first half.)
 #
-# Hurt: who makes a dataset by a loop: all rows are copies of one, also across the split into train and test.
-# Guard: pass seed=, each time another, from a random.Random of your own; count the distinct puzzles.
+# Affected: datasets generated in a loop: all rows are copies of one puzzle, also across the train and test splits.
+# Workaround: pass a different seed= each time, from your own random.Random; count the distinct puzzles.
 #
-# Fails if the output is not the expected one.
+# Exits with an error if the output differs from the expected one.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

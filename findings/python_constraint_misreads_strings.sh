@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# python-constraint2 2.9.0: of constraints written as text, "x == -y" is solved as x == y, and "x // 2 == 3" as x == 3**2.
+# python-constraint2 2.9.0: the constraint "x == -y" is solved as x == y, and "x // 2 == 3" as x == 3**2.
 #
-# The README prefers constraints as strings to lambdas: they are parsed into the library's own, faster constraints. One
-# expects the same solutions from both. The parser, however, picks the names out of an equation of two variables and
-# forgets a minus before one, and takes a division to the other side by writing a * for each /, so that // becomes **:
-# for x // 2 == 3 the one solution given is 9, whose half is 4. "x == 0 - y", "x == -1*y" and "x // 2 == y" are solved
-# rightly, so that a try with them finds nothing. No message tells how a string was understood.
+# The README recommends constraints as strings over lambdas: they are parsed to faster built-in constraints. Expected: the
+# same solutions for both. Actual: the parser extracts the names from an equation of two variables and drops a minus sign
+# before them. It moves a division to the other side by replacing each / by *, so that // becomes **: for x // 2 == 3 it
+# returns the single solution 9, although 9 // 2 is 4. "x == 0 - y", "x == -1*y" and "x // 2 == y" are solved correctly, so
+# a test with these finds nothing. There is no message about how a string was parsed.
 #
-# Hurt: who uses it as reference solver for a generator of puzzles: wrong answers, or "no solution", for valid puzzles.
-# Guard: lambdas where there is a sign or //; check each answer by the rule itself, and the number of answers by brute force.
+# Affected: its use as a reference solver for a puzzle generator: wrong answers, or "no solution", for valid puzzles.
+# Workaround: lambdas for constraints with a sign or //; check answers by the rules, and their number by brute force.
 #
-# Fails if the output is not the expected one.
+# Exits with an error if the output differs from the expected one.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# reasoning-gym 0.1.25: the dataset of the next seed is the same dataset, moved by one row; the endless one repeats itself.
+# reasoning-gym 0.1.25: the next seed gives the same dataset shifted by one row; the endless dataset repeats itself.
 #
-# A dataset of puzzles is made by create_dataset(name, size=, seed=), and one expects two seeds to give two independent
-# draws, so that train and test, or the runs of a study, may take the seeds 42 and 43. Row i is drawn from a generator
-# seeded with seed + i: row i of seed 43 is row i + 1 of seed 42, and two sets of 1,000 rows share 999. The package itself
-# trips over it: ReseedingDataset, documented to make a dataset infinite by reseeding at its end, raises the seed by one
-# for each chunk, so that of 1,000 rows in chunks of 50 only 69 are different.
+# A dataset of puzzles is created by create_dataset(name, size=, seed=). Expected: two seeds give independent draws, so that
+# train and test, or the runs of a study, can use the seeds 42 and 43. Actual: row i is drawn from a generator with seed
+# seed + i, so that row i of seed 43 is row i + 1 of seed 42, and two datasets of 1,000 rows share 999. The package itself is
+# affected: ReseedingDataset, documented to make a dataset infinite by reseeding at its end, increments the seed for each
+# chunk, so that of 1,000 rows in chunks of 50 only 69 are different.
 #
-# Hurt: who splits by neighbouring seeds (nearly all of test is in train), who averages over the seeds 0 to 4 (they are one
-# run), and who trains on the endless dataset (it grows by one row a chunk).
-# Guard: seeds further apart than the size of any set; one large size in place of ReseedingDataset, as rows are made only
-# when asked for; compare the questions of train and test.
+# Affected: splits by adjacent seeds (nearly all of test is in train), averages over seeds 0 to 4 (a single run, effectively)
+# and training on the endless dataset (one new row per chunk).
+# Workaround: seeds that differ by more than the size of any dataset; one large size instead of ReseedingDataset, because
+# rows are generated on demand; compare the questions of train and test.
 #
-# Fails if the output is not the expected one.
+# Exits with an error if the output differs from the expected one.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

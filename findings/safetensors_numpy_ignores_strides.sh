@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# safetensors 0.8.0 with numpy 2.4.6: a transposed array, saved by safetensors.numpy, is read as other numbers.
+# safetensors 0.8.0 with numpy 2.4.6: a transposed array saved by safetensors.numpy is read back with different values.
 #
-# safetensors.numpy.save_file takes arrays, and numpy's own save keeps any of them, whatever their order in memory. In
-# 0.8.0 the bytes are taken from memory as they lie, under the shape of the array: weights.T comes back as
-# the right shape with the numbers in another order, array[::-1] and array[:, ::2] with numbers of the neighbours. The
-# function for torch refuses a tensor that is not contiguous, so that one would expect an error here too. Upstream knows it
-# as safetensors issue 825, for arrays in Fortran's order, which scikit-learn gives, and which 0.7.0 kept.
+# safetensors.numpy.save_file accepts arrays; numpy's own save handles any memory layout. In 0.8.0 the bytes are copied from
+# memory in their physical order and stored with the logical shape: weights.T is read back with the right shape and permuted
+# values, array[::-1] and array[:, ::2] with values of neighbouring elements. The function for torch raises an error for
+# tensors that are not contiguous, so one would expect an error here, too. Upstream it is safetensors issue 825, about arrays
+# in Fortran order, as returned by scikit-learn, which 0.7.0 handled correctly.
 #
-# Hurt: who exports linear layers for a framework that stores them transposed: all shapes fit, the model answers nonsense.
-# Guard: np.ascontiguousarray on each array before saving; load the file again and compare.
+# Affected: exports of linear layers for a framework that stores them transposed: shapes match, but outputs are wrong.
+# Workaround: np.ascontiguousarray on each array before saving; load the file again and compare.
 #
-# Fails if the output is not the expected one.
+# Exits with an error if the output differs from the expected one.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

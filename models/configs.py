@@ -34,7 +34,7 @@ def prefix_length(hidden_size: int, puzzle_emb_ndim: int, puzzle_emb_len: int) -
 
 
 def grid_side(seq_len: int) -> int:
-    """Return the side of a square grid of `seq_len` cells. Raises ValueError if that is no square number."""
+    """Return the side of a square grid of `seq_len` cells. Raises ValueError if that is not a square number."""
     side = math.isqrt(seq_len)
     if side * side != seq_len:
         raise ValueError(
@@ -251,7 +251,7 @@ class LocalConfig(PooledConfig):
     def check_square(cls, seq_len: int) -> int:
         if math.isqrt(seq_len) ** 2 != seq_len:
             raise ValueError(
-                f"trm_local needs a square grid, but seq_len={seq_len} is no square number: use another arch"
+                f"trm_local needs a square grid, but seq_len={seq_len} is not a square number: use another arch"
             )
         return seq_len
 

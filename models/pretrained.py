@@ -83,8 +83,7 @@ def load_weights(
 def sizes_in(state: Mapping[str, Tensor], arch: RecursiveConfig) -> dict[str, int]:
     """Infer seq_len, vocab_size and num_puzzle_identifiers from the weights, as far as they determine them.
 
-    Rotary positions have no weights: with
-    them `seq_len` is not told.
+    Rotary positions have no weights, so `seq_len` is unknown with them.
     """
     state, sizes = canonical_names(state), {}
     if INNER + _HEAD in state and "vocab_size" not in arch.free_sizes:

@@ -95,12 +95,12 @@ def architecture_class(name: str) -> type[RecursiveModel]:
 
 
 def architecture_config(name: str) -> type[RecursiveConfig]:
-    """Look up the settings of `arch.name`; only a class of the user's own is imported for them."""
+    """Look up the settings of `arch.name`; only a user's own class is imported for them."""
     return CONFIGS.get(PUBLISHED_NAMES.get(name, name)) or architecture_class(name).Config
 
 
 def loss_config(name: str) -> type[StrictModel]:
-    """Look up the settings of `arch.loss.name`; only a class of the user's own is imported for them."""
+    """Look up the settings of `arch.loss.name`; only a user's own class is imported for them."""
     return LossConfig if name == DEFAULT_LOSS else loss_class(name).Config
 
 

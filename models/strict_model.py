@@ -22,7 +22,7 @@ class StrictModel(BaseModel):
     )
 
     @model_validator(mode="after")
-    def refuse_absurd_numbers(self) -> StrictModel:
+    def reject_absurd_numbers(self) -> StrictModel:
         for key in type(self).model_fields:
             value = getattr(self, key)
             if isinstance(value, float) and abs(value) > MAX_FLOAT:
@@ -34,14 +34,14 @@ class StrictModel(BaseModel):
     # On the whole model, because pydantic allows no such validator on a discriminator field.
     @model_validator(mode="before")
     @classmethod
-    def refuse_booleans_as_numbers(cls, values: Any) -> Any:
+    def reject_booleans_as_numbers(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
         booleans = [
             key for key, value in values.items() if isinstance(value, bool) and key in cls.model_fields
         ]
-        refused = [key for key in booleans if _takes_only_numbers(cls.model_fields[key].annotation)]
-        return values | {key: _NoNumber(values[key]) for key in refused}
+        rejected = [key for key in booleans if _takes_only_numbers(cls.model_fields[key].annotation)]
+        return values | {key: _NoNumber(values[key]) for key in rejected}
 
 
 @dataclass(frozen=True, repr=False)

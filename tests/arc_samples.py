@@ -12,7 +12,7 @@ PREFIX = Path(__file__).parent / "data" / "arc" / "sample"
 def build(
     folder: Path, *options: str, subsets: str = "training concept evaluation", prefix: Path = PREFIX
 ) -> Path:
-    """Build into `folder` with 5 augmentations unless `options` say otherwise; returns it."""
+    """Build into `folder`, by default with 5 augmentations, and return it."""
     words = f"--input-file-prefix {prefix} --output-dir {folder} --test-set-name evaluation --num-aug 5 --workers 1"
     main([*words.split(), "--subsets", *subsets.split(), *options])
     return folder

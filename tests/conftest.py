@@ -1,4 +1,4 @@
-"""Tiny datasets shared by the tests that train; made once per test process."""
+"""Tiny datasets shared by tests that train, built once per test process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_wandb():
-    """What a test trains is nobody's W&B run."""
+    """Disable W&B."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_DISABLED", "true")
         yield
@@ -26,7 +26,7 @@ def _no_wandb():
 
 @pytest.fixture(autouse=True)
 def _same_determinism_as_before():
-    """A run in this process asks torch for deterministic algorithms; the next test starts as it would alone."""
+    """Restore torch's determinism settings, which runs in this process change."""
     before = torch.are_deterministic_algorithms_enabled()
     yield
     torch.use_deterministic_algorithms(before)
@@ -34,7 +34,7 @@ def _same_determinism_as_before():
 
 @pytest.fixture(scope="session")
 def sudoku4x4(tmp_path_factory) -> Path:
-    """A generated dataset: 40 train puzzles with 2 copies each, one identifier, 13 test puzzles."""
+    """Generate a dataset with 40 train puzzles, 2 copies each, one identifier and 13 test puzzles."""
     folder = tmp_path_factory.mktemp("data") / "sudoku4x4"
     options = ["--size", "4", "--generate", "40", "--num-aug", "2", "--test-size", "13", "--seed", "0"]
     script = ROOT / "dataset" / "build_sudoku_dataset.py"
@@ -45,9 +45,9 @@ def sudoku4x4(tmp_path_factory) -> Path:
 
 
 def write_identified(folder: Path, *, seed: int = 0, num_test: int = 7, names: str = "abcdef") -> Path:
-    """Rows of 4 tokens whose answer is the input plus a shift of the puzzle's own, so that identifiers matter.
+    """Write rows of 4 tokens whose answer is the input plus a shift per puzzle, so that identifiers matter.
 
-    Puzzles have 1 to 3 examples, two puzzles make a group, and each identifier stands for several puzzles.
+    Puzzles have 1 to 3 examples, groups have two puzzles, and each identifier is used by several puzzles.
     """
     rng = np.random.default_rng(seed)
     for split, num_groups in (("train", 12), ("test", num_test)):
@@ -72,7 +72,7 @@ def identified(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def no_wandb_settings(monkeypatch, tmp_path):
-    """A user who never logged in: no key in the environment, no netrc, no settings files."""
+    """Simulate a user who never logged in: no key in the environment, no netrc, no settings files."""
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -82,7 +82,7 @@ def no_wandb_settings(monkeypatch, tmp_path):
     yield
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         del os.environ[name]
-    if "wandb" in sys.modules:  # it reads the environment once in a process and remembers credentials
+    if "wandb" in sys.modules:  # it caches the environment and credentials per process
         import wandb
 
         wandb.teardown()

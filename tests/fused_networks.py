@@ -1,4 +1,4 @@
-"""What the tests of `models.backends.fused_cpu` compare: outputs and gradients of a network by different code."""
+"""Outputs and gradients of a network from different code, for tests of `models.backends.fused_cpu`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from utils.device import missing_toolchain
 
 needs_processor = pytest.mark.skipif(
     not processor_fits() or missing_toolchain() is not None,
-    reason="needs a processor with avx512_bf16, and a C++ compiler",
+    reason="needs a CPU with avx512_bf16, and a C++ compiler",
 )
 BFLOAT16 = torch.bfloat16
 
@@ -23,7 +23,7 @@ BFLOAT16 = torch.bfloat16
 def gradients(
     apply: Callable[..., torch.Tensor], inputs: list[torch.Tensor], upstream: torch.Tensor, network: Network
 ) -> list[torch.Tensor]:
-    """The output, and the gradients of the inputs and of all weights."""
+    """Return the output, and the gradients of the inputs and of all weights."""
     leaves = [tensor.clone().requires_grad_() for tensor in inputs]
     out = apply(*leaves)
     found = torch.autograd.grad(out, [*leaves, *network.parameters()], upstream.to(out.dtype))
@@ -31,7 +31,7 @@ def gradients(
 
 
 def errors(found: list[torch.Tensor], expected: list[torch.Tensor]) -> torch.Tensor:
-    """Of each tensor, relative to its size."""
+    """Return the error of each tensor, relative to its norm."""
     return torch.stack(
         [(one - other).norm() / other.norm() for one, other in zip(found, expected, strict=True)]
     )
@@ -48,7 +48,7 @@ def number_of_threads(number: int) -> Iterator[None]:
 
 
 def assert_as_close_to_float32_as_eager(network, inputs, upstream, threads, cos_sin=None) -> None:
-    """Errors of the C++ against float32, outputs and gradients, are at most 1.1 times those of eager bfloat16."""
+    """Check that errors of outputs and gradients against float32 are at most 1.1 times those of eager bfloat16."""
 
     def plain(*values: torch.Tensor) -> torch.Tensor:
         return network(*values, cos_sin)

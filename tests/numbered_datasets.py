@@ -1,4 +1,4 @@
-"""Datasets whose rows are all different, and streams of their batches, for tests of what comes when."""
+"""Datasets with unique rows, and their batches, for tests of the order of examples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RAGGED = [[[3, 1], [2, 2, 5]], [[1], [4, 1, 2], [7]]]  # per dataset: examples o
 
 
 def build(root, groups, *, split="train", first_identifier=1, names=None, first_token=1, **options):
-    """A dataset whose rows are all different: examples are told by their inputs, labels are inputs or ignored."""
+    """Build a dataset with unique rows: inputs identify examples, and labels are inputs or ignored."""
     options = {"seq_len": SEQ_LEN, "vocab_size": VOCAB, **options}
     count = sum(map(sum, groups))
     cells = np.arange(first_token, first_token + count)
@@ -37,7 +37,7 @@ def random_groups(seed=0, groups=12, most_puzzles=5, most_examples=6):
 
 
 def as_lists(batches):
-    """Batches in a form that `==` compares."""
+    """Convert batches to lists, to compare them with `==`."""
     return [(name, {k: v.tolist() for k, v in batch.items()}, count) for name, batch, count in batches]
 
 

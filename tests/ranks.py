@@ -1,4 +1,4 @@
-"""Run a function as several ranks on this machine, as `torchrun` would start them, for tests."""
+"""Run a function on several ranks on this machine, as `torchrun` would start them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class RankResult:
 def run_ranks(
     folder: Path, function: Callable, *args, size: int = 2, timeout_seconds: float = 60, **environment: str
 ) -> list[RankResult]:
-    """Call `function(*args)` in `size` processes; results in rank order.
+    """Call `function(*args)` in `size` processes; return the results in rank order.
 
-    The function must stand at the top level of a module. Processes are forked from a server that has imported torch,
-    and what its optimizers import at their first use, once, which saves seconds for each of them. A rank still
-    running after the timeout is killed.
+    The function must be at the top level of a module. Processes are forked from a server that has already imported
+    torch and the modules that optimizers import at their first use, which saves seconds per process. A rank that is
+    still running after the timeout is killed.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pytest", "torch._dynamo", "utils.distributed", "pretrain"])
@@ -61,7 +61,7 @@ def run_ranks(
 
 
 def outputs_of(results: list[RankResult]) -> list[str]:
-    """What each rank printed, once all have ended well."""
+    """Return the output of each rank, after checking that all exited successfully."""
     for result in results:
         assert result.returncode == 0, result.stderr
     return [result.stdout for result in results]

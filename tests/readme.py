@@ -1,4 +1,4 @@
-"""README.md taken apart for tests: code blocks, tables, the tree of files, and the commands in `bash` blocks."""
+"""Parse README.md for tests: code blocks, tables, file tree, and commands in `bash` blocks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# What the placeholders of the general form may stand for.
+# Values for the placeholders of the general form.
 PLACEHOLDERS = {
     "DATASET_DIR": "data/sudoku-6x6",
     "EPOCHS": "20",
@@ -30,7 +30,7 @@ def text() -> str:
 
 
 def section(heading: str) -> str:
-    """What is below a heading, up to the next one of its rank."""
+    """Return the text below a heading, up to the next heading of the same level."""
     match = re.search(rf"^(#+) {re.escape(heading)}$", without_code(), re.MULTILINE)
     assert match, f"README.md has no heading {heading!r}"
     end = re.compile(rf"^#{{1,{len(match[1])}}} ", re.MULTILINE).search(without_code(), match.end())
@@ -38,13 +38,13 @@ def section(heading: str) -> str:
 
 
 def blocks(language: str, within: str | None = None) -> list[str]:
-    """The code blocks of a language, of the whole page or `within` a text."""
+    """Return the code blocks of a language, in the whole page or `within` a text."""
     page = text() if within is None else within
     return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
 
 def table(heading: str) -> list[dict[str, str]]:
-    """The first table below a heading: one mapping from column to cell per row."""
+    """Return the first table below a heading, as one dict of column -> cell per row."""
     rows = [
         [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
         for line in _first_table(section(heading)).splitlines()
@@ -56,13 +56,13 @@ def table(heading: str) -> list[dict[str, str]]:
 
 
 def plain(cell: str) -> str:
-    """A cell's text without the marks of code."""
+    """Return the text of a cell without backticks."""
     return cell.replace("`", "")
 
 
 @dataclass(frozen=True)
 class Command:
-    """One call of a program of this repository in a `bash` block."""
+    """A call of a program of this repository in a `bash` block."""
 
     program: str  # "pretrain.py", "dataset/build_sudoku_dataset.py", "-m dataset.report"
     arguments: list[str]
@@ -70,7 +70,7 @@ class Command:
 
 
 def commands() -> list[Command]:
-    """Every call in the page, with the variables and placeholders of its block filled in."""
+    """Return all calls in the page, with variables and placeholders of their blocks substituted."""
     return [command for block in blocks("bash") for command in commands_in(block)]
 
 
@@ -84,7 +84,7 @@ def commands_in(block: str) -> list[Command]:
         if match is None or line.lstrip().startswith("#"):
             continue
         rest = match[2]
-        if rest.count("'") % 2:  # the end of a command that another one was given in quotes
+        if rest.count("'") % 2:  # the end of a quoted command inside another one
             rest = rest.replace("'", "")
         for name, value in variables.items():
             rest = rest.replace(f"${{{name}}}", value)
@@ -94,14 +94,14 @@ def commands_in(block: str) -> list[Command]:
 
 
 def filled(command: str) -> str:
-    """A command, or one argument of it, with the placeholders of the general form replaced."""
+    """Substitute the placeholders of the general form in a command or argument."""
     names = "|".join(PLACEHOLDERS)
     return re.sub(rf"(?<=[=\[])({names})(?=[\]\s]|$)", lambda match: PLACEHOLDERS[match[0]], command)
 
 
 @cache
 def without_code() -> str:
-    """The page with code blocks blanked out in place, in which `#` begins no heading."""
+    """Return the page with code blocks blanked out in place, because `#` is not a heading there."""
 
     def blanked(match: re.Match) -> str:
         return re.sub(r"[^\n]", " ", match[0])

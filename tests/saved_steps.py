@@ -1,4 +1,4 @@
-"""Checkpoints whose every value tells the step it belongs to, for tests."""
+"""Checkpoints in which every value identifies its step, for tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ALONE = World()
 
 
 def state_of(step: int, size: int = 64) -> dict:
-    """What `save` is given at a step: every value tells the step it belongs to."""
+    """Return the arguments of `save` at a step; every value identifies the step."""
     generator = torch.Generator().manual_seed(step)
     shared = {
         "step": step,
@@ -54,7 +54,7 @@ def save_steps(directory: Path, *steps: int, keep_last: int | None = None) -> No
 
 
 def loads(directory: Path, step: int) -> bool:
-    """Whether the newest whole state is the one of that step, to the last bit."""
+    """Return True if the newest complete state is bit-identical to that of the step."""
     checkpointer = Checkpointer(directory, ALONE)
     found = checkpointer.latest()
     shared, per_rank = checkpointer.load(found)

@@ -1,7 +1,7 @@
-"""A model whose every answer is known beforehand, to check what test-time strategies make of answers.
+"""A model with known answers, to test test-time strategies.
 
-It stands for a model of 4x4 Sudoku: of each grid it finds the solution at a step that the grid's own numbers decide,
-later or never for some, at once where noise has made it lucky; and at times it is sure of a wrong answer.
+It imitates a model of 4x4 Sudoku: it solves each grid at a step that is a function of the grid, for some grids later
+or never, immediately if the noise is favourable; and sometimes it is confident about a wrong answer.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from models.recursive import RecursiveConfig
 
 BOX = BoxShape(2, 2)
 WEIGHTS = np.random.default_rng(7).integers(1, 50, 16)
-LUCKY = 0.9  # of the noise so far
+LUCKY = 0.9  # sum of the noise from which an answer is found
 APPLICATIONS = 3
 
 
 @cache
 def solution(question: tuple[int, ...]) -> np.ndarray:
-    """(16,) tokens of the first solution."""
+    """Return the tokens (16,) of the first solution."""
     return to_tokens(np.array(solve(to_values(np.array(question)), BOX, limit=1).solutions[0]))
 
 
 def says(question: np.ndarray, step: int, luck: float) -> tuple[np.ndarray, float]:
-    """The answer to a question (16,) after `step` steps with that much luck, and its q_halt."""
+    """Return the answer to a question (16,) after `step` steps with that much luck, and its q_halt."""
     number = int(question.astype(np.int64) @ WEIGHTS)
     needed = 1 + number % 13
     if step >= needed or luck > LUCKY:
@@ -41,7 +41,7 @@ def says(question: np.ndarray, step: int, luck: float) -> tuple[np.ndarray, floa
 
 
 class ScriptedInner(nn.Module):
-    """The architecture's interface: a latent that counts steps, from `ahead` on, and one on which noise adds up."""
+    """The interface of an architecture, with a latent that counts steps from `ahead` and one that accumulates noise."""
 
     networks = ("L_level",)
     latents = {"z_H": "", "z_L": ""}  # noqa: RUF012
@@ -90,7 +90,7 @@ class ScriptedAct(nn.Module):
 
 
 class ScriptedHead(nn.Module):
-    """A model that is `ahead` of the others by so many steps."""
+    """A model that is `ahead` of others by this number of steps."""
 
     def __init__(self, ahead: int = 0):
         super().__init__()

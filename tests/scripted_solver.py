@@ -1,4 +1,4 @@
-"""A solver that says what it is told to, step by step, and what `solve.py` prints of it, for tests."""
+"""A solver with scripted answers, and the output of `solve.py` for it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from dataset.families.sudoku.rules import BoxShape, parse_grid, to_tokens
 from evaluators.inference import Step
 from trained_run import recorded_metadata
 
-# One solution, found by singles alone.
+# It has one solution, which singles alone find.
 PUZZLE, ANSWER = "12..34....3..3.2", "1243342121344312"
 RELABELLED = str.maketrans("1234", "2143")
 
 
 class ScriptedSolver:
-    """Says what it is told to: (answer (S,), q_halt) per step."""
+    """Return scripted (answer (S,), q_halt) for each step."""
 
     def __init__(self, steps: list[tuple[np.ndarray, float]], halts: bool = False, compares: bool = False):
         self.steps, self.halts, self.trained_steps = steps, halts, len(steps)
@@ -47,7 +47,7 @@ def sudoku_family(rows: int = 2, columns: int = 2) -> Family:
 
 
 def grid(text: str) -> np.ndarray:
-    """Tokens of a 4x4 Sudoku."""
+    """Parse the text of a 4x4 Sudoku to tokens."""
     return to_tokens(parse_grid(text, BoxShape(2, 2)))
 
 

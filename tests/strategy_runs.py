@@ -1,4 +1,4 @@
-"""Runs of test-time strategies on a scripted model, and the naive way to compute what votes and chains give."""
+"""Runs of test-time strategies on a scripted model, and naive implementations of votes and chains."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from evaluators.strategies.samples import Rows
 
 STEPS = 6
 NUM_ROWS = 40
-FIRST = 100  # the place of the first row in the test stream
+FIRST = 100  # index of the first row in the test stream
 SUDOKU = Metadata(0, 0, 0, BOX.vocab_size, 16, 1, 1, 1.0, 1, ("all",), {"family": "sudoku"})
 
 
 def made_questions() -> np.ndarray:
-    """(rows, 16) tokens of puzzles with 6 blanks each."""
+    """Return tokens (rows, 16) of puzzles with 6 blanks each."""
     rng = np.random.default_rng(0)
     lines = np.arange(4)
     pattern = ((lines[:, None] * 2 + lines[:, None] // 2 + lines) % 4 + 1).astype(np.uint8)
@@ -51,9 +51,9 @@ def run(
     models=(0,),
     **options,
 ):
-    """(answers, steps, q_halt, curves, tally, options) of a strategy on all rows, `batch` at a time.
+    """Run a strategy on all rows, `batch` at a time; return (answers, steps, q_halt, curves, tally, options).
 
-    models: by how many steps each of the models is ahead.
+    models: number of steps by which each model is ahead.
     """
     solvers = [Solver(ScriptedHead(ahead)) for ahead in models]
     setting = Setting(solvers, SUDOKU, ["data"], capacity, sizes)
@@ -77,7 +77,7 @@ def exact(answers: np.ndarray, labels=LABELS) -> float:
 
 
 def lucks(row: int, num_chains: int, sigma: float, num_steps: int, seed: int = 0) -> np.ndarray:
-    """(chains, steps) of what noise has added to the one number of z_L before each step's end."""
+    """Return the accumulated noise (chains, steps) in the single value of z_L at the end of each step."""
     keys = chain_keys(seed, np.array([FIRST + row]), num_chains)
     draws = [standard_normal(keys, 2 * number, 1) for number in range(num_steps)]
     return sigma * torch.cat(draws, 1).numpy().cumsum(1)
@@ -97,7 +97,7 @@ def naive_copies(row: int, count: int) -> tuple[np.ndarray, callable]:
 
 
 def lockstep(row: int, tokens, undo, luck=None, num_steps=STEPS):
-    """(answer, solved, steps of each chain): the first step at which any chain has q > 0, the largest q of these."""
+    """Return (answer, solved, steps per chain) at the first step with q > 0 in any chain, for the largest q."""
     for step in range(1, num_steps + 1):
         said = [says(t, step, 0 if luck is None else luck[c, step - 1]) for c, t in enumerate(tokens)]
         stopped = [(np.float32(q), -c) for c, (_, q) in enumerate(said) if q > 0]

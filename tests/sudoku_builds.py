@@ -1,4 +1,4 @@
-"""Building Sudoku datasets in tests: sources to build from, the builder in this process, and what it wrote."""
+"""Build Sudoku datasets in tests: sources, running the builder in this process, and reading its output."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def puzzles_6x6(number: int, box: str = "2x3") -> list[tuple[str, str]]:
 
 
 def build(*arguments) -> None:
-    """The builder in this process, on one worker."""
+    """Run the builder in this process with one worker."""
     main([str(argument) for argument in (*arguments, "--workers", 1)])
 
 
-def refused(capsys, *arguments) -> str:
-    """The message of a build that must fail: one line, exit status 2."""
+def build_error(capsys, *arguments) -> str:
+    """Run a build that must fail with exit status 2 and one line, and return that line."""
     with pytest.raises(SystemExit) as exit_status:
         build(*arguments)
     assert exit_status.value.code == 2

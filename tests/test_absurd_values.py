@@ -1,4 +1,4 @@
-"""Numbers that no training can use end in one message that names the key, before anything is allocated or written."""
+"""Absurd values give one error that names the key, before anything is allocated or written."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from utils.errors import UserError, report_user_errors
 
 
 @pytest.fixture
-def refused(identified, tmp_path):
-    """The message with which a training of these values (and these of `arch`) ends before it begins."""
+def run_error(identified, tmp_path):
+    """Return the error of a training with these values (and these for `arch`), raised before it starts."""
 
     def run(arch=None, **values) -> str:
         folder = tmp_path / "run"
@@ -47,7 +47,7 @@ def refused(identified, tmp_path):
         ({"epochs": 10**400, "eval_interval": None}, "epochs: is not valid: has 401 digits"),
         (
             {"epochs": 10**12, "eval_interval": None},
-            "use an eval_interval (or epochs, without one) of at most 100000000",
+            "use an eval_interval (or epochs, if it is not set) of at most 100000000",
         ),
         (
             {"global_batch_size": 10**12, "epochs": 10**8, "eval_interval": 10**8},
@@ -55,8 +55,8 @@ def refused(identified, tmp_path):
         ),
     ],
 )
-def test_a_number_beyond_every_training_is_refused_by_its_key(refused, values, expected):
-    assert expected in refused(**values)
+def test_an_absurd_number_is_rejected_by_its_key(run_error, values, expected):
+    assert expected in run_error(**values)
 
 
 @pytest.mark.parametrize(
@@ -74,25 +74,25 @@ def test_a_number_beyond_every_training_is_refused_by_its_key(refused, values, e
         ({"puzzle_emb_len": 10**9, "pos_encodings": "none"}, "global_batch_size=8: a training step needs"),
     ],
 )
-def test_a_model_beyond_every_machine_is_refused_before_it_is_built(refused, arch, expected):
-    assert expected in refused(arch)
+def test_a_model_too_large_for_any_machine_is_rejected_before_it_is_built(run_error, arch, expected):
+    assert expected in run_error(arch)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_architecture_bounds_what_it_repeats(name):
+def test_every_architecture_limits_its_numbers_of_repetitions(name):
     for key in ("H_cycles", "L_cycles", "H_layers", "L_layers", "halt_max_steps"):
         with pytest.raises(ConfigError, match=rf"arch\.{key}: 1000000000000 is not valid"):
             check_arch({"name": name, key: 10**12}, seq_len=16, vocab_size=6, num_puzzle_identifiers=1)
 
 
-def test_a_model_whose_optimizer_state_does_not_fit_is_refused(refused, monkeypatch):
+def test_a_model_whose_optimizer_state_does_not_fit_is_rejected(run_error, monkeypatch):
     monkeypatch.setattr(device, "total_memory", lambda _: 2 * 10**6)
-    assert "needs 0.00" in (message := refused({"hidden_size": 128}))
+    assert "needs 0.00" in (message := run_error({"hidden_size": 128}))
     assert "with gradient and optimizer state, needs" in message
 
 
 @pytest.mark.parametrize("key", ["halt_max_steps", "more_steps", "chains"])
-def test_evaluation_and_solving_refuse_as_many_steps_as_never_end(key):
+def test_evaluation_and_solving_reject_absurdly_many_steps(key):
     values = {"checkpoint": "run", "strategy": "ladder", key: 10**12}
     with pytest.raises(UserError, match=rf"{key}: 1000000000000 is not valid"):
         parse(EvaluateConfig, values)
@@ -100,7 +100,7 @@ def test_evaluation_and_solving_refuse_as_many_steps_as_never_end(key):
         read_arguments(["checkpoint=run", "steps=1000000000000"], SolveConfig)
 
 
-def test_a_config_that_asks_for_more_than_its_weights_hold_is_refused(identified, tmp_path):
+def test_a_config_that_is_larger_than_its_weights_is_rejected(identified, tmp_path):
     assert train(identified, tmp_path / "run", epochs=2) == 0
     config = tmp_path / "run" / "all_config.yaml"
     text = config.read_text()
@@ -110,7 +110,7 @@ def test_a_config_that_asks_for_more_than_its_weights_hold_is_refused(identified
         open_trained(str(tmp_path / "run")).build()
 
 
-def test_sizes_of_a_dataset_beyond_every_table_are_refused(identified, tmp_path):
+def test_absurd_sizes_of_a_dataset_are_rejected(identified, tmp_path):
     broken = shutil.copytree(identified, tmp_path / "broken")
     path = broken / "train" / "dataset.json"
     for key in ("vocab_size", "num_puzzle_identifiers", "mean_puzzle_examples"):
@@ -131,7 +131,7 @@ def test_sizes_of_a_dataset_beyond_every_table_are_refused(identified, tmp_path)
         ),
     ],
 )
-def test_running_out_of_memory_is_one_line(capsys, error):
+def test_running_out_of_memory_gives_one_line(capsys, error):
     @report_user_errors
     def main():
         raise error

@@ -1,4 +1,4 @@
-"""Adaptive computation time: which slots are loaded, which halt, and what exploration may depend on."""
+"""Adaptive computation time: loading of slots, halting, and exploration."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def batch_of(size: int, seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def say(model, monkeypatch, q_halt: list[float], q_continue: list[float] | None = None) -> None:
-    """Write down what the halting head says of each slot from now on."""
+    """Replace the outputs of the halting head by fixed values."""
     heads = model.inner.heads
 
     def written_down(state):
@@ -40,7 +40,7 @@ def say(model, monkeypatch, q_halt: list[float], q_continue: list[float] | None 
 
 
 @torch.no_grad()
-def test_halted_slots_take_their_row_of_the_new_batch_and_the_others_go_on(monkeypatch):
+def test_halted_slots_load_a_row_of_the_new_batch_and_the_others_continue(monkeypatch):
     model, first, second = model_of(), batch_of(3), batch_of(3, seed=1)
     say(model, monkeypatch, [1.0, -1.0, 1.0])
     carry, _ = model(model.initial_carry(first), first)
@@ -60,7 +60,7 @@ def test_halted_slots_take_their_row_of_the_new_batch_and_the_others_go_on(monke
 
 
 @torch.no_grad()
-def test_every_slot_halts_at_the_last_step_whatever_it_says(monkeypatch):
+def test_every_slot_halts_at_the_last_step(monkeypatch):
     model, batch = model_of(), batch_of(2)
     say(model, monkeypatch, [-1.0, -1.0])
     carry, history = model.initial_carry(batch), []
@@ -72,7 +72,7 @@ def test_every_slot_halts_at_the_last_step_whatever_it_says(monkeypatch):
 
 
 @torch.no_grad()
-def test_exploration_holds_a_slot_until_its_drawn_step(monkeypatch):
+def test_exploration_keeps_a_slot_running_until_its_drawn_step(monkeypatch):
     model, batch = model_of(), batch_of(4)
     say(model, monkeypatch, [1.0] * 4)
     least = torch.tensor([0, 2, 3, 4], dtype=torch.int32)
@@ -86,7 +86,7 @@ def test_exploration_holds_a_slot_until_its_drawn_step(monkeypatch):
 
 
 @torch.no_grad()
-def test_evaluation_runs_every_step_and_knows_no_exploration(monkeypatch):
+def test_evaluation_runs_every_step_without_exploration(monkeypatch):
     model, batch = model_of().eval(), batch_of(2)
     say(model, monkeypatch, [1.0, -1.0])
     carry = model.initial_carry(batch)
@@ -97,7 +97,7 @@ def test_evaluation_runs_every_step_and_knows_no_exploration(monkeypatch):
 
 
 @torch.no_grad()
-def test_exploration_holds_no_slot_where_evaluation_halts(monkeypatch):
+def test_halting_in_evaluation_ignores_exploration(monkeypatch):
     model, batch = model_of(act_inference=True).eval(), batch_of(2)
     say(model, monkeypatch, [1.0, -1.0])
     carry, _ = model(model.initial_carry(batch), batch, torch.tensor([4, 4], dtype=torch.int32))
@@ -123,7 +123,7 @@ def test_one_step_models_always_halt(monkeypatch):
         ("q_learning", "halt", True, True, True),
     ],
 )
-def test_the_halting_rule_is_the_published_one_unless_told_otherwise(
+def test_the_halting_rule_is_the_published_one_by_default(
     halting, published, no_act_continue, compares, learns
 ):
     rule = HaltingRule.resolve(halting, published, no_act_continue)
@@ -133,7 +133,7 @@ def test_the_halting_rule_is_the_published_one_unless_told_otherwise(
 
 
 @torch.no_grad()
-def test_the_target_of_q_continue_is_one_more_step_and_takes_no_carry_with_it(monkeypatch):
+def test_the_target_of_q_continue_looks_one_step_ahead_without_changing_the_carry(monkeypatch):
     model, batch = model_of(no_ACT_continue=False, halt_max_steps=2), batch_of(3)
     torch.nn.init.normal_(model.inner.q_head.weight)
     carry = model.initial_carry(batch)
@@ -145,14 +145,14 @@ def test_the_target_of_q_continue_is_one_more_step_and_takes_no_carry_with_it(mo
         torch.testing.assert_close(outputs["target_q_continue"], expected)
 
 
-def test_exploration_depends_on_seed_and_step_alone():
+def test_exploration_depends_only_on_seed_and_step():
     draw = draw_min_steps(3, 17, 64, 0.5, 8)
     assert np.array_equal(draw, draw_min_steps(3, 17, 64, 0.5, 8))
     assert not np.array_equal(draw, draw_min_steps(3, 18, 64, 0.5, 8))
     assert not np.array_equal(draw, draw_min_steps(4, 17, 64, 0.5, 8))
 
 
-def test_exploration_has_the_share_and_the_range_asked_for():
+def test_exploration_has_the_requested_share_and_range():
     draws = np.concatenate([draw_min_steps(0, step, 1000, 0.1, 5) for step in range(50)])
     share = (draws > 0).mean()
     assert abs(share - 0.1) < 4 * (0.1 * 0.9 / len(draws)) ** 0.5
@@ -166,7 +166,7 @@ def test_exploration_has_the_share_and_the_range_asked_for():
     assert (draw_min_steps(0, 1, 100, 1.0, 5) >= 2).all()
 
 
-def test_a_carry_goes_through_flat_tensors_unchanged():
+def test_a_carry_survives_flattening_to_tensors():
     model, batch = model_of(), batch_of(2)
     with torch.no_grad():
         carry, _ = model(model.initial_carry(batch), batch)

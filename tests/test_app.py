@@ -1,4 +1,4 @@
-"""The page to play with: its logic without Gradio, and, where they are installed, in a real browser."""
+"""The web page: its logic without Gradio, and in a real browser if one is installed."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def sessions(runs) -> dict[str, Session]:
     }
 
 
-def test_every_step_gets_a_panel_and_a_picture_with_the_halting_probabilities(sessions):
+def test_every_step_has_a_panel_and_a_picture_with_halting_probabilities(sessions):
     solved = sessions["sudoku"].solve(PUZZLE, 6)
     assert [panel.number for panel in solved.panels] == list(range(7))
     pictures = [np.asarray(sessions["sudoku"].show(solved, number)) for number in range(7)]
     assert len({picture.shape for picture in pictures}) == 1
     assert all((pictures[i] != pictures[j]).any() for i in range(7) for j in range(i))
-    # Numbers from outside of the run show its ends.
+    # Out-of-range steps show the first or last step.
     assert (np.asarray(sessions["sudoku"].show(solved, 99)) == pictures[6]).all()
 
 
@@ -78,7 +78,7 @@ def test_the_page_gives_the_answers_that_the_solver_gives(sessions):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_sampled_puzzles_can_be_put_back_in_and_have_one_solution(sessions, family):
+def test_sampled_puzzles_can_be_entered_as_text_and_have_one_solution(sessions, family):
     session = sessions[family]
     texts = {session.sample(seed) for seed in range(3)}
     assert len(texts) == 3
@@ -93,17 +93,17 @@ def test_symmetric_copies_vote_on_every_step(sessions, family):
     text = session.sample(1)
     solved = session.solve(text, 2, voting=True)
     assert len(solved.panels) == 3
-    # With random weights copies disagree; a cell's confidence is how many of 8 answer as the winner does.
+    # With random weights copies disagree; the confidence of a cell is the share of 8 copies that agree with the winner.
     confidence = solved.panels[-1].confidence * 8
     assert confidence == pytest.approx(confidence.round())
     assert confidence.min() >= 1
 
 
-def test_a_vote_is_the_answer_turned_back(sessions):
+def test_votes_are_for_answers_mapped_back_to_the_puzzle(sessions):
     session = sessions["sudoku"]
 
     class SolvesByRules:
-        """Stands in for a model that has learned the rules."""
+        """A fake model that has learned the rules."""
 
         def refine(self, tokens, identifiers, num_steps):
             box = session.family.box
@@ -123,7 +123,7 @@ def test_a_vote_is_the_answer_turned_back(sessions):
     ("text", "steps", "message"),
     [
         ("", 4, "there is no puzzle yet"),
-        ("12..", 4, "the puzzle has 4 cells, but this model solves 4x4 Sudoku, of 16 cells"),
+        ("12..", 4, "the puzzle has 4 cells, but this model solves 4x4 Sudoku with 16 cells"),
         ("12x." * 4, 4, "the puzzle has 'x' at character 3; allowed are 1234"),
         ("1" * 1000, 4, "the puzzle has 1,000 characters, more than 96"),
         (PUZZLE, 0, "0 steps were requested: choose 1 to 256"),
@@ -136,20 +136,20 @@ def test_bad_input_is_explained(sessions, text, steps, message):
         sessions["sudoku"].solve(text, steps)
 
 
-def test_a_puzzle_without_a_solution_is_put_all_the_same_with_a_warning(sessions):
+def test_a_puzzle_without_a_solution_is_accepted_with_a_warning(sessions):
     solved = sessions["sudoku"].solve("11..............", 2)
     assert len(solved.panels) == 3
     assert "contradicts itself" in solved.remarks[0]
     assert solved.summary.startswith("Not solved: ")
 
 
-def test_models_of_other_families_are_refused_by_name(tmp_path):
+def test_models_of_unsupported_families_are_rejected_by_name(tmp_path):
     arc = {"seq_len": 900, "vocab_size": 12, "num_puzzle_identifiers": 3, "family": "arc"}
     with pytest.raises(UserError, match="a model of arc, whose puzzles cannot be typed"):
         app.open_session(AppConfig(checkpoint=str(write(tmp_path / "run", arc)), device="cpu"))
 
 
-def test_a_model_that_knows_identifiers_plays_without_voting(tmp_path):
+def test_a_model_with_puzzle_identifiers_does_not_vote(tmp_path):
     session, _ = app.open_session(
         AppConfig(
             checkpoint=str(write(tmp_path / "run", FAMILIES["sudoku"] | {"num_puzzle_identifiers": 5})),
@@ -157,7 +157,7 @@ def test_a_model_that_knows_identifiers_plays_without_voting(tmp_path):
         )
     )
     assert len(session.solve(PUZZLE, 2).panels) == 3
-    with pytest.raises(UserError, match="knows puzzles by identifier"):
+    with pytest.raises(UserError, match="uses puzzle identifiers"):
         session.solve(PUZZLE, 2, voting=True)
 
 
@@ -174,7 +174,7 @@ def test_arguments_are_checked(arguments, message):
         read_arguments(arguments, AppConfig)
 
 
-def test_help_says_every_key(capsys):
+def test_help_lists_every_key(capsys):
     with pytest.raises(SystemExit) as end:
         app.main(["--help"])
     assert end.value.code == 0
@@ -182,7 +182,7 @@ def test_help_says_every_key(capsys):
     assert all(f"\n  {key} " in text for key in AppConfig.model_fields)
 
 
-def test_without_gradio_the_command_says_how_to_install_it(monkeypatch):
+def test_without_gradio_the_error_explains_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(UserError, match=r"pip install -r requirements-app\.txt"):
         app.main(["checkpoint=x"])
@@ -208,7 +208,7 @@ FLAGS = (
 
 @contextmanager
 def served(run: Path) -> Iterator[tuple[subprocess.Popen, int]]:
-    """The page of a run in a process of its own, and its port."""
+    """Serve the page of a run in a separate process; return its port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -247,7 +247,7 @@ def browser(tmp_path_factory):
 def until(condition, what: str, seconds: float = 120):
     end = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        assert time.monotonic() < end, f"timed out after {seconds} s: {what}"
         time.sleep(0.1)
     return found
 
@@ -292,7 +292,7 @@ def test_the_page_loads_solves_scrubs_and_explains_bad_input(address, browser):
     number.send_keys(Keys.CONTROL, "a")
     number.send_keys("1", Keys.ENTER)
     until(lambda: source() not in ("", last), "another step is shown")
-    # A later mistake takes the answer away.
+    # A later mistake removes the answer.
     put("x")
     until(lambda: "allowed are" in words() and not source(), "the old picture is gone")
     find("#sample").click()
@@ -301,7 +301,7 @@ def test_the_page_loads_solves_scrubs_and_explains_bad_input(address, browser):
 
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    # The browser's own pages (chrome://) and what is inside of a page (data:, blob:) ask nobody.
+    # The browser's own pages (chrome://) and embedded data (data:, blob:) need no network.
     asked = {urlsplit(url).hostname for url in urls if url.startswith(("http", "ws"))}
     assert asked == {"127.0.0.1"}
 

@@ -1,4 +1,4 @@
-"""ARC grids: sequences, augmentations, hashes and the task files that are refused."""
+"""ARC grids: sequences, augmentations, hashes, and errors in task files."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_cropping_undoes_encoding(size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_shifted_sequence_holds_the_grid_and_a_border_where_it_fits_and_nothing_else(size):
+def test_a_shifted_sequence_holds_only_the_grid_and_a_border_if_it_fits(size):
     rng = np.random.default_rng(1)
     grid = random_grid(rng, *size)
     height, width = size
@@ -71,7 +71,7 @@ def test_a_shifted_sequence_holds_the_grid_and_a_border_where_it_fits_and_nothin
                 assert frame[r, c] == expected, (row, column, r, c)
 
 
-def test_the_crop_is_the_largest_top_left_rectangle_and_of_equals_the_flattest():
+def test_the_crop_is_the_largest_top_left_rectangle_with_the_fewest_rows():
     rng = np.random.default_rng(2)
     sequences = rng.choice(
         [0, 1, 2, 7, 11, 12, 200], (60, SEQ_LEN), p=[0.03, 0.02, 0.4, 0.3, 0.23, 0.01, 0.01]
@@ -87,7 +87,7 @@ def test_the_crop_is_the_largest_top_left_rectangle_and_of_equals_the_flattest()
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_frame_layout_is_that_of_encoded_transforms(size):
+def test_the_frame_layout_matches_encoded_transforms(size):
     grid = random_grid(np.random.default_rng(3), *size)
     cells, border = frame_layout(*size)
     for transform in range(8):
@@ -116,7 +116,7 @@ def test_undoing_an_augmentation_restores_the_grid_for_each_transform():
         assert np.array_equal(Augmentation(0, colours).apply(restored), tokens - FIRST_COLOUR)
 
 
-def test_numbers_and_names_are_two_spellings_of_every_augmentation():
+def test_numbers_and_names_of_augmentations_are_equivalent():
     numbers = np.concatenate(
         [[0, 1, NUM_AUGMENTATIONS - 1], np.random.default_rng(5).integers(0, NUM_AUGMENTATIONS, 200)]
     )
@@ -131,7 +131,7 @@ def test_numbers_and_names_are_two_spellings_of_every_augmentation():
         assert augmentation.transform * len(in_order) + in_order[augmentation.colours[1:]] == number
 
 
-def test_every_number_is_another_augmentation():
+def test_every_number_is_a_different_augmentation():
     transforms, colours = decode_numbers(np.arange(NUM_AUGMENTATIONS))
     keys = transforms * 10**10 + colours.astype(np.int64) @ 10 ** np.arange(10)
     assert len(np.unique(keys)) == NUM_AUGMENTATIONS
@@ -150,7 +150,7 @@ def test_every_number_is_another_augmentation():
         "a|||t|||0123456789",
     ],
 )
-def test_a_malformed_identifier_is_refused(name):
+def test_a_malformed_identifier_is_rejected(name):
     with pytest.raises(UserError, match="permutation"):
         split_name(name)
 
@@ -158,13 +158,13 @@ def test_a_malformed_identifier_is_refused(name):
 # ------------------------------------------------------------------------------------------ hashes
 
 
-def test_grids_of_other_shapes_hash_differently():
+def test_grids_of_different_shapes_hash_differently():
     assert grid_hash(np.zeros((2, 3), np.uint8)) != grid_hash(np.zeros((3, 2), np.uint8))
     grid = random_grid(np.random.default_rng(6), 4, 5)
     assert grid_digest(dihedral(grid, 6)) == grid_digest(np.ascontiguousarray(grid.T))
 
 
-def test_the_order_of_pairs_does_not_change_a_puzzles_hash_but_their_sides_do():
+def test_the_hash_of_a_puzzle_ignores_the_order_of_pairs_but_not_their_sides():
     rng = np.random.default_rng(7)
     pairs = [(random_grid(rng, 2, 2), random_grid(rng, 3, 1)) for _ in range(3)]
     assert puzzle_hash(pairs) == puzzle_hash(pairs[::-1])
@@ -184,7 +184,7 @@ def write_kaggle(folder, tasks, answers=None):
 
 
 def changed(path: list, value: object) -> dict:
-    """TASK with the entry at `path` replaced, or removed where value is ..."""
+    """Return TASK with the entry at `path` replaced, or removed if value is `...`."""
     task = json.loads(json.dumps(TASK))
     *parents, last = path
     entry = task
@@ -214,19 +214,19 @@ def changed(path: list, value: object) -> dict:
         (["train", 0, "output"], [[1.0]], r"is 1.0"),
         (["train", 0, "output"], [[True]], r"is True"),
         (["train", 0, "output"], [["1"]], r"is '1'"),
-        (["test", 1, "input"], [[0]] * 31, r"test pair 1, input: is 31 x 1, but at most 30 x 30"),
+        (["test", 1, "input"], [[0]] * 31, r"test pair 1, input: is 31 x 1, but the maximum is 30 x 30"),
         (["test", 1, "input"], [], r"test pair 1, input: a grid must be a list"),
         (["test", 1, "input"], [[]], r"a grid must be a list"),
         (["test", 1, "input"], [1, 2], r"a grid must be a list"),
         (["train"], ..., r"task t1: lacks the key 'train'"),
         (["test"], ..., r"task t1: lacks the key 'test'"),
-        (["test"], [], r"test must be a list of one or more pairs"),
+        (["test"], [], r"test must be a nonempty list of pairs"),
         (["train", 0, "input"], ..., r"train pair 0: lacks the key 'input'"),
         (["train", 0, "output"], ..., r"train pair 0: lacks the key 'output'"),
         (["train", 0], 3, r"train pair 0: must be an object"),
     ],
 )
-def test_a_malformed_task_is_refused_with_its_place(tmp_path, path, value, message):
+def test_a_malformed_task_is_rejected_with_its_location(tmp_path, path, value, message):
     prefix = write_kaggle(tmp_path, {"t0": TASK, "t1": changed(path, value)})
     with pytest.raises(UserError, match=message) as error:
         read_subset(prefix, "sub")
@@ -242,12 +242,12 @@ def test_a_malformed_task_is_refused_with_its_place(tmp_path, path, value, messa
         ([], r"x_sub_solutions.json: must hold an object"),
     ],
 )
-def test_malformed_answers_are_refused_with_their_place(tmp_path, answers, message):
+def test_malformed_answers_are_rejected_with_their_location(tmp_path, answers, message):
     with pytest.raises(UserError, match=message):
         read_subset(write_kaggle(tmp_path, {"t0": TASK}, answers), "sub")
 
 
-def test_broken_json_missing_files_and_bad_names_are_refused(tmp_path):
+def test_broken_json_missing_files_and_bad_names_are_rejected(tmp_path):
     with pytest.raises(UserError, match=r"challenges.json: is not valid JSON \(line 2, column"):
         read_subset(write_kaggle(tmp_path, '{"a":\n ]'), "sub")
     with pytest.raises(UserError, match=r"neither a file .*x_none_challenges.json nor a folder"):
@@ -258,7 +258,7 @@ def test_broken_json_missing_files_and_bad_names_are_refused(tmp_path):
         read_subset(write_kaggle(tmp_path, {}), "sub")
 
 
-def test_answers_come_from_the_solutions_and_are_unknown_without_them(tmp_path):
+def test_answers_come_from_the_solutions_file_and_are_unknown_without_it(tmp_path):
     answers = {"t0": [[[7]], [[8, 9]]]}
     solved, unsolved = read_subset(write_kaggle(tmp_path, {"t0": TASK, "t1": TASK}, answers), "sub")
     assert solved.unknown == []
@@ -269,7 +269,7 @@ def test_answers_come_from_the_solutions_and_are_unknown_without_them(tmp_path):
 
 
 def write_folder(folder, tasks: dict[str, int]):
-    """One file for each path; the number tells tasks apart."""
+    """Write one file per path; the number identifies the task."""
     for path, number in tasks.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         raw = {
@@ -281,7 +281,7 @@ def write_folder(folder, tasks: dict[str, int]):
 
 
 def test_files_in_nested_folders_are_found(tmp_path):
-    # As in ConceptARC and 1D-ARC, with what file managers leave beside them.
+    # As in ConceptARC and 1D-ARC, with files left by file managers.
     tasks = ("corpus/Copy/Copy1.json", "corpus/Copy/Old/Copy2.json", "corpus/Count/Count1.json")
     write_folder(tmp_path, dict.fromkeys(tasks, 1))
     for rubbish in (".DS_Store", "._Copy1.json", "README.md"):
@@ -297,7 +297,7 @@ def test_files_of_one_name_are_named_after_their_paths(tmp_path):
     assert [(task.name, int(task.train[0][0][0, 0])) for task in read] == [("a/1", 1), ("b/1", 2), ("2", 3)]
 
 
-def test_hyphens_join_the_words_of_a_file_name_as_well(tmp_path):
+def test_file_names_may_have_hyphens(tmp_path):
     for first, second in ("__", "_-", "-_", "--"):
         folder = tmp_path / f"{ord(first)}{ord(second)}"
         folder.mkdir()
@@ -307,7 +307,7 @@ def test_hyphens_join_the_words_of_a_file_name_as_well(tmp_path):
         assert task.unknown == []
 
 
-def test_what_is_there_is_told_with_the_options_that_find_it(tmp_path):
+def test_errors_suggest_options_that_find_tasks(tmp_path):
     (tmp_path / "arc-agi-1_training_challenges.json").write_text(json.dumps({"t0": TASK}))
     (tmp_path / "arc-agi-1_evaluation_challenges.json").write_text(json.dumps({"t0": TASK}))
     found = f"--input-file-prefix {tmp_path / 'arc-agi-1'} --subsets evaluation training"

@@ -1,4 +1,4 @@
-"""Each architecture from its real config to reloaded weights: composes, trains, evaluates, saves, compiles."""
+"""Each architecture from its config to reloaded weights: composing, training, evaluating, saving, compiling."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ STEPS = 4
 
 @pytest.fixture(scope="module", autouse=True)
 def users_module(tmp_path_factory):
-    """The README's example lies below models/, as a user would put it there."""
+    """Put the README's example below models/, as a user would."""
     folder = tmp_path_factory.mktemp("below_models")
     shutil.copy(EXAMPLE, folder)
     models.__path__.append(str(folder))
@@ -59,7 +59,7 @@ def users_module(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def torch_settings():
-    """`build` asks torch for determinism; other test files get their settings back."""
+    """Restore the determinism settings of torch, which `build` changes."""
     before = torch.are_deterministic_algorithms_enabled()
     yield
     torch.use_deterministic_algorithms(before)
@@ -86,7 +86,7 @@ def composed(*overrides: str) -> dict:
 
 
 def config_of(name: str, data: Path | str = "data", *overrides: str) -> PretrainConfig:
-    """The shipped config with `arch=name` (a user's class: `arch.name=` on top of trm's), made small."""
+    """Return the shipped config with `arch=name` (for a user's class trm with `arch.name=`), reduced in size."""
     arch = [f"arch={name}"] if name in ARCHITECTURES else ["arch=trm", f"arch.name={name}"]
     settings = [s for s in SMALL if name not in HAS_NO_ATTENTION or "num_heads" not in s]
     small = [f"arch.{setting}" for setting in settings]
@@ -114,7 +114,7 @@ def train(run: Run, num_steps: int = STEPS) -> dict[str, float]:
 
 @pytest.fixture(scope="module", params=EVERY)
 def trained(request, data) -> Run:
-    """Every architecture after a few real updates."""
+    """Train every architecture for a few updates."""
     run = build(config_of(request.param, data), World())
     run.start = {name: p.detach().clone() for name, p in run.state.model.named_parameters()}
     run.metrics = train(run)
@@ -138,18 +138,18 @@ def assert_same_outputs(one, other, batch) -> None:
 
 
 def loaded_model(name: str, data: Path, **settings):
-    """A model of the config's arch with `settings`, whose halting head is random.
+    """Build a model of the config's arch with `settings` and a random halting head.
 
-    At its zero start the target of q_continue is q_continue itself, and no row differs from another.
+    With its zero initialisation the target of q_continue is q_continue itself, and all rows are equal.
     """
     torch.manual_seed(0)
     arch = config_of(name, data).arch | settings
     model = build_model(arch, seq_len=16, vocab_size=7, num_puzzle_identifiers=5).eval()
-    torch.nn.init.normal_(model.architecture.q_head.weight, std=0.1)  # far from where sigmoid is 1 in float32
+    torch.nn.init.normal_(model.architecture.q_head.weight, std=0.1)  # so that sigmoid is not 1 in float32
     return model
 
 
-def test_a_few_updates_move_every_parameter_and_report_finite_metrics(trained):
+def test_a_few_updates_change_every_parameter_and_report_finite_metrics(trained):
     assert trained.state.step == STEPS
     for name, parameter in trained.state.model.named_parameters():
         assert not torch.equal(parameter, trained.start[name]), name
@@ -157,7 +157,7 @@ def test_a_few_updates_move_every_parameter_and_report_finite_metrics(trained):
     assert {"train/lm_loss", "train/q_halt_loss"} <= trained.metrics.keys()
 
 
-def test_the_puzzle_rows_of_the_batches_move_and_the_others_stay_zero(trained):
+def test_only_puzzle_rows_of_the_batches_change(trained):
     if not trained.config.arch["puzzle_emb_ndim"]:
         assert not hasattr(trained.state.model.architecture, "puzzle_emb")
         return
@@ -204,7 +204,7 @@ def test_every_row_of_every_trained_head_receives_gradient(name, halting, data):
     assert (gradients[0].abs().sum(-1) > 0).all()
 
 
-def test_it_evaluates_on_the_test_split(trained):
+def test_every_architecture_evaluates_on_the_test_split(trained):
     results = evaluate(trained.state.model, trained.test_data, World(), evaluators={})
     assert {"test/lm_loss", "test/accuracy", "test/exact_accuracy", "test/steps"} <= results.keys()
     assert all(np.isfinite(value) for value in results.values())
@@ -218,14 +218,12 @@ def test_saved_weights_reload_to_identical_outputs(trained, tmp_path):
     with trained.state.ema.swapped_in():
         assert_same_outputs(trained.state.model, reloaded, batches(trained)[0])
     live = outputs(trained.state.model, batches(trained)[0])["logits"]
-    assert not torch.equal(
-        live, outputs(reloaded, batches(trained)[0])["logits"]
-    )  # those are not the averages
+    assert not torch.equal(live, outputs(reloaded, batches(trained)[0])["logits"])  # the averages differ
 
 
 def test_compiled_and_uncompiled_weights_are_interchangeable(trained, tmp_path):
-    # Dynamo's tracing is what renames; the `eager` backend leaves out only the code generation, which takes minutes.
-    # So is unrolling more cycles.
+    # Dynamo's tracing renames weights; the `eager` backend only skips code generation, which takes minutes.
+    # Unrolling more cycles takes long, too.
     sizes, batch = trained.sizes, batches(trained)[0]
     arch = trained.config.arch | {"H_cycles": 1, "L_cycles": 1}
     plain, in_place, wrapped = (build_model(arch, **sizes) for _ in range(3))
@@ -262,7 +260,7 @@ def test_generated_code_trains_and_answers_like_eager(name, data):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_a_fresh_model_says_not_solved_of_everything_and_never_halts(name, data):
+def test_a_fresh_model_predicts_not_solved_and_never_halts(name, data):
     run = build(config_of(name, data), World())
     act, batch = run.state.model.model, batches(run)[0]
     carry = act.initial_carry(batch)
@@ -275,7 +273,7 @@ def test_a_fresh_model_says_not_solved_of_everything_and_never_halts(name, data)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_with_halting_in_evaluation_a_row_that_stopped_stays_frozen(name, data):
+def test_with_halting_in_evaluation_a_halted_row_stays_frozen(name, data):
     model = loaded_model(name, data, act_inference=True, halt_max_steps=6, halting="halt")
     batch = {
         "inputs": torch.randint(1, 7, (8, 16), dtype=torch.int32),
@@ -306,7 +304,7 @@ def test_with_halting_in_evaluation_a_row_that_stopped_stays_frozen(name, data):
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_without_it_every_row_runs_all_steps_in_evaluation(name, data):
+def test_without_halting_every_row_runs_all_steps_in_evaluation(name, data):
     model = loaded_model(name, data, halting="halt")
     torch.nn.init.constant_(model.architecture.q_head.bias, 100.0)
     batch = {
@@ -336,17 +334,17 @@ def test_without_it_every_row_runs_all_steps_in_evaluation(name, data):
         (["arch.halting=sometimes"], "arch.halting"),
     ],
 )
-def test_a_wrong_architecture_setting_is_named(overrides, message):
+def test_a_wrong_architecture_setting_is_reported_by_name(overrides, message):
     with pytest.raises(UserError, match=message):
         config_of("trm", "data", *overrides)
 
 
-def test_a_users_architecture_has_its_own_settings_and_its_own_cycle(data):
+def test_a_custom_architecture_has_its_own_settings_and_cycle(data):
     assert architecture_class(OWN).__name__ == "MyModel"
     once, twice = (loaded_model(OWN, data, answer_cycles=n) for n in (1, 2))
     trm = loaded_model("trm", data)
     batch = batches(build(config_of("trm", data), World()))[0]
-    assert_same_outputs(once, trm, batch)  # one answer update per cycle is what TRM does
+    assert_same_outputs(once, trm, batch)  # TRM does one answer update per cycle
     assert not torch.equal(outputs(twice, batch)["logits"], outputs(trm, batch)["logits"])
 
 

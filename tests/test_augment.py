@@ -1,4 +1,4 @@
-"""Augmentations: each one's inverse, group structure, and that Sudoku symmetries keep puzzles valid."""
+"""Augmentations: inverses, group structure, and validity of puzzles under Sudoku symmetries."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def solutions(shape: BoxShape, number: int = 2):
 # --- dihedral ---
 
 
-def test_dihedral_ids_mean_what_the_published_ones_do():
+def test_dihedral_ids_match_the_published_ones():
     grid = np.array([[1, 2, 3], [4, 5, 6]])
     expected = [
         [[1, 2, 3], [4, 5, 6]],
@@ -64,7 +64,7 @@ def test_dihedral_transforms_form_a_group_of_eight():
 
 
 @pytest.mark.parametrize("transform", [-1, 8, 100])
-def test_an_unknown_dihedral_transform_is_refused(transform):
+def test_an_unknown_dihedral_transform_is_rejected(transform):
     with pytest.raises(ValueError, match="0 to 7"):
         dihedral(np.zeros((2, 2)), transform)
 
@@ -88,7 +88,7 @@ def test_shuffled_lines_stay_in_their_bands(num_bands, band_size):
     assert (bands == bands[:, :, :1]).all()
 
 
-def test_every_legal_order_of_lines_is_drawn_about_equally_often():
+def test_every_valid_order_of_lines_is_drawn_about_equally_often():
     orders = shuffled_bands(rng(), 48_000, 3, 2)
     counts = np.unique(orders, axis=0, return_counts=True)[1]
     assert len(counts) == 48  # 3! orders of bands, 2! orders in each
@@ -114,7 +114,7 @@ def test_symmetries_keep_solutions_valid_and_are_undone(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_symmetries_do_what_their_definition_says_cell_by_cell(shape):
+def test_symmetries_match_their_definition_cell_by_cell(shape):
     grid = rng(2).integers(0, shape.size + 1, (shape.size, shape.size)).astype(np.uint8)
     symmetries = random_symmetries(rng(3), 8, shape)
     for k, image in enumerate(symmetries.apply(grid)):
@@ -130,7 +130,7 @@ def test_only_square_boxes_are_transposed():
     assert not random_symmetries(rng(), 1000, BoxShape(2, 3)).transpose.any()
 
 
-def test_a_batch_a_choice_and_a_single_symmetry_give_the_same_images():
+def test_batched_indexed_and_single_symmetries_give_the_same_images():
     shape = BoxShape(2, 3)
     grids = rng(5).integers(0, 7, (4, 6, 6)).astype(np.uint8)
     symmetries = random_symmetries(rng(6), 4, shape)
@@ -161,7 +161,7 @@ def test_bits_above_the_values_move_with_their_cell():
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_copies_are_puzzles_with_their_solutions_after_the_puzzle_itself(shape):
+def test_copies_are_valid_and_follow_the_puzzle_itself(shape):
     made = solutions(shape, 3)
     puzzles, answers = with_copies(rng(), made.puzzles, made.solutions, 5, shape)
     assert (puzzles[::6] == made.puzzles).all()
@@ -172,7 +172,7 @@ def test_copies_are_puzzles_with_their_solutions_after_the_puzzle_itself(shape):
     assert (given == np.repeat(np.count_nonzero(made.puzzles, axis=1), 6)).all()
 
 
-def test_no_copies_are_the_puzzles_alone():
+def test_without_copies_only_the_puzzles_remain():
     shape = BoxShape(2, 2)
     made = solutions(shape)
     puzzles, answers = with_copies(rng(), made.puzzles, made.solutions, 0, shape)
@@ -180,7 +180,7 @@ def test_no_copies_are_the_puzzles_alone():
     assert (answers == made.solutions).all()
 
 
-def test_refused_copies_are_drawn_again():
+def test_rejected_copies_are_redrawn():
     shape = BoxShape(2, 2)
     made = solutions(shape)
 
@@ -193,7 +193,7 @@ def test_refused_copies_are_drawn_again():
     assert {2, 3, 4} == set(copies[:, 0].tolist())
 
 
-def test_the_puzzle_itself_replaces_copies_that_are_always_refused():
+def test_copies_that_are_always_rejected_are_replaced_by_the_puzzle_itself():
     shape = BoxShape(2, 2)
     made = solutions(shape)
     puzzles, _ = with_copies(

@@ -1,4 +1,4 @@
-"""Backends: one of somebody else's, recomputation with the weights of the step, and mathematics that knows none."""
+"""Backends: custom ones, recomputation with the weights of the step, and independence of the models."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def case(arch: str, dtype: str = "bfloat16") -> Case:
 
 
 def gradients(case: Case) -> dict[str, torch.Tensor]:
-    """Every gradient of two supervision steps, and the latents after them."""
+    """Return all gradients of two supervision steps, and the latents after them."""
     model = case.model.train()
     carry = model.model.initial_carry(case.batch)
     for _ in range(2):
@@ -48,7 +48,7 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 
 
 class Minimal(Backend):
-    """What one has to write for a backend: the application."""
+    """A minimal backend, which only defines `apply`."""
 
     def __init__(self):
         super().__init__()
@@ -60,7 +60,7 @@ class Minimal(Backend):
 
 
 @pytest.mark.parametrize("arch", ["trm", "hrm"])
-def test_a_backend_that_defines_only_the_application_trains_like_eager_code(arch):
+def test_a_backend_that_only_defines_apply_trains_like_eager_code(arch):
     eager, own = case(arch), case(arch)
     inner = own.model.architecture
     inner.backend = backend = Minimal()
@@ -68,7 +68,7 @@ def test_a_backend_that_defines_only_the_application_trains_like_eager_code(arch
     assert set(backend.applied) == {getattr(inner, name) for name in inner.networks}
 
 
-def test_a_backend_without_an_application_says_what_is_missing():
+def test_a_backend_without_apply_raises_an_error():
     one = case("trm")
     one.model.architecture.backend = Backend()
     with pytest.raises(NotImplementedError, match="Backend must define apply"):
@@ -93,7 +93,7 @@ def test_recomputing_activations_changes_nothing_and_uses_the_weights_of_the_ste
 @pytest.mark.parametrize(
     "name", ["layers", "blocks", "unit_block", "equivariant", "local", "se_rrm", "ops", "kernels"]
 )
-def test_mathematics_knows_no_backend(name):
+def test_models_do_not_import_backends(name):
     tree = ast.parse((MODELS / f"{name}.py").read_text())
     imported = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     assert imported

@@ -1,4 +1,4 @@
-"""What a user can get wrong is one readable message, a non-zero exit and no traceback, before any work is lost."""
+"""Mistakes of a user give one readable message, a nonzero exit code and no traceback, before any work is lost."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from models.architectures import ARCHITECTURES
 
 
 @pytest.fixture
-def refused(monkeypatch, tmp_path, capfd, identified):
-    """Run the command with these overrides in an empty folder and return its one message; nothing may be left there."""
+def run_error(monkeypatch, tmp_path, capfd, identified):
+    """Run the command with these overrides in an empty folder, check that it leaves nothing, and return its message."""
 
     def run(*overrides: str, data: Path | str = identified, leaves: tuple[str, ...] = ()) -> str:
         cwd = tmp_path / "cwd"
@@ -47,64 +47,64 @@ def broken(identified, tmp_path) -> Path:
     return Path(shutil.copytree(identified, tmp_path / "broken"))
 
 
-def test_a_missing_folder(refused, tmp_path):
-    assert f"error: {tmp_path}/nothing" in refused(data=tmp_path / "nothing")
+def test_a_missing_folder(run_error, tmp_path):
+    assert f"error: {tmp_path}/nothing" in run_error(data=tmp_path / "nothing")
 
 
-def test_a_missing_split(refused, broken):
+def test_a_missing_split(run_error, broken):
     shutil.rmtree(broken / "test")
-    assert f"error: {broken}: has no split 'test'" in refused(data=broken)
+    assert f"error: {broken}: has no split 'test'" in run_error(data=broken)
 
 
-def test_a_truncated_array(refused, broken):
+def test_a_truncated_array(run_error, broken):
     path = broken / "train" / "all__inputs.npy"
     path.write_bytes(path.read_bytes()[:-10])
-    assert str(path) in refused(data=broken)
+    assert str(path) in run_error(data=broken)
 
 
-def test_indices_that_do_not_increase(refused, broken):
+def test_indices_that_do_not_increase(run_error, broken):
     path = broken / "train" / "all__puzzle_indices.npy"
     indices = np.load(path)
     indices[3] = indices[2] - 1
     np.save(path, indices)
-    message = refused(data=broken)
+    message = run_error(data=broken)
     assert str(path) in message
     assert "3" in message.partition(str(path))[2]
 
 
-def test_a_label_outside_the_vocabulary(refused, broken):
+def test_a_label_outside_the_vocabulary(run_error, broken):
     path = broken / "test" / "all__labels.npy"
     labels = np.load(path)
     labels[2, 1] = 7
     np.save(path, labels)
-    message = refused(data=broken)
+    message = run_error(data=broken)
     assert str(path) in message
     assert "7" in message.partition(str(path))[2]
 
 
-def test_a_dataset_json_that_is_no_json(refused, broken):
+def test_a_dataset_json_that_is_not_json(run_error, broken):
     (broken / "train" / "dataset.json").write_text("{")
-    assert f"{broken}/train/dataset.json" in refused(data=broken)
+    assert f"{broken}/train/dataset.json" in run_error(data=broken)
 
 
-def test_test_data_of_another_kind(refused, tmp_path, sudoku4x4):
-    assert "data_paths and data_paths_test differ in seq_len: 4 and 16" in refused(
+def test_test_data_of_another_kind(run_error, tmp_path, sudoku4x4):
+    assert "data_paths and data_paths_test differ in seq_len: 4 and 16" in run_error(
         f"data_paths_test=[{sudoku4x4}]"
     )
 
 
-def test_a_batch_size_that_the_micro_batches_cannot_share(refused):
-    message = refused("global_batch_size=6", "grad_accum_steps=4")
+def test_a_batch_size_that_micro_batches_cannot_divide(run_error):
+    message = run_error("global_batch_size=6", "grad_accum_steps=4")
     assert "error: global_batch_size=6 must be a multiple of the number of processes (1) times" in message
 
 
-def test_epochs_that_are_no_multiple_of_the_interval_and_what_would_be(refused):
-    message = refused("epochs=5", "eval_interval=2")
+def test_epochs_that_are_not_a_multiple_of_the_interval_with_a_suggestion(run_error):
+    message = run_error("epochs=5", "eval_interval=2")
     assert "epochs=5 must be a multiple of eval_interval=2: use epochs=6 or another eval_interval" in message
 
 
-def test_an_iteration_without_a_full_batch(refused):
-    message = refused("global_batch_size=512", "epochs=2", "eval_interval=1")
+def test_an_iteration_without_a_full_batch(run_error):
+    message = run_error("global_batch_size=512", "epochs=2", "eval_interval=1")
     assert "fills no batch: global_batch_size is 512; use a smaller global_batch_size" in message
 
 
@@ -117,19 +117,19 @@ def test_an_iteration_without_a_full_batch(refused):
         ("arch.loss.loss_typ=softmax_cross_entropy", "arch.loss.loss_type"),
     ],
 )
-def test_a_misspelt_key_names_the_nearest_valid_ones(refused, override, nearest):
-    message = refused(override)
+def test_a_misspelt_key_names_the_nearest_valid_ones(run_error, override, nearest):
+    message = run_error(override)
     key = override.lstrip("+").partition("=")[0]
     assert f"{key}: unknown key; nearest valid keys: {nearest}" in message
 
 
-def test_every_bad_key_is_listed_at_once(refused):
-    message = refused("lr=-1", "arch.pos_encodings=roep", "arch.num_heads=0", "beta1=1")
+def test_every_bad_key_is_listed_at_once(run_error):
+    message = run_error("lr=-1", "arch.pos_encodings=roep", "arch.num_heads=0", "beta1=1")
     for key in ("lr", "arch.pos_encodings", "arch.num_heads", "beta1"):
         assert f"  {key}: " in message
 
 
-def test_a_group_of_another_command_is_no_advice_on_hydra(monkeypatch, tmp_path, capfd):
+def test_a_group_of_another_command_gives_no_advice_about_hydra(monkeypatch, tmp_path, capfd):
     assert in_process_command(monkeypatch, tmp_path, "checkpoint=run", "arch=trm", entry=evaluate) == 2
     assert capfd.readouterr().err == (
         "error: arch: this command has no such group of configs; its keys are in README.md, Config keys\n"
@@ -155,20 +155,20 @@ def test_a_group_of_another_command_is_no_advice_on_hydra(monkeypatch, tmp_path,
         ("~nothing", "the arguments are not valid: Could not delete from config. 'nothing' does not exist."),
     ],
 )
-def test_what_hydra_refuses_is_one_line(refused, override, beginning):
-    (line,) = refused(override).splitlines()
+def test_errors_of_hydra_are_one_line(run_error, override, beginning):
+    (line,) = run_error(override).splitlines()
     assert line.startswith(f"error: {beginning}")
     assert "HYDRA_FULL_ERROR" not in line
 
 
-def test_an_unknown_architecture_lists_those_there_are(refused):
-    message = refused("arch=tmr")
+def test_an_unknown_architecture_lists_the_known_ones(run_error):
+    message = run_error("arch=tmr")
     for name in ARCHITECTURES:
         assert name in message
 
 
-def test_a_choice_needs_its_plus_no_more_than_a_key_does(refused):
-    assert "global_batch_size: 0 is not valid" in refused("experiment=debug", "global_batch_size=0")
+def test_group_choices_work_with_and_without_plus(run_error):
+    assert "global_batch_size: 0 is not valid" in run_error("experiment=debug", "global_batch_size=0")
 
 
 @pytest.mark.parametrize(
@@ -219,43 +219,41 @@ def test_a_choice_needs_its_plus_no_more_than_a_key_does(refused):
         ("arch.loss.name=null", "arch.loss.name=None: must be a name"),
     ],
 )
-def test_values_that_cannot_be(refused, override, expected):
-    # Spaces separate overrides, but not those within brackets.
+def test_invalid_values(run_error, override, expected):
+    # Spaces separate overrides, except within brackets.
     overrides = [override] if "[" in override else override.split()
-    assert expected in refused(
+    assert expected in run_error(
         *overrides, leaves=("run",) if "checkpoint" in override or "resume" in override else ()
     )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_device_that_is_not_there(refused):
-    assert "error: device=cuda: torch" in refused("device=cuda")
+def test_a_missing_device(run_error):
+    assert "error: device=cuda: torch" in run_error("device=cuda")
 
 
-def test_a_file_where_the_run_should_be(refused, tmp_path):
+def test_a_file_in_place_of_the_run_folder(run_error, tmp_path):
     (tmp_path / "file").write_text("")
-    message = refused(f"checkpoint_path={tmp_path}/file")
+    message = run_error(f"checkpoint_path={tmp_path}/file")
     assert f"error: {tmp_path}/file" in message
     assert "choose another checkpoint_path" in message
 
 
-def test_weights_of_another_model(refused, identified, tmp_path):
+def test_weights_of_another_model(run_error, identified, tmp_path):
     train(identified, tmp_path / "other", "arch.hidden_size=32", epochs=2)
     (weights,) = (tmp_path / "other").glob("step_*")
-    message = refused(f"load_checkpoint={weights}", leaves=("run",))
+    message = run_error(f"load_checkpoint={weights}", leaves=("run",))
     assert "lm_head.weight" in message
     assert "32" in message
 
 
-def test_a_checkpoint_that_is_no_checkpoint(refused, tmp_path):
+def test_a_file_that_is_not_a_checkpoint(run_error, tmp_path):
     path = tmp_path / "step_7"
     path.write_bytes(b"not weights")
-    assert f"error: {path}" in refused(f"load_checkpoint={path}", leaves=("run",))
+    assert f"error: {path}" in run_error(f"load_checkpoint={path}", leaves=("run",))
 
 
-def test_a_puzzle_table_of_other_puzzles_is_filled_with_its_mean_and_that_is_said(
-    identified, tmp_path, capsys
-):
+def test_a_puzzle_table_of_other_puzzles_is_filled_with_its_mean_with_a_notice(identified, tmp_path, capsys):
     train(identified, tmp_path / "source", epochs=2)
     (weights,) = (tmp_path / "source").glob("step_*")
     other = write_identified(tmp_path / "more", names="abcdefgh")
@@ -270,7 +268,7 @@ def test_a_puzzle_table_of_other_puzzles_is_filled_with_its_mean_and_that_is_sai
     torch.testing.assert_close(after, before.mean(0).expand_as(after))
 
 
-def test_the_process_itself_ends_with_two_and_one_message(identified, tmp_path):
+def test_the_process_exits_with_two_and_one_message(identified, tmp_path):
     done = command(*TINY, f"data_paths=[{identified}]", "epochs=5", "eval_interval=2", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
@@ -281,8 +279,8 @@ def test_the_process_itself_ends_with_two_and_one_message(identified, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_during_the_run_leaves_what_was_trained(identified, tmp_path, monkeypatch):
-    """The disk is full when metrics are written: the message, and a folder that can be resumed."""
+def test_an_error_during_the_run_keeps_the_training_state(identified, tmp_path, monkeypatch):
+    """Simulate a full disk while metrics are written: expect a message and a folder that can be resumed."""
     import builtins
 
     from utils.loggers import json_lines

@@ -1,4 +1,4 @@
-"""benchmarks/recipes.py: what it reads off a run, the table it prints, and that it goes on where it was interrupted."""
+"""benchmarks/recipes.py: results of a run, the printed table, and continuing after an interruption."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def line(step: int, time: float, share: float | None = None) -> str:
     )
 
 
-def test_training_time_leaves_out_evaluations_and_counts_the_first_interval(tmp_path):
+def test_training_time_excludes_evaluations_and_includes_the_first_interval(tmp_path):
     path = tmp_path / "metrics.jsonl"
     lines = [
         line(5, 100),
@@ -34,7 +34,7 @@ def test_training_time_leaves_out_evaluations_and_counts_the_first_interval(tmp_
     assert recipes.evaluations(tmp_path / "none") == []
 
 
-def test_the_table_shows_medians_spread_and_who_did_not_get_there():
+def test_the_table_shows_medians_spread_and_unreached_thresholds():
     def record(recipe: str, *points) -> dict:
         return {"recipe": recipe, "evaluations": list(points)}
 
@@ -82,7 +82,7 @@ def test_every_recipe_is_a_config_that_builds_and_changes_something(sudoku4x4, t
 
 
 @pytest.mark.slow
-def test_an_interrupted_benchmark_goes_on_with_what_is_missing(sudoku4x4, tmp_path):
+def test_an_interrupted_benchmark_continues_with_missing_runs(sudoku4x4, tmp_path):
     small = [
         "arch.hidden_size=16",
         "arch.num_heads=2",
@@ -122,8 +122,8 @@ def test_an_interrupted_benchmark_goes_on_with_what_is_missing(sudoku4x4, tmp_pa
     assert benchmark("--table").count("| baseline | 2 |") == 1
 
 
-def test_a_benchmark_of_no_seeds_is_refused(monkeypatch, capsys):
+def test_a_benchmark_without_seeds_is_rejected(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["recipes.py", "--seeds", "0"])
     with pytest.raises(SystemExit):
         recipes.main()
-    assert "--seeds 0: the number of runs" in capsys.readouterr().err
+    assert "--seeds is 0, but must be at least 1" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""benchmarks/trace.py on a CPU: its figures agree with each other, and it says where the time went."""
+"""benchmarks/trace.py on a CPU: its figures are consistent, and it lists the slowest operations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from benchmarks.trace import main
 
 
-def test_a_trace_states_rate_ceiling_and_the_operations_that_take_most(capsys):
+def test_a_trace_reports_rate_ceiling_and_slowest_operations(capsys):
     own = ["arch.hidden_size=32", "arch.num_heads=2", "arch.L_cycles=2", "seq_len=36", "global_batch_size=4"]
     options = ["--device", "cpu", "--dtype", "float32", "--steps", "2", "--modes", "eager", "--kernels", "3"]
     main(["--set", *own, *options])

@@ -1,4 +1,4 @@
-"""The ARC builder: what it writes, what decides it, what it refuses."""
+"""The ARC builder: its output, options and errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write_tasks(folder: Path, subset: str, tasks: dict, answers: dict | None = N
 
 
 def task(*grids: list) -> dict:
-    """A task whose demonstrations and one test input are (input, output), ..., input."""
+    """Return a task with demonstrations and one test input, given as (input, output), ..., input."""
     *pairs, question = grids
     return {"train": [{"input": a, "output": b} for a, b in pairs], "test": [{"input": question}]}
 
@@ -46,7 +46,7 @@ def built(tmp_path_factory) -> Path:
 # ------------------------------------------------------------------------------------------ content
 
 
-def test_a_built_dataset_is_valid_and_says_how_it_was_made(built):
+def test_a_built_dataset_is_valid_and_records_how_it_was_made(built):
     assert validate(built) == []
     extra = open_split(built, "test").metadata.extra
     assert (extra["family"], extra["grid_shape"], extra["seed"]) == ("arc", [30, 30], 42)
@@ -55,7 +55,7 @@ def test_a_built_dataset_is_valid_and_says_how_it_was_made(built):
     assert "workers" not in extra["options"]
 
 
-def test_train_has_the_demonstrations_of_all_tasks_and_the_tests_of_those_that_are_not_tested(built):
+def test_train_has_all_demonstrations_and_the_test_pairs_of_other_subsets(built):
     names = read_identifiers(built)
     tests, tested = 0, set()
     for subset in ("training", "concept", "evaluation"):
@@ -76,7 +76,7 @@ def test_train_has_the_demonstrations_of_all_tasks_and_the_tests_of_those_that_a
 
 
 def originals(built: Path, split: str, identifier: int) -> list[tuple]:
-    """The pairs of the puzzle with an identifier, its augmentation undone."""
+    """Return the pairs of the puzzle with an identifier, with its augmentation undone."""
     names = read_identifiers(built)
     examples = open_split(built, split).sets["all"]
     puzzle = examples.puzzle_identifiers.tolist().index(identifier)
@@ -89,7 +89,7 @@ def originals(built: Path, split: str, identifier: int) -> list[tuple]:
 
 
 def cut(sequence: np.ndarray) -> np.ndarray:
-    """The grid in a sequence, wherever it lies; fails unless the sequence is its encoding there."""
+    """Return the grid in a sequence at any position; assert that the sequence is its encoding there."""
     places = np.argwhere(sequence.reshape(30, 30) >= 2)
     (top, left), (bottom, right) = places.min(0), places.max(0)
     grid = sequence.reshape(30, 30)[top : bottom + 1, left : right + 1] - np.uint8(2)
@@ -104,14 +104,14 @@ def test_every_copy_is_its_task_under_the_augmentation_in_its_name(built):
         assert originals(built, "train", identifier) == originals(built, "train", names.index(own_name))
 
 
-def test_one_example_of_each_train_puzzle_stays_in_place_and_the_test_split_is_never_shifted(tmp_path):
+def test_one_example_of_each_train_puzzle_and_the_whole_test_split_are_not_shifted(tmp_path):
     folder = build(tmp_path / "many", "--num-aug", "60")
     train, test = (open_split(folder, split).sets["all"] for split in ("train", "test"))
     inputs, _ = train.read(np.arange(train.num_examples))
     in_place = inputs[:, 0] >= 2
     per_puzzle = np.add.reduceat(in_place, train.puzzle_indices[:-1])
     assert per_puzzle.min() == 1
-    assert (per_puzzle == 1).mean() > 0.8  # a random shift is (0, 0) now and then
+    assert (per_puzzle == 1).mean() > 0.8  # a random shift is sometimes (0, 0)
     lengths = np.diff(train.puzzle_indices)
     longest = np.flatnonzero(lengths == lengths.max())
     places = {int(in_place[train.puzzle_indices[puzzle] :].argmax()) for puzzle in longest}
@@ -151,9 +151,9 @@ SYMMETRIC = np.array([[0, 1, 0], [1, 2, 1], [0, 1, 0]], np.uint8)
         [(SYMMETRIC, SYMMETRIC.T[:1])] * 2,
     ],
 )
-def test_fingerprints_agree_exactly_where_the_puzzle_hashes_do(pairs):
+def test_fingerprints_are_equal_iff_puzzle_hashes_are(pairs):
     numbers = np.random.default_rng(2).integers(0, 8 * 362880, 250)
-    # Duplicates must occur: take neighbours too, which exchange the last colours only.
+    # Duplicates must occur, so include adjacent numbers, which swap only the last colours.
     numbers = np.concatenate([numbers, numbers ^ 1])
     transforms, colours = decode_numbers(numbers)
     hashes = [
@@ -166,7 +166,7 @@ def test_fingerprints_agree_exactly_where_the_puzzle_hashes_do(pairs):
     assert len(set(zip(hashes, fingerprints, strict=True))) == len(set(hashes)) == len(set(fingerprints))
 
 
-def test_copies_that_look_alike_are_written_once():
+def test_identical_copies_are_written_once():
     one_cell = [(np.array([[1]], np.uint8), np.array([[2]], np.uint8))]
     generator = np.random.default_rng(3)
     assert (
@@ -181,14 +181,14 @@ def test_copies_that_look_alike_are_written_once():
 # ------------------------------------------------------------------------------------------ determinism
 
 
-def test_workers_and_the_size_of_parts_change_nothing(built, tmp_path, monkeypatch):
+def test_the_result_does_not_depend_on_workers_and_part_sizes(built, tmp_path, monkeypatch):
     expected = contents(built)
     assert contents(build(tmp_path / "two", "--workers", "2")) == expected
     monkeypatch.setattr(build_arc_dataset, "_PART_EXAMPLES", 3)
     assert contents(build(tmp_path / "parts")) == expected
 
 
-def test_the_seed_decides_order_augmentations_and_shifts(built, tmp_path):
+def test_the_seed_determines_order_augmentations_and_shifts(built, tmp_path):
     other = build(tmp_path / "other", "--seed", "7")
     assert read_identifiers(other) != read_identifiers(built)
     assert sorted(n for n in read_identifiers(other) if "|" not in n) == sorted(
@@ -199,7 +199,7 @@ def test_the_seed_decides_order_augmentations_and_shifts(built, tmp_path):
     ).read_bytes()
 
 
-def test_both_spellings_of_the_options_and_both_ways_to_start_it_work(tmp_path):
+def test_both_spellings_of_options_work_as_a_script_and_as_a_module(tmp_path):
     words = (
         f"--input_file_prefix {PREFIX} --subsets training evaluation --test_set_name evaluation --num_aug=1 "
         "--puzzle_identifiers_start 3 --seed 5 --workers 1 --output_dir"
@@ -214,7 +214,7 @@ def test_both_spellings_of_the_options_and_both_ways_to_start_it_work(tmp_path):
     assert one == other
 
 
-def test_the_published_defaults_hold():
+def test_defaults_are_the_published_ones():
     options = parse_options(
         ["--input-file-prefix", "x", "--output-dir", "y", "--subsets", "a", "--test-set-name", "a"]
     )
@@ -225,7 +225,7 @@ def test_the_published_defaults_hold():
 # ------------------------------------------------------------------------------------------ options
 
 
-def test_identifiers_start_where_told(tmp_path, built):
+def test_identifiers_start_at_the_given_number(tmp_path, built):
     shifted = build(tmp_path / "shifted", "--puzzle-identifiers-start", "100")
     assert read_identifiers(shifted) == ["<blank>"] * 99 + read_identifiers(built)
     metadata = open_split(shifted, "train").metadata
@@ -234,7 +234,7 @@ def test_identifiers_start_where_told(tmp_path, built):
     assert np.array_equal(first, open_split(built, "train").sets["all"].puzzle_identifiers + 99)
 
 
-def test_a_second_test_subset_is_tested_too(tmp_path):
+def test_a_second_test_subset_is_in_the_test_split(tmp_path):
     folder = build(tmp_path / "two", "--test-set-name2", "concept")
     expected = [
         json.loads(Path(f"{PREFIX}_{s}_challenges.json").read_text()) for s in ("evaluation", "concept")
@@ -242,7 +242,7 @@ def test_a_second_test_subset_is_tested_too(tmp_path):
     assert set(json.loads((folder / "test_puzzles.json").read_text())) == {*expected[0], *expected[1]}
 
 
-def test_unknown_answers_are_0_in_the_raw_tasks_and_named_beside_them(tmp_path, capsys):
+def test_unknown_answers_are_0_in_the_raw_tasks_and_recorded(tmp_path, capsys):
     questions = {"known": task(([[1]], [[2]]), [[3]]), "unknown": task(([[1, 2]], [[2]]), [[3]])}
     prefix = write_tasks(tmp_path, "evaluation", questions, {"known": [[[0]]]})
     folder = build(tmp_path / "built", subsets="evaluation", prefix=prefix)
@@ -251,11 +251,11 @@ def test_unknown_answers_are_0_in_the_raw_tasks_and_named_beside_them(tmp_path, 
         k: p["test"][0]["output"] for k, p in json.loads((folder / "test_puzzles.json").read_text()).items()
     }
     assert outputs == {"known": [[0]], "unknown": [[0]]}
-    note = "1 tasks of evaluation lack answers to 1 test inputs: these are submitted, but not scored"
+    note = "1 tasks of evaluation lack answers to 1 test inputs, which are submitted, but not scored"
     assert note in capsys.readouterr().out
 
 
-def test_two_tasks_of_one_name_in_two_subsets_are_refused_unless_they_share_a_pair(tmp_path, capsys):
+def test_two_tasks_with_the_same_name_are_rejected_unless_they_share_a_pair(tmp_path, capsys):
     one, other = task(([[1, 2]], [[2]]), [[3]]), task(([[5, 6]], [[6]]), [[7]])
     for subset, raw in (("training", one), ("evaluation", other)):
         prefix = write_tasks(tmp_path, subset, {"1": raw})
@@ -271,10 +271,10 @@ def test_two_tasks_of_one_name_in_two_subsets_are_refused_unless_they_share_a_pa
 
 
 @pytest.mark.parametrize("store", ["full", "lazy"])
-def test_an_unknown_answer_is_an_ignored_label_and_nothing_else_changes(tmp_path, store):
-    """The same tasks with [[0]] as the true answer give the same inputs, names and raw tasks, and the other labels."""
+def test_an_unknown_answer_only_changes_the_label_to_ignored(tmp_path, store):
+    """Compare with the same tasks with [[0]] as true answer: equal inputs, names and raw tasks, different labels."""
     pair, tests = {"input": [[1, 2]], "output": [[2, 3]]}, [{"input": [[3]]}, {"input": [[4, 5]]}]
-    rows, beside = {}, {}
+    rows, others = {}, {}
     for kind, answers in (("unknown", [[[9, 9]], None]), ("known", [[[9, 9]], [[0]]])):
         (tmp_path / kind).mkdir()
         for subset in ("training", "evaluation"):
@@ -284,8 +284,8 @@ def test_an_unknown_answer_is_an_ignored_label_and_nothing_else_changes(tmp_path
         build(folder, "--store", store, subsets="training evaluation", prefix=prefix)
         assert validate(folder) == []
         rows[kind] = {split: open_split(folder, split).sets["all"].read(slice(None)) for split in SPLITS}
-        beside[kind] = read_identifiers(folder), (folder / "test_puzzles.json").read_text()
-    assert beside["unknown"] == beside["known"]
+        others[kind] = read_identifiers(folder), (folder / "test_puzzles.json").read_text()
+    assert others["unknown"] == others["known"]
     for split in SPLITS:
         (inputs, labels), (same_inputs, known_labels) = rows["unknown"][split], rows["known"][split]
         assert np.array_equal(inputs, same_inputs)
@@ -294,7 +294,7 @@ def test_an_unknown_answer_is_an_ignored_label_and_nothing_else_changes(tmp_path
         assert np.array_equal(labels, np.where(is_placeholder[:, None], 0, known_labels))
 
 
-def test_a_task_in_two_subsets_keeps_one_identifier_and_the_leak_is_told(tmp_path, capsys):
+def test_a_task_in_two_subsets_has_one_identifier_and_leakage_is_reported(tmp_path, capsys):
     tasks = {"same": task(([[1, 2]], [[2]]), [[3]])}
     for subset in ("training", "evaluation"):
         prefix = write_tasks(tmp_path, subset, tasks, {"same": [[[4]]]})
@@ -323,14 +323,14 @@ def test_a_task_in_two_subsets_keeps_one_identifier_and_the_leak_is_told(tmp_pat
         (["--subsets", "training", "missing", "evaluation"], "subset 'missing': there is neither"),
     ],
 )
-def test_wrong_options_end_with_one_line_and_exit_code_2(tmp_path, capsys, options, message):
+def test_wrong_options_give_one_line_and_exit_code_2(tmp_path, capsys, options, message):
     with pytest.raises(SystemExit) as exit_:
         build(tmp_path / "built", *options)
     assert exit_.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_wrong_data_leaves_an_earlier_dataset_as_it_was(tmp_path, capsys):
+def test_wrong_data_leaves_an_existing_dataset_unchanged(tmp_path, capsys):
     folder = build(tmp_path / "built")
     before = contents(folder)
     prefix = write_tasks(tmp_path, "evaluation", {"bad": task(([[1, 2], [3]], [[2]]), [[3]])})

@@ -1,4 +1,4 @@
-"""Building maze datasets end to end: sources, options, and how wrong data and options are refused."""
+"""Build maze datasets end to end: sources, options, and errors for wrong data and options."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def files_of(folder: Path) -> dict[str, str]:
     }
 
 
-def refusal(capsys, *arguments) -> str:
-    """What the command prints when it refuses these arguments."""
+def build_error(capsys, *arguments) -> str:
+    """Return the error that the command prints for these arguments."""
     with pytest.raises(SystemExit) as stopped:
         build(*arguments)
     assert stopped.value.code == 2
@@ -67,7 +67,7 @@ def source(tmp_path) -> Path:
     return tmp_path / "source"
 
 
-# What is built
+# Output
 
 
 def test_tables_become_tokens_in_file_order(tmp_path):
@@ -94,7 +94,7 @@ def test_the_length_of_the_shortest_path_is_recorded_as_difficulty_of_test_mazes
     assert open_split(tmp_path / "out", "train").sets["all"].difficulty is None
 
 
-def test_aug_adds_the_eight_images_of_train_mazes_and_none_of_test_mazes(tmp_path):
+def test_aug_adds_the_eight_images_of_train_mazes_only(tmp_path):
     build("--source-csv", SAMPLES, "--output-dir", tmp_path / "out", "--aug")
     assert validate(tmp_path / "out") == []
     train, rows = open_split(tmp_path / "out", "train"), read_csv(SAMPLES / "train.csv")
@@ -120,10 +120,10 @@ def test_a_subsample_is_drawn_by_the_seed_and_its_rows_are_recorded(tmp_path):
     train = open_split(tmp_path / "a", "train")
     assert np.array_equal(train.sets["all"].inputs, expected)
     assert train.metadata.extra["source_rows_sha256"] == hashlib.sha256(rows.tobytes()).hexdigest()
-    assert len(open_split(tmp_path / "a", "test").sets["all"].inputs) == 6  # the test split stays whole
+    assert len(open_split(tmp_path / "a", "test").sets["all"].inputs) == 6  # the test split is not subsampled
 
 
-def test_the_dataset_says_what_it_was_built_from(tmp_path, source):
+def test_the_dataset_records_its_source(tmp_path, source):
     build("--source-csv", source, "--output-dir", tmp_path / "out", "--aug", "--seed", 3)
     extra = open_split(tmp_path / "out", "train").metadata.extra
     assert (extra["family"], extra["grid_shape"], extra["builder"]) == ("maze", [3, 3], "build_maze_dataset")
@@ -138,13 +138,13 @@ def test_test_mazes_that_occur_in_train_are_kept_and_counted(tmp_path, capsys):
     table(tmp_path / "source", "train", GOOD[:2])
     table(tmp_path / "source", "test", [GOOD[2], turned])
     build("--source-csv", tmp_path / "source", "--output-dir", tmp_path / "out")
-    assert "of the test mazes 1 occur in train" in capsys.readouterr().out
+    assert "1 test mazes occur in train" in capsys.readouterr().out
     test = open_split(tmp_path / "out", "test")
     assert test.metadata.extra["overlap_of_test_with_train"] == {"equivalent_puzzles": 1}
     assert np.array_equal(test.sets["all"].inputs[1], encode(turned[0]))
 
 
-def test_answers_that_are_longer_than_the_shortest_path_are_kept_and_counted(tmp_path, source, capsys):
+def test_answers_longer_than_the_shortest_path_are_kept_and_counted(tmp_path, source, capsys):
     table(source, "test", [("S     G  ", "Soo  oGoo")])
     build("--source-csv", source, "--output-dir", tmp_path / "out")
     assert "1 of the test answers are not shortest paths" in capsys.readouterr().out
@@ -183,7 +183,7 @@ def test_generated_datasets_are_valid_and_do_not_leak(tmp_path):
     assert train.metadata.extra["options"]["min_path"] < test.sets["all"].difficulty.min()
 
 
-def test_the_threshold_is_obeyed_and_the_number_of_workers_changes_nothing(tmp_path):
+def test_the_threshold_is_respected_and_workers_do_not_matter(tmp_path):
     for name, workers in (("one", 1), ("two", 2)):
         build(
             *(
@@ -209,7 +209,7 @@ def test_the_threshold_is_obeyed_and_the_number_of_workers_changes_nothing(tmp_p
     ("size", "train_size", "test_size", "steps"),
     [(30, 6, 6, (100, 140)), (9, 30, 30, (24, 33)), (4, 40, 40, (6, 8))],
 )
-def test_perfect_mazes_have_one_path_of_the_usual_length_and_occur_once(
+def test_perfect_mazes_are_unique_and_have_one_path_of_the_default_length(
     size, train_size, test_size, steps, tmp_path
 ):
     options = ("--size", size, "--generate", train_size, "--test-size", test_size, "--workers", 1)
@@ -224,9 +224,9 @@ def test_perfect_mazes_have_one_path_of_the_usual_length_and_occur_once(
             question = tokens.reshape(size, size)
             free = question != encode("#")[0]
             num_pairs = (free[1:] & free[:-1]).sum() + (free[:, 1:] & free[:, :-1]).sum()
-            assert free.sum() == num_pairs + 1  # one path at most from any free cell to any other ...
+            assert free.sum() == num_pairs + 1  # at most one path between any two free cells ...
             reached, paths = walk(question)
-            assert len(reached) == free.sum()  # ... and one at least
+            assert len(reached) == free.sum()  # ... and at least one
             assert len(paths) == 1
             assert steps[0] <= len(paths[0]) - 1 <= steps[1]
             expected = question.copy()
@@ -242,7 +242,7 @@ def test_perfect_mazes_have_one_path_of_the_usual_length_and_occur_once(
 
 
 def walk(question: np.ndarray) -> tuple[set[tuple[int, int]], list[list[tuple[int, int]]]]:
-    """The cells on paths from S that visit no cell twice, and those of the paths that end at G."""
+    """Return the cells on simple paths from S, and those on the paths that end at G."""
     start = tuple(int(index) for index in np.argwhere(question == encode("S")[0])[0])
     reached, at_goal, paths = set(), [], [[start]]
     while paths:
@@ -269,28 +269,28 @@ def test_perfect_mazes_depend_on_the_seed_and_not_on_the_number_of_workers(tmp_p
 
 
 @pytest.mark.parametrize("perfect", [[], ["--perfect"]], ids=["with_cycles", "perfect"])
-def test_paths_have_the_lengths_asked_for(perfect, tmp_path):
+def test_paths_have_the_requested_lengths(perfect, tmp_path):
     options = ("--size", 8, "--generate", 1, "--test-size", 40, "--min-path", 13, "--max-path", 15)
     build(*perfect, *options, "--workers", 1, "--output-dir", tmp_path / "out")
     difficulty = open_split(tmp_path / "out", "test").sets["all"].difficulty
     assert set(difficulty.tolist()) == {14, 15}
 
 
-def test_mazes_that_are_not_perfect_have_no_longest_path_by_default(tmp_path):
+def test_mazes_that_are_not_perfect_have_no_maximum_path_by_default(tmp_path):
     build("--generate", 1, "--size", 5, "--workers", 1, "--output-dir", tmp_path / "out")
     options = open_split(tmp_path / "out", "train").metadata.extra["options"]
     assert (options["perfect"], options["max_path"]) == (False, None)
 
 
-def test_perfect_mazes_that_do_not_exist_are_refused_by_the_option_to_change(tmp_path, monkeypatch, capsys):
+def test_impossible_perfect_mazes_give_an_error_with_the_option_to_change(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("dataset.families.maze.generate._MAX_PERFECT_TRIES", 100)
     options = ("--perfect", "--workers", 1, "--output-dir", tmp_path / "out")
-    message = refusal(capsys, *options, "--generate", 3, "--size", 5, "--min-path", 22, "--max-path", 24)
+    message = build_error(capsys, *options, "--generate", 3, "--size", 5, "--min-path", 22, "--max-path", 24)
     assert "no perfect 5x5 mazes with a shortest path longer than 22 steps and of at most 24" in message
-    assert "ask for shorter ones (--min-path; for this size 9 is usual)" in message
-    message = refusal(capsys, *options, "--generate", 9999, "--size", 3)
+    assert "lower --min-path (the default for this size is 9)" in message
+    message = build_error(capsys, *options, "--generate", 9999, "--size", 3)
     assert "of 9999 different perfect 3x3 mazes" in message
-    assert "ask for fewer, or for other lengths (--min-path, --max-path)" in message
+    assert "generate fewer, or change --min-path or --max-path" in message
 
 
 def test_a_generated_dataset_that_replaces_one_from_a_table_leaves_no_source_rows(tmp_path, source):
@@ -310,11 +310,11 @@ def test_the_command_runs_by_its_path_and_as_a_module_in_both_spellings(command,
     assert validate(tmp_path / "out") == []
 
 
-def test_help_says_that_the_published_readme_and_builder_disagree_about_aug(capsys):
+def test_help_explains_that_the_published_readme_and_builder_disagree_about_aug(capsys):
     with pytest.raises(SystemExit):
         parse_options(["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "as in the published builder, although the published README speaks of 8" in text
+    assert "as in the published builder, although the published README mentions 8" in text
     assert not parse_options([]).aug
 
 
@@ -322,7 +322,7 @@ def test_the_defaults_are_the_published_ones():
     assert parse_options([]).output_dir == "data/maze-30x30-hard-1k"
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -341,36 +341,36 @@ def test_the_defaults_are_the_published_ones():
         ([GOOD[0], ("S ## #  G", "So## #  G")], r"train\.csv line 3: .*not one path from S to G"),
         (
             [GOOD[0], ("S ## #  G", "Soo#o# oG")],
-            r"train\.csv line 3: its answer has 'o' at character 3 where",
+            r"train\.csv line 3: its answer has 'o' at character 3, but",
         ),
         ([("S  G  ", "SooG  ")], r"train\.csv line 2: a maze of 6 cells is not square"),
         ([], r"train\.csv has no row"),
     ],
 )
-def test_a_wrong_row_is_refused_by_file_and_row(rows, message, tmp_path, source, capsys):
+def test_a_wrong_row_is_rejected_with_file_and_line(rows, message, tmp_path, source, capsys):
     table(source, "train", rows)
-    assert re.search(message, refusal(capsys, "--source-csv", source, "--output-dir", tmp_path / "out"))
+    assert re.search(message, build_error(capsys, "--source-csv", source, "--output-dir", tmp_path / "out"))
     assert not list((tmp_path / "out").glob("*/dataset.json"))
 
 
-def test_a_wrong_test_row_and_splits_of_different_sizes_are_refused(tmp_path, source, capsys):
+def test_wrong_test_rows_and_splits_of_different_sizes_are_rejected(tmp_path, source, capsys):
     table(source, "test", [GOOD[2], ("SS  #   G", "SS o# ooG")])
-    message = refusal(capsys, "--source-csv", source, "--output-dir", tmp_path / "out")
+    message = build_error(capsys, "--source-csv", source, "--output-dir", tmp_path / "out")
     assert "test.csv line 3: its question has 2 starts (S)" in message
     table(source, "test", [("SG  ", "SG  ")])
-    message = refusal(capsys, "--source-csv", source, "--output-dir", tmp_path / "out")
+    message = build_error(capsys, "--source-csv", source, "--output-dir", tmp_path / "out")
     assert "test.csv line 2: its question has 4 characters instead of 9" in message
 
 
-def test_a_table_without_its_header_is_refused(tmp_path, source, capsys):
+def test_a_table_without_its_header_is_rejected(tmp_path, source, capsys):
     table(source, "train", GOOD[1:2], header="made up,S ## #  G,So##o# oG,")
-    message = refusal(capsys, "--source-csv", source, "--output-dir", tmp_path / "out")
-    assert "train.csv has no column of questions" in message
+    message = build_error(capsys, "--source-csv", source, "--output-dir", tmp_path / "out")
+    assert "train.csv has no question column" in message
 
 
-def test_a_missing_table_is_named(tmp_path, source, capsys):
+def test_a_missing_table_is_reported_by_name(tmp_path, source, capsys):
     (source / "test.csv").unlink()
-    assert "test.csv does not exist" in refusal(
+    assert "test.csv does not exist" in build_error(
         capsys, "--source-csv", source, "--output-dir", tmp_path / "out"
     )
 
@@ -378,13 +378,13 @@ def test_a_missing_table_is_named(tmp_path, source, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--size", 6], "--size goes only with --generate"),
-        (["--test-size", 6], "--test-size goes only with --generate"),
-        (["--min-path", 6], "--min-path goes only with --generate"),
-        (["--max-path", 6], "--max-path goes only with --generate"),
-        (["--perfect"], "--perfect goes only with --generate"),
-        (["--perfect", "--source-csv", "."], "--perfect goes only with --generate"),
-        (["--workers", 2], "--workers goes only with --generate"),
+        (["--size", 6], "--size can only be used with --generate"),
+        (["--test-size", 6], "--test-size can only be used with --generate"),
+        (["--min-path", 6], "--min-path can only be used with --generate"),
+        (["--max-path", 6], "--max-path can only be used with --generate"),
+        (["--perfect"], "--perfect can only be used with --generate"),
+        (["--perfect", "--source-csv", "."], "--perfect can only be used with --generate"),
+        (["--workers", 2], "--workers can only be used with --generate"),
         (
             ["--generate", 3, "--max-path", 110],
             "no path has more than 110 (--min-path) and at most 110 (--max-path) steps: lower --min-path or raise",
@@ -393,41 +393,41 @@ def test_a_missing_table_is_named(tmp_path, source, capsys):
             ["--generate", 3, "--perfect", "--min-path", 140],
             "no path has more than 140 (--min-path) and at most 140 (--max-path) steps: lower --min-path or raise",
         ),
-        (["--generate", 3, "--perfect", "--max-path", 0], "the least is 1"),
-        (["--generate", 3, "--subsample-size", 2], "--subsample-size chooses rows of a source"),
+        (["--generate", 3, "--perfect", "--max-path", 0], "the minimum is 1"),
+        (["--generate", 3, "--subsample-size", 2], "--subsample-size samples rows of a source"),
         (["--generate", 3, "--source-csv", "."], "not allowed with argument"),
-        (["--generate", 0], "the least is 1"),
+        (["--generate", 0], "the minimum is 1"),
         (["--generate", 3, "--size", "big"], "'big' is not a whole number"),
         (["--agu"], "did you mean --aug"),
     ],
 )
-def test_options_without_effect_or_meaning_are_refused(arguments, message, tmp_path, capsys):
-    assert message in refusal(capsys, *arguments, "--output-dir", tmp_path / "out")
+def test_options_without_effect_are_rejected(arguments, message, tmp_path, capsys):
+    assert message in build_error(capsys, *arguments, "--output-dir", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_failed_build_leaves_the_earlier_dataset_as_it_was(tmp_path, source, capsys):
+def test_a_failed_build_leaves_the_existing_dataset_unchanged(tmp_path, source, capsys):
     build("--source-csv", source, "--output-dir", tmp_path / "out")
     before = files_of(tmp_path / "out")
     table(source, "train", [("SS", "SS")])
-    refusal(capsys, "--source-csv", source, "--output-dir", tmp_path / "out")
+    build_error(capsys, "--source-csv", source, "--output-dir", tmp_path / "out")
     assert files_of(tmp_path / "out") == before
 
 
-def test_without_the_hub_the_alternatives_are_named(tmp_path, monkeypatch, capsys):
+def test_without_the_hub_the_error_lists_alternatives(tmp_path, monkeypatch, capsys):
     import huggingface_hub
 
     def unreachable(*_, **__):
         raise OSError("no route to the hub")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
-    message = refusal(capsys, "--output-dir", tmp_path / "out")
+    message = build_error(capsys, "--output-dir", tmp_path / "out")
     assert "train.csv of the dataset sapientinc/maze-30x30-hard-1k" in message
     assert "--source-csv DIR" in message
     assert "--generate N" in message
 
 
-def test_the_hub_is_asked_for_the_named_dataset(tmp_path, source, monkeypatch):
+def test_the_named_dataset_is_downloaded_from_the_hub(tmp_path, source, monkeypatch):
     import huggingface_hub
 
     asked = []

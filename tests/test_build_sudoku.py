@@ -1,4 +1,4 @@
-"""Building Sudoku datasets end to end: tables and lists of puzzles, options, and replacing an earlier dataset."""
+"""Build Sudoku datasets end to end: tables and lists of puzzles, options, and replacing a dataset."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from sudoku_builds import (
     SOLVED_4X4,
     UNIQUE_4X4,
     build,
+    build_error,
     files_of,
     puzzle_list,
     puzzles_6x6,
     read,
-    refused,
     table,
     texts,
     values,
@@ -64,11 +64,11 @@ def test_the_published_command_runs_as_a_script_and_as_a_module(tmp_path, start)
     )
     assert done.returncode == 0, done.stderr
     assert "5 puzzles, 20 examples; test: 4 puzzles" in done.stdout
-    assert "0 occur in train, 0 up to symmetry, 0 by their solution" in done.stdout
+    assert "test puzzles that occur in train: 0, up to symmetry 0; test solutions: 0" in done.stdout
     assert validate(tmp_path / "d") == []
 
 
-def test_everything_of_a_table_is_used_in_order_and_as_it_is(tmp_path):
+def test_all_rows_of_a_table_are_used_unchanged_and_in_order(tmp_path):
     build("--output-dir", tmp_path / "d", "--source-csv", SAMPLES)
     for split, number in (("train", 8), ("test", 4)):
         puzzles, solutions = values(tmp_path / "d", split)
@@ -86,7 +86,7 @@ def test_everything_of_a_table_is_used_in_order_and_as_it_is(tmp_path):
     assert read_identifiers(tmp_path / "d") == ["<blank>"]
 
 
-def test_unrated_test_puzzles_get_the_guesses_they_take(tmp_path):
+def test_unrated_test_puzzles_get_their_number_of_guesses(tmp_path):
     build("--output-dir", tmp_path / "d", "--source-csv", SAMPLES)
     metadata, examples = read(tmp_path / "d", "test")
     assert metadata.extra["difficulty"] == "guesses"
@@ -95,7 +95,7 @@ def test_unrated_test_puzzles_get_the_guesses_they_take(tmp_path):
     assert read(tmp_path / "d", "train")[1].difficulty is None
 
 
-def test_what_was_chosen_and_how_is_recorded(tmp_path):
+def test_the_sampled_rows_and_options_are_recorded(tmp_path):
     build(
         "--output_dir",
         tmp_path / "d",
@@ -145,7 +145,7 @@ def test_copies_follow_their_puzzle_and_the_test_split_has_none(tmp_path):
     assert len(values(tmp_path / "d", "test")[0]) == 4
 
 
-def test_a_seed_repeats_a_dataset_exactly_and_another_gives_another(tmp_path):
+def test_datasets_are_reproducible_by_seed(tmp_path):
     arguments = ("--source-csv", SAMPLES, "--subsample-size", 4, "--num-aug", 3)
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         build("--output-dir", tmp_path / name, *arguments, "--seed", seed)
@@ -168,7 +168,7 @@ def test_tables_of_any_grid_size_are_read(tmp_path, options, shape):
     assert (metadata.seq_len, metadata.vocab_size) == (36, 8)
 
 
-def test_rows_below_a_difficulty_are_left_out_of_both_splits(tmp_path):
+def test_rows_below_a_difficulty_are_skipped_in_both_splits(tmp_path):
     rows = puzzles_6x6(8)
     table(
         tmp_path / "s",
@@ -184,7 +184,7 @@ def test_rows_below_a_difficulty_are_left_out_of_both_splits(tmp_path):
     assert metadata.extra["difficulty"] == "rating"
 
 
-def test_overlap_is_reported_and_left_as_it_is(tmp_path, capsys):
+def test_overlap_is_reported_but_not_removed(tmp_path, capsys):
     (puzzle, solution), other = puzzles_6x6(2)
     renamed = str.maketrans("123456", "234561")
     same = [
@@ -195,7 +195,9 @@ def test_overlap_is_reported_and_left_as_it_is(tmp_path, capsys):
     table(tmp_path / "s", "train", [(puzzle, solution, "")])
     table(tmp_path / "s", "test", same)
     build("--output-dir", tmp_path / "d", "--source-csv", tmp_path / "s")
-    assert "1 occur in train, 2 up to symmetry, 1 by their solution" in capsys.readouterr().out
+    assert (
+        "test puzzles that occur in train: 1, up to symmetry 2; test solutions: 1" in capsys.readouterr().out
+    )
     metadata, examples = read(tmp_path / "d", "test")
     assert metadata.extra["overlap_of_test_with_train"] == {
         "puzzles": 1,
@@ -206,9 +208,9 @@ def test_overlap_is_reported_and_left_as_it_is(tmp_path, capsys):
     assert examples.num_examples == 3
 
 
-def test_fewer_rows_than_asked_for_are_said(tmp_path, capsys):
+def test_fewer_rows_than_requested_are_reported(tmp_path, capsys):
     build("--output-dir", tmp_path / "d", "--source-csv", SAMPLES, "--subsample-size", 9)
-    assert "there are only 8 train puzzles, all are used" in capsys.readouterr().out
+    assert "there are only 8 train puzzles; using all of them" in capsys.readouterr().out
 
 
 def test_puzzles_of_a_table_with_several_solutions_are_counted_in_both_splits(tmp_path, capsys):
@@ -223,7 +225,7 @@ def test_puzzles_of_a_table_with_several_solutions_are_counted_in_both_splits(tm
     assert capsys.readouterr().out.count("1 of 2 puzzles have more than one solution") == 2
 
 
-def test_the_hub_is_the_source_when_none_is_named(tmp_path, monkeypatch):
+def test_the_hub_is_the_default_source(tmp_path, monkeypatch):
     asked = []
 
     def download(repo, name, repo_type):
@@ -262,7 +264,7 @@ def test_a_list_is_solved_and_split(tmp_path):
     assert sorted(found) == sorted(solutions)
     assert texts(train[1][::2]) + texts(test[1]) == [solutions[puzzle] for puzzle in found]
     assert len(test[0]) == 3
-    # Rows are lines of the file, the blank one counted.
+    # Rows are lines of the file, including the blank one.
     lines.insert(4, "")
     recorded = np.concatenate(
         [np.load(tmp_path / "d" / split / "source_rows.npy") for split in ("train", "test")]
@@ -270,7 +272,7 @@ def test_a_list_is_solved_and_split(tmp_path):
     assert [lines[row].replace("0", ".") for row in recorded] == found
 
 
-def test_a_tenth_of_a_list_is_the_test_split_unless_told_otherwise(tmp_path):
+def test_a_tenth_of_a_list_is_the_test_split_by_default(tmp_path):
     path = puzzle_list(tmp_path / "list.csv", [row[0] for row in puzzles_6x6(25)])
     build("--output-dir", tmp_path / "d", "--source-csv", path, "--subsample-size", 7)
     assert len(values(tmp_path / "d", "test")[0]) == 2
@@ -288,14 +290,14 @@ def test_nine_by_nine_lists_are_read_with_their_difficulty(tmp_path):
 # --- replacing ---
 
 
-def test_a_dataset_is_replaced_by_a_new_build_completely(tmp_path):
+def test_a_new_build_replaces_a_dataset_completely(tmp_path):
     build("--output-dir", tmp_path / "d", "--source-csv", SAMPLES)
     build("--output-dir", tmp_path / "d", "--generate", 5, "--size", 4)
     build("--output-dir", tmp_path / "fresh", "--generate", 5, "--size", 4)
     assert files_of(tmp_path / "d") == files_of(tmp_path / "fresh")
 
 
-def test_a_build_that_fails_leaves_the_earlier_dataset_as_it_was(tmp_path, monkeypatch, capsys):
+def test_a_failing_build_leaves_the_existing_dataset_unchanged(tmp_path, monkeypatch, capsys):
     build("--output-dir", tmp_path / "d", "--source-csv", SAMPLES)
     before = files_of(tmp_path / "d")
 
@@ -303,20 +305,20 @@ def test_a_build_that_fails_leaves_the_earlier_dataset_as_it_was(tmp_path, monke
         raise OSError("no space left")
 
     monkeypatch.setattr("dataset.build_sudoku_dataset.add_test", full)
-    assert "no space" in refused(
+    assert "no space" in build_error(
         capsys, "--output-dir", tmp_path / "d", "--source-csv", SAMPLES, "--num-aug", 9
     )
     assert files_of(tmp_path / "d") == before
 
 
-def test_a_folder_with_other_things_is_not_written(tmp_path, capsys):
+def test_a_folder_with_other_files_is_not_overwritten(tmp_path, capsys):
     (tmp_path / "thesis.tex").write_text("...")
-    message = refused(capsys, "--output-dir", tmp_path, "--source-csv", SAMPLES)
+    message = build_error(capsys, "--output-dir", tmp_path, "--source-csv", SAMPLES)
     assert "is not empty and holds no dataset" in message
     assert files_of(tmp_path).keys() == {"thesis.tex"}
 
 
-def test_puzzles_with_a_great_many_solutions_are_counted_too(tmp_path, capsys):
+def test_puzzles_with_very_many_solutions_are_counted(tmp_path, capsys):
     puzzle, solution = source("train", "question")[0], source("train", "answer")[0]
     table(tmp_path / "s", "train", [(puzzle, solution, 1), ("." * 60 + solution[60:], solution, 1)])
     table(tmp_path / "s", "test", [(puzzle, solution, 1)])

@@ -1,4 +1,4 @@
-"""Building Sudoku datasets of generated puzzles, and that the number of workers changes no dataset of any source."""
+"""Build Sudoku datasets of generated puzzles; datasets do not depend on the number of workers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dataset.format import validate
 # --- generated ---
 
 
-def test_generated_splits_are_complete_unique_and_apart(tmp_path):
+def test_generated_splits_are_complete_unique_and_disjoint(tmp_path):
     arguments = ("--generate", 60, "--test-size", 40, "--size", 6, "--clues", 14, "--num-aug", 20)
     build("--output-dir", tmp_path / "d", *arguments)
     assert validate(tmp_path / "d") == []
@@ -38,8 +38,8 @@ def test_generated_splits_are_complete_unique_and_apart(tmp_path):
     assert not (tmp_path / "d" / "train" / "source_rows.npy").exists()
 
 
-def test_no_4x4_puzzle_is_in_both_splits_not_even_as_a_copy(tmp_path):
-    # So many copies of so few puzzles that without drawing again thousands of them would be test puzzles.
+def test_no_4x4_puzzle_or_copy_is_in_both_splits(tmp_path):
+    # With so many copies of so few puzzles, thousands would be test puzzles if they were not redrawn.
     build(
         "--output-dir", tmp_path / "d", "--generate", 200, "--test-size", 200, "--size", 4, "--num-aug", 100
     )
@@ -51,7 +51,7 @@ def test_no_4x4_puzzle_is_in_both_splits_not_even_as_a_copy(tmp_path):
         invariant_hashes(*values(tmp_path / "d", split), BoxShape(2, 2)).tolist()
         for split in ("train", "test")
     ]
-    assert {*hashes[0]} & {*hashes[1]}  # in equivalent form they are
+    assert {*hashes[0]} & {*hashes[1]}  # up to symmetry there are shared ones
 
 
 def test_copies_never_have_the_solution_of_a_test_puzzle(tmp_path, monkeypatch):
@@ -62,7 +62,7 @@ def test_copies_never_have_the_solution_of_a_test_puzzle(tmp_path, monkeypatch):
     leaks = builder.leaks
 
     def first_copies_are_test_solutions(splits):
-        # As if test solutions happened to be those of copies: the first ones that the unhindered build draws.
+        # Pretend that test solutions equal those of copies: the first ones that an unmodified build draws.
         grids = builder.with_copies(
             np.random.default_rng([0, builder.AUGMENT_STREAM]),
             splits.train.puzzles,
@@ -97,8 +97,8 @@ def test_the_number_of_workers_does_not_matter(tmp_path, size):
     assert files_of(tmp_path / "1") == files_of(tmp_path / "3")
 
 
-def test_workers_do_not_matter_for_tables_and_lists_either(tmp_path, monkeypatch):
-    monkeypatch.setattr("dataset.families.sudoku.batch._BATCH", 2)  # so that there is work for several
+def test_the_number_of_workers_does_not_matter_for_tables_and_lists(tmp_path, monkeypatch):
+    monkeypatch.setattr("dataset.families.sudoku.batch._BATCH", 2)  # so that several workers are used
     for workers in (1, 3):
         for name, path in (("table", SAMPLES), ("list", SAMPLES / "hardest.txt")):
             arguments = ("--output-dir", tmp_path / f"{name}{workers}", "--source-csv", path)
@@ -127,7 +127,7 @@ def test_sixteen_by_sixteen_puzzles_are_generated(tmp_path):
     assert is_solution(to_values(examples.labels), BoxShape(4, 4)).all()
 
 
-def test_what_is_recorded_names_no_machine_or_time(tmp_path):
+def test_metadata_contains_no_machine_or_time(tmp_path):
     build("--output-dir", tmp_path / "d", "--generate", 3, "--size", 4)
     recorded = read(tmp_path / "d", "train")[0].extra
     assert not {"workers", "output_dir", "time"} & {*recorded, *recorded["options"]}

@@ -1,4 +1,4 @@
-"""Checkpoints, by breaking them: flipped bits, cut and missing files, full, slow and read-only disks."""
+"""Damaged checkpoints: flipped bits, truncated and missing files; full, slow and read-only disks."""
 
 import errno
 import json
@@ -21,7 +21,7 @@ from utils.errors import UserError
 from utils.weights import read_state_dict
 
 
-def test_a_state_comes_back_to_the_last_bit_and_weights_are_a_plain_state_dict(tmp_path):
+def test_a_state_is_restored_exactly_and_weights_are_a_plain_state_dict(tmp_path):
     save_steps(tmp_path, 10)
     assert loads(tmp_path, 10)
     assert names(tmp_path) == {"step_10", "state_step_10"}
@@ -29,7 +29,7 @@ def test_a_state_comes_back_to_the_last_bit_and_weights_are_a_plain_state_dict(t
     assert equal(read_state_dict(tmp_path / "step_10"), weights_of(10))
 
 
-def test_what_changes_after_save_returns_is_not_in_the_file(tmp_path, monkeypatch):
+def test_changes_after_save_returns_are_not_in_the_file(tmp_path, monkeypatch):
     go, write = threading.Event(), files.write_atomically
 
     def slow_write(path, data):
@@ -39,7 +39,7 @@ def test_what_changes_after_save_returns_is_not_in_the_file(tmp_path, monkeypatc
     monkeypatch.setattr(state_files, "write_atomically", slow_write)
     state = state_of(10)
     with Checkpointer(tmp_path, ALONE) as checkpointer:
-        checkpointer.save(10, **state)  # returns while the file is not written
+        checkpointer.save(10, **state)  # returns before the file is written
         assert names(tmp_path / "state_step_10") == set() if (tmp_path / "state_step_10").exists() else True
         state["shared"]["model"]["weight"].zero_()
         state["shared"]["config"]["lr"] = 0.0
@@ -47,7 +47,7 @@ def test_what_changes_after_save_returns_is_not_in_the_file(tmp_path, monkeypatc
     assert loads(tmp_path, 10)
 
 
-def test_each_save_has_its_own_values_although_buffers_are_used_again(tmp_path):
+def test_each_save_has_its_own_values_although_buffers_are_reused(tmp_path):
     save_steps(tmp_path, 10, 20)
     checkpointer = Checkpointer(tmp_path, ALONE)
     for step in (10, 20):
@@ -55,7 +55,7 @@ def test_each_save_has_its_own_values_although_buffers_are_used_again(tmp_path):
         assert equal(shared, state_of(step)["shared"])
 
 
-def test_tensors_that_share_a_start_but_not_a_shape_are_kept_apart(tmp_path):
+def test_tensors_with_the_same_start_but_different_shapes_are_kept_separate(tmp_path):
     base = torch.arange(6.0)
     shared = {
         "all": base,
@@ -70,7 +70,7 @@ def test_tensors_that_share_a_start_but_not_a_shape_are_kept_apart(tmp_path):
     assert equal(loaded, shared)
 
 
-def test_a_value_that_could_not_be_loaded_safely_is_refused_when_saving(tmp_path):
+def test_a_value_that_could_not_be_loaded_safely_is_rejected_when_saving(tmp_path):
     with (
         Checkpointer(tmp_path, ALONE) as checkpointer,
         pytest.raises(TypeError, match=r"shared\.data\.path: loading a PosixPath"),
@@ -101,12 +101,12 @@ def test_keep_last_prunes_states_and_never_weights(tmp_path):
     assert names(tmp_path) == {"step_10", "step_20", "step_30", "step_40", "state_step_30", "state_step_40"}
 
 
-def test_a_second_save_of_a_step_replaces_the_first_only_when_it_is_whole(tmp_path, monkeypatch):
+def test_a_second_save_of_a_step_replaces_the_first_only_when_complete(tmp_path, monkeypatch):
     with Checkpointer(tmp_path, ALONE) as checkpointer:
         checkpointer.save(10, shared={"evaluated": False}, per_rank={})
         checkpointer.join()
         monkeypatch.setattr(
-            checkpointer, "_prune", lambda: pytest.fail("pruned before the new state was whole")
+            checkpointer, "_prune", lambda: pytest.fail("pruned before the new state was complete")
         )
         monkeypatch.setattr(os, "replace", _failing(errno.ENOSPC))
         with pytest.raises(UserError):
@@ -118,9 +118,9 @@ def test_a_second_save_of_a_step_replaces_the_first_only_when_it_is_whole(tmp_pa
     assert len(list((tmp_path / "state_step_10").glob("*-shared.pt"))) == 1
 
 
-def test_a_run_resumed_from_an_older_state_goes_on_from_what_it_saved_last(tmp_path):
+def test_a_run_resumed_from_an_older_state_continues_from_its_last_save(tmp_path):
     save_steps(tmp_path, 10, 20, 30)
-    save_steps(tmp_path, 15)  # another start, resumed from step 10
+    save_steps(tmp_path, 15)  # another process, resumed from step 10
     assert loads(tmp_path, 15)
     save_steps(tmp_path, 20, keep_last=2)
     assert loads(tmp_path, 20)
@@ -139,7 +139,7 @@ def test_a_named_checkpoint_is_found_by_its_state_its_weights_or_its_folder(tmp_
 
 
 @pytest.mark.parametrize("name", ["", "step_10", "state_step_10", "missing"])
-def test_naming_what_is_no_state_is_an_error(tmp_path, name):
+def test_a_name_that_is_not_a_state_is_an_error(tmp_path, name):
     torch.save(weights_of(10), tmp_path / "step_10")
     with pytest.raises(UserError, match="no full training state"):
         Checkpointer(tmp_path / "other", ALONE).find(tmp_path / name)
@@ -150,12 +150,12 @@ def test_a_folder_without_states_has_no_latest(tmp_path):
 
 
 @pytest.mark.parametrize("keep_last", [0, -1])
-def test_keeping_no_state_is_refused(tmp_path, keep_last):
+def test_keeping_no_states_is_rejected(tmp_path, keep_last):
     with pytest.raises(UserError, match=f"keep_last={keep_last}"):
         Checkpointer(tmp_path, ALONE, keep_last=keep_last)
 
 
-def test_best_is_the_weights_of_the_best_evaluation_and_survives_later_saves(tmp_path):
+def test_best_holds_the_weights_of_the_best_evaluation_and_survives_later_saves(tmp_path):
     with Checkpointer(tmp_path, ALONE) as checkpointer:
         checkpointer.save(10, weights=weights_of(10), best=Best("test/exact_accuracy", 0.5))
         checkpointer.save(20, weights=weights_of(20), best=Best("test/exact_accuracy", 0.75))
@@ -215,21 +215,21 @@ def test_a_missing_file_falls_back_to_the_previous_state(tmp_path, capsys, part)
     assert "state_step_20" in capsys.readouterr().out
 
 
-def test_if_every_state_is_damaged_nothing_is_started_over_silently(tmp_path):
+def test_if_every_state_is_damaged_the_run_does_not_silently_start_over(tmp_path):
     save_steps(tmp_path, 10)
     flip_a_bit(tmp_path / "state_step_10" / "1-shared.pt", 0.5)
     with pytest.raises(UserError, match=r"1-shared.pt: damaged.*no complete state to fall back to"):
         Checkpointer(tmp_path, ALONE).latest()
 
 
-def test_a_first_save_that_was_interrupted_counts_as_no_state(tmp_path, capsys):
+def test_an_interrupted_first_save_does_not_count_as_a_state(tmp_path, capsys):
     save_steps(tmp_path, 10)
     (tmp_path / "state_step_10" / "1-rank_0.json").unlink()
     assert Checkpointer(tmp_path, ALONE).latest() is None
     assert "not completed" in capsys.readouterr().out
 
 
-def test_left_overs_of_a_crash_are_cleared_away_by_the_next_save(tmp_path):
+def test_leftovers_of_a_crash_are_removed_by_the_next_save(tmp_path):
     save_steps(tmp_path, 10, 20)
     (tmp_path / "state_step_20" / "2-rank_0.json").unlink()
     (tmp_path / "state_step_20" / "2-shared.pt.17-0123abcd.tmp").touch()
@@ -253,13 +253,13 @@ def _failing(number: int):
     [(errno.ENOSPC, "free space"), (errno.EROFS, "may write to"), (errno.EIO, "check the disk")],
 )
 @pytest.mark.parametrize("call", ["replace", "fsync"])
-def test_a_disk_that_refuses_gives_an_error_with_path_and_cure_and_harms_nothing(
+def test_a_disk_error_names_path_and_cure_and_keeps_existing_states(
     tmp_path, monkeypatch, number, cure, call
 ):
     save_steps(tmp_path, 10)
     checkpointer = Checkpointer(tmp_path, ALONE, keep_last=1)
     monkeypatch.setattr(os, call, _failing(number))
-    checkpointer.save(20, weights=weights_of(20), **state_of(20))  # the thread's error is not lost ...
+    checkpointer.save(20, weights=weights_of(20), **state_of(20))  # the error of the thread is not lost ...
     with pytest.raises(UserError, match=cure) as error:
         checkpointer.save(30, weights=weights_of(30), **state_of(30))  # ... but raised by the next call
     assert str(tmp_path / "step_20") in str(error.value)
@@ -276,7 +276,7 @@ def fill_the_disk(directory: str) -> None:
         checkpointer.save(20, **state_of(20, size=10_000), wait=True)
 
 
-def test_a_file_that_the_system_does_not_let_grow_leaves_the_previous_state(tmp_path):
+def test_a_file_size_limit_keeps_the_previous_state(tmp_path):
     save_steps(tmp_path, 10)
     (result,) = run_ranks(tmp_path, fill_the_disk, str(tmp_path), size=1)
     assert result.returncode == 1
@@ -285,7 +285,7 @@ def test_a_file_that_the_system_does_not_let_grow_leaves_the_previous_state(tmp_
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="mounting a small tmpfs needs root")
-def test_a_disk_that_is_really_full_leaves_the_previous_state(tmp_path):
+def test_a_full_disk_keeps_the_previous_state(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     if os.system(f"mount -t tmpfs -o size=400k tmpfs {disk} 2>/dev/null"):
@@ -310,7 +310,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_before_training_starts(tmp_
         Checkpointer(tmp_path / "file" / "run", ALONE)
 
 
-def test_an_error_that_ends_the_run_waits_for_the_save_under_way(tmp_path, monkeypatch):
+def test_an_error_that_ends_the_run_waits_for_the_save_in_progress(tmp_path, monkeypatch):
     write = files.write_atomically
 
     def slow_write(path, data):
@@ -329,7 +329,7 @@ def test_an_error_that_ends_the_run_waits_for_the_save_under_way(tmp_path, monke
     assert loads(tmp_path, 10)
 
 
-def test_saving_takes_the_training_loop_the_time_of_a_copy_not_of_a_disk(tmp_path, monkeypatch):
+def test_saving_costs_the_training_loop_a_copy_but_no_disk_time(tmp_path, monkeypatch):
     write = files.write_atomically
 
     def slow_write(path, data):

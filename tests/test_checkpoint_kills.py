@@ -1,4 +1,4 @@
-"""Checkpoints of runs that are killed at any moment, and of runs of several ranks."""
+"""Checkpoints of runs that are killed at random moments, and of runs with several ranks."""
 
 import multiprocessing
 import random
@@ -19,7 +19,7 @@ from utils.weights import read_state_dict
 
 
 def save_forever(directory: str, report) -> None:
-    """Resume, then save step after step; reports (step, seconds) of saves that are on disk for certain."""
+    """Resume, then save step after step; report (step, seconds) of completed saves."""
     checkpointer = Checkpointer(directory, ALONE, keep_last=2)
     found = checkpointer.latest()
     step = found.step if found else 0
@@ -40,7 +40,7 @@ def save_forever(directory: str, report) -> None:
 
 
 def survive_kills(directory: Path, kills: int, seed: int) -> int:
-    """Kill a process that saves all the time, at random moments; the last step that was on disk for certain."""
+    """Kill a process that saves continuously at random moments; return the last step that was certainly saved."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "utils.checkpoint", "pytest"])
     moments, certain, seconds_per_save = random.Random(seed), 0, 0.1
@@ -51,11 +51,11 @@ def survive_kills(directory: Path, kills: int, seed: int) -> int:
         sender.close()
         assert receiver.poll(60)
         resumed, _ = receiver.recv()
-        assert resumed >= certain  # never fewer whole states than before
+        assert resumed >= certain  # never fewer complete states than before
         time.sleep(moments.uniform(0, 3 * seconds_per_save))  # disks differ
         process.kill()
         process.join()
-        while True:  # what it had reported before it died
+        while True:  # reports from before it was killed
             try:
                 certain, seconds_per_save = receiver.recv()
             except EOFError:
@@ -71,7 +71,7 @@ def survive_kills(directory: Path, kills: int, seed: int) -> int:
     return certain
 
 
-def test_killed_at_any_moment_a_run_resumes_from_its_last_whole_state(tmp_path):
+def test_a_run_killed_at_any_moment_resumes_from_its_last_complete_state(tmp_path):
     assert survive_kills(tmp_path, kills=8, seed=0) > 0
 
 
@@ -79,7 +79,7 @@ def test_killed_at_any_moment_a_run_resumes_from_its_last_whole_state(tmp_path):
 def test_a_hundred_kills_lose_nothing(tmp_path):
     assert survive_kills(tmp_path, kills=100, seed=1) > 30
     states = [path for path in tmp_path.glob("state_step_*") if any(path.glob("*.json"))]
-    assert len(states) <= 4  # what kills leave behind does not pile up
+    assert len(states) <= 4  # leftovers of kills do not accumulate
 
 
 # Ranks
@@ -106,7 +106,7 @@ def load_on_two_ranks(directory: str) -> None:
         world.print(found.step, found.world_size)
 
 
-def test_every_rank_gets_its_own_part_back_and_another_number_of_ranks_none(tmp_path):
+def test_every_rank_loads_its_own_part_and_a_different_number_of_ranks_none(tmp_path):
     outputs_of(run_ranks(tmp_path, save_on_two_ranks, str(tmp_path / "run")))
     assert outputs_of(run_ranks(tmp_path, load_on_two_ranks, str(tmp_path / "run"))) == ["30 2\n", ""]
     assert {path.name for path in (tmp_path / "run").glob("state*")} == {"state_step_30"}
@@ -117,7 +117,7 @@ def test_every_rank_gets_its_own_part_back_and_another_number_of_ranks_none(tmp_
     assert (shared["step"], per_rank) == (30, None)
 
 
-def test_a_state_without_the_part_of_one_rank_is_not_whole(tmp_path, capsys):
+def test_a_state_without_the_part_of_one_rank_is_incomplete(tmp_path, capsys):
     outputs_of(run_ranks(tmp_path, save_on_two_ranks, str(tmp_path / "run")))
     save_number = 4
     older = Checkpointer(tmp_path / "run", ALONE)
@@ -139,7 +139,7 @@ def test_while_another_rank_is_still_writing_the_previous_state_is_not_pruned(tm
     assert loads(tmp_path, 10)
 
 
-def test_a_bad_folder_that_rank_0_meets_ends_all_ranks_with_its_error(tmp_path):
+def test_an_error_of_rank_0_about_the_folder_ends_all_ranks(tmp_path):
     (tmp_path / "file").touch()
     results = run_ranks(tmp_path, save_on_two_ranks, str(tmp_path / "file" / "run"))
     assert results[0].returncode == 2

@@ -1,4 +1,4 @@
-"""When a run saves and stops, and which evaluation counts as the best."""
+"""Schedule of saving and stopping, and the choice of the best evaluation."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ NOTHING = Decision(save=False, stop=False)
 
 
 class Clock:
-    """A stand-in for the time module whose minutes pass when told to."""
+    """A fake time module with a controllable clock."""
 
     def __init__(self):
         self.seconds = 1000.0
@@ -55,7 +55,7 @@ def test_minutes_are_counted_from_the_last_save_of_any_kind(clock):
 
 
 @pytest.mark.parametrize("number", schedule_module.STOP_SIGNALS)
-def test_a_signal_is_remembered_and_asks_for_a_save_and_a_stop(number):
+def test_a_signal_requests_a_save_and_a_stop(number):
     before = signal.getsignal(number)
     with StopSignals() as signals:
         schedule = CheckpointSchedule(ALONE, signals)
@@ -68,20 +68,20 @@ def test_a_signal_is_remembered_and_asks_for_a_save_and_a_stop(number):
     assert signal.getsignal(number) == before
 
 
-def test_a_repeated_ctrl_c_of_the_launcher_is_no_second_one_but_a_later_one_is(clock):
+def test_an_immediately_repeated_ctrl_c_is_ignored_but_a_later_one_counts(clock):
     with StopSignals() as signals:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
         assert signals.received == signal.SIGINT
         clock.seconds += schedule_module.REPEAT_SECONDS
-        os.kill(os.getpid(), signal.SIGTERM)  # a scheduler may repeat it as long as it likes
+        os.kill(os.getpid(), signal.SIGTERM)  # a scheduler may repeat it
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_the_clock_of_rank_0_alone_says_when_minutes_have_passed(clock, rank):
+def test_only_the_clock_of_rank_0_counts_minutes(clock, rank):
     class Recording(World):
         def any_flags(self, *flags):
             votes.append(flags)
@@ -100,8 +100,8 @@ def stop_at_the_same_step():
         saves = []
         for step in range(1, 1000):
             if world.rank == 1 and len(saves) == 2 and signals.received is None:
-                os.kill(os.getpid(), signal.SIGTERM)  # one rank alone hears it
-            time.sleep(0.02 if world.rank == 0 else 0.01)  # and clocks and speeds differ
+                os.kill(os.getpid(), signal.SIGTERM)  # only one rank receives it
+            time.sleep(0.02 if world.rank == 0 else 0.01)  # with different clocks and speeds
             due = schedule.after_step(step)
             if due.save:
                 saves.append(step)
@@ -109,7 +109,7 @@ def stop_at_the_same_step():
             if due.stop:
                 break
         assert len(saves) == 3
-        assert saves[1] - saves[0] > 2  # one save, not two, each time the clock says so
+        assert saves[1] - saves[0] > 2  # one save, not two, per interval
         assert world.gather_object(saves) == [saves, saves]
 
 
@@ -139,13 +139,13 @@ def test_the_best_is_the_highest_accuracy_and_the_lowest_loss():
     assert (accuracy.value, loss.value) == (0.8, 0.5)
 
 
-def test_a_first_value_that_is_no_number_is_not_the_best():
+def test_nan_is_not_the_best_value():
     best = BestMetric("a", patience=2)
     assert [best.update({"a": value}) for value in (float("nan"), 0.1)] == [False, True]
     assert best.value == 0.1
 
 
-def test_patience_ends_after_evaluations_in_a_row_without_a_better_one():
+def test_patience_ends_after_consecutive_evaluations_without_improvement():
     best = BestMetric("a", patience=2)
     ends = []
     for value in [1, 0, 2, 2, 1]:
@@ -161,7 +161,7 @@ def test_without_patience_it_never_ends():
     assert not best.out_of_patience
 
 
-def test_the_best_so_far_survives_a_resume_unless_it_is_of_another_metric():
+def test_the_best_value_survives_a_resume_unless_the_metric_changed():
     best = BestMetric("a", patience=3)
     best.update({"a": 1.0})
     best.update({"a": 0.5})
@@ -173,6 +173,6 @@ def test_the_best_so_far_survives_a_resume_unless_it_is_of_another_metric():
     assert other.update({"b": 0.1})
 
 
-def test_a_best_metric_that_is_not_measured_is_an_error_with_those_that_are():
+def test_an_unknown_best_metric_is_an_error_that_lists_the_known_ones():
     with pytest.raises(UserError, match=r"best_metric=test/acuracy.*test/accuracy, test/steps"):
         BestMetric("test/acuracy").update({"test/steps": 1.0, "test/accuracy": 0.5})

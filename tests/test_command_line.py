@@ -1,4 +1,4 @@
-"""Names and paths as they are typed, on the command line of every command that takes them."""
+"""Names and paths on the command line keep the text that was typed, for every command."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_text_keys_keep_the_text_that_was_typed(text):
 
 
 @pytest.mark.parametrize("text", NAMES)
-def test_entries_of_lists_of_text_do_too(text):
+def test_entries_of_lists_of_text_keep_the_text_that_was_typed(text):
     listed = f"[{text}, '{text}',\"{ODD[:-3]}\"]"
     assert composed(f"data_paths={listed}")["data_paths"] == [text, text, ODD[:-3]]
     assert read_arguments(["checkpoint=x", f"data_paths_test={listed}"], SolveConfig).data_paths_test == [
@@ -80,7 +80,7 @@ def test_any_text_survives_quoting():
         assert entries(f"[{quoted(text)}, x]") == [text, "x"]
 
 
-def test_null_and_interpolations_stay_what_they_are():
+def test_null_and_interpolations_keep_their_meaning():
     values = composed(
         "run_name=null", "project_name=NULL", "seed=3", "lr=0.5", "checkpoint_path=runs/${lr}_${seed}"
     )
@@ -94,7 +94,7 @@ def test_null_and_interpolations_stay_what_they_are():
 
 
 def in_recipe(monkeypatch, tmp_path, text: str, *arguments: str) -> int:
-    """`pretrain.py +experiment=mine ARGUMENTS` with the user's own recipe; the exit code."""
+    """Run `pretrain.py +experiment=mine ARGUMENTS` with a custom recipe; return the exit code."""
     (tmp_path / "mine" / "experiment").mkdir(parents=True, exist_ok=True)
     (tmp_path / "mine" / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
     return in_process_command(
@@ -107,7 +107,7 @@ def in_recipe(monkeypatch, tmp_path, text: str, *arguments: str) -> int:
     "key", ["run_name", "project_name", "checkpoint_path", "best_metric", "load_checkpoint"]
 )
 @pytest.mark.parametrize("text", ["20251128_0107", "1e-4", "007", "on"])
-def test_text_that_a_recipe_gives_as_a_number_is_refused_by_key(
+def test_text_that_a_recipe_gives_as_a_number_is_rejected_by_key(
     monkeypatch, tmp_path, capsys, identified, key, text
 ):
     assert in_recipe(monkeypatch, tmp_path, f"{key}: {text}", f"data_paths=[{identified}]") == 2
@@ -117,21 +117,19 @@ def test_text_that_a_recipe_gives_as_a_number_is_refused_by_key(
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
-def test_so_is_an_entry_of_a_list_of_text(monkeypatch, tmp_path, capsys):
+def test_an_entry_of_a_list_of_text_that_is_a_number_is_rejected(monkeypatch, tmp_path, capsys):
     assert in_recipe(monkeypatch, tmp_path, "data_paths: [data/a, 2025_11]") == 2
     assert "\n  data_paths.1: 202511 is not valid: YAML reads it as a number" in capsys.readouterr().err
 
 
-def test_text_that_a_recipe_quotes_or_that_is_no_number_stays(monkeypatch, tmp_path, identified):
+def test_text_that_a_recipe_quotes_or_that_is_not_a_number_stays(monkeypatch, tmp_path, identified):
     text = "run_name: '20251128_0107'\nproject_name: 2025-11-28\ncheckpoint_path: 2025_run"
     assert in_recipe(monkeypatch, tmp_path, text, f"data_paths=[{identified}]") == 0
     config = yaml.safe_load((tmp_path / "2025_run" / "all_config.yaml").read_text())
     assert (config["run_name"], config["project_name"]) == ("20251128_0107", "2025-11-28")
 
 
-def test_a_number_that_an_interpolation_or_a_sweep_gives_to_a_text_key_becomes_its_text(
-    monkeypatch, tmp_path, identified
-):
+def test_numbers_from_interpolations_and_sweeps_become_text_for_text_keys(monkeypatch, tmp_path, identified):
     text = "run_name: ${seed}\nbest_metric: null"
     data = f"data_paths=[{identified}]"
     assert in_recipe(monkeypatch, tmp_path, text, data, "seed=7", "checkpoint_path=${run_name}") == 0
@@ -144,7 +142,7 @@ def test_a_number_that_an_interpolation_or_a_sweep_gives_to_a_text_key_becomes_i
     assert all((tmp_path / name / "all_config.yaml").exists() for name in "12")
 
 
-def test_numbers_stay_numbers_and_words_of_switches_words():
+def test_other_keys_keep_numbers_and_words():
     values = composed("seed=1_000", "lr=1e-4", "ema=True", "compile=true", "arch.forward_dtype=float32")
     assert (values["seed"], values["lr"], values["ema"], values["compile"]) == (1000, 1e-4, True, True)
 
@@ -161,11 +159,11 @@ def test_numbers_stay_numbers_and_words_of_switches_words():
         ("[a,007],['b]',c]", TextKind.LIST, "['a','007'],['b]','c']"),
     ],
 )
-def test_in_a_sweep_commas_separate_values_of_which_each_keeps_its_text(value, kind, swept):
+def test_values_of_a_sweep_keep_their_text(value, kind, swept):
     assert for_hydra(value, kind, sweeps=True) == swept
 
 
-def test_which_keys_are_text_comes_from_the_schemas():
+def test_text_keys_are_determined_by_the_schemas():
     kinds = {name: text_kind(field.annotation) for name, field in PretrainConfig.model_fields.items()}
     assert {name for name, kind in kinds.items() if kind is TextKind.LIST} == {
         "data_paths",
@@ -181,7 +179,7 @@ def test_which_keys_are_text_comes_from_the_schemas():
 # ------------------------------------------------------------------------------------------- runs with such names
 
 
-def test_a_run_below_an_odd_path_is_trained_evaluated_exported_and_solved(
+def test_a_run_with_an_unusual_path_can_be_trained_evaluated_exported_and_solved(
     sudoku4x4, tmp_path, monkeypatch, capfd
 ):
     odd = tmp_path / ODD
@@ -210,7 +208,7 @@ def test_a_run_below_an_odd_path_is_trained_evaluated_exported_and_solved(
     capfd.readouterr()
 
 
-def test_a_leading_tilde_is_the_home_folder_of_every_path(tmp_path, monkeypatch):
+def test_a_leading_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     home = str(tmp_path / "x")
@@ -235,7 +233,7 @@ def test_a_leading_tilde_is_the_home_folder_of_every_path(tmp_path, monkeypatch)
 # ------------------------------------------------------------------------------------------- options among the keys
 
 
-def test_hydras_options_may_stand_anywhere_among_the_overrides():
+def test_options_of_hydra_can_be_mixed_with_overrides():
     options, overrides = split_arguments(
         ["lr=1", "--multirun", "seed=0,1", "--cfg", "job", "--config-dir=x", "-i", "a=b"]
     )
@@ -244,10 +242,10 @@ def test_hydras_options_may_stand_anywhere_among_the_overrides():
 
 
 @pytest.mark.parametrize("argument", ["--lr=0.001", "--arch.L_cycles=3", "--lr"])
-def test_the_form_of_wandb_agent_is_refused_with_the_form_that_works(argument):
-    for refuse in (split_arguments, lambda arguments: read_arguments(arguments, ExportConfig)):
+def test_the_default_form_of_wandb_agent_is_rejected_with_the_form_that_works(argument):
+    for reject in (split_arguments, lambda arguments: read_arguments(arguments, ExportConfig)):
         with pytest.raises(UserError, match=r"keys have no dashes, write .*=.*\$\{args_no_hyphens\}"):
-            refuse([argument])
+            reject([argument])
 
 
 def test_the_shell_can_complete_keys(monkeypatch, tmp_path, capfd):
@@ -274,6 +272,6 @@ def test_the_shell_can_complete_keys(monkeypatch, tmp_path, capfd):
         ),
     ],
 )
-def test_names_of_other_code_are_refused_with_ours(overrides, message, monkeypatch, tmp_path, capfd):
+def test_names_of_other_code_are_rejected_with_ours(overrides, message, monkeypatch, tmp_path, capfd):
     assert in_process_command(monkeypatch, tmp_path, *overrides) == 2
     assert re.search(message, capfd.readouterr().err)

@@ -1,4 +1,4 @@
-"""The README's commands run as they are written, in a shell, made short only by sizes and length."""
+"""Run the README's commands in a shell as written, except for smaller models and fewer steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import yaml
 from readme import blocks, filled, section
 from training_runs import ROOT, metrics
 
-# Appended to each training command: the later override wins.
+# Appended to each training command; the last override of a key wins.
 SMALL = (
     "epochs=4 eval_interval=2 global_batch_size=8 arch.hidden_size=16 arch.num_heads=2 arch.halt_max_steps=2 "
     "arch.puzzle_emb_len=1 log_interval=4"
@@ -24,19 +24,19 @@ SAMPLES = ROOT / "tests" / "data"
 
 
 def block(heading: str, which: int = 0) -> str:
-    """A `bash` block of a section of the README, with the general form's placeholders filled in."""
+    """Return a `bash` block of a README section, with the placeholders of the general form substituted."""
     return filled(blocks("bash", section(heading))[which]).rstrip()
 
 
 def line_of(commands: str, part: str) -> str:
-    """The one line of several that contains `part`."""
+    """Return the only line that contains `part`."""
     (line,) = [line for line in commands.splitlines() if part in line]
     return line
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """A folder like a clone of the repository, with the Sudoku data that the commands name built by the README's."""
+    """Create a folder like a clone of the repository, with the Sudoku data that the README's commands build."""
     folder = tmp_path_factory.mktemp("place")
     for path in ROOT.iterdir():
         if path.suffix == ".py" or (path / "__init__.py").exists():
@@ -55,7 +55,7 @@ def place(tmp_path_factory) -> Path:
 
 
 def shell(cwd: Path, script: str, **environment: str) -> str:
-    """Run a script as a user's shell does after activating the environment; standard output and error together."""
+    """Run a script like a shell with the environment activated; return stdout and stderr combined."""
     done = run_shell(cwd, script, **environment)
     assert done.returncode == 0, done.stdout
     return done.stdout
@@ -94,7 +94,7 @@ def test_the_reference_run_and_its_mlp_variant(place):
     weights = torch.load(max(folder.glob("step_*")), weights_only=True)
     assert any("self_attn" in name for name in weights)
     again = block("Sudoku 9x9", 1)
-    # The same spelling, and the other one: with a plus for the folder and without for the name.
+    # Both spellings: with a plus for the folder, and without for the name.
     again = again.replace("+run_name", "run_name").replace("checkpoint_path", "+checkpoint_path")
     shell(place, f"{again} {SMALL}")
     weights = torch.load(max(folder_of(place, "pretrain_mlp_sudoku_pt").glob("step_*")), weights_only=True)
@@ -118,25 +118,25 @@ def test_six_by_six_without_embeddings_and_the_checks_for_memorisation(place):
     assert out.count("test/steps") == 2
 
 
-def test_the_same_overrides_behind_torchrun(place):
-    """With `compile=true` asked for and turned off by the environment."""
+def test_the_same_overrides_under_torchrun(place):
+    """Set `compile=true`, which the environment disables."""
     launcher = "torchrun --nproc-per-node 2 --rdzv_backend=c10d --rdzv_endpoint=localhost:0 --nnodes=1"
     command = block("Sudoku 9x9").replace('run_name="pretrain_att_sudoku_pt"', 'run_name="two"')
     command = command.replace("python pretrain.py", f"{launcher} pretrain.py")
     out = shell(place, f"{command} {SMALL} compile=true", DISABLE_COMPILE="1")
-    assert out.count("eager: DISABLE_COMPILE is set") == 1  # only one rank talks
+    assert out.count("eager: DISABLE_COMPILE is set") == 1  # only one rank prints
     assert metrics(folder_of(place, "two"))[-1].keys() >= {"test/exact_accuracy"}
     assert len(list(folder_of(place, "two").glob("state_step_*/*-rank_1.pt"))) == 2
 
 
-def test_without_a_login_metrics_go_to_an_offline_run_with_one_line_and_no_question(place):
+def test_without_a_login_metrics_go_to_an_offline_run_with_one_line(place):
     command = block("Training").replace("checkpoints/my_run", "checkpoints/offline")
     out = shell(place, f"{command} {SMALL}", WANDB_DISABLED="", WANDB_SILENT="true")
     assert out.count("logging offline below checkpoints/offline") == 1
     assert list(folder_of(place, "offline").glob("wandb/offline-run-*"))
 
 
-def test_a_sweep_trains_each_combination_in_a_folder_of_its_own(place):
+def test_a_sweep_trains_each_combination_in_a_separate_folder(place):
     data = line_of(block("Recipes"), "data/sudoku-4x4")
     shell(place, f"{data} --generate 16 --num-aug 1 --test-size 5")
     shell(place, f"{block('Sweeps')} {SMALL} epochs=2 eval_interval=1")
@@ -154,7 +154,7 @@ def test_a_sweep_trains_each_combination_in_a_folder_of_its_own(place):
 
 @pytest.fixture(scope="module")
 def demo(place) -> Path:
-    """`checkpoints/demo`, which the commands around a trained model name."""
+    """Train `checkpoints/demo`, which commands for trained models use."""
     shell(place, "python pretrain.py +experiment=sudoku6x6 checkpoint_path=checkpoints/demo " + SMALL)
     return place
 
@@ -216,7 +216,7 @@ if [ "$1" = show ]; then echo localhost; else echo "$@" >> scontrol.log; fi
 
 
 @pytest.mark.slow
-def test_the_slurm_script_saves_at_the_signal_queues_itself_again_and_resumes(place):
+def test_the_slurm_script_saves_on_the_signal_requeues_itself_and_resumes(place):
     shell(place, f"{line_of(block('Recipes'), 'data/sudoku-4x4')} --generate 16 --num-aug 1 --test-size 5")
     (place / "bin").mkdir()
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
@@ -237,7 +237,7 @@ def test_the_slurm_script_saves_at_the_signal_queues_itself_again_and_resumes(pl
     assert (place / "scontrol.log").read_text() == "requeue 7\n"
     before = metrics(folder)
     out = shell(place, "bash job.sh", **job)
-    assert "holds no checkpoint yet" not in out
+    assert "has no checkpoint yet" not in out
     assert (place / "scontrol.log").read_text() == "requeue 7\n"
     assert metrics(folder)[: len(before)] == before != []
     assert metrics(folder)[-1]["step"] > before[-1]["step"]

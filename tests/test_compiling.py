@@ -1,6 +1,6 @@
-"""What compiling changes around the networks: the memory that CUDA graphs write anew each step, and rows in parts.
+"""Effects of compiling around the networks: memory that CUDA graphs overwrite in each step, and chunks of rows.
 
-The graphs are simulated, by memory that is spoilt when a step begins.
+Graphs are simulated by memory that is overwritten when a step begins.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def case(*overrides: str) -> Case:
 
 
 def uncompiled(case: Case, chunks: BatchChunks | None) -> TorchCompile:
-    """Give the case the backend of `torch.compile`, with networks that are not compiled, and return it."""
+    """Give the case the backend of `torch.compile`, with uncompiled networks, and return it."""
     inner = case.model.architecture
     inner.backend = backend = TorchCompile(inner, backend="eager")
     backend.chunks = chunks
@@ -54,7 +54,7 @@ def uncompiled(case: Case, chunks: BatchChunks | None) -> TorchCompile:
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """Makes a case's networks behave as if replayed from CUDA graphs; returns the number of steps begun."""
+    """Make networks behave as if replayed from CUDA graphs; return a list with the number of steps begun."""
     outputs, begun = [], []
 
     def begin() -> None:
@@ -96,7 +96,7 @@ def graphs(monkeypatch):
     ],
     ids=" ".join,
 )
-def test_nothing_is_read_from_a_step_that_is_over(graphs, overrides):
+def test_nothing_is_read_from_an_earlier_step(graphs, overrides):
     plain, replayed = case(*overrides), case(*overrides)
     begun = graphs(replayed)
     for _ in range(2):
@@ -114,7 +114,7 @@ def test_nothing_is_read_from_a_step_that_is_over(graphs, overrides):
 
 
 def two_steps(case: Case) -> tuple[torch.Tensor, ...]:
-    """The latents after two steps of `inner` by itself, as the strategies at test time run it."""
+    """Return the latents after two steps of `inner`, run as test-time strategies do."""
     model = case.model.model.eval()
     with torch.no_grad():
         state = model.inner.initial_state(len(case.batch["inputs"]))
@@ -124,36 +124,36 @@ def two_steps(case: Case) -> tuple[torch.Tensor, ...]:
     return state
 
 
-def test_a_state_lives_on_into_the_next_step(graphs, monkeypatch):
+def test_a_state_survives_into_the_next_step(graphs, monkeypatch):
     plain, replayed = case("arch=trm"), case("arch=trm")
     graphs(replayed)
     for one, other in zip(two_steps(plain), two_steps(replayed), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
-    # The simulation sees what is not copied.
+    # The simulation detects latents that are not copied.
     monkeypatch.setattr(torch.Tensor, "clone", lambda tensor: tensor)
     assert all(latent.isnan().all() for latent in two_steps(replayed))
 
 
-def test_the_modes_said_to_record_graphs_are_those_that_the_compiler_makes_record_them():
-    from torch._inductor import list_mode_options  # seconds of import
+def test_the_modes_with_cuda_graphs_match_those_of_the_compiler():
+    from torch._inductor import list_mode_options  # takes seconds to import
 
     recording = {mode for mode in COMPILE_MODES if list_mode_options(mode).get("triton.cudagraphs")}
     assert recording == set(CUDA_GRAPH_MODES)
 
 
-def test_only_on_cuda_are_the_outputs_taken_for_a_graphs_memory():
+def test_outputs_are_treated_as_graph_memory_on_cuda_only():
     inner = case("arch=trm").model.architecture
     assert not TorchCompile(inner, "reduce-overhead").uses_cuda_graphs
 
 
-def test_training_and_evaluation_take_the_same_choices():
+def test_training_and_evaluation_accept_the_same_compile_choices():
     assert parse(EvaluateConfig, {"checkpoint": "run", "compile": "max-autotune"}).compile == "max-autotune"
     for mode in COMPILE_MODES:
         assert config_of("arch=trm", f"compile={mode}").compile == mode
 
 
 def trained(case: Case) -> dict[str, torch.Tensor]:
-    """Every gradient, loss and latent of two supervision steps; weights hardly move in two updates."""
+    """Return all gradients, losses and latents of two supervision steps; two updates would hardly change weights."""
     model, found = case.model.train(), {}
     carry = model.model.initial_carry(case.batch)
     for step in (1, 2):
@@ -175,7 +175,7 @@ def assert_same_training(one: Case, other: Case) -> None:
 
 
 class Applications(list):
-    """The number of rows of each application of the networks."""
+    """Record the number of rows of each application of the networks."""
 
     def __init__(self, inner):
         for name in inner.networks:
@@ -183,7 +183,7 @@ class Applications(list):
 
 
 def evaluated(case: Case, chunks: BatchChunks | None) -> tuple[tuple[torch.Tensor, ...], list[int]]:
-    """The latents after two steps of an evaluation, and with how many rows each application of the networks ran."""
+    """Return the latents after two steps of an evaluation, and the number of rows of each network application."""
     uncompiled(case, chunks)
     applications = Applications(case.model.architecture)
     return two_steps(case), list(applications)
@@ -204,7 +204,7 @@ def evaluated(case: Case, chunks: BatchChunks | None) -> tuple[tuple[torch.Tenso
         "trm_local",
     ],
 )
-def test_rows_in_parts_give_what_they_give_together(arch, threads):
+def test_chunks_of_rows_give_the_same_results_as_the_whole_batch(arch, threads):
     overrides = (
         ("arch=trm", f"arch.name={arch}") if arch in ("trm_singlez", "trm_hier6") else (f"arch={arch}",)
     )
@@ -218,18 +218,18 @@ def test_rows_in_parts_give_what_they_give_together(arch, threads):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_training_takes_only_what_needs_no_gradient_in_parts(threads):
+def test_training_uses_chunks_only_without_gradient(threads):
     plain, parted = case("arch=trm"), case("arch=trm")
     inner = parted.model.architecture
     uncompiled(parted, BatchChunks(threads, 2 * inner.length))
     rows = Applications(inner)
     assert_same_training(plain, parted)
     per_cycle = inner.L_cycles + 1
-    # Of the two cycles one in two parts, one whole.
+    # One of the two cycles in two chunks, one as a whole.
     assert rows == ([2] * 2 * per_cycle + [4] * per_cycle) * 2
 
 
-def test_what_is_drawn_is_drawn_for_the_batch_as_a_whole():
+def test_random_numbers_are_drawn_for_the_whole_batch():
     one = case("arch=trm", "arch.noise=0.1")
     assert set(evaluated(one, BatchChunks(2, 2 * one.model.architecture.length))[1]) == {4}
 
@@ -239,22 +239,22 @@ def test_what_is_drawn_is_drawn_for_the_batch_as_a_whole():
     [
         (64, 19, 1, 16),
         (64, 19, 2, 16),
-        (4, 3, 1, 2),  # 3 of 4 rows do not go into equal parts, 2 do
+        (4, 3, 1, 2),  # 4 rows do not divide into equal chunks of 3, but of 2
         (4, 9, 1, 4),
-        (8, 10, 2, 4),  # a part for each thread
+        (8, 10, 2, 4),  # one chunk per thread
         (8, 10, 1, 8),
         (8, 21, 2, 4),
-        (11, 8, 1, 11),  # parts of a single row would be far smaller than what fits
-        (64, 19, 3, 8),  # 4 parts of 16 would leave threads idle in the second round
-        (64, 19, 32, 64),  # 32 parts of 2 rows would be far smaller
+        (11, 8, 1, 11),  # chunks of a single row would be far smaller than the limit
+        (64, 19, 3, 8),  # 4 chunks of 16 would leave threads idle in the second round
+        (64, 19, 32, 64),  # 32 chunks of 2 rows would be far smaller
         (1, 5, 2, 1),
     ],
 )
-def test_parts_are_equal_busy_all_threads_and_are_not_far_smaller_than_what_fits(rows, fits, threads, size):
+def test_chunks_are_equal_use_all_threads_and_are_not_too_small(rows, fits, threads, size):
     assert BatchChunks(threads, fits * 36).size(rows, 36) == size
 
 
-def test_threads_of_parts_compute_alone_and_leave_the_others_number_as_it_is():
+def test_chunk_threads_are_single_threaded_and_keep_the_global_number_of_threads():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
@@ -269,7 +269,7 @@ def test_threads_of_parts_compute_alone_and_leave_the_others_number_as_it_is():
         torch.set_num_threads(before)
 
 
-def test_an_error_of_a_part_is_the_callers():
+def test_an_error_in_a_chunk_is_raised_in_the_caller():
     def failing(state, x):
         raise ValueError("no such row")
 
@@ -278,7 +278,7 @@ def test_an_error_of_a_part_is_the_callers():
         BatchChunks(2, 2 * 36).apply(failing, (rows,), rows)
 
 
-def test_compiling_on_a_cpu_asks_for_parts():
+def test_compiling_on_a_cpu_uses_chunks():
     inner = case("arch=trm").model.architecture
     assert type(inner.backend) is Eager
     assert choose_backend(inner, backend="eager").chunks.num_threads == torch.get_num_threads()
@@ -298,13 +298,13 @@ def test_every_mode_trains_and_evaluates_like_eager(mode):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-def test_attention_written_out_is_the_fused_kernels_but_for_roundings(monkeypatch):
+def test_explicit_attention_equals_the_fused_kernel_up_to_rounding(monkeypatch):
     generator = torch.Generator().manual_seed(0)
-    # Queries, keys, values, and the gradient that comes from above, of values that bfloat16 has.
+    # Queries, keys, values and the upstream gradient, representable in bfloat16.
     *qkv, upstream = torch.randn(4, 2, 4, 52, 32, generator=generator).bfloat16()
 
     def attended(dtype: torch.dtype) -> torch.Tensor:
-        """The output and the gradients of queries, keys and values."""
+        """Return the output and the gradients of queries, keys and values."""
         leaves = [tensor.to(dtype).requires_grad_() for tensor in qkv]
         out = ops.attend(*leaves)
         return torch.stack((out, *torch.autograd.grad(out, leaves, upstream.to(dtype)))).detach().float()
@@ -314,15 +314,15 @@ def test_attention_written_out_is_the_fused_kernels_but_for_roundings(monkeypatc
     written_out = attended(torch.bfloat16)
     assert not torch.equal(written_out, fused)
     of_fused, of_written_out = ((found - expected).abs().mean((1, 2, 3, 4)) for found in (fused, written_out))
-    # The scores are rounded to bfloat16, which the kernel keeps in float32.
+    # The scores are rounded to bfloat16; the kernel keeps them in float32.
     assert (of_written_out < 2 * of_fused).all()
     assert (of_written_out < 0.005 * expected.abs().mean((1, 2, 3, 4))).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=["float64", "bfloat16"])
-def test_the_gate_by_exp2_is_silus_but_for_roundings(dtype):
+def test_the_gate_with_exp2_equals_silu_up_to_rounding(dtype):
     generator = torch.Generator().manual_seed(0)
-    # Also where the exponential is infinite or zero.
+    # Including values with an infinite or zero exponential.
     gate = torch.cat(
         (10 * torch.randn(5, 60, generator=generator), torch.tensor([[-200.0, 0.0, 200.0, 90.0]] * 5)), 1
     )

@@ -1,4 +1,4 @@
-"""depth_curriculum: which update is how deep, in every architecture, and what evaluation and resuming see."""
+"""depth_curriculum: the depth of each update, for every architecture, in evaluation and after resuming."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from utils.errors import UserError
 DEEP = ["arch.H_cycles=3", "arch.L_cycles=3"]
 
 
-def test_the_published_depth_grows_as_its_paper_says():
+def test_the_published_depth_grows_as_in_the_paper():
     curriculum = DepthCurriculum(total_steps=100, H_cycles=3, L_cycles=6)
     depths = [curriculum.cycles(step) for step in range(1, 121)]
     assert depths == [(1, 2)] * 29 + [(2, 4)] * 30 + [(3, 6)] * 61
@@ -36,13 +36,15 @@ def test_other_depths_grow_by_thirds_rounded_up(full, stages):
     assert list(dict.fromkeys(curriculum.cycles(step) for step in range(1, 11))) == stages
 
 
-def test_an_update_recurs_as_deep_as_its_stage_and_evaluation_in_full(identified, tmp_path, monkeypatch):
+def test_updates_have_the_depth_of_their_stage_and_evaluation_has_full_depth(
+    identified, tmp_path, monkeypatch
+):
     run = build(tiny(identified, tmp_path / "run", *DEEP, depth_curriculum=True), World())
     inner, calls = run.state.model.architecture, []
     cycle = type(inner).cycle
 
     def recorded(self, state, x):
-        if x.shape[1] == inner.length:  # else applications are only counted
+        if x.shape[1] == inner.length:  # otherwise applications are only being counted
             calls.append(self.L_cycles)
         return cycle(self, state, x)
 
@@ -64,7 +66,9 @@ def test_an_update_recurs_as_deep_as_its_stage_and_evaluation_in_full(identified
 
 
 @pytest.mark.parametrize("arch", ["trm", "trm_singlez", "trm_hier6", "hrm"])
-def test_such_a_run_resumes_exactly_with_every_architecture(identified, tmp_path, monkeypatch, arch):
+def test_a_run_with_a_curriculum_resumes_exactly_with_every_architecture(
+    identified, tmp_path, monkeypatch, arch
+):
     overrides = [f"arch={arch}", *DEEP, *(["~arch.puzzle_emb_len"] if arch == "hrm" else [])]
     assert train(identified, tmp_path / "reference", *overrides, depth_curriculum=True) == 0
     with monkeypatch.context() as patch:
@@ -78,8 +82,8 @@ def test_such_a_run_resumes_exactly_with_every_architecture(identified, tmp_path
     "overrides",
     [["arch.H_cycles=1", "arch.L_cycles=2"], ["arch=transformers_baseline", "~arch.puzzle_emb_len"]],
 )
-def test_a_curriculum_without_effect_is_refused(identified, tmp_path, overrides):
+def test_a_curriculum_without_effect_is_rejected(identified, tmp_path, overrides):
     if overrides[0] == "arch=transformers_baseline":
         overrides = [*overrides, "arch.H_cycles=1", "arch.L_cycles=1"]
-    with pytest.raises(UserError, match="are too few for that"):
+    with pytest.raises(UserError, match="has too few for that"):
         train(identified, tmp_path / "run", *overrides, depth_curriculum=True)

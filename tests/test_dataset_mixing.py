@@ -1,4 +1,4 @@
-"""Several datasets as one stream of batches: their mixing, merged metadata, names and shared identifiers."""
+"""Several datasets as one stream of batches: mixing, merged metadata, names and shared identifiers."""
 
 import json
 
@@ -14,7 +14,7 @@ from utils.errors import UserError
 # ------------------------------------------------------------------------------------------ several datasets
 
 
-def test_datasets_mix_as_one_that_holds_all_their_groups(tmp_path):
+def test_mixed_datasets_equal_one_with_all_their_groups(tmp_path):
     one = build(tmp_path / "one", RAGGED[0] + RAGGED[1])
     first = sum(map(sum, RAGGED[0]))
     parts = [
@@ -27,7 +27,7 @@ def test_datasets_mix_as_one_that_holds_all_their_groups(tmp_path):
     assert {True, False} in origins, "batches hold rows of both"
 
 
-def test_several_sets_of_a_directory_mix_in_training_and_are_apart_in_evaluation(tmp_path):
+def test_several_sets_of_a_directory_mix_in_training_but_not_in_evaluation(tmp_path):
     both = tmp_path / "both"
     for split in ("train", "test"):
         build(both, RAGGED[0], split=split)
@@ -57,13 +57,13 @@ def test_several_sets_of_a_directory_mix_in_training_and_are_apart_in_evaluation
     assert dataset.metadata.sets == ("all", "hard")
 
 
-def test_test_sets_are_named_by_what_tells_their_directories_apart(tmp_path):
+def test_test_sets_are_named_by_distinguishing_parts_of_their_directories(tmp_path):
     for name in ("x/easy", "x/hard", "y/hard"):
         build(tmp_path / name, [[2]], split="test", names="same")
     two = [str(tmp_path / "x" / "easy"), str(tmp_path / "y" / "hard") + "/"]
     assert PuzzleDataset(two, "test", global_batch_size=2).metadata.sets == ("easy/all", "hard/all")
-    alike = [str(tmp_path / "x" / "hard"), str(tmp_path / "y" / "hard")]
-    assert [name for name, _, _ in PuzzleDataset(alike, "test", global_batch_size=2)] == [
+    same_names = [str(tmp_path / "x" / "hard"), str(tmp_path / "y" / "hard")]
+    assert [name for name, _, _ in PuzzleDataset(same_names, "test", global_batch_size=2)] == [
         "x/hard/all",
         "y/hard/all",
     ]
@@ -77,7 +77,7 @@ def test_merged_metadata_sums_counts_and_keeps_the_largest_table(tmp_path):
     assert metadata.sets == ("a/all", "b/all")
 
 
-def test_merged_metadata_keeps_the_extra_keys_that_all_agree_in(tmp_path):
+def test_merged_metadata_keeps_extra_keys_that_are_equal_in_all(tmp_path):
     shared, different = {"family": "toy"}, ({"seed": 1}, {"seed": 2})
     paths = [
         build(tmp_path / "a", [[9]], extra={**shared, **different[0]}),
@@ -96,7 +96,7 @@ def test_merged_metadata_keeps_the_extra_keys_that_all_agree_in(tmp_path):
         ("blank_identifier_id", {"blank_identifier_id": 1}, (0, 1)),
     ],
 )
-def test_datasets_that_do_not_agree_are_refused_naming_both_and_the_key(tmp_path, key, other, values):
+def test_mismatching_datasets_are_rejected_with_both_names_and_the_key(tmp_path, key, other, values):
     described = []
     for name, options in (("a", {}), ("b", other)):
         sizes = {"seq_len": SEQ_LEN, "vocab_size": VOCAB, **options}
@@ -111,7 +111,7 @@ def test_datasets_that_do_not_agree_are_refused_naming_both_and_the_key(tmp_path
 
 
 @pytest.mark.parametrize("names", [None, "same"])
-def test_an_identifier_of_two_training_directories_is_refused(tmp_path, names):
+def test_an_identifier_in_two_training_directories_is_rejected(tmp_path, names):
     a = build(tmp_path / "a", RAGGED[0], names=names)
     b = build(tmp_path / "b", RAGGED[1], first_identifier=4, names=names)
     with pytest.raises(UserError, match=r"identifier 4 \(2 in all\) is used by both .*/a and .*/b"):
@@ -128,7 +128,7 @@ def test_the_blank_identifier_is_shared(tmp_path):
     assert train(*paths).metadata.num_puzzle_identifiers == 1
 
 
-def test_two_test_sets_may_share_identifiers_only_of_equally_named_puzzles(tmp_path):
+def test_two_test_sets_may_share_identifiers_only_with_equal_names(tmp_path):
     a = build(tmp_path / "a", [[1, 2]], split="test", names="same")
     b = build(tmp_path / "b", [[3, 1]], split="test", names="same")
     c = build(tmp_path / "c", [[3, 1]], split="test")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from config.overrides import OmegaConf  # which registers the resolver
+from config.overrides import OmegaConf  # importing it registers the resolver
 from utils import device as device_module
 from utils.device import (
     COMPILE_MODES,
@@ -46,7 +46,7 @@ def pretend(monkeypatch, *, cuda: int = 0, mps: bool = False):
     ("machine", "expected"),
     [({}, "cpu"), ({"mps": True}, "mps"), ({"cuda": 2}, "cuda:1"), ({"cuda": 2, "mps": True}, "cuda:1")],
 )
-def test_auto_takes_the_best_device_of_the_machine(monkeypatch, machine, expected):
+def test_auto_chooses_the_best_device(monkeypatch, machine, expected):
     pretend(monkeypatch, **machine)
     assert str(resolve_device("auto", local_rank=1)) == expected
 
@@ -66,20 +66,20 @@ def test_several_processes_of_a_machine_with_mps_share_the_cpu(monkeypatch):
         ("tpu", {}, 0, "device=tpu.*auto, cuda, mps, cpu"),
     ],
 )
-def test_a_device_that_is_not_there_is_refused_with_the_cure(monkeypatch, name, machine, local_rank, message):
+def test_a_missing_device_is_rejected_with_a_suggestion(monkeypatch, name, machine, local_rank, message):
     pretend(monkeypatch, **machine)
     with pytest.raises(UserError, match=message):
         resolve_device(name, local_rank)
 
 
 @pytest.mark.parametrize("value", ["1", "true", "yes"])
-def test_disable_compile_wins_over_compile_true(monkeypatch, value):
+def test_disable_compile_overrides_compile_true(monkeypatch, value):
     monkeypatch.setenv("DISABLE_COMPILE", value)
     assert compile_policy(True, CUDA) == (None, "eager: DISABLE_COMPILE is set")
 
 
 @pytest.mark.parametrize("value", ["", "0", "false"])
-def test_disable_compile_set_to_nothing_or_zero_disables_nothing(monkeypatch, value):
+def test_disable_compile_has_no_effect_if_empty_or_zero(monkeypatch, value):
     monkeypatch.setenv("DISABLE_COMPILE", value)
     monkeypatch.setattr(device_module, "missing_toolchain", lambda: None)
     assert compile_policy("auto", CUDA)[0]
@@ -93,7 +93,7 @@ def test_compile_auto_compiles_on_cuda_and_not_on_mps(monkeypatch):
     assert compile_policy(False, CUDA) == (None, "")
 
 
-def test_nothing_is_said_where_nobody_asked_for_compiling(monkeypatch):
+def test_there_is_no_message_if_compiling_was_not_requested(monkeypatch):
     for disabled in ("", "1"):
         monkeypatch.setenv("DISABLE_COMPILE", disabled)
         for mode in ("auto", False):
@@ -101,7 +101,7 @@ def test_nothing_is_said_where_nobody_asked_for_compiling(monkeypatch):
     assert compile_policy("auto", CUDA) == (None, "")
 
 
-def test_code_of_the_models_own_is_taken_where_it_is_asked_for_and_fits(monkeypatch):
+def test_the_fused_backend_is_used_if_requested_and_supported(monkeypatch):
     monkeypatch.setattr(device_module, "missing_toolchain", lambda: None)
     assert compile_policy("auto", CPU, True)[0] is None
     assert compile_policy("fused", CPU, True) == ("fused", "compiled: compile=fused on cpu")
@@ -115,7 +115,7 @@ def test_code_of_the_models_own_is_taken_where_it_is_asked_for_and_fits(monkeypa
 
 
 @pytest.mark.parametrize("mode", COMPILE_MODES)
-def test_a_mode_of_the_compiler_can_be_asked_for_on_any_device(monkeypatch, mode):
+def test_a_mode_of_the_compiler_can_be_requested_on_any_device(monkeypatch, mode):
     monkeypatch.setattr(device_module, "missing_toolchain", lambda: None)
     for device in (CPU, CUDA):
         assert compile_policy(mode, device) == (mode, f"compiled: compile={mode} on {device.type}")
@@ -129,7 +129,7 @@ def test_without_a_compiler_compile_true_falls_back_to_eager_and_names_it(monkey
     assert "\n" not in reason
 
 
-def test_the_compiler_named_by_cxx_is_the_one_looked_for(monkeypatch, tmp_path):
+def test_the_compiler_in_cxx_is_used(monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", "no-such-compiler -O3")
     assert "no-such-compiler" in compile_policy(True, CPU)[1]
 
@@ -143,7 +143,7 @@ def test_without_python_headers_compile_true_falls_back_to_eager(monkeypatch, tm
     assert compile_policy(True, CPU)[0]
 
 
-def test_an_unknown_compile_setting_is_refused():
+def test_an_unknown_compile_setting_is_rejected():
     with pytest.raises(UserError, match="compile=sometimes"):
         compile_policy("sometimes", CPU)
 
@@ -152,7 +152,7 @@ def draws():
     return random.random(), np.random.rand(), torch.rand(3).tolist()  # noqa: NPY002
 
 
-def test_a_seed_repeats_every_global_generator():
+def test_a_seed_resets_every_global_generator():
     seed_everything(7)
     first = draws()
     seed_everything(8)
@@ -161,7 +161,7 @@ def test_a_seed_repeats_every_global_generator():
     assert draws() == first
 
 
-def test_a_random_state_survives_a_file_and_goes_on_where_it_was(tmp_path):
+def test_a_random_state_can_be_saved_and_restored(tmp_path):
     seed_everything(3)
     random.gauss(0, 1), np.random.randn()  # noqa: NPY002 - leaves half a pair of normals cached
     torch.save(random_state(CPU), tmp_path / "state")
@@ -171,8 +171,8 @@ def test_a_random_state_survives_a_file_and_goes_on_where_it_was(tmp_path):
     assert (draws(), random.gauss(0, 1), np.random.randn()) == expected  # noqa: NPY002
 
 
-def test_make_deterministic_binds_the_cpu_only():
-    torch.use_deterministic_algorithms(False)  # a module's fixture may have asked for them
+def test_make_deterministic_affects_the_cpu_only():
+    torch.use_deterministic_algorithms(False)  # a fixture may have enabled them
     try:
         make_deterministic(CUDA)
         assert not torch.are_deterministic_algorithms_enabled()
@@ -192,7 +192,7 @@ def test_make_deterministic_binds_the_cpu_only():
         ({"architecture": "aarch64"}, "float32"),
     ],
 )
-def test_a_cpu_recipe_uses_the_dtype_that_its_processor_multiplies_faster(monkeypatch, processor, dtype):
+def test_a_cpu_recipe_uses_the_faster_dtype_of_the_processor(monkeypatch, processor, dtype):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
     assert faster_dtype("cpu") == dtype
     config = OmegaConf.create({"device": "cpu", "arch": {"forward_dtype": "${faster_dtype:${device}}"}})
@@ -200,9 +200,9 @@ def test_a_cpu_recipe_uses_the_dtype_that_its_processor_multiplies_faster(monkey
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
-def test_memory_that_is_kept_costs_no_page_faults_the_next_time():
-    # In a process of its own: the setting lasts. 40 MB at a time, of which glibc would give most back. It would keep
-    # some if it adjusted its thresholds to what it sees, which depends on all that the process has allocated.
+def test_reused_memory_causes_no_page_faults():
+    # In a separate process, because the setting is permanent. Of 40 MB at a time glibc would return most. It would keep
+    # some if it adapted its thresholds, which depends on all earlier allocations of the process.
     code = """
 import resource, sys, torch
 from utils.device import keep_freed_memory

@@ -1,4 +1,4 @@
-"""World: collectives on two Gloo processes against one process, and how a run ends when a rank fails."""
+"""World: collectives on two Gloo processes compared with one, and how a run ends if a rank fails."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ def _alone(monkeypatch):
 
 
 @pytest.mark.usefixtures("_alone")
-def test_alone_every_collective_is_the_identity():
+def test_in_a_single_process_every_collective_is_the_identity():
     with World.start("cpu") as world:
         assert (world.rank, world.size, world.is_main) == (0, 1, True)
         tensor = torch.arange(3.0)
@@ -56,14 +56,14 @@ def use_every_collective():
         weights = [torch.full((4,), float(rank)), torch.full((2, 2), rank), torch.tensor(float(rank))]
         world.broadcast_(weights)
         assert all(weight.eq(0).all() for weight in weights)
-        # A flag of one rank reaches both with the next call, and only that call.
+        # A flag of one rank reaches both in the next call, and only in that one.
         votes = [world.any_flags(rank == 1 and step == 2, False) for step in range(5)]
         assert votes == [(False, False)] * 3 + [(True, False), (False, False)]
         world.print("hello from", rank)
         world.barrier()
 
 
-def test_two_ranks_sum_gather_broadcast_and_vote(tmp_path):
+def test_two_ranks_sum_gather_broadcast_and_combine_flags(tmp_path):
     assert outputs_of(run_ranks(tmp_path, use_every_collective)) == ["hello from 0\n", ""]
 
 
@@ -77,7 +77,7 @@ def sum_gradients_in_small_buckets():
 
     dist.all_reduce = counted
     with World.start("cpu") as world:
-        calls.clear()  # of the start
+        calls.clear()  # from the start
         shapes = [(10, 10), (), (99,), (3,), (600,), (7, 7)]
         parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
         half = torch.nn.Parameter(torch.zeros(5, dtype=torch.bfloat16))
@@ -86,9 +86,7 @@ def sum_gradients_in_small_buckets():
         gradients = [[torch.randn(shape, generator=generator) for shape in shapes] for _ in range(world.size)]
         for parameter, gradient in zip(parameters, gradients[world.rank], strict=True):
             parameter.grad = gradient.clone()
-        parameters[0].grad = (
-            parameters[0].grad.T.contiguous().T
-        )  # as the gradient of a transposed weight may be
+        parameters[0].grad = parameters[0].grad.T.contiguous().T  # like the gradient of a transposed weight
         half.grad = torch.full((5,), 1.0 + world.rank, dtype=torch.bfloat16)
         before = [parameter.grad for parameter in parameters]
         world.sum_gradients([*parameters, half, frozen])
@@ -100,7 +98,7 @@ def sum_gradients_in_small_buckets():
         assert sorted(calls) == [5, 49, 203, 600]
 
 
-def test_gradients_are_summed_in_place_in_few_collectives_and_missing_ones_skipped(tmp_path):
+def test_gradients_are_summed_in_place_with_few_collectives_skipping_missing_ones(tmp_path):
     outputs_of(run_ranks(tmp_path, sum_gradients_in_small_buckets))
 
 
@@ -126,7 +124,7 @@ def meet_a_user_error():
         raise UserError("data_paths: no such folder")
 
 
-def test_an_error_of_the_user_that_every_rank_meets_is_shown_once_without_a_traceback(tmp_path):
+def test_a_user_error_on_every_rank_is_shown_once_without_a_traceback(tmp_path):
     results = run_ranks(tmp_path, meet_a_user_error)
     assert [result.returncode for result in results] == [2, 2]
     assert "".join(result.stderr for result in results) == "error: data_paths: no such folder\n"
@@ -141,7 +139,7 @@ def meet_it_late(late_rank: int):
 
 
 @pytest.mark.parametrize("late_rank", [0, 1])
-def test_a_rank_that_meets_the_same_error_later_stays_silent(tmp_path, late_rank):
+def test_a_rank_that_raises_the_same_error_later_stays_silent(tmp_path, late_rank):
     results = run_ranks(tmp_path, meet_it_late, late_rank)
     assert [result.returncode for result in results] == [2, 2]
     assert "".join(result.stderr for result in results) == "error: data_paths: no such folder\n"
@@ -155,8 +153,8 @@ def kill_a_rank(victim: int):
         world.sum_(torch.ones(1))
 
 
-@pytest.mark.parametrize("victim", [0, 1])  # rank 0 holds the store through which ranks agree who speaks
-def test_a_killed_rank_ends_the_others_promptly_with_one_line(tmp_path, victim):
+@pytest.mark.parametrize("victim", [0, 1])  # rank 0 holds the store through which ranks agree on who reports
+def test_other_ranks_exit_promptly_with_one_line_if_one_is_killed(tmp_path, victim):
     results = run_ranks(tmp_path, kill_a_rank, victim)
     survivor = results[1 - victim]
     assert results[victim].returncode == -signal.SIGKILL
@@ -164,7 +162,7 @@ def test_a_killed_rank_ends_the_others_promptly_with_one_line(tmp_path, victim):
     assert survivor.ended - results[victim].ended < 2 * distributed.SHOW_SECONDS
     assert (
         f"error: rank {1 - victim} lost contact with another rank" in survivor.stderr
-    )  # after torch's own warnings
+    )  # after warnings from torch
     assert "Traceback" not in survivor.stderr
 
 
@@ -176,7 +174,7 @@ def hang_on_rank_1():
         world.sum_(torch.ones(1))
 
 
-def test_a_rank_that_hangs_is_given_up_after_the_timeout(tmp_path):
+def test_a_hanging_rank_ends_the_run_after_the_timeout(tmp_path):
     results = run_ranks(tmp_path, hang_on_rank_1, DIST_TIMEOUT_SECONDS="1")
     assert [result.returncode for result in results] == [1, 3]
     assert results[0].ended < results[1].ended
@@ -186,7 +184,7 @@ def test_a_rank_that_hangs_is_given_up_after_the_timeout(tmp_path):
 def start_twice():
     for run in range(2):
         if os.environ["RANK"] == "1":
-            time.sleep(0.5)  # rank 0 must not take the addresses of the first run for those of the second
+            time.sleep(0.5)  # rank 0 must not confuse the addresses of the two runs
         with World.start("cpu") as world:
             world.print("run", run, "sum", int(world.sum_(torch.ones(1))))
             assert world.gather_object(world.rank) == [0, 1]
@@ -194,13 +192,13 @@ def start_twice():
 
 @pytest.fixture
 def launcher_store():
-    """The environment of workers whose launcher serves the store, as `torchrun` does: it outlives their groups."""
+    """Set the environment of workers whose launcher serves the store, like `torchrun`; it outlives their groups."""
     server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     yield {"MASTER_PORT": str(server.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    del server  # it had to live until now
+    del server  # kept alive until here
 
 
-def test_a_process_that_starts_two_runs_one_after_the_other_joins_the_others_twice(tmp_path, launcher_store):
+def test_processes_can_join_for_two_runs_in_a_row(tmp_path, launcher_store):
     for environment in ({}, launcher_store):
         results = run_ranks(tmp_path, start_twice, **environment)
         assert outputs_of(results) == ["run 0 sum 2\nrun 1 sum 2\n", ""]
@@ -215,7 +213,7 @@ def fail_in_the_second_run():
         world.sum_(torch.ones(1))
 
 
-def test_a_rank_that_fails_in_a_later_run_ends_all_with_its_own_error_too(tmp_path, launcher_store):
+def test_a_rank_that_fails_in_a_later_run_ends_all_with_its_own_error(tmp_path, launcher_store):
     results = run_ranks(tmp_path, fail_in_the_second_run, **launcher_store)
     assert [result.returncode for result in results] == [1, 1]
     assert results[0].stderr == ""
@@ -227,17 +225,17 @@ def leave():
         sys.exit(0)
 
 
-def test_leaving_with_exit_code_zero_is_no_failure(tmp_path):
+def test_exit_code_zero_is_not_a_failure(tmp_path):
     outputs_of(run_ranks(tmp_path, leave))
 
 
 @pytest.mark.usefixtures("_alone")
-def test_alone_an_error_passes_through_as_it_is():
+def test_in_a_single_process_errors_are_unchanged():
     with pytest.raises(UserError, match="as it is"), World.start("cpu"):
         raise UserError("as it is")
 
 
-def test_a_timeout_that_is_no_number_is_refused(monkeypatch):
+def test_a_timeout_that_is_not_a_number_is_rejected(monkeypatch):
     for name, value in {"WORLD_SIZE": "2", "RANK": "0", "DIST_TIMEOUT_SECONDS": "ten"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="DIST_TIMEOUT_SECONDS='ten' must be a number"):
@@ -248,7 +246,7 @@ def start_without_the_others():
     World.start("cpu")
 
 
-def test_a_rank_whose_others_never_come_says_so_in_one_line(tmp_path, monkeypatch):
+def test_a_rank_without_its_peers_reports_it_in_one_line(tmp_path, monkeypatch):
     (result,) = run_ranks(
         tmp_path, start_without_the_others, size=1, WORLD_SIZE="2", DIST_TIMEOUT_SECONDS="1"
     )
@@ -296,7 +294,7 @@ def test_under_torchrun_a_failing_rank_is_shown_once_and_the_launcher_fails(tmp_
 
 
 @pytest.mark.slow
-def test_workers_that_torchrun_restarts_join_each_other_and_not_the_dead(tmp_path):
+def test_restarted_workers_of_torchrun_join_each_other_and_not_killed_ones(tmp_path):
     done = torchrun(
         tmp_path,
         """
@@ -315,7 +313,7 @@ def test_workers_that_torchrun_restarts_join_each_other_and_not_the_dead(tmp_pat
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds threads in /proc")
-def test_a_rank_that_is_done_leaves_no_thread_that_could_abort_it(tmp_path):
+def test_a_finished_rank_has_no_thread_that_could_abort_it(tmp_path):
     done = torchrun(
         tmp_path,
         """
@@ -330,7 +328,7 @@ def test_a_rank_that_is_done_leaves_no_thread_that_could_abort_it(tmp_path):
         with World.start("cpu") as world:
             weight = torch.ones(1, requires_grad=True)
             weight.grad = world.sum_(torch.ones(1))
-            torch.optim.SGD([weight], lr=0.1).step()  # imports what keeps a reference to the group of now
+            torch.optim.SGD([weight], lr=0.1).step()  # imports a module that keeps a reference to the current group
             assert threads() > 0
         assert threads() == 0
         """,
@@ -338,9 +336,9 @@ def test_a_rank_that_is_done_leaves_no_thread_that_could_abort_it(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_what_is_printed_is_in_a_log_file_at_once(tmp_path, monkeypatch):
+def test_output_is_written_to_a_log_file_immediately(tmp_path, monkeypatch):
     log = tmp_path / "log"
-    with log.open("w") as file:  # buffered, as standard output is under nohup and Slurm
+    with log.open("w") as file:  # buffered, like stdout under nohup and Slurm
         monkeypatch.setattr("sys.stdout", file)
         World().print("train: step 1")
         assert log.read_text() == "train: step 1\n"

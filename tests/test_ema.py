@@ -1,4 +1,4 @@
-"""Averages of the weights: their arithmetic, and the swap that evaluation uses."""
+"""Averaged weights: arithmetic, and swapping for evaluation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def move(model: torch.nn.Module, by: float) -> None:
             p.add_(by)
 
 
-def test_averages_follow_the_formula_and_cover_trainable_parameters_only():
+def test_averages_follow_the_formula_for_trainable_parameters_only():
     model = module()
     start, ema = model[0].weight.detach().clone(), EMA(model, 0.9)
     move(model, 1.0)
@@ -33,7 +33,7 @@ def test_averages_follow_the_formula_and_cover_trainable_parameters_only():
     assert ema.shadow.keys() == {"0.weight", "0.bias", "1.bias"}
 
 
-def test_within_the_swap_the_model_holds_the_averages_and_after_it_the_live_weights():
+def test_the_model_has_the_averages_within_the_swap_and_the_live_weights_after_it():
     model = module()
     ema = EMA(model, 0.5)
     move(model, 1.0)
@@ -48,7 +48,7 @@ def test_within_the_swap_the_model_holds_the_averages_and_after_it_the_live_weig
     assert all(torch.equal(ema.shadow[name], value) for name, value in averages.items())
 
 
-def test_the_live_weights_come_back_after_an_exception_too():
+def test_live_weights_are_restored_after_an_exception():
     model = module()
     ema = EMA(model, 0.5)
     move(model, 1.0)
@@ -58,7 +58,7 @@ def test_the_live_weights_come_back_after_an_exception_too():
     assert torch.equal(model[0].weight, live)
 
 
-def test_a_state_of_another_model_is_refused_with_the_names():
+def test_a_state_of_another_model_is_rejected_with_parameter_names():
     ema = EMA(module(), 0.5)
     state = dict(ema.state_dict())
     state["2.weight"] = state.pop("0.weight")
@@ -67,6 +67,6 @@ def test_a_state_of_another_model_is_refused_with_the_names():
 
 
 @pytest.mark.parametrize("rate", [1.0, -0.1])
-def test_an_impossible_rate_is_refused(rate):
+def test_an_impossible_rate_is_rejected(rate):
     with pytest.raises(ValueError, match="ema_rate"):
         EMA(module(), rate)

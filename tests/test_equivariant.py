@@ -1,4 +1,4 @@
-"""trm_equivariant: its symmetries, other grids with the same weights, and units that a dataset states."""
+"""trm_equivariant: symmetries, grids of other sizes with the same weights, and units in dataset.json."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def model(num_cells: int, num_symbols: int, units: CellUnits | None = None, **ar
 
 @torch.no_grad()
 def answer(built, tokens: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of the symbols (B, S, N) and q_halt (B,) after two supervision steps."""
+    """Return the logits of the symbols (B, S, N) and q_halt (B,) after two supervision steps."""
     inner = built.architecture
     state = inner.initial_state(len(tokens))
     for _ in range(2):
@@ -43,7 +43,7 @@ def answer(built, tokens: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def sources(symmetry: SudokuSymmetry, size: int) -> np.ndarray:
-    """(S,) the cell of the original grid that each cell of the image shows."""
+    """Return for each cell of the image (S,) the cell of the original grid that it comes from."""
     cells = np.arange(size * size).reshape(size, size)
     cells = cells.T if symmetry.transpose else cells
     return cells[symmetry.rows][:, symmetry.columns].ravel()
@@ -51,7 +51,7 @@ def sources(symmetry: SudokuSymmetry, size: int) -> np.ndarray:
 
 @pytest.mark.parametrize("pooling", ["mean", "mean_max"])
 @pytest.mark.parametrize("box", BOXES, ids=str)
-def test_a_symmetry_of_the_puzzle_moves_the_logits_and_leaves_halting_as_it_is(box, pooling):
+def test_a_symmetry_of_the_puzzle_permutes_the_logits_and_keeps_halting(box, pooling):
     built = model(box.num_cells, box.size, CellUnits.of_boxes(box.rows, box.columns), pooling=pooling)
     rng = np.random.default_rng(0)
     values = rng.integers(0, box.size + 1, (6, box.num_cells))
@@ -76,7 +76,7 @@ def test_a_symmetry_of_the_puzzle_moves_the_logits_and_leaves_halting_as_it_is(b
     [CellUnits(axes=(4, 4), kinds=(((1,), (0,)),)), CellUnits.of_boxes(2, 2)],
     ids=["latin", "sudoku"],
 )
-def test_a_cell_hears_of_exactly_the_cells_it_shares_a_unit_with(units):
+def test_a_cell_depends_on_exactly_the_cells_in_its_units(units):
     built = model(16, 4, units, H_cycles=1, L_cycles=1, pooling="mean")
     inner = built.architecture
     x = torch.zeros(1, 64, 12)
@@ -89,7 +89,7 @@ def test_a_cell_hears_of_exactly_the_cells_it_shares_a_unit_with(units):
     assert set(heard.nonzero().flatten().tolist()) == row | column | boxes
 
 
-def test_the_same_weights_answer_grids_of_every_size():
+def test_the_same_weights_work_for_grids_of_any_size():
     small = model(16, 4)
     for box in (BoxShape(2, 3), BoxShape(3, 3), BoxShape(4, 4)):
         large = model(box.num_cells, box.size)
@@ -102,7 +102,7 @@ def test_the_same_weights_answer_grids_of_every_size():
 
 
 @torch.no_grad()
-def test_pad_and_blank_are_never_answered():
+def test_pad_and_blank_are_never_predicted():
     built = model(16, 4)
     inner = built.architecture
     _, (logits, _, _) = inner(inner.initial_state(2), torch.ones(2, 16, dtype=torch.int32), None)
@@ -123,7 +123,7 @@ def test_the_units_are_those_of_the_recorded_boxes(sudoku6x6):
     assert CellUnits.usual(36) == CellUnits.of_boxes(2, 3)
 
 
-def test_it_trains_evaluates_and_says_which_units_it_was_trained_with(sudoku6x6, tmp_path):
+def test_it_trains_evaluates_and_records_its_units(sudoku6x6, tmp_path):
     run = tmp_path / "run"
     settings = ("arch=trm_equivariant", "arch.hidden_size=8", "arch.num_heads=1", "arch.puzzle_emb_len=0")
     assert train(sudoku6x6, run, *settings) == 0
@@ -131,7 +131,7 @@ def test_it_trains_evaluates_and_says_which_units_it_was_trained_with(sudoku6x6,
     assert CellUnits.from_json(recorded["units"], "") == CellUnits.of_boxes(3, 2)
 
 
-def test_a_dataset_of_another_family_states_its_units(tmp_path, sudoku6x6):
+def test_a_dataset_of_another_family_can_define_units(tmp_path, sudoku6x6):
     path = stated(tmp_path, sudoku6x6, {"axes": [6, 6], "kinds": [[[1], [0]]]})
     data = PuzzleDataset([path], "test", global_batch_size=8)
     assert CellUnits.from_json(data.model_sizes["units"], "") == CellUnits((6, 6), (((1,), (0,)),))
@@ -147,20 +147,20 @@ def test_a_dataset_of_another_family_states_its_units(tmp_path, sudoku6x6):
         ([6, 6], "must have the keys axes and kinds"),
     ],
 )
-def test_units_that_cannot_be_are_refused_with_the_file(units, message, tmp_path, sudoku6x6):
+def test_invalid_units_are_rejected_with_the_file(units, message, tmp_path, sudoku6x6):
     path = stated(tmp_path, sudoku6x6, units)
     with pytest.raises(UserError, match=message) as caught:
         _ = PuzzleDataset([path], "test", global_batch_size=8).model_sizes
     assert path in str(caught.value)
 
 
-def test_a_grid_without_units_is_refused():
-    with pytest.raises(ValueError, match="30 cells are no Sudoku grid"):
+def test_a_grid_without_units_is_rejected():
+    with pytest.raises(ValueError, match="30 cells do not form a Sudoku grid"):
         model(30, 6)
 
 
 def stated(tmp_path, source, units) -> str:
-    """A copy of a dataset that states these units and no family."""
+    """Copy a dataset, with these units and without a family in dataset.json."""
     folder = tmp_path / "data"
     shutil.copytree(source, folder)
     for split in ("train", "test"):
@@ -172,9 +172,9 @@ def stated(tmp_path, source, units) -> str:
     return str(folder)
 
 
-def test_rows_of_a_small_table_and_their_gradient_are_those_of_an_embedding():
+def test_lookups_in_a_small_table_and_their_gradients_equal_those_of_an_embedding():
     table = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
-    ids = torch.tensor([[2, 0, 2, 2], [0, 0, 2, 0]])  # and never 1
+    ids = torch.tensor([[2, 0, 2, 2], [0, 0, 2, 0]])  # without 1
     found, expected = few_rows(table, ids), torch.nn.functional.embedding(ids, table)
     assert torch.equal(found, expected)
     upstream = torch.randn_like(expected)

@@ -1,4 +1,4 @@
-"""`evaluate.py`: a trained run's numbers again, from its own config, with everything that makes them believable."""
+"""`evaluate.py`: reproduces the numbers of a trained run from its config, and reports all conditions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NUM_SOLVED = 5
 def write_dataset(
     folder: Path, inputs: np.ndarray, labels: np.ndarray, *, vocab_size=7, identifiers=1
 ) -> str:
-    """A dataset whose train and test splits are the same rows, ids in turn."""
+    """Write a dataset with the same rows in train and test, with alternating identifiers."""
     ids = np.arange(len(inputs)) % identifiers
     for split in ("train", "test"):
         with SplitWriter(folder / split, seq_len=inputs.shape[1], vocab_size=vocab_size) as writer:
@@ -45,7 +45,7 @@ def write_dataset(
 
 @torch.no_grad()
 def answers(model, inputs: np.ndarray, num_steps: int) -> np.ndarray:
-    """What the model says after `num_steps`, by calling the architecture itself."""
+    """Return the answers after `num_steps`, by calling the architecture directly."""
     inner, tokens = model.architecture, torch.from_numpy(inputs)
     state = inner.initial_state(len(inputs))
     for _ in range(num_steps):
@@ -57,12 +57,12 @@ def answers(model, inputs: np.ndarray, num_steps: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """A run of 4 steps whose test labels are its own answers in the first rows, so that it solves just those."""
+    """Train for 4 steps; test labels are the model's own answers in the first rows, so that it solves exactly those."""
     root = tmp_path_factory.mktemp("run")
     model = randomised()
     inputs = np.random.default_rng(0).integers(1, 7, (NUM_TEST, 16)).astype(np.int32)
     labels = answers(model, inputs, TINY_ARCH["halt_max_steps"])
-    assert (labels[:NUM_SOLVED] != 0).any(-1).all()  # 0 is the ignored label; a row needs one that counts
+    assert (labels[:NUM_SOLVED] != 0).any(-1).all()  # 0 is the ignored label; a row needs another one
     labels[NUM_SOLVED:] = labels[NUM_SOLVED:] % 6 + 1
     data = write_dataset(root / "data", inputs, labels)
     return write_run(
@@ -75,7 +75,7 @@ def report_of(run: Path, **settings) -> dict:
     return run_evaluation(config, World())
 
 
-def test_the_run_folder_alone_says_what_to_evaluate_and_the_report_counts_rows(run, tmp_path):
+def test_the_run_folder_determines_the_evaluation_and_the_report_counts_rows(run, tmp_path):
     report = report_of(run, out=str(tmp_path))
     assert report["rows"] == report["rows_of_the_data"] == report["rows_with_labels"] == NUM_TEST
     assert report["rows_solved"] == NUM_SOLVED
@@ -87,7 +87,7 @@ def test_the_run_folder_alone_says_what_to_evaluate_and_the_report_counts_rows(r
     assert report["ema"] is True
 
 
-def test_limit_evaluates_the_first_rows_and_says_so(run, tmp_path, capsys):
+def test_limit_evaluates_the_first_rows_and_reports_it(run, tmp_path, capsys):
     report = report_of(run, limit=6, out=str(tmp_path))
     whole = report_of(run, out=str(tmp_path))
     assert (report["rows"], report["rows_of_the_data"]) == (6, NUM_TEST)
@@ -97,7 +97,7 @@ def test_limit_evaluates_the_first_rows_and_says_so(run, tmp_path, capsys):
     assert [json.loads(line)["rows"] for line in lines] == [6, NUM_TEST]
 
 
-def test_more_steps_than_trained_are_run_on_request(run, tmp_path):
+def test_more_steps_than_trained_can_be_requested(run, tmp_path):
     report = report_of(run, halt_max_steps=9, out=str(tmp_path), eval_save_outputs=["preds", "inputs"])
     assert (report["halt_max_steps"], report["halt_max_steps_of_training"]) == (9, 4)
     saved = torch.load(tmp_path / "step_10_all_preds.0", weights_only=True)
@@ -117,25 +117,25 @@ def test_more_steps_than_trained_are_run_on_request(run, tmp_path):
         ({"device": "cuda9"}, "device"),
     ],
 )
-def test_what_is_wrong_is_named(run, settings, message):
+def test_errors_name_the_wrong_key_or_value(run, settings, message):
     with pytest.raises(UserError, match=message):
         report_of(run, **settings)
 
 
-def test_data_of_another_size_is_refused_before_anything_is_computed(run, tmp_path):
+def test_data_of_a_different_size_is_rejected_before_anything_is_computed(run, tmp_path):
     rows = np.ones((3, 36), np.int32)
     other = write_dataset(tmp_path / "six", rows, rows, vocab_size=8)
     with pytest.raises(UserError, match=r"(?s)seq_len: 16 in the weights, 36 in the data.*vocab_size: 7 in"):
         report_of(run, data_paths_test=[other])
 
 
-def test_a_missing_dataset_of_the_runs_own_says_how_to_name_it(tmp_path):
+def test_a_missing_dataset_of_the_run_explains_how_to_specify_it(tmp_path):
     folder = write_run(tmp_path / "run", randomised(), metadata=SIZES, data_paths=["not/here"], evaluators=[])
     with pytest.raises(UserError, match=r"(?s)not/here.*data_paths_test=\[DIR\]"):
         report_of(folder)
 
 
-def test_other_puzzle_identifiers_are_refused(tmp_path):
+def test_other_puzzle_identifiers_are_rejected(tmp_path):
     rows = np.random.default_rng(0).integers(1, 7, (6, 16))
     trained_on = write_dataset(tmp_path / "trained_on", rows, rows, identifiers=3)
     other = write_dataset(tmp_path / "other", rows, rows, identifiers=3)
@@ -145,7 +145,7 @@ def test_other_puzzle_identifiers_are_refused(tmp_path):
     model = randomised(sizes=sizes)
     folder = write_run(tmp_path / "run", model, metadata=metadata, data_paths=[trained_on], evaluators=[])
     assert report_of(folder, global_batch_size=2)["rows"] == 6
-    with pytest.raises(UserError, match="differs from the one that"):
+    with pytest.raises(UserError, match="differs from the training data of"):
         report_of(folder, data_paths_test=[other])
 
 
@@ -156,7 +156,7 @@ def evaluate_and_print(run: str, out: str) -> None:
         print("REPORT", json.dumps([report["rows"], report["rows_solved"], report["metrics"]]))
 
 
-def test_two_processes_report_what_one_does(run, tmp_path):
+def test_two_processes_give_the_same_report_as_one(run, tmp_path):
     alone = report_of(run, limit=9, out=str(tmp_path / "alone"))
     printed = outputs_of(run_ranks(tmp_path, evaluate_and_print, str(run), str(tmp_path / "out")))
     for output in printed:
@@ -190,8 +190,8 @@ def test_the_command_line_works_and_errors_have_no_traceback(run, tmp_path):
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 10), (10, 10), (5, 10), (523, 600), (0, 1)])
-def test_the_interval_holds_the_shares_that_would_give_such_a_result(successes, trials):
-    # Wilson's interval inverts the score test: at each end the share lies 1.96 of its own standard errors away.
+def test_the_interval_contains_the_shares_compatible_with_the_result(successes, trials):
+    # The Wilson interval inverts the score test: its ends are 1.96 of their own standard errors away from the share.
     low, high = wilson_interval(successes, trials)
     share = successes / trials
     assert 0 <= low <= share <= high <= 1

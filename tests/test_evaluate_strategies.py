@@ -1,4 +1,4 @@
-"""`evaluate.py strategy=...`: reports that repeat, that ranks and batches do not change, and options refused."""
+"""`evaluate.py strategy=...`: reports are reproducible and independent of ranks and batches; errors in options."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STEPS = TINY_ARCH["halt_max_steps"]
 
 
 def undecided(seed: int):
-    """A model that says stop for about half of what it says."""
+    """Build a model that halts for about half of its outputs."""
     model = randomised(sizes=SIZES, seed=seed)
     with torch.no_grad():
         said = torch.stack([step.q_halt for step in Solver(model).refine(questions())])
@@ -41,12 +41,12 @@ def questions() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run with two checkpoints whose labels are the first one's answers in some rows, the other's in others."""
+    """Create a run with two checkpoints; labels are answers of the first one in some rows, of the other in the rest."""
     root = tmp_path_factory.mktemp("run")
     models = [undecided(seed) for seed in (0, 1)]
     labels = np.stack([Solver(m).solve(questions()).answer.numpy() for m in models])
     labels = np.where(np.arange(NUM_TEST)[:, None] % 3 == 0, labels[1], labels[0])
-    labels[-2:] = 0  # not known
+    labels[-2:] = 0  # unknown
     for split in ("train", "test"):
         with SplitWriter(
             root / "data" / split, seq_len=16, vocab_size=6, extra={"family": "sudoku"}
@@ -74,7 +74,7 @@ def report_of(run, out, **settings) -> dict:
 
 
 def without_times(report: dict) -> dict:
-    """What must be the same whenever and in however many processes and batches it is computed."""
+    """Return the part of a report that must not depend on time, processes and batches."""
     kept = {
         key: value
         for key, value in report.items()
@@ -113,12 +113,12 @@ def test_the_same_seed_gives_the_same_report_in_batches_of_any_size(strategy, ru
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_reports_say_what_makes_a_number_believable(strategy, run, tmp_path):
+def test_reports_record_all_conditions(strategy, run, tmp_path):
     report = report_of(run, tmp_path, **settings_of(strategy, run))
     assert json.loads((tmp_path / "report.json").read_text()) == report
     assert (report["strategy"], report["rows"], report["rows_with_labels"]) == (strategy, 11, 9)
     used = report["options"]
-    # Every option of the strategy has its value there, a rung's under the rung's name.
+    # All options of the strategy have a value, those of a rung under its name.
     inside = {key for value in used.values() if isinstance(value, dict) for key in value}
     assert STRATEGIES[strategy] - {"checkpoints"} <= used.keys() | inside
     last = {"plain": "halted", "ladder": "rungs"}.get(strategy, "chains")
@@ -135,12 +135,12 @@ def test_reports_say_what_makes_a_number_believable(strategy, run, tmp_path):
     assert (line["step"], line["strategy"]) == (20, strategy)
 
 
-def test_every_step_is_on_the_curve_beyond_the_trained_ones_too(run, tmp_path, capsys):
+def test_the_curve_has_every_step_including_those_beyond_training(run, tmp_path, capsys):
     report = report_of(run, tmp_path, halt_max_steps=70)
     curve = report["curves"]["steps"]
     assert [row["at"] for row in curve] == [str(step) for step in range(1, 71)]
     model = undecided(0)
-    labels = Solver(model).solve(questions()).answer  # of the rows that are its own
+    labels = Solver(model).solve(questions()).answer  # of the rows with its own answers
     own = [row for row in range(9) if row % 3]
     for step in Solver(model).refine(questions(), max_steps=70):
         if step.number in (1, 4, 33, 70):
@@ -173,7 +173,7 @@ def test_the_plain_strategy_has_the_metrics_of_the_evaluation_in_training(act_in
     assert same or not act_inference
 
 
-def test_halting_is_reported_beside_the_full_run(run, tmp_path, capsys):
+def test_halting_is_reported_in_addition_to_the_full_run(run, tmp_path, capsys):
     full = report_of(run, tmp_path)
     halted = report_of(run, tmp_path, halt=True)["halting"]
     assert halted["exact_accuracy_of_the_full_run"] == full["curves"]["steps"][-1]["exact_accuracy"]
@@ -188,32 +188,34 @@ def test_halting_is_reported_beside_the_full_run(run, tmp_path, capsys):
     assert "mean steps" in capsys.readouterr().out
 
 
-def test_an_ensemble_is_by_default_every_checkpoint_of_the_run_newest_first(run, tmp_path):
+def test_an_ensemble_uses_all_checkpoints_of_the_run_newest_first_by_default(run, tmp_path):
     report = report_of(run, tmp_path, strategy="ensemble")
     assert report["checkpoints"] == [str(run / "step_20"), str(run / "step_10")]
     first, both = report["curves"]["chains"]
     assert first["exact_accuracy"] == report_of(run, tmp_path)["curves"]["steps"][-1]["exact_accuracy"]
-    assert report["curves"]["oracle_pass_at"][-1]["exact_accuracy"] == 1.0  # labels are one's or the other's
-    # Two grids of one vote each: the surer one's, which is not always the right one.
+    assert (
+        report["curves"]["oracle_pass_at"][-1]["exact_accuracy"] == 1.0
+    )  # all labels are answers of one of the two
+    # Two grids with one vote each: the more confident one wins, which is not always right.
     solved = [Solver(undecided(seed)).solve(questions()) for seed in (0, 1)]
-    own = np.arange(NUM_TEST) % 3 == 0  # rows whose label is the second one's answer
+    own = np.arange(NUM_TEST) % 3 == 0  # rows with labels from the second model
     surer = (solved[1].q_halt > solved[0].q_halt).numpy()
-    alike = (solved[0].answer == solved[1].answer).all(1).numpy()
-    assert both["exact_accuracy"] == pytest.approx(((surer == own) | alike)[:9].mean(), abs=1e-6)
+    agree = (solved[0].answer == solved[1].answer).all(1).numpy()
+    assert both["exact_accuracy"] == pytest.approx(((surer == own) | agree)[:9].mean(), abs=1e-6)
     assert both["exact_accuracy"] < 1.0
     write_run(tmp_path / "one", undecided(0), metadata=SIZES)
-    with pytest.raises(UserError, match="this folder holds 1 step_N"):
+    with pytest.raises(UserError, match="this folder has 1 step_N"):
         report_of(tmp_path / "one", tmp_path, strategy="ensemble")
 
 
-def test_a_ladder_with_a_checker_has_no_number_that_passes_for_one_without(run, tmp_path):
+def test_metrics_of_a_ladder_with_a_checker_have_different_names(run, tmp_path):
     report = report_of(run, tmp_path, checker=True, **settings_of("ladder", run))
     assert report["answers_use_the_rules"]
     assert "test/exact_accuracy_with_checker" in report["metrics"]
     assert not any(name == "test/exact_accuracy" for name in report["metrics"])
 
 
-def test_outputs_that_votes_do_not_have_are_refused_before_anything_runs(run, tmp_path):
+def test_outputs_that_votes_lack_are_rejected_before_anything_runs(run, tmp_path):
     with pytest.raises(UserError, match=r"logits \(requested by eval_save_outputs"):
         report_of(run, tmp_path, strategy="symmetry", eval_save_outputs=["logits"])
     report_of(run, tmp_path, strategy="symmetry", symmetries=2, eval_save_outputs=["preds", "labels"])
@@ -242,7 +244,7 @@ def test_outputs_that_votes_do_not_have_are_refused_before_anything_runs(run, tm
         ({"strategy": "noise", "sigma": float("inf")}, "sigma"),
         ({"strategy": "noise", "chains": 0}, "chains"),
         ({"strategy": "ladder", "rungs": []}, "rungs"),
-        ({"strategy": "ladder", "rungs": ["steps", "noise", "steps"]}, "named twice"),
+        ({"strategy": "ladder", "rungs": ["steps", "noise", "steps"]}, "given twice"),
         ({"strategy": "ladder", "rungs": ["steps", "noise", "more_steps"]}, "must come right after it"),
         (
             {"strategy": "ladder", "rungs": ["steps"], "sigma": 0.3},
@@ -252,7 +254,7 @@ def test_outputs_that_votes_do_not_have_are_refused_before_anything_runs(run, tm
         ({"strategy": "ladder", "rungs": ["stairs"]}, "rungs"),
     ],
 )
-def test_options_that_mean_nothing_here_are_refused_by_name(run, tmp_path, settings, message):
+def test_options_without_effect_on_the_strategy_are_rejected_by_name(run, tmp_path, settings, message):
     with pytest.raises(UserError, match=message):
         report_of(run, tmp_path, **settings)
 
@@ -269,7 +271,7 @@ def evaluate_and_print(settings: dict) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["plain", "symmetry", pytest.param("ladder", marks=pytest.mark.slow)])
-def test_two_processes_report_what_one_does(strategy, run, tmp_path):
+def test_two_processes_give_the_same_report_as_one(strategy, run, tmp_path):
     alone = without_times(report_of(run, tmp_path / "alone", **settings_of(strategy, run)))
     settings = {"checkpoint": str(run), "device": "cpu", "compile": False, "out": str(tmp_path / "two")}
     results = run_ranks(tmp_path, evaluate_and_print, settings | settings_of(strategy, run))

@@ -1,4 +1,4 @@
-"""The ARC evaluator: votes, ties, ranks, unknown answers, the pool of several evaluations, submissions."""
+"""The ARC evaluator: votes, ties, ranks, unknown answers, pooling several evaluations, submissions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def evaluator(folder: Path, **options) -> ARC:
 
 
 def test_stream(folder: Path) -> dict[str, torch.Tensor]:
-    """The whole test split, its labels as predictions."""
+    """Return the whole test split, with labels as predictions."""
     examples = open_split(folder, "test").sets["all"]
     rows = np.arange(examples.num_examples)
     inputs, labels = (torch.from_numpy(tokens.astype(np.int32)) for tokens in examples.read(rows))
@@ -45,7 +45,7 @@ def test_stream(folder: Path) -> dict[str, torch.Tensor]:
     }
 
 
-test_stream.__test__ = False  # the name of what it returns
+test_stream.__test__ = False  # not a test, despite its name
 
 
 def feed(to: ARC, outputs: dict[str, torch.Tensor], rows: torch.Tensor | None = None, size: int = 8) -> None:
@@ -55,7 +55,7 @@ def feed(to: ARC, outputs: dict[str, torch.Tensor], rows: torch.Tensor | None = 
 
 
 def assert_acceptable(submission: object, num_inputs: dict[str, int], attempts: int = 2) -> None:
-    """Every test task and no other is there, with exactly the attempts for each test input, and all are grids."""
+    """Check that a submission has exactly the test tasks, with all attempts for each test input, and only grids."""
     assert isinstance(submission, dict)
     assert {name: len(answers) for name, answers in submission.items()} == num_inputs
     for answers in submission.values():
@@ -68,7 +68,7 @@ def assert_acceptable(submission: object, num_inputs: dict[str, int], attempts: 
 
 
 def scrambled(outputs: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
-    """Some predictions wrong, some garbage, confidences random with many ties."""
+    """Make some predictions wrong and some garbage, with random confidences and many ties."""
     rng = np.random.default_rng(seed)
     preds = outputs["preds"].numpy().copy()
     for row in np.flatnonzero(rng.random(len(preds)) < 0.7):
@@ -86,7 +86,7 @@ def scrambled(outputs: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Te
 # ------------------------------------------------------------------------------------------ scores
 
 
-def test_the_right_answers_score_1_and_are_submitted(built, tmp_path):
+def test_right_answers_score_1_and_are_submitted(built, tmp_path):
     arc = evaluator(built)
     feed(arc, test_stream(built))
     values = arc.result(alone, tmp_path)
@@ -105,7 +105,7 @@ def test_values_are_the_share_of_test_inputs_solved_averaged_over_tasks(built):
     names = read_identifiers(built)
     puzzles = json.loads((built / "test_puzzles.json").read_text())
     several = next(name for name, puzzle in puzzles.items() if len(puzzle["test"]) > 1)
-    # Predict one test input of one task only, in all its copies.
+    # Predict only one test input of one task, in all its copies.
     wanted = encode(np.array(puzzles[several]["test"][0]["input"], np.uint8))
     rows = []
     for row, identifier in enumerate(outputs["puzzle_identifiers"].tolist()):
@@ -121,7 +121,7 @@ def test_values_are_the_share_of_test_inputs_solved_averaged_over_tasks(built):
 
 
 def one_task(folder: Path, answers: list | None, num_aug: int = 0) -> Path:
-    """A dataset with the single test task "t": inputs [[1]], [[2]] when there are two answers."""
+    """Build a dataset with a single test task "t", with inputs [[1]], and [[2]] if there are two answers."""
     tests = [{"input": [[number + 1]]} for number in range(len(answers or [0]))]
     tasks = {"t": {"train": [{"input": [[1, 2]], "output": [[3, 4]]}], "test": tests}}
     folder.mkdir(parents=True)
@@ -132,7 +132,7 @@ def one_task(folder: Path, answers: list | None, num_aug: int = 0) -> Path:
 
 
 def predict(*votes: tuple[int, int, float]) -> dict[str, torch.Tensor]:
-    """Predictions for the un-augmented task of `one_task`: (colour of the input, colour predicted, q_halt logit)."""
+    """Make predictions for the original task of `one_task`: (input colour, predicted colour, q_halt logit)."""
     inputs, preds = (np.stack([encode(np.full((1, 1), vote[i], np.uint8)) for vote in votes]) for i in (0, 1))
     return {
         "inputs": torch.from_numpy(inputs),
@@ -146,9 +146,9 @@ def predict(*votes: tuple[int, int, float]) -> dict[str, torch.Tensor]:
     ("votes", "ranking"),
     [
         ([(1, 5, 9.0), (1, 6, -9.0), (1, 6, -9.0)], [6, 5]),  # votes before confidence
-        ([(1, 5, -1.0), (1, 6, 1.0)], [6, 5]),  # confidence decides between equal votes
-        ([(1, 5, 6.0), (1, 5, -1.0), (1, 6, 1.0), (1, 6, 1.0)], [6, 5]),  # its mean, after the sigmoid
-        ([(1, 5, 1.0), (1, 6, 1.0)], [5, 6]),  # and else the order of the stream
+        ([(1, 5, -1.0), (1, 6, 1.0)], [6, 5]),  # confidence breaks ties of votes
+        ([(1, 5, 6.0), (1, 5, -1.0), (1, 6, 1.0), (1, 6, 1.0)], [6, 5]),  # mean confidence, after the sigmoid
+        ([(1, 5, 1.0), (1, 6, 1.0)], [5, 6]),  # then the order of the stream
     ],
 )
 def test_candidates_rank_by_votes_then_confidence_then_order(tmp_path, votes, ranking):
@@ -160,24 +160,27 @@ def test_candidates_rank_by_votes_then_confidence_then_order(tmp_path, votes, ra
     assert answer == [{"attempt_1": [[ranking[0]]], "attempt_2": [[ranking[1]]]}]
 
 
-def test_attempts_never_repeat_and_every_input_has_them(tmp_path):
+def test_attempts_differ_and_every_input_has_them(tmp_path):
     folder = one_task(tmp_path / "x", [[[5]], [[6]]])
     arc = evaluator(folder, submission_K=3)
     outputs = predict((1, 5, 0.0), (1, 5, 0.0), (1, 7, 0.0))
-    outputs["preds"][2] = 0  # no grid at all
+    outputs["preds"][2] = 0  # an empty grid
     feed(arc, outputs)
     assert arc.result(alone, tmp_path / "out")["ARC/pass@1"] == 0.5
     submission = json.loads((tmp_path / "out" / "submission.json").read_text())
-    fallbacks = {"attempt_2": [[0, 0]], "attempt_3": [[0, 0, 0]]}  # of other shapes than the first attempt
+    fallbacks = {
+        "attempt_2": [[0, 0]],
+        "attempt_3": [[0, 0, 0]],
+    }  # with shapes different from the first attempt
     assert submission == {"t": [{"attempt_1": [[5]], **fallbacks}, {"attempt_1": [[2]], **fallbacks}]}
     assert_acceptable(submission, {"t": 2}, attempts=3)
 
 
-def test_the_runner_up_takes_the_place_of_an_empty_prediction_and_the_input_fills_in(tmp_path):
+def test_empty_predictions_are_replaced_by_the_runner_up_or_the_input(tmp_path):
     folder = one_task(tmp_path / "x", [[[5]]])
     arc = evaluator(folder)
     outputs = predict(*[(1, 5, 0.0)] * 6)
-    outputs["preds"][:3] = 0  # most votes are for no grid at all
+    outputs["preds"][:3] = 0  # most votes are for an empty grid
     outputs["preds"][5] = torch.from_numpy(encode(np.full((2, 2), 7, np.uint8)))
     feed(arc, outputs)
     arc.result(alone, tmp_path / "out")
@@ -190,7 +193,7 @@ def test_the_runner_up_takes_the_place_of_an_empty_prediction_and_the_input_fill
     assert submitted == [{"attempt_1": [[7, 7], [7, 7]], "attempt_2": [[1]]}]
 
 
-def test_known_answers_count_beside_unknown_ones(tmp_path):
+def test_known_answers_are_scored_if_others_are_unknown(tmp_path):
     arc = evaluator(one_task(tmp_path / "x", [[[5]], None]), pass_Ks=[1])
     assert arc.remark() == (
         "1 of 2 answers unknown: these test inputs are not scored, each evaluation writes a submission"
@@ -204,16 +207,16 @@ def test_known_answers_count_beside_unknown_ones(tmp_path):
 def test_tasks_without_known_answers_are_submitted_but_not_scored(built, tmp_path):
     folder = one_task(tmp_path / "x", None)
     arc = evaluator(folder)
-    feed(arc, predict((1, 0, 0.0)))  # the stand-in [[0]] itself
+    feed(arc, predict((1, 0, 0.0)))  # the placeholder [[0]] itself
     assert arc.result(alone, tmp_path / "out") == {}
     assert json.loads((tmp_path / "out" / "submission.json").read_text())["t"][0]["attempt_1"] == [[0]]
-    # The other way round, a task whose true answer is [[0]] counts ...
+    # Conversely, a task with the true answer [[0]] counts ...
     known = one_task(tmp_path / "y", [[[0]]])
     arc = evaluator(known, pass_Ks=[1])
     feed(arc, predict((1, 0, 0.0)))
     assert arc.result(alone, None) == {"ARC/pass@1": 1.0}
     assert arc.remark() is None
-    # ... unless the dataset comes from a builder that does not say which answers are known.
+    # ... unless the builder did not record which answers are known.
     path = known / "test" / "dataset.json"
     metadata = json.loads(path.read_text())
     del metadata["unknown_answers"]
@@ -228,7 +231,7 @@ def test_tasks_without_known_answers_are_submitted_but_not_scored(built, tmp_pat
         evaluator(known)
 
 
-def test_rows_with_the_blank_identifier_count_nowhere(tmp_path):
+def test_rows_with_the_blank_identifier_are_ignored(tmp_path):
     arc = evaluator(one_task(tmp_path / "x", [[[6]]]), pass_Ks=[1])
     outputs = predict((1, 6, 0.0), (1, 5, 0.0), (1, 5, 0.0))
     outputs["puzzle_identifiers"][1:] = 0
@@ -236,7 +239,7 @@ def test_rows_with_the_blank_identifier_count_nowhere(tmp_path):
     assert arc.result(alone, None) == {"ARC/pass@1": 1.0}
 
 
-def test_begin_forgets_the_evaluation_before(tmp_path):
+def test_begin_clears_the_previous_evaluation(tmp_path):
     arc = evaluator(one_task(tmp_path / "x", [[[6]]]), pass_Ks=[1])
     feed(arc, predict((1, 6, 0.0), (1, 6, 0.0)))
     arc.begin()
@@ -248,7 +251,7 @@ def test_begin_forgets_the_evaluation_before(tmp_path):
 
 
 def on_ranks(size: int, function) -> list:
-    """Run `function(rank, gather)` on threads that gather like processes do."""
+    """Run `function(rank, gather)` on threads that gather like processes."""
     barrier, slots, results = threading.Barrier(size), [None] * size, [None] * size
 
     def run(rank: int) -> None:
@@ -270,7 +273,7 @@ def on_ranks(size: int, function) -> list:
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_the_number_of_ranks_changes_neither_values_nor_files(built, tmp_path, size):
+def test_values_and_files_do_not_depend_on_the_number_of_ranks(built, tmp_path, size):
     outputs = scrambled(test_stream(built), seed=1)
     arc = evaluator(built)
     feed(arc, outputs)
@@ -290,7 +293,7 @@ def test_the_number_of_ranks_changes_neither_values_nor_files(built, tmp_path, s
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()
 
 
-def test_a_rank_without_rows_takes_part(built, tmp_path):
+def test_a_rank_without_rows_participates(built, tmp_path):
     outputs = test_stream(built)
 
     def run(rank: int, gather) -> dict:
@@ -302,7 +305,7 @@ def test_a_rank_without_rows_takes_part(built, tmp_path):
     assert on_ranks(2, run) == [{"ARC/pass@1": 1.0}, {}]
 
 
-def test_a_garbled_model_still_yields_an_acceptable_submission(built, tmp_path):
+def test_a_garbage_model_still_yields_a_valid_submission(built, tmp_path):
     arc = evaluator(built)
     outputs = test_stream(built)
     noise = torch.randint(-3, 14, outputs["preds"].shape, generator=torch.Generator().manual_seed(0))
@@ -316,11 +319,11 @@ def test_a_garbled_model_still_yields_an_acceptable_submission(built, tmp_path):
 # ------------------------------------------------------------------------------------------ pool
 
 
-def test_the_pool_is_that_of_one_evaluation_with_all_votes_and_survives_a_restart(built, tmp_path):
+def test_the_pool_equals_one_evaluation_with_all_votes_and_survives_a_restart(built, tmp_path):
     outputs = [scrambled(test_stream(built), seed) for seed in (1, 2, 3)]
     arc = evaluator(built, aggregated_voting=True)
     values = {}
-    for step, predictions in zip((90, 100, 1000), outputs, strict=True):  # the order of numbers, not of names
+    for step, predictions in zip((90, 100, 1000), outputs, strict=True):  # numeric order, not alphabetical
         arc.begin()
         feed(arc, predictions)
         values[step] = arc.result(alone, tmp_path / f"evaluator_ARC_step_{step}")
@@ -338,12 +341,12 @@ def test_the_pool_is_that_of_one_evaluation_with_all_votes_and_survives_a_restar
     }
     assert any(values[1000][f"ARC/pooled_pass@{k}"] != values[1000][f"ARC/pass@{k}"] for k in arc.pass_sizes)
 
-    resumed = evaluator(built, aggregated_voting=True)  # a new process that goes on from step 90
+    resumed = evaluator(built, aggregated_voting=True)  # a new process that resumes from step 90
     feed(resumed, outputs[1])
     assert resumed.result(alone, tmp_path / "evaluator_ARC_step_100") == values[100]
 
 
-def test_the_pool_ends_with_the_evaluation_at_hand_and_earlier_steps_come_first(tmp_path):
+def test_the_pool_includes_only_earlier_steps_and_the_current_one_in_order(tmp_path):
     folder = one_task(tmp_path / "x", [[[6]]])
     pooled = {}
     for step, votes in ((90, [6]), (100, [5, 5]), (1000, [6, 6]), (100, [5, 5])):
@@ -356,7 +359,7 @@ def test_the_pool_ends_with_the_evaluation_at_hand_and_earlier_steps_come_first(
     assert steps == [f"evaluator_ARC_step_{step}" for step in (90, 100, 1000)]
 
 
-def test_without_the_option_nothing_is_pooled(built, tmp_path):
+def test_nothing_is_pooled_by_default(built, tmp_path):
     for step, seed in ((1, 1), (2, 2)):
         arc = evaluator(built)
         feed(arc, scrambled(test_stream(built), seed))
@@ -364,7 +367,7 @@ def test_without_the_option_nothing_is_pooled(built, tmp_path):
         assert not [key for key in values if "pooled" in key]
 
 
-def test_a_pool_that_cannot_be_right_is_refused(built, tmp_path):
+def test_an_invalid_pool_is_rejected(built, tmp_path):
     arc = evaluator(built, aggregated_voting=True)
     with pytest.raises(UserError, match="writes no files"):
         arc.result(alone, None)
@@ -384,17 +387,17 @@ def test_a_pool_that_cannot_be_right_is_refused(built, tmp_path):
     "options",
     [{"pass_Ks": []}, {"pass_Ks": [0]}, {"pass_Ks": [1.5]}, {"submission_K": 0}, {"submission_K": True}],
 )
-def test_impossible_options_are_refused(built, options):
+def test_impossible_options_are_rejected(built, options):
     with pytest.raises(UserError, match=next(iter(options))):
         evaluator(built, **options)
 
 
-def test_data_of_another_family_are_refused(built, tmp_path):
+def test_data_of_another_family_is_rejected(built, tmp_path):
     with pytest.raises(UserError, match="no test_puzzles"):
         ARC([str(tmp_path)], open_split(built, "test").metadata)
 
 
-def test_an_identifier_that_is_not_in_the_list_is_refused(tmp_path):
+def test_an_identifier_that_is_not_in_the_list_is_rejected(tmp_path):
     arc = evaluator(one_task(tmp_path / "x", [[[6]]]))
     outputs = predict((1, 6, 0.0))
     outputs["puzzle_identifiers"][0] = 2
@@ -402,12 +405,14 @@ def test_an_identifier_that_is_not_in_the_list_is_refused(tmp_path):
         feed(arc, outputs)
 
 
-def test_two_datasets_are_scored_together_and_a_lazy_one_like_a_full_one(built, tmp_path):
+def test_two_datasets_are_scored_together_and_lazy_ones_like_full_ones(built, tmp_path):
     start = str(len(read_identifiers(built)))
     second = build(tmp_path / "second", "--puzzle-identifiers-start", start, "--store", "lazy")
     task = one_task(tmp_path / "x", [[[6]]])
     metadata = open_split(second, "test").metadata
-    arc = ARC([str(built), str(second), str(tmp_path)], metadata, pass_Ks=[1])  # the third is not ARC's
+    arc = ARC(
+        [str(built), str(second), str(tmp_path)], metadata, pass_Ks=[1]
+    )  # the third is not an ARC dataset
     feed(arc, test_stream(second))
     scored = len(json.loads((second / "test_puzzles.json").read_text()))
     total = len(json.loads((built / "test_puzzles.json").read_text()))

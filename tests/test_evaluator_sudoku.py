@@ -53,7 +53,7 @@ def alone(value):
     return [value]
 
 
-def test_the_other_solution_is_really_one():
+def test_the_other_solution_is_valid():
     assert is_solution(parse_grid(OTHER, SHAPE), SHAPE)
 
 
@@ -99,7 +99,7 @@ def test_exact_is_broken_down_by_the_recorded_difficulty(tmp_path):
     }
 
 
-def test_sets_are_reported_apart_and_pooled_by_number_of_puzzles(tmp_path):
+def test_sets_are_reported_separately_and_pooled_by_number_of_puzzles(tmp_path):
     sudoku = evaluator(dataset(tmp_path / "a", [0, 0, 3]), dataset(tmp_path / "b", [0]))
     sudoku.update("a/all", batch(OPEN, SOLUTION, WRONG, SOLUTION), torch.arange(3))
     sudoku.update("b/all", batch(OPEN, WRONG), torch.arange(1))
@@ -122,7 +122,7 @@ def test_guesses_and_ratings_are_not_pooled(tmp_path):
     assert values["sudoku/b/all/exact_difficulty_0"] == 1.0
 
 
-def test_ranks_add_up_also_when_one_has_no_rows(tmp_path):
+def test_ranks_are_summed_even_if_one_has_no_rows(tmp_path):
     path = dataset(tmp_path / "a", [0, 7, 7])
     ranks = [evaluator(path) for _ in range(3)]
     ranks[0].update("all", batch(OPEN, SOLUTION, WRONG), torch.tensor([0, 1]))
@@ -135,7 +135,7 @@ def test_ranks_add_up_also_when_one_has_no_rows(tmp_path):
     assert values["sudoku/exact_difficulty_6-20"] == 0.5
 
 
-def test_each_evaluation_begins_from_nothing(tmp_path):
+def test_each_evaluation_starts_from_zero(tmp_path):
     sudoku = evaluator(dataset(tmp_path / "a"))
     sudoku.update("all", batch(OPEN, WRONG), torch.arange(1))
     sudoku.begin()
@@ -144,7 +144,7 @@ def test_each_evaluation_begins_from_nothing(tmp_path):
     assert sudoku.result(alone, None)["sudoku/exact"] == 1.0
 
 
-def test_the_recorded_box_shape_decides_what_is_valid(tmp_path):
+def test_the_recorded_box_shape_determines_validity(tmp_path):
     wide, tall = BoxShape(2, 3), BoxShape(3, 2)
     grid = np.array([[1, 2, 3, 4, 5, 6], [4, 5, 6, 1, 2, 3]])
     grid = np.concatenate([grid, np.roll(grid, -1, axis=1)[[0, 1]], np.roll(grid, -2, axis=1)]).reshape(-1)
@@ -163,8 +163,8 @@ def test_the_recorded_box_shape_decides_what_is_valid(tmp_path):
         assert sudoku.result(alone, None)["sudoku/valid"] == expected
 
 
-def test_data_that_is_no_sudoku_is_refused(tmp_path):
+def test_data_that_is_not_sudoku_is_rejected(tmp_path):
     with pytest.raises(UserError, match="vocab_size is 12, but 4x4 Sudoku has 6 tokens"):
         evaluator(dataset(tmp_path / "a", vocab_size=12))
-    with pytest.raises(UserError, match=r"dataset\.json: box_shape \[2, 3\] makes grids of 36 cells, not 16"):
+    with pytest.raises(UserError, match=r"dataset\.json: box_shape \[2, 3\] means grids of 36 cells, not 16"):
         evaluator(dataset(tmp_path / "b", box_shape=[2, 3]))

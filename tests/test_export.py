@@ -1,4 +1,4 @@
-"""`export.py`: others load an export with one call and get the same model, with the facts to judge it."""
+"""`export.py`: an export loads with one call to the same model, and documents it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def do(run: Path, out: Path, **settings) -> Path:
     return export(ExportConfig(checkpoint=str(run), out=str(out), **settings))
 
 
-def test_an_export_loads_in_one_call_to_the_same_weights_in_the_same_dtypes(run, tmp_path):
+def test_an_export_loads_in_one_call_with_the_same_weights_and_dtypes(run, tmp_path):
     loaded = models.load_pretrained(do(run, tmp_path / "out")).state_dict()
     original = models.load_pretrained(run).state_dict()
     assert loaded.keys() == original.keys()
@@ -60,7 +60,7 @@ def test_an_export_keeps_step_sizes_and_recipe(run, tmp_path):
     assert (exported.step, exported.sizes(), exported.config) == (10, original.sizes(), original.config)
 
 
-def test_the_card_states_recipe_data_seed_steps_and_the_scores_of_that_step(run, tmp_path):
+def test_the_card_has_recipe_data_seed_steps_and_scores_of_that_step(run, tmp_path):
     card = (do(run, tmp_path / "out") / "README.md").read_text()
     for fact in (
         "| steps of training | 10 |",
@@ -84,7 +84,7 @@ def test_the_card_states_recipe_data_seed_steps_and_the_scores_of_that_step(run,
     ]
 
 
-def test_what_evaluate_measured_is_on_the_card_with_rows_and_interval(run, tmp_path):
+def test_the_card_has_the_result_of_evaluate_with_rows_and_interval(run, tmp_path):
     report = {
         "rows": 600,
         "rows_of_the_data": 1000,
@@ -112,7 +112,7 @@ def test_a_published_run_can_be_exported_too(tmp_path):
     assert "identifiers.json" in card
 
 
-def test_identifiers_travel_with_a_table_of_several_rows(tmp_path):
+def test_identifiers_are_exported_with_a_table_of_several_rows(tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     write_identifiers(data, ["<blank>", "a", "b"])
@@ -127,7 +127,7 @@ def test_identifiers_travel_with_a_table_of_several_rows(tmp_path):
     ]
 
 
-def test_identifiers_of_a_lazy_dataset_travel_as_names(tmp_path):
+def test_identifiers_of_a_lazy_dataset_are_exported_as_names(tmp_path):
     data = build(tmp_path / "data", "--num-aug", "1", "--store", "lazy")
     sizes = SIZES | {"num_puzzle_identifiers": read_metadata(data / "train").num_puzzle_identifiers}
     folder = write_run(
@@ -171,11 +171,11 @@ def test_pushing_creates_the_repository_and_uploads_the_export(run, tmp_path, mo
     assert 'load_pretrained("me/my-sudoku")' in (out / "README.md").read_text()
 
 
-def test_a_refused_upload_leaves_the_export_and_says_so(run, tmp_path, monkeypatch, capsys):
-    def refuse(name, **_):
+def test_a_failed_upload_keeps_the_export_and_reports_it(run, tmp_path, monkeypatch, capsys):
+    def reject(name, **_):
         raise ConnectionError("no network")
 
-    monkeypatch.setattr(huggingface_hub, "create_repo", refuse)
+    monkeypatch.setattr(huggingface_hub, "create_repo", reject)
     with pytest.raises(SystemExit):
         main([f"checkpoint={run}", f"out={tmp_path / 'out'}", "push_to_hub=me/x"])
     assert "the upload failed (no network)" in capsys.readouterr().err
@@ -193,7 +193,7 @@ def test_a_refused_upload_leaves_the_export_and_says_so(run, tmp_path, monkeypat
         (["checkpoint=[", "out=y"], "[: no such file or folder"),
     ],
 )
-def test_what_is_wrong_is_named(arguments, message, capsys, tmp_path, monkeypatch):
+def test_errors_name_the_wrong_key_or_value(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
         main(arguments)

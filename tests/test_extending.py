@@ -1,4 +1,4 @@
-"""docs/extending.md: the files, names and lines that it points to exist, and its examples work."""
+"""docs/extending.md: files, names and lines exist, and its examples work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PAGE = (ROOT / "docs" / "extending.md").read_text()
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
-def test_files_exist_and_hold_the_names_that_stand_beside_them():
+def test_files_exist_and_define_the_documented_names():
     paths = [path for path in re.findall(r"`([\w./]+\.(?:py|yaml))`", PAGE) if "NAME" not in path]
     new = {"config/optimizer/nadam.yaml"}
     assert [path for path in paths if path not in new and not (ROOT / path).exists()] == []
@@ -33,13 +33,13 @@ def test_files_exist_and_hold_the_names_that_stand_beside_them():
         assert re.search(rf"^{name}\b", (ROOT / path).read_text(), re.MULTILINE), (name, path)
 
 
-def test_the_line_of_the_optimizers_is_the_one_in_the_file():
+def test_the_documented_line_of_optimizers_is_in_the_file():
     (line,) = re.findall(r"`(_AnyConfig = [^`]+)`", PAGE)
     assert line in (ROOT / "models/optim/configs.py").read_text().splitlines()
     assert list(configs.OPTIMIZERS.values()) == list(get_args(configs._AnyConfig))
 
 
-def test_every_strategy_has_a_builder_and_says_what_options_it_takes():
+def test_every_strategy_has_a_builder_and_declares_its_options():
     assert BUILDERS.keys() == STRATEGIES.keys()
 
 

@@ -1,4 +1,4 @@
-"""Which family a dataset is found to be of, that everything agrees on it, and that the user is told."""
+"""Detection of the family of a dataset, its consistent use, and messages to the user."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TAKUZU = "112212221121112122221211121221212112"
 
 
 def write(folder: Path, inputs, labels, vocab_size: int, **extra) -> Path:
-    """Both splits with the same rows (n, S)."""
+    """Write a dataset with the same rows (n, S) in both splits."""
     inputs, labels = (np.array(rows, np.uint8) for rows in (inputs, labels))
     for split in SPLITS:
         with SplitWriter(
@@ -39,7 +39,7 @@ def write(folder: Path, inputs, labels, vocab_size: int, **extra) -> Path:
 
 
 def six_by_six(folder: Path, solution: str, **extra) -> Path:
-    """16 puzzles of one solution, each with other given cells."""
+    """Write 16 puzzles with the same solution and different given cells."""
     labels = np.array([[int(symbol) + 1 for symbol in solution]] * 16)
     given = np.random.default_rng(0).random(labels.shape) < 0.4
     return write(folder, np.where(given, labels, 1), labels, 8, **extra)
@@ -51,7 +51,7 @@ def mazes(folder: Path, questions=("S   G####", "S  ##G   "), **extra) -> Path:
 
 
 def unnamed(folder: Path) -> Path:
-    """A dataset of a builder of ours without the keys that published builders do not write."""
+    """Build a dataset without the keys that published builders do not write."""
     for split in SPLITS:
         path = folder / split / "dataset.json"
         values = json.loads(path.read_text())
@@ -60,7 +60,7 @@ def unnamed(folder: Path) -> Path:
 
 
 def views_on(folder: Path) -> set[str | None]:
-    """What everything that depends on the family takes the dataset for."""
+    """Return the families that all users of a dataset assign to it."""
     metadata = open_split(folder, "test").metadata
     evaluator = {"sudoku@Sudoku": "sudoku", "maze@Maze": "maze", "arc@ARC": "arc"}
     names = [evaluator[name] for name in default_evaluators([str(folder)])] or [None]
@@ -73,7 +73,7 @@ def views_on(folder: Path) -> set[str | None]:
     return views
 
 
-def test_sets_that_name_no_family_are_recognised_by_more_than_their_sizes(tmp_path):
+def test_datasets_without_family_are_detected_by_more_than_their_sizes(tmp_path):
     arc = unnamed(build_arc(tmp_path / "arc"))
     found = {"sudoku": six_by_six(tmp_path / "s", SOLVED), "maze": mazes(tmp_path / "m"), "arc": arc}
     for family, folder in found.items():
@@ -92,22 +92,23 @@ def test_sets_that_name_no_family_are_recognised_by_more_than_their_sizes(tmp_pa
             lambda folder: write(folder, np.ones((4, 36)), np.zeros((4, 36)), 8),
             "no sampled label is a complete grid",
         ),
-        (lambda folder: mazes(folder, ["S  ######"]), "not one start and one goal"),
+        (lambda folder: mazes(folder, ["S  ######"]), "not every sampled input has one start and one goal"),
         (lambda folder: write(folder, [[3, 4, 2, 1]], [[3, 4, 2, 2]], 6), "change more than free cells"),
         (lambda folder: write(folder, np.ones((2, 900)), np.ones((2, 900)), 12), "no test_puzzles.json"),
         (lambda folder: write(folder, np.ones((2, 7)), np.ones((2, 7)), 5), "7 cells and 5 tokens are not"),
     ],
 )
-def test_sizes_alone_make_no_family(tmp_path, make, reason):
+def test_sizes_alone_do_not_determine_a_family(tmp_path, make, reason):
     folder = make(tmp_path / "data")
     assert views_on(folder) == {None}
     assert reason in family_of(open_split(folder, "test").metadata).reason
 
 
-def test_a_family_that_is_not_known_is_named(tmp_path, capsys):
+def test_an_unknown_family_is_reported_by_name(tmp_path, capsys):
     folder = six_by_six(tmp_path / "data", SOLVED, family="takuzu")
     assert views_on(folder) == {None}
-    named = "dataset.json names the family 'takuzu', which is not one of arc, maze, nqueens, sudoku, nor module@Class"
+    known = "arc, maze, nqueens, sudoku"
+    named = f"dataset.json names the family 'takuzu', which is neither one of {known} nor module@Class"
     data = PuzzleDataset([str(folder)], "test", global_batch_size=1)
     assert data.notices == [f"{folder}: of no known family: {named}"]
     with pytest.raises(UserError, match=named):
@@ -120,7 +121,7 @@ def test_a_family_that_is_not_known_is_named(tmp_path, capsys):
     assert f"family unknown: {named}" in capsys.readouterr().out
 
 
-def test_a_family_whose_sizes_the_data_does_not_have_is_not_taken_for_it(tmp_path):
+def test_a_named_family_with_other_sizes_is_not_used(tmp_path):
     folder = mazes(tmp_path / "data", family="sudoku")
     assert views_on(folder) == {None}
     assert family_of(open_split(folder, "test").metadata).reason == (
@@ -136,19 +137,19 @@ def test_a_named_family_needs_no_evidence_and_no_notice(tmp_path, capsys):
     assert "family sudoku" not in capsys.readouterr().out
 
 
-def test_datasets_of_two_families_have_none_together(tmp_path):
+def test_datasets_of_two_families_have_no_common_family(tmp_path):
     paths = [six_by_six(tmp_path / "a", SOLVED), six_by_six(tmp_path / "b", TAKUZU)]
     together = PuzzleDataset([str(path) for path in paths], "test", global_batch_size=1).metadata
     assert family_of(together).name is None
     assert f"{paths[0]} is sudoku, {paths[1]} is of no known family" in family_of(together).reason
-    alike = [paths[0], six_by_six(tmp_path / "c", SOLVED, family="sudoku")]
+    same_family = [paths[0], six_by_six(tmp_path / "c", SOLVED, family="sudoku")]
     assert (
-        family_of(PuzzleDataset([str(p) for p in alike], "test", global_batch_size=1).metadata).name
+        family_of(PuzzleDataset([str(p) for p in same_family], "test", global_batch_size=1).metadata).name
         == "sudoku"
     )
 
 
-def test_a_run_says_what_its_data_was_taken_for_and_records_it(tmp_path, capsys):
+def test_a_run_reports_and_records_the_detected_family(tmp_path, capsys):
     folder = six_by_six(tmp_path / "data", SOLVED)
     train(folder, tmp_path / "run", evaluators=None, epochs=2)
     assert capsys.readouterr().out.count(f"{folder}: taken for sudoku") == 1
@@ -158,33 +159,33 @@ def test_a_run_says_what_its_data_was_taken_for_and_records_it(tmp_path, capsys)
     assert "obey its rules" in metadata["family_evidence"]
 
 
-def test_a_builder_does_not_replace_a_recognised_dataset_of_another_family(tmp_path):
+def test_a_builder_does_not_replace_a_detected_dataset_of_another_family(tmp_path):
     folder = six_by_six(tmp_path / "data", SOLVED)
     check_output_dir(folder, "sudoku")
     with pytest.raises(UserError, match="holds a dataset of the family sudoku"):
         check_output_dir(folder, "maze")
 
 
-def test_the_command_line_names_the_family_whatever_the_data_says(tmp_path, capsys):
+def test_the_command_line_overrides_the_family_of_the_data(tmp_path, capsys):
     folder = six_by_six(tmp_path / "data", TAKUZU, family="takuzu")
     assert report.main([str(folder), "--examples", "0", "--family", "sudoku"]) == 0
     assert "train: sudoku, 6x6, boxes of 2x3" in capsys.readouterr().out
     train(folder, tmp_path / "run", family="sudoku", evaluators=None, epochs=2)
     assert metrics(tmp_path / "run")[-1]["sudoku/valid"] == 0
     assert json.loads((tmp_path / "run" / "metadata.json").read_text())["family"] == "sudoku"
-    assert family_of(open_split(folder, "test").metadata).name is None  # the choice ends with the command
+    assert family_of(open_split(folder, "test").metadata).name is None  # the override ends with the command
 
 
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("sudoko", "which is not one of arc, maze"),
+        ("sudoko", "which is neither one of arc, maze"),
         ("nowhere@Family", "which cannot be imported"),
         ("json@JSONDecoder", "json has no class JSONDecoder derived from Family"),
         ("json@Nothing", "json has no class Nothing derived from Family"),
     ],
 )
-def test_a_family_that_cannot_be_is_refused_before_anything_is_written(name, problem, tmp_path, capsys):
+def test_an_invalid_family_is_rejected_before_anything_is_written(name, problem, tmp_path, capsys):
     folder = six_by_six(tmp_path / "data", SOLVED)
     with pytest.raises(UserError, match=f"family={name} names the family .*{problem}"):
         train(folder, tmp_path / "run", family=name)

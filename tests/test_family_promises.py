@@ -1,4 +1,4 @@
-"""Families keep their promises, and `dataset.families.check` notices each one that is broken."""
+"""Families keep their promises, and `dataset.families.check` detects every broken one."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from dataset.families.symmetry import Copies, FiniteSymmetries, GroupElements, S
 from dataset.promises import PROMISES, broken_promises
 from dataset.units import CellUnits
 
-BUILDS = {"arc": build_arc}  # small datasets of the families that make no puzzles themselves
+BUILDS = {"arc": build_arc}  # small datasets of families that cannot generate puzzles
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, Takuzu.name])
 def test_a_family_keeps_its_promises(name, tmp_path):
     own = family_class(name).example is not None
-    cases = list(check.made_by(name) if own else check.taken_from(name, BUILDS[name](tmp_path / "data")))
+    cases = list(
+        check.generated_puzzles(name) if own else check.dataset_puzzles(name, BUILDS[name](tmp_path / "data"))
+    )
     assert len(cases) >= 2
     for _, puzzles in cases:
         assert len(puzzles) > 1
@@ -36,7 +38,7 @@ def test_a_family_keeps_its_promises(name, tmp_path):
 
 @cache
 def puzzles() -> tuple[np.ndarray, np.ndarray]:
-    family = Takuzu.of_sizes(seq_len=36, vocab_size=4)
+    family = Takuzu.from_sizes(seq_len=36, vocab_size=4)
     made = [family.example(np.random.default_rng(seed)) for seed in range(6)]
     return tuple(np.stack(tokens) for tokens in zip(*made, strict=True))
 
@@ -79,7 +81,7 @@ class WrongExamples(Takuzu):
 
 class WarnsOfItsExamples(Takuzu):
     def remarks(self, question):
-        return ["nobody knows whether this can be solved"]
+        return ["this may be unsolvable"]
 
 
 class NothingIsRight(Takuzu):
@@ -154,7 +156,7 @@ class OwnInverses(Takuzu):
     @cached_property
     def symmetries(self):
         group = FiniteSymmetries.of_rectangle(self.shape)
-        group.inverses = np.arange(group.most)  # which quarter turns are not
+        group.inverses = np.arange(group.most)  # wrong for quarter turns
         return group
 
 
@@ -228,7 +230,7 @@ def with_symmetries(kind: type[Symmetries]) -> type[Takuzu]:
 
 def with_style(**changes) -> type[Takuzu]:
     def grid_style(self):
-        return GridStyle(**{**vars(Takuzu.of_sizes(seq_len=36, vocab_size=4).grid_style), **changes})
+        return GridStyle(**{**vars(Takuzu.from_sizes(seq_len=36, vocab_size=4).grid_style), **changes})
 
     return type("Styled", (Takuzu,), {"grid_style": property(grid_style)})
 
@@ -241,7 +243,7 @@ def with_comparison(keys, prefilter=None) -> type[Takuzu]:
 
 
 def with_easier(change) -> type[Takuzu]:
-    """`change` (generator, probability, rows of this rank, inputs, labels) makes the easier inputs."""
+    """Return a family whose easier inputs are `change(generator, probability, rows of this rank, inputs, labels)`."""
 
     def easier(self, probability):
         return lambda rng, count, mine, inputs, labels: (
@@ -262,14 +264,14 @@ def overwritten(rng, probability, mine, inputs, labels):
 
 
 MUTANTS = [
-    ("name and sizes", OtherName, "the name maze means another class than OtherName"),
-    ("name and sizes", RefusesItsOwn, "its own puzzles are refused: no size is right"),
+    ("name and sizes", OtherName, "the name maze does not refer to the class OtherName"),
+    ("name and sizes", RefusesItsOwn, "its own puzzles are rejected: no size is right"),
     ("text", WrittenFromBelow, r"puzzle 0 \(.*\) is written as .* and read as"),
     ("text", NoHelp, "text_help does not say"),
-    ("text", ReadsAnything, "read takes '' for a puzzle"),
-    ("examples", UnseededExamples, "seed 0 gives different puzzles at two calls"),
+    ("text", ReadsAnything, "read accepts ''"),
+    ("examples", UnseededExamples, "seed 0 gives different puzzles in two calls"),
     ("examples", WrongExamples, "seed 0 gives .* with an answer that is judged wrong"),
-    ("examples", WarnsOfItsExamples, "about which it warns: nobody knows"),
+    ("examples", WarnsOfItsExamples, "about which it warns: this may be unsolvable"),
     ("right answers", NothingIsRight, "its label is judged not solved"),
     ("right answers", MarksRightCells, "broken marks cell"),
     ("right answers", StrangeKinds, "kinds gives"),
@@ -279,21 +281,21 @@ MUTANTS = [
         r"with cell \d+ of its answer changed from \d to \d is judged solved",
     ),
     ("wrong answers", MarksNothing, "broken marks no changed cell"),
-    ("check", JudgesWithoutGivenCells, "check says False, judge True"),
+    ("check", JudgesWithoutGivenCells, "check says False, but judge says True"),
     ("check", CountsFulfilledRules, "check gives int64"),
-    ("check", OverwritesAnswers, "check changes the arrays"),
-    ("check", OnlyBytes, "other results for int64"),
-    ("check", JudgesUnfinished, "check says False, judge True"),
-    ("check_tensors", TensorsWithoutGivenCells, "check says False, check_tensors True"),
+    ("check", OverwritesAnswers, "check changes its input arrays"),
+    ("check", OnlyBytes, "different results for int64"),
+    ("check", JudgesUnfinished, "check says False, but judge says True"),
+    ("check_tensors", TensorsWithoutGivenCells, "check says False, but check_tensors says True"),
     ("check_tensors", TensorsOfShares, "check_tensors gives torch.float32"),
-    ("check_tensors", TensorsAlone, "but no check"),
-    ("inverse symmetries", OwnInverses, r"cell \d+ comes back as"),
+    ("check_tensors", TensorsAlone, "but check is not"),
+    ("inverse symmetries", OwnInverses, r"its inverse map cell \d+ of"),
     ("inverse symmetries", with_symmetries(DrawsBytes), "images of int64"),
     ("group of symmetries", with_symmetries(SaysSeven), "not among the 7 copies"),
     ("group of symmetries", with_symmetries(SaysSixteen), "most is 16, but there are 8"),
     ("group of symmetries", with_symmetries(IdentityLast), "first copy of a puzzle is not the puzzle"),
     ("symmetric answers", with_symmetries(TwoRowsExchanged), "is judged not solved: breaks the rules"),
-    ("copies that vote", with_symmetries(NeverTurnedBack), r"copy \d of puzzle 0 .* is turned back into"),
+    ("copies that vote", with_symmetries(NeverTurnedBack), r"copy \d of puzzle 0 .* is mapped back to"),
     ("copies that vote", with_symmetries(DrawnFromTheBatch), "depend on the batch"),
     ("grid style", with_style(symbols=" .0"), "3 symbols for 4 tokens"),
     ("grid style", with_style(legend=(LegendEntry(4, 0, "no token"),)), "legend names the token 4"),
@@ -331,9 +333,9 @@ MUTANTS = [
             (Takuzu,),
             {"rows_compared": RowForm(lambda r: r // 2, lambda r: np.resize(r, (len(r), 48)))},
         ),
-        "canonical form of a canonical row is another",
+        "canonical form of a canonical row is not that row",
     ),
-    ("easier puzzles", with_easier(overwritten), "the arrays that are given are changed"),
+    ("easier puzzles", with_easier(overwritten), "it changes its input arrays"),
     (
         "easier puzzles",
         with_easier(lambda rng, p, mine, inputs, labels: labels),
@@ -371,8 +373,8 @@ MUTANTS = [
     MUTANTS,
     ids=[f"{promise}, {failure[:30]}" for promise, _, failure in MUTANTS],
 )
-def test_a_broken_promise_is_named_with_an_example(promise, cls, failure):
-    family = cls(Takuzu.of_sizes(seq_len=36, vocab_size=4).metadata, None)
+def test_a_broken_promise_is_reported_with_an_example(promise, cls, failure):
+    family = cls(Takuzu.from_sizes(seq_len=36, vocab_size=4).metadata, None)
     (said,) = [line for line in broken_promises(family, *puzzles()) if line.startswith(f"{promise}: ")]
     assert re.search(failure, said)
 
@@ -381,12 +383,12 @@ def test_every_promise_can_be_broken():
     assert {promise for promise, _, _ in MUTANTS} == {promise.name for promise in PROMISES}
 
 
-def test_what_a_family_raises_breaks_the_promise_that_was_tested():
+def test_an_exception_breaks_the_promise_being_tested():
     class Raises(Takuzu):
         def comparisons(self):
             raise KeyError("a missing key")
 
-    family = Raises(Takuzu.of_sizes(seq_len=36, vocab_size=4).metadata, None)
+    family = Raises(Takuzu.from_sizes(seq_len=36, vocab_size=4).metadata, None)
     (said,) = broken_promises(family, *puzzles())
     assert re.fullmatch(
         r"leakage keys: KeyError: 'a missing key' \(test_family_promises.py, line \d+\)", said
@@ -396,10 +398,10 @@ def test_what_a_family_raises_breaks_the_promise_that_was_tested():
 # ------------------------------------------------------------------------------ the command
 
 
-def test_the_command_says_what_is_kept_and_what_is_not_offered(capsys):
+def test_the_command_lists_kept_and_unsupported_promises(capsys):
     assert check.main([Takuzu.name]) == 0
     title, *lines = capsys.readouterr().out.splitlines()
-    assert title == "takuzu@Takuzu, 4x4: 12 puzzles that it made"
+    assert title == "takuzu@Takuzu, 4x4: 12 generated puzzles"
     said = dict(re.split("  +", line.strip()) for line in lines[: len(PROMISES)])
     assert said.keys() == {promise.name for promise in PROMISES}
     not_offered = {
@@ -431,14 +433,14 @@ def test_the_command_fails_if_a_promise_is_broken(tmp_path, monkeypatch, capsys)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["chess"], "the argument names the family 'chess', which is not one of"),
+        (["chess"], "the argument names the family 'chess', which is neither one of"),
         (["chess@Chess"], "which cannot be imported"),
-        (["arc"], "the family arc cannot make puzzles"),
+        (["arc"], "the family arc cannot generate puzzles"),
         (["arc", "SUDOKU"], "names the family arc, but seq_len is 16"),
         (["sudoku", "nowhere"], "nowhere: there is no such dataset"),
     ],
 )
-def test_what_cannot_be_checked_is_said(arguments, message, sudoku4x4, capsys):
+def test_impossible_checks_give_an_error(arguments, message, sudoku4x4, capsys):
     with pytest.raises(SystemExit) as end:
         check.main([str(sudoku4x4) if argument == "SUDOKU" else argument for argument in arguments])
     assert end.value.code == 2

@@ -1,4 +1,4 @@
-"""FLOP as the program counts them, against torch's own counter, for every architecture."""
+"""FLOP counts compared with torch's counter, for every architecture."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def model(name: str, **settings):
 
 
 def counted(head, num_rows: int) -> int:
-    """What torch counts in one supervision step of training, forward and backward."""
+    """Return torch's count for one supervision step of training, forward and backward."""
     inputs = torch.randint(1, 6, (num_rows, 16), generator=torch.Generator().manual_seed(0)).int()
     batch = {"inputs": inputs, "labels": inputs, "puzzle_identifiers": torch.zeros(num_rows).int()}
     head.train()
@@ -45,7 +45,7 @@ def counted(head, num_rows: int) -> int:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_the_count_is_torchs_own(name):
+def test_the_count_equals_torchs_count(name):
     head = model(name)
     assert 5 * training_flops(head.model) == counted(head, 5)
 
@@ -55,18 +55,18 @@ def test_the_count_is_torchs_own(name):
     [{"mlp_t": True, "pos_encodings": "none"}, {"halting": "q_learning"}, {"L_layers": 3}],
     ids=str,
 )
-def test_the_count_is_torchs_own_with_other_settings(settings):
+def test_the_count_equals_torchs_count_with_other_settings(settings):
     head = model("trm", **settings)
     assert 5 * training_flops(head.model) == counted(head, 5)
 
 
-def test_what_checkpointing_computes_twice_counts_twice():
+def test_recomputation_by_checkpointing_is_counted():
     head = model("trm")
     head.architecture.activation_checkpointing = True
     assert 5 * training_flops(head.model) == counted(head, 5)
 
 
-def test_the_count_follows_the_depth_and_leaves_the_recursion_as_it_is():
+def test_the_count_depends_on_the_depth_and_does_not_change_the_recursion():
     inner = model("trm").architecture
     assert count_applications(inner) == {"L_level": (4, 4)}
     inner.H_cycles, inner.L_cycles = 3, 6
@@ -74,7 +74,7 @@ def test_the_count_follows_the_depth_and_leaves_the_recursion_as_it_is():
     assert "f" not in vars(inner)
 
 
-def test_a_run_logs_what_it_has_cost_and_goes_on_counting_when_resumed(sudoku4x4, tmp_path):
+def test_a_run_logs_its_cost_and_continues_counting_when_resumed(sudoku4x4, tmp_path):
     assert train(sudoku4x4, tmp_path / "whole", epochs=4) == 0
     assert train(sudoku4x4, tmp_path / "run", epochs=2) == 0
     assert train(sudoku4x4, tmp_path / "run", resume="auto", epochs=4) == 0
@@ -94,7 +94,7 @@ def test_puzzles_are_counted_over_the_whole_run(identified, tmp_path):
     assert [line["train/puzzles"] for line in lines] == [8 * line["step"] for line in lines]
 
 
-def test_each_depth_of_a_curriculum_is_counted_once_and_each_update_by_its_own(
+def test_each_depth_of_a_curriculum_is_measured_once_and_each_update_uses_its_depth(
     identified, tmp_path, monkeypatch
 ):
     deep = ["arch.H_cycles=3", "arch.L_cycles=3"]
@@ -116,7 +116,7 @@ def test_each_depth_of_a_curriculum_is_counted_once_and_each_update_by_its_own(
     assert counts == [(1, 2), (2, 2), (3, 3)]
 
 
-def test_an_evaluation_and_an_export_say_what_the_training_took(sudoku4x4, tmp_path, monkeypatch):
+def test_evaluations_and_exports_report_the_cost_of_training(sudoku4x4, tmp_path, monkeypatch):
     run = tmp_path / "run"
     assert train(sudoku4x4, run, epochs=4) == 0
     logged = [line for line in metrics(run) if "train/flops" in line]
@@ -136,4 +136,4 @@ def test_an_evaluation_and_an_export_say_what_the_training_took(sudoku4x4, tmp_p
     assert training_cost(open_trained(str(folder))) == report["training"]
     card = (folder / "README.md").read_text()
     assert f"| FLOP of training | {logged[-1]['train/flops']:.3g}" in card
-    assert "| knows of the rules | nothing |" in card
+    assert "| built-in knowledge of the rules | none |" in card

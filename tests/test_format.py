@@ -1,4 +1,4 @@
-"""The dataset format: older datasets open, and every broken rule is found and named."""
+"""The dataset format: older datasets open, and every violation is found and reported."""
 
 import json
 import time
@@ -29,7 +29,7 @@ def edit_json(root, split="train", **changes):
 
 
 def older_dataset(root, **changes):
-    """A split as published builders leave it: int64 arrays, total_puzzles absent or the number of groups."""
+    """Convert to the format of published builders: int64 arrays, total_puzzles missing or the number of groups."""
     build(root, splits=["train"])
     for field in FIELD_DTYPES:
         edit_array(root, field, lambda array: array.astype(np.int64))
@@ -38,7 +38,7 @@ def older_dataset(root, **changes):
 
 
 @pytest.mark.parametrize("total_puzzles", ["absent", None, 2])
-def test_older_datasets_open_with_the_number_of_puzzles_counted(tmp_path, total_puzzles):
+def test_older_datasets_open_and_puzzles_are_counted(tmp_path, total_puzzles):
     older_dataset(tmp_path, total_puzzles=total_puzzles)
     if total_puzzles == "absent":
         path = tmp_path / "train" / "dataset.json"
@@ -72,7 +72,7 @@ def cut(root, field, keep):
     path.write_bytes(path.read_bytes()[:keep])
 
 
-# What is done to a valid dataset, and what the message must name.
+# Damage to a valid dataset, and what the message must contain.
 CORRUPTIONS = {
     "inputs outside the vocabulary": (
         lambda root: edit_array(root, "inputs", lambda a: a.__setitem__((4, 5), VOCAB)),
@@ -98,7 +98,7 @@ CORRUPTIONS = {
         lambda root: edit_array(root, "puzzle_indices", lambda a: a.__setitem__(0, 1)),
         ["all__puzzle_indices.npy", "index 0 is 1", "must be 0"],
     ),
-    "puzzle indices that stand still": (
+    "puzzle indices that do not increase": (
         lambda root: edit_array(root, "puzzle_indices", lambda a: a.__setitem__(2, 3)),
         ["all__puzzle_indices.npy", "does not increase at index 2", "3 is followed by 3"],
     ),
@@ -118,7 +118,7 @@ CORRUPTIONS = {
         lambda root: edit_array(root, "group_indices", lambda a: a.__setitem__(0, -1)),
         ["all__group_indices.npy", "index 0 is -1"],
     ),
-    "group indices that fall": (
+    "group indices that decrease": (
         lambda root: edit_array(root, "group_indices", lambda a: a.__setitem__(1, 4)),
         ["all__group_indices.npy", "does not increase at index 2", "4 is followed by 3"],
     ),
@@ -186,15 +186,15 @@ CORRUPTIONS = {
         lambda root: edit_json(root, mean_puzzle_examples=1.0),
         ["dataset.json", "mean_puzzle_examples is 1.0", "give 2"],
     ),
-    "a mean that is no number": (
+    "a mean that is not a number": (
         lambda root: edit_json(root, mean_puzzle_examples="2"),
         ["dataset.json", "mean_puzzle_examples is '2'"],
     ),
-    "a vocabulary that is no integer": (
+    "a vocabulary that is not an integer": (
         lambda root: edit_json(root, vocab_size="9"),
         ["dataset.json", "vocab_size is '9'", "integer"],
     ),
-    "an ignored label that is no integer": (
+    "an ignored label that is not an integer": (
         lambda root: edit_json(root, ignore_label_id=0.5),
         ["dataset.json", "ignore_label_id is 0.5", "null"],
     ),
@@ -214,11 +214,11 @@ CORRUPTIONS = {
         lambda root: write_identifiers(root, ["<blank>", *"abcde"]),
         ["identifiers.json", "holds 6 names", "num_puzzle_identifiers is 4 in train/dataset.json"],
     ),
-    "a difficulty that is no number": (
+    "a difficulty that is not a number": (
         lambda root: save_difficulty(root, [0, 1, np.nan, 2, 3, np.nan]),
         ["all__difficulty.npy", "index 2 is nan", "at least 0", "2 such values"],
     ),
-    "a difficulty without bound": (
+    "an infinite difficulty": (
         lambda root: save_difficulty(root, [0, np.inf, 1, 2, 3, 4]),
         ["all__difficulty.npy", "index 1 is inf", "finite"],
     ),
@@ -230,11 +230,11 @@ CORRUPTIONS = {
         lambda root: edit_json(root, store="zip"),
         ["dataset.json", "store is 'zip'", "npy, lazy"],
     ),
-    "dataset.json that is no JSON": (
+    "dataset.json that is not JSON": (
         lambda root: (root / "train" / "dataset.json").write_text("{"),
         ["dataset.json", "not valid JSON"],
     ),
-    "dataset.json that is no object": (
+    "dataset.json that is not an object": (
         lambda root: (root / "train" / "dataset.json").write_text("[]"),
         ["dataset.json", "object", "list"],
     ),
@@ -246,7 +246,7 @@ CORRUPTIONS = {
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_a_broken_rule_is_refused_and_named(tmp_path, name):
+def test_a_violation_is_rejected_and_reported(tmp_path, name):
     corrupt, named = CORRUPTIONS[name]
     build(tmp_path)
     corrupt(tmp_path)
@@ -261,7 +261,7 @@ def test_a_broken_rule_is_refused_and_named(tmp_path, name):
 
 
 @pytest.mark.parametrize("key", _REQUIRED_KEYS)
-def test_a_missing_key_is_refused_and_named(tmp_path, key):
+def test_a_missing_key_is_rejected_and_reported(tmp_path, key):
     build(tmp_path)
     path = tmp_path / "train" / "dataset.json"
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != key}))
@@ -269,8 +269,8 @@ def test_a_missing_key_is_refused_and_named(tmp_path, key):
         open_split(tmp_path, "train")
 
 
-def test_a_value_in_a_late_chunk_is_named_by_its_own_row(tmp_path, monkeypatch):
-    monkeypatch.setattr("dataset.example_set._CHUNK_BYTES", 2 * SEQ_LEN)  # two rows at a time
+def test_a_value_in_a_later_chunk_is_reported_with_its_row(tmp_path, monkeypatch):
+    monkeypatch.setattr("dataset.example_set._CHUNK_BYTES", 2 * SEQ_LEN)  # read two rows at a time
     build(tmp_path)
     edit_array(tmp_path, "inputs", lambda array: array.__setitem__((slice(3, 6), 4), 99))
     [problem] = validate(tmp_path)
@@ -278,7 +278,7 @@ def test_a_value_in_a_late_chunk_is_named_by_its_own_row(tmp_path, monkeypatch):
     assert "3 such values" in problem
 
 
-def test_validate_lists_every_broken_rule_and_open_names_the_first_few(tmp_path):
+def test_validate_lists_all_violations_and_open_the_first_few(tmp_path):
     build(tmp_path)
     edit_array(tmp_path, "inputs", lambda array: array.__setitem__((0, 0), 99))
     edit_array(tmp_path, "labels", lambda array: array.__setitem__((5, 0), 99))
@@ -295,7 +295,7 @@ def test_validate_lists_every_broken_rule_and_open_names_the_first_few(tmp_path)
         open_split(tmp_path, "train")
 
 
-def test_validate_names_keys_in_which_the_splits_differ(tmp_path):
+def test_validate_reports_keys_in_which_splits_differ(tmp_path):
     build(tmp_path)
     edit_json(tmp_path, "test", vocab_size=VOCAB + 1, ignore_label_id=None)
     assert len(validate(tmp_path)) == 2
@@ -324,7 +324,7 @@ def test_validate_checks_the_identifier_names(tmp_path, content, named):
     assert named in problems[0]
 
 
-def test_a_missing_dataset_and_a_missing_split_are_told_apart(tmp_path):
+def test_missing_datasets_and_missing_splits_are_distinguished(tmp_path):
     with pytest.raises(UserError, match="nowhere: there is no such dataset"):
         open_split(tmp_path / "nowhere", "train")
     assert "no such dataset" in validate(tmp_path / "nowhere")[0]

@@ -1,4 +1,4 @@
-"""Writing datasets: what is written is read back, a wrong builder fails at once, no half dataset opens."""
+"""Writing datasets: data is read back, wrong builders fail immediately, partial datasets do not open."""
 
 import os
 import signal
@@ -66,7 +66,7 @@ def test_files_have_the_published_names_and_dtypes(tmp_path):
     )
 
 
-def test_many_groups_at_once_equal_one_by_one(tmp_path):
+def test_adding_many_groups_at_once_equals_adding_them_one_by_one(tmp_path):
     inputs, labels = tokens(6), tokens(6, 1)
     build(tmp_path, splits=["train"])
     one_by_one = open_split(tmp_path, "train").sets["all"]
@@ -90,7 +90,7 @@ def test_difficulty_is_kept_per_example(tmp_path, values, dtype):
     assert difficulty.tolist() == values
 
 
-def test_a_rebuilt_split_drops_the_difficulty_of_the_one_it_replaces(tmp_path):
+def test_a_rebuilt_split_drops_the_old_difficulty(tmp_path):
     for difficulty in (np.arange(2), None):
         with new_writer(tmp_path / "test") as writer:
             writer.add_groups(tokens(2), tokens(2), np.zeros(2, int), difficulty=difficulty)
@@ -106,7 +106,7 @@ def contents(folder):
     }
 
 
-def test_an_exception_while_writing_leaves_the_earlier_dataset_untouched(tmp_path):
+def test_an_exception_while_writing_leaves_the_existing_dataset_unchanged(tmp_path):
     build(tmp_path)
     before = contents(tmp_path)
 
@@ -120,7 +120,7 @@ def test_an_exception_while_writing_leaves_the_earlier_dataset_untouched(tmp_pat
     assert contents(tmp_path) == before
 
 
-def test_a_split_without_puzzles_is_refused_and_leaves_nothing(tmp_path):
+def test_a_split_without_puzzles_is_rejected_and_leaves_nothing(tmp_path):
     with (
         pytest.raises(UserError, match="test: there is no puzzle to write"),
         new_writer(tmp_path / "test") as writer,
@@ -141,12 +141,12 @@ def test_a_split_without_puzzles_is_refused_and_leaves_nothing(tmp_path):
         ((tokens(1), tokens(1), [-1]), "negative"),
     ],
 )
-def test_a_builder_that_breaks_a_rule_fails_at_once(tmp_path, arguments, message):
+def test_a_builder_that_breaks_a_rule_fails_immediately(tmp_path, arguments, message):
     with pytest.raises(AssertionError, match=message), new_writer(tmp_path / "train") as writer:
         writer.add_group(*arguments)
 
 
-def test_an_identifier_above_the_number_given_is_refused(tmp_path):
+def test_an_identifier_above_the_given_number_is_rejected(tmp_path):
     with new_writer(tmp_path / "train") as writer:
         writer.add_group(tokens(1), tokens(1), [5])
         with pytest.raises(AssertionError, match=r"\(5, 5\)"):
@@ -178,7 +178,7 @@ w.close_splits([train, test], 1)
 
 
 @pytest.mark.parametrize("moment", ["before close", "after 1 published", "after 2 published"])
-def test_a_killed_build_leaves_the_earlier_dataset_or_none_that_opens(tmp_path, moment):
+def test_a_killed_build_leaves_the_existing_dataset_or_an_unreadable_one(tmp_path, moment):
     build(tmp_path)
     before = {split: contents(tmp_path / split) for split in ("train", "test")}
     command = [sys.executable, "-c", KILLED_BUILD, str(ROOT), str(tmp_path), moment]
@@ -193,7 +193,7 @@ def test_a_killed_build_leaves_the_earlier_dataset_or_none_that_opens(tmp_path, 
         else:
             with pytest.raises(UserError, match=r"dataset\.json: is missing"):
                 open_split(tmp_path, split)
-    with building_into(tmp_path, "toy"):  # and the next build works, leaving nothing of the killed one
+    with building_into(tmp_path, "toy"):  # the next build works and removes leftovers of the killed one
         build(tmp_path, seed=5)
     assert validate(tmp_path) == []
     assert not list(tmp_path.rglob("*.tmp"))
@@ -211,7 +211,7 @@ def test_two_splits_are_published_in_one_step(tmp_path):
     assert validate(tmp_path) == []
 
 
-def test_writing_many_examples_needs_no_memory_for_them(tmp_path):
+def test_writing_many_examples_needs_constant_memory(tmp_path):
     script = """
 import resource, sys, numpy as np
 sys.path.insert(0, sys.argv[1])

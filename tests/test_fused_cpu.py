@@ -1,4 +1,4 @@
-"""The application of a network in C++ against the one in PyTorch, whose roundings to bfloat16 it has not all."""
+"""The C++ application of a network compared with PyTorch, which rounds to bfloat16 more often."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ def network_of(
 @pytest.mark.parametrize(
     ("overrides", "seq_len", "rows"),
     [
-        ((), 36, 7),  # a group of four rows, and three
+        ((), 36, 7),  # a group of four rows, and one of three
         (("arch.pos_encodings=rope2d",), 81, 2),
         (("arch.pos_encodings=none", "arch.puzzle_emb_ndim=0"), 81, 3),  # an odd length
         (("arch.hidden_size=48", "arch.num_heads=3"), 36, 2),  # blocks of 16 columns
         (("arch.hidden_size=128", "arch.num_heads=1"), 36, 2),  # a head as wide as a block
-        (("arch.hidden_size=192", "arch.num_heads=2"), 9, 5),  # of 96: one head to a block
+        (("arch.hidden_size=192", "arch.num_heads=2"), 9, 5),  # heads of 96: one per block
         (("arch.hidden_size=64", "arch.num_heads=4", "arch.L_layers=3"), 200, 2),  # two tiles of queries
-        (("arch.puzzle_emb_ndim=0",), 441, 2),  # an odd length of three tiles, a row at a time
-        (("arch.puzzle_emb_ndim=0",), 1, 600),  # three groups of a position each
+        (("arch.puzzle_emb_ndim=0",), 441, 2),  # an odd length of three tiles, one row at a time
+        (("arch.puzzle_emb_ndim=0",), 1, 600),  # three groups of one position each
         (MLP, 36, 7),
         ((*MLP, "arch.hidden_size=128", "arch.puzzle_emb_ndim=0"), 81, 3),
         ((*MLP, "arch.hidden_size=48"), 225, 2),
@@ -79,7 +79,7 @@ def test_outputs_and_gradients_are_as_close_to_float32_as_eager_ones(overrides, 
 
 
 @needs_processor
-def test_rows_are_the_same_whatever_is_beside_them():
+def test_rows_do_not_depend_on_other_rows():
     for overrides in ((), MLP):
         network, cos_sin = network_of(case(*overrides))
         fused = FusedNetwork(network)
@@ -91,7 +91,7 @@ def test_rows_are_the_same_whatever_is_beside_them():
 
 
 @needs_processor
-def test_no_rows_give_no_rows():
+def test_zero_rows_are_supported():
     network, cos_sin = network_of(case())
     fused = FusedNetwork(network)
     h = torch.zeros(0, 52, 32, dtype=BFLOAT16, requires_grad=True)
@@ -101,7 +101,7 @@ def test_no_rows_give_no_rows():
 
 
 @needs_processor
-def test_what_is_not_finite_stays_so():
+def test_values_that_are_not_finite_stay_so():
     for overrides in ((), MLP):
         network, cos_sin = network_of(case(*overrides))
         fused = FusedNetwork(network)
@@ -115,7 +115,7 @@ def test_what_is_not_finite_stays_so():
 
 @needs_processor
 @pytest.mark.parametrize("overrides", [(), MLP, ("arch=hrm", "arch.H_layers=3", "arch.L_layers=2")], ids=str)
-def test_a_training_goes_the_way_of_an_eager_one(overrides):
+def test_training_equals_eager_training(overrides):
     exact, eager, fused, checkpointed = (
         case(*overrides, dtype=dtype) for dtype in ("float32", "bfloat16", "bfloat16", "bfloat16")
     )
@@ -124,7 +124,7 @@ def test_a_training_goes_the_way_of_an_eager_one(overrides):
     checkpointed.model.architecture.activation_checkpointing = True
 
     def trained(case: Case) -> list[torch.Tensor]:
-        """All gradients of two supervision steps."""
+        """Return all gradients of two supervision steps."""
         model = case.model.train()
         carry = model.model.initial_carry(case.batch)
         for _ in range(2):
@@ -141,7 +141,7 @@ def test_a_training_goes_the_way_of_an_eager_one(overrides):
 
 
 @needs_processor
-def test_a_gradient_that_is_asked_for_twice_does_not_count_twice():
+def test_a_gradient_that_is_requested_twice_is_not_counted_twice():
     network, cos_sin = network_of(case())
     fused = FusedNetwork(network)
     h = torch.randn(4, 52, 32).to(BFLOAT16).requires_grad_()
@@ -152,7 +152,7 @@ def test_a_gradient_that_is_asked_for_twice_does_not_count_twice():
 
 
 @needs_processor
-def test_updates_between_steps_are_seen():
+def test_weight_updates_between_steps_take_effect():
     one = case("lr=1e-2", "lr_warmup_steps=0")
     inner = one.model.architecture
     inner.backend = choose_backend(inner)
@@ -179,14 +179,14 @@ def test_updates_between_steps_are_seen():
         (("arch.ffn=conv_swiglu",), "bfloat16"),
         (("arch=urm",), "bfloat16"),
         (("arch=se_rrm",), "bfloat16"),
-        (("arch.hidden_size=24", "arch.num_heads=3"), "bfloat16"),  # not whole vectors
+        (("arch.hidden_size=24", "arch.num_heads=3"), "bfloat16"),  # not a multiple of the vector width
         (("arch.hidden_size=40", "arch.num_heads=1", *MLP), "bfloat16"),
         (("arch.hidden_size=256", "arch.num_heads=1"), "bfloat16"),  # a head wider than a block
         (("arch.L_layers=0",), "bfloat16"),
     ],
     ids=str,
 )
-def test_what_it_does_not_do_is_left_to_torch(overrides, dtype):
+def test_unsupported_settings_are_left_to_torch(overrides, dtype):
     inner = case(*overrides, dtype=dtype).model.architecture
     assert not FusedCPU.fits(inner)
     assert isinstance(choose_backend(inner), TorchCompile)
@@ -199,8 +199,8 @@ def test_a_processor_without_the_instructions_is_left_to_torch(monkeypatch):
     assert not FusedCPU.fits(case().model.architecture)
 
 
-@pytest.mark.parametrize("problem", ["does not compile", "computes something else"])
-def test_a_library_that_cannot_be_used_makes_room_for_torch_compile_with_a_warning(monkeypatch, problem):
+@pytest.mark.parametrize("problem", ["does not compile", "computes wrong results"])
+def test_an_unusable_library_falls_back_to_torch_compile_with_a_warning(monkeypatch, problem):
     def failing():
         raise RuntimeError(problem)
 
@@ -212,7 +212,7 @@ def test_a_library_that_cannot_be_used_makes_room_for_torch_compile_with_a_warni
 
 
 @needs_processor
-def test_an_error_in_it_is_raised(monkeypatch):
+def test_an_error_in_the_library_is_raised(monkeypatch):
     network, cos_sin = network_of(case())
     fused = FusedNetwork(network)
 
@@ -227,16 +227,16 @@ def test_an_error_in_it_is_raised(monkeypatch):
 
 
 @needs_processor
-def test_products_that_come_out_wrong_are_noticed(monkeypatch):
+def test_wrong_products_are_detected(monkeypatch):
     assert library().check() is None
-    # The same sources with a product that forgets its last column.
+    # The same sources with a product that omits its last column.
     source = bindings.source().replace("brgemm(m, n, k,", "brgemm(m, n - 1, k,")
     monkeypatch.setattr(bindings, "source", lambda: source)
     with pytest.raises(RuntimeError, match="wrong products"):
         library.__wrapped__()
 
 
-def test_structures_have_the_fields_of_the_sources_in_their_order():
+def test_structures_match_the_fields_of_the_sources_in_order():
     source = re.sub(r"//.*", "", bindings.source())
     for name in ("Right", "Layer", "Kept", "Gradients", "Shape", "Pool", "UnitShape", "UnitKept"):
         (body,) = re.findall(rf"struct {name} \{{(.*?)\}};", source, re.DOTALL)
@@ -257,7 +257,7 @@ def test_structures_have_the_fields_of_the_sources_in_their_order():
 
 
 @needs_processor
-def test_it_is_taken_where_no_mode_of_torch_compile_is_asked_for():
+def test_it_is_used_unless_a_mode_of_torch_compile_is_requested():
     assert backends.FUSED == device.FUSED
     with warnings.catch_warnings():
         warnings.simplefilter("error")

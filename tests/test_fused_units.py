@@ -1,4 +1,4 @@
-"""The application of a network of units in C++ against the one in PyTorch."""
+"""The C++ application of a network over units compared with PyTorch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from utils.distributed import World
 SUDOKU = CellUnits.of_boxes(3, 3)
 SMALL = CellUnits.of_boxes(2, 2)
 LATIN = CellUnits(axes=(5, 5), kinds=(((1,), (0,)),))
-# Three axes, an extent over two of them, and one over all: a single unit.
+# Three axes, with an extent over two of them and one over all, which is a single unit.
 CUBE = CellUnits(axes=(2, 3, 5), kinds=(((0,),), ((2, 1), (1,)), ((0, 1, 2),)))
 
 
@@ -45,7 +45,7 @@ def inputs_of(units: CellUnits, symbols: int, width: int, rows: int = 3) -> list
 @pytest.mark.parametrize(
     ("units", "symbols", "config"),
     [
-        (SUDOKU, 9, {}),  # an odd number of pairs, in parts of which the last is shorter
+        (SUDOKU, 9, {}),  # an odd number of pairs, in chunks with a shorter last one
         (SMALL, 4, {"hidden_size": 32, "layers": 3}),
         (CellUnits.of_boxes(2, 3), 6, {"hidden_size": 64}),
         (CellUnits.of_boxes(3, 2), 5, {"hidden_size": 96, "expansion": 1.5}),
@@ -68,9 +68,9 @@ def test_outputs_and_gradients_are_as_close_to_float32_as_eager_ones(
 
 @needs_processor
 @pytest.mark.parametrize("units", [SUDOKU, LATIN, CUBE], ids=str)
-def test_those_that_share_a_maximum_share_its_gradient(units):
+def test_tied_maxima_share_the_gradient(units):
     network = network_of(units, hidden_size=16)
-    with torch.no_grad():  # the maximum is what counts
+    with torch.no_grad():  # use only the maximum
         for linear in (network.layers[0].of_cell, *network.layers[0].of_units):
             linear.weight[:, 16:] *= 10
     h, _, upstream = inputs_of(units, 5, 16)
@@ -86,11 +86,11 @@ def test_those_that_share_a_maximum_share_its_gradient(units):
     assert (errors(found, exact) < 0.01).all()
     without_ties = h.float() + 1e-4 * torch.rand(h.shape)
     sole = gradients(plain, [without_ties], upstream, network)
-    assert errors(sole[1:2], exact[1:2]) > 0.1  # so the limit above tells one from the other
+    assert errors(sole[1:2], exact[1:2]) > 0.1  # so the limit above distinguishes the two
 
 
 @needs_processor
-def test_rows_do_not_depend_on_the_number_of_threads_nor_on_what_is_beside_them():
+def test_rows_do_not_depend_on_threads_and_other_rows():
     network = network_of(SUDOKU)
     fused = FusedNetwork(network)
     h, injection, upstream = inputs_of(SUDOKU, 9, 48, rows=5)
@@ -104,7 +104,7 @@ def test_rows_do_not_depend_on_the_number_of_threads_nor_on_what_is_beside_them(
             results.append(gradients(plain, [h, injection], upstream, network))
     for other in results[1:]:
         assert all(torch.equal(one, same) for one, same in zip(results[0][:3], other[:3], strict=True))
-        # Sums over the rows are added up in another order.
+        # Sums over rows are accumulated in a different order.
         assert (errors(results[0][3:], other[3:]) < 1e-5).all()
     alone = [
         gradients(plain, [h[i : i + 1], injection[i : i + 1]], upstream[i : i + 1], network) for i in range(5)
@@ -114,7 +114,7 @@ def test_rows_do_not_depend_on_the_number_of_threads_nor_on_what_is_beside_them(
 
 
 @needs_processor
-def test_one_network_applies_to_rows_of_several_numbers_of_symbols():
+def test_one_network_supports_different_numbers_of_symbols():
     network = network_of(SMALL, hidden_size=32)
     both = [inputs_of(SMALL, symbols, 32)[0] for symbols in (4, 9, 4)]
     with torch.no_grad():
@@ -126,7 +126,7 @@ def test_one_network_applies_to_rows_of_several_numbers_of_symbols():
 
 @needs_processor
 @pytest.mark.parametrize("pooling", ["mean", "mean_max"])
-def test_what_is_not_finite_stays_in_its_row(pooling):
+def test_values_that_are_not_finite_stay_in_their_row(pooling):
     fused = FusedNetwork(network_of(SUDOKU, pooling=pooling))
     h = inputs_of(SUDOKU, 9, 48)[0]
     for value in (torch.nan, torch.inf):
@@ -137,7 +137,7 @@ def test_what_is_not_finite_stays_in_its_row(pooling):
 
 
 @needs_processor
-def test_no_rows_give_no_rows():
+def test_zero_rows_are_supported():
     fused = FusedNetwork(network_of(SMALL, hidden_size=32))
     h = torch.zeros(0, 64, 32, dtype=BFLOAT16, requires_grad=True)
     out = fused(h, None, None)
@@ -153,7 +153,7 @@ def case(*overrides: str, dtype: str = "bfloat16", seq_len: int = 16) -> Case:
 
 @needs_processor
 @pytest.mark.parametrize("overrides", [(), ("arch.pooling=mean",), ("arch.L_layers=2",)], ids=str)
-def test_a_training_goes_the_way_of_an_eager_one(overrides):
+def test_training_equals_eager_training(overrides):
     exact, eager, compiled, checkpointed = (
         case(*overrides, dtype=dtype) for dtype in ("float32", "bfloat16", "bfloat16", "bfloat16")
     )
@@ -164,7 +164,7 @@ def test_a_training_goes_the_way_of_an_eager_one(overrides):
     checkpointed.model.architecture.activation_checkpointing = True
 
     def trained(case: Case) -> list[torch.Tensor]:
-        """All gradients of a supervision step."""
+        """Return all gradients of a supervision step."""
         model = case.model.train()
         _, loss, *_ = model(model.model.initial_carry(case.batch), case.batch)
         loss.backward()
@@ -184,19 +184,19 @@ def test_a_training_goes_the_way_of_an_eager_one(overrides):
     [
         ((), "float32"),
         ((), "float16"),
-        (("arch.hidden_size=24",), "bfloat16"),  # not whole vectors
+        (("arch.hidden_size=24",), "bfloat16"),  # not a multiple of the vector width
         (("arch.expansion=1.25",), "bfloat16"),  # an inner width of 40
         (("arch.L_layers=0",), "bfloat16"),
     ],
     ids=str,
 )
-def test_what_it_does_not_do_is_left_to_torch(overrides, dtype):
+def test_unsupported_settings_are_left_to_torch(overrides, dtype):
     inner = case(*overrides, dtype=dtype).model.architecture
     assert not FusedCPU.fits(inner)
     assert not isinstance(choose_backend(inner), FusedCPU)
 
 
 @needs_processor
-def test_a_network_without_code_is_refused():
+def test_a_network_without_code_is_rejected():
     with pytest.raises(ValueError, match="does not implement this network"):
         FusedNetwork(network_of(SMALL, hidden_size=24))

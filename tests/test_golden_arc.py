@@ -1,4 +1,4 @@
-"""ARC against the published code's numbers: helpers, builder (up to order, shift and choice), evaluator."""
+"""ARC compared with the published code: helpers, builder (up to order, shifts and choices), evaluator."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def grid(rows: list) -> np.ndarray:
     return np.array(rows, np.uint8)
 
 
-def test_hashes_are_the_published_ones(helpers):
+def test_hashes_match_the_published_ones(helpers):
     for rows, expected in helpers["grid_hash"]:
         assert grid_hash(grid(rows)) == expected
     base = grid(helpers["base_grid"])
@@ -41,7 +41,7 @@ def test_dihedral_images_are_the_published_ones(helpers):
     assert [dihedral(base, transform).tolist() for transform in range(8)] == helpers["dihedral"]
 
 
-def test_augmentation_names_mean_what_they_do_in_published_datasets(helpers):
+def test_augmentation_names_match_published_datasets(helpers):
     base = grid(helpers["base_grid"])
     for case in helpers["aug_np_random_seed_11"]:
         task, augmentation = split_name(case["name"])
@@ -53,7 +53,7 @@ def test_augmentation_names_mean_what_they_do_in_published_datasets(helpers):
     assert (task, augmentation.invert(base).tolist()) == (name, rows)
 
 
-def test_crops_of_good_and_garbled_sequences_are_the_published_ones(helpers):
+def test_crops_of_valid_and_garbage_sequences_match_the_published_ones(helpers):
     sequences = golden_files.load("arc_seqs")
     for name, size in helpers["crop_shapes"].items():
         assert list(crop(sequences[name]).shape) == size, name
@@ -76,7 +76,7 @@ def test_encoding_with_and_without_a_shift_gives_the_published_sequences(helpers
 
 
 def unshifted(sequence: np.ndarray) -> np.ndarray:
-    """The grid in a sequence, wherever it lies."""
+    """Return the grid in a sequence at any position."""
     frame = sequence.reshape(30, 30)
     places = np.argwhere(frame >= 2)
     (top, left), (bottom, right) = places.min(0), places.max(0)
@@ -86,9 +86,9 @@ def unshifted(sequence: np.ndarray) -> np.ndarray:
 
 
 def puzzles(arrays: dict[str, np.ndarray], names: list[str], unknown: set[tuple[str, str]]) -> Counter:
-    """How often each un-augmented puzzle occurs: (task, its pairs without order, shift and augmentation).
+    """Count each puzzle without augmentation: (task, its pairs regardless of order, shift and augmentation).
 
-    Of pairs in `unknown`, (task, input), the label must be that of an unknown answer: here none, published [[0]].
+    Pairs in `unknown`, (task, input), must have the label of an unknown answer: empty here, [[0]] if published.
     """
     found = Counter()
 
@@ -149,14 +149,14 @@ def test_the_builder_writes_the_published_dataset_up_to_order_shift_and_choice(t
         copies = [split_name(names[identifier])[0] for identifier in ours["puzzle_identifiers"]]
         expected = sum(len(gamma[name]["test"]) for name in copies if name in gamma and split == "train")
         assert (~ours["labels"].any(1)).sum() == expected
-        if split == "test" and num_aug == 0:  # no shift and no choice: the very same rows
+        if split == "test" and num_aug == 0:  # no shifts and no choices, so rows are equal
             assert Counter(row.tobytes() for row in ours["inputs"]) == Counter(
                 r.tobytes() for r in theirs["inputs"]
             )
             assert Counter(row.tobytes() for row in ours["labels"]) == Counter(
                 r.tobytes() for r in theirs["labels"]
             )
-    # In order of first use: the identifiers of the train split count up.
+    # In order of first use: identifiers of the train split are increasing.
     assert np.array_equal(open_split(built, "train").sets["all"].puzzle_identifiers, np.arange(1, len(names)))
 
 
@@ -185,7 +185,7 @@ def test_scores_and_submission_are_the_published_ones(tmp_path):
     values = evaluator.result(lambda value: [value], tmp_path / "evaluator_ARC_step_10")
     assert values == json.loads(str(golden["result_json"]))
     submission = json.loads((tmp_path / "evaluator_ARC_step_10" / "submission.json").read_text())
-    # Where the published code submits nothing, an answer is still expected: a fallback.
+    # If the published code submits nothing, a fallback answer is expected.
     question = json.loads(str(golden["test_puzzles_json"]))["p3"]["test"][0]["input"]
     expected = json.loads(str(golden["submission_json"]))
     assert submission == expected | {"p3": [{"attempt_1": question, "attempt_2": [[0]]}]}

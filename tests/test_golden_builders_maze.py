@@ -1,4 +1,4 @@
-"""The maze builder's output against the published builder's (`builders.npz`)."""
+"""The output of the maze builder compared with that of the published one (`builders.npz`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dataset.format import BLANK_IDENTIFIER, FIELD_DTYPES, SplitWriter, write_id
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_arrays_and_metadata_are_the_published_ones(name, copies, split, tmp_path):
     golden = golden_files.load("builders")
-    # The vectors' grids are random symbols, not mazes, so that only the checks of the source are left out here.
+    # The grids of the vectors are random symbols, not mazes, so the checks of the source are skipped.
     texts = [(question, answer) for _, question, answer, _ in json.loads(str(golden["maze_src/json"]))]
     questions, answers = (np.stack([encode(text) for text in column]) for column in zip(*texts, strict=True))
     shape = square_shape(questions.shape[1])
@@ -33,7 +33,7 @@ def test_arrays_and_metadata_are_the_published_ones(name, copies, split, tmp_pat
         assert built.dtype == str(golden[f"{name}/{split}/{field}@dtype"]), field
     metadata = json.loads((tmp_path / split / "dataset.json").read_text())
     expected = json.loads(str(golden[f"{name}/{split}/dataset_json"]))
-    # The published total_puzzles holds the number of groups.
+    # The published total_puzzles is the number of groups.
     expected["total_puzzles"] = len(golden[f"{name}/{split}/puzzle_identifiers"])
     assert metadata == expected
     identifiers = json.loads((tmp_path / "identifiers.json").read_text())

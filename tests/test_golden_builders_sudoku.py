@@ -1,4 +1,4 @@
-"""The Sudoku builder against the published one's outputs, up to its unseeded random choices."""
+"""The output of the Sudoku builder compared with the published one, up to its unseeded random choices."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SPLITS = ("train", "test")
 
 
 def runs() -> list[str]:
-    """Names of the builds in the file, `sudoku_aug{N}`; none, and so no test, without the file."""
+    """Return the names of builds in the file, `sudoku_aug{N}`; empty without the file, which skips the tests."""
     path = GOLDEN_DIR / "builders.npz"
     keys = np.load(path).files if path.exists() else []
     return sorted({key.split("/")[0] for key in keys if key.startswith("sudoku_aug")})
@@ -38,7 +38,7 @@ def run(request) -> str:
 
 @pytest.fixture(scope="module")
 def built(golden, run, tmp_path_factory):
-    """The folder that this builder makes of the same source with the same options."""
+    """Build a dataset from the same source with the same options; return its folder."""
     folder = tmp_path_factory.mktemp(run)
     for split in SPLITS:
         with (folder / f"{split}.csv").open("w", newline="") as file:
@@ -61,7 +61,7 @@ def hashes(inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_metadata_is_the_published_one_but_for_the_true_number_of_puzzles(golden, run, built, split):
+def test_metadata_matches_the_published_one_except_for_the_number_of_puzzles(golden, run, built, split):
     expected = json.loads(str(golden[f"{run}/{split}/dataset_json"]))
     expected["total_puzzles"] = len(golden[f"{run}/{split}/puzzle_identifiers"])
     found = json.loads((built / split / "dataset.json").read_text())

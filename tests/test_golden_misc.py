@@ -1,4 +1,4 @@
-"""Parity of the building blocks with `misc.npz`."""
+"""Parity of building blocks with `misc.npz`."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_learning_rate_matches(misc):
         assert ours == pytest.approx(expected, rel=1e-6, abs=1e-12), (base, warmup, total, ratio, step)
 
 
-def test_learning_rate_stays_at_its_end_beyond_the_estimated_steps():
+def test_the_learning_rate_is_constant_after_the_estimated_steps():
     end = learning_rate(1000, 1e-4, 100, 1000, 0.1)
     assert end == pytest.approx(1e-5)
     assert learning_rate(1999, 1e-4, 100, 1000, 0.1) == end

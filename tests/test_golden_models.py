@@ -24,7 +24,7 @@ FILES = pytest.mark.parametrize("stem", STEMS)
 
 
 def build(golden: dict[str, np.ndarray]) -> ACTLossHead:
-    """The model of a file with its weights: every setting from the file, keys unknown to the class left out."""
+    """Build the model of a file with its weights and settings, ignoring keys unknown to the class."""
     label = json.loads(str(golden["arch_json"]))["arch"]
     name = max((name for name in ARCHITECTURES if label.startswith(name)), key=len)
     arch = ARCHITECTURES[name]
@@ -48,7 +48,7 @@ def outputs_at(prefix: str, carry, loss, metrics, outputs) -> dict[str, torch.Te
 
 
 def train_state(model: ACTLossHead, settings: dict) -> TrainState:
-    """A training with the settings of a file, at a constant learning rate."""
+    """Create a training state with the settings of a file and a constant learning rate."""
     adam, sign = settings["adam"], settings["signsgd"]
     optimizers = Optimizers(
         model,
@@ -72,7 +72,7 @@ def train_state(model: ACTLossHead, settings: dict) -> TrainState:
 
 
 class Recorder(World):
-    """The one process of a training, which keeps each step's outputs and its gradients before the update."""
+    """A single-process world that records the outputs and gradients of each step before the update."""
 
     def __init__(self, state: TrainState):
         super().__init__()
@@ -97,7 +97,7 @@ class Recorder(World):
 
 @functools.lru_cache(maxsize=1)
 def replay(stem: str) -> tuple[dict[str, np.ndarray], dict[str, torch.Tensor]]:
-    """The file, and everything we compute for its keys."""
+    """Return the file, and the values computed for its keys."""
     golden = load(stem)
     ours: dict[str, torch.Tensor] = {}
     model = build(golden)
@@ -138,11 +138,11 @@ def replay(stem: str) -> tuple[dict[str, np.ndarray], dict[str, torch.Tensor]]:
 
 
 def tolerance(stem: str, key: str, golden: dict[str, np.ndarray]) -> float:
-    """What rounding alone explains: 20 times the reference's own float32 noise, never under 1e-5."""
+    """Return the tolerance for rounding: 20 times the float32 noise of the reference, at least 1e-5."""
     noise = rounding_noise().get(stem)
     if noise is None:
         return 0.5 if is_bfloat16(golden) else 1e-4
-    loosened = 3 if is_bfloat16(golden) else 1  # bfloat16 vectors are for loose comparison only
+    loosened = 3 if is_bfloat16(golden) else 1  # bfloat16 vectors allow only a loose comparison
     return loosened * max(1e-5, 20 * noise.get(key, 0.0))
 
 
@@ -162,11 +162,11 @@ def compare(stem: str, selects) -> None:
         limit = tolerance(stem, key, golden)
         if form == "sample":
             value = value.reshape(-1)[:: int(golden[f"{base}@stat"][2])]
-        elif form == "stat":  # sums over the whole tensor: rounding of every element adds up
+        elif form == "stat":  # sums over the whole tensor accumulate rounding errors
             limit *= value.size
             value = np.array([value.sum(), np.square(value).sum(), expected[2]])
         assert value.shape == expected.shape, f"{key}: shape {value.shape}, expected {expected.shape}"
-        if key.endswith("/preds") and is_bfloat16(golden):  # near ties of the argmax may fall either way
+        if key.endswith("/preds") and is_bfloat16(golden):  # the argmax of near ties is arbitrary
             value, expected, limit = np.mean(value != expected), 0.0, 0.1
         difference = np.abs(value - expected).max(initial=0.0)
         if not difference <= limit:  # NaN fails

@@ -1,4 +1,4 @@
-"""The stream against the published code's: group order, puzzle order, batch borders, rank slices, padding."""
+"""The data stream compared with the published code: order of groups and puzzles, batches, slices of ranks, padding."""
 
 import json
 import re
@@ -19,7 +19,7 @@ TEST_RUN = re.compile(r"(?P<data>.+)_r(?P<rank>\d+)of(?P<ranks>\d+)")
 
 
 def runs(kind: str) -> list[str]:
-    """The runs that the file holds, without those over several directories: here these train mixed."""
+    """Return the runs in the file, except those over several directories, which are mixed here."""
     if not (GOLDEN_DIR / "pipeline.npz").exists():
         return []
     keys = np.load(GOLDEN_DIR / "pipeline.npz").files
@@ -35,7 +35,7 @@ def golden():
 
 
 def write_dataset(golden, name, split, root):
-    """The vectors' dataset as an older builder leaves it: plain arrays and dataset.json."""
+    """Write the dataset of the vectors in the format of older builders: plain arrays and dataset.json."""
     folder = root / name / split
     folder.mkdir(parents=True)
     for field in FIELDS:
@@ -63,7 +63,7 @@ def iterations(golden, run):
 
 
 def runs_with_sampler() -> list[str]:
-    """The training runs whose raw draws the file holds too."""
+    """Return the training runs for which the file also has the raw draws."""
     return [run for run in runs("train") if f"train/{run}/sampler/group_order0" in load("pipeline")]
 
 
@@ -85,7 +85,7 @@ def test_training_batches_hold_the_published_puzzles_row_by_row(golden, run, tmp
     _, dataset = train_dataset(golden, run, tmp_path)
     for iteration in iterations(golden, run):
         prefix = f"train/{run}/{iteration}"
-        names, batches, sizes = zip(*dataset, strict=True)  # each pass is the next iteration
+        names, batches, sizes = zip(*dataset, strict=True)  # each pass is another iteration
         identifiers = np.stack([batch["puzzle_identifiers"].numpy() for batch in batches])
         np.testing.assert_array_equal(identifiers, golden[f"{prefix}/puzzle_identifiers"])
         assert list(names) == json.loads(str(golden[f"{prefix}/set_names_json"]))
@@ -117,7 +117,7 @@ def test_training_batches_take_their_examples_from_the_published_puzzles(golden,
                 ours = [rows[i] for i in np.flatnonzero(identifiers == identifier)]
                 theirs = [published[i] for i in np.flatnonzero(identifiers == identifier)]
                 assert all(first <= example < end for example in ours)
-                if len(ours) == end - first == len(set(theirs)):  # the puzzle was taken whole
+                if len(ours) == end - first == len(set(theirs)):  # all examples of the puzzle were taken
                     assert sorted(ours) == sorted(theirs)
 
 

@@ -1,4 +1,4 @@
-"""Short runs of the fuzz and property harnesses in `benchmarks/`, and that both notice a fault."""
+"""Short runs of the fuzz and property harnesses in `benchmarks/`; both detect faults."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from dataset.training_order import TrainingOrder
 from utils.errors import UserError
 
 
-def test_damaged_and_absurd_inputs_are_refused_by_every_reader(tmp_path, capsys):
+def test_damaged_and_absurd_inputs_are_rejected_by_every_reader(tmp_path, capsys):
     from benchmarks.fuzz_targets import make_targets
 
     targets = make_targets(tmp_path)
@@ -17,7 +17,7 @@ def test_damaged_and_absurd_inputs_are_refused_by_every_reader(tmp_path, capsys)
     assert fuzz.run(targets, inputs=100, seed=1, limit=60), capsys.readouterr().out
 
 
-def test_the_fuzz_harness_names_what_escapes_and_repeats_it(capsys):
+def test_the_fuzz_harness_reports_escaped_exceptions_and_repeats_them(capsys):
     def read(data, folder):
         if data == b"valid":
             return
@@ -32,14 +32,14 @@ def test_the_fuzz_harness_names_what_escapes_and_repeats_it(capsys):
     number = int(out.partition("--target example --first ")[2].split()[0])
     assert not fuzz.run([target], inputs=1, seed=0, first=number)
 
-    def refuse(data, folder):
+    def reject(data, folder):
         raise UserError("never right")
 
-    with pytest.raises(UserError, match="never right"):  # or the harness would test nothing
-        fuzz.run([Target("wrong", [b"valid"], refuse)], inputs=1, seed=0)
+    with pytest.raises(UserError, match="never right"):  # otherwise the harness would test nothing
+        fuzz.run([Target("wrong", [b"valid"], reject)], inputs=1, seed=0)
 
 
-def test_order_ranks_and_resume_position_hold_on_random_datasets(capsys):
+def test_order_ranks_and_resume_positions_are_right_on_random_datasets(capsys):
     assert properties.run(layouts=6, seed=1), capsys.readouterr().out
 
 
@@ -49,7 +49,7 @@ def test_order_ranks_and_resume_position_hold_on_random_datasets(capsys):
         (
             "_generator",
             lambda order, iteration: np.random.Generator(np.random.Philox(seed=iteration)),
-            "puzzles come in the published order",
+            "puzzles are in the published order",
         ),
         (
             "_choose_examples",
@@ -61,7 +61,7 @@ def test_order_ranks_and_resume_position_hold_on_random_datasets(capsys):
         ),
     ],
 )
-def test_the_property_harness_notices_a_wrong_order(monkeypatch, capsys, method, broken, named):
+def test_the_property_harness_detects_a_wrong_order(monkeypatch, capsys, method, broken, named):
     monkeypatch.setattr(TrainingOrder, method, broken)
     assert not properties.run(layouts=4, seed=1)
     assert named in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""`--help` and calls without arguments: every command says what each key means, from its schema."""
+"""`--help` and calls without arguments: every command documents each key, from its schema."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HYDRA = [pretrain, evaluate]
 
 
 def entries(text: str) -> dict[str, str]:
-    """Key -> what is said of it, from the help's columns."""
+    """Parse the columns of a help text to key -> description."""
     found = re.findall(r"^  (\+?[\w.]+)(?: +|\n {24})(\S.*(?:\n {24}.*)*)", text, re.MULTILINE)
     return {key: " ".join(said.split()) for key, said in found}
 
@@ -68,7 +68,9 @@ def test_without_arguments_a_command_prints_its_usage_and_what_is_required(comma
 
 
 @pytest.mark.parametrize("command", HYDRA, ids=name_of)
-def test_so_do_the_commands_that_hydra_composes(command, monkeypatch, tmp_path, capfd):
+def test_commands_composed_by_hydra_print_their_usage_and_what_is_required(
+    command, monkeypatch, tmp_path, capfd
+):
     assert in_process_command(monkeypatch, tmp_path, entry=command) == 2
     out, err = capfd.readouterr()
     assert out == ""
@@ -91,7 +93,7 @@ def test_the_help_of_training_has_every_key_of_the_chosen_architecture(monkeypat
             f"{prefix}{name}" for schema in schemas for name in schema.model_fields if name not in FROM_DATA
         }
     assert expected - {"arch", "optimizer", "optimizer.name"} <= said.keys()
-    assert said["arch.H_layers"].endswith("[default: 4]")  # HRM's
+    assert said["arch.H_layers"].endswith("[default: 4]")  # the default of HRM
     assert said["seed"].endswith("[default: 5]")
     assert said["device"].endswith("choices: auto, cuda, mps, cpu]")
     for choice in ("arch=se_rrm", "+experiment=sudoku6x6", "optimizer=muon", "Keys of optimizer=muon"):
@@ -113,4 +115,6 @@ def test_hydras_own_views_of_the_config_still_work(monkeypatch, tmp_path, capfd)
         handlers = list(logging.getLogger().handlers)
         assert in_process_command(monkeypatch, tmp_path, *arguments) == 0
         assert expected in capfd.readouterr().out
-        assert logging.getLogger().handlers == handlers  # else other tests would write to this one's output
+        assert (
+            logging.getLogger().handlers == handlers
+        )  # otherwise other tests would write to the output of this one

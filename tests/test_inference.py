@@ -1,4 +1,4 @@
-"""`Solver`: one answer per supervision step, for every architecture, for as many steps as are asked for."""
+"""`Solver`: one answer per supervision step, for every architecture and any number of steps."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ NUM_ROWS = 6
 
 
 def arch_of(name: str, **settings) -> dict:
-    """The tiny settings as far as the architecture knows them."""
+    """Return the tiny settings that the architecture supports."""
     config: type[RecursiveConfig] = architecture_class(name).Config
     known = {key: value for key, value in TINY_ARCH.items() if key in config.model_fields}
     if name in ("hrm", "transformers_baseline", "se_rrm", "trm_equivariant", "trm_local"):
-        known["puzzle_emb_len"] = 0  # they derive it, or have none
+        known["puzzle_emb_len"] = 0  # derived, or not supported
     if name in ("se_rrm", "trm_equivariant", "trm_local"):
         known["puzzle_emb_ndim"] = 0
     if name in ("trm_equivariant", "trm_local"):
@@ -37,7 +37,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def undecided(name: str, **settings):
-    """A model that says stop at about half of its steps, by whichever rule it halts."""
+    """Build a model that halts at about half of its steps, for either halting rule."""
     model = randomised(arch_of(name, **settings))
     head = model.architecture.q_head
     with torch.no_grad():
@@ -49,12 +49,12 @@ def undecided(name: str, **settings):
 
 @torch.inference_mode()
 def evaluated(model, tokens: torch.Tensor, ids: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """What evaluation makes of the same rows: the last step's outputs, and the first step that says stop."""
+    """Evaluate the same rows; return the outputs of the last step, and the first step that says stop."""
     return run_steps(model.model, {"inputs": tokens, "puzzle_identifiers": ids})
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_the_last_step_is_what_evaluation_sees(name):
+def test_the_last_step_equals_evaluation(name):
     sizes = SIZES | {"num_puzzle_identifiers": 3}
     model = randomised(arch_of(name), sizes)
     tokens, ids = rows(), torch.arange(NUM_ROWS) % 3
@@ -66,7 +66,7 @@ def test_the_last_step_is_what_evaluation_sees(name):
     assert torch.equal(steps[-1].halt_probability, steps[-1].q_halt.sigmoid())
 
 
-def test_a_model_that_draws_gives_the_answers_of_training_s_evaluation_each_time():
+def test_a_stochastic_model_repeats_the_answers_of_evaluation():
     model = randomised(arch_of("trm", random_init=True, noise=0.5))
     tokens, ids = rows(), torch.zeros(NUM_ROWS, dtype=torch.int64)
     first, second = (list(Solver(model).refine(tokens, ids)) for _ in range(2))
@@ -77,7 +77,7 @@ def test_a_model_that_draws_gives_the_answers_of_training_s_evaluation_each_time
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_more_steps_than_trained_go_on_from_the_trained_ones(name):
+def test_more_steps_than_trained_continue_the_trained_ones(name):
     short = undecided(name)
     long = randomised(arch_of(name, halt_max_steps=9))
     long.load_state_dict(short.state_dict())
@@ -90,11 +90,11 @@ def test_more_steps_than_trained_go_on_from_the_trained_ones(name):
     first = torch.where(stops.any(0), stops.argmax(0) + 1, 9)
     assert torch.equal(first, first_stop.long())
     assert stops.any()
-    assert not stops.all()  # otherwise the comparison says nothing
+    assert not stops.all()  # otherwise the comparison is meaningless
 
 
 @pytest.mark.parametrize("loss_type", ["stablemax_cross_entropy", "softmax_cross_entropy"])
-def test_confidence_is_the_probability_of_the_answer_under_the_trained_loss(loss_type):
+def test_confidence_is_the_probability_of_the_answer_for_the_trained_loss(loss_type):
     model = randomised(TINY_ARCH | {"loss": {"name": "losses@ACTLossHead", "loss_type": loss_type}})
     tokens = rows()
     step = next(Solver(model).refine(tokens, max_steps=1))
@@ -112,7 +112,7 @@ def test_confidence_is_the_probability_of_the_answer_under_the_trained_loss(loss
     assert torch.equal(step.answer, probabilities.argmax(-1))
 
 
-def test_steps_are_computed_only_when_asked_for():
+def test_steps_are_computed_lazily():
     model = randomised()
     calls = []
     model.architecture.register_forward_hook(lambda *_: calls.append(1))
@@ -122,18 +122,18 @@ def test_steps_are_computed_only_when_asked_for():
     assert len(calls) == 2
 
 
-def test_a_row_does_not_depend_on_the_rows_beside_it():
+def test_a_row_does_not_depend_on_other_rows():
     solver, tokens = Solver(randomised()), rows()
     together = solver.solve(tokens)
     alone = [solver.solve(tokens[i : i + 1]) for i in range(NUM_ROWS)]
     assert torch.equal(together.answer, torch.cat([solution.answer for solution in alone]))
 
 
-def test_halting_keeps_each_rows_answer_of_the_step_that_says_stop():
+def test_halting_keeps_the_answer_of_each_row_at_its_stop():
     solver, tokens = Solver(undecided("trm")), rows()
     steps = list(solver.refine(tokens, max_steps=12))
     stops = torch.stack([step.says_stop for step in steps])
-    assert not stops.all(0).all()  # some row goes on for a while
+    assert not stops.all(0).all()  # some rows continue for a while
     halted = solver.solve(tokens, max_steps=12, halt=True)
     full = solver.solve(tokens, max_steps=12)
     for row in range(NUM_ROWS):
@@ -156,7 +156,7 @@ def test_halting_ends_when_every_row_has_stopped():
     assert solver.solve(rows(), max_steps=5, halt=False).num_steps == 5
 
 
-def test_a_model_that_halts_in_evaluation_gives_the_answers_of_its_halting_here_too():
+def test_a_model_that_halts_in_evaluation_gives_the_same_answers():
     model = undecided("transformers_baseline", act_inference=True)
     tokens, ids = rows(64), torch.zeros(64, dtype=torch.int32)
     solution = Solver(model).solve(tokens)
@@ -166,7 +166,7 @@ def test_a_model_that_halts_in_evaluation_gives_the_answers_of_its_halting_here_
     assert not torch.equal(solution.answer, Solver(model).solve(tokens, halt=False).answer)
 
 
-def test_identifiers_choose_the_puzzle_embedding_and_the_blank_one_is_the_default():
+def test_identifiers_select_the_puzzle_embedding_and_the_blank_one_is_the_default():
     solver = Solver(randomised(sizes=SIZES | {"num_puzzle_identifiers": 3}))
     tokens = rows()
     first = {i: next(solver.refine(tokens, np.full(NUM_ROWS, i))).confidence for i in range(3)}
@@ -175,7 +175,7 @@ def test_identifiers_choose_the_puzzle_embedding_and_the_blank_one_is_the_defaul
     assert not torch.equal(first[1], first[2])
 
 
-def test_lists_and_arrays_are_tokens_too():
+def test_lists_and_arrays_are_accepted_as_tokens():
     solver, tokens = Solver(randomised()), rows()
     expected = solver.solve(tokens).answer
     for same in (tokens.tolist(), tokens.numpy(), tokens.numpy().astype(np.uint8)):
@@ -195,6 +195,6 @@ def test_lists_and_arrays_are_tokens_too():
         (rows(), None, 0, r"max_steps is 0"),
     ],
 )
-def test_input_that_the_model_has_no_place_for_is_refused_at_once(tokens, ids, steps, message):
+def test_invalid_input_is_rejected_immediately(tokens, ids, steps, message):
     with pytest.raises(ValueError, match=message):
         Solver(randomised()).refine(tokens, ids, steps)

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and kill -9: one line, the exit code of the signal, nothing half-written, no process left."""
+"""Ctrl-C, SIGTERM and kill -9: one line, the exit code of the signal, no partial files, no remaining process."""
 
 import os
 import signal
@@ -20,8 +20,8 @@ COMMANDS = [
     *(f"dataset/build_{name}_dataset.py" for name in ("sudoku", "maze", "arc", "nqueens")),
     *("dataset/report.py", "evaluators/memorisation.py", "evaluators/plots.py"),
 ]
-# Runs a script, without any import of its own, and sends it a signal at its first import of one of some modules, or
-# at its very first one but for `utils.interrupts`.
+# Runs a script and sends it a signal at its first import of one of some modules, or at its very first import except for
+# `utils.interrupts`.
 AT_IMPORT = """
 import os, sys
 script, number, *names = sys.argv[1:]
@@ -39,7 +39,7 @@ LARGE = ("hydra", "numpy", "omegaconf", "torch")
 
 @pytest.fixture(autouse=True, scope="module")
 def _not_in_the_background():
-    """A shell lets its background jobs ignore Ctrl-C, and all that they start with them."""
+    """Restore the handler of Ctrl-C, which background jobs of a shell ignore."""
     before = signal.getsignal(signal.SIGINT)
     if before is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -53,13 +53,13 @@ def interrupted_at_import(
     script = ["-c", AT_IMPORT, str(ROOT / command), str(int(number)), *names]
     return run_python(
         *script, cwd=cwd, PYTHONPATH=str(ROOT), ARGUMENTS=arguments
-    )  # for those that are started as modules
+    )  # for commands that are started as modules
 
 
 @pytest.mark.parametrize("names", [(), LARGE], ids=["first", "large"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_ctrl_c_during_the_imports_is_one_line(command, names, tmp_path):
-    # Without a checkpoint these end with a message before any large package is imported.
+def test_ctrl_c_during_imports_gives_one_line(command, names, tmp_path):
+    # Without a checkpoint these commands exit before importing any large package.
     about_weights = command in ("solve.py", "app.py", "export.py") or command.startswith("evaluators/")
     required = "checkpoint=x out=y" if command == "export.py" else "checkpoint=x"
     arguments = required if about_weights and names else ""
@@ -71,12 +71,12 @@ def test_ctrl_c_during_the_imports_is_one_line(command, names, tmp_path):
 @pytest.mark.parametrize(
     ("command", "arguments"), [("pretrain.py", "data_paths=[x]"), ("solve.py", "checkpoint=x")]
 )
-def test_ctrl_c_once_the_arguments_are_checked_is_one_line(command, arguments, tmp_path):
+def test_ctrl_c_after_the_arguments_are_checked_gives_one_line(command, arguments, tmp_path):
     done = interrupted_at_import(command, signal.SIGINT, tmp_path, "torch", arguments=arguments)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
-def test_sigterm_has_its_own_word_and_code(tmp_path):
+def test_sigterm_has_its_own_message_and_code(tmp_path):
     done = interrupted_at_import("evaluate.py", signal.SIGTERM, tmp_path, *LARGE)
     assert (done.returncode, done.stderr) == (143, "terminated\n")
 
@@ -88,7 +88,7 @@ def test_sigterm_has_its_own_word_and_code(tmp_path):
         (Interrupted(signal.SIGTERM), "terminated\n", 143),
     ],
 )
-def test_an_interrupted_command_ends_with_one_line_and_the_code_of_the_signal(capsys, error, line, code):
+def test_an_interrupted_command_exits_with_one_line_and_the_code_of_the_signal(capsys, error, line, code):
     @report_user_errors
     def main():
         raise error
@@ -100,7 +100,7 @@ def test_an_interrupted_command_ends_with_one_line_and_the_code_of_the_signal(ca
 
 
 def running_builder(folder: Path) -> tuple[subprocess.Popen, list[int]]:
-    """A builder with far too much to do, and the ids of its two workers."""
+    """Start a long-running builder; return the process and the ids of its two workers."""
     options = ["--generate", "500000", "--workers", "2", "--output-dir", str(folder)]
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "dataset" / "build_sudoku_dataset.py"), *options],
@@ -126,16 +126,16 @@ def is_running(pid: int) -> bool:
 
 
 def assert_all_end(pids: list[int]) -> None:
-    deadline = time.monotonic() + 30  # a worker may be computing
+    deadline = time.monotonic() + 30  # a worker may be busy
     while any(map(is_running, pids)):
-        assert time.monotonic() < deadline, "a worker goes on without its parent"
+        assert time.monotonic() < deadline, "a worker outlives its parent"
         time.sleep(0.05)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
-def test_ctrl_c_twice_ends_a_builder_with_its_workers_and_leaves_nothing(tmp_path):
+def test_two_ctrl_c_end_a_builder_and_its_workers_and_leave_nothing(tmp_path):
     process, workers = running_builder(tmp_path / "new" / "data")
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes
+    os.killpg(process.pid, signal.SIGINT)  # to all processes, like a terminal
     time.sleep(0.3)
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGINT)
@@ -147,7 +147,7 @@ def test_ctrl_c_twice_ends_a_builder_with_its_workers_and_leaves_nothing(tmp_pat
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
-def test_the_workers_of_a_killed_builder_end_and_its_folder_is_free_again(tmp_path):
+def test_workers_of_a_killed_builder_exit_and_its_folder_is_unlocked(tmp_path):
     process, workers = running_builder(tmp_path)
     process.kill()
     process.wait()

@@ -1,4 +1,4 @@
-"""The ladder against a second, naive way to compute what it should answer and what it should cost."""
+"""The ladder strategy compared with a naive implementation of its answers and costs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from evaluators.strategies import cascade
 
 
 def naive_ladder(row: int, *, more: int, copies: int, chains: int, sigma: float, check: bool):
-    """(answer, its q_halt, steps by rung, solved by rung) of one puzzle, by the procedure in words.
+    """Return (answer, its q_halt, steps by rung, solved by rung) of a puzzle, by a direct implementation.
 
     None for rungs not entered.
     """
@@ -76,7 +76,7 @@ def naive_ladder(row: int, *, more: int, copies: int, chains: int, sigma: float,
 
 
 @pytest.mark.parametrize("check", [False, True])
-def test_the_ladder_climbs_only_while_a_puzzle_is_unsolved(check):
+def test_later_rungs_run_only_for_unsolved_puzzles(check):
     settings = {"more_steps": 9, "symmetries": 3, "chains": 4, "sigma": 0.5}
     answers, steps, q_halt, curves, tally, used = run("ladder", checker=check, **settings)
     names = ["steps", "more_steps", "symmetry", "noise"]
@@ -104,7 +104,7 @@ def test_the_ladder_climbs_only_while_a_puzzle_is_unsolved(check):
         assert tally.stages["steps"]["of_them_exact"] <= tally.stages["steps"]["rows_said_solved"]
 
 
-def test_the_first_rung_may_let_rows_leave_early_and_chains_of_a_majority_stand():
+def test_rows_may_halt_in_the_first_rung_and_a_majority_of_chains_is_kept():
     answers, steps, _, _, tally, _ = run(
         "ladder", rungs=["steps", "noise"], halt=True, pick="majority", chains=3
     )
@@ -125,7 +125,7 @@ def test_the_first_rung_may_let_rows_leave_early_and_chains_of_a_majority_stand(
     assert tally.stages["noise"]["rows_entering"] > 0
 
 
-def test_a_puzzle_that_no_rung_solves_keeps_the_answer_of_the_largest_q_halt():
+def test_an_unsolved_puzzle_keeps_the_answer_with_the_largest_q_halt():
     answers, _, q_halt, *_ = run("ladder", rungs=["steps", "more_steps"], more_steps=9)
     kept = {STEPS: 0, 9: 0}
     for row, question in enumerate(QUESTIONS):
@@ -136,14 +136,14 @@ def test_a_puzzle_that_no_rung_solves_keeps_the_answer_of_the_largest_q_halt():
         assert np.array_equal(answers[row], tried[surest][0])
         assert q_halt[row] == np.float32(tried[surest][1])
         kept[surest] += not np.array_equal(tried[STEPS][0], tried[9][0])
-    assert min(kept.values()) > 0  # at times the first rung was surer, at times the last
+    assert min(kept.values()) > 0  # sometimes the first rung was more confident, sometimes the last
 
 
 @pytest.mark.parametrize(
     ("pick", "solves", "replaces"),
     [("q_halt", False, False), ("q_halt", True, True), ("majority", False, True)],
 )
-def test_a_less_sure_answer_replaces_another_if_it_is_solved_or_a_majority(
+def test_a_less_confident_answer_replaces_another_if_solved_or_a_majority(
     monkeypatch, pick, solves, replaces
 ):
     def run_stage(stages, name, rows):
@@ -159,7 +159,7 @@ def test_a_less_sure_answer_replaces_another_if_it_is_solved_or_a_majority(
     assert set(q_halt.tolist()) == {-2.0 if replaces else -1.0}
 
 
-def test_with_a_checker_the_rules_and_not_the_confidence_tell_what_is_solved(monkeypatch):
+def test_with_a_checker_the_rules_determine_what_is_solved(monkeypatch):
     def surer_when_wrong(question: np.ndarray, step: int, luck: float) -> tuple[np.ndarray, float]:
         answer, q = says(question, step, luck)
         return answer, -q

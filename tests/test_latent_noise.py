@@ -1,4 +1,4 @@
-"""Noise on latents: normal, and the same for a puzzle's chain whatever runs beside it."""
+"""Noise on latents: normally distributed, and the same for a chain of a puzzle in any batch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from evaluators.strategies.latent_noise import LatentNoise, chain_keys, standard_normal
 
 
-def test_the_numbers_are_standard_normal_and_uncorrelated():
+def test_noise_is_standard_normal_and_uncorrelated():
     draws = standard_normal(chain_keys(0, np.arange(40), 5), 0, 5001).double()
     count = draws.numel()
     assert abs(draws.mean()) < 5 / math.sqrt(count)
     assert abs(draws.var() - 1) < 5 * math.sqrt(2 / count)
     assert abs((draws**3).mean()) < 5 * math.sqrt(15 / count)
     assert abs((draws**4).mean() - 3) < 5 * math.sqrt(96 / count)
-    # Kolmogorov and Smirnov's distance to the normal distribution, 1.95 / sqrt(n) at one in a thousand.
+    # Kolmogorov-Smirnov distance to the normal distribution; 1.95 / sqrt(n) at a significance of 0.001.
     ordered = draws.flatten().sort().values
     expected = torch.special.ndtr(ordered)
     assert (expected - torch.arange(1, count + 1) / count).abs().max() < 1.95 / math.sqrt(count)
@@ -35,13 +35,13 @@ def test_keys_differ_between_puzzles_chains_and_seeds():
     assert torch.equal(few, chain_keys(3, np.arange(10), 5).view(10, 5)[[4, 9], :2].flatten())
 
 
-def test_a_stream_has_numbers_at_places():
+def test_a_stream_can_be_read_at_any_position():
     keys = chain_keys(1, np.arange(3), 1)
     assert torch.equal(standard_normal(keys, 10, 7), standard_normal(keys, 0, 40)[:, 10:17])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_latent_but_the_answer_gets_noise_of_its_own_at_every_step(dtype):
+def test_every_latent_except_the_answer_gets_independent_noise_at_every_step(dtype):
     noise = LatentNoise(chain_keys(0, np.arange(6), 1), sigma=0.5)
     state = tuple(torch.ones(6, 5, 3, dtype=dtype) for _ in range(3))
     everywhere = torch.arange(6)
@@ -53,7 +53,7 @@ def test_every_latent_but_the_answer_gets_noise_of_its_own_at_every_step(dtype):
     assert all(not torch.equal(a, b) for i, a in enumerate(drawn) for b in drawn[:i])
 
 
-def test_noise_of_a_row_is_its_own_wherever_it_stands_in_the_batch():
+def test_noise_of_a_row_does_not_depend_on_its_position_in_the_batch():
     noise = LatentNoise(chain_keys(0, np.arange(6), 1), sigma=1.0)
     state = (torch.zeros(6, 5, 3), torch.zeros(6, 5, 3))
     whole = noise(state, 4, torch.arange(6))[1]

@@ -1,4 +1,4 @@
-"""Who may import whom: the arrows of the module map, checked on the source without running it."""
+"""Allowed imports between packages, checked in the source without running it."""
 
 import ast
 from pathlib import Path
@@ -8,14 +8,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("config", "dataset", "evaluators", "models", "utils")
 ENTRY_POINTS = ("pretrain", "evaluate", "solve", "export", "app")
-# Parts of them, above the packages too.
+# Parts of the entry points, also above the packages.
 ABOVE = ("training_run", "trained_run")
 MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")) + sorted(
     ROOT.glob("*.py")
 )
 ALL = [*MODULES, *sorted((ROOT / "benchmarks").glob("*.py"))]
 
-# What each folder may import of this repository, and what of the heavy libraries it must do without.
+# Packages of this repository that each folder may import, and heavy libraries that it must not import.
 ALLOWED = {
     "dataset": {
         "dataset",
@@ -26,8 +26,8 @@ ALLOWED = {
     "evaluators": {"evaluators", "models", "dataset", "utils", "puzzle_dataset"},
     "config": {"config", "models", "utils"},
 }
-# Users look for `load_pretrained` in models/, what it needs lies above: imported when called.
-# Reports on a run are commands, and open what they report on as the entry points do.
+# `load_pretrained` is in models/ for convenience, and imports higher layers when it is called.
+# Reports on a run are commands, and open runs and data like the entry points.
 EXCEPTIONS = {
     "models/__init__.py": {"trained_run"},
     "evaluators/plots.py": {"config", "trained_run"},
@@ -38,7 +38,7 @@ FORBIDDEN_LIBRARIES = {"dataset": {"torch"}, "models": {"wandb", "hydra", "omega
 
 
 def imported_names(path: Path) -> set[str]:
-    """Every dotted name a file imports, anywhere in it: `from a.b import c` counts as `a.b` and `a.b.c`."""
+    """Return all dotted names that a file imports anywhere; `from a.b import c` counts as `a.b` and `a.b.c`."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -59,7 +59,7 @@ def is_below(name: str, module: str) -> bool:
 
 
 def strongly_connected(imports: dict[str, set[str]]) -> list[set[str]]:
-    """The modules in groups of those that reach each other; a module in no circle is a group of its own."""
+    """Return the strongly connected components of the modules; a module outside any cycle is its own component."""
     reached = {name: set(others) for name, others in imports.items()}
     for middle in imports:
         for name in imports:
@@ -73,35 +73,35 @@ def strongly_connected(imports: dict[str, set[str]]) -> list[set[str]]:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_the_way_the_module_map_says(path):
+def test_imports_follow_the_module_map(path):
     folder = path.relative_to(ROOT).parts[0] if path.parent != ROOT else None
     ours = {*FOLDERS, "puzzle_dataset", *ABOVE, *ENTRY_POINTS}
     for name in imported_names(path):
         top = name.partition(".")[0]
-        # A command that composes its config runs on as a module of its own, once that is checked.
+        # A command that composes its config imports itself as a module after checking the arguments.
         assert top not in {*ENTRY_POINTS} - {path.stem}, f"{path} imports the entry point {name}"
         if folder:
             assert top not in FORBIDDEN_LIBRARIES.get(folder, ()), f"{path} imports {name}"
         if folder and top in ours:
-            # `from dataset import format` names the package too, which is no import of its modules.
+            # `from dataset import format` also names the package, which does not import its other modules.
             allowed = ALLOWED[folder] | EXCEPTIONS.get(str(path.relative_to(ROOT)), set())
             fine = any(is_below(name, module) or is_below(module, name) for module in allowed)
             assert fine, f"{path} imports {name}; {folder}/ may import {sorted(ALLOWED[folder])}"
 
 
-def test_build_scripts_are_imported_by_nobody():
+def test_build_scripts_are_not_imported():
     for path in MODULES:
         assert not any("build_" in name for name in imported_names(path) if name.startswith("dataset")), path
 
 
-def test_no_module_of_dataset_has_the_name_of_one_of_the_standard_library():
-    # Its scripts run with dataset/ first on the import path.
+def test_no_module_of_dataset_shadows_the_standard_library():
+    # Scripts run with dataset/ first on the import path.
     import sys
 
     assert not {path.stem for path in (ROOT / "dataset").glob("*.py")} & set(sys.stdlib_module_names)
 
 
-def test_no_module_is_imported_by_what_it_imports():
+def test_there_are_no_import_cycles():
     modules = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in ALL
     }
@@ -110,6 +110,6 @@ def test_no_module_is_imported_by_what_it_imports():
     assert not circles, "\n".join(" and ".join(circle) + " import each other" for circle in circles)
 
 
-def test_a_circle_is_found_through_functions_and_through_other_modules():
+def test_cycles_are_found_through_functions_and_other_modules():
     imports = {"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": {"e"}, "e": set()}
     assert [circle for circle in strongly_connected(imports) if len(circle) > 1] == [{"a", "b", "c"}]

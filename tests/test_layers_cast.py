@@ -1,4 +1,4 @@
-"""Weights that are cast once for all applications of a network give what casting at every use gives."""
+"""Casting weights once for all applications of a network is equivalent to casting them at every use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from models.layers import Linear
 
 
 def applied(linear: Linear, x: torch.Tensor, times: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gradients of x and of the weight after applying the map `times` times in a row."""
+    """Return the gradients of x and of the weight after applying the map `times` times."""
     x = x.clone().requires_grad_()
     h = x
     for _ in range(times):
@@ -21,7 +21,7 @@ def applied(linear: Linear, x: torch.Tensor, times: int) -> tuple[torch.Tensor, 
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_gradients_are_those_of_casting_at_every_use(dtype):
+def test_gradients_equal_those_of_casting_at_every_use(dtype):
     torch.manual_seed(0)
     linear, x = Linear(8, 8), torch.randn(3, 5, 8).to(dtype)
     expected = applied(linear, x, times=7)
@@ -39,7 +39,7 @@ def test_the_weight_gets_a_float32_gradient():
     assert linear.weight.grad.dtype == torch.float32
 
 
-def test_after_the_block_a_changed_weight_is_seen():
+def test_a_changed_weight_takes_effect_after_the_block():
     linear, x = Linear(8, 4), torch.ones(2, 8).bfloat16()
     with weights_cast(cast_weights([linear], torch.bfloat16)):
         linear(x)
@@ -48,7 +48,7 @@ def test_after_the_block_a_changed_weight_is_seen():
     assert not linear(x).any()
 
 
-def test_an_exception_inside_leaves_no_cast_behind():
+def test_an_exception_leaves_no_cast_weight():
     linear = Linear(8, 4)
     with pytest.raises(KeyError), weights_cast(cast_weights([linear], torch.bfloat16)):
         raise KeyError

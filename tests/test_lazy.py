@@ -1,4 +1,4 @@
-"""The lazy store against the materialised one, against rendering one example at a time, and broken."""
+"""The lazy store: equal to the full store and to rendering one example at a time; errors in its files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def stores(tmp_path_factory) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_a_lazy_set_equals_the_materialised_one_bit_for_bit(stores, split):
+def test_a_lazy_set_equals_the_full_one_exactly(stores, split):
     full, lazy = (open_split(folder, split) for folder in stores)
     assert isinstance(lazy.sets["all"], LazyExampleSet)
     written, rendered = full.sets["all"], lazy.sets["all"]
@@ -48,7 +48,7 @@ def test_a_lazy_set_equals_the_materialised_one_bit_for_bit(stores, split):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_the_stream_over_a_lazy_dataset_yields_the_same_batches(stores, split):
+def test_a_lazy_dataset_yields_the_same_batches(stores, split):
     options = {"epochs_per_iter": 30, "seed": 3} if split == "train" else {}
     streams = [PuzzleDataset([str(folder)], split, global_batch_size=16, **options) for folder in stores]
     count = 0
@@ -61,7 +61,7 @@ def test_the_stream_over_a_lazy_dataset_yields_the_same_batches(stores, split):
     assert count > 5
 
 
-def test_the_identifiers_and_the_test_tasks_are_the_same_and_a_lazy_dataset_is_small(stores):
+def test_identifiers_and_test_tasks_are_the_same_and_a_lazy_dataset_is_small(stores):
     full, lazy = stores
     assert read_identifiers(lazy) == read_identifiers(full)
     assert not (lazy / "identifiers.json").exists()
@@ -87,7 +87,7 @@ def test_each_rendered_row_is_the_encoding_of_its_augmented_pair(stores):
                     assert np.array_equal(encode(augmentation.apply(grid), *top), sequence)
 
 
-def test_frames_under_every_transform_and_shift_that_fits_are_encodings():
+def test_frames_under_every_transform_and_possible_shift_are_encodings():
     rng = np.random.default_rng(1)
     shapes = [
         ((3, 5), (4, 2)),
@@ -113,7 +113,7 @@ def test_frames_under_every_transform_and_shift_that_fits_are_encodings():
                     )
 
 
-def test_shifts_are_spread_evenly_over_the_room(tmp_path):
+def test_shifts_are_uniformly_distributed(tmp_path):
     tasks = {
         "t": {"train": [{"input": [[1, 2, 3] * 9] * 28, "output": [[4]]}] * 2, "test": [{"input": [[3]]}]}
     }
@@ -130,7 +130,7 @@ def test_shifts_are_spread_evenly_over_the_room(tmp_path):
         height = colours.max(0)[0] - top + 1
         places[bool(height == 27)].append((int(top), int(left)))
         unshifted += (top, left) == (0, 0)
-    # Of two examples one stays, the other takes each of the 12 places alike.
+    # One of two examples stays, the other is shifted uniformly to 12 positions.
     assert unshifted / len(inputs) == pytest.approx(0.5 + 0.5 / 12, abs=0.03)
     for turned, shape in ((False, (3, 4)), (True, (4, 3))):
         counts = Counter(place for place in places[turned] if place != (0, 0))
@@ -181,20 +181,20 @@ def test_missing_and_truncated_files_are_named(lazy):
         ("train/all__originals.npz", "cells", lambda a: a + 10, "colours 0..9"),
         ("train/all__originals.npz", "cells", lambda a: a[1:], "do not agree"),
         ("train/all__originals.npz", "cells", lambda a: a.astype(float), "lacks the array 'cells'"),
-        ("train/all__originals.npz", "pairs", lambda a: a * 0, "one or more pairs"),
+        ("train/all__originals.npz", "pairs", lambda a: a * 0, "at least one pair"),
         ("train/all__originals.npz", "copies", lambda a: a + 1, "numbers of copies and of identifiers"),
         ("train/all__originals.npz", "identifier_steps", lambda a: a * 0, "puzzle 0 has identifier 0"),
         ("train/all__originals.npz", "identifier_steps", lambda a: a + 1, "puzzle .* has identifier"),
     ],
 )
-def test_values_that_cannot_be_are_named(lazy, file, key, change, message):
+def test_invalid_values_are_reported(lazy, file, key, change, message):
     replace_array(lazy / file, key, change)
     with pytest.raises(UserError, match=message) as error:
         open_split(lazy, "train")
     assert Path(file).name in str(error.value)
 
 
-def test_cells_of_another_integer_type_are_read_as_the_same(lazy):
+def test_cells_of_other_integer_types_are_accepted(lazy):
     before = open_split(lazy, "train").sets["all"].read(slice(0, 20))
     replace_array(lazy / "train/all__originals.npz", "cells", lambda a: a.astype(np.int64))
     after = open_split(lazy, "train").sets["all"].read(slice(0, 20))
@@ -212,7 +212,7 @@ def test_counts_in_dataset_json_are_checked_against_the_store(lazy):
         open_split(lazy, "train")
 
 
-def test_an_identifier_table_survives_its_file(tmp_path):
+def test_an_identifier_table_can_be_saved_and_loaded(tmp_path):
     table = IdentifierTable(4, ["a", "b"], np.array([2, 1]), np.array([0, 362880 * 3, 0], np.uint32))
     table.save(tmp_path)
     loaded = IdentifierTable.load(tmp_path)
@@ -220,7 +220,7 @@ def test_an_identifier_table_survives_its_file(tmp_path):
     assert len(loaded) == 7
 
 
-def test_lazy_datasets_of_other_augmentations_have_other_identifiers(stores, tmp_path):
+def test_lazy_datasets_with_other_augmentations_have_other_identifiers(stores, tmp_path):
     full, lazy = stores
     options = ("--num-aug", "40", "--test-set-name2", "concept", "--store", "lazy")
     others = [build(tmp_path / seed, *options, "--seed", seed) for seed in ("42", "7")]

@@ -1,4 +1,4 @@
-"""trm_local: its symmetries, what a cell hears, other grids with the same weights, and mazes end to end."""
+"""trm_local: symmetries, receptive field, grids of other sizes with the same weights, and mazes end to end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def model(side: int, **arch):
 
 @torch.no_grad()
 def answer(built, grids: np.ndarray, steps: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (B, N, N, V) and q_halt (B,) after some supervision steps on tokens (B, N, N)."""
+    """Return logits (B, N, N, V) and q_halt (B,) after some supervision steps on tokens (B, N, N)."""
     inner = built.architecture
     state = inner.initial_state(len(grids))
     for _ in range(steps):
@@ -44,7 +44,7 @@ def drawn(side: int, count: int = 3) -> np.ndarray:
 
 
 @pytest.mark.parametrize("transform", range(1, NUM_DIHEDRAL))
-def test_with_directions_shared_turning_and_mirroring_moves_the_logits_and_leaves_halting(transform):
+def test_with_shared_directions_rotations_and_reflections_permute_the_logits(transform):
     built, grids = model(7, directions="shared"), drawn(7)
     logits, q_halt = answer(built, grids)
     moved_logits, moved_q = answer(built, np.ascontiguousarray(dihedral(grids, transform)))
@@ -55,7 +55,7 @@ def test_with_directions_shared_turning_and_mirroring_moves_the_logits_and_leave
 
 
 @pytest.mark.parametrize("transform", range(1, NUM_DIHEDRAL))
-def test_with_distinct_directions_every_turn_and_mirror_matters(transform):
+def test_with_distinct_directions_rotations_and_reflections_matter(transform):
     built, grids = model(7), drawn(7)
     logits, _ = answer(built, grids)
     moved_logits, _ = answer(built, np.ascontiguousarray(dihedral(grids, transform)))
@@ -64,7 +64,7 @@ def test_with_distinct_directions_every_turn_and_mirror_matters(transform):
 
 
 @pytest.mark.parametrize("directions", ["distinct", "shared"])
-def test_moving_a_puzzle_moves_its_answer_as_far_as_the_border_is_not_heard_of(directions):
+def test_shifting_a_puzzle_shifts_its_answer_away_from_the_border(directions):
     built = model(24, directions=directions)
     grids, reach = drawn(24), 2 * ARCH["L_cycles"]
     logits, _ = answer(built, grids)
@@ -78,7 +78,7 @@ def test_moving_a_puzzle_moves_its_answer_as_far_as_the_border_is_not_heard_of(d
 
 
 @pytest.mark.parametrize("directions", ["distinct", "shared"])
-def test_an_application_hears_of_the_four_neighbours_and_no_other_cell(directions):
+def test_an_application_depends_on_the_four_neighbours_only(directions):
     inner = model(4, directions=directions).architecture
     h = torch.randn(1, 16, 8, requires_grad=True)
     out = inner.f(inner.L_level, h, torch.zeros(1, 16, 8))
@@ -87,7 +87,7 @@ def test_an_application_hears_of_the_four_neighbours_and_no_other_cell(direction
         assert set(grad[0].abs().sum(-1).nonzero().flatten().tolist()) == expected
 
 
-def test_the_same_weights_answer_grids_of_every_size_and_inside_as_in_themselves():
+def test_the_same_weights_work_for_grids_of_any_size_and_agree_in_the_interior():
     small, large = model(20), model(30)
     large.load_state_dict(small.state_dict())
     grids, reach = drawn(30), 2 * ARCH["L_cycles"]
@@ -100,9 +100,9 @@ def test_the_same_weights_answer_grids_of_every_size_and_inside_as_in_themselves
     assert np.isfinite(q_halt).all()
 
 
-def test_a_grid_that_is_not_square_is_refused():
+def test_a_grid_that_is_not_square_is_rejected():
     with pytest.raises(
-        ConfigError, match="trm_local needs a square grid, but seq_len=30 is no square number"
+        ConfigError, match="trm_local needs a square grid, but seq_len=30 is not a square number"
     ):
         build_model(ARCH, seq_len=30, vocab_size=VOCAB, num_puzzle_identifiers=1)
 
@@ -113,7 +113,7 @@ def maze_data(folder, size: int):
     return folder
 
 
-def test_trained_on_small_mazes_it_is_evaluated_on_larger_ones(tmp_path, monkeypatch):
+def test_a_model_trained_on_small_mazes_can_be_evaluated_on_larger_ones(tmp_path, monkeypatch):
     small, large = maze_data(tmp_path / "small", 6), maze_data(tmp_path / "large", 9)
     run = tmp_path / "run"
     assert train(small, run, *SMALL, "arch.L_cycles=2", evaluators=[{"name": "maze@Maze"}]) == 0
@@ -123,7 +123,7 @@ def test_trained_on_small_mazes_it_is_evaluated_on_larger_ones(tmp_path, monkeyp
     assert 0 <= report["metrics"]["maze/optimal"] <= report["metrics"]["maze/valid_path"] <= 1
 
 
-def test_data_of_another_vocabulary_is_refused(tmp_path, monkeypatch, capsys):
+def test_data_with_another_vocabulary_is_rejected(tmp_path, monkeypatch, capsys):
     run, sudoku = tmp_path / "run", tmp_path / "sudoku"
     assert train(maze_data(tmp_path / "small", 5), run, *SMALL) == 0
     build_sudoku(

@@ -1,4 +1,4 @@
-"""A folder belongs to one process at a time, until that process ends, however it ends."""
+"""A folder is locked by one process at a time, until that process exits in any way."""
 
 import errno
 import json
@@ -32,7 +32,7 @@ with locked_folder(Path(sys.argv[1]), "another training", "checkpoint_path"):
 
 @pytest.fixture
 def holder(tmp_path):
-    """Another process that holds the lock of `tmp_path/run`, which has a save under way."""
+    """Start another process that holds the lock of `tmp_path/run`, where a save is in progress."""
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "step_5.17-0123abcd.tmp").write_text("half")
@@ -47,18 +47,16 @@ def files(folder: Path) -> set[str]:
     return {path.name for path in folder.rglob("*")}
 
 
-def test_a_second_training_is_refused_before_it_touches_anything_and_goes_on_once_the_first_is_killed(
-    identified, tmp_path, holder
-):
+def test_a_second_training_is_rejected_until_the_first_is_killed(identified, tmp_path, holder):
     folder = tmp_path / "run"
     before = files(folder)
     for resume in (None, "auto"):
-        with pytest.raises(UserError) as refused:
+        with pytest.raises(UserError) as raised:
             train(identified, folder, resume=resume)
-        assert str(refused.value).startswith(f"checkpoint_path={folder}: another training is under way there")
-        assert f"process {holder.pid} on {socket.gethostname()}, since 2" in str(refused.value)
-        assert "\n" not in str(refused.value)
-        assert files(folder) == before  # not even the temporary file of the save is gone
+        assert str(raised.value).startswith(f"checkpoint_path={folder}: another training is under way there")
+        assert f"process {holder.pid} on {socket.gethostname()}, since 2" in str(raised.value)
+        assert "\n" not in str(raised.value)
+        assert files(folder) == before  # even the temporary file of the save remains
 
     holder.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
     holder.wait()
@@ -75,13 +73,13 @@ def test_a_run_can_be_evaluated_while_it_is_training(identified, tmp_path):
         assert (folder / LOCK_FILE).exists()
 
 
-def test_a_run_keeps_its_folder_while_it_trains_and_only_so_long(identified, tmp_path, monkeypatch):
-    folder, refusals = tmp_path / "run", []
+def test_a_run_locks_its_folder_only_while_it_trains(identified, tmp_path, monkeypatch):
+    folder, errors = tmp_path / "run", []
 
     def another(*_, **__):
-        with pytest.raises(UserError, match=f"process {os.getpid()} on ") as refused:
+        with pytest.raises(UserError, match=f"process {os.getpid()} on ") as raised:
             train(identified, folder, resume="auto")
-        refusals.append(refused.value)
+        errors.append(raised.value)
         return original(*_, **__)
 
     import pretrain
@@ -89,33 +87,31 @@ def test_a_run_keeps_its_folder_while_it_trains_and_only_so_long(identified, tmp
     original = pretrain.evaluate
     monkeypatch.setattr(pretrain, "evaluate", another)
     train(identified, folder)
-    assert len(refusals) == 2  # at each of its evaluations
+    assert len(errors) == 2  # one per evaluation
     monkeypatch.undo()
     train(identified, tmp_path / "alone")
     assert_same_run(folder, tmp_path / "alone")
 
 
-def test_a_refused_start_of_several_ranks_is_refused_on_all_of_them(tmp_path):
+def test_a_rejected_start_of_several_ranks_is_rejected_on_all_of_them(tmp_path):
     from utils.run_folder import locked_run_folder
 
-    class Silent(World):  # stands for rank 1: it is told what rank 0 found
+    class Silent(World):  # rank 1, which receives the result of rank 0
         def broadcast_object(self, value):
             assert value is None
             return UserError("taken")
 
     with pytest.raises(UserError, match="taken"), locked_run_folder(tmp_path / "x", Silent(rank=1, size=2)):
-        pytest.fail("not refused")
-    assert not (tmp_path / "x").exists()  # rank 0 alone touches the disk
+        pytest.fail("no error was raised")
+    assert not (tmp_path / "x").exists()  # only rank 0 accesses the disk
 
 
-def test_where_there_are_no_file_locks_a_warning_says_so_and_the_run_goes_on(
-    identified, tmp_path, monkeypatch, capsys
-):
+def test_without_file_locks_the_run_continues_with_a_warning(identified, tmp_path, monkeypatch, capsys):
     def unsupported(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(lock_module, "_try_lock", unsupported)
-    (tmp_path / "step_5.17-0123abcd.tmp").touch()  # may be that of a running run
+    (tmp_path / "step_5.17-0123abcd.tmp").touch()  # may belong to a running run
     assert train(identified, tmp_path) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "lock" in line]
     assert line.startswith(f"warning: {tmp_path}: no file locks here (No locks available)")
@@ -123,7 +119,7 @@ def test_where_there_are_no_file_locks_a_warning_says_so_and_the_run_goes_on(
     assert LOCK_FILE not in files(tmp_path)
 
 
-def test_a_folder_that_cannot_be_locked_because_it_cannot_be_written_is_named(tmp_path):
+def test_a_read_only_folder_that_cannot_be_locked_is_reported(tmp_path):
     with (
         pytest.raises(UserError, match="--output-dir"),
         locked_folder(tmp_path / "missing", "another build", "--output-dir"),
@@ -131,7 +127,7 @@ def test_a_folder_that_cannot_be_locked_because_it_cannot_be_written_is_named(tm
         pytest.fail("locked")
 
 
-def test_a_lock_file_that_nobody_holds_is_no_obstacle(tmp_path):
+def test_an_unlocked_lock_file_does_not_block(tmp_path):
     (tmp_path / LOCK_FILE).write_text(json.dumps({"pid": 1, "host": "x", "since": "y"}))
     with locked_folder(tmp_path, "another training", "checkpoint_path") as exclusive:
         assert exclusive
@@ -139,7 +135,7 @@ def test_a_lock_file_that_nobody_holds_is_no_obstacle(tmp_path):
     assert files(tmp_path) == set()
 
 
-def test_a_lock_whose_file_the_last_holder_removed_meanwhile_is_taken_again(tmp_path, monkeypatch):
+def test_locking_is_retried_if_the_last_holder_removed_the_file(tmp_path, monkeypatch):
     try_lock, calls = lock_module._try_lock, []
 
     def last_holder_leaves(descriptor):
@@ -156,7 +152,7 @@ def test_a_lock_whose_file_the_last_holder_removed_meanwhile_is_taken_again(tmp_
             pytest.fail("two holders")
 
 
-def test_a_start_that_failed_before_it_trained_does_not_block_the_next(identified, tmp_path, monkeypatch):
+def test_a_failed_start_does_not_block_the_next(identified, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise UserError("no")
 

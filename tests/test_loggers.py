@@ -1,4 +1,4 @@
-"""metrics.jsonl, the console line and W&B's modes, without a network."""
+"""metrics.jsonl, the console line and the modes of W&B, without a network."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def read(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_each_line_is_on_disk_at_once_with_step_time_and_names(tmp_path):
+def test_each_line_is_written_immediately_with_step_time_and_names(tmp_path):
     path = tmp_path / "metrics.jsonl"
     logger = JsonLinesLogger(path)
     logger.log({"train/lm_loss": 0.5, "train/lr": 1e-4}, step=10)
@@ -49,7 +49,7 @@ def test_a_value_that_is_not_finite_stays_valid_json(tmp_path):
     assert (record["a"], record["b"], record["c"]) == (None, None, 1.0)
 
 
-def test_resuming_cuts_back_to_the_lines_the_checkpoint_knew_and_keeps_earlier_lines_byte_for_byte(tmp_path):
+def test_resuming_truncates_to_the_lines_of_the_checkpoint_exactly(tmp_path):
     path = tmp_path / "metrics.jsonl"
     lines = [json.dumps({"step": step, "time": 1.25, "x": step}) + "\n" for step in (10, 20, 20, 30, 40)]
     path.write_text("".join(lines))
@@ -70,12 +70,12 @@ def test_a_torn_line_is_removed_when_a_run_resumes(tmp_path, torn):
     assert path.read_text() == '{"step": 10}\n'
 
 
-def test_truncating_what_is_not_there_makes_no_file(tmp_path):
+def test_truncating_a_missing_file_creates_none(tmp_path):
     keep_lines(tmp_path / "metrics.jsonl", 5)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_cut_that_is_interrupted_leaves_the_old_file(tmp_path, monkeypatch):
+def test_an_interrupted_truncation_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 10}\n{"step": 20}\n')
 
@@ -96,7 +96,7 @@ def test_a_full_disk_is_an_error_that_names_the_file():
         logger.log({"x": 1.0}, step=1)
 
 
-def test_metrics_cannot_go_below_a_file(tmp_path):
+def test_a_file_in_place_of_the_metrics_folder_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="metrics"):
         JsonLinesLogger(tmp_path / "file" / "metrics.jsonl")
@@ -117,7 +117,7 @@ def test_the_console_shows_training_in_the_bar_and_evaluation_as_a_line():
     assert lines == ["step 6: test/accuracy 0.9877, test/exact_accuracy 0.5"]
 
 
-def test_other_ranks_log_nothing_and_make_no_file(tmp_path):
+def test_other_ranks_log_nothing_and_create_no_file(tmp_path):
     loggers = make_loggers(World(rank=1, size=2), tmp_path, **RUN)
     loggers.log({"train/lm_loss": 1.0}, step=1)
     loggers.close()
@@ -137,12 +137,12 @@ def test_other_ranks_log_nothing_and_make_no_file(tmp_path):
         ("WANDB_MODE", "offline", False),
     ],
 )
-def test_the_environment_turns_wandb_off(monkeypatch, name, value, disabled):
+def test_the_environment_disables_wandb(monkeypatch, name, value, disabled):
     monkeypatch.setenv(name, value)
     assert wandb_disabled() is disabled
 
 
-def test_turned_off_wandb_is_never_imported_and_metrics_are_still_written(tmp_path):
+def test_disabled_wandb_is_not_imported_and_metrics_are_still_written(tmp_path):
     script = """
 import sys
 from pathlib import Path
@@ -168,17 +168,17 @@ assert "wandb" not in sys.modules
     assert read(tmp_path / "metrics.jsonl")[0]["test/accuracy"] == 1.0
 
 
-def test_offline_wandb_keeps_its_files_below_the_run_folder_and_its_id(tmp_path, monkeypatch, capsys):
+def test_offline_wandb_stores_its_files_in_the_run_folder_and_keeps_its_id(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_MODE", "offline")
     loggers = make_loggers(World(), tmp_path, **RUN, run_id="abc12345")
     loggers.log({"train/lm_loss": 1.0}, step=1)
     loggers.close()
     (run_folder,) = (tmp_path / "wandb").glob("offline-run-*")
     assert run_folder.name.endswith("-abc12345")
-    assert "W&B" not in capsys.readouterr().out  # asked for: nothing to explain
+    assert "W&B" not in capsys.readouterr().out  # requested, so there is no message
 
 
-def test_without_a_login_wandb_goes_offline_and_says_so_in_one_line(tmp_path, capsys):
+def test_without_a_login_wandb_runs_offline_with_one_line(tmp_path, capsys):
     loggers = make_loggers(World(), tmp_path, **RUN)
     loggers.log({"train/lm_loss": 1.0}, step=1)
     loggers.close()
@@ -195,7 +195,7 @@ def test_a_malformed_key_does_not_end_the_run(tmp_path, monkeypatch, capsys):
     assert list((tmp_path / "wandb").glob("offline-run-*"))
 
 
-def test_a_server_that_does_not_answer_does_not_end_the_run(tmp_path, monkeypatch, capsys):
+def test_an_unresponsive_server_does_not_end_the_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setattr(wandb_module, "WANDB_INIT_SECONDS", 1)

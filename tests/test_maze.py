@@ -1,4 +1,4 @@
-"""Maze tokens, breadth-first search on bit sets and the checker, against plain implementations of both."""
+"""Maze tokens, and breadth-first search on bit sets and the checker compared with plain implementations."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ STEPS = ((1, 0), (0, -1), (0, 1), (-1, 0))  # down, left, right, up
 
 
 def grid(text: str) -> np.ndarray:
-    """(H, W) tokens of lines of symbols."""
+    """Convert lines of symbols to tokens (H, W)."""
     lines = text.strip("\n").split("\n")
     return encode("".join(lines)).reshape(len(lines), -1)
 
@@ -61,7 +61,7 @@ def ends(maze: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def queue_search(maze: np.ndarray) -> list[tuple[int, int]] | None:
-    """The first shortest path that a textbook breadth-first search finds."""
+    """Return the first shortest path found by a textbook breadth-first search."""
     start, goal = ends(maze)
     parents, queue = {start: None}, deque([start])
     while queue:
@@ -79,7 +79,7 @@ def queue_search(maze: np.ndarray) -> list[tuple[int, int]] | None:
 
 
 def all_paths(maze: np.ndarray) -> list[list[tuple[int, int]]]:
-    """Every path from start to goal that meets no cell twice."""
+    """Return all simple paths from start to goal."""
     start, goal = ends(maze)
     found, unfinished = [], [[start]]
     while unfinished:
@@ -111,7 +111,7 @@ def judge_one(question: np.ndarray, prediction: np.ndarray) -> tuple[bool, bool]
 
 
 def published(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Questions and answers (N, 30, 30) of the published data's first rows."""
+    """Return questions and answers (N, 30, 30) of the first rows of the published data."""
     with (SAMPLES / f"{split}.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return tuple(
@@ -138,7 +138,7 @@ def test_a_character_outside_the_alphabet_is_named():
         encode("# xG")
 
 
-def test_cells_that_make_no_square_are_refused():
+def test_numbers_of_cells_that_are_not_square_are_rejected():
     assert square_shape(36) == (6, 6)
     with pytest.raises(UserError, match="35 cells"):
         square_shape(35)
@@ -154,7 +154,7 @@ def test_bit_sets_hold_what_was_packed(shape):
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (3, 7), (12, 12), (9, 40)])
-def test_path_lengths_are_those_of_a_textbook_search(shape):
+def test_path_lengths_match_a_textbook_search(shape):
     rng = np.random.default_rng(1)
     mazes = np.stack([random_small_maze(rng, shape) for _ in range(60)])
     paths = [queue_search(maze) for maze in mazes]
@@ -195,14 +195,14 @@ MAZE = "S  #\n #  \n  #G"
         ("S  #\n #oo\n  #G", (False, False)),  # a gap
         ("Soo#\n #oo\no #G", (False, False)),  # a stray mark
         ("Soo#\no#oo\n  #G", (False, False)),  # a dead end
-        ("Soo#\n oo \n  #G", (False, False)),  # through a wall that it removes
+        ("Soo#\n oo \n  #G", (False, False)),  # removes a wall
         ("Soo#\n #oo\n  oG", (False, False)),  # marks a wall
-        ("ooo#\n #oo\n  #G", (False, False)),  # the start is gone
-        ("Soo#\n #oo\n  #S", (False, False)),  # the goal is gone
-        ("Soo#\n##oo\n  #G", (False, False)),  # one wall more
+        ("ooo#\n #oo\n  #G", (False, False)),  # without the start
+        ("Soo#\n #oo\n  #S", (False, False)),  # without the goal
+        ("Soo#\n##oo\n  #G", (False, False)),  # an additional wall
     ],
 )
-def test_predictions_are_judged_by_their_marks_and_by_what_they_keep(prediction, expected):
+def test_predictions_are_judged_by_marks_and_unchanged_cells(prediction, expected):
     assert judge_one(grid(MAZE), grid(prediction)) == expected
 
 
@@ -235,11 +235,11 @@ def test_long_paths_that_touch_themselves_are_still_recognised():
     question = np.full((8, 8), FREE, np.uint8)
     question[0, 0], question[7, 0] = START, GOAL
     assert judge_one(question, mark(question, np.ndindex(8, 8))) == (True, False)
-    question[7, 0], question[7, 7] = FREE, GOAL  # both ends of one colour of the checkerboard: no such path
+    question[7, 0], question[7, 7] = FREE, GOAL  # same colour of a checkerboard: impossible
     assert judge_one(question, mark(question, np.ndindex(8, 8))) == (False, False)
 
 
-def test_a_marking_without_any_order_is_given_up_in_bounded_time():
+def test_the_search_for_an_order_of_marks_has_bounded_time():
     question = np.full((30, 30), FREE, np.uint8)
     question[0, 0], question[29, 29] = START, GOAL
     assert judge_one(question, mark(question, np.ndindex(30, 30))) == (False, False)
@@ -255,9 +255,9 @@ def test_published_answers_are_the_path_that_a_search_in_the_order_down_left_rig
         assert optimal.all()
 
 
-def test_another_shortest_path_than_the_published_one_is_optimal_too():
+def test_shortest_paths_other_than_the_published_one_are_optimal():
     questions, answers = published("test")
-    # The same search in the maze upside down breaks ties the other way.
+    # The same search in the flipped maze breaks ties differently.
     others = np.stack([mark(q[::-1], queue_search(q[::-1]))[::-1] for q in questions])
     assert (others != answers).any(axis=(1, 2)).sum() >= 5
     _, optimal = judge(questions.reshape(-1, 900), others.reshape(-1, 900), (30, 30))
@@ -274,13 +274,13 @@ def test_another_shortest_path_than_the_published_one_is_optimal_too():
         ("  G  ", "ooGoo", r"0 starts \(S\)"),
         ("S GGG", "SoGGG", r"3 goals \(G\)"),
         ("S    ", "Soooo", r"0 goals \(G\)"),
-        ("S#G  ", "SoG  ", r"'o' at character 2 where the question has '#'"),
-        ("S G# ", "SoG##", r"'#' at character 5 where the question has ' '"),
+        ("S#G  ", "SoG  ", r"'o' at character 2, but the question has '#'"),
+        ("S G# ", "SoG##", r"'#' at character 5, but the question has ' '"),
         ("S  G ", "So G ", "not one path from S to G"),
         ("S G  ", "SoGo ", "not one path from S to G"),
     ],
 )
-def test_a_pair_that_is_no_marked_maze_is_described(question, answer, message):
+def test_an_invalid_pair_is_described(question, answer, message):
     good = encode("S G  "), encode("SoG  ")
     questions, answers = (
         np.stack(pair) for pair in zip(good, (encode(question), encode(answer)), strict=True)
@@ -293,7 +293,7 @@ def test_a_pair_that_is_no_marked_maze_is_described(question, answer, message):
 # Symmetry and the generator
 
 
-def test_images_of_a_maze_and_its_reverse_share_a_key_and_other_mazes_do_not():
+def test_images_of_a_maze_and_its_reverse_share_a_key_but_other_mazes_do_not():
     rng = np.random.default_rng(3)
     mazes = [random_small_maze(rng, (5, 6)) for _ in range(30)]
     for maze in mazes:
@@ -307,14 +307,14 @@ def test_images_of_a_maze_and_its_reverse_share_a_key_and_other_mazes_do_not():
 @pytest.mark.parametrize(
     ("shape", "min_path", "count"), [((30, 30), 110, 4), ((8, 8), 18, 40), ((5, 9), 12, 40)]
 )
-def test_generated_mazes_have_one_shortest_path_longer_than_asked_for(shape, min_path, count):
+def test_generated_mazes_have_a_unique_shortest_path_above_the_minimum(shape, min_path, count):
     for index in range(count):
         question, answer = random_maze(np.random.default_rng(index), MazeSpec(shape, min_path))
         assert question.shape == answer.shape == shape
         path = queue_search(question)
         assert len(path) - 1 > min_path
         assert np.array_equal(mark(question, path), answer)
-        # Walling up any cell of the only shortest path makes the way longer, or leaves none.
+        # Turning any cell of the only shortest path into a wall makes the path longer or impossible.
         for cell in path[1:-1]:
             without = question.copy()
             without[cell] = WALL
@@ -330,11 +330,11 @@ def test_generated_mazes_have_as_many_walls_as_published_ones():
     assert 0.34 < np.mean(walls) < 0.40
 
 
-def test_usual_lengths_start_from_the_published_threshold():
+def test_default_lengths_match_the_published_threshold():
     assert [default_min_path(side) for side in (4, 6, 10, 30)] == [6, 14, 29, 110]
 
 
-def test_usual_lengths_of_perfect_mazes_are_100_to_140_steps_and_never_an_empty_range():
+def test_default_lengths_of_perfect_mazes_are_100_to_140_steps_and_never_empty():
     assert default_path_range(30) == (99, 140)
     for side in range(3, 60):
         min_path, max_path = default_path_range(side)
@@ -354,15 +354,15 @@ def test_perfect_grids_are_trees_to_which_no_cell_can_be_added(shape):
 
 
 def is_tree(free: np.ndarray) -> bool:
-    """True if the cells are connected, by as many pairs of neighbours as there are cells, less one."""
+    """Return True if the cells are connected and the number of adjacent pairs is the number of cells minus 1."""
     num_pairs = (free[1:] & free[:-1]).sum() + (free[:, 1:] & free[:, :-1]).sum()
     cells = set(zip(*np.nonzero(free), strict=True))
     left = [cells.pop()]
     while left:
         row, column = left.pop()
-        beside = {(row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)} & cells
-        cells -= beside
-        left += beside
+        neighbours = {(row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)} & cells
+        cells -= neighbours
+        left += neighbours
     return not cells and num_pairs == free.sum() - 1
 
 
@@ -381,21 +381,21 @@ def test_a_longer_split_begins_with_the_shorter_one():
     assert np.array_equal(long[:10], short)
 
 
-def test_splits_share_no_maze_up_to_symmetry_even_where_mazes_are_few():
+def test_splits_share_no_maze_up_to_symmetry_even_if_there_are_few():
     spec = MazeSpec((4, 4), 6)
     train, _, keys = generate_split(spec, 60, seed=0, split=0, workers=1)
-    test, _, _ = generate_split(spec, 60, seed=0, split=1, workers=1, apart_from=keys)
+    test, _, _ = generate_split(spec, 60, seed=0, split=1, workers=1, excluded=keys)
     train_keys, test_keys = ({symmetry_key(q.reshape(4, 4)) for q in split} for split in (train, test))
     assert len(train_keys) == len(test_keys) == 60
     assert not train_keys & test_keys
 
 
-def test_asking_for_more_mazes_than_there_are_is_an_error_that_names_the_option():
+def test_requesting_too_many_mazes_is_an_error_that_names_the_option():
     with pytest.raises(UserError, match=r"different 3x3 mazes .*--min-path"):
         generate_split(MazeSpec((3, 3), 3), 10_000, seed=0, split=0, workers=1)
 
 
-def test_a_path_longer_than_any_is_an_error_that_names_the_option(monkeypatch):
+def test_an_impossible_path_length_is_an_error_that_names_the_option(monkeypatch):
     monkeypatch.setattr("dataset.families.maze.generate._MAX_TRIES", 500)
     with pytest.raises(UserError, match=r"no 5x5 mazes .*--min-path"):
         random_maze(np.random.default_rng(0), MazeSpec((5, 5), 30))

@@ -1,4 +1,4 @@
-"""`python -m evaluators.memorisation`: what is and what is not a sign, and the page that says so."""
+"""`python -m evaluators.memorisation`: signs of memorisation, and the report."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from trained_run import read_predictions
 
 
 def over_time(**series: list[float]) -> list[dict[str, float]]:
-    """Records at the steps 10, 20, ... with `train_exact` as train/exact_accuracy and so on."""
+    """Make records at steps 10, 20, ..., with `train_exact` as train/exact_accuracy and so on."""
     names = {"train": "train/exact_accuracy", "test": "test/exact_accuracy", "steps": "test/steps"}
     count = len(next(iter(series.values())))
     return [
@@ -49,7 +49,7 @@ def over_time(**series: list[float]) -> list[dict[str, float]]:
         ([0.2, 0.6, 0.9], [0.2, 0.6, 0.9], False),
         ([0.2, 0.6, 0.9], [0.2, 0.5, 0.8], False),  # a gap, but most of it generalises
         ([0.2, 0.6, 1.0], [0.1, 0.1, 0.1], True),
-        ([0.2, 0.6, 0.7], [0.2, 0.7, 0.6], True),  # fallen while training went on
+        ([0.2, 0.6, 0.7], [0.2, 0.7, 0.6], True),  # decreases during training
     ],
 )
 def test_a_wide_gap_or_falling_test_accuracy_is_a_sign(train_shares, test_shares, sign):
@@ -59,7 +59,7 @@ def test_a_wide_gap_or_falling_test_accuracy_is_a_sign(train_shares, test_shares
     assert f"{test_shares[-1]:.1%}" in finding.words
 
 
-def test_the_train_side_is_the_mean_since_the_evaluation_before():
+def test_train_accuracy_is_the_mean_since_the_previous_evaluation():
     records = [
         {"step": step, "train/exact_accuracy": share} for step, share in ((5, 0.0), (15, 0.4), (20, 0.6))
     ]
@@ -67,7 +67,7 @@ def test_the_train_side_is_the_mean_since_the_evaluation_before():
     assert "50.0% of the train examples" in check_gap(records).words
 
 
-def test_before_anything_is_learned_nothing_can_be_said():
+def test_there_is_no_verdict_before_anything_is_learned():
     with pytest.raises(NotKnown, match="Nothing has been learned or memorised yet"):
         check_gap(over_time(train=[0, 0.01], test=[0, 0]))
     with pytest.raises(NotKnown, match="test/exact_accuracy"):
@@ -82,17 +82,17 @@ def test_before_anything_is_learned_nothing_can_be_said():
 @pytest.mark.parametrize(
     ("steps", "shares", "sign"),
     [
-        ([8, 4, 2, 1.2], [0.1, 0.5, 0.8, 0.95], False),  # early because the puzzles are solved
+        ([8, 4, 2, 1.2], [0.1, 0.5, 0.8, 0.95], False),  # early, but because puzzles are solved
         ([8, 1, 1, 1], [0.1, 0.1, 0.12, 0.13], True),
-        ([8, 1, 1, 1], [0.1, 0.1, 0.5, 0.8], False),  # accuracy rose all the same
+        ([8, 1, 1, 1], [0.1, 0.1, 0.5, 0.8], False),  # accuracy increased nevertheless
         ([8, 8, 8, 8], [0.1, 0.1, 0.1, 0.1], False),
     ],
 )
-def test_steps_that_fall_early_while_accuracy_does_not_rise_are_a_sign(steps, shares, sign):
+def test_steps_that_decrease_early_without_better_accuracy_are_a_sign(steps, shares, sign):
     assert check_steps(over_time(steps=steps, test=shares), 8).sign is sign
 
 
-def test_a_model_of_one_step_has_no_steps_to_fall():
+def test_a_model_with_one_step_has_no_decreasing_steps():
     with pytest.raises(NotKnown, match="one supervision step"):
         check_steps(over_time(steps=[1.0], test=[0.5]), 1)
 
@@ -100,7 +100,7 @@ def test_a_model_of_one_step_has_no_steps_to_fall():
 # ------------------------------------------------------------------------------ predictions that repeat
 
 
-def test_predictions_that_repeat_are_a_sign_unless_the_answers_repeat_as_well():
+def test_repeated_predictions_are_a_sign_unless_answers_repeat():
     answers = np.arange(40).reshape(20, 2)
     few = np.repeat(answers[:5], 4, axis=0)
     assert check_duplicates([(10, [answers])], lambda: answers).sign is False
@@ -112,29 +112,29 @@ def test_predictions_that_repeat_are_a_sign_unless_the_answers_repeat_as_well():
         check_duplicates([(20, [few])], lambda: None)
 
 
-def test_what_lies_outside_of_the_labelled_cells_makes_no_prediction_different():
+def test_predictions_are_compared_in_labelled_cells_only():
     labels = np.array([[1, IGNORE_LABEL_ID], [2, IGNORE_LABEL_ID]])
     preds = np.array([[1, 3], [1, 4]])
     assert check_duplicates([(1, [preds])], lambda: labels).sign is True
 
 
-def test_without_saved_predictions_the_labels_are_not_even_read():
+def test_without_saved_predictions_labels_are_not_read():
     with pytest.raises(NotKnown, match="eval_save_outputs"):
         check_duplicates([], lambda: pytest.fail("labels were read"))
 
 
-# ------------------------------------------------------------------------------ fresh copies
+# ------------------------------------------------------------------------------ new copies
 
 
 @pytest.mark.parametrize(("solved", "sign"), [(100, False), (92, False), (60, True), (0, True)])
 def test_copies_that_are_solved_less_often_are_a_sign(solved, sign):
     finding = check_copies({ORIGINALS: (100, 98), COPIES: (100, solved), TEST: (50, 20)})
     assert finding.sign is sign
-    assert f"{solved:,} of 100 fresh copies" in finding.words
+    assert f"{solved:,} of 100 new copies" in finding.words
 
 
 class LearnedByHeart:
-    """Answers the puzzles that it knows with their solutions, and all others with blanks."""
+    """Solve known puzzles, and answer all others with blanks."""
 
     knows_identifiers = False
 
@@ -151,7 +151,7 @@ class LearnedByHeart:
         return solution
 
 
-def test_a_model_that_knows_its_train_puzzles_by_heart_is_found_out(sudoku4x4):
+def test_a_model_that_memorised_its_train_puzzles_is_detected(sudoku4x4):
     train_data = PuzzleDataset([str(sudoku4x4)], "train", global_batch_size=1, shuffle=False)
     test_data = PuzzleDataset([str(sudoku4x4)], "test", global_batch_size=1)
     (examples,) = open_split(sudoku4x4, "train").sets.values()
@@ -162,15 +162,15 @@ def test_a_model_that_knows_its_train_puzzles_by_heart_is_found_out(sudoku4x4):
     solved = fresh.solve_with_copies(solver, train_data, test_data, limit=30, copies=2, num_steps=1, seed=0)
     assert solved[ORIGINALS] == (30, 30)
     assert solved[COPIES][0] > 40
-    assert solved[COPIES][1] == 0  # none of them is a train example
+    assert solved[COPIES][1] == 0  # none of them occurs in train
     assert solved[TEST][0] == 13
     assert check_copies(solved).sign is True
-    # Solved by whoever knows them all: the copies' answers are turned back before they are judged.
+    # A solver that knows all copies solves them: answers to copies are mapped back before they are judged.
     (asked,) = [solver.asked]
     assert len(asked) == 30 + solved[COPIES][0] + 13
 
 
-def test_copies_that_occur_among_the_train_examples_are_told(sudoku4x4):
+def test_copies_that_occur_in_train_are_reported(sudoku4x4):
     (examples,) = open_split(sudoku4x4, "train").sets.values()
     rows, _ = examples.read(np.arange(5))
     rows = rows.astype(np.int64)
@@ -185,7 +185,7 @@ def finding(title: str, sign: bool | None) -> Finding:
     return Finding(title, sign, "words")
 
 
-def test_the_verdict_names_the_signs_and_says_what_could_not_be_checked():
+def test_the_verdict_lists_signs_and_failed_checks():
     no, yes, unknown = finding("A", False), finding("B", True), finding("C", None)
     assert verdict([no, no]) == "No sign of memorisation in 2 checks."
     assert verdict([no, unknown]) == "No sign of memorisation in 1 check (1 could not be made)."
@@ -196,7 +196,7 @@ def test_the_verdict_names_the_signs_and_says_what_could_not_be_checked():
     assert "## 3. C: not known" in text
 
 
-def test_a_picture_is_drawn_of_whatever_there_is():
+def test_a_picture_is_drawn_of_the_available_data():
     gap = check_gap(over_time(train=[0.1, 0.9], test=[0.1, 0.2]))
     copies = check_copies({ORIGINALS: (100, 98), COPIES: (100, 60), TEST: (50, 20)})
     figure = picture([gap, finding("C", None), finding("D", None), copies])
@@ -213,7 +213,7 @@ def run(sudoku4x4, tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_report_of_a_run_is_printed_and_written_beside_it(run, capsys):
+def test_the_report_of_a_run_is_printed_and_written_to_its_folder(run, capsys):
     memorisation.main([f"checkpoint={run}", "device=cpu", "limit=9"])
     out = capsys.readouterr().out
     assert (run / "memorisation.md").read_text() in out
@@ -225,7 +225,7 @@ def test_the_report_of_a_run_is_printed_and_written_beside_it(run, capsys):
     assert len(steps) == 2
 
 
-def test_a_lone_checkpoint_without_its_data_gets_a_page_that_says_what_is_missing(run, tmp_path, capsys):
+def test_a_checkpoint_without_its_data_gets_a_page_that_lists_what_is_missing(run, tmp_path, capsys):
     copied = Path(shutil.copytree(run, tmp_path / "run"))
     for path in [copied / "metrics.jsonl", *copied.glob("*_all_preds.*")]:
         path.unlink()
@@ -239,7 +239,7 @@ def test_a_lone_checkpoint_without_its_data_gets_a_page_that_says_what_is_missin
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["memorisation.md"]
 
 
-def test_runs_whose_copies_are_not_fresh_are_not_asked_about_them(run, tmp_path):
+def test_runs_trained_on_all_copies_skip_the_check_of_new_copies(run, tmp_path):
     copied = Path(shutil.copytree(run, tmp_path / "run"))
     config = copied / "all_config.yaml"
     config.write_text(config.read_text().replace("augment: null", "augment: online"))
@@ -248,6 +248,6 @@ def test_runs_whose_copies_are_not_fresh_are_not_asked_about_them(run, tmp_path)
         memorisation.solve_puzzles(trained, MemorisationConfig(checkpoint=str(copied)))
 
 
-def test_help_says_every_key():
+def test_help_lists_every_key():
     done = run_python("-m", "evaluators.memorisation", "--help", cwd=ROOT)
     assert all(f"\n  {key} " in done.stdout for key in MemorisationConfig.model_fields)

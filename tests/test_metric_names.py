@@ -1,4 +1,4 @@
-"""The names of metrics that a run knows before its first evaluation are those of its evaluations."""
+"""Names of metrics predicted before the first evaluation equal the logged ones."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ def names_and_logged(run: Run) -> tuple[set[str] | None, set[str]]:
 
 
 @pytest.mark.parametrize("kind", ["sudoku", "two of sudoku", "maze", "arc", "none"])
-def test_all_that_is_logged_was_known_and_all_that_was_known_is_logged(datasets, kind, tmp_path):
+def test_predicted_and_logged_names_are_equal(datasets, kind, tmp_path):
     run = build(tiny(datasets[kind], tmp_path / "run", evaluators=None), World())
     known, logged = names_and_logged(run)
-    # Of classes of difficulty only those are logged that there are puzzles of.
+    # Only difficulty classes with puzzles are logged.
     assert {name for name in known - logged if "difficulty" not in name} == set()
     assert logged <= known
 
 
-def test_an_evaluator_of_ones_own_that_does_not_say_its_names_leaves_all_open(sudoku4x4, tmp_path):
+def test_a_custom_evaluator_without_names_leaves_names_unknown(sudoku4x4, tmp_path):
     class Silent(Evaluator):
         def result(self, gather, save_dir):
             return {"mine/value": 1.0}
@@ -71,7 +71,7 @@ def test_an_evaluator_of_ones_own_that_does_not_say_its_names_leaves_all_open(su
         assert metric_names(run.state.model, run.test_data, {"own": own}) is None
 
 
-def test_a_loss_head_of_ones_own_leaves_all_open(sudoku4x4, tmp_path):
+def test_a_custom_loss_head_leaves_names_unknown(sudoku4x4, tmp_path):
     class Head(ACTLossHead):
         def loss(self, outputs, labels, halted, steps):
             loss, metrics = super().loss(outputs, labels, halted, steps)

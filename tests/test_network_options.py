@@ -1,4 +1,4 @@
-"""arch.ffn, rope2d, random latents and damped noise: each against its formula, off as published, resumable."""
+"""arch.ffn, rope2d, random latents and damped noise: formulas, published defaults, and resuming."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_rms_swiglu_normalises_the_product_and_gates_it():
     torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_conv_swiglu_is_the_published_convolution_padded_and_cut():
+def test_conv_swiglu_is_the_published_padded_and_cropped_convolution():
     torch.manual_seed(0)
     layer, x = ConvSwiGLU(8, 4), torch.randn(2, 5, 8)
     g, v = layer.gate_up_proj(x).chunk(2, -1)
@@ -92,11 +92,11 @@ def test_scores_depend_on_the_difference_of_rows_and_of_columns_only():
     scores = (q @ k.T).view(4, 4, 4, 4)  # [query row, query column, key row, key column]
     torch.testing.assert_close(scores[0, 1, 2, 2], scores[1, 2, 3, 3])
     torch.testing.assert_close(scores[3, 0, 2, 0], scores[2, 3, 1, 3])
-    assert abs(scores[0, 0, 0, 1] - scores[0, 0, 1, 0]) > 1e-3  # rows and columns are told apart
-    assert abs(scores[0, 0, 0, 3] - scores[0, 3, 1, 0]) > 1e-3  # the ends of two rows are no neighbours
+    assert abs(scores[0, 0, 0, 1] - scores[0, 0, 1, 0]) > 1e-3  # rows and columns are distinguished
+    assert abs(scores[0, 0, 0, 3] - scores[0, 3, 1, 0]) > 1e-3  # the ends of two rows are not neighbours
 
 
-def test_one_row_of_the_grid_is_turned_as_a_line_of_half_the_width():
+def test_one_row_of_the_grid_is_rotated_like_a_line_of_half_the_width():
     table = GridRotaryEmbedding(8, prefix_len=2, seq_len=16, theta=100.0)
     line = RotaryEmbedding(4, 4, 100.0)
     assert torch.equal(table.cos[:2], torch.ones(2, 8))
@@ -115,7 +115,7 @@ def test_one_row_of_the_grid_is_turned_as_a_line_of_half_the_width():
         ({"mlp_t": True}, "mlp_t=True has no attention"),
     ],
 )
-def test_grid_positions_that_cannot_be_are_refused(changes, message):
+def test_impossible_grid_positions_are_rejected(changes, message):
     arch = {key: value for key, value in (ARCH | changes).items() if key != "seq_len"}
     with pytest.raises(ValueError, match=message):
         check_arch(
@@ -155,11 +155,11 @@ def test_random_latents_differ_between_rows_and_channels_and_have_unit_std():
     assert not torch.equal(y, z)
     for latent in (y, z):
         assert latent.std().item() == pytest.approx(1, rel=0.02)
-        assert latent.abs().max() < 2.3  # truncated at two of the untruncated sigmas
+        assert latent.abs().max() < 2.3  # truncated at two sigmas of the untruncated distribution
 
 
 @pytest.mark.parametrize("option", [{"random_init": True}, {"noise": 0.3}])
-def test_evaluation_repeats_whatever_was_drawn_before_and_leaves_no_trace(option):
+def test_evaluation_is_reproducible_and_does_not_affect_other_draws(option):
     m = model(**option).eval()
 
     def answers() -> list[torch.Tensor]:
@@ -206,6 +206,6 @@ def test_noise_changes_training_and_two_evaluations_of_the_same_weights_agree(id
     assert metrics(tmp_path / "with") != metrics(tmp_path / "without")
 
 
-def test_damping_where_the_network_is_not_given_the_old_latent_is_refused(identified, tmp_path):
+def test_damping_is_rejected_if_the_network_does_not_get_the_old_latent(identified, tmp_path):
     with pytest.raises(UserError, match=r"arch\.damping: 0\.1 is not valid"):
         tiny(identified, tmp_path / "run", "arch=trm_hier6", "arch.damping=0.1")

@@ -1,4 +1,4 @@
-"""A train step never waits for the device: it runs on the meta device, whose tensors have no values to wait for."""
+"""A train step never synchronises: it runs on the meta device, whose tensors have no values."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def case_on_meta(*overrides: str) -> Case:
     ],
     ids=" ".join,
 )
-def test_a_step_reads_no_value_back(overrides):
+def test_a_step_does_not_read_values_back(overrides):
     case = case_on_meta(*overrides)
-    for _ in range(2):  # the first step makes the carry and the optimizers' states, the second finds them
+    for _ in range(2):  # the first step creates carry and optimizer states, the second uses them
         case.train_step()
     assert case.state.step == 2
 

@@ -1,4 +1,4 @@
-"""N-Queens completion: its rules against brute force, its solver, its datasets, and what a run makes of them."""
+"""N-Queens completion: rules compared with brute force, solver, datasets, and training."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def nqueens(size: int):
 
 
 def obeys_rules(answer: np.ndarray, size: int) -> bool:
-    """The rules said once more, queen by queen."""
+    """Check the rules independently, queen by queen."""
     queens = [divmod(cell, size) for cell, token in enumerate(answer.tolist()) if token == QUEEN]
     if len(queens) != size or PAD in answer:
         return False
@@ -65,7 +65,7 @@ def obeys_rules(answer: np.ndarray, size: int) -> bool:
 
 
 def boards_with_a_queen_a_row(size: int) -> np.ndarray:
-    """All size**size of them, (n, S)."""
+    """Return all size**size boards (n, S)."""
     columns = np.array(list(itertools.product(range(size), repeat=size)))
     boards = np.full((len(columns), size, size), EMPTY, np.uint8)
     np.put_along_axis(boards, columns[:, :, None], QUEEN, 2)
@@ -73,7 +73,7 @@ def boards_with_a_queen_a_row(size: int) -> np.ndarray:
 
 
 def random_grids(rng: np.random.Generator, size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Questions and answers (count, S), of which many answers are right or nearly so."""
+    """Draw questions and answers (count, S); many answers are right or almost right."""
     solutions = np.array(list(completions(empty(size), size)))
     answers = solutions[rng.integers(len(solutions), size=count)]
     given = rng.random(answers.shape) < 0.3
@@ -83,28 +83,28 @@ def random_grids(rng: np.random.Generator, size: int, count: int) -> tuple[np.nd
     return questions, np.where(changed, rng.integers(0, VOCAB_SIZE, answers.shape), answers)
 
 
-# What is right
+# Rules
 
 
 @pytest.mark.parametrize("size", [4, 5, 6])
-def test_the_rules_are_those_of_brute_force_on_every_board_with_a_queen_in_each_row(size):
+def test_the_rules_match_brute_force_on_every_board_with_a_queen_in_each_row(size):
     boards = boards_with_a_queen_a_row(size)
     right = solves(np.broadcast_to(empty(size), boards.shape), boards, size)
     assert right.sum() == NUM_SOLUTIONS[size]
     assert right.tolist() == [obeys_rules(answer, size) for answer in boards]
 
 
-def test_the_rules_are_those_of_brute_force_on_every_4x4_board():
+def test_the_rules_match_brute_force_on_every_4x4_board():
     boards = np.array(list(itertools.product((EMPTY, QUEEN), repeat=16)), np.uint8)
     right = solves(np.full_like(boards, EMPTY), boards, 4)
     assert right.sum() == 2
     assert {row.tobytes() for row in boards[right]} == {b.tobytes() for b in completions(empty(4), 4)}
-    # A board is right if it has as many queens as rows, and no pair of them attacks each other.
+    # A board is right if it has as many queens as rows, and no two of them attack each other.
     assert right.tolist() == [not attacking_pairs(b, 4) and int((b == QUEEN).sum()) == 4 for b in boards]
 
 
 @pytest.mark.parametrize("size", [4, 5, 8])
-def test_the_check_of_tensors_says_what_the_check_and_the_rules_say(size):
+def test_check_tensors_agrees_with_check_and_the_rules(size):
     questions, answers = random_grids(np.random.default_rng(size), size, 2000)
     answers[:3], questions[3] = IGNORE_LABEL_ID, PAD
     family = nqueens(size)
@@ -121,9 +121,9 @@ def test_the_check_of_tensors_says_what_the_check_and_the_rules_say(size):
         assert solved.tolist() == expected
 
 
-def test_the_check_of_tensors_never_waits_and_is_one_graph():
+def test_check_tensors_never_synchronises_and_is_one_graph():
     family = nqueens(8)
-    on_meta = torch.empty((5, 64), dtype=torch.int32, device="meta")  # whose values nobody can read
+    on_meta = torch.empty((5, 64), dtype=torch.int32, device="meta")  # has no values
     assert family.check_tensors(on_meta, on_meta).shape == (5,)
     questions, answers = map(torch.from_numpy, random_grids(np.random.default_rng(0), 8, 50))
     compiled = torch.compile(family.check_tensors, backend="aot_eager", fullgraph=True)
@@ -149,14 +149,14 @@ def test_the_check_of_tensors_never_waits_and_is_one_graph():
         (".... .... .... ....", ".Q.. ...Q Q... ....", "1 queen missing"),
     ],
 )
-def test_a_verdict_says_which_rule_is_broken(question, answer, words):
+def test_a_verdict_names_the_broken_rule(question, answer, words):
     question = empty(4) if question == ". . . ." else board(question)
     labels = board("..Q. Q... ...Q .Q..") if words.endswith("dataset") else None
     verdict = nqueens(4).judge(question, board(answer), labels)
     assert (verdict.words, verdict.solved) == (words, words.startswith("valid"))
 
 
-def test_padding_in_an_answer_is_no_empty_cell():
+def test_padding_in_an_answer_is_not_an_empty_cell():
     answer = np.where(board(BOARD) == EMPTY, PAD, QUEEN)
     verdict = nqueens(4).judge(empty(4), answer, None)
     assert (verdict.solved, verdict.words) == (False, "12 cells neither empty nor a queen")
@@ -176,7 +176,7 @@ def test_the_solver_finds_every_solution_of_the_empty_board_once(size, number):
 
 
 @pytest.mark.parametrize("size", [4, 5, 6])
-def test_the_solver_completes_any_board_as_brute_force_does(size):
+def test_the_solver_matches_brute_force_on_any_board(size):
     rng, every = np.random.default_rng(size), boards_with_a_queen_a_row(size)
     solutions = every[solves(np.full_like(every, EMPTY), every, size)]
     for _ in range(300):
@@ -191,14 +191,16 @@ def test_the_solver_completes_any_board_as_brute_force_does(size):
 # A single puzzle
 
 
-def test_text_is_read_and_written():
+def test_text_is_parsed_and_formatted():
     family = nqueens(4)
     assert np.array_equal(family.read(BOARD.replace(" ", "\n")), board(BOARD))
     assert np.array_equal(family.read(".Q../...Q/Q.../..Q."), board(BOARD))
     assert family.write(board(BOARD)) == BOARD.replace(" ", "\n")
     with pytest.raises(UserError, match=r"puzzle= has 'X' at character 3; allowed are \. Q"):
         family.read("..X.")
-    with pytest.raises(UserError, match=r"puzzle= has 4 cells, but this model solves 4x4 grids, of 16 cells"):
+    with pytest.raises(
+        UserError, match=r"puzzle= has 4 cells, but this model solves 4x4 grids with 16 cells"
+    ):
         family.read("....")
 
 
@@ -207,18 +209,18 @@ def test_text_is_read_and_written():
     [
         (".Q.. .... .... ....", None),
         (".... .... .... ....", None),
-        ("Q... .... .... ....", "no way to add queens to the given ones is a solution"),
-        (".Q.. .... .... .Q..", "row 1, column 2 and in row 4, column 2 attack each other"),
-        ("Q... .... ..Q. ....", "row 1, column 1 and in row 3, column 3 attack each other"),
+        ("Q... .... .... ....", "the given queens cannot be completed to a solution"),
+        (".Q.. .... .... .Q..", "row 1, column 2 and at row 4, column 2 attack each other"),
+        ("Q... .... ..Q. ....", "row 1, column 1 and at row 3, column 3 attack each other"),
     ],
 )
-def test_a_remark_says_why_a_board_has_no_solution(text, remark):
+def test_a_remark_explains_why_a_board_has_no_solution(text, remark):
     remarks = nqueens(4).remarks(board(text))
     assert len(remarks) == (remark is not None)
     assert all(remark in said for said in remarks)
 
 
-def test_random_questions_have_a_solution_and_as_many_queens_as_said():
+def test_random_questions_have_a_solution_and_the_right_number_of_queens():
     for size in (4, 9, 16):
         question, _ = nqueens(size).example(np.random.default_rng(size))
         assert question.shape == (size * size,)
@@ -227,7 +229,7 @@ def test_random_questions_have_a_solution_and_as_many_queens_as_said():
         assert low <= (question == QUEEN).sum() <= high
 
 
-def test_sizes_that_no_such_board_has_are_no_family():
+def test_impossible_board_sizes_are_not_of_the_family():
     assert family_with("nqueens", (3, 3), VOCAB_SIZE).name is None
     flat = family_with("nqueens", (4, 9), VOCAB_SIZE)
     assert (flat.name, "grid_shape is [4, 9]" in flat.reason) == (None, True)
@@ -236,7 +238,7 @@ def test_sizes_that_no_such_board_has_are_no_family():
     assert (wrong.name, "vocab_size is 4, not 3" in wrong.reason) == (None, True)
 
 
-def test_symmetries_keep_answers_right_and_come_back():
+def test_symmetries_keep_answers_right_and_have_inverses():
     family = nqueens(6)
     questions, answers = random_grids(np.random.default_rng(0), 6, 200)
     right = family.check(questions, answers)
@@ -249,7 +251,7 @@ def test_symmetries_keep_answers_right_and_come_back():
     assert family.symmetries.most == 8
 
 
-def test_easier_questions_keep_their_answer_and_show_some_more_of_its_queens():
+def test_easier_questions_keep_their_answer_and_reveal_more_queens():
     questions = generate_split(BoardSpec(8, (2, 4)), 64, seed=0, split=TRAIN, workers=1)
     easier = nqueens(8).easier(1.0)
     given = (questions.questions, questions.answers)
@@ -282,7 +284,7 @@ def dataset(tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_dataset_is_valid_proven_and_its_splits_share_no_question(dataset):
+def test_a_dataset_is_valid_and_its_splits_share_no_question(dataset):
     assert validate(dataset) == []
     keys = []
     for name, split in (("train", TRAIN), ("test", TEST)):
@@ -297,7 +299,7 @@ def test_a_dataset_is_valid_proven_and_its_splits_share_no_question(dataset):
     assert not set(keys[0]) & set(keys[1])
 
 
-def test_copies_are_the_turned_and_mirrored_question_and_answer(dataset):
+def test_copies_are_the_rotated_and_mirrored_question_and_answer(dataset):
     train = open_split(dataset, "train")
     assert (train.metadata.total_groups, train.metadata.total_puzzles) == (60, 480)
     for tokens in (train.sets["all"].inputs, train.sets["all"].labels):
@@ -317,7 +319,7 @@ def test_the_difficulty_of_a_test_question_is_its_number_of_right_answers(datase
     assert open_split(dataset, "train").sets["all"].difficulty is None
 
 
-def test_the_dataset_says_how_it_was_built(dataset):
+def test_the_dataset_records_how_it_was_built(dataset):
     extra = json.loads((dataset / "test" / "dataset.json").read_text())
     assert (extra["family"], extra["grid_shape"], extra["source"]) == ("nqueens", [8, 8], "generate")
     assert extra["options"] == {
@@ -330,7 +332,7 @@ def test_the_dataset_says_how_it_was_built(dataset):
     }
 
 
-def test_the_report_finds_no_question_of_test_in_train_and_says_what_the_answers_are(dataset, capsys):
+def test_the_report_finds_no_shared_question_and_counts_answers(dataset, capsys):
     assert report.main([str(dataset), "--examples", "1"]) == 0
     printed = capsys.readouterr().out
     assert "train: nqueens, 8x8" in printed
@@ -341,7 +343,7 @@ def test_the_report_finds_no_question_of_test_in_train_and_says_what_the_answers
     assert f"{several} of 20 questions have several right answers" in printed
 
 
-def test_the_report_finds_a_turned_question(tmp_path, dataset, capsys):
+def test_the_report_finds_a_rotated_question(tmp_path, dataset, capsys):
     shutil.copytree(dataset, tmp_path / "leaking")
     inputs = np.load(dataset / "train" / "all__inputs.npy")
     path = tmp_path / "leaking" / "test" / "all__inputs.npy"
@@ -352,7 +354,7 @@ def test_the_report_finds_a_turned_question(tmp_path, dataset, capsys):
     assert "inputs up to symmetry: 1 of 20 (5%)" in capsys.readouterr().out
 
 
-def test_the_seed_decides_and_the_number_of_workers_and_the_other_split_change_nothing(tmp_path):
+def test_a_split_depends_on_the_seed_but_not_on_workers_and_the_other_split(tmp_path):
     options = ("--generate", 150, "--size", 7, "--given", "2-3")
     for name, more in {
         "one": ("--workers", 1),
@@ -369,7 +371,7 @@ def test_the_seed_decides_and_the_number_of_workers_and_the_other_split_change_n
     assert len(open_split(tmp_path / "one", "test").sets["all"].inputs) == 15  # a tenth
 
 
-def test_no_seed_brings_a_test_question_into_train():
+def test_no_seed_puts_a_test_question_into_train():
     spec = BoardSpec(6, (2, 3))
     train, test = (
         set(generate_split(spec, 3, seed=seed, split=split, workers=1).keys)
@@ -378,7 +380,7 @@ def test_no_seed_brings_a_test_question_into_train():
     assert not train & test
 
 
-def test_all_questions_are_in_a_fifth_and_the_rest():
+def test_a_fifth_of_all_questions_are_test_questions():
     rng = np.random.default_rng(0)
     splits = [split_of(rng.bytes(64)) for _ in range(4000)]
     assert 0.17 < np.mean(np.array(splits) == TEST) < 0.23
@@ -407,24 +409,24 @@ def test_the_folder_is_named_after_the_size():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--size", 3], "3 is too small: the least is 4"),
-        (["--size", 17], "--size 17 is not a size of a board: use 4 to 16"),
+        (["--size", 3], "3 is too small: the minimum is 4"),
+        (["--size", 17], "--size 17 is not supported: the number of rows and columns must be 4 to 16"),
         (["--given", "8"], "--given 8-8 leaves nothing to fill in"),
-        (["--given", "2-9"], "at most 7 may be given"),
-        (["--given", "4-2"], "give 2-4"),
+        (["--given", "2-9"], "at most 7 of the 8 queens"),
+        (["--given", "4-2"], "did you mean 2-4?"),
         (["--given", "some"], "'some' is neither a whole number nor a range such as 2-4"),
         (["--given", "-1"], "'-1' is neither a whole number"),
-        (["--generate", 0], "the least is 1"),
-        (["--workers", 0], "the least is 1"),
+        (["--generate", 0], "the minimum is 1"),
+        (["--workers", 0], "the minimum is 1"),
         (["--num-aug", 2], "unknown option --num-aug"),
         (["--genrate", 2], "did you mean --generate"),
         (
             ["--size", 4, "--generate", 50, "--workers", 1],
-            "only 1 different train questions of 4x4 with 1 to 2",
+            "only 1 of 50 different train questions of 4x4 with 1 to 2",
         ),
     ],
 )
-def test_options_without_meaning_are_refused(arguments, message, tmp_path, capsys):
+def test_invalid_options_are_rejected(arguments, message, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         build(*arguments, "--output-dir", tmp_path / "out")
     assert stopped.value.code == 2
@@ -435,7 +437,7 @@ def test_options_without_meaning_are_refused(arguments, message, tmp_path, capsy
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_reports_what_is_solved_beside_what_equals_the_label(dataset, tmp_path):
+def test_a_run_reports_solved_and_exact_separately(dataset, tmp_path):
     train(dataset, tmp_path / "run", evaluators=None, epochs=2, augment="online", reveal_prob=0.5)
     last = metrics(tmp_path / "run")[-1]
     assert {"nqueens/solved", "nqueens/exact", "test/solved", "test/exact_accuracy"} <= last.keys()
@@ -445,7 +447,7 @@ def test_a_run_reports_what_is_solved_beside_what_equals_the_label(dataset, tmp_
     assert (tmp_path / "run" / "result.txt").read_text().startswith(f"solved {number} of ")
 
 
-def test_best_follows_the_rules_unless_another_metric_is_named(dataset, tmp_path, monkeypatch):
+def test_best_uses_the_rules_by_default(dataset, tmp_path, monkeypatch):
     chosen = []
     real = BestMetric.__init__
     monkeypatch.setattr(
@@ -456,8 +458,8 @@ def test_best_follows_the_rules_unless_another_metric_is_named(dataset, tmp_path
     assert chosen == ["test/solved", "test/exact_accuracy"]
 
 
-def test_an_architecture_that_pools_over_units_is_refused_because_the_family_states_none(dataset, tmp_path):
+def test_an_architecture_that_pools_over_units_is_rejected_without_units(dataset, tmp_path):
     narrow = ("arch=trm_equivariant", "arch.num_heads=1", "arch.puzzle_emb_len=0")
-    with pytest.raises(UserError, match=r"arch\.name=trm_equivariant pools .* nqueens states no such units"):
+    with pytest.raises(UserError, match=r"arch\.name=trm_equivariant pools .* nqueens has no such units"):
         train(dataset, tmp_path / "run", *narrow)
     assert not (tmp_path / "run").exists()

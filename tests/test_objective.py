@@ -1,4 +1,4 @@
-"""Options of the loss, by hand: smoothing, the halting weight, and weights of supervision steps."""
+"""Options of the loss, against hand-computed values: smoothing, halting weight, weights of supervision steps."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ HALTED = torch.tensor([False, True, True])
 
 @pytest.mark.parametrize("name", TOKEN_LOSSES)
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_a_smoothed_loss_is_the_cross_entropy_of_the_smoothed_target(name, smoothing, outputs):
+def test_a_smoothed_loss_is_the_cross_entropy_with_the_smoothed_target(name, smoothing, outputs):
     logits = outputs["logits"].double()
     found = TOKEN_LOSSES[name](outputs["logits"], LABELS, smoothing)
     positive = stablemax(logits) if name.startswith("stablemax") else logits.exp()
@@ -54,7 +54,7 @@ def test_a_smoothed_loss_is_the_cross_entropy_of_the_smoothed_target(name, smoot
             assert float(found[row, cell]) == pytest.approx(-float(target @ log_p[row, cell]), rel=1e-5)
 
 
-def test_smoothing_has_a_finite_gradient_and_is_left_out_in_evaluation(outputs):
+def test_smoothing_has_a_finite_gradient_and_is_disabled_in_evaluation(outputs):
     model = head(label_smoothing=0.3)
     logits = outputs["logits"].requires_grad_()
     loss, metrics = model.loss(outputs, LABELS, HALTED, STEPS)
@@ -67,7 +67,7 @@ def test_smoothing_has_a_finite_gradient_and_is_left_out_in_evaluation(outputs):
     assert metrics["lm_loss"] != plain["lm_loss"]
 
 
-def test_the_halting_weight_weighs_both_halting_losses(outputs):
+def test_the_halting_weight_scales_both_halting_losses(outputs):
     outputs |= {"q_continue_logits": torch.randn(3), "target_q_continue": torch.rand(3)}
     for weight in (0.05, 0.5, 0.0):
         loss, metrics = head(q_halt_weight=weight).loss(outputs, LABELS, HALTED, STEPS)
@@ -75,7 +75,7 @@ def test_the_halting_weight_weighs_both_halting_losses(outputs):
         torch.testing.assert_close(loss, expected)
 
 
-def test_a_row_without_labels_counts_in_no_metric_and_a_q_of_zero_says_solved(outputs):
+def test_a_row_without_labels_is_in_no_metric_and_a_q_of_zero_means_solved(outputs):
     labels = LABELS.clone()
     labels[0] = outputs["preds"][0]
     labels[1] = -100
@@ -89,7 +89,7 @@ def test_a_row_without_labels_counts_in_no_metric_and_a_q_of_zero_says_solved(ou
     assert loss.isfinite()
 
 
-def test_a_row_with_one_label_counts_by_that_label_alone(outputs):
+def test_a_row_with_one_label_is_judged_by_that_label(outputs):
     labels = torch.full((3, 4), -100)
     labels[:, 2] = outputs["preds"][:, 2]
     _, metrics = head().loss(outputs, labels, torch.ones(3, dtype=torch.bool), STEPS)
@@ -98,8 +98,8 @@ def test_a_row_with_one_label_counts_by_that_label_alone(outputs):
     assert (metrics["accuracy"], metrics["exact_accuracy"], metrics["count"]) == (3, 3, 3)
 
 
-def test_where_rules_decide_halting_learns_from_them_and_both_shares_are_reported(outputs):
-    """Rows 0 and 1 are right by the rules, only row 0 is the labelled answer."""
+def test_with_rules_halting_learns_from_them_and_both_shares_are_reported(outputs):
+    """Rows 0 and 1 are right by the rules, but only row 0 equals the label."""
     labels = LABELS.clone()
     labels[0] = outputs["preds"][0]
     questions = torch.tensor([[7] * 4, [7] * 4, [0] * 4])
@@ -117,10 +117,10 @@ def test_where_rules_decide_halting_learns_from_them_and_both_shares_are_reporte
     assert float(metrics["q_halt_loss"]) == pytest.approx(float(expected))
     assert float(metrics["q_halt_accuracy"]) == float(((q_halt >= 0) == (target > 0)).sum())
     assert float(plain["q_halt_loss"]) != pytest.approx(float(expected))
-    assert by_label.metrics is type(by_label).metrics  # heads do not share what one of them was told
+    assert by_label.metrics is type(by_label).metrics  # heads do not share changes
 
 
-def test_rows_count_by_their_own_step_and_metrics_do_not(outputs):
+def test_rows_are_weighted_by_their_step_in_the_loss_but_not_in_metrics(outputs):
     decay = 0.7
     loss, metrics = head(supervision_decay=decay).loss(outputs, LABELS, HALTED, STEPS)
     _, plain = head().loss(outputs, LABELS, HALTED, STEPS)
@@ -137,7 +137,7 @@ def test_rows_count_by_their_own_step_and_metrics_do_not(outputs):
     assert math.isclose(sum(decay**t / mean for t in range(4)), 4)
 
 
-def test_the_defaults_are_the_published_loss_bit_for_bit(outputs):
+def test_the_defaults_are_the_published_loss_exactly(outputs):
     loss, metrics = head().loss(outputs, LABELS, HALTED, STEPS)
     named, _ = head(label_smoothing=0.0, q_halt_weight=0.5, supervision_decay=1.0).loss(
         outputs, LABELS, HALTED, STEPS
@@ -157,7 +157,7 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("overrides", OPTIONS, ids=["smoothed", "decaying"])
-def test_runs_with_such_a_loss_resume_exactly(identified, tmp_path, monkeypatch, overrides):
+def test_runs_with_these_loss_options_resume_exactly(identified, tmp_path, monkeypatch, overrides):
     assert train(identified, tmp_path / "reference", *overrides) == 0
     with monkeypatch.context() as patch:
         call_at(patch, "train_step", 4, terminate)
@@ -176,6 +176,6 @@ def test_runs_with_such_a_loss_resume_exactly(identified, tmp_path, monkeypatch,
         "smoothing=0.1",
     ],
 )
-def test_impossible_settings_are_refused_with_their_key(identified, tmp_path, bad):
+def test_invalid_settings_are_rejected_with_their_key(identified, tmp_path, bad):
     with pytest.raises(UserError, match=rf"arch\.loss\.{bad.partition('=')[0]}: "):
         build(tiny(identified, tmp_path / "run", f"arch.loss.{bad}"), World())

@@ -1,4 +1,4 @@
-"""augment=online: fresh legal copies in the published order, the same for any ranks and from any position."""
+"""augment=online: new valid copies in the published order, independent of ranks and resume position."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ FAMILIES = pytest.mark.parametrize("family", ["sudoku 9x9", "sudoku 6x6", "maze"
 
 
 @FAMILIES
-def test_a_copy_is_a_right_answer_to_its_own_question(data, family):
+def test_a_copy_has_a_right_answer(data, family):
     for batch in stream(data[family]):
         inputs, labels = batch["inputs"].numpy(), batch["labels"].numpy()
         if family == "maze":
@@ -73,7 +73,7 @@ def test_a_copy_is_a_right_answer_to_its_own_question(data, family):
 
 @FAMILIES
 def test_the_order_of_puzzles_is_that_of_the_published_stream(data, family):
-    """What no symmetry changes, the number of cells of each kind, tells the puzzles apart well enough."""
+    """Identify puzzles by the number of cells of each kind, which symmetries do not change."""
     path = data[family]
     for plain, copied in zip(stream(path, augment=None), stream(path), strict=True):
         assert torch.equal(plain["puzzle_identifiers"], copied["puzzle_identifiers"])
@@ -84,7 +84,7 @@ def test_the_order_of_puzzles_is_that_of_the_published_stream(data, family):
 
 
 @FAMILIES
-def test_copies_are_fresh_at_every_draw_and_repeat_with_the_seed(data, family):
+def test_copies_differ_at_every_draw_and_are_reproducible_by_seed(data, family):
     path = data[family]
     one = stream(path)
     assert equal(one, stream(path))
@@ -96,13 +96,13 @@ def test_copies_are_fresh_at_every_draw_and_repeat_with_the_seed(data, family):
     }
     assert len(rows) > len(plain)
     assert len(plain - rows) > len(plain) // 4
-    if family != "maze":  # which has only eight copies
+    if family != "maze":  # mazes have only eight copies
         assert len(rows) == BATCH * len(one)
 
 
 @FAMILIES
 @pytest.mark.parametrize("size", [2, 4])
-def test_ranks_share_the_stream_of_one_process(data, family, size):
+def test_ranks_share_the_stream_of_a_single_process(data, family, size):
     ranks = [stream(data[family], rank=rank, world_size=size) for rank in range(size)]
     joined = [
         {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
@@ -112,7 +112,7 @@ def test_ranks_share_the_stream_of_one_process(data, family, size):
 
 
 @FAMILIES
-def test_the_stream_goes_on_from_any_position(data, family):
+def test_the_stream_resumes_from_any_position(data, family):
     whole = stream(data[family])
     for start in range(len(whole) + 1):
         assert equal(whole[start:], stream(data[family], start=start))
@@ -158,28 +158,28 @@ def metadata(**changes) -> Metadata:
     return Metadata(**values | changes)
 
 
-def test_the_family_decides_which_copies_there_are():
+def test_the_family_determines_the_copies():
     nine = metadata(extra={"family": "sudoku"})
     assert augmentation_of(nine, "x") == OnlineCopies(SudokuSymmetries(sudoku.BoxShape(3, 3)))
     maze = metadata(vocab_size=6, seq_len=900, extra={"family": "maze"})
     assert augmentation_of(maze, "x") == OnlineCopies(FiniteSymmetries.of_rectangle((30, 30)))
 
 
-def test_arc_is_refused_with_the_reason():
+def test_arc_is_rejected_with_the_reason():
     with pytest.raises(
-        UserError, match=r"FOLDER: augment=online is not possible, because of ARC .*identifier"
+        UserError, match=r"FOLDER: augment=online is not possible, because ARC models have an embedding"
     ):
         augmentation_of(metadata(vocab_size=12, seq_len=900, extra={"family": "arc"}), "FOLDER")
 
 
-def test_data_of_no_known_family_is_refused(identified, tmp_path):
+def test_data_of_an_unknown_family_is_rejected(identified, tmp_path):
     with pytest.raises(
-        UserError, match="augment=online is not possible, because no symmetry of such puzzles is known"
+        UserError, match="augment=online is not possible, because no symmetry of these puzzles is known"
     ):
         train(identified, tmp_path / "run", augment="online")
 
 
-def test_boxes_of_two_shapes_are_not_mixed(data, tmp_path):
+def test_two_box_shapes_are_not_mixed(data, tmp_path):
     rng = np.random.default_rng(0)
     with SplitWriter(tmp_path / "tall" / "train", seq_len=36, vocab_size=8, ignore_label_id=0) as writer:
         rows = rng.integers(1, 8, (9, 1, 36))
@@ -194,7 +194,7 @@ def test_boxes_of_two_shapes_are_not_mixed(data, tmp_path):
         PuzzleDataset(paths, "train", global_batch_size=4, augment="online")
 
 
-def test_a_run_with_fresh_copies_resumes_exactly_and_differs_from_one_without(data, tmp_path, monkeypatch):
+def test_a_run_with_online_copies_resumes_exactly_and_differs_from_one_without(data, tmp_path, monkeypatch):
     path = data["sudoku 6x6"]
     settings = {"augment": "online", "epochs": 4, "eval_interval": 2}
     assert train(path, tmp_path / "reference", **settings) == 0

@@ -1,4 +1,4 @@
-"""Optimizers by hand and by property: one computed step, exact resuming, touched rows only, masked updates."""
+"""Optimizers: steps against hand-computed values, exact resuming, touched rows only, masked updates."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_adam_atan2_takes_the_steps_computed_by_hand():
         assert p[i].item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_its_step_does_not_depend_on_the_scale_of_the_gradient():
+def test_the_step_of_adam_atan2_does_not_depend_on_the_scale_of_the_gradient():
     ends = []
     for scale in (1e-12, 1.0, 1e12):
         p = torch.nn.Parameter(torch.ones(4))
@@ -49,7 +49,7 @@ def test_its_step_does_not_depend_on_the_scale_of_the_gradient():
     torch.testing.assert_close(ends[2], ends[1], rtol=1e-5, atol=1e-6)
 
 
-def test_it_makes_progress_on_a_curved_valley():
+def test_adam_atan2_makes_progress_in_a_curved_valley():
     p = torch.nn.Parameter(torch.tensor([-1.5, 2.0]))
     optimizer = AdamATan2([p], lr=0.02, betas=(0.9, 0.99), weight_decay=0.0)
     for _ in range(2000):
@@ -59,7 +59,7 @@ def test_it_makes_progress_on_a_curved_valley():
     torch.testing.assert_close(p.detach(), torch.ones(2), atol=0.05, rtol=0)
 
 
-def test_it_goes_on_from_its_state_exactly():
+def test_adam_atan2_resumes_exactly():
     def step(p, optimizer, seed):
         p.grad = torch.randn(5, generator=torch.Generator().manual_seed(seed))
         optimizer.step()
@@ -78,19 +78,19 @@ def test_it_goes_on_from_its_state_exactly():
 
 
 @pytest.mark.parametrize("bad", [{"lr": -1}, {"betas": (1.0, 0.9)}, {"weight_decay": -0.1}])
-def test_impossible_settings_are_refused_with_their_values(bad):
+def test_impossible_settings_are_rejected_with_their_values(bad):
     with pytest.raises(ValueError, match="AdamATan2 needs"):
         AdamATan2([torch.nn.Parameter(torch.ones(1))], **bad)
 
 
-def test_sums_by_id_are_those_of_a_plain_loop():
+def test_sums_by_id_equal_those_of_a_plain_loop():
     rng = torch.Generator().manual_seed(0)
     ids, rows = torch.randint(0, 6, (40,), generator=rng), torch.randn(40, 3, generator=rng)
     expected = torch.stack([rows[ids == i].sum(0) for i in ids])
     torch.testing.assert_close(sum_by_id(ids, rows), expected)
 
 
-def test_sign_sgd_moves_touched_rows_once_however_often_they_occur():
+def test_sign_sgd_updates_touched_rows_once():
     table = PuzzleEmbedding(5, 2)
     table.weights.copy_(torch.arange(10.0).view(5, 2))
     before = table.weights.clone()
@@ -105,11 +105,11 @@ def test_sign_sgd_moves_touched_rows_once_however_often_they_occur():
     expected[1] = before[1] * 0.95 - 0.1 * torch.tensor([1.0, 0.0])
     torch.testing.assert_close(table.weights, expected)
     optimizer.zero_grad()
-    optimizer.step()  # nothing was read since
+    optimizer.step()  # no rows were read since
     torch.testing.assert_close(table.weights, expected)
 
 
-def test_evaluation_leaves_no_leaf_behind():
+def test_evaluation_leaves_no_leaf():
     table = PuzzleEmbedding(5, 2)
     with torch.no_grad():
         table(torch.tensor([1]))
@@ -117,17 +117,19 @@ def test_evaluation_leaves_no_leaf_behind():
     assert not table.leaves
 
 
-def test_the_schedule_is_continuous_where_warm_up_ends_and_ends_at_its_ratio():
+def test_the_schedule_is_continuous_after_warm_up_and_ends_at_its_ratio():
     rates = [learning_rate(step, 2.0, 10, 100, 0.1) for step in range(1, 121)]
     assert rates[4] == pytest.approx(1.0)
     assert rates[9] == pytest.approx(2.0)
-    assert rates[54] == pytest.approx(1.1)  # half way of the cosine
+    assert rates[54] == pytest.approx(1.1)  # halfway through the cosine
     assert rates[99:] == pytest.approx([0.2] * 21)
-    assert learning_rate(5, 1.0, 50, 20, 0.1) == pytest.approx(0.1)  # a warm-up longer than the run is legal
+    assert learning_rate(5, 1.0, 50, 20, 0.1) == pytest.approx(
+        0.1
+    )  # a warm-up longer than the run is allowed
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_one_bad_element_anywhere_is_noticed(bad):
+def test_one_bad_element_is_detected(bad):
     tensors = [torch.ones(3, 4), torch.tensor(1.0), torch.zeros(2)]
     assert all_finite(tensors)
     tensors[0][1, 2] = bad
@@ -137,8 +139,8 @@ def test_one_bad_element_anywhere_is_noticed(bad):
 @pytest.mark.parametrize("steps_before", [0, 2])
 @pytest.mark.parametrize("ok", [True, False])
 @pytest.mark.parametrize("how", [skip_step_unless, masked])
-def test_an_update_passes_or_leaves_no_trace(how, ok, steps_before):
-    """`masked` is what accelerators run; here on the CPU."""
+def test_an_update_is_applied_or_has_no_effect(how, ok, steps_before):
+    """Test `masked`, which accelerators use, on the CPU."""
     p = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
     optimizer, shadow = AdamATan2([p], lr=0.1), torch.tensor([1.0, 2.0])
 

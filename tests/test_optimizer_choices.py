@@ -1,4 +1,4 @@
-"""`optimizer=`: who trains which parameter, by how much, and that every choice resumes exactly."""
+"""`optimizer=`: which optimizer trains each parameter, sizes of updates, and exact resuming."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def built(data, folder, *overrides, **values) -> Run:
 
 
 def one_update(run: Run) -> tuple[dict, dict]:
-    """Parameters before and after one update, and the update's gradients (as the optimizers saw them)."""
+    """Return parameters before and after an update, and the gradients as seen by the optimizers."""
     before = {name: p.detach().clone() for name, p in run.state.model.named_parameters()}
     gradients = {}
     step = run.state.optimizers.step
@@ -44,7 +44,7 @@ def one_update(run: Run) -> tuple[dict, dict]:
 
 
 def newton_schulz(g: torch.Tensor, steps: int) -> torch.Tensor:
-    """The quintic iteration of Muon, in float64 on the singular values: an independent form of it."""
+    """Compute the quintic iteration of Muon independently, in float64 on the singular values."""
     u, s, vh = torch.linalg.svd(g.double(), full_matrices=False)
     s = s / torch.linalg.vector_norm(s)
     for _ in range(steps):
@@ -74,8 +74,8 @@ def test_muon_moves_block_matrices_along_the_orthogonalised_gradient(identified,
         torch.testing.assert_close(after[name].double(), expected.double(), rtol=0, atol=0.05 * step.item())
 
 
-def test_the_rest_moves_as_under_its_own_optimizer(identified, tmp_path):
-    """A first step of AdamW with bias correction is lr·sign(g), of AdamATan2 lr/(1 - β1)·atan2(...) of its own."""
+def test_the_rest_is_updated_by_its_own_optimizer(identified, tmp_path):
+    """With bias correction, the first step of AdamW is lr·sign(g), and that of AdamATan2 lr/(1 - β1)·atan2(...)."""
     run = built(identified, tmp_path / "adamw", *MUON, lr=0.01, weight_decay=0.5)
     before, gradients = one_update(run)
     for name, after in run.state.model.named_parameters():
@@ -93,7 +93,7 @@ def test_the_rest_moves_as_under_its_own_optimizer(identified, tmp_path):
         assert torch.equal(value, both[1][name]), name
 
 
-def test_each_group_follows_the_schedule_from_its_own_rate(identified, tmp_path):
+def test_each_group_follows_the_schedule_with_its_own_rate(identified, tmp_path):
     run = built(
         identified, tmp_path / "run", *MUON, lr=1e-3, lr_warmup_steps=4, puzzle_emb_lr=0.5, lr_min_ratio=0
     )
@@ -108,7 +108,7 @@ def test_each_group_follows_the_schedule_from_its_own_rate(identified, tmp_path)
     assert rates() == pytest.approx({"weights": 0, "matrices": 0, "puzzle_emb": 0}, abs=1e-12)
 
 
-def test_the_published_choice_is_one_optimizer_for_all_weights_in_their_order(identified, tmp_path):
+def test_the_published_choice_is_one_optimizer_for_all_weights_in_order(identified, tmp_path):
     run = built(identified, tmp_path / "run")
     weights = run.state.optimizers.by_name["weights"]
     assert list(run.state.optimizers.by_name) == ["puzzle_emb", "weights"]
@@ -129,7 +129,7 @@ def test_every_optimizer_has_its_file_of_defaults_and_trains_each_weight_once(id
 
 
 @pytest.mark.parametrize("clip", [1e-3, 1e9])
-def test_clipping_scales_the_whole_gradient_down_to_the_norm_and_never_up(identified, tmp_path, clip):
+def test_clipping_scales_the_gradient_down_to_the_norm_but_never_up(identified, tmp_path, clip):
     _, plain = one_update(built(identified, tmp_path / "plain"))
     _, clipped = one_update(built(identified, tmp_path / "clipped", grad_clip=clip))
     norm = math.sqrt(sum(float(g.double().square().sum()) for g in plain.values()))
@@ -138,7 +138,7 @@ def test_clipping_scales_the_whole_gradient_down_to_the_norm_and_never_up(identi
         torch.testing.assert_close(clipped[name], gradient * min(1, clip / norm), rtol=1e-4, atol=1e-12)
 
 
-def test_a_gradient_that_is_not_finite_is_not_made_finite_by_clipping(identified, tmp_path):
+def test_clipping_does_not_make_gradients_finite(identified, tmp_path):
     run = built(identified, tmp_path / "run", grad_clip=1.0)
     before = {name: p.detach().clone() for name, p in run.state.model.named_parameters()}
     with torch.no_grad():
@@ -151,7 +151,7 @@ def test_a_gradient_that_is_not_finite_is_not_made_finite_by_clipping(identified
         run.state.metrics.fetch()
 
 
-def test_averages_that_start_late_are_copies_until_then(identified, tmp_path):
+def test_averages_that_start_later_are_copies_until_then(identified, tmp_path):
     run = built(identified, tmp_path / "run", ema=True, ema_rate=0.5, ema_start_step=2)
     name = "model.inner.lm_head.weight"
     live = []
@@ -186,7 +186,7 @@ def test_every_choice_resumes_exactly(identified, tmp_path, monkeypatch, overrid
     assert_same_run(folder, reference)
 
 
-def test_what_is_changed_on_resuming_takes_effect(identified, tmp_path, monkeypatch):
+def test_settings_changed_on_resuming_take_effect(identified, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         call_at(patch, "train_step", 4, terminate)
         train(identified, tmp_path / "run", *MUON)
@@ -202,7 +202,7 @@ def test_what_is_changed_on_resuming_takes_effect(identified, tmp_path, monkeypa
     assert seen == (0.3, 0.7)
 
 
-def test_another_optimizer_on_resuming_is_refused(identified, tmp_path, monkeypatch):
+def test_a_different_optimizer_on_resuming_is_rejected(identified, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         call_at(patch, "train_step", 2, terminate)
         train(identified, tmp_path / "run")
@@ -210,8 +210,8 @@ def test_another_optimizer_on_resuming_is_refused(identified, tmp_path, monkeypa
         train(identified, tmp_path / "run", *MUON, resume="auto")
 
 
-def test_a_state_from_before_there_was_a_choice_resumes(identified, tmp_path, monkeypatch):
-    """Its config lacks the newer keys; their defaults are what it was trained with."""
+def test_a_state_from_before_the_choice_of_optimizers_resumes(identified, tmp_path, monkeypatch):
+    """Its config lacks newer keys, whose defaults equal the settings that it was trained with."""
     import training_run
 
     facts = training_run.run_metadata
@@ -245,19 +245,19 @@ def test_a_state_from_before_there_was_a_choice_resumes(identified, tmp_path, mo
         ({"ema_start_step": 5}, "ema_start_step=5 needs ema=True"),
     ],
 )
-def test_impossible_choices_are_refused_in_words(identified, tmp_path, values, message):
+def test_invalid_choices_are_rejected_with_a_message(identified, tmp_path, values, message):
     config = tiny(identified, tmp_path / "run").model_dump()
     with pytest.raises(UserError, match=message):
         parse(PretrainConfig, config | values)
 
 
-def test_muon_trains_at_all(identified, tmp_path):
+def test_muon_reduces_the_loss(identified, tmp_path):
     train(identified, tmp_path / "run", *MUON, epochs=40, eval_interval=40, log_interval=10)
     losses = [line["train/lm_loss"] for line in metrics(tmp_path / "run") if "train/lm_loss" in line]
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_an_optimizer_says_which_of_its_keys_a_resumed_run_keeps(identified):
+def test_an_optimizer_declares_the_keys_fixed_on_resume(identified):
     def muon(*overrides: str) -> dict:
         return tiny(identified, "run", "optimizer=muon", *overrides).model_dump()
 

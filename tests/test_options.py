@@ -1,4 +1,4 @@
-"""Builder options: both spellings, readable refusals, and which output folders may be written."""
+"""Builder options: both spellings, readable errors, and allowed output folders."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def test_both_spellings_set_the_same_option(arguments):
         (["--zzz"], "valid ones are --help, --num-aug"),
         (["3"], "unexpected argument '3'"),
         (["--num-aug", "x"], "argument --num-aug: 'x' is not a whole number"),
-        (["--num-aug", "-1"], "-1 is too small: the least is 0"),
+        (["--num-aug", "-1"], "-1 is too small: the minimum is 0"),
         (["--num-aug"], "expected one argument"),
     ],
 )
-def test_wrong_options_are_refused_in_words(arguments, message):
+def test_wrong_options_are_rejected_with_a_message(arguments, message):
     with pytest.raises(UserError) as error:
         parser().parse_args(arguments)
     assert message in str(error.value)
@@ -58,7 +58,7 @@ def described(folder, **metadata) -> None:
     (folder / "dataset.json").write_text(json.dumps(metadata))
 
 
-def test_new_and_empty_folders_and_own_datasets_may_be_written(tmp_path):
+def test_new_folders_empty_folders_and_datasets_of_the_family_may_be_written(tmp_path):
     assert check_output_dir(tmp_path / "new", "sudoku") == tmp_path / "new"
     assert not (tmp_path / "new").exists()
     check_output_dir(tmp_path, "sudoku")
@@ -69,7 +69,7 @@ def test_new_and_empty_folders_and_own_datasets_may_be_written(tmp_path):
     check_output_dir(tmp_path / "published", "sudoku")
 
 
-def test_what_a_killed_build_leaves_may_be_overwritten(tmp_path):
+def test_leftovers_of_a_killed_build_may_be_overwritten(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "all__inputs.npy.17-0123abcd.tmp").write_bytes(b"x")
     (tmp_path / "identifiers.json.17-0123abcd.tmp").write_bytes(b"x")
@@ -86,7 +86,7 @@ def test_a_build_that_writes_nothing_leaves_no_folder(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_only_one_build_at_a_time_writes_into_a_folder(tmp_path):
+def test_only_one_build_at_a_time_writes_to_a_folder(tmp_path):
     with (
         building_into(tmp_path, "sudoku"),
         pytest.raises(
@@ -99,7 +99,7 @@ def test_only_one_build_at_a_time_writes_into_a_folder(tmp_path):
         pass
 
 
-def test_a_folder_with_anything_else_is_refused(tmp_path):
+def test_a_folder_with_other_files_is_rejected(tmp_path):
     (tmp_path / "thesis.tex").write_text("...")
     with pytest.raises(UserError, match="is not empty and holds no dataset"):
         check_output_dir(tmp_path, "sudoku")
@@ -107,7 +107,7 @@ def test_a_folder_with_anything_else_is_refused(tmp_path):
         check_output_dir(tmp_path / "thesis.tex", "sudoku")
 
 
-def test_a_dataset_of_another_family_is_refused(tmp_path):
+def test_a_dataset_of_another_family_is_rejected(tmp_path):
     described(tmp_path / "maze" / "test", family="maze")
     with pytest.raises(UserError, match="holds a dataset of the family maze"):
         check_output_dir(tmp_path / "maze", "sudoku")
@@ -118,7 +118,7 @@ def test_a_dataset_of_another_family_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("builder", ["sudoku", "maze", "nqueens"])
-def test_a_folder_that_cannot_be_made_is_one_message(builder, tmp_path, capsys):
+def test_a_folder_that_cannot_be_created_gives_one_message(builder, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     main = importlib.import_module(f"dataset.build_{builder}_dataset").main
     size = ["--size", "5" if builder == "maze" else "4"]
@@ -130,7 +130,7 @@ def test_a_folder_that_cannot_be_made_is_one_message(builder, tmp_path, capsys):
     assert "choose another --output-dir" in message
 
 
-def test_help_shows_defaults_but_not_those_of_options_left_out():
+def test_help_shows_defaults_except_none():
     text = parser()
     text.add_argument("--seed", type=int, default=4, help="a seed")
     text.add_argument("--clues", type=int, help="most clues")

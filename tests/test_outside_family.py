@@ -42,7 +42,7 @@ OPTIONS = {
 
 def write(folder, family: str = Latin.name):
     """24 train and 8 test puzzles, whose dataset.json names `family`."""
-    puzzles = Latin.of_sizes(seq_len=16, vocab_size=6)
+    puzzles = Latin.from_sizes(seq_len=16, vocab_size=6)
     write_examples(folder, puzzles, {"train": 24, "test": 8}, seed=0, extra={"family": family})
     return folder
 
@@ -140,7 +140,7 @@ def test_a_folder_that_names_no_family_is_of_the_one_named_for_the_training(tmp_
     memorisation.run(MemorisationConfig(**settings))
     solve.main([f"{key}={value}" for key, value in settings.items()])
     said = capsys.readouterr().out
-    assert "no symmetry of such puzzles is known" not in said
+    assert "no symmetry of these puzzles is known" not in said
     assert "note: " not in said
     (notice,) = PuzzleDataset([str(folder)], "test", global_batch_size=4).notices  # without a run
     assert notice.startswith(f"{folder}: of no known family")
@@ -303,7 +303,7 @@ RETURNS = [
 @pytest.mark.parametrize(("method", "returned", "arguments", "message"), RETURNS)
 def test_a_method_that_returns_something_else_is_named(method, returned, arguments, message):
     own = type("Own", (Latin,), {method: lambda self, *_: returned})
-    family = own.of_sizes(seq_len=16, vocab_size=6)
+    family = own.from_sizes(seq_len=16, vocab_size=6)
     with pytest.raises(UserError, match=rf"test_outside_family@Own\.{message}"):
         getattr(family, method)(*arguments)
 
@@ -323,13 +323,13 @@ def test_a_property_that_is_something_else_is_named(kind, name, returned, messag
         member.__set_name__(None, name)
     own = type("Own", (Latin,), {name: member})
     with pytest.raises(UserError, match=rf"test_outside_family@Own\.{message}"):
-        getattr(own.of_sizes(seq_len=16, vocab_size=6), name)
+        getattr(own.from_sizes(seq_len=16, vocab_size=6), name)
 
 
 def test_a_class_method_that_returns_something_else_is_named():
     own = type("Own", (Latin,), {"size_problem": classmethod(lambda cls, metadata: True)})
     with pytest.raises(UserError, match=r"size_problem gives True, but must give a reason in words, or None"):
-        own.of_sizes(seq_len=16, vocab_size=6)
+        own.from_sizes(seq_len=16, vocab_size=6)
 
 
 def test_a_value_error_in_a_method_is_named_with_its_line():
@@ -340,7 +340,7 @@ def test_a_value_error_in_a_method_is_named_with_its_line():
 
     where = r"Own\.symmetries: an element's inverse is missing.*|Own\.symmetries: elements must differ"
     with pytest.raises(UserError, match=rf"({where}).*\(symmetry.py, line \d+\)"):
-        _ = Own.of_sizes(seq_len=16, vocab_size=6).symmetries
+        _ = Own.from_sizes(seq_len=16, vocab_size=6).symmetries
 
 
 def test_a_family_may_leave_everything_out(tmp_path, outside):
@@ -348,7 +348,7 @@ def test_a_family_may_leave_everything_out(tmp_path, outside):
     folder = write(tmp_path / "data", f"{outside('bare', source)}@Own")
     assert train(folder, tmp_path / "run", epochs=2, evaluators=None) == 0
     with pytest.raises(
-        UserError, match="no symmetry of such puzzles is known: the family bare@Own defines no symmetries"
+        UserError, match="no symmetry of these puzzles is known: the family bare@Own defines no symmetries"
     ):
         train(folder, tmp_path / "other", augment="online")
 
@@ -379,6 +379,6 @@ def test_easier_puzzles_that_are_no_rows_are_named(body, message, outside, tmp_p
 def test_the_outside_family_is_no_part_of_the_repository():
     assert family_class(Latin.name) is Latin
     assert torch.equal(
-        Latin.check_tensors(Latin.of_sizes(seq_len=16, vocab_size=6), *map(torch.from_numpy, (ROWS, ROWS))),
+        Latin.check_tensors(Latin.from_sizes(seq_len=16, vocab_size=6), *map(torch.from_numpy, (ROWS, ROWS))),
         torch.zeros(3, dtype=torch.bool),
     )

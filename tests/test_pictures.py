@@ -1,4 +1,4 @@
-"""Pictures of the grid after each step: what is marked, how sure cells look, which steps are shown."""
+"""Pictures of the grid after each step: marks, confidence, choice of steps."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def opened(data: bytes) -> Image.Image:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_is_drawn_as_a_sheet_and_as_an_animation(name):
+def test_every_family_is_drawn_as_an_image_and_an_animation(name):
     chosen, rng = FAMILIES[name], np.random.default_rng(0)
     cells = chosen.shape[0] * chosen.shape[1]
     panels = [Panel(0, rng.integers(1, len(chosen.grid_style.symbols), cells))]
@@ -85,8 +85,8 @@ def test_every_family_is_drawn_as_a_sheet_and_as_an_animation(name):
         )
     picture, moving = opened(sheet(chosen, panels)), opened(animation(chosen, panels))
     assert (picture.format, moving.format, moving.n_frames) == ("PNG", "GIF", 6)
-    assert picture.width < 1800  # not wider than a screen
-    # Six panels in two rows; nothing of one panel reaches into the next.
+    assert picture.width < 1800  # fits on a screen
+    # Six panels in two rows, without overlap.
     assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 5
 
 
@@ -111,7 +111,7 @@ def test_the_frame_of_a_maze_has_another_colour_than_its_path():
     assert count(image, tuple(map(int, FAMILIES["maze"].grid_style.colours[maze.PATH]))) > 100
 
 
-def test_the_surer_a_cell_the_deeper_its_shade():
+def test_more_confident_cells_have_darker_shades():
     shades = []
     for confidence in (0.2, 0.5, 1.0):
         image = np.asarray(still(SUDOKU, panel(1, np.full(16, 3), confidence=confidence), 4))
@@ -132,7 +132,7 @@ def test_given_cells_are_grey_and_not_shaded():
     assert count(given, (226, 228, 233)) > 10_000
 
 
-def test_a_long_run_shows_the_puzzle_the_last_step_and_those_that_changed_most():
+def test_a_long_run_shows_the_puzzle_the_last_step_and_the_steps_with_most_changes():
     panels = [Panel(0, np.full(16, 1))] + [
         panel(number, np.full(16, 2), changed=number % 10 == 5) for number in range(1, 101)
     ]
@@ -144,7 +144,7 @@ def test_a_long_run_shows_the_puzzle_the_last_step_and_those_that_changed_most()
     assert opened(animation(SUDOKU, panels)).n_frames <= MOST_FRAMES
 
 
-def test_the_last_frame_of_an_animation_stays_longer_and_it_starts_again():
+def test_the_last_frame_of_an_animation_is_longer_and_it_repeats():
     moving = opened(
         animation(SUDOKU, [Panel(0, np.full(16, 1)), panel(1, np.full(16, 2)), panel(2, np.full(16, 3))])
     )
@@ -176,7 +176,7 @@ def test_solve_draws_a_panel_for_the_puzzle_and_each_step(run, tmp_path, capsys)
     assert Image.open(png).format == "PNG"
 
 
-def test_a_picture_that_cannot_be_written_is_refused_before_the_model_runs(run, tmp_path, capsys):
+def test_a_picture_that_cannot_be_written_is_rejected_before_the_model_runs(run, tmp_path, capsys):
     with pytest.raises(UserError, match=r"gif: .* is not valid: the file's name must end in \.gif"):
         solve.main([f"checkpoint={run}", f"gif={tmp_path / 'out.png'}"])
     (tmp_path / "file").touch()

@@ -32,12 +32,12 @@ def run(sudoku4x4, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def copied(run, tmp_path) -> Path:
-    """The run's folder, to be changed."""
+    """Copy the folder of a run, to modify it."""
     return Path(shutil.copytree(run, tmp_path / "run"))
 
 
 def text_of(figure) -> str:
-    """All words of a figure."""
+    """Return all text in a figure."""
     root = ElementTree.fromstring(curves.encoded(figure, "svg"))
     return "\n".join("".join(node.itertext()) for node in root.iter("{http://www.w3.org/2000/svg}text"))
 
@@ -65,7 +65,7 @@ def test_the_command_runs_as_a_module_and_reports_errors_without_a_traceback(run
     assert all(f"\n  {key} " in done.stdout for key in ReportConfig.model_fields)
 
 
-def test_what_is_missing_is_left_out_with_the_reason(copied, tmp_path, capsys):
+def test_missing_figures_are_skipped_with_the_reason(copied, tmp_path, capsys):
     (copied / "metrics.jsonl").unlink()
     config = (copied / "all_config.yaml").read_text()
     data = next(line for line in config.splitlines() if "sudoku4x4" in line)
@@ -79,7 +79,7 @@ def test_what_is_missing_is_left_out_with_the_reason(copied, tmp_path, capsys):
         plots.main([f"checkpoint={copied}", "data_paths_test=[other/place]"])
 
 
-def test_a_dataset_without_difficulty_gets_no_figure_of_it(run, sudoku4x4, tmp_path, capsys):
+def test_a_dataset_without_difficulty_has_no_such_figure(run, sudoku4x4, tmp_path, capsys):
     data = Path(shutil.copytree(sudoku4x4, tmp_path / "data"))
     (data / "test" / "all__difficulty.npy").unlink()
     plots.main([f"checkpoint={run}", f"out={tmp_path / 'out'}", f"data_paths_test=[{data}]", "device=cpu"])
@@ -87,7 +87,7 @@ def test_a_dataset_without_difficulty_gets_no_figure_of_it(run, sudoku4x4, tmp_p
     assert not (tmp_path / "out" / "accuracy_by_difficulty.png").exists()
 
 
-def test_the_pass_over_the_test_puzzles_ends_in_the_accuracy_of_the_evaluation(run):
+def test_the_last_step_over_the_test_puzzles_has_the_accuracy_of_the_evaluation(run):
     (last,) = [record for record in read_metrics(run) if "test/accuracy" in record][-1:]
     config = ReportConfig(checkpoint=str(run), device="cpu")
     (table, num_rows, trained_steps), by_difficulty = plots.solve_test_puzzles(open_trained(str(run)), config)
@@ -100,7 +100,7 @@ def test_the_pass_over_the_test_puzzles_ends_in_the_accuracy_of_the_evaluation(r
     assert by_difficulty.unit == "guesses"
 
 
-def test_limit_and_steps_are_obeyed(run):
+def test_limit_and_steps_are_respected(run):
     config = ReportConfig(checkpoint=str(run), device="cpu", limit=5, steps=7)
     (table, num_rows, _), _ = plots.solve_test_puzzles(open_trained(str(run)), config)
     assert (num_rows, len(table)) == (5, 7)
@@ -122,7 +122,7 @@ RECORDS = [
 ]
 
 
-def test_curves_show_what_was_logged_by_its_step():
+def test_curves_show_logged_values_by_step():
     figure = curves.training_curves(RECORDS, global_batch_size=8)
     loss, solved, cells, _, rate, _ = figure.axes
     assert lines_of(loss) == {"train": ([10, 20, 30, 40], [2, 1, 0.5, 0.5]), "test": ([20], [1.5])}
@@ -134,13 +134,13 @@ def test_curves_show_what_was_logged_by_its_step():
         assert word in words
 
 
-def test_throughput_leaves_out_the_time_of_evaluations():
+def test_throughput_excludes_the_time_of_evaluations():
     steps, puzzles = curves.throughput(RECORDS, global_batch_size=8)
     assert steps.tolist() == [20, 40]
     assert puzzles.tolist() == [16, 16]  # 10 steps of 8 puzzles in 5 seconds
 
 
-def test_a_long_training_curve_gets_a_running_mean_over_it():
+def test_a_long_training_curve_has_a_running_mean():
     records = [record(step, step, train__lm_loss=1.0 + step % 2) for step in range(1, 1001)]
     raw, smooth = curves.training_curves(records, 8).axes[0].lines
     assert np.ptp(raw.get_ydata()) == 1
@@ -151,7 +151,7 @@ def test_a_running_mean_is_the_mean_of_the_neighbours():
     assert curves.running_mean(np.array([1.0, 2.0, 6.0]), 3).tolist() == [1.5, 3.0, 4.0]
 
 
-def test_accuracy_by_step_marks_where_training_ended_and_refuses_unlabelled_rows():
+def test_accuracy_by_step_marks_the_trained_steps_and_rejects_unlabelled_rows():
     point = {"exact_accuracy": 0.5, "token_accuracy": 0.9, "said_stop": 0.1}
     table = [{"at": str(step)} | point for step in range(1, 9)]
     figure = curves.accuracy_by_step(table, num_rows=100, trained_steps=4)
@@ -162,7 +162,7 @@ def test_accuracy_by_step_marks_where_training_ended_and_refuses_unlabelled_rows
         curves.accuracy_by_step([row | {"exact_accuracy": None} for row in table], 0, 4)
 
 
-def test_accuracy_by_difficulty_says_how_many_puzzles_each_class_has():
+def test_accuracy_by_difficulty_shows_the_number_of_puzzles_per_class():
     figure = curves.accuracy_by_difficulty({"0": (40, 30), "1-5": (0, 0), "over 100": (1000, 10)}, "guesses")
     words = text_of(figure)
     assert "n = 40" in words
@@ -173,14 +173,14 @@ def test_accuracy_by_difficulty_says_how_many_puzzles_each_class_has():
         curves.accuracy_by_difficulty({"0": (0, 0)}, "guesses")
 
 
-def test_the_same_numbers_make_the_same_files():
+def test_the_same_numbers_give_the_same_files():
     for kind in ("png", "svg"):
         one, two = (curves.encoded(curves.training_curves(RECORDS, 8), kind) for _ in range(2))
         assert one == two
     assert Image.open(io.BytesIO(curves.encoded(curves.training_curves(RECORDS, 8), "png"))).format == "PNG"
 
 
-def test_metrics_are_read_up_to_a_line_that_is_being_written_and_broken_ones_are_named(tmp_path):
+def test_metrics_are_read_up_to_a_partial_line_and_broken_lines_are_reported(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text(json.dumps({"step": 1, "a": 1.0, "b": None}) + '\n{"step": 2, "a')
     assert read_metrics(tmp_path) == [{"step": 1, "a": 1.0}]

@@ -1,4 +1,4 @@
-"""Prefetching: the same batches in the same order, errors in their place, and no thread left behind."""
+"""Prefetching: the same batches in the same order, errors at their position, and no remaining thread."""
 
 import gc
 import itertools
@@ -30,12 +30,12 @@ def items(count):
 
 
 @pytest.mark.parametrize("depth", [1, 3, 100])
-def test_prefetching_does_not_change_what_comes(ragged, depth):
+def test_prefetching_does_not_change_batches(ragged, depth):
     assert as_lists(Prefetcher(train(ragged).batches(1), depth=depth)) == as_lists(train(ragged).batches(1))
     assert not threads()
 
 
-def test_an_error_of_the_source_arrives_in_its_place():
+def test_an_error_of_the_source_is_raised_at_its_position():
     def failing():
         yield from items(2)
         raise UserError("bad row")
@@ -64,7 +64,7 @@ def test_leaving_early_stops_the_thread_and_closes_the_source():
     gc.collect()
     assert closed
     assert list(prefetcher) == []
-    prefetcher.close()  # again is harmless
+    prefetcher.close()  # closing again is harmless
 
 
 def test_an_abandoned_prefetcher_stops_its_thread():

@@ -1,4 +1,4 @@
-"""The training command: what it writes, what it counts, what repeats, and what its options really do."""
+"""The training command: output, metrics, reproducibility, and effects of its options."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ def steps(run: Run, num_steps: int, **settings) -> TrainState:
     return run.state
 
 
-# What repeats
+# Reproducibility
 
 
-def test_two_runs_of_one_seed_are_equal_but_for_times_and_another_seed_is_not(identified, tmp_path):
+def test_two_runs_are_equal_except_for_times_iff_they_have_the_same_seed(identified, tmp_path):
     for name, seed in (("one", 0), ("two", 0), ("other", 1)):
         train(identified, tmp_path / name, ema=True, seed=seed)
     assert_same_run(tmp_path / "one", tmp_path / "two")
     assert metrics(tmp_path / "one") != metrics(tmp_path / "other")
 
 
-def test_a_dataset_whose_identifiers_nobody_named_trains_to_its_end(identified, tmp_path):
+def test_a_dataset_without_identifier_names_can_be_trained_on(identified, tmp_path):
     data = shutil.copytree(identified, tmp_path / "data")
     (data / "identifiers.json").unlink()
     assert train(data, tmp_path / "run") == 0
@@ -68,7 +68,7 @@ def test_every_line_of_the_metrics_has_a_step_a_time_and_names(identified, tmp_p
     assert all(list(line)[:2] == ["step", "time"] for line in lines)
     assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
     training = [line for line in lines if "train/lr" in line]
-    # An interval ends every 3 steps, before each evaluation and at the end; no step is in two of them.
+    # An interval ends every 3 steps, before each evaluation and at the end; intervals do not overlap.
     evaluated = [line["step"] for line in lines if "test/accuracy" in line]
     last = evaluated[-1]
     assert [line["step"] for line in training] == sorted({*range(3, last + 1, 3), *evaluated})
@@ -83,7 +83,7 @@ def test_every_line_of_the_metrics_has_a_step_a_time_and_names(identified, tmp_p
     ) - {"step", "time"}
 
 
-def test_the_folder_of_a_run_says_what_it_was(identified, tmp_path):
+def test_the_folder_of_a_run_documents_it(identified, tmp_path):
     folder = tmp_path / "run"
     train(identified, folder, "+run_name=my_run", eval_save_outputs=["preds", "labels"])
     config = yaml.safe_load((folder / "all_config.yaml").read_text())
@@ -92,7 +92,9 @@ def test_the_folder_of_a_run_says_what_it_was(identified, tmp_path):
     assert (folder / "source" / "architectures.py").exists()
     last = metrics(folder)[-1]["step"]
     saved = torch.load(folder / f"step_{last}_all_preds.0", weights_only=True)
-    assert saved["preds"].shape == saved["labels"].shape == (7, 4)  # 7 rows in batches of 8: no padding row
+    assert (
+        saved["preds"].shape == saved["labels"].shape == (7, 4)
+    )  # 7 rows in a batch of 8, without the padding row
     correct = (saved["preds"] == saved["labels"]).float()
     assert metrics(folder)[-1]["test/accuracy"] == pytest.approx(correct.mean().item())
     weights = torch.load(folder / f"step_{last}", weights_only=True)
@@ -100,7 +102,7 @@ def test_the_folder_of_a_run_says_what_it_was(identified, tmp_path):
     assert all(isinstance(value, torch.Tensor) for value in weights.values())
 
 
-def test_two_runs_without_a_name_get_different_ones_whatever_the_seed(identified, tmp_path, monkeypatch):
+def test_unnamed_runs_get_different_names_for_any_seed(identified, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
         assert train(identified, None, checkpoint_path=None, epochs=2) == 0
@@ -112,7 +114,7 @@ def test_two_runs_without_a_name_get_different_ones_whatever_the_seed(identified
 # The command itself
 
 
-def test_a_null_default_takes_all_three_spellings_and_other_keys_too(identified, tmp_path, monkeypatch):
+def test_keys_can_be_set_in_all_three_spellings(identified, tmp_path, monkeypatch):
     for i, plus in enumerate(("", "+", "++")):
         overrides = [f"{plus}run_name=r{i}", f"{plus}checkpoint_path=run{i}", f"{plus}epochs=2"]
         code = in_process_command(
@@ -124,19 +126,19 @@ def test_a_null_default_takes_all_three_spellings_and_other_keys_too(identified,
     assert {path.name for path in tmp_path.iterdir()} == {"run0", "run1", "run2"}
 
 
-def test_a_sweep_trains_every_combination_in_a_folder_of_its_own(identified, tmp_path, monkeypatch):
+def test_a_sweep_trains_every_combination_in_its_own_folder(identified, tmp_path, monkeypatch):
     sweep = ["lr=1e-3,1e-4", "seed=0,1", "checkpoint_path=checkpoints/lr_${lr}_seed_${seed}"]
     data = [f"data_paths=[{identified}]", "epochs=2", "eval_interval=2"]
     assert in_process_command(monkeypatch, tmp_path, "--multirun", *TINY, *data, *sweep) == 0
     runs = {path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()}
     assert runs == {f"lr_{lr}_seed_{seed}" for lr in ("0.001", "0.0001") for seed in (0, 1)}
-    # Each is the run that it would have been alone.
+    # Each run equals the same run on its own.
     train(identified, tmp_path / "alone", lr=1e-4, seed=1, epochs=2)
     assert_same_run(tmp_path / "checkpoints" / "lr_0.0001_seed_1", tmp_path / "alone")
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "alone"}  # no outputs/, no multirun/
 
 
-def test_the_wiring_stays_short_enough_to_be_read():
+def test_the_entry_point_stays_short():
     assert len(inspect.getsource(pretrain).splitlines()) <= 250
 
 
@@ -144,7 +146,7 @@ def test_the_wiring_stays_short_enough_to_be_read():
 
 
 def test_training_metrics_are_means_over_the_interval_and_its_halted_rows(identified):
-    """Against sums taken by hand from the loss head, step by step."""
+    """Compare with sums computed by hand from the loss head, step by step."""
     run, twin = (build(tiny(identified, "x"), World()) for _ in range(2))
     sums: dict[str, float] = {}
     state, model = twin.state, twin.state.model
@@ -169,7 +171,7 @@ def test_training_metrics_are_means_over_the_interval_and_its_halted_rows(identi
     assert logged["train/steps"] == 3
 
 
-def test_each_fetch_begins_from_nothing(identified):
+def test_each_fetch_starts_from_zero(identified):
     whole, halves = (build(tiny(identified, "x"), World()) for _ in range(2))
     expected = steps(whole, 4).metrics.fetch()
     fetched = []
@@ -180,15 +182,15 @@ def test_each_fetch_begins_from_nothing(identified):
     assert [one["train/steps"] for one in fetched if "train/steps" in one] == [3]
 
 
-def test_a_metric_is_a_mean_over_the_rows_that_it_declares(identified, monkeypatch):
-    """At steps 1, 2 and 4 no row has halted, at step 3 all 8 have, each at its own third step."""
+def test_a_metric_is_a_mean_over_its_declared_rows(identified, monkeypatch):
+    """No row halts at steps 1, 2 and 4; all 8 rows halt at step 3, their third step."""
     monkeypatch.setitem(METRICS, "halted", Metric(lambda rows: rows.steps == 3))
     monkeypatch.setitem(METRICS, "all", Metric(lambda rows: rows.steps == 3, over="all"))
     logged = steps(build(tiny(identified, "x"), World()), 4).metrics.fetch()
     assert (logged["train/halted"], logged["train/all"]) == (1, 1 / 4)
 
 
-def test_metrics_over_halted_rows_are_left_out_where_no_row_halted(identified, tmp_path):
+def test_metrics_over_halted_rows_are_omitted_if_no_row_halted(identified, tmp_path):
     train(identified, tmp_path / "run", "arch.halt_max_steps=16", log_interval=2, epochs=2)
     first = metrics(tmp_path / "run")[0]
     assert first["step"] == 2
@@ -196,11 +198,11 @@ def test_metrics_over_halted_rows_are_left_out_where_no_row_halted(identified, t
     assert first.keys() == {"step", "train/lm_loss", "train/q_halt_loss", "train/lr"} | cost
 
 
-def test_test_steps_is_the_first_step_that_says_stop_and_the_answer_the_last_ones(identified, monkeypatch):
+def test_test_steps_counts_to_the_first_stop_but_answers_are_from_the_last_step(identified, monkeypatch):
     run = build(tiny(identified, "x", "arch.halt_max_steps=4"), World())
     inner = run.state.model.architecture
     calls = []
-    # Rows say stop at step 1, 3, 2, never, 1, 1, 4; q_halt may fall again afterwards.
+    # Rows say stop at step 1, 3, 2, never, 1, 1, 4; q_halt may decrease afterwards.
     says = torch.tensor(
         [[1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1], [1, 0, 1, 0], [0, 0, 0, 1]]
     )
@@ -225,8 +227,8 @@ def test_test_steps_is_the_first_step_that_says_stop_and_the_answer_the_last_one
     assert results["test/accuracy"] == pytest.approx((batch["labels"][:7] == 3).float().mean().item())
 
 
-def test_padding_rows_count_nowhere(identified, tmp_path):
-    """The seven test rows in one padded batch of 8, in batches of 1, and in one of 7 give the same numbers."""
+def test_padding_rows_are_ignored(identified, tmp_path):
+    """The seven test rows give the same numbers in one padded batch of 8, in batches of 1, and in one of 7."""
     results = []
     for size in (8, 1, 7):
         run = build(tiny(identified, "x", global_batch_size=size), World())
@@ -235,7 +237,7 @@ def test_padding_rows_count_nowhere(identified, tmp_path):
         assert other == pytest.approx(results[0], rel=1e-5)
 
 
-def test_several_sets_are_reported_each_and_pooled_by_rows(identified, tmp_path):
+def test_several_sets_are_reported_separately_and_pooled_by_rows(identified, tmp_path):
     second = write_identified(tmp_path / "second", seed=5, num_test=3)
     folder = tmp_path / "run"
     train(identified, folder, data_paths_test=[str(identified), str(second)], epochs=2)
@@ -250,7 +252,7 @@ def test_several_sets_are_reported_each_and_pooled_by_rows(identified, tmp_path)
 # Options
 
 
-def test_accumulated_gradients_are_those_of_the_large_batch(identified):
+def test_accumulated_gradients_equal_those_of_the_large_batch(identified):
     whole, parts = (build(tiny(identified, "x", grad_accum_steps=n), World()) for n in (1, 4))
     one, two = steps(whole, 5), steps(parts, 5, grad_accum_steps=4)
     assert len(two.carries) == 4
@@ -284,7 +286,7 @@ def test_activation_checkpointing_changes_no_gradient_and_recomputes(identified,
     assert applications[1] > applications[0]
 
 
-def test_frozen_weights_do_not_move_and_hold_no_gradient_while_the_table_learns(identified, tmp_path):
+def test_frozen_weights_do_not_change_and_have_no_gradient_while_the_table_learns(identified, tmp_path):
     run = build(tiny(identified, "x", freeze_weights=True, ema=True), World())
     before = {name: value.clone() for name, value in run.state.model.state_dict().items()}
     state = steps(run, 5)
@@ -295,7 +297,7 @@ def test_frozen_weights_do_not_move_and_hold_no_gradient_while_the_table_learns(
     assert train(identified, tmp_path / "run", freeze_weights=True) == 0
 
 
-def test_without_puzzle_embeddings_there_is_no_table_and_the_rest_trains(identified, tmp_path, capsys):
+def test_training_works_without_puzzle_embeddings(identified, tmp_path, capsys):
     assert train(identified, tmp_path / "run", "arch.puzzle_emb_ndim=0") == 0
     assert "puzzle_emb_lr and puzzle_emb_len have no effect" in capsys.readouterr().out
     state = newest_state(tmp_path / "run")
@@ -303,8 +305,8 @@ def test_without_puzzle_embeddings_there_is_no_table_and_the_rest_trains(identif
     assert not any("puzzle_emb" in name for name in state["shared"]["model"])
 
 
-def test_puzzles_are_told_apart_only_through_their_embeddings(identified):
-    """The table moves in the rows of the batch alone."""
+def test_puzzles_are_distinguished_only_by_their_embeddings(identified):
+    """Only the table rows of the batch change."""
     run = build(tiny(identified, "x", puzzle_emb_lr=0.1), World())
     batch = batches_of(run)[0]
     for _ in range(2):  # the first step's gradient may be zero where q_head and table are zero
@@ -326,7 +328,7 @@ def test_the_learning_rate_warms_up_and_follows_a_cosine_of_the_estimated_steps(
         assert rate == pytest.approx(0.1 * (0.5 + 0.25 * (1 + math.cos(math.pi * progress)))), step
 
 
-def test_evaluation_uses_the_averages_and_training_goes_on_with_the_live_weights(identified, tmp_path):
+def test_evaluation_uses_the_averages_and_training_continues_with_the_live_weights(identified, tmp_path):
     train(identified, tmp_path / "averaged", ema=True, ema_rate=0.99)
     train(identified, tmp_path / "live")
     one, two = metrics(tmp_path / "averaged"), metrics(tmp_path / "live")
@@ -337,19 +339,19 @@ def test_evaluation_uses_the_averages_and_training_goes_on_with_the_live_weights
             assert ours == theirs
 
 
-def test_evaluations_begin_with_the_iteration_asked_for(identified, tmp_path):
+def test_evaluations_begin_with_the_requested_iteration(identified, tmp_path):
     train(identified, tmp_path / "run", min_eval_interval=2)
     assert sum("test/accuracy" in line for line in metrics(tmp_path / "run")) == 1
     assert len(list((tmp_path / "run").glob("step_*"))) == 1
 
 
-def test_without_an_interval_the_one_evaluation_is_at_the_end(identified, tmp_path):
+def test_without_an_interval_there_is_one_evaluation_at_the_end(identified, tmp_path):
     train(identified, tmp_path / "run", eval_interval=None)
     lines = metrics(tmp_path / "run")
     assert [line["step"] for line in lines if "test/accuracy" in line] == [lines[-1]["step"]]
 
 
-def test_given_weights_are_where_training_starts_and_their_averages_too(identified, tmp_path):
+def test_training_and_averages_start_from_given_weights(identified, tmp_path):
     train(identified, tmp_path / "source", ema=True)
     weights = max((tmp_path / "source").glob("step_*"), key=lambda path: int(path.name[5:]))
     train(identified, tmp_path / "run", load_checkpoint=str(weights), ema=True, lr=0.0, puzzle_emb_lr=0.0)
@@ -360,7 +362,7 @@ def test_given_weights_are_where_training_starts_and_their_averages_too(identifi
         torch.testing.assert_close(average, source[name], msg=name)
 
 
-def test_each_evaluation_is_evaluated_by_the_family_of_the_data_unless_told_otherwise(sudoku4x4, tmp_path):
+def test_the_evaluator_is_that_of_the_family_by_default(sudoku4x4, tmp_path):
     train(sudoku4x4, tmp_path / "by_family", evaluators=None, epochs=2)
     train(sudoku4x4, tmp_path / "none", evaluators=[], epochs=2)
     assert "sudoku/valid" in metrics(tmp_path / "by_family")[-1]
@@ -372,7 +374,7 @@ def test_each_evaluation_is_evaluated_by_the_family_of_the_data_unless_told_othe
 
 @pytest.fixture
 def poisoned(monkeypatch):
-    """Makes the loss of one step infinite or NaN."""
+    """Make the loss of one step infinite or NaN."""
 
     def at(step: int, value: float) -> None:
         from models.losses import ACTLossHead
@@ -405,7 +407,7 @@ def test_a_loss_that_is_not_finite_never_reaches_the_weights(identified, tmp_pat
         match=r"^step 7 \(batch 2 of iteration 2 of the training stream\): the loss or its gradient",
     ):
         train(identified, folder, **settings)
-    # What is on disk is from before step 7: the state of the evaluation after step 5, or of step 6.
+    # The state on disk is from before step 7: from the evaluation after step 5, or from step 6.
     state = newest_state(folder)["shared"]
     assert state["step"] == (5 if interval is None else 6)
     assert all(value.isfinite().all() for value in state["model"].values())
@@ -414,7 +416,7 @@ def test_a_loss_that_is_not_finite_never_reaches_the_weights(identified, tmp_pat
         assert_equal(torch.load(path, weights_only=True), good)
 
 
-def test_weights_in_memory_stay_those_of_the_step_before(identified, poisoned):
+def test_weights_in_memory_stay_those_of_the_previous_step(identified, poisoned):
     clean, bad = (build(tiny(identified, "x", ema=True), World()) for _ in range(2))
     steps(clean, 2)
     poisoned(3, math.nan)
@@ -427,7 +429,7 @@ def test_weights_in_memory_stay_those_of_the_step_before(identified, poisoned):
     )
 
 
-def test_a_learning_rate_beyond_reason_ends_with_the_step_and_no_broken_weights_on_disk(identified, tmp_path):
+def test_an_absurd_learning_rate_reports_the_step_and_saves_no_broken_weights(identified, tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(UserError, match=r"step \d+ .*not finite"):
         train(identified, folder, lr=1e15, epochs=40, eval_interval=2)
@@ -438,7 +440,7 @@ def test_a_learning_rate_beyond_reason_ends_with_the_step_and_no_broken_weights_
 @pytest.mark.parametrize(
     ("copies", "counted"), [(1, "of 5 unseen puzzles"), (3, "of 15 test examples of 5 unseen puzzles")]
 )
-def test_a_run_ends_with_how_many_test_examples_it_solves(tmp_path, capsys, copies, counted):
+def test_a_run_ends_by_reporting_the_number_of_solved_test_examples(tmp_path, capsys, copies, counted):
     data = write_identified(tmp_path / "data")
     with SplitWriter(data / "test", seq_len=4, vocab_size=7) as writer:
         for _ in range(5):

@@ -1,4 +1,4 @@
-"""Weights from everywhere: files, folders, the hub, published runs; and everything that must be refused."""
+"""Loading weights from files, folders, the hub and published runs; and errors."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def ignore(line: str) -> None:
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", ""], ids=["compiled", "uncompiled"])
 @pytest.mark.parametrize("stem", FLOAT32_STEMS)
-def test_a_published_run_answers_as_the_published_code_did(tmp_path, stem, prefix):
+def test_a_published_run_gives_the_answers_of_the_published_code(tmp_path, stem, prefix):
     folder, golden = published_run(tmp_path / "run", stem, prefix)
     seq_len = int(golden["eval/batch/inputs"].shape[1])
     model = models.load_pretrained(folder, seq_len=seq_len)
@@ -56,14 +56,14 @@ def test_a_published_run_answers_as_the_published_code_did(tmp_path, stem, prefi
     assert not model.training
 
 
-def test_where_no_file_tells_the_length_the_message_asks_for_it(tmp_path):
+def test_an_unknown_seq_len_is_an_error_that_names_the_option(tmp_path):
     folder, _ = published_run(tmp_path / "run", "trm_attn_rope")
     with pytest.raises(UserError, match="give seq_len="):
         models.load_pretrained(folder)
 
 
 @pytest.mark.parametrize("stem", ["trm_mlp_t", "trm_learned", "hrm_mlp_t"])
-def test_weights_that_know_their_length_need_no_seq_len_and_refuse_another(tmp_path, stem):
+def test_weights_with_a_known_length_need_no_seq_len_and_reject_another(tmp_path, stem):
     folder, golden = published_run(tmp_path / "run", stem)
     length = golden["eval/batch/inputs"].shape[1]
     assert models.load_pretrained(folder).architecture.config.seq_len == length
@@ -74,7 +74,7 @@ def test_weights_that_know_their_length_need_no_seq_len_and_refuse_another(tmp_p
 # Finding
 
 
-def test_of_a_run_the_newest_weights_by_number_are_taken_and_nothing_else_named_step(tmp_path):
+def test_the_newest_weights_of_a_run_are_used(tmp_path):
     folder = write_run(tmp_path / "run", randomised(), step=900)
     torch.save(randomised(seed=1).state_dict(), folder / "step_1000")
     torch.save({"preds": torch.zeros(3)}, folder / "step_2000_all_preds.0")
@@ -98,7 +98,7 @@ def test_of_a_run_the_newest_weights_by_number_are_taken_and_nothing_else_named_
         ("two", "several .safetensors files"),
     ],
 )
-def test_what_is_no_weights_is_refused_with_the_right_thing_named(tmp_path, name, message):
+def test_other_files_are_rejected_with_a_suggestion(tmp_path, name, message):
     run = write_run(tmp_path / "run", randomised(), step=5)
     (run / "step_5_all_preds.0").write_bytes(b"")
     (run / "state_step_5").mkdir()
@@ -111,13 +111,13 @@ def test_what_is_no_weights_is_refused_with_the_right_thing_named(tmp_path, name
         locate(str(tmp_path / name))
 
 
-def test_weights_without_a_config_beside_them_are_refused(tmp_path):
+def test_weights_without_a_config_are_rejected(tmp_path):
     torch.save(randomised().state_dict(), tmp_path / "step_1")
     with pytest.raises(UserError, match=r"no all_config\.yaml"):
         open_trained(str(tmp_path / "step_1"))
 
 
-def test_the_best_weights_tell_the_step_they_are_of(tmp_path):
+def test_the_best_weights_have_a_recorded_step(tmp_path):
     folder = write_run(tmp_path / "run", randomised(), step=900, metadata=SIZES)
     shutil.copy(folder / "step_900", folder / "best")
     (folder / "best.json").write_text('{"step": 900, "metric": "test/exact_accuracy", "value": 0.5}')
@@ -128,7 +128,7 @@ def test_the_best_weights_tell_the_step_they_are_of(tmp_path):
 
 
 class Hub:
-    """Stands in for the download call: a folder on disk as the repository OWNER/NAME."""
+    """A fake download function: a folder on disk as the repository OWNER/NAME."""
 
     def __init__(self, root: Path):
         self.root, self.asked = root, []
@@ -158,7 +158,7 @@ def hub(tmp_path, monkeypatch) -> Hub:
 @pytest.mark.parametrize(
     "source", ["hf://owner/name/arc/step_20", "hf://owner/name/arc", "hf://owner/name@main/arc"]
 )
-def test_a_file_or_a_folder_on_the_hub_loads_with_the_config_beside_it(hub, source):
+def test_a_file_or_folder_on_the_hub_loads_with_its_config(hub, source):
     model = randomised(seed=3)
     write_run(hub.root / "arc", randomised(), step=10, metadata=SIZES)
     write_run(hub.root / "arc", model, step=20, metadata=SIZES)
@@ -167,13 +167,13 @@ def test_a_file_or_a_folder_on_the_hub_loads_with_the_config_beside_it(hub, sour
     assert "arc/step_10" not in hub.asked
 
 
-def test_a_repository_of_one_run_loads_by_its_name_alone(hub):
+def test_a_repository_with_one_run_loads_by_its_name(hub):
     model = randomised(seed=3)
     write_run(hub.root, model, metadata=SIZES)
     assert same_weights(models.load_pretrained("owner/name").state_dict(), model.state_dict())
 
 
-def test_what_the_repository_lacks_is_said(hub):
+def test_missing_files_in_the_repository_are_reported(hub):
     write_run(hub.root, randomised(), metadata=SIZES)
     with pytest.raises(UserError, match="neither a file nor a folder other"):
         locate("hf://owner/name/other")
@@ -188,7 +188,7 @@ def test_what_the_repository_lacks_is_said(hub):
         (ConnectionError("refused"), "the hub cannot be reached"),
     ],
 )
-def test_an_unreachable_hub_is_said_to_be_that(monkeypatch, error, message):
+def test_an_unreachable_hub_is_reported(monkeypatch, error, message):
     def fail(**_):
         raise error
 
@@ -206,7 +206,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
-def test_a_pickle_that_wants_to_run_code_is_refused_and_does_not_run(tmp_path, monkeypatch, form):
+def test_a_pickle_with_code_is_rejected_and_does_not_run(tmp_path, monkeypatch, form):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "step_1"
     if form == "pickle":
@@ -218,7 +218,7 @@ def test_a_pickle_that_wants_to_run_code_is_refused_and_does_not_run(tmp_path, m
     assert not (tmp_path / "made_by_the_pickle").exists()
 
 
-def test_truncated_and_foreign_files_are_named(tmp_path):
+def test_truncated_and_foreign_files_are_reported(tmp_path):
     whole = tmp_path / "whole"
     torch.save(randomised().state_dict(), whole)
     content = whole.read_bytes()
@@ -230,7 +230,7 @@ def test_truncated_and_foreign_files_are_named(tmp_path):
         "half": content[: len(content) // 2],
         "flipped": bytes(flipped),
         "text": b"arch:\n  name: trm\n",
-        "words": b"hello",  # a pickle too, which asks for what is not there
+        "words": b"hello",  # also a pickle, which refers to a missing object
         "half.safetensors": (tmp_path / "x.safetensors").read_bytes()[:200],
         "text.safetensors": b"hello",
     }
@@ -249,13 +249,13 @@ def test_truncated_and_foreign_files_are_named(tmp_path):
         (b"\x80\x02", "its pickled contents are truncated or garbled"),
     ],
 )
-def test_the_reason_why_a_file_is_no_weights_is_in_words(tmp_path, content, reason):
+def test_the_error_explains_why_a_file_has_no_weights(tmp_path, content, reason):
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(UserError, match=re.escape(f"file: is damaged or not a weights file ({reason})")):
         read_state_dict(tmp_path / "file")
 
 
-def test_no_random_bytes_behind_a_pickles_beginning_bring_more_than_that_error(tmp_path):
+def test_random_bytes_after_the_start_of_a_pickle_give_that_error(tmp_path):
     rng = np.random.default_rng(0)
     for _ in range(300):
         (tmp_path / "file").write_bytes(b"\x80\x02" + rng.bytes(rng.integers(1, 40)))
@@ -275,13 +275,13 @@ def test_no_random_bytes_behind_a_pickles_beginning_bring_more_than_that_error(t
         ({"a._orig_mod.w": torch.zeros(1), "a.w": torch.zeros(1)}, "both with and without"),
     ],
 )
-def test_other_contents_are_refused_in_words(tmp_path, content, message):
+def test_other_contents_are_rejected_with_a_message(tmp_path, content, message):
     torch.save(content, tmp_path / "file")
     with pytest.raises(UserError, match=message):
         read_state_dict(tmp_path / "file")
 
 
-def test_a_full_training_state_is_recognised_and_the_weights_of_its_step_named(tmp_path):
+def test_a_full_training_state_is_detected_and_its_weights_are_suggested(tmp_path):
     (tmp_path / "state_step_7").mkdir()
     path = tmp_path / "state_step_7" / "1-shared.pt"
     torch.save({"model": {"w": torch.zeros(1)}, "step": 7}, path)
@@ -302,14 +302,14 @@ def test_a_full_training_state_is_recognised_and_the_weights_of_its_step_named(t
     ],
     ids=["loss head", "act model", "architecture", "wrapped"],
 )
-def test_weights_load_from_whatever_part_they_were_saved_of(renamed):
+def test_weights_load_with_any_prefix_of_names(renamed):
     source, target = randomised(seed=1), randomised(seed=2)
     state = {renamed(name): value.clone() for name, value in source.state_dict().items()}
     load_weights(target, state, source="x", purpose="evaluate", notice=ignore)
     assert same_weights(target.state_dict(), source.state_dict())
 
 
-def test_the_prefix_of_torch_compile_is_stripped_wherever_it_stands(tmp_path):
+def test_the_prefix_of_torch_compile_is_stripped_anywhere(tmp_path):
     state = randomised().state_dict()
     torch.save(
         {name.replace("inner.", "inner._orig_mod."): v for name, v in state.items()}, tmp_path / "inside"
@@ -319,7 +319,7 @@ def test_the_prefix_of_torch_compile_is_stripped_wherever_it_stands(tmp_path):
     assert same_weights(read_state_dict(tmp_path / "outside"), state)
 
 
-def test_a_mismatch_lists_everything_on_one_screen_and_leaves_the_model_alone():
+def test_a_mismatch_lists_names_and_does_not_change_the_model():
     model = randomised(TINY_ARCH | {"L_layers": 6})
     before = {name: value.clone() for name, value in model.state_dict().items()}
     other = randomised(sizes=SIZES | {"vocab_size": 9}).state_dict()
@@ -336,7 +336,7 @@ def test_a_mismatch_lists_everything_on_one_screen_and_leaves_the_model_alone():
     assert same_weights(model.state_dict(), before)
 
 
-def test_for_fine_tuning_a_table_of_another_size_becomes_its_mean_row_with_a_notice():
+def test_for_finetuning_a_table_of_another_size_becomes_its_mean_row_with_a_notice():
     source = randomised(sizes=SIZES | {"num_puzzle_identifiers": 5})
     target = randomised(sizes=SIZES | {"num_puzzle_identifiers": 3}, seed=1)
     notices: list[str] = []
@@ -347,21 +347,21 @@ def test_for_fine_tuning_a_table_of_another_size_becomes_its_mean_row_with_a_not
     assert "5 rows, not 3" in notices[0]
 
 
-def test_for_evaluation_a_table_of_another_size_is_refused_and_identifiers_explained():
+def test_for_evaluation_a_table_of_another_size_is_rejected_with_an_explanation():
     source = randomised(sizes=SIZES | {"num_puzzle_identifiers": 5})
     target = randomised(sizes=SIZES | {"num_puzzle_identifiers": 3})
     with pytest.raises(WeightsMismatch, match=r"(?s)5 puzzle identifiers, the data has 3.*identifiers\.json"):
         load_weights(target, source.state_dict(), source="FILE", purpose="evaluate", notice=ignore)
 
 
-def test_for_evaluation_one_identifier_is_enough_of_the_mean_row():
+def test_for_evaluation_with_one_identifier_the_mean_row_is_used():
     source = randomised(sizes=SIZES | {"num_puzzle_identifiers": 5})
     target, notices = randomised(), []
     load_weights(target, source.state_dict(), source="FILE", purpose="evaluate", notice=notices.append)
     assert len(notices) == 1
 
 
-def test_names_without_a_known_head_are_left_as_they_are():
+def test_names_without_a_known_prefix_are_unchanged():
     state = {"a.weight": torch.zeros(1)}
     assert canonical_names(state).keys() == state.keys()
 
@@ -375,7 +375,7 @@ def with_identifiers(folder: Path, names: list[str]) -> str:
     return str(folder)
 
 
-def test_data_of_other_sizes_is_refused_with_both_numbers(tmp_path):
+def test_data_of_different_sizes_is_rejected_with_both_numbers(tmp_path):
     trained = open_trained(str(write_run(tmp_path / "run", randomised(), metadata=SIZES)))
     with pytest.raises(UserError, match=r"(?s)vocab_size: 7 in the weights, 12 in the data"):
         trained.sizes_for(SIZES | {"vocab_size": 12}, ["data/x"], ignore)
@@ -383,7 +383,7 @@ def test_data_of_other_sizes_is_refused_with_both_numbers(tmp_path):
         trained.sizes_for(SIZES | {"seq_len": 36}, ["data/x"], ignore)
 
 
-def test_other_identifiers_are_refused_and_the_same_ones_accepted(tmp_path):
+def test_different_identifiers_are_rejected_and_equal_ones_accepted(tmp_path):
     same = with_identifiers(tmp_path / "same", ["<blank>", "a", "b", "c"])
     other = with_identifiers(tmp_path / "other", ["<blank>", "b", "a", "c"])
     sizes = SIZES | {"num_puzzle_identifiers": 4}
@@ -392,11 +392,11 @@ def test_other_identifiers_are_refused_and_the_same_ones_accepted(tmp_path):
     notices: list[str] = []
     assert trained.sizes_for(sizes, [same], notices.append) == sizes
     assert not notices
-    with pytest.raises(UserError, match=r"other/identifiers\.json: differs from the one"):
+    with pytest.raises(UserError, match=r"other/identifiers\.json: differs from the training data"):
         trained.sizes_for(sizes, [other], notices.append)
 
 
-def test_one_of_several_training_datasets_is_answered_with_the_whole_table(tmp_path):
+def test_one_of_several_training_datasets_is_evaluated_with_the_whole_table(tmp_path):
     first = with_identifiers(tmp_path / "first", ["<blank>", "a"])
     second = with_identifiers(tmp_path / "second", ["<blank>", "-", "b", "c"])
     sizes = SIZES | {"num_puzzle_identifiers": 4}
@@ -417,14 +417,14 @@ def test_weights_without_a_record_of_identifiers_are_used_with_a_warning(tmp_pat
     assert "has no record of its puzzle identifiers" in notices[0]
 
 
-def test_the_config_of_another_program_is_refused(tmp_path):
+def test_the_config_of_another_program_is_rejected(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(UserError, match=r"not written by export\.py"):
         open_trained(str(tmp_path))
 
 
-def test_loading_gives_the_loss_head_in_evaluation_mode_on_the_device_asked_for(tmp_path):
+def test_loading_returns_the_loss_head_in_evaluation_mode_on_the_device(tmp_path):
     model = randomised()
     loaded = models.load_pretrained(str(write_run(tmp_path / "run", model, metadata=SIZES)), device="cpu")
     assert isinstance(loaded, ACTLossHead)

@@ -1,4 +1,4 @@
-"""Progress of training and evaluation in logs that nobody watches on a terminal; time is that of a fake clock."""
+"""Progress of training and evaluation on a terminal and in log files, with a fake clock."""
 
 import io
 import re
@@ -32,7 +32,7 @@ def run_for(progress: Progress, clock: Clock, seconds: int) -> None:
         progress.update()
 
 
-def test_without_a_terminal_there_is_a_line_soon_and_then_one_in_thirty_seconds(capsys):
+def test_without_a_terminal_there_is_a_line_soon_and_then_every_thirty_seconds(capsys):
     clock = Clock()
     progress = Progress("train", "step", World(), total=1200, clock=clock)
     run_for(progress, clock, 4)
@@ -48,7 +48,7 @@ def test_without_a_terminal_there_is_a_line_soon_and_then_one_in_thirty_seconds(
     ]
 
 
-def test_time_left_leaves_out_the_first_step_and_the_steps_before_a_resume(capsys):
+def test_time_left_excludes_the_first_step_and_steps_before_a_resume(capsys):
     clock = Clock()
     progress = Progress("train", "step", World(), initial=100, clock=clock)
     progress.total = 122
@@ -86,7 +86,7 @@ def test_a_terminal_shows_a_bar_and_no_lines_and_other_ranks_show_nothing(monkey
         terminal.truncate()
 
 
-def test_a_training_and_its_evaluation_say_how_far_they_are(identified, tmp_path, monkeypatch, capsys):
+def test_a_training_and_its_evaluation_report_progress(identified, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(progress_module, "FIRST_LINE_SECONDS", 0.0)
     monkeypatch.setattr(progress_module, "LINE_SECONDS", 0.0)
     train(identified, tmp_path)

@@ -1,4 +1,4 @@
-"""Published all_config.yaml files in our keys: class identifiers, keys, and everything that is refused."""
+"""Published all_config.yaml files converted to our keys: class identifiers, keys, and errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from models.registry import PUBLISHED_NAMES, build_model
 from utils.errors import UserError
 
 LOSS = {"name": "losses@ACTLossHead", "loss_type": "stablemax_cross_entropy"}
-# As the published configs of each class carry them.
+# As in the published configs of each class.
 TRM = {
     "H_cycles": 3,
     "H_layers": 0,
@@ -38,13 +38,13 @@ def published(name: str, **arch) -> dict:
 
 
 @pytest.mark.parametrize("identifier", PUBLISHED_NAMES)
-def test_every_published_class_identifier_means_one_of_our_architectures(identifier):
+def test_every_published_class_identifier_maps_to_an_architecture(identifier):
     config = parse_run_config(published(identifier, H_layers=2, hidden_size=64, puzzle_emb_ndim=64), "FILE")
     assert config.arch["name"] == PUBLISHED_NAMES[identifier]
     build_model(config.arch, **SIZES)
 
 
-def test_the_settings_arrive_unchanged():
+def test_settings_are_unchanged():
     config = parse_run_config(published("recursive_reasoning.trm@TinyRecursiveReasoningModel_ACTV1"), "FILE")
     assert config.arch == TRM | {"name": "trm"}
     assert {key: config.values[key] for key in ("lr", "epochs", "ema", "global_batch_size")} == {
@@ -52,7 +52,7 @@ def test_the_settings_arrive_unchanged():
     }
 
 
-def test_our_own_config_passes_unchanged():
+def test_our_own_config_is_unchanged():
     ours = parse(
         PretrainConfig, PUBLISHED_TOP | {"arch": TINY_ARCH | {"loss": LOSS, "halting": None}}
     ).model_dump()
@@ -60,14 +60,14 @@ def test_our_own_config_passes_unchanged():
 
 
 @pytest.mark.parametrize(("key", "neutral"), REMOVED.items())
-def test_a_run_recorded_before_an_option_was_taken_out_still_opens_unless_it_used_it(key, neutral):
+def test_a_run_with_a_removed_option_opens_unless_it_used_the_option(key, neutral):
     ours = parse(PretrainConfig, PUBLISHED_TOP | {"arch": TINY_ARCH | {"loss": LOSS}}).model_dump()
     assert parse_run_config(ours | {key: neutral}, "FILE").values == ours
     with pytest.raises(UserError, match=rf"(?s)FILE: .*{key}: unknown key"):
         parse_run_config(ours | {key: 7}, "FILE")
 
 
-def test_sizes_of_the_data_among_the_settings_are_told_apart():
+def test_data_sizes_are_separated_from_settings():
     name = "recursive_reasoning.trm@TinyRecursiveReasoningModel_ACTV1"
     config = parse_run_config(published(name, batch_size=768, causal=False, **SIZES), "FILE")
     assert config.sizes == SIZES
@@ -83,7 +83,7 @@ def test_sizes_of_the_data_among_the_settings_are_told_apart():
         ("recursive_reasoning.trm@TinyRecursiveReasoningModel_ACTV1", "act_inference", True),
     ],
 )
-def test_what_a_published_class_ignores_does_not_act_here(identifier, key, value):
+def test_keys_ignored_by_a_published_class_have_no_effect(identifier, key, value):
     config = parse_run_config(published(identifier, H_layers=2, **{key: value}), "FILE")
     assert key not in config.arch
 
@@ -115,6 +115,6 @@ def test_the_single_data_path_of_older_configs_becomes_a_list():
         ({"lr": 1}, "no arch.name"),
     ],
 )
-def test_what_nobody_knows_is_an_error_that_names_the_file(values, message):
+def test_unknown_keys_and_names_are_errors_that_name_the_file(values, message):
     with pytest.raises(UserError, match=message):
         parse_run_config(values, "FILE")

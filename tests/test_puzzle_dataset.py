@@ -1,4 +1,4 @@
-"""The stream of batches: seeds, ranks, resuming, padding, and what users get wrong."""
+"""The stream of batches: seeds, ranks, resuming, padding, and user errors."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ def ragged(tmp_path):
 
 
 def published_puzzles(groups, seed, iteration, epochs, batch_size):
-    """The puzzles of each batch, spelled out draw by draw from the published description."""
+    """Draw the puzzles of each batch one by one, following the published description."""
     lengths = [length for group in groups for length in group]
     group_starts = np.cumsum([0] + [len(group) for group in groups])
     rng = np.random.Generator(np.random.Philox(seed=seed + iteration))
@@ -41,7 +41,7 @@ def published_puzzles(groups, seed, iteration, epochs, batch_size):
 
 @pytest.mark.parametrize("at_once", [1, 7, 1 << 18])
 @pytest.mark.parametrize("groups", [random_groups(), [[1] * 4] * 9, [[2, 3, 1]] * 6, [[1]] * 5, [[25]]])
-def test_puzzles_follow_the_published_draws_however_they_are_cut(monkeypatch, groups, at_once):
+def test_puzzles_follow_the_published_draws_for_any_chunk_size(monkeypatch, groups, at_once):
     monkeypatch.setattr("dataset.training_order._DRAWS_AT_ONCE", at_once)
     puzzle_starts = np.cumsum([0] + [length for group in groups for length in group])
     group_starts = np.cumsum([0] + [len(group) for group in groups])
@@ -52,7 +52,7 @@ def test_puzzles_follow_the_published_draws_however_they_are_cut(monkeypatch, gr
         assert order.num_batches(iteration) == len(expected)
 
 
-def test_examples_of_a_puzzle_are_taken_whole_or_chosen_without_replacement():
+def test_examples_of_a_puzzle_are_all_taken_or_sampled_without_replacement():
     puzzle_starts = np.cumsum([0, 3, 5, 1, 20, 4])
     order = TrainingOrder(np.arange(6), puzzle_starts, 16, seed=0, epochs_per_iter=200)
     cut_short = 0
@@ -70,8 +70,8 @@ def test_examples_of_a_puzzle_are_taken_whole_or_chosen_without_replacement():
     assert cut_short > 50
 
 
-def test_neighbouring_seeds_share_their_orders_one_iteration_apart_as_published():
-    """README tells to take seeds further apart than a run has iterations."""
+def test_adjacent_seeds_have_the_same_orders_shifted_by_one_iteration_as_published():
+    """The README recommends seeds that differ by more than the number of iterations of a run."""
     starts = np.arange(41)
 
     def drawn(seed: int, iteration: int) -> list[int]:
@@ -83,7 +83,7 @@ def test_neighbouring_seeds_share_their_orders_one_iteration_apart_as_published(
     assert all(drawn(0, early) != drawn(1000, late) for early in (1, 2, 3) for late in (1, 2, 3))
 
 
-def test_every_example_of_a_puzzle_is_as_likely_and_in_every_place():
+def test_every_example_of_a_puzzle_is_equally_likely_at_every_position():
     order = TrainingOrder(np.arange(2), np.array([0, 5]), 3, seed=1, epochs_per_iter=6000)
     seen = np.stack([examples for _, examples in order.batches(1)])  # (6000, 3) of 5 examples
     counts = np.stack([np.bincount(column, minlength=5) for column in seen.T])
@@ -93,7 +93,7 @@ def test_every_example_of_a_puzzle_is_as_likely_and_in_every_place():
     assert np.abs(first - 600).max() < 5 * np.sqrt(600 * 0.8)
 
 
-def test_seed_iteration_and_batch_each_choose_other_examples_of_the_same_puzzle():
+def test_seed_iteration_and_batch_determine_the_examples_of_a_puzzle():
     def chosen(seed: int, iteration: int) -> list[list[int]]:
         order = TrainingOrder(np.arange(2), np.array([0, 100]), 8, seed=seed, epochs_per_iter=2)
         return [examples.tolist() for _, examples in order.batches(iteration)]
@@ -134,20 +134,20 @@ def test_rows_carry_the_inputs_labels_and_identifier_of_one_example(ragged):
         assert batch["puzzle_identifiers"].tolist() == identifiers.tolist()
 
 
-def test_a_run_repeats_exactly_and_another_seed_or_iteration_differs(ragged):
+def test_batches_are_reproducible_by_seed_and_iteration(ragged):
     first = as_lists(train(ragged, seed=4).batches(1))
     assert as_lists(train(ragged, seed=4).batches(1)) == first
     assert as_lists(train(ragged, seed=5).batches(1)) != first
     assert as_lists(train(ragged, seed=4).batches(2)) != first
 
 
-def test_each_pass_is_the_next_iteration(ragged):
+def test_each_pass_is_another_iteration(ragged):
     dataset = train(ragged)
     for iteration in (1, 2, 3):
         assert as_lists(dataset) == as_lists(train(ragged).batches(iteration))
 
 
-def test_the_order_ignores_numpys_global_generator(ragged):
+def test_the_order_does_not_use_the_global_generator_of_numpy(ragged):
     np.random.seed(0)  # noqa: NPY002 - that is the point
     first = as_lists(train(ragged))
     np.random.seed(1)  # noqa: NPY002
@@ -156,7 +156,7 @@ def test_the_order_ignores_numpys_global_generator(ragged):
 
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_ranks_hold_slices_of_the_same_global_batch(tmp_path, split, ranks):
+def test_ranks_have_slices_of_the_same_global_batch(tmp_path, split, ranks):
     path = build(tmp_path / "d", random_groups(3), split=split)
     options = {"global_batch_size": 8, "epochs_per_iter": 5}
     alone = list(PuzzleDataset([path], split, **options))
@@ -192,7 +192,7 @@ def test_skipped_batches_are_not_read(tmp_path, split, monkeypatch):
     assert len(reads) == 2
 
 
-def test_a_rank_reads_its_own_rows_only(ragged, monkeypatch):
+def test_a_rank_reads_only_its_own_rows(ragged, monkeypatch):
     dataset = train(ragged, rank=1, world_size=4)
     reads = []
     read = ExampleSet.read
@@ -201,7 +201,7 @@ def test_a_rank_reads_its_own_rows_only(ragged, monkeypatch):
     assert set(reads) == {2}
 
 
-def test_num_batches_is_what_the_stream_yields(ragged, tmp_path):
+def test_num_batches_is_the_length_of_the_stream(ragged, tmp_path):
     for dataset in (train(ragged), train(build(tmp_path / "flat", [[2, 2]] * 7), batch=3)):
         for iteration in (1, 2, 3):
             assert dataset.num_batches(iteration) == len(list(dataset.batches(iteration)))
@@ -210,7 +210,7 @@ def test_num_batches_is_what_the_stream_yields(ragged, tmp_path):
 # ------------------------------------------------------------------------------------------ evaluation stream
 
 
-def test_evaluation_shows_every_example_once_in_file_order_and_pads_the_last_batch(tmp_path):
+def test_evaluation_yields_every_example_once_in_file_order_and_pads_the_last_batch(tmp_path):
     path = build(
         tmp_path / "d",
         RAGGED[0],
@@ -238,7 +238,7 @@ def test_evaluation_shows_every_example_once_in_file_order_and_pads_the_last_bat
     assert as_lists(dataset) == as_lists(dataset), "a second pass is the same"
 
 
-def test_a_rank_that_the_last_batch_leaves_empty_gets_padding(tmp_path):
+def test_a_rank_without_rows_of_the_last_batch_gets_padding(tmp_path):
     path = build(tmp_path / "d", [[9]], split="test")
     ranks = [list(PuzzleDataset([path], "test", global_batch_size=4, rank=r, world_size=4)) for r in range(4)]
     assert [len(batches) for batches in ranks] == [3] * 4
@@ -274,7 +274,7 @@ def test_the_train_split_can_be_evaluated_in_file_order(ragged):
 # ------------------------------------------------------------------------------------------ what users get wrong
 
 
-def test_a_batch_that_the_processes_cannot_share_is_refused(ragged):
+def test_a_batch_that_processes_cannot_divide_is_rejected(ragged):
     with pytest.raises(
         UserError, match=r"global_batch_size is 10.* multiple of the number of processes, which is 4"
     ):
@@ -284,7 +284,7 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(ragged):
 
 
 @pytest.mark.parametrize("groups", [[[2, 3], [4]], [[1, 1], [1]]])
-def test_an_iteration_that_fills_no_batch_is_refused_with_the_cure(tmp_path, groups):
+def test_an_iteration_that_fills_no_batch_is_rejected_with_a_suggestion(tmp_path, groups):
     path = build(tmp_path / "d", groups)
     most = 3 * sum(max(group) for group in groups)
     assert train(path, batch=3 * sum(min(group) for group in groups), epochs_per_iter=3).num_batches(1) >= 1
@@ -301,10 +301,10 @@ def test_an_iteration_that_fills_no_batch_is_refused_with_the_cure(tmp_path, gro
     )
 
 
-def test_no_directory_the_same_twice_and_a_missing_one_are_refused(ragged, tmp_path):
+def test_empty_repeated_and_missing_directories_are_rejected(ragged, tmp_path):
     with pytest.raises(UserError, match="data_paths is empty"):
         train()
-    with pytest.raises(UserError, match="named twice"):
+    with pytest.raises(UserError, match="given twice"):
         train(ragged, ragged + "/")
     with pytest.raises(UserError, match="no such dataset"):
         train(str(tmp_path / "nowhere"))

@@ -1,4 +1,4 @@
-"""Several processes train as one does: same numbers, same resuming, and none of them hangs when one fails."""
+"""Training on several processes equals training on one, also on resuming; no process hangs if one fails."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run_training(
     stop_at: int = 0,
     q_bias: float | None = None,
 ) -> None:
-    """What each rank does; if `stop_at` is a step, the last rank alone gets SIGUSR1 before it.
+    """Train on one rank; if `stop_at` is a step, only the last rank gets SIGUSR1 before it.
 
     With `q_bias` the halting head starts from that bias.
     """
@@ -71,12 +71,12 @@ def train_on(
 # Equality
 
 
-# 9 test rows in batches of 8: of the last batch the second rank has nothing. 7: it has one row less than the first.
+# 9 test rows in batches of 8: the second rank has no row of the last batch. 7: it has one row fewer than the first.
 @pytest.mark.parametrize(
     ("num_test", "overrides"), [(9, ["grad_clip=0.1", "optimizer=adamw"]), (7, ["grad_accum_steps=2"])]
 )
-def test_two_ranks_train_and_evaluate_as_one_process_does(tmp_path, num_test, overrides):
-    """Rows say stop from the first step on (`q_bias`), so that exploration decides when they halt."""
+def test_two_ranks_train_and_evaluate_like_one_process(tmp_path, num_test, overrides):
+    """Rows say stop from the first step on (`q_bias`), so that exploration determines when they halt."""
     data = write_identified(tmp_path / "data", num_test=num_test)
     settings = {"ema": True, "ema_rate": 0.9, "log_interval": 1, "eval_save_outputs": ["preds", "inputs"]}
     for size in (1, 2):
@@ -97,7 +97,7 @@ def test_two_ranks_train_and_evaluate_as_one_process_does(tmp_path, num_test, ov
             torch.testing.assert_close(states[1][part][key], value, rtol=1e-5, atol=1e-5, msg=f"{part} {key}")
     whole = torch.load(tmp_path / "1" / "step_10_all_preds.0", weights_only=True)
     parts = [torch.load(tmp_path / "2" / f"step_10_all_preds.{rank}", weights_only=True) for rank in (0, 1)]
-    # Each batch of the stream is split in two halves; rows of the first come from rank 0.
+    # Each batch of the stream is split in half; the rows of the first half are on rank 0.
     order = [i for rank in (0, 1) for i in range(num_test) if i % 8 // 4 == rank]
     assert [len(part["preds"]) for part in parts] == [
         sum(i % 8 // 4 == rank for i in range(num_test)) for rank in (0, 1)
@@ -106,7 +106,7 @@ def test_two_ranks_train_and_evaluate_as_one_process_does(tmp_path, num_test, ov
 
 
 def record_sparse_gradients(data: Path, folder: Path) -> None:
-    """Save the summed gradient of every touched row of the puzzle table in three steps that change nothing."""
+    """Save the summed gradient of every touched row of the puzzle table in three steps without updates."""
     with World.start("cpu") as world:
         recorded, sum_by_id = [], sparse_sign_sgd.sum_by_id
 
@@ -137,7 +137,7 @@ def test_gradients_of_puzzle_embeddings_are_summed_over_all_rows_of_all_ranks(id
 
 
 @pytest.mark.slow
-def test_torchrun_trains_a_sweep_run_after_run(identified, tmp_path):
+def test_torchrun_trains_the_runs_of_a_sweep_in_turn(identified, tmp_path):
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
     launcher += ["--rdzv-endpoint=localhost:0", "--nnodes=1", str(ROOT / "pretrain.py"), "--multirun"]
     settings = [*TINY, f"data_paths=[{identified}]", "epochs=2", "eval_interval=2"]
@@ -152,7 +152,7 @@ def test_torchrun_trains_a_sweep_run_after_run(identified, tmp_path):
 
 @pytest.mark.parametrize(
     "step", [3, 5]
-)  # within an iteration, and at its end: the vote is read in the evaluation
+)  # within an iteration, and at its end, where the evaluation reads the vote
 def test_a_signal_to_one_rank_stops_all_and_the_run_resumes_exactly(identified, tmp_path, step):
     for name, stop_at in (("undisturbed", 0), ("run", step)):
         codes, results = train_on(2, tmp_path, identified, name, stop_at=stop_at, ema=True)
@@ -164,7 +164,7 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_resumes_exactly(identified, 
     assert_same_run(tmp_path / "run", tmp_path / "undisturbed", ranks=2)
 
 
-def test_another_number_of_ranks_goes_on_with_a_fresh_carry_and_says_so(identified, tmp_path):
+def test_a_different_number_of_ranks_resets_the_carry_with_a_message(identified, tmp_path):
     train_on(2, tmp_path, identified, "run", stop_at=4)
     codes, (result,) = train_on(1, tmp_path, identified, "run", resume="auto")
     assert codes == [0]
@@ -177,7 +177,7 @@ def test_another_number_of_ranks_goes_on_with_a_fresh_carry_and_says_so(identifi
 
 
 def torchrun(cwd: Path, *overrides: str, options: tuple[str, ...] = ()) -> subprocess.Popen:
-    """Two processes, started as the documentation says."""
+    """Start two processes as documented."""
     launcher = ["--nproc-per-node", "2", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", "--nnodes=1"]
     return subprocess.Popen(
         [
@@ -221,7 +221,7 @@ LONG = [
 ]
 
 
-def test_what_is_wrong_is_said_once_and_ends_every_rank(identified, tmp_path):
+def test_an_error_is_reported_once_and_ends_every_rank(identified, tmp_path):
     launcher = torchrun(tmp_path, *TINY, f"data_paths=[{identified}]", "global_batch_size=7")
     out, _ = launcher.communicate(timeout=60)
     assert launcher.returncode != 0
@@ -230,7 +230,7 @@ def test_what_is_wrong_is_said_once_and_ends_every_rank(identified, tmp_path):
 
 
 @needs_proc
-def test_a_killed_worker_leads_to_an_automatic_resume_that_changes_nothing(identified, tmp_path):
+def test_a_killed_worker_is_resumed_automatically_with_the_same_result(identified, tmp_path):
     data = [f"data_paths=[{identified}]", "ema=True", "resume=auto", *LONG]
     launcher = torchrun(tmp_path, *TINY, *data, options=("--max-restarts", "1"))
     try:
@@ -254,7 +254,7 @@ def test_a_killed_worker_leads_to_an_automatic_resume_that_changes_nothing(ident
 
 
 @needs_proc
-def test_a_rank_that_is_killed_takes_the_run_down_promptly(identified, tmp_path):
+def test_a_killed_rank_ends_the_run_promptly(identified, tmp_path):
     launcher = torchrun(tmp_path, *TINY, f"data_paths=[{identified}]", *LONG)
     try:
         wait_for(lambda: list(tmp_path.glob("run/state_step_*/*-rank_1.json")), launcher)
@@ -270,7 +270,7 @@ def test_a_rank_that_is_killed_takes_the_run_down_promptly(identified, tmp_path)
 
 
 @needs_proc
-def test_a_signal_to_the_launcher_saves_before_it_ends(identified, tmp_path):
+def test_a_signal_to_the_launcher_saves_before_exiting(identified, tmp_path):
     launcher = torchrun(
         tmp_path, *TINY, f"data_paths=[{identified}]", *[o for o in LONG if "interval_steps" not in o]
     )

@@ -1,4 +1,4 @@
-"""Files that no reader takes, damaged or made so on purpose, end in one message that names the file."""
+"""Damaged and malicious files give one message that names the file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
         (b"\xff\xfe\x00", "is not UTF-8 text"),
     ],
 )
-def test_json_that_python_cannot_hold_names_the_file(tmp_path, text, reason):
+def test_json_that_python_cannot_represent_names_the_file(tmp_path, text, reason):
     path = tmp_path / "file.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError) as error:
@@ -38,7 +38,7 @@ def test_json_that_python_cannot_hold_names_the_file(tmp_path, text, reason):
     assert str(error.value).startswith(f"{path}: {reason}")
 
 
-def test_json_as_deep_as_is_allowed_with_a_byte_order_mark_and_whole_surrogate_pairs_is_read(tmp_path):
+def test_json_with_maximum_nesting_byte_order_mark_and_surrogate_pairs_is_read(tmp_path):
     path = tmp_path / "file.json"
     path.write_text("\ufeff" + "[" * MAX_DEPTH + '"\\ud83d\\ude00"' + "]" * MAX_DEPTH, encoding="utf-8")
     value = read_json(path)
@@ -47,7 +47,7 @@ def test_json_as_deep_as_is_allowed_with_a_byte_order_mark_and_whole_surrogate_p
     assert value == "\N{GRINNING FACE}"
 
 
-def test_a_file_that_is_missing_or_a_folder_is_named(tmp_path):
+def test_a_missing_file_or_a_folder_is_reported(tmp_path):
     for read in (read_json, read_yaml, open_npy, read_npz):
         with pytest.raises(UserError, match=rf"{tmp_path}/none: is missing; build it"):
             read(tmp_path / "none", missing="is missing; build it")
@@ -83,7 +83,7 @@ _MERGE_BOMB = "a: &a {x: 1, y: 2, z: 3}\n" + "".join(
         ("- 1", "holds a list, but must hold a mapping"),
     ],
 )
-def test_yaml_that_python_cannot_hold_names_the_file(tmp_path, text, reason):
+def test_yaml_that_python_cannot_represent_names_the_file(tmp_path, text, reason):
     path = tmp_path / "all_config.yaml"
     path.write_text(text)
     with pytest.raises(UserError) as error:
@@ -119,7 +119,7 @@ def npy_header(descr: str, shape: str, version: int = 1) -> bytes:
         (b"", "No data left in file"),
     ],
 )
-def test_an_array_whose_header_lies_names_the_file(tmp_path, content, reason):
+def test_an_array_with_a_wrong_header_names_the_file(tmp_path, content, reason):
     path = tmp_path / "all__inputs.npy"
     path.write_bytes(content)
     with pytest.raises(UserError) as error:
@@ -133,28 +133,28 @@ def test_an_array_whose_header_lies_names_the_file(tmp_path, content, reason):
     assert str(error.value).startswith(f"{archive}: is truncated or not an npz file (")
 
 
-def test_an_archive_member_is_not_allocated_before_its_size_is_known_to_be_true(tmp_path, monkeypatch):
+def test_an_archive_member_is_not_allocated_before_its_size_is_verified(tmp_path, monkeypatch):
     path = tmp_path / "identifiers.npz"
     np.savez(path, a=np.arange(4), b=np.zeros((2, 3), np.uint8))
     assert {key: value.shape for key, value in read_npz(path).items()} == {"a": (4,), "b": (2, 3)}
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("a.npy", npy_header("'|u1'", f"({10**9},)") + bytes(8))
 
-    def refuse(*args, **kwargs):
+    def reject(*args, **kwargs):
         raise AssertionError("the array was allocated")
 
-    monkeypatch.setattr(np, "load", refuse)
+    monkeypatch.setattr(np, "load", reject)
     with pytest.raises(UserError, match=r"a\.npy has the shape \(1000000000,\), but 8 bytes of data"):
         read_npz(path)
 
 
-def test_json_lines_with_bytes_are_read_as_the_file_has_them():
+def test_json_lines_are_read_with_their_bytes():
     assert parse_json(b'{"a": [1]}', "x") == {"a": [1]}
 
 
 @pytest.mark.parametrize("folder", ["config", "dataset", "evaluators", "models", "utils", "."])
-def test_no_other_module_calls_a_parser_itself(folder):
-    """`utils/reading.py` and `utils/tensor_files.py` are the only homes of what parsers raise."""
+def test_no_other_module_calls_parsers_directly(folder):
+    """Only `utils/reading.py` and `utils/tensor_files.py` handle exceptions of parsers."""
     parsers = {("json", "load"), ("json", "loads"), ("yaml", "load"), ("yaml", "safe_load"), ("np", "load")}
     parsers |= {("torch", "load"), ("np", "fromfile")}
     paths = (ROOT / folder).glob("*.py") if folder == "." else (ROOT / folder).rglob("*.py")
@@ -166,7 +166,7 @@ def test_no_other_module_calls_a_parser_itself(folder):
                 assert (node.value.id, node.attr) not in parsers, f"{path}:{node.lineno}"
 
 
-def test_characters_that_the_terminal_lacks_are_printed_as_escapes(monkeypatch):
+def test_unsupported_characters_are_printed_as_escapes(monkeypatch):
     import sys
 
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
@@ -181,7 +181,7 @@ def test_characters_that_the_terminal_lacks_are_printed_as_escapes(monkeypatch):
     assert out.buffer.getvalue() == b"\\u2580 \\udcff\n"
 
 
-def test_a_name_that_is_too_long_for_the_disk_is_one_line(capsys):
+def test_a_file_name_that_is_too_long_gives_one_line(capsys):
     @report_user_errors
     def main():
         Path("x" * 5000).read_text()
@@ -212,7 +212,7 @@ def test_a_name_that_is_too_long_for_the_disk_is_one_line(capsys):
         ("sets", ["x" * 300]),
     ],
 )
-def test_a_key_of_the_dataset_that_has_the_wrong_type_is_named(sudoku4x4, tmp_path, capsys, key, value):
+def test_a_dataset_key_of_the_wrong_type_is_reported(sudoku4x4, tmp_path, capsys, key, value):
     import shutil
 
     from dataset.format import open_split

@@ -1,4 +1,4 @@
-"""The README says what is so: files, links, commands, keys, defaults and sizes are compared with the repository."""
+"""README.md is consistent with the repository: files, links, commands, keys, defaults and sizes."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ NOT_MEASURED = "TO MEASURE"
 def tracked_files() -> list[str]:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
-        pytest.skip("not a git checkout, so nothing says which files belong to the repository")
+        pytest.skip("not a git checkout, so the files of the repository are unknown")
     return [name for name in listed.stdout.splitlines() if (ROOT / name).exists()]
 
 
 def tree() -> dict[str, str]:
-    """Path to description, from the block below "Files"."""
+    """Parse the block below "Files" to path -> description."""
     (block,) = readme.blocks("", section("Files"))
     described, folder = {}, ""
     for line in block.splitlines():
@@ -76,7 +76,7 @@ def tree() -> dict[str, str]:
     return described
 
 
-def test_the_tree_lists_every_file_outside_tests_with_a_line_on_it():
+def test_the_tree_describes_every_file_outside_tests():
     expected = {
         name
         for name in tracked_files()
@@ -90,12 +90,12 @@ def test_the_tree_lists_every_file_outside_tests_with_a_line_on_it():
 
 
 def anchors(page: str) -> set[str]:
-    """What links to the headings of a page of Markdown end with."""
+    """Return the anchors of the headings of a Markdown page."""
     headings = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_links_lead_to_files_and_headings_that_exist():
+def test_links_point_to_existing_files_and_headings():
     page = re.sub(r"<!--.*?-->", "", readme.text(), flags=re.DOTALL)
     targets = re.findall(r"\]\(([^)\s]+)\)", page)
     for target in targets:
@@ -112,7 +112,7 @@ def test_links_lead_to_files_and_headings_that_exist():
 
 
 @pytest.mark.parametrize("block", readme.blocks("bash"), ids=lambda block: block.strip().splitlines()[0][:50])
-def test_every_bash_block_is_bash(block):
+def test_every_bash_block_is_valid_bash(block):
     done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     for script in re.findall(r"<<'EOF'\n(.*?)^EOF$", block, re.MULTILINE | re.DOTALL):
@@ -122,13 +122,13 @@ def test_every_bash_block_is_bash(block):
 @pytest.mark.parametrize(
     "block", readme.blocks("python"), ids=lambda block: block.strip().splitlines()[0][:50]
 )
-def test_every_python_block_is_python(block):
+def test_every_python_block_is_valid_python(block):
     compile(block, "README.md", "exec")
 
 
 @pytest.fixture(scope="module")
 def own_architecture():
-    """The README's own architecture, where users put it: below `models.`."""
+    """Put the architecture in the README below `models.`, as a user would."""
     folder = str(ROOT / "tests" / "data")
     models.__path__.append(folder)
     yield
@@ -137,12 +137,12 @@ def own_architecture():
 
 
 @pytest.mark.parametrize("command", readme.commands(), ids=lambda command: command.line[:60])
-def test_every_command_is_understood(command, own_architecture, tmp_path, monkeypatch):
+def test_every_command_is_accepted(command, own_architecture, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("FOLDER").mkdir()  # the two places that a builder's example reads from
+    Path("FOLDER").mkdir()  # the two sources in the example of a builder
     Path("puzzles.txt").touch()
     check = CHECKS.get(command.program)
-    assert check is not None, f"no check knows the program of {command.line}"
+    assert check is not None, f"there is no check for the program of {command.line}"
     check(command.arguments)
 
 
@@ -154,7 +154,7 @@ def check_pretrain(arguments: list[str]) -> None:
 
 
 def _each_of_the_sweep(overrides: list[str]) -> Iterator[list[str]]:
-    """The first and the last combination of a sweep over values without brackets or quotes."""
+    """Return the first and last combination of a sweep over values without brackets or quotes."""
     for end in (0, -1):
         yield [f"{key}={values.split(',')[end]}" for key, values in (o.split("=", 1) for o in overrides)]
 
@@ -173,7 +173,7 @@ def check_report(arguments: list[str]) -> None:
 
 
 def help_of(main: Callable[[list[str]], object]) -> str:
-    """What a command prints when asked for `--help`."""
+    """Return the output of `--help`."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as end:
         main(["--help"])
@@ -207,7 +207,7 @@ def composed(name: str, *overrides: str) -> dict[str, Any]:
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys to values of a nested mapping."""
+    """Flatten a nested mapping to dotted keys."""
     leaves = {}
     for key, value in values.items():
         nested = isinstance(value, dict) and value
@@ -216,18 +216,18 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def written(path: Path) -> dict[str, Any]:
-    """The keys that a config file sets itself; `defaults` and Hydra's own left out."""
+    """Return the keys that a config file sets itself, without `defaults` and `hydra`."""
     values = OmegaConf.to_container(OmegaConf.create(path.read_text()))
     return flat({key: value for key, value in values.items() if key not in ("defaults", "hydra")})
 
 
 def value_of(cell: str) -> Any:
-    """A cell such as `1e-4`, read as the config files are."""
+    """Parse a cell such as `1e-4` like a value in the config files."""
     return OmegaConf.to_container(OmegaConf.create(f"value: {plain(cell)}"))["value"]
 
 
 def keys_in(heading: str, column: str = "default") -> dict[str, Any]:
-    """Key to default of one column of a table of keys; rows with an empty cell left out."""
+    """Return key -> default for a column of a table of keys, without rows with an empty cell."""
     rows = table(heading)
     keys = [plain(row["key"]) for row in rows]
     assert len(keys) == len(set(keys)), f"{heading} has a key twice"
@@ -241,7 +241,7 @@ def test_the_table_has_every_key_of_the_file_with_its_default_and_a_meaning(name
     assert [row["key"] for row in table(heading) if not row["meaning"]] == []
 
 
-def test_the_table_of_further_keys_has_what_the_schema_knows_beyond_the_files():
+def test_the_table_of_further_keys_has_all_schema_keys_missing_in_the_files():
     sizes, defaults = ("seq_len", "vocab_size", "num_puzzle_identifiers"), {}
     for prefix, schema in (("", RecursiveConfig), ("loss.", ACTLossHead.Config)):
         defaults |= {f"{prefix}{name}": field.default for name, field in schema.model_fields.items()}
@@ -253,12 +253,12 @@ def test_the_table_of_further_keys_has_what_the_schema_knows_beyond_the_files():
 
 
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "trm"])
-def test_the_table_of_the_other_architectures_has_what_each_file_sets(name):
+def test_the_table_of_other_architectures_matches_their_files(name):
     assert keys_in("The other architectures", f"`{name}`") == written(CONFIG / "arch" / f"{name}.yaml")
 
 
 def meanings(*schemas: type, prefix: str = "") -> dict[str, str]:
-    """Key to what the schemas say of it; the first schema that knows a key decides."""
+    """Return key -> description in the schemas; the first schema with a key is used."""
     return {
         f"{prefix}{name}": meaning_of(schema, name)
         for schema in reversed(schemas)
@@ -267,7 +267,7 @@ def meanings(*schemas: type, prefix: str = "") -> dict[str, str]:
 
 
 def as_meaning(text: str) -> str:
-    """A meaning without the marks that a table and a docstring have of their own."""
+    """Normalise a description from a table or a docstring."""
     text = re.sub(r"\(\[(\d{4}\.\d{5})\]\([^)]*\)\)", r"(arXiv \1)", text)
     text = plain(text).replace("\\|", "|").rstrip(".")
     return text[:1].lower() + text[1:]
@@ -290,17 +290,17 @@ _ARCH = meanings(ArchitectureName, RecursiveConfig) | meanings(LossName, ACTLoss
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_the_tables_say_of_each_key_what_its_schema_says(heading, said):
+def test_descriptions_in_tables_match_the_schemas(heading, said):
     rows = {plain(row["key"]): as_meaning(row["meaning"]) for row in table(heading)}
     assert rows == {key: as_meaning(said[key]) for key in rows}
 
 
 @pytest.mark.parametrize("name", ["cfg_pretrain.yaml", "cfg_evaluate.yaml", "arch/trm.yaml"])
-def test_files_of_defaults_do_not_explain_keys_once_more(name):
+def test_files_of_defaults_do_not_repeat_descriptions(name):
     assert re.findall(r"^\w+:.*#.*$", (CONFIG / name).read_text(), re.MULTILINE) == []
 
 
-def test_the_keys_of_hrm_and_urm_are_listed_as_their_errors_name_them():
+def test_keys_of_hrm_and_urm_are_listed_as_in_errors():
     said = {
         plain(row["published"]).partition("=")[0]: plain(row["here"])
         for row in table("Commands of HRM and URM")
@@ -312,7 +312,7 @@ def test_the_keys_of_hrm_and_urm_are_listed_as_their_errors_name_them():
         assert said["arch"] == f"arch={ours}"
 
 
-def test_the_sweep_of_wandb_ends_in_commands_that_are_accepted():
+def test_the_sweep_of_wandb_runs_valid_commands():
     (block,) = readme.blocks("yaml", section("Sweeps"))
     sweep = yaml.safe_load(block)
     names, values = zip(*((name, each["values"]) for name, each in sweep["parameters"].items()), strict=True)
@@ -330,7 +330,7 @@ def test_the_sweep_of_wandb_ends_in_commands_that_are_accepted():
 
 
 def groups() -> Iterator[Any]:
-    """Config groups with a table of their own, and their files."""
+    """Return the config groups with a separate table, and their files."""
     for folder in sorted(path for path in CONFIG.iterdir() if path.is_dir()):
         if folder.name not in ("arch", "experiment", "__pycache__"):
             for path in sorted(folder.glob("*.yaml")):
@@ -338,7 +338,7 @@ def groups() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("group", "path"), list(groups()))
-def test_the_table_of_a_group_has_what_each_choice_sets(group, path):
+def test_the_table_of_a_group_matches_its_files(group, path):
     assert keys_in(f"`{group}=`", f"`{path.stem}`") == written(path)
 
 
@@ -378,7 +378,7 @@ def test_the_tables_of_the_builders_have_every_option_with_its_default(heading, 
 
 
 def options_of(builder: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, argparse.Action]:
-    """The options of a builder's parser, by their dashed names."""
+    """Return the options of a builder by their dashed names."""
     parsers = []
 
     def stop(parser: OptionParser, *_: Any) -> None:
@@ -392,7 +392,7 @@ def options_of(builder: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, argpa
 
 
 def said_defaults(heading: str) -> dict[str, str]:
-    """Option to default of a table; a row of several options has as many defaults."""
+    """Return option -> default from a table; a row with several options has the same number of defaults."""
     defaults = {}
     for row in table(heading):
         options, cell = plain(row["option"]).split(", "), plain(row["default"])
@@ -402,7 +402,7 @@ def said_defaults(heading: str) -> dict[str, str]:
 
 
 def says_default(cell: str, action: argparse.Action) -> bool:
-    """True if the cell is the option's default: its value, or the words of its help on what happens without it."""
+    """Return True if the cell is the default of the option: its value, or the words of its help about the default."""
     if action.required:
         return cell == "required"
     if action.default is False:
@@ -411,9 +411,9 @@ def says_default(cell: str, action: argparse.Action) -> bool:
         return cell == "all CPUs"
     if action.default is not None:
         return cell == str(action.default)
-    without_it = re.search("when left out|without any source|for others", action.help)
+    described = "default:" in action.help
     said, explained = (set(re.sub("[,;]", " ", text).split()) for text in (cell, action.help))
-    return said <= explained if without_it else cell == "none"
+    return said <= explained if described else cell == "none"
 
 
 # ------------------------------------------------------------------------------------------------ what else it says
@@ -435,17 +435,17 @@ def _num_parameters(name: str, *overrides: str) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def test_the_table_of_recipes_has_them_all():
+def test_the_table_of_recipes_is_complete():
     recipes = {path.stem for path in (CONFIG / "experiment").glob("*.yaml")}
     assert {plain(row["recipe"]) for row in table("Recipes")} == recipes
 
 
-def test_every_measured_result_is_a_figure_or_a_clearly_marked_slot():
+def test_every_measured_result_is_a_number_or_marked_as_missing():
     cells = re.findall(r"[^|\n]*MEASURE[^|\n]*", readme.text())
     assert {cell.strip() for cell in cells} <= {NOT_MEASURED}
 
 
-def test_the_format_is_described_as_builders_write_it(sudoku4x4):
+def test_the_description_of_the_format_matches_the_builders(sudoku4x4):
     metadata = yaml.safe_load((sudoku4x4 / "test" / "dataset.json").read_text())
     format_section = section("The format")
     for key in ("pad_id", "ignore_label_id", "blank_identifier_id", "vocab_size", "seq_len", "sets"):

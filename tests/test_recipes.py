@@ -1,4 +1,4 @@
-"""A recipe is a claim that can be checked: its header's commands are its own, its values the documented ones."""
+"""Recipes: the commands in the header match the recipe, and values match the documentation."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def config(*overrides: str) -> PretrainConfig:
 
 
 def header(path: Path) -> dict[str, str]:
-    """The fields of a recipe's header; continued lines are joined as a shell joins them."""
+    """Return the fields in the header of a recipe, with continued lines joined like in a shell."""
     lines = []
     for line in path.read_text().splitlines():
         if not line.startswith("#"):
@@ -54,7 +54,7 @@ def header(path: Path) -> dict[str, str]:
 
 
 @each_recipe
-def test_the_header_says_how_to_build_and_train_how_long_it_takes_and_what_to_expect(path):
+def test_the_header_has_data_train_time_and_score(path):
     fields = header(path)
     assert tuple(fields) == FIELDS
     assert all(fields.values())
@@ -79,7 +79,7 @@ def test_the_headers_command_trains_the_recipe(path):
 
 
 @each_recipe
-def test_a_recipe_still_takes_overrides(path):
+def test_a_recipe_accepts_overrides(path):
     chosen = config(
         f"+experiment={path.stem}", "arch=trm_singlez", "lr=3e-5", "arch.L_cycles=2", "run_name=mine"
     )
@@ -87,11 +87,11 @@ def test_a_recipe_still_takes_overrides(path):
     assert (chosen.run_name, chosen.checkpoint_path) == (
         "mine",
         None,
-    )  # a recipe names no folder: it can be run again
+    )  # a recipe sets no folder, so it can be run again
 
 
 def documented(heading: str, which: int) -> PretrainConfig:
-    """The config of a training command in the README."""
+    """Return the config of a training command in the README."""
     block = readme.blocks("bash", section(heading))
     calls = [command for command in readme.commands_in("\n".join(block)) if command.program == "pretrain.py"]
     return config(*calls[which].arguments)
@@ -106,9 +106,9 @@ def documented(heading: str, which: int) -> PretrainConfig:
         ("maze_hard", "ARC-AGI and mazes", 1),
     ],
 )
-def test_the_recipe_of_a_published_run_trains_what_the_published_command_does(recipe, heading, which):
+def test_the_recipe_of_a_published_run_matches_the_published_command(recipe, heading, which):
     recipe, command = config(f"+experiment={recipe}"), documented(heading, which)
     assert recipe.test_paths == command.test_paths
-    # Names, and what is evaluated beside the metrics of every run, do not change the training.
+    # Names and evaluators do not affect training.
     others = {"run_name", "checkpoint_path", "evaluators", "data_paths_test"}
     assert recipe.model_dump(exclude=others) == command.model_dump(exclude=others)

@@ -29,7 +29,7 @@ SOLUTION = np.array([[(3 * (r % 2) + r // 2 + c) % 6 + 1 for c in range(6)] for 
 
 
 def sudokus(count, seed, givens=15):
-    """Puzzles with one of many solutions: the cyclic one with digits, bands and rows exchanged."""
+    """Make puzzles with one of many solutions: the cyclic one with permuted digits, bands and rows."""
     rng = np.random.default_rng(seed)
     grids = []
     for _ in range(count):
@@ -69,7 +69,7 @@ def overlaps(root):
 HALVES = (slice(0, 3), slice(3, 6))  # of a row: the cells of two boxes
 
 
-def test_the_report_says_what_is_in_the_dataset(sudoku_dataset, capsys):
+def test_the_report_describes_the_dataset(sudoku_dataset, capsys):
     assert report.main([str(sudoku_dataset), "--examples", "1"]) == 0
     printed = capsys.readouterr().out
     for part in (
@@ -79,8 +79,8 @@ def test_the_report_says_what_is_in_the_dataset(sudoku_dataset, capsys):
         "seq_len 36, vocabulary 8 (pad 0, ignored label 0), 1 puzzle identifiers",
         f"inputs: 1='.' {100 * 21 / 36:.1f}%",
         "labels: 2='1' 16.7%",
-        "every rule holds",
-        "of the test split, these occur in train",
+        "validation: no problems",
+        "items of the test split that occur in train",
     ):
         assert part in printed, part
     puzzles, solutions = sudokus(6, 2)
@@ -92,7 +92,7 @@ def test_the_report_says_what_is_in_the_dataset(sudoku_dataset, capsys):
     assert "\x1b" not in printed, "no colours outside a terminal"
 
 
-def test_it_runs_as_a_module_and_by_its_path(sudoku_dataset):
+def test_the_report_runs_as_a_module_and_as_a_script(sudoku_dataset):
     for command in (["-m", "dataset.report"], ["dataset/report.py"]):
         run = subprocess.run(
             [sys.executable, *command, str(sudoku_dataset)],
@@ -102,10 +102,10 @@ def test_it_runs_as_a_module_and_by_its_path(sudoku_dataset):
             check=False,
         )
         assert run.returncode == 0, run.stderr
-        assert "every rule holds" in run.stdout
+        assert "validation: no problems" in run.stdout
 
 
-def test_a_reader_that_has_enough_ends_it_quietly(sudoku_dataset):
+def test_a_closed_pipe_ends_the_report_quietly(sudoku_dataset):
     reading, writing = os.pipe()
     os.close(reading)
     run = subprocess.run(
@@ -120,20 +120,20 @@ def test_a_reader_that_has_enough_ends_it_quietly(sudoku_dataset):
     assert (run.returncode, run.stderr) == (0, "")
 
 
-def test_broken_rules_are_listed_and_set_the_exit_status(sudoku_dataset, capsys):
+def test_problems_are_listed_and_set_the_exit_status(sudoku_dataset, capsys):
     labels = sudoku_dataset / "train" / "all__labels.npy"
     array = np.load(labels)
     array[3, 4] = 99
     np.save(labels, array)
     assert report.main([str(sudoku_dataset)]) == 1
     printed = capsys.readouterr().out
-    assert "1 broken rule\n" in printed
+    assert "1 problem\n" in printed
     assert "row 3, cell 4 is 99" in printed
-    assert "no readable train split" in printed
-    assert "6 examples of 6 puzzles" in printed, "the other split is described all the same"
+    assert "the train split cannot be read" in printed
+    assert "6 examples of 6 puzzles" in printed, "the other split is described nevertheless"
 
 
-def test_a_missing_dataset_is_one_readable_line(tmp_path, capsys):
+def test_a_missing_dataset_gives_one_readable_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         report.main([str(tmp_path / "nowhere")])
     assert stopped.value.code == 2
@@ -146,10 +146,10 @@ def test_no_overlap_is_found_between_different_puzzles(sudoku_dataset):
     assert found["inputs up to symmetry"] == (0, 6)
 
 
-def test_equal_inputs_and_outputs_are_counted_apart(tmp_path):
+def test_equal_inputs_and_outputs_are_counted_separately(tmp_path):
     train, (puzzles, solutions) = sudokus(20, 1), sudokus(6, 2)
     puzzles[:2], solutions[:2] = train[0][4:6], train[1][4:6]
-    puzzles[2], solutions[2] = np.where(train[0][7] > 0, 0, train[1][7]), train[1][7]  # the same answer only
+    puzzles[2], solutions[2] = np.where(train[0][7] > 0, 0, train[1][7]), train[1][7]  # only the same answer
     found = overlaps(write_sudoku(tmp_path / "d", train, (puzzles, solutions)))
     distinct = {row.tobytes() for row in train[1]}
     assert found["inputs"] == (2, 6)
@@ -157,10 +157,10 @@ def test_equal_inputs_and_outputs_are_counted_apart(tmp_path):
     assert found["outputs"][0] >= 3
 
 
-def test_a_test_puzzle_that_symmetries_turn_into_a_train_puzzle_is_found(tmp_path):
+def test_a_test_puzzle_equivalent_to_a_train_puzzle_is_found(tmp_path):
     train, (puzzles, solutions) = sudokus(20, 1), sudokus(6, 2)
     relabelled = np.array([0, 4, 6, 1, 2, 3, 5])
-    stacks = [3, 4, 5, 1, 0, 2]  # columns: the stacks exchanged, columns within one too
+    stacks = [3, 4, 5, 1, 0, 2]  # swapped stacks of columns, and columns within a stack
     for part, source in zip((puzzles, solutions), train, strict=True):
         part[5] = relabelled[source[9].reshape(6, 6)[[4, 5, 1, 0, 2, 3]][:, stacks]].ravel()
     found = overlaps(write_sudoku(tmp_path / "d", train, (puzzles, solutions)))
@@ -181,7 +181,7 @@ def test_one_copy_of_each_train_group_is_compared_up_to_symmetry(tmp_path, monke
     assert sum(hashed) == 16
 
 
-def test_turned_and_exchanged_mazes_are_found(tmp_path):
+def test_rotated_and_reversed_mazes_are_found(tmp_path):
     rng = np.random.default_rng(0)
     questions = np.array([list("# ")[value] for value in rng.integers(0, 2, 10 * 25)]).reshape(10, 25)
     questions[:, 3], questions[:, 20] = "S", "G"
@@ -189,14 +189,14 @@ def test_turned_and_exchanged_mazes_are_found(tmp_path):
     test = tokens[:4].copy()
     test[1] = np.rot90(test[1].reshape(5, 5)).ravel()
     test[2] = np.array([0, 1, 2, 4, 3, 5], np.uint8)[test[2]].reshape(5, 5).T.ravel()
-    test[3, :3] = 4 - test[3, :3] - 1  # walls for free cells: another maze
+    test[3, :3] = 4 - test[3, :3] - 1  # walls and free cells swapped, which is another maze
     for split, rows in (("train", tokens), ("test", test)):
         write_split(
             tmp_path / split, rows, rows, vocab_size=6, extra={"family": "maze", "grid_shape": [5, 5]}
         )
     found = overlaps(tmp_path)
     assert found["inputs"] == (1, 4)
-    assert found["inputs turned, mirrored or with S and G exchanged"] == (3, 4)
+    assert found["inputs rotated, mirrored or with S and G swapped"] == (3, 4)
 
 
 def arc_row(grid, down=0, right=0):
@@ -208,7 +208,7 @@ def arc_row(grid, down=0, right=0):
     return frame.ravel()
 
 
-def test_arc_grids_are_compared_wherever_they_lie_in_the_frame(tmp_path):
+def test_arc_grids_are_compared_at_any_position_in_the_frame(tmp_path):
     grids = [[[0, 1, 2]], [[0], [1], [2]], [[3, 3], [0, 0]], np.full((30, 30), 5), np.eye(12, 30, dtype=int)]
     train = np.stack(
         [
@@ -228,8 +228,8 @@ def test_arc_grids_are_compared_wherever_they_lie_in_the_frame(tmp_path):
     assert overlaps(tmp_path) == {"inputs": (3, 4), "outputs": (2, 4)}
 
 
-def test_arc_rows_that_differ_in_any_one_cell_are_told_apart(tmp_path):
-    """Also in the cells that are not looked at first."""
+def test_arc_rows_that_differ_in_any_cell_are_distinguished(tmp_path):
+    """Including cells outside the sample."""
     rng = np.random.default_rng(0)
     grid = rng.integers(0, 10, (20, 20))
     others = np.repeat(grid[None], 400, axis=0)
@@ -243,7 +243,7 @@ def test_arc_rows_that_differ_in_any_one_cell_are_told_apart(tmp_path):
 
 
 @pytest.mark.parametrize("seq_len", [1, 4, 7, 81, 100])
-def test_equal_rows_of_any_length_are_counted_as_a_set_would(tmp_path, seq_len):
+def test_equal_rows_of_any_length_are_counted_like_with_a_set(tmp_path, seq_len):
     rng = np.random.default_rng(seq_len)
     train, test = (rng.integers(0, 3, (count, seq_len)).astype(np.uint8) for count in (3000, 500))
     test[:50] = train[rng.integers(0, 3000, 50)]
@@ -266,7 +266,7 @@ def test_coloured_text_shows_the_same_symbols(sudoku_dataset):
         assert ("\x1b[" in other) == any(symbol not in "+-" for symbol in line)
 
 
-def test_the_sheet_is_a_png_that_shows_the_examples_in_their_colours(sudoku_dataset, tmp_path, capsys):
+def test_the_sheet_is_a_png_with_the_examples_in_colour(sudoku_dataset, tmp_path, capsys):
     path = tmp_path / "sheet.png"
     assert report.main([str(sudoku_dataset), "--png", str(path), "--examples", "0"]) == 0
     assert str(path) in capsys.readouterr().out
@@ -280,7 +280,7 @@ def test_the_sheet_is_a_png_that_shows_the_examples_in_their_colours(sudoku_data
     assert any((windows[y, x] == panel).all() for y, x in zip(*np.nonzero(first_cells), strict=True))
 
 
-def test_a_sheet_that_cannot_be_written_is_one_readable_line(sudoku_dataset, tmp_path, capsys):
+def test_a_sheet_that_cannot_be_written_gives_one_readable_line(sudoku_dataset, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         report.main([str(sudoku_dataset), "--png", str(tmp_path / "no" / "sheet.png")])
     assert stopped.value.code == 2

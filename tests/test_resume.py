@@ -1,4 +1,4 @@
-"""A run that was stopped anywhere and continued is the run that was never stopped."""
+"""A run that is stopped anywhere and resumed equals an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SETTINGS = {"ema": True, "checkpoint_interval_steps": None}
 
 
 def call_at(monkeypatch, name: str, count: int, action: Callable[[], None]) -> None:
-    """Do `action` when `pretrain` calls its function `name` for the count-th time, before the call."""
+    """Call `action` right before `pretrain` calls its function `name` for the count-th time."""
     function, calls = getattr(pretrain, name), []
 
     def counting(*args, **kwargs):
@@ -43,7 +43,7 @@ def terminate() -> None:
 
 
 class Killed(BaseException):
-    """Ends the run at once, as SIGKILL would: nothing of the run's own handles it."""
+    """End the run immediately like SIGKILL, because no handler catches it."""
 
 
 def kill() -> None:
@@ -73,11 +73,11 @@ def test_the_run_is_long_enough_to_be_stopped_within_both_iterations(undisturbed
     first, last = (line["step"] for line in metrics(undisturbed) if "test/accuracy" in line)
     assert first >= 4
     assert last - first >= 4
-    assert first % 3, "an interval of metrics must be cut by the evaluation too"
+    assert first % 3, "an evaluation must also end an interval of metrics"
 
 
 @pytest.mark.parametrize("step", ["first", "within", "before the evaluation", "after it", "last"])
-def test_a_run_that_a_signal_stopped_at_any_step_ends_as_if_it_had_not_been(
+def test_a_run_stopped_by_a_signal_at_any_step_ends_like_an_uninterrupted_one(
     identified, undisturbed, tmp_path, monkeypatch, step
 ):
     evaluated, last = (line["step"] for line in metrics(undisturbed) if "test/accuracy" in line)
@@ -122,11 +122,11 @@ def test_a_run_may_be_stopped_after_every_step(identified, undisturbed, tmp_path
 
 
 @pytest.mark.parametrize("logged", ["nothing", "an interval", "an evaluation"])
-def test_what_a_killed_run_logged_after_its_last_checkpoint_is_logged_once(
+def test_metrics_after_the_last_checkpoint_of_a_killed_run_are_logged_once(
     identified, undisturbed, tmp_path, monkeypatch, logged
 ):
     evaluated = next(line["step"] for line in metrics(undisturbed) if "test/accuracy" in line)
-    # Saved at the last step of the iteration, before its evaluation; no saving at the evaluation itself.
+    # Saved at the last step of the iteration, before its evaluation, but not at the evaluation itself.
     settings = SETTINGS | {
         "checkpoint_interval_steps": evaluated,
         "checkpoint_every_eval": False,
@@ -172,7 +172,7 @@ def test_every_kind_of_run_resumes_exactly(identified, tmp_path, monkeypatch, ov
     assert_same_run(folder, reference)
 
 
-def test_a_resumed_run_goes_on_in_the_same_wandb_run(identified, tmp_path, monkeypatch):
+def test_a_resumed_run_continues_the_same_wandb_run(identified, tmp_path, monkeypatch):
     asked, given, make_loggers = [], [], pretrain.make_loggers
 
     def remembering(*args, run_id=None, **kwargs):
@@ -191,16 +191,14 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(identified, tmp_path, monke
     assert given[1] == given[0] != given[2]
 
 
-def test_resuming_an_empty_folder_is_a_fresh_start_and_says_so(identified, undisturbed, tmp_path, capsys):
+def test_resuming_an_empty_folder_starts_a_new_run_with_a_message(identified, undisturbed, tmp_path, capsys):
     folder = tmp_path / "run"
     assert train(identified, folder, **SETTINGS, resume="auto") == 0
-    assert "holds no checkpoint yet, so this is a new start" in capsys.readouterr().out
+    assert "has no checkpoint yet, starting a new run" in capsys.readouterr().out
     assert_same_run(folder, undisturbed)
 
 
-def test_resuming_a_run_that_was_killed_before_its_first_checkpoint_starts_afresh(
-    identified, undisturbed, tmp_path, monkeypatch
-):
+def test_a_run_killed_before_its_first_checkpoint_starts_over(identified, undisturbed, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         call_at(patch, "train_step", 4, kill)
@@ -211,16 +209,16 @@ def test_resuming_a_run_that_was_killed_before_its_first_checkpoint_starts_afres
     assert_same_run(folder, undisturbed)
 
 
-def test_a_finished_run_is_left_alone_and_says_so(identified, tmp_path, capsys):
+def test_a_finished_run_is_not_changed_and_reported(identified, tmp_path, capsys):
     folder = tmp_path / "run"
     train(identified, folder, **SETTINGS)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert train(identified, folder, **SETTINGS, resume="auto") == 0
-    assert "this run is finished after step" in capsys.readouterr().out
+    assert "this run has already finished, after step" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_a_folder_that_holds_a_run_is_not_written_into_without_being_asked(identified, tmp_path):
+def test_a_folder_with_a_run_is_not_overwritten(identified, tmp_path):
     folder = tmp_path / "run"
     train(identified, folder)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -243,7 +241,7 @@ def test_a_state_can_be_named_in_three_ways_and_its_folder_is_found(
     assert_same_run(folder, undisturbed)
 
 
-def test_an_older_state_than_the_newest_can_be_named(identified, undisturbed, tmp_path):
+def test_an_older_state_can_be_named(identified, undisturbed, tmp_path):
     folder = tmp_path / "run"
     train(identified, folder, **SETTINGS)
     first = min(folder.glob("state_step_*"), key=lambda path: int(path.name[11:]))
@@ -251,9 +249,7 @@ def test_an_older_state_than_the_newest_can_be_named(identified, undisturbed, tm
     assert_same_run(folder, undisturbed)
 
 
-def test_a_state_of_another_folder_continues_in_a_new_one_and_leaves_the_old_alone(
-    identified, undisturbed, tmp_path
-):
+def test_a_state_of_another_folder_continues_in_a_new_one(identified, undisturbed, tmp_path):
     first = min(undisturbed.glob("state_step_*"), key=lambda path: int(path.name[11:]))
     before = {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()}
     fork = tmp_path / "fork"
@@ -265,14 +261,14 @@ def test_a_state_of_another_folder_continues_in_a_new_one_and_leaves_the_old_alo
         train(identified, fork, **SETTINGS, resume=str(first))
 
 
-def test_what_holds_no_state_is_an_error_that_says_what_to_name(identified, tmp_path):
+def test_a_folder_without_a_state_is_an_error_with_a_suggestion(identified, tmp_path):
     with pytest.raises(
         UserError, match="no full training state there; name a run's folder or a state_step_N"
     ):
         train(identified, tmp_path / "run", resume=str(tmp_path / "nothing"))
 
 
-def test_auto_without_a_name_of_the_run_is_refused(identified):
+def test_auto_without_a_run_name_is_rejected(identified):
     with pytest.raises(UserError, match="resume=auto needs checkpoint_path="):
         tiny(identified, "x", checkpoint_path=None, resume="auto")
 
@@ -284,7 +280,7 @@ def stopped_run(identified, folder, monkeypatch, step=4, **settings) -> Path:
     return folder
 
 
-def test_changes_that_make_sense_are_said_and_take_effect(identified, tmp_path, monkeypatch, capsys):
+def test_allowed_changes_are_reported_and_take_effect(identified, tmp_path, monkeypatch, capsys):
     folder = stopped_run(identified, tmp_path / "run", monkeypatch)
     changes = {"lr": 1e-2, "log_interval": 1, "epochs": 6}
     assert train(identified, folder, **SETTINGS | changes, resume="auto") == 0
@@ -300,7 +296,7 @@ def test_changes_that_make_sense_are_said_and_take_effect(identified, tmp_path, 
     ("key", "value"),
     [("global_batch_size", 4), ("eval_interval", 4), ("seed", 1), ("ema", False), ("grad_accum_steps", 2)],
 )
-def test_changes_that_would_be_meaningless_are_refused(identified, tmp_path, monkeypatch, key, value):
+def test_meaningless_changes_are_rejected(identified, tmp_path, monkeypatch, key, value):
     folder = stopped_run(identified, tmp_path / "run", monkeypatch)
     before = metrics(folder)
     with pytest.raises(UserError, match=rf"cannot be resumed with another value of\n  {key}: .* {value} now"):
@@ -308,19 +304,19 @@ def test_changes_that_would_be_meaningless_are_refused(identified, tmp_path, mon
     assert metrics(folder) == before
 
 
-def test_another_model_is_refused(identified, tmp_path, monkeypatch):
+def test_a_different_model_is_rejected(identified, tmp_path, monkeypatch):
     folder = stopped_run(identified, tmp_path / "run", monkeypatch)
     with pytest.raises(UserError, match=r"arch\.H_cycles: 2 in the checkpoint, 3 now"):
         train(identified, folder, "arch.H_cycles=3", **SETTINGS, resume="auto")
 
 
-def test_epochs_cannot_change_where_they_are_one_iteration(identified, tmp_path, monkeypatch):
+def test_epochs_cannot_change_if_they_are_one_iteration(identified, tmp_path, monkeypatch):
     folder = stopped_run(identified, tmp_path / "run", monkeypatch, eval_interval=None)
     with pytest.raises(UserError, match="epochs: 4 in the checkpoint, 6 now"):
         train(identified, folder, **SETTINGS | {"epochs": 6, "eval_interval": None}, resume="auto")
 
 
-def test_the_same_data_elsewhere_is_fine_and_other_data_is_not(
+def test_the_same_data_in_another_folder_is_accepted_but_not_other_data(
     identified, undisturbed, tmp_path, monkeypatch, capsys
 ):
     folder = stopped_run(identified, tmp_path / "run", monkeypatch)
@@ -336,7 +332,7 @@ def test_the_same_data_elsewhere_is_fine_and_other_data_is_not(
     assert_same_run(folder, undisturbed)
 
 
-def test_a_run_whose_newest_state_is_damaged_goes_on_from_the_one_before(
+def test_a_run_with_a_damaged_state_continues_from_the_previous_one(
     identified, undisturbed, tmp_path, capsys
 ):
     folder = tmp_path / "run"
@@ -350,7 +346,7 @@ def test_a_run_whose_newest_state_is_damaged_goes_on_from_the_one_before(
     assert_same_run(folder, undisturbed)
 
 
-def test_a_checkpoint_holds_all_that_it_promises(undisturbed):
+def test_a_checkpoint_is_complete(undisturbed):
     path = max(undisturbed.glob("state_step_*/*-shared.pt"), key=lambda path: int(path.parent.name[11:]))
     shared = torch.load(path, weights_only=True)
     of_rank = torch.load(path.with_name(path.name.replace("shared", "rank_0")), weights_only=True)
@@ -373,7 +369,7 @@ def test_only_full_states_are_pruned_never_weights(identified, tmp_path):
     assert [path.name for path in folder.glob("state_step_*")] == [f"state_step_{last}"]
 
 
-def test_something_is_saved_at_the_end_also_without_evaluation(identified, tmp_path):
+def test_the_end_is_saved_even_without_evaluation(identified, tmp_path):
     folder = tmp_path / "run"
     assert train(identified, folder, min_eval_interval=99) == 0
     assert not any("test/accuracy" in line for line in metrics(folder))
@@ -391,28 +387,28 @@ def test_a_run_out_of_patience_stops_keeps_its_best_and_is_then_finished(identif
     assert json.loads((folder / "best.json").read_text())["step"] == first
     assert (folder / "best").read_bytes() == (folder / f"step_{first}").read_bytes()
     assert train(identified, folder, **settings, resume="auto") == 0
-    assert "this run is finished" in capsys.readouterr().out
+    assert "this run has already finished" in capsys.readouterr().out
 
 
-def test_the_best_is_kept_also_if_not_every_evaluation_is(identified, tmp_path):
+def test_the_best_is_kept_even_if_not_every_evaluation_is_saved(identified, tmp_path):
     folder = tmp_path / "run"
     assert train(identified, folder, epochs=6, best_metric="test/lm_loss", checkpoint_every_eval=False) == 0
     losses = {line["step"]: line["test/lm_loss"] for line in metrics(folder) if "test/lm_loss" in line}
     assert json.loads((folder / "best.json").read_text())["step"] == min(losses, key=losses.get)
 
 
-def test_a_metric_that_the_evaluation_does_not_bring_costs_no_training(sudoku4x4, tmp_path):
-    """The evaluator could name it, so that the start cannot refuse it, but no 4x4 puzzle is that hard."""
+def test_a_missing_best_metric_does_not_lose_training(sudoku4x4, tmp_path):
+    """The evaluator may log it, so it is accepted at the start, but no 4x4 puzzle is that hard."""
     folder, name = tmp_path / "run", "sudoku/exact_difficulty_over_100"
     with pytest.raises(UserError, match=f"best_metric={name}: no such metric; this run has sudoku/"):
         train(sudoku4x4, folder, evaluators=None, best_metric=name)
     assert states(folder) == {f"state_step_{evaluated_steps(folder)[0]}"}
-    with pytest.raises(UserError, match="no such metric"):  # what was trained is there, so the end is reached
+    with pytest.raises(UserError, match="no such metric"):  # after the training has finished
         train(sudoku4x4, folder, evaluators=None, best_metric=name, resume="auto")
     assert train(sudoku4x4, folder, evaluators=None, best_metric="test/accuracy", resume="auto") == 0
 
 
-def test_an_evaluator_that_fails_costs_no_training(identified, undisturbed, tmp_path, monkeypatch):
+def test_a_failing_evaluator_does_not_lose_training(identified, undisturbed, tmp_path, monkeypatch):
     folder = tmp_path / "run"
 
     def fail() -> None:
@@ -428,7 +424,7 @@ def test_an_evaluator_that_fails_costs_no_training(identified, undisturbed, tmp_
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
-def test_each_signal_saves_ends_with_its_code_and_restores_the_handlers(
+def test_each_signal_saves_exits_with_its_code_and_restores_the_handlers(
     identified, tmp_path, monkeypatch, capsys, name
 ):
     number, before = getattr(signal, name), signal.getsignal(getattr(signal, name))
@@ -439,8 +435,8 @@ def test_each_signal_saves_ends_with_its_code_and_restores_the_handlers(
     assert newest_state(tmp_path / "run")["shared"]["step"] == 2
 
 
-def test_resuming_reads_no_batch_that_was_used(identified, tmp_path, monkeypatch):
-    """The stream is asked to begin where it was left, rather than replayed."""
+def test_resuming_does_not_read_used_batches(identified, tmp_path, monkeypatch):
+    """The stream starts at the saved position instead of replaying earlier batches."""
     folder = stopped_run(identified, tmp_path / "run", monkeypatch, step=3)
     config = tiny(identified, folder, **SETTINGS, resume="auto")
     run = build(config, World())
@@ -454,9 +450,7 @@ def test_resuming_reads_no_batch_that_was_used(identified, tmp_path, monkeypatch
     assert asked[0] == (1, 3)
 
 
-def test_the_names_of_identifiers_are_read_once_whatever_the_number_of_saves(
-    identified, tmp_path, monkeypatch
-):
+def test_identifier_names_are_read_once_for_any_number_of_saves(identified, tmp_path, monkeypatch):
     read, hashes = [], training_run.identifier_hashes
     monkeypatch.setattr(training_run, "identifier_hashes", lambda paths: read.append(1) or hashes(paths))
     train(identified, tmp_path / "run", checkpoint_interval_steps=1)
@@ -465,8 +459,8 @@ def test_the_names_of_identifiers_are_read_once_whatever_the_number_of_saves(
 
 
 @pytest.mark.slow
-def test_keeping_states_costs_less_than_a_hundredth_of_the_loop(identified, tmp_path, monkeypatch):
-    """At default settings: a state with each evaluation. What counts is the time the loop waits for the saving."""
+def test_saving_states_takes_less_than_a_hundredth_of_the_loop(identified, tmp_path, monkeypatch):
+    """With default settings, which save a state at each evaluation; measure the time that the loop waits for saving."""
     made = []
     init = Checkpointer.__init__
     monkeypatch.setattr(
@@ -481,7 +475,7 @@ def test_keeping_states_costs_less_than_a_hundredth_of_the_loop(identified, tmp_
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path):
+def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(tmp_path):
     done = run_python(
         str(ROOT / "benchmarks" / "soak.py"), "kills=8", f"folder={tmp_path}", cwd=tmp_path, timeout=300
     )

@@ -1,4 +1,4 @@
-"""Pictures in W&B at each evaluation: made only where they are shown, and never worth a run."""
+"""Pictures in W&B at each evaluation: drawn only if needed, and errors never end a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from utils.loggers.wandb import WandbLogger
 
 @dataclass
 class StandIn:
-    """Takes what W&B's run object would."""
+    """A fake run object of W&B."""
 
     logged: list[tuple[int, dict]] = field(default_factory=list)
 
@@ -37,7 +37,7 @@ def png(colour: str = "red") -> bytes:
     return file.getvalue()
 
 
-def test_wandb_gets_images_under_their_names_and_steps():
+def test_wandb_gets_images_with_their_names_and_steps():
     run = StandIn()
     WandbLogger(run).draw({"pictures/a": png()}, step=7)
     ((step, values),) = run.logged
@@ -48,7 +48,7 @@ def test_wandb_gets_images_under_their_names_and_steps():
 @pytest.mark.parametrize(
     "error", [RuntimeError("out of memory"), ImportError("matplotlib"), OSError(28, "full")]
 )
-def test_a_picture_that_fails_is_one_line_and_no_end_of_the_run(error):
+def test_a_failing_picture_gives_one_line_and_does_not_end_the_run(error):
     lines = []
 
     def fail():
@@ -59,14 +59,12 @@ def test_a_picture_that_fails_is_one_line_and_no_end_of_the_run(error):
     assert line.startswith("no pictures of step 3 (")
 
 
-def test_without_wandb_no_picture_is_even_made():
+def test_without_wandb_no_picture_is_drawn():
     Loggers([Logger()]).draw(lambda: pytest.fail("a picture was made"), step=1)
     Loggers([]).draw(lambda: pytest.fail("a picture was made"), step=1)
 
 
-def test_a_run_shows_its_pictures_at_each_evaluation_and_is_the_run_that_showed_none(
-    sudoku4x4, tmp_path, monkeypatch
-):
+def test_pictures_at_each_evaluation_do_not_change_the_run(sudoku4x4, tmp_path, monkeypatch):
     options = {"evaluators": None, "ema": True}
     train(sudoku4x4, tmp_path / "without", **options)
     stand_in = StandIn()
@@ -83,7 +81,7 @@ def test_a_run_shows_its_pictures_at_each_evaluation_and_is_the_run_that_showed_
 
 @pytest.mark.parametrize("data", ["sudoku4x4", "identified"])
 @pytest.mark.parametrize("training", [True, False])
-def test_the_model_stays_in_its_mode_and_every_kind_of_data_gets_pictures(data, training, request, tmp_path):
+def test_the_mode_of_the_model_is_kept_and_all_data_gets_pictures(data, training, request, tmp_path):
     run = build(tiny(request.getfixturevalue(data), tmp_path / "run"), World())
     run.state.model.train(training)
     pictures = evaluation_pictures(run.state.model, run.test_data, {})

@@ -1,4 +1,4 @@
-"""Saved outputs are written batch by batch and read as one dict of tensors."""
+"""Saved outputs are written batch by batch and read as a single dict of tensors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def batch(start: int, rows: int) -> dict[str, torch.Tensor]:
     }
 
 
-def test_rows_come_back_in_order_with_their_dtypes_and_no_piece_is_left(tmp_path):
+def test_rows_are_read_in_order_with_their_dtypes_and_no_parts_remain(tmp_path):
     path, parts = tmp_path / "run" / "step_1_all_preds.0", [batch(0, 4), batch(4, 3)]
     with SavedOutputs(path, ["preds", "logits", "q_halt_logits"]) as saved:
         for part in parts:
@@ -39,14 +39,14 @@ def test_rows_come_back_in_order_with_their_dtypes_and_no_piece_is_left(tmp_path
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_an_evaluation_that_breaks_off_leaves_no_file(tmp_path):
+def test_an_interrupted_evaluation_leaves_no_file(tmp_path):
     with SavedOutputs(tmp_path / "preds", ["preds"]) as saved:
         saved.add(batch(0, 2))
         assert list(tmp_path.iterdir())
     assert not list(tmp_path.iterdir())
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "file").touch()
     with (
         pytest.raises(UserError, match="file"),
@@ -56,7 +56,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_DATA"), reason="needs a limit on anonymous memory")
-def test_more_outputs_than_memory_can_be_saved(tmp_path):
+def test_more_outputs_than_fit_into_memory_can_be_saved(tmp_path):
     program = """
 import resource, sys, torch
 from pathlib import Path
@@ -75,4 +75,4 @@ with SavedOutputs(Path(sys.argv[1]), ["logits"]) as saved:
     command = [sys.executable, "-c", program, str(tmp_path / "preds")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "preds").stat().st_size > 200_000_000  # 20 batches of 10 MB under a limit of 60 MB
+    assert (tmp_path / "preds").stat().st_size > 200_000_000  # 20 batches of 10 MB with a limit of 60 MB

@@ -1,4 +1,4 @@
-"""se_rrm and urm: equivariance, other grid sizes with the same weights, and the formula of a cycle."""
+"""se_rrm and urm: equivariance, grids of other sizes with the same weights, and the formula of a cycle."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def answer(built, inputs: torch.Tensor):
 
 
 @torch.no_grad()
-def test_relabelling_the_digits_relabels_the_logits_and_leaves_halting_as_it_is():
+def test_permuting_the_digits_permutes_the_logits_and_keeps_halting():
     built = model(16, 6)
     inputs = torch.randint(1, 6, (3, 16), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
     relabelled = torch.tensor([0, 1, 4, 2, 5, 3], dtype=torch.int32)
@@ -52,13 +52,13 @@ def test_relabelling_the_digits_relabels_the_logits_and_leaves_halting_as_it_is(
     torch.testing.assert_close(moved[..., relabelled.long()], logits, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(moved_q, q, rtol=1e-4, atol=1e-4)
     assert logits.std() > 0.01
-    blank_for_digit = torch.tensor([0, 2, 1, 3, 4, 5], dtype=torch.int32)  # a blank is no digit
+    blank_for_digit = torch.tensor([0, 2, 1, 3, 4, 5], dtype=torch.int32)  # a blank is not a digit
     other, _ = answer(built, blank_for_digit[inputs.long()])
     assert (other[..., blank_for_digit.long()] - logits).abs().max() > 1e-3
 
 
 @torch.no_grad()
-def test_the_same_weights_answer_grids_of_every_size():
+def test_the_same_weights_work_for_grids_of_any_size():
     small = model(16, 6)
     for seq_len, vocab_size in ((36, 8), (81, 11)):
         large = model(seq_len, vocab_size)
@@ -70,7 +70,7 @@ def test_the_same_weights_answer_grids_of_every_size():
 
 
 @torch.no_grad()
-def test_a_cycle_of_urm_applies_the_network_to_one_latent_and_the_question():
+def test_a_cycle_of_urm_applies_the_network_to_the_latent_and_the_question():
     torch.manual_seed(0)
     built = build_model(
         ARCH | {"name": "urm", "puzzle_emb_ndim": 0}, seq_len=16, vocab_size=6, num_puzzle_identifiers=1
@@ -105,13 +105,13 @@ def test_a_model_trained_on_small_grids_is_evaluated_on_larger_ones(tmp_path):
     done = evaluate("run")
     assert done.returncode == 0, done.stderr
     assert "accuracy" in done.stdout
-    refused = evaluate("trm")
-    assert refused.returncode == 2
-    assert "does not fit the data" in refused.stderr
+    rejected = evaluate("trm")
+    assert rejected.returncode == 2
+    assert "does not fit the data" in rejected.stderr
 
 
 @pytest.mark.parametrize("bad", ["arch.mlp_t=True", "arch.puzzle_emb_ndim=8", "arch.pos_encodings=rope"])
-def test_what_would_tie_the_weights_to_one_size_is_refused(sudoku4x4, tmp_path, bad):
+def test_options_that_tie_the_weights_to_one_size_are_rejected(sudoku4x4, tmp_path, bad):
     key = bad.partition("=")[0].replace(".", r"\.")
     with pytest.raises(UserError, match=key):
         train(sudoku4x4, tmp_path / "run", "arch=se_rrm", *SETTINGS, bad)

@@ -1,4 +1,4 @@
-"""The weights below pretrained/: they load, solve a hard puzzle, and their card says what they know and scored."""
+"""Weights in pretrained/: they load and solve a hard puzzle, and their card documents knowledge and scores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = sorted(path for path in (ROOT / "pretrained").iterdir() if path.is_dir())
-# Of Sudoku-Extreme's test rows.
+# From the test rows of Sudoku-Extreme.
 HARD = "4..9..58......6..7...8...46...6....8.....5.9.13.4.8....4.7.9.6..8.....5..9.5..7.4"
 
 
@@ -29,9 +29,9 @@ def test_a_hard_sudoku_is_solved_from_a_fresh_checkout():
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
-def test_a_card_states_what_the_model_knows_and_names_no_path_of_a_machine(folder):
+def test_a_card_documents_knowledge_and_contains_no_path(folder):
     card = (folder / "README.md").read_text()
-    assert "| knows of the rules |" in card
+    assert "| built-in knowledge of the rules |" in card
     assert "| FLOP of training |" in card
     for name in ("README.md", "config.json"):
         words = re.split(r"[\s\"'`(),]+", (folder / name).read_text())

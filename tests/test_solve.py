@@ -1,4 +1,4 @@
-"""The command `solve.py`: one puzzle from text or from the test data, its arguments, and readable errors."""
+"""The command `solve.py`: a puzzle from text or from the test data, arguments, and errors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
 
 
 def printed(capsys, *arguments: str) -> list[str]:
-    """The lines that the command prints, run in this process."""
+    """Run the command in this process and return the lines that it prints."""
     capsys.readouterr()
     solve.main(["device=cpu", *arguments])
     return capsys.readouterr().out.splitlines()
@@ -42,7 +42,7 @@ def printed(capsys, *arguments: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
-    """A run on the one puzzle above, which it learns by heart; its test data has a relabelled one besides."""
+    """Train on the puzzle above until it is memorised; the test data also has a relabelled one."""
     root = tmp_path_factory.mktemp("trained")
     rows = {"train": [(PUZZLE, ANSWER)]}
     rows["test"] = [*rows["train"], (PUZZLE.translate(RELABELLED), ANSWER.translate(RELABELLED))]
@@ -81,7 +81,7 @@ def trained(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory) -> Path:
-    """A run of random weights whose data is not on this machine."""
+    """Create a run with random weights whose data is not on this machine."""
     metadata = SIZES_4 | {"family": "sudoku", "grid_shape": [4, 4], "box_shape": [2, 2]}
     folder = tmp_path_factory.mktemp("untrained") / "run"
     return write_run(folder, randomised(sizes=SIZES_4), metadata=metadata, data_paths=["not/here"])
@@ -90,7 +90,7 @@ def untrained(tmp_path_factory) -> Path:
 # ------------------------------------------------------------------------------ the command, as users call it
 
 
-def test_a_learned_puzzle_of_the_test_data_is_solved_and_equal_to_the_answer(trained):
+def test_a_learned_test_puzzle_is_solved_and_equals_the_answer(trained):
     done = command(f"checkpoint={trained}", "index=0")
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr
@@ -98,7 +98,7 @@ def test_a_learned_puzzle_of_the_test_data_is_solved_and_equal_to_the_answer(tra
     assert "says stop first at step" in lines[-2]
     assert any(line.startswith("puzzle ") and "step 1: " in line for line in lines)
     assert "1 2 | . ." in done.stdout  # the puzzle
-    assert "1 2 | 4*3*" in done.stdout  # and what was filled in
+    assert "1 2 | 4*3*" in done.stdout  # with filled cells
     assert "\x1b" not in done.stdout
     assert max(map(len, lines[3:])) <= 80
 
@@ -115,15 +115,15 @@ def test_the_same_puzzle_as_text_that_looks_like_a_number_is_solved(trained, cap
         assert re.fullmatch(r"solved in \d steps?: valid", last), text
 
 
-def test_an_unsolved_puzzle_is_no_failure_of_the_command_and_shows_the_answer(trained, capsys):
+def test_an_unsolved_puzzle_shows_the_answer_and_exits_with_0(trained, capsys):
     lines = printed(capsys, f"checkpoint={trained}", "index=1")
     assert lines[-1].startswith("not solved: ")
     assert "broken" in lines[-1]
     assert re.search(r"\d+ of 16 cells as in the answer", lines[-1])
-    assert any("the dataset's answer" in line for line in lines)
+    assert any("answer in the dataset" in line for line in lines)
 
 
-def test_without_a_choice_seed_zero_draws_the_puzzle(trained, capsys):
+def test_by_default_seed_zero_draws_the_puzzle(trained, capsys):
     drawn = printed(capsys, f"checkpoint={trained}")
     assert drawn == printed(capsys, f"checkpoint={trained}", "seed=0")
     names = {printed(capsys, f"checkpoint={trained}", f"seed={seed}")[1] for seed in range(8)}
@@ -131,7 +131,7 @@ def test_without_a_choice_seed_zero_draws_the_puzzle(trained, capsys):
     assert all(re.fullmatch(r"test puzzle [01] of .*data \(0 to 1\)", name) for name in names)
 
 
-def test_other_data_is_taken_and_numbers_go_on_from_one_dataset_to_the_next(trained, tmp_path, capsys):
+def test_other_data_can_be_given_and_datasets_are_numbered_consecutively(trained, tmp_path, capsys):
     data = trained.parent / "data"
     other = tmp_path / "other"
     tokens = to_tokens(np.stack([parse_grid(text, BoxShape(2, 2)) for text in (PUZZLE, ANSWER)]))
@@ -145,7 +145,7 @@ def test_other_data_is_taken_and_numbers_go_on_from_one_dataset_to_the_next(trai
     assert lines[-1].endswith("equal to the answer")
 
 
-def test_a_user_error_is_one_message_and_exit_status_two(untrained):
+def test_a_user_error_gives_one_message_and_exit_status_two(untrained):
     done = command(f"checkpoint={untrained}", "puzle=12")
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
@@ -154,7 +154,7 @@ def test_a_user_error_is_one_message_and_exit_status_two(untrained):
     assert done.stdout == ""
 
 
-def test_a_reader_that_closes_the_pipe_ends_the_command_quietly(untrained):
+def test_a_closed_pipe_ends_the_command_quietly(untrained):
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "solve.py"), "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -172,17 +172,17 @@ def test_a_reader_that_closes_the_pipe_ends_the_command_quietly(untrained):
     "text",
     ["12.3000", "000123", "1e10", "1_000", "true", "[1,2]", "0x1F", "a=b", " 1 2 ", "1,2", "~"],
 )
-def test_a_puzzle_stays_the_text_that_it_is(text):
+def test_a_puzzle_is_always_text(text):
     assert read_arguments(["checkpoint=x", f"puzzle={text}"], SolveConfig).puzzle == text
 
 
-def test_quotes_that_survive_the_shell_and_plus_signs_are_no_part_of_the_value():
+def test_quotes_and_plus_signs_are_stripped_from_values():
     config = read_arguments(["+checkpoint='x y'", '++puzzle="12.3"', "steps=5"], SolveConfig)
     assert (config.checkpoint, config.puzzle, config.steps) == ("x y", "12.3", 5)
 
 
 @pytest.mark.parametrize("text", ["[a,b]", "[ 'a' , \"b\" ]", "a,b"])
-def test_folders_are_a_list(text):
+def test_data_paths_are_parsed_as_a_list(text):
     assert read_arguments(["checkpoint=x", f"data_paths_test={text}"], SolveConfig).data_paths_test == [
         "a",
         "b",
@@ -215,12 +215,12 @@ def test_folders_are_a_list(text):
         (["checkpoint=x", "seq_len=16"], "seq_len= is used with puzzle= only"),
     ],
 )
-def test_arguments_that_make_no_sense_are_refused(arguments, message):
+def test_invalid_arguments_are_rejected(arguments, message):
     with pytest.raises(UserError, match=re.escape(message)):
         read_arguments(arguments, SolveConfig)
 
 
-def test_help_says_every_key(capsys):
+def test_help_lists_every_key(capsys):
     with pytest.raises(SystemExit) as end:
         solve.main(["--help"])
     assert end.value.code == 0
@@ -245,11 +245,11 @@ def test_a_published_checkpoint_without_metadata_needs_the_number_of_cells(tmp_p
     with pytest.raises(UserError, match="seq_len="):
         printed(capsys, f"checkpoint={run}", f"puzzle={PUZZLE}")
     lines = printed(capsys, f"checkpoint={run}", f"puzzle={PUZZLE}", "seq_len=16")
-    assert "taken for sudoku: nothing but its sizes, 16 cells and 6 tokens, says" in lines[1]
+    assert "taken for sudoku: its training data is known only by its sizes, 16 cells and 6 tokens" in lines[1]
     assert lines[2] == "your puzzle"
 
 
-def test_a_model_of_many_identifiers_says_that_it_gets_the_blank_one(tmp_path, capsys):
+def test_a_model_with_identifiers_reports_that_it_gets_the_blank_one(tmp_path, capsys):
     sizes = SIZES_4 | {"num_puzzle_identifiers": 3}
     run = write_run(tmp_path / "run", randomised(sizes=sizes), metadata=sizes | {"family": "sudoku"})
     assert any(
@@ -262,25 +262,25 @@ def test_a_model_of_many_identifiers_says_that_it_gets_the_blank_one(tmp_path, c
     [
         ([], r"(?s)not/here.*data_paths_test=\[DIR\].*puzzle="),
         (["data_paths_test=[nor/here]"], "nor/here"),
-        (["puzzle=12.3"], r"puzzle= has 4 cells, but this model solves 4x4 Sudoku, of 16 cells"),
+        (["puzzle=12.3"], r"puzzle= has 4 cells, but this model solves 4x4 Sudoku with 16 cells"),
     ],
 )
-def test_what_is_missing_is_named(untrained, arguments, message):
+def test_missing_arguments_are_reported(untrained, arguments, message):
     with pytest.raises(UserError, match=message):
         solve.main([f"checkpoint={untrained}", *arguments])
 
 
-def test_a_checkpoint_that_is_not_there_is_named():
+def test_a_missing_checkpoint_is_reported():
     with pytest.raises(UserError, match="nowhere: no such file or folder"):
         solve.main(["checkpoint=nowhere", f"puzzle={PUZZLE}"])
 
 
-def test_an_index_beyond_the_data_is_refused_with_the_range(trained):
+def test_an_index_out_of_range_is_rejected_with_the_range(trained):
     with pytest.raises(UserError, match=r"index=2: .* has 2 test puzzles, 0 to 1"):
         solve.main([f"checkpoint={trained}", "index=2"])
 
 
-def test_data_of_another_size_is_refused(untrained, tmp_path):
+def test_data_of_a_different_size_is_rejected(untrained, tmp_path):
     for split in ("train", "test"):
         with SplitWriter(tmp_path / split, seq_len=36, vocab_size=8) as writer:
             writer.add_group(np.ones((1, 36), int), np.ones((1, 36), int), np.zeros(1, np.int32))
@@ -289,7 +289,7 @@ def test_data_of_another_size_is_refused(untrained, tmp_path):
         solve.main([f"checkpoint={untrained}", f"data_paths_test=[{tmp_path}]"])
 
 
-def test_every_architecture_is_watched_through_the_command(tmp_path, capsys):
+def test_the_command_works_for_every_architecture(tmp_path, capsys):
     arch = {key: value for key, value in TINY_ARCH.items() if key != "puzzle_emb_len"}
     for name in ("hrm", "transformers_baseline"):
         settings = arch | {"name": name, "H_layers": 1, "puzzle_emb_len": 0}

@@ -1,4 +1,4 @@
-"""`solve.py` on each family of puzzles: what it reads as one, and when an answer counts as solved."""
+"""`solve.py` for each puzzle family: parsing puzzles and judging answers."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def test_a_drawn_grid_is_read_as_its_cells():
     [
         ("12..34.5..3..3.2", "'5' at character 8; allowed are 1234, . or 0"),
         ("12..\n34.x\n..3.\n.3.2", "'x' at line 2, character 4"),
-        ("12..34....3..3.", "has 15 cells, but this model solves 4x4 Sudoku, of 16 cells"),
+        ("12..34....3..3.", "has 15 cells, but this model solves 4x4 Sudoku with 16 cells"),
         ("1", "has 1 cell,"),
         ("", "has 0 cells"),
         ("12..34....3..3.²", "'²' at character 16"),
     ],
 )
-def test_a_sudoku_that_cannot_be_read_names_the_place(text, message):
+def test_an_invalid_sudoku_is_reported_with_the_position(text, message):
     with pytest.raises(UserError, match=re.escape(message)):
         sudoku_family().read(text)
 
@@ -79,13 +79,13 @@ def test_a_maze_is_read_from_rows_or_from_one_line(text):
         ("S#G", "has one row of 3 cells, but this model solves mazes of 5 rows of 5"),
         (
             "/".join([*MAZE[:3], MAZE[3].rstrip(), MAZE[4]]),
-            "has 3 cells in row 4 instead of 5 (write . for free cells",
+            "has 3 cells in row 4 instead of 5 (if trailing spaces",
         ),
         ("/".join(MAZE).replace("S", "."), "has 0 cells with S, but a maze has one"),
         ("/".join(MAZE).replace("#", "G"), "cells with G, but a maze has one"),
     ],
 )
-def test_a_maze_that_cannot_be_read_names_the_place(text, message):
+def test_an_invalid_maze_is_reported_with_the_position(text, message):
     with pytest.raises(UserError, match=re.escape(message)):
         MAZE_FAMILY.read(text)
 
@@ -95,7 +95,7 @@ def maze_verdict(answer: list[str], labels: list[str] | None = None) -> str:
     return watched(MAZE_FAMILY, question, None if labels is None else mazes(labels)[0], [(ours, 1.0)])[-1]
 
 
-def test_a_maze_is_solved_by_a_shortest_path_only():
+def test_a_maze_is_solved_only_by_a_shortest_path():
     assert maze_verdict(SHORTEST) == "solved in 1 step: valid, a shortest path of 6 steps"
     assert maze_verdict(SHORTEST, SHORTEST).endswith("of 6 steps, and equal to the answer")
     assert maze_verdict(LONGER) == "not solved: a path of 12 steps, but 6 are enough"
@@ -108,14 +108,14 @@ def test_a_maze_is_solved_by_a_shortest_path_only():
     assert maze_verdict(moved).startswith("not solved: 1 cell of the maze changed; ")
 
 
-def test_a_maze_without_a_way_is_said():
+def test_a_maze_without_a_path_gives_a_warning():
     closed = [line.replace("G", "#") for line in MAZE[:4]] + ["   #G"]
     closed[3] = " ## #"
     lines = watched(MAZE_FAMILY, mazes(closed)[0], None, [(mazes(closed)[0], 0.0)])
     assert any("G cannot be reached from S" in line for line in lines)
 
 
-def test_a_maze_shows_new_lost_and_broken_cells():
+def test_a_maze_shows_new_removed_and_broken_cells():
     question, first, second = mazes(MAZE, LONGER, ["Sooo ", *SHORTEST[1:]])
     lines = watched(MAZE_FAMILY, question, None, [(first, -1.0), (second, -1.0)])
     assert any("SoOO!" in line for line in lines)
@@ -125,14 +125,14 @@ def test_a_maze_shows_new_lost_and_broken_cells():
 # ------------------------------------------------------------------------------ ARC and unknown families
 
 
-def test_arc_puzzles_come_from_the_dataset_only():
-    with pytest.raises(UserError, match="knows by puzzle identifier"):
+def test_arc_puzzles_only_come_from_the_dataset():
+    with pytest.raises(UserError, match="know tasks by puzzle identifier"):
         FAMILIES["arc"].read("123")
-    with pytest.raises(UserError, match="names the family 'other', which is not one of arc"):
+    with pytest.raises(UserError, match="names the family 'other', which is neither one of arc"):
         FAMILIES["unknown"].read("123")
 
 
-def test_of_an_arc_answer_only_the_grid_counts():
+def test_only_the_grid_of_an_arc_answer_is_judged():
     rng = np.random.default_rng(0)
     colours = rng.integers(0, 10, (2, 3))
     encoded = arc.encode(colours.astype(np.uint8)).astype(np.int64)
@@ -150,14 +150,14 @@ def test_of_an_arc_answer_only_the_grid_counts():
     small = arc.encode(colours[:, :2].astype(np.uint8)).astype(np.int64)
     assert (
         watched(FAMILIES["arc"], encoded, labels, [(small, 1.0)])[-1]
-        == "not solved: the grid is 2x2, the answer 2x3"
+        == "not solved: the grid is 2x2, but the answer is 2x3"
     )
     nothing = watched(FAMILIES["arc"], encoded, labels, [(np.zeros_like(encoded), 1.0)])
-    assert nothing[-1] == "not solved: the grid is empty, the answer 2x3"
+    assert nothing[-1] == "not solved: the grid is empty, but the answer is 2x3"
     assert any("no grid" in line for line in nothing)
 
 
-def test_an_unknown_family_is_judged_by_the_answer_alone():
+def test_an_unknown_family_is_judged_by_the_label_only():
     family = FAMILIES["unknown"]
     question, answer = np.arange(36) % 9, np.arange(36) % 7
     ignoring = np.where(np.arange(36) < 30, answer, IGNORE_LABEL_ID)
@@ -167,4 +167,4 @@ def test_an_unknown_family_is_judged_by_the_answer_alone():
         watched(family, question, answer, [(other, 1.0)])[-1] == "not solved: 30 of 36 cells as in the answer"
     )
     last = watched(family, question, None, [(other, 1.0)])[-1]
-    assert last == "done after 1 step: there are no rules and no answer to judge it by"
+    assert last == "done after 1 step: unknown, because there are neither rules nor a label"

@@ -1,4 +1,4 @@
-"""What `solve.py` prints of a model's steps: which cells it marks, its verdict, and how grids are drawn."""
+"""Output of `solve.py` for the steps of a model: marked cells, verdicts, and grids."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ESCAPE = re.compile(r"\x1b\[[\d;]*m")
 
 # ------------------------------------------------------------------------------ a scripted model
 
-WRONG = "1243342121344313"  # its last cell, a given 2, is a 3
+WRONG = "1243342121344313"  # its last cell is 3 instead of the given 2
 STEPS = [("1211341111311312", -3.0), (WRONG, -1.0), (ANSWER, 1.0), (ANSWER, 2.0), (ANSWER, 3.0)]
 
 
@@ -27,7 +27,7 @@ def scripted(steps=STEPS) -> list[tuple[np.ndarray, float]]:
     return [(grid(text), q) for text, q in steps]
 
 
-def test_each_step_marks_what_was_filled_in_changed_and_broken():
+def test_each_step_marks_filled_changed_and_broken_cells():
     lines = watched(sudoku_family(), grid(PUZZLE), grid(ANSWER), scripted())
     start = lines.index(next(line for line in lines if line.startswith("puzzle")))
     expected = """
@@ -42,7 +42,7 @@ def test_each_step_marks_what_was_filled_in_changed_and_broken():
     assert lines[start : start + 7] == [line[8:] for line in expected.splitlines()[1:-1]]
 
 
-def test_steps_that_change_nothing_take_one_line():
+def test_steps_without_changes_take_one_line():
     lines = watched(sudoku_family(), grid(PUZZLE), grid(ANSWER), scripted())
     assert "steps 4 to 5: no change, halting 88.1% to 95.3%" in lines
     assert sum("step 3: 1 changed" in line for line in lines) == 1
@@ -55,7 +55,7 @@ def test_the_first_step_that_says_stop_is_reported_with_its_probability_and_rule
     assert lines[-2] == "halting rule (q_halt > q_continue): never says stop; most likely at step 2, 26.9%"
 
 
-def test_a_solution_counts_from_the_step_that_kept_it():
+def test_a_solution_counts_from_the_step_since_which_it_is_kept():
     assert watched(sudoku_family(), grid(PUZZLE), grid(ANSWER), scripted())[-1] == (
         "solved in 3 steps: valid, and equal to the answer"
     )
@@ -67,15 +67,15 @@ def test_a_solution_counts_from_the_step_that_kept_it():
     assert watched(sudoku_family(), grid(PUZZLE), None, scripted(STEPS[2:]))[-1] == "solved in 1 step: valid"
 
 
-def test_a_solution_that_was_lost_is_said():
+def test_a_solution_that_was_lost_is_reported():
     last = watched(sudoku_family(), grid(PUZZLE), grid(ANSWER), scripted([STEPS[1], STEPS[2], STEPS[1]]))[-1]
     assert last == (
         "not solved: 1 row, 1 column, 1 box broken; 1 given cell changed; 15 of 16 cells as in the answer "
-        "(it was solved at step 2, and lost again)"
+        "(it was solved at step 2, but changed later)"
     )
 
 
-def test_a_model_that_halts_in_evaluation_ends_at_its_stop():
+def test_a_model_that_halts_in_evaluation_stops_early():
     lines = watched(sudoku_family(), grid(PUZZLE), grid(ANSWER), scripted(), halts=True)
     assert not any("steps 4" in line or "step 4" in line for line in lines)
     assert lines[-2].endswith("this model ends there (arch.act_inference)")
@@ -92,24 +92,24 @@ def test_a_model_that_halts_in_evaluation_ends_at_its_stop():
         (16 * ".", "the puzzle has several solutions"),
     ],
 )
-def test_a_puzzle_without_exactly_one_solution_is_said_before_it_is_tried(puzzle, warning):
+def test_a_puzzle_without_a_unique_solution_gives_a_warning(puzzle, warning):
     lines = watched(sudoku_family(), grid(puzzle), None, scripted())
     place = next(i for i, line in enumerate(lines) if line.startswith("warning: "))
     assert warning in lines[place]
     assert place < next(i for i, line in enumerate(lines) if "step 1" in line)
 
 
-def test_a_proper_puzzle_gives_no_warning():
+def test_a_valid_puzzle_gives_no_warning():
     assert not any("warning" in line for line in watched(sudoku_family(), grid(PUZZLE), None, scripted()))
 
 
-def test_another_solution_than_the_datasets_is_valid_all_the_same():
+def test_a_solution_other_than_the_label_is_valid():
     other = ANSWER.translate(RELABELLED)
     last = watched(sudoku_family(), grid(16 * "."), grid(ANSWER), scripted([(other, 1.0)]))[-1]
     assert last == "solved in 1 step: valid, but not the one in the dataset"
 
 
-def test_blank_and_padding_answers_are_wrong_answers():
+def test_blank_and_padding_answers_are_wrong():
     answer = grid(ANSWER)
     answer[2:4] = [0, 1]
     lines = watched(sudoku_family(), grid(PUZZLE), None, [(answer, -1.0)])
@@ -133,18 +133,18 @@ def test_every_family_fits_eighty_columns_with_and_without_colours(name):
     plain, coloured = (
         watched(family, question, None, random_steps(family), colour=colour) for colour in (False, True)
     )
-    drawn = slice(2, -2)  # not the sentences
+    drawn = slice(2, -2)  # without the sentences
     assert max(map(len, plain[drawn])) <= 80
     assert max(len(ESCAPE.sub("", line)) for line in coloured[drawn]) <= 80
     assert not any("\x1b" in line for line in plain)
     assert any("\x1b" in line for line in coloured)
     assert len(plain) == len(coloured)
-    # Side by side where there is room: five steps and the puzzle in fewer rows of grids than six.
+    # Side by side if there is room: the puzzle and five steps take fewer than six rows of grids.
     heads = [line for line in plain if re.match(r"(puzzle|step \d)", line)]
     assert len(heads) < 6 or name == "arc"
 
 
-def test_colours_tell_given_filled_changed_and_broken_cells_apart():
+def test_colours_distinguish_given_filled_changed_and_broken_cells():
     family = sudoku_family()
     question, previous, answer = grid(PUZZLE), grid(STEPS[0][0]), grid(WRONG)
     kind = family.kinds(question, previous, answer)
@@ -170,7 +170,7 @@ def test_colours_tell_given_filled_changed_and_broken_cells_apart():
         (True, {"TERM": "dumb"}, False),
     ],
 )
-def test_colours_are_for_terminals_whose_users_want_them(monkeypatch, terminal, environment, expected):
+def test_colours_depend_on_terminal_and_environment(monkeypatch, terminal, environment, expected):
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     for key, value in environment.items():

@@ -1,4 +1,4 @@
-"""Hub-style tables: what is read, and how wrong ones are refused by file and row."""
+"""Reading puzzle tables; errors name file and line."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_byte_order_mark_and_significant_spaces_are_understood(tmp_path):
     assert bytes(rows.questions[0]) == b" S "
 
 
-def test_rows_below_a_rating_are_left_out_but_keep_their_numbers(tmp_path):
+def test_rows_below_a_rating_are_skipped_but_numbers_are_kept(tmp_path):
     path = table(tmp_path / "t.csv", "a,.1,21,3\na,.2,12,5\na,1.,12,4.5\n")
     rows = read_rows(path, **SYMBOLS, min_rating=4)
     assert rows.numbers.tolist() == [1, 2]
@@ -68,13 +68,13 @@ def test_rows_below_a_rating_are_left_out_but_keep_their_numbers(tmp_path):
         ("a,.1,21,\na,.3,21,\n", "line 3: its question has '3' at character 2; allowed are '.12'"),
         ("a,.1,.1,\n", "line 2: its answer has '.' at character 1"),
         ("a,.€,21,\n", "line 2: its question has '?' at character 2"),
-        ("a,.1,21\n", "line 2 has 3 fields, its header 4"),
-        ("a,.1,21,,\n", "line 2 has 5 fields, its header 4"),
+        ("a,.1,21\n", "line 2 has 3 fields, but its header has 4"),
+        ("a,.1,21,,\n", "line 2 has 5 fields, but its header has 4"),
         ("a,.1,21,hard\n", "line 2: its rating is 'hard', not a number"),
         ("", "has no row"),
     ],
 )
-def test_a_wrong_row_is_refused_by_file_and_row(tmp_path, text, message):
+def test_a_wrong_row_is_rejected_with_file_and_line(tmp_path, text, message):
     path = table(tmp_path / "t.csv", text)
     with pytest.raises(UserError) as error:
         read_rows(path, **SYMBOLS)
@@ -83,11 +83,11 @@ def test_a_wrong_row_is_refused_by_file_and_row(tmp_path, text, message):
 
 
 @pytest.mark.parametrize("header", ["", "a,.1,21,\n", "question answer\n"])
-def test_a_table_without_its_header_is_refused(tmp_path, header):
+def test_a_table_without_its_header_is_rejected(tmp_path, header):
     path = table(tmp_path / "t.csv", "a,.1,21,\n", header)
     with pytest.raises(
         UserError,
-        match=r"t\.csv has no column of questions: its first line must be a header such as source,quest",
+        match=r"t\.csv has no question column: its first line must be a header such as source,quest",
     ):
         read_rows(path, **SYMBOLS)
 
@@ -118,18 +118,20 @@ def test_a_column_called_difficulty_is_the_rating(tmp_path):
     assert read_rows(path, **SYMBOLS).ratings.tolist() == [2.5]
 
 
-def test_two_columns_of_the_same_meaning_and_a_missing_answer_are_refused(tmp_path):
+def test_two_columns_of_the_same_meaning_and_a_missing_answer_are_rejected(tmp_path):
     path = table(tmp_path / "t.csv", ".1,.1,21\n", "puzzle,question,answer\n")
     with pytest.raises(
         UserError, match=r"t\.csv line 1: the columns question and puzzle could both be the question"
     ):
         read_rows(path, **SYMBOLS)
     path = table(tmp_path / "t.csv", ".1,1\n", "puzzle,rating\n")
-    with pytest.raises(UserError, match=r"t\.csv line 1: .* has no column of answers: call it answer or"):
+    with pytest.raises(
+        UserError, match=r"t\.csv line 1: .* has no answer column; it must be called answer or"
+    ):
         read_rows(path, **SYMBOLS)
 
 
-def test_a_missing_rating_is_refused_only_where_one_is_needed(tmp_path):
+def test_a_missing_rating_is_rejected_only_if_needed(tmp_path):
     path = table(tmp_path / "t.csv", "a,.1,21,9\na,.2,12,\n")
     assert len(read_rows(path, **SYMBOLS)) == 2
     with pytest.raises(UserError, match="line 3 has no rating"):
@@ -139,20 +141,20 @@ def test_a_missing_rating_is_refused_only_where_one_is_needed(tmp_path):
         read_rows(path, **SYMBOLS, min_rating=10)
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path):
+def test_a_file_that_is_not_text_is_rejected(tmp_path):
     (tmp_path / "t.csv").write_bytes(HEADER.encode() + b"\xff\xfe\x00")
     with pytest.raises(UserError, match="cannot be read as a CSV file"):
         read_rows(tmp_path / "t.csv", **SYMBOLS)
 
 
-def test_a_local_folder_must_hold_the_table(tmp_path):
+def test_a_local_folder_must_contain_the_table(tmp_path):
     with pytest.raises(UserError, match=r"test\.csv does not exist"):
         find_table("test", source_csv=tmp_path, source_repo="a/b")
     table(tmp_path / "test.csv", "")
     assert find_table("test", source_csv=tmp_path, source_repo="a/b") == tmp_path / "test.csv"
 
 
-def test_the_hub_is_asked_for_the_dataset_file(monkeypatch, tmp_path):
+def test_the_dataset_file_is_downloaded_from_the_hub(monkeypatch, tmp_path):
     asked = []
 
     def download(repo, name, repo_type):
@@ -165,9 +167,7 @@ def test_the_hub_is_asked_for_the_dataset_file(monkeypatch, tmp_path):
 
 
 def hub_error() -> HfHubHTTPError:
-    return HfHubHTTPError.__new__(
-        HfHubHTTPError
-    )  # its constructor needs a response of the HTTP library in use
+    return HfHubHTTPError.__new__(HfHubHTTPError)  # its constructor needs a response of the HTTP library
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def hub_error() -> HfHubHTTPError:
     ],
     ids=lambda failure: type(failure).__name__,
 )
-def test_a_hub_that_cannot_be_reached_is_said_with_the_alternatives(monkeypatch, failure):
+def test_an_unreachable_hub_is_reported_with_alternatives(monkeypatch, failure):
     def download(*arguments, **settings):
         raise failure
 
@@ -194,15 +194,17 @@ def test_a_hub_that_cannot_be_reached_is_said_with_the_alternatives(monkeypatch,
     assert "\n" not in message
 
 
-def test_a_hub_that_never_answers_is_asked_again_in_silence(tmp_path):
+def test_downloads_from_an_unresponsive_hub_are_retried_silently(tmp_path):
     code = (
-        "import time; waits = []; time.sleep = waits.append\n"  # the library's pauses between attempts
+        "import time; waits = []; time.sleep = waits.append\n"  # pauses of the library between attempts
         "from dataset.sources import download_table; from utils.errors import UserError\n"
         "try: download_table('a/b', 'train.csv')\n"
         "except UserError as error: print(len(waits), error)"
     )
-    nobody = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "NO_PROXY": "*"}
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | nobody
+    unreachable = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "NO_PROXY": "*"}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("HF_")
+    } | unreachable
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )
@@ -213,7 +215,7 @@ def test_a_hub_that_never_answers_is_asked_again_in_silence(tmp_path):
     assert done.stderr == ""
 
 
-def test_the_hub_library_is_imported_only_where_it_is_used():
+def test_the_hub_library_is_imported_only_when_used():
     code = (
         "import sys, dataset.sources, dataset.build_sudoku_dataset; print('huggingface_hub' in sys.modules)"
     )

@@ -1,4 +1,4 @@
-"""The speedrun's recipe, made small, trains: every option that it combines goes with every other, also on resuming."""
+"""The speedrun recipe at a small size: all options work together, also on resuming."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def config(data, *overrides: str) -> PretrainConfig:
     return parse(PretrainConfig, OmegaConf.to_container(composed, resolve=True))
 
 
-def test_the_recipe_is_8000_updates_of_the_options_it_names():
+def test_the_recipe_has_8000_updates_with_its_options():
     recipe = config("data/x")
     assert recipe.total_steps(1000, 1.0) == 8000
     assert recipe.num_iterations == 8
@@ -62,7 +62,7 @@ def test_the_recipe_is_8000_updates_of_the_options_it_names():
     }
 
 
-def test_it_trains_and_goes_on_exactly_where_a_lease_ended(sudoku4x4, tmp_path, monkeypatch):
+def test_the_recipe_trains_and_resumes_exactly(sudoku4x4, tmp_path, monkeypatch):
     def train(name: str) -> int:
         folder = [f"checkpoint_path={tmp_path / name}", "resume=auto"]
         return pretrain.train(config(sudoku4x4, *SMALL, *folder), World())

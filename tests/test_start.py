@@ -1,4 +1,4 @@
-"""What the start of a command costs: which splits are checked, and which modules are imported."""
+"""Startup costs of commands: checked splits and imported modules."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def sudoku(tmp_path):
 
 @pytest.fixture
 def checked(monkeypatch):
-    """How often the content of each split has been checked."""
+    """Count how often the content of each split is checked."""
     counts: Counter[str] = Counter()
     problems = ExampleSet.problems
 
@@ -40,13 +40,13 @@ def checked(monkeypatch):
 
 
 @pytest.mark.parametrize("evaluators", [None, [{"name": "sudoku@Sudoku"}]])
-def test_a_training_checks_each_split_once(sudoku, tmp_path, checked, evaluators):
+def test_training_checks_each_split_once(sudoku, tmp_path, checked, evaluators):
     assert train(sudoku, tmp_path / "run", epochs=2, evaluators=evaluators) == 0
     assert checked == {"train": 1, "test": 1}
     assert '"sudoku/valid"' in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
-def test_an_evaluator_opens_the_test_data_itself_if_nobody_has(sudoku, checked):
+def test_an_evaluator_opens_the_test_data_if_it_is_not_open(sudoku, checked):
     data = PuzzleDataset([str(sudoku)], "test", global_batch_size=4)
     shared = build_evaluators(None, [str(sudoku)], data.metadata, data.splits)["Sudoku"]
     assert shared.sets["all"] is data.splits[0][1].sets["all"]
@@ -55,7 +55,7 @@ def test_an_evaluator_opens_the_test_data_itself_if_nobody_has(sudoku, checked):
     assert checked == {"test": 2}
 
 
-def test_plots_take_difficulties_from_the_data_that_is_open(sudoku, checked):
+def test_plots_use_difficulties_of_the_open_data(sudoku, checked):
     data = PuzzleDataset([str(sudoku)], "test", global_batch_size=4)
     assert plots.ByDifficulty(data).unit == "rating"
     assert checked == {"test": 1}
@@ -70,12 +70,12 @@ ABOUT_DATA = (
     *(f"-m dataset.build_{family}_dataset" for family in ("sudoku", "maze", "arc")),
     *("dataset/report.py", "-m dataset.report"),
 )
-# What takes long to import and nobody needs for help.
+# Libraries that are slow to import and not needed for --help.
 SLOW = {"torch", "numpy", "sympy", "matplotlib", "wandb", "safetensors", "huggingface_hub", "PIL", "gradio"}
 
 
 def run_listing_imports(command: str, *arguments: str, **environment: str) -> tuple[int, str, set[str]]:
-    """The exit code of a command, what it printed, and the libraries of `SLOW` that it imported."""
+    """Run a command; return its exit code, output, and the libraries of `SLOW` that it imported."""
     done = run_python("-X", "importtime", *command.split(), *arguments, cwd=ROOT, **environment)
     said, imported = [done.stdout], set()
     for line in done.stderr.splitlines():
@@ -83,12 +83,12 @@ def run_listing_imports(command: str, *arguments: str, **environment: str) -> tu
             imported.add(line.rpartition("|")[2].strip().partition(".")[0])
         else:
             said.append(line)
-    assert "pydantic" in imported or "argparse" in imported  # that imports were listed at all
+    assert "pydantic" in imported or "argparse" in imported  # check that imports are recorded
     return done.returncode, "\n".join(said), imported & (SLOW - {"numpy"} if command in ABOUT_DATA else SLOW)
 
 
 @pytest.mark.parametrize("command", [*HYDRA, *ABOUT_WEIGHTS, *ABOUT_DATA])
-def test_help_imports_nothing_that_takes_long(command):
+def test_help_imports_no_slow_library(command):
     code, said, slow = run_listing_imports(command, "--help")
     assert (code, slow) == (0, set())
     assert "usage" in said
@@ -105,7 +105,7 @@ def test_help_imports_nothing_that_takes_long(command):
         *((command, "--wrong") for command in (*HYDRA[:1], *ABOUT_WEIGHTS[:1], *ABOUT_DATA)),
     ],
 )
-def test_wrong_arguments_are_refused_before_anything_slow_is_imported(command, arguments):
+def test_wrong_arguments_are_rejected_before_slow_imports(command, arguments):
     code, said, slow = run_listing_imports(command, *arguments.split())
     assert (code, slow) == (2, set())
     assert "wrong" in said or "usage" in said or "required" in said
@@ -128,7 +128,7 @@ def test_wrong_arguments_are_refused_before_anything_slow_is_imported(command, a
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
-def test_every_error_that_the_arguments_show_comes_before_torch(overrides, message):
+def test_errors_in_arguments_come_before_importing_torch(overrides, message):
     code, said, slow = run_listing_imports("pretrain.py", "data_paths=[nowhere]", *overrides)
     assert (code, slow) == (2, set())
     assert message in said
@@ -142,14 +142,14 @@ def test_the_shell_completes_without_torch(word, completed):
     assert completed in said.split()
 
 
-def test_of_several_processes_the_first_says_what_is_wrong():
+def test_the_first_of_several_processes_reports_errors():
     arguments = ["data_paths=[nowhere]", "wrong=1"]
     assert "wrong: unknown key" in run_listing_imports("pretrain.py", *arguments, RANK="0", WORLD_SIZE="2")[1]
     assert run_listing_imports("pretrain.py", *arguments, RANK="1", WORLD_SIZE="2")[:2] == (2, "")
 
 
 @pytest.mark.parametrize("optimizer", ["adam_atan2", "adamw", "muon"])
-def test_an_eager_training_never_imports_the_compiler(sudoku, tmp_path, optimizer):
+def test_eager_training_never_imports_the_compiler(sudoku, tmp_path, optimizer):
     overrides = [
         *TINY,
         f"optimizer={optimizer}",
@@ -164,7 +164,7 @@ def test_an_eager_training_never_imports_the_compiler(sudoku, tmp_path, optimize
     assert imported.isdisjoint({"torch._dynamo", "torch._inductor", "sympy", "wandb", "matplotlib"})
 
 
-def test_every_architecture_has_the_settings_that_are_checked_without_it():
+def test_every_architecture_has_settings_that_are_checked_without_importing_it():
     assert {name: cls.Config for name, cls in ARCHITECTURES.items()} == CONFIGS
     assert ACTLossHead.Config is loss_config(DEFAULT_LOSS)
     assert tuple(TOKEN_LOSSES) == LOSS_TYPES

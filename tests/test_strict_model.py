@@ -1,4 +1,4 @@
-"""What every config refuses, whichever command or architecture it belongs to."""
+"""Strict validation that is common to all configs of commands and architectures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SCHEMAS["arch.loss"] = ACTLossHead.Config
 
 
 def fields_of_type(schema, *types: str) -> list[str]:
-    """The fields that take these JSON types and no others but null."""
+    """Return the fields that accept only these JSON types and null."""
     found = []
     for name, field in schema.model_json_schema()["properties"].items():
         options = field.get("anyOf", [field])
@@ -40,28 +40,28 @@ def fields_of_type(schema, *types: str) -> list[str]:
     return found
 
 
-def refused_keys(schema, values: dict) -> dict[str, str]:
+def error_messages(schema, values: dict) -> dict[str, str]:
     with pytest.raises(ValidationError) as caught:
-        schema(**values, unknown_key=1)  # so that there is always an error to look at
+        schema(**values, unknown_key=1)  # so that there is always an error
     return {str(error["loc"][0]): error["msg"] for error in caught.value.errors() if error["loc"]}
 
 
 @pytest.mark.parametrize("schema", SCHEMAS.values(), ids=list(SCHEMAS))
 @pytest.mark.parametrize("value", [True, False])
-def test_no_number_is_given_as_true_or_false(schema, value):
+def test_numbers_cannot_be_booleans(schema, value):
     numbers = fields_of_type(schema, "integer", "number")
-    refused = refused_keys(schema, dict.fromkeys(numbers, value))
+    errors = error_messages(schema, dict.fromkeys(numbers, value))
     for name in numbers:
-        assert refused[name] in ("Input should be a valid integer", "Input should be a valid number")
+        assert errors[name] in ("Input should be a valid integer", "Input should be a valid number")
 
 
 @pytest.mark.parametrize("schema", SCHEMAS.values(), ids=list(SCHEMAS))
 @pytest.mark.parametrize("value", [True, False])
-def test_what_is_true_or_false_still_is(schema, value):
+def test_booleans_are_accepted(schema, value):
     switches = fields_of_type(schema, "boolean")
-    refused = refused_keys(schema, dict.fromkeys(switches, value))
-    # An architecture may fix a switch ("should be False"), but none takes it for something else.
-    assert not any("should be a valid" in refused.get(name, "") for name in switches)
+    errors = error_messages(schema, dict.fromkeys(switches, value))
+    # An architecture may fix a switch ("should be False"), but none gives it another type.
+    assert not any("should be a valid" in errors.get(name, "") for name in switches)
 
 
 def test_the_introspection_finds_numbers_and_switches():
@@ -73,7 +73,7 @@ def test_the_introspection_finds_numbers_and_switches():
     assert {"lr", "ns_steps"} <= set(fields_of_type(SCHEMAS["optimizer=muon"], "integer", "number"))
 
 
-def test_a_switch_that_also_has_a_word_takes_all_three():
+def test_a_boolean_option_with_a_word_accepts_all_three():
     for value in ("auto", True, False):
         assert parse(EvaluateConfig, {"checkpoint": "run", "compile": value}).compile is value
 

@@ -1,4 +1,4 @@
-"""The Sudoku family: box shapes, text, rules, solvers, generator, invariant hash."""
+"""The Sudoku family: box shapes, text, rules, solvers, generator, invariant hashes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def all_grids_4x4() -> np.ndarray:
-    """Every solved 4x4 grid, found without the solver: rows from all permutations, checked cell by cell."""
+    """Return all solved 4x4 grids, found without the solver by checking all permutations of rows."""
 
     def fits(rows):
         for a, b in itertools.combinations(range(len(rows)), 2):
@@ -86,7 +86,7 @@ def all_grids_4x4() -> np.ndarray:
         (25, (5, 5)),
     ],
 )
-def test_a_size_has_its_usual_boxes(size, expected):
+def test_a_size_has_default_boxes(size, expected):
     shape = BoxShape.for_size(size)
     assert (shape.rows, shape.columns) == expected
     assert shape == BoxShape.for_cells(size * size)
@@ -94,7 +94,7 @@ def test_a_size_has_its_usual_boxes(size, expected):
 
 
 @pytest.mark.parametrize("size", [2, 3, 5, 7, 13, 17, 22, 36])
-def test_a_size_without_boxes_is_refused_with_the_valid_ones(size):
+def test_a_size_without_boxes_is_rejected_with_the_valid_ones(size):
     with pytest.raises(
         UserError, match=f"size {size}: it must be one of 4, 6, 8, 9, 10, 12, 14, 15, 16, 18, 20, 21, 24, 25"
     ):
@@ -102,13 +102,13 @@ def test_a_size_without_boxes_is_refused_with_the_valid_ones(size):
 
 
 @pytest.mark.parametrize("text", ["2", "2x", "x3", "2x3x4", "axb", "", "1x4", "4x1", "2x9", "5x6", "0x3"])
-def test_an_impossible_box_shape_is_refused(text):
+def test_an_impossible_box_shape_is_rejected(text):
     with pytest.raises(UserError, match=r"box shape|boxes of"):
         BoxShape.parse(text)
 
 
-def test_a_number_of_cells_that_is_no_square_is_refused():
-    with pytest.raises(UserError, match="35 cells are no square grid"):
+def test_a_number_of_cells_that_is_not_square_is_rejected():
+    with pytest.raises(UserError, match="35 cells do not form a square grid"):
         BoxShape.for_cells(35)
 
 
@@ -148,29 +148,29 @@ def test_a_large_grid_uses_letters_after_9():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("123", "it has 3 characters instead of the 16 of a 4x4 grid"),
+        ("123", "it has 3 characters, but a 4x4 grid has 16"),
         ("5" + "." * 15, "it has '5' at character 1; allowed are 1234 and . or 0"),
         ("." * 15 + " ", "it has ' ' at character 16"),
         ("." * 15 + "é", "it has 'é' at character 16"),
     ],
 )
-def test_wrong_text_is_refused_by_position(text, message):
+def test_wrong_text_is_rejected_with_the_position(text, message):
     with pytest.raises(UserError) as error:
         parse_grid(text, BoxShape(2, 2), "it")
     assert message in str(error.value)
 
 
-def test_a_drawing_has_rules_between_boxes():
+def test_a_drawing_has_lines_between_boxes():
     drawn = draw_grid(parse_grid("123456" + "." * 30, BoxShape(2, 3)), BoxShape(2, 3)).splitlines()
     assert drawn[:3] == ["1 2 3 | 4 5 6", ". . . | . . .", "------+------"]
     assert len(drawn) == 8
     assert {len(line) for line in drawn} == {13}
 
 
-def test_a_recorded_box_shape_wins_over_the_usual_one():
+def test_a_recorded_box_shape_overrides_the_default():
     assert recorded_shape({"box_shape": [3, 2]}, 36, "f") == BoxShape(3, 2)
     assert recorded_shape({}, 36, "f") == BoxShape(2, 3)
-    with pytest.raises(UserError, match=r"f: box_shape \[3, 3\] makes grids of 81 cells, not 36"):
+    with pytest.raises(UserError, match=r"f: box_shape \[3, 3\] means grids of 81 cells, not 36"):
         recorded_shape({"box_shape": [3, 3]}, 36, "f")
     with pytest.raises(UserError, match="f: "):
         recorded_shape({"box_shape": [3]}, 36, "f")
@@ -179,8 +179,8 @@ def test_a_recorded_box_shape_wins_over_the_usual_one():
 # --- rules ---
 
 
-def test_is_solution_knows_all_4x4_grids_among_all_latin_squares():
-    # Rows and columns alone do not make a solution: 576 Latin squares of order 4, 288 of them with good boxes.
+def test_is_solution_finds_all_4x4_grids_among_all_latin_squares():
+    # Rows and columns are not sufficient: of 576 Latin squares of order 4, 288 have valid boxes.
     permutations = list(itertools.permutations((1, 2, 3, 4)))
     latin = np.array(
         [
@@ -195,7 +195,7 @@ def test_is_solution_knows_all_4x4_grids_among_all_latin_squares():
 
 
 @pytest.mark.parametrize("value", [0, 5, 255, -1, 10**6])
-def test_a_value_outside_the_grid_makes_no_solution(value):
+def test_a_value_out_of_range_is_not_a_solution(value):
     grid = parse_grid(SOLVED_4X4, BoxShape(2, 2)).astype(np.int64)
     assert is_solution(grid, BoxShape(2, 2))
     grid[7] = value
@@ -210,7 +210,7 @@ def test_violations_name_symbol_and_unit():
     assert violations(parse_grid("1....1.." + "." * 8, shape), shape) == ["1 occurs 2 times in box 1"]
 
 
-def test_keeps_givens_ignores_blanks_only():
+def test_keeps_givens_ignores_only_blanks():
     puzzle, answer = np.array([[0, 2, 0, 4]] * 3), np.array([[1, 2, 3, 4], [9, 2, 9, 4], [1, 2, 3, 1]])
     assert keeps_givens(puzzle, answer).tolist() == [True, True, False]
 
@@ -218,7 +218,7 @@ def test_keeps_givens_ignores_blanks_only():
 # --- solvers ---
 
 
-def test_both_solvers_count_solutions_of_4x4_puzzles_as_brute_force_does():
+def test_both_solvers_match_brute_force_on_4x4_puzzles():
     shape, grids = BoxShape(2, 2), all_grids_4x4()
     assert len(grids) == 288
     generator = rng(1)
@@ -274,14 +274,14 @@ def test_guesses_do_not_depend_on_the_order_of_values():
     assert len(counts) == 1
 
 
-def test_a_puzzle_of_singles_needs_no_guess():
+def test_a_puzzle_of_singles_needs_no_guesses():
     shape = BoxShape(3, 3)
     solution = random_solution(rng(), shape)
     puzzle = np.where(np.arange(81) % 9 == 0, 0, solution)
     assert solve(puzzle, shape).guesses == 0
 
 
-def test_clashing_givens_have_no_solution():
+def test_conflicting_givens_have_no_solution():
     puzzle = np.zeros(81, np.uint8)
     puzzle[[0, 8]] = 5
     assert solve(puzzle, BoxShape(3, 3)).solutions == []
@@ -296,7 +296,7 @@ def test_an_excluded_value_is_never_used():
     assert all(grid[0] != first[0] for grid in every)
 
 
-def test_a_search_that_exceeds_its_guesses_is_given_up():
+def test_a_search_stops_at_the_limit_of_guesses():
     shape = BoxShape(3, 3)
     puzzle = parse_grid((DATA / "hardest.txt").read_text().split()[1], shape)
     needed = solve(puzzle, shape).guesses
@@ -308,7 +308,7 @@ def test_a_search_that_exceeds_its_guesses_is_given_up():
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_generated_puzzles_have_the_asked_clues_and_one_solution(shape):
+def test_generated_puzzles_have_the_requested_clues_and_one_solution(shape):
     spec = PuzzleSpec(shape, default_clues(shape))
     made = generate_split(spec, 3, seed=5, split=0, workers=1)
     assert (np.count_nonzero(made.puzzles, axis=1) == spec.clues).all()
@@ -330,20 +330,20 @@ def test_minimal_puzzles_need_every_given_cell():
         assert not solve(fewer, shape).unique
 
 
-def test_a_clue_count_that_cannot_be_reached_is_refused(monkeypatch):
+def test_an_impossible_number_of_clues_is_rejected(monkeypatch):
     monkeypatch.setattr("dataset.families.sudoku.generate._MAX_TRIES", 20)
     with pytest.raises(UserError, match=r"no 6x6 puzzle with at most 7 given cells .* raise --clues"):
         random_puzzle(rng(), PuzzleSpec(BoxShape(2, 3), 7))
 
 
-def test_more_puzzles_than_exist_are_refused(monkeypatch):
+def test_requesting_more_puzzles_than_exist_is_rejected(monkeypatch):
     monkeypatch.setattr("dataset.families.sudoku.generate._MAX_REJECTED_IN_A_ROW", 200)
     spec = PuzzleSpec(BoxShape(2, 2), 16)  # full grids: 288
     with pytest.raises(UserError, match=r"only \d+ of 300 different 4x4 puzzles"):
         generate_split(spec, 300, seed=0, split=0, workers=1)
 
 
-def test_a_shorter_split_is_the_beginning_of_a_longer_one():
+def test_a_shorter_split_is_a_prefix_of_a_longer_one():
     spec = PuzzleSpec(BoxShape(2, 3), 14)
     few, many = (generate_split(spec, n, seed=1, split=0, workers=1) for n in (5, 70))
     assert (many.puzzles[:5] == few.puzzles).all()
@@ -352,22 +352,22 @@ def test_a_shorter_split_is_the_beginning_of_a_longer_one():
     assert (few.puzzles != other.puzzles).any(axis=1).all()
 
 
-def test_splits_are_kept_apart_up_to_symmetry_and_by_solution():
+def test_splits_are_disjoint_up_to_symmetry_and_by_solution():
     spec = PuzzleSpec(BoxShape(2, 3), 20)
     train = generate_split(spec, 40, seed=0, split=0, workers=1)
-    # The same stream again: every candidate is a train puzzle first, so all of the first 40 must be passed over.
-    test = generate_split(spec, 20, seed=0, split=0, workers=1, apart_from=train)
+    # Reuse the stream, so that the first 40 candidates are train puzzles, which must be skipped.
+    test = generate_split(spec, 20, seed=0, split=0, workers=1, excluded=train)
     assert not {*train.hashes.tolist()} & {*test.hashes.tolist()}
     beyond = generate_split(spec, 60, seed=0, split=0, workers=1)
     assert (test.puzzles == beyond.puzzles[40:]).all()
 
 
-def test_a_test_puzzle_with_the_solution_of_a_train_puzzle_is_passed_over():
+def test_a_test_puzzle_with_the_solution_of_a_train_puzzle_is_skipped():
     spec = PuzzleSpec(BoxShape(2, 3), 20)
     wanted = generate_split(spec, 3, seed=0, split=1, workers=1)
     train = generate_split(spec, 3, seed=0, split=0, workers=1)
-    train.solutions[1] = wanted.solutions[0]  # by its solution alone: its hash differs
-    test = generate_split(spec, 2, seed=0, split=1, workers=1, apart_from=train)
+    train.solutions[1] = wanted.solutions[0]  # only the solution matches, not the hash
+    test = generate_split(spec, 2, seed=0, split=1, workers=1, excluded=train)
     assert (test.puzzles == wanted.puzzles[1:]).all()
 
 
@@ -386,7 +386,7 @@ def test_hashes_are_equal_for_all_symmetric_images(shape):
 
 
 def orders(num_bands: int, band_size: int) -> np.ndarray:
-    """Every order of lines that keeps bands together."""
+    """Return all orders of lines that keep bands together."""
     return np.array(
         [
             [band * band_size + line for band, lines in zip(bands, within, strict=True) for line in lines]
@@ -397,14 +397,14 @@ def orders(num_bands: int, band_size: int) -> np.ndarray:
 
 
 def canonical(puzzle: np.ndarray, solution: np.ndarray, shape: BoxShape) -> bytes:
-    """The least of all images of a puzzle, by brute force: equal for equivalent puzzles and only for them."""
+    """Return the smallest image of a puzzle by brute force; it is equal exactly for equivalent puzzles."""
     size = shape.size
     rows, columns = orders(shape.columns, shape.rows), orders(shape.rows, shape.columns)
     cells = (rows[:, None, :, None] * size + columns[None, :, None, :]).reshape(-1, size * size)
     if shape.square:
         cells = np.concatenate([cells, np.arange(size * size).reshape(size, size).T.reshape(-1)[cells]])
     images, given = solution[cells], puzzle[cells] > 0
-    # Digits renamed so that the first row reads 1, 2, 3, ...
+    # Rename digits so that the first row is 1, 2, 3, ...
     names = np.zeros((len(cells), size + 1), np.uint8)
     np.put_along_axis(
         names, images[:, :size].astype(int), np.arange(1, size + 1, dtype=np.uint8)[None], axis=1
@@ -416,13 +416,15 @@ def canonical(puzzle: np.ndarray, solution: np.ndarray, shape: BoxShape) -> byte
 @pytest.mark.parametrize(
     ("shape", "clues", "number"), [(BoxShape(2, 2), 7, 150), (BoxShape(2, 3), 14, 40)], ids=str
 )
-def test_hashes_tell_inequivalent_puzzles_apart(shape, clues, number):
+def test_hashes_distinguish_inequivalent_puzzles(shape, clues, number):
     made = [random_puzzle(rng(i), PuzzleSpec(shape, clues)) for i in range(number)]
     puzzles, solutions = (np.stack(grids) for grids in zip(*made, strict=True))
     hashes = invariant_hashes(puzzles, solutions, shape).tolist()
     classes = [canonical(p, s, shape) for p, s in zip(puzzles, solutions, strict=True)]
-    assert len({*zip(classes, hashes, strict=True)}) == len({*classes})  # equivalent: equal hashes
-    assert len({*hashes}) == len({*classes})  # and nothing else, for these
+    assert len({*zip(classes, hashes, strict=True)}) == len(
+        {*classes}
+    )  # equivalent puzzles have equal hashes
+    assert len({*hashes}) == len({*classes})  # and only those, for these puzzles
 
 
 def test_hashes_do_not_depend_on_the_size_of_the_batch():

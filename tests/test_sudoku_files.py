@@ -1,4 +1,4 @@
-"""Sudoku files as the world writes them: lists, drawn grids, tables in one file, and the alphabets of large grids."""
+"""Sudoku files in common formats: lists, drawn grids, tables in one file, and alphabets of large grids."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gzip
 
 import numpy as np
 import pytest
-from sudoku_builds import build, puzzle_list, puzzles_6x6, read, refused, texts, values
+from sudoku_builds import build, build_error, puzzle_list, puzzles_6x6, read, texts, values
 
 from dataset import report
 from dataset.families import family_of
@@ -51,7 +51,7 @@ def drawn(puzzle: str) -> str:
     ],
     ids=["comments", "bom", "columns", "id", "words", "spaced", "rows", "blocks", "sections", "drawn"],
 )
-def test_lists_are_read_as_people_write_them(tmp_path, text, lines):
+def test_common_formats_of_lists_are_read(tmp_path, text, lines):
     path = tmp_path / "list.txt"
     path.write_bytes(text.encode())
     found = read_list(path)
@@ -63,7 +63,7 @@ def test_lists_are_read_as_people_write_them(tmp_path, text, lines):
     ("text", "message"),
     [
         (f"# top95\n{FIRST}\n{SECOND[1:]}\n", "line 3 has 80 characters instead of the 81 of a 9x9 grid"),
-        (f"{FIRST[1:]}\n", "line 1 is no puzzle: 80 cells are no square grid"),
+        (f"{FIRST[1:]}\n", "line 1 is not a puzzle: 80 cells do not form a square grid"),
         (f"{FIRST[:-1]}_\n", "line 1 has '_' at character 81"),
         (
             "Grid 01\n" + "\n".join(ROWS[0][:8]) + "\nGrid 02\n",
@@ -74,11 +74,11 @@ def test_lists_are_read_as_people_write_them(tmp_path, text, lines):
             "line 4 has 8 cells, but the grid that starts in line 1 has rows of 9",
         ),
         ("\n".join([*ROWS[0][:3], "53..7...x"]), "line 4 has 'x' at character 9"),
-        ("." * 529, "line 1 is no puzzle: no Sudoku grid has size 23"),
+        ("." * 529, "line 1 is not a puzzle: no Sudoku grid has size 23"),
         ("# nothing\n", "holds no puzzle"),
     ],
 )
-def test_what_cannot_be_a_puzzle_is_refused_by_file_and_line(tmp_path, text, message):
+def test_lines_that_are_not_puzzles_are_rejected_with_file_and_line(tmp_path, text, message):
     path = tmp_path / "list.txt"
     path.write_text(text)
     with pytest.raises(UserError) as error:
@@ -86,9 +86,9 @@ def test_what_cannot_be_a_puzzle_is_refused_by_file_and_line(tmp_path, text, mes
     assert f"{path} {message}" in str(error.value)
 
 
-def test_another_blank_is_read_where_it_is_named(tmp_path, capsys):
+def test_a_custom_blank_is_read_if_specified(tmp_path, capsys):
     path = puzzle_list(tmp_path / "list.txt", [FIRST.replace(".", "_"), SECOND.replace(".", "_")])
-    assert "--blank" in refused(capsys, "--output-dir", tmp_path / "d", "--source-csv", path)
+    assert "--blank" in build_error(capsys, "--output-dir", tmp_path / "d", "--source-csv", path)
     build("--output-dir", tmp_path / "d", "--source-csv", path, "--blank", "_")
     found = [*texts(values(tmp_path / "d", "train")[0]), *texts(values(tmp_path / "d", "test")[0])]
     assert sorted(found) == sorted([FIRST, SECOND])
@@ -100,7 +100,7 @@ def test_another_blank_is_read_where_it_is_named(tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def large() -> list[tuple[str, str]]:
-    """Two 16x16 puzzles and their solutions, all 16 symbols among the given cells."""
+    """Generate two 16x16 puzzles and their solutions, with all 16 symbols among the given cells."""
     made = []
     for seed in range(2):
         rng = np.random.default_rng(seed)
@@ -115,13 +115,13 @@ HEX = str.maketrans("123456789ABCDEFG", "0123456789ABCDEF")
 LETTERS = str.maketrans("123456789ABCDEFG", "ABCDEFGHIJKLMNOP")
 
 
-def test_a_hexadecimal_list_is_asked_about_and_read_as_told(tmp_path, capsys, large):
+def test_a_hexadecimal_list_needs_the_option_blank(tmp_path, capsys, large):
     path = puzzle_list(
         tmp_path / "hex.txt", ["# hex", *(puzzle.translate(HEX).lower() for puzzle, _ in large)]
     )
     arguments = ("--output-dir", tmp_path / "d", "--source-csv", path)
-    message = refused(capsys, *arguments)
-    assert f"{path} line 2 has both 0 and . in one grid: say with --blank ." in message
+    message = build_error(capsys, *arguments)
+    assert f"{path} line 2 has both 0 and . in one grid: use --blank ." in message
     build(*arguments, "--blank", ".")
     assert "symbols 0-9A-F with . for a blank" in capsys.readouterr().out
     found = texts(values(tmp_path / "d", "train")[1]) + texts(values(tmp_path / "d", "test")[1])
@@ -131,7 +131,7 @@ def test_a_hexadecimal_list_is_asked_about_and_read_as_told(tmp_path, capsys, la
 @pytest.mark.parametrize(
     ("table", "said"), [(HEX, "0-9A-F"), (LETTERS, "A-P"), ({}, "1-9A-G")], ids=["hex", "letters", "one"]
 )
-def test_answers_tell_the_symbols_of_a_table(tmp_path, capsys, large, table, said):
+def test_answers_determine_the_symbols_of_a_table(tmp_path, capsys, large, table, said):
     rows = [f"{puzzle.translate(table)},{solution.translate(table)}" for puzzle, solution in large]
     path = puzzle_list(tmp_path / "t.csv", ["Puzzle,Solution", *rows])
     build("--output-dir", tmp_path / "d", "--source-csv", path)
@@ -140,15 +140,15 @@ def test_answers_tell_the_symbols_of_a_table(tmp_path, capsys, large, table, sai
     assert sorted(found) == sorted(puzzle for puzzle, _ in large)
 
 
-def test_a_mixture_of_alphabets_is_refused_by_line(tmp_path, capsys, large):
+def test_a_mixture_of_alphabets_is_rejected_with_the_line(tmp_path, capsys, large):
     (puzzle, solution), (other, other_solution) = large
     rows = [f"{puzzle},{solution}", f"{other.translate(HEX)},{other_solution.translate(HEX)}"]
     path = puzzle_list(tmp_path / "t.csv", ["puzzle,solution", *rows])
-    message = refused(capsys, "--output-dir", tmp_path / "d", "--source-csv", path)
+    message = build_error(capsys, "--output-dir", tmp_path / "d", "--source-csv", path)
     assert f"{path} line 3: its answer has '0' at character" in message
 
 
-def test_solving_a_large_puzzle_refuses_a_zero_that_may_be_a_symbol(large):
+def test_solving_a_large_puzzle_rejects_an_ambiguous_zero(large):
     sizes = {"seq_len": 256, "vocab_size": 18, "num_puzzle_identifiers": 1}
     family = family_of(recorded_metadata({"family": "sudoku"}, sizes))
     puzzle, _ = large[0]
@@ -164,7 +164,7 @@ TWENTY_FIVE = BoxShape(5, 5)
 
 @pytest.fixture(scope="module")
 def largest() -> tuple[np.ndarray, np.ndarray]:
-    """Three 25x25 puzzles with one solution each, and these: (3, 625) values."""
+    """Return three 25x25 puzzles with unique solutions, and the solutions, (3, 625) values each."""
     rng = np.random.default_rng(5)
     row, column = np.indices((25, 25))
     grid = ((5 * row + row // 5 + column) % 25 + 1).astype(np.uint8)
@@ -202,14 +202,14 @@ def test_lists_of_25x25_puzzles_are_read_in_letters_and_in_numbers(tmp_path, lar
     assert (alphabet.values(found.cells) == largest[0]).all()
 
 
-def test_a_title_as_long_as_a_large_row_is_no_row(tmp_path):
+def test_a_title_as_long_as_a_large_row_is_not_a_row(tmp_path):
     title = "Straightforwardly made by Me"
     assert len(title.replace(" ", "")) == 25
     path = puzzle_list(tmp_path / "list.txt", [title, FIRST])
     assert read_list(path).lines.tolist() == [2]
 
 
-def test_numbers_that_no_grid_of_this_size_has_stay_as_they_are():
+def test_numbers_out_of_range_are_not_converted():
     for text in ("12 1 3 4", "1 2 3 4", f"{' '.join('1' * 15)} 17", f"{' '.join('1' * 14)} 12 abc"):
         assert numbers_as_symbols(text) == text
     assert numbers_as_symbols(f"16, 10 | {' '.join('0' * 14)}") == "GA" + "0" * 14
@@ -241,7 +241,7 @@ def test_both_solvers_find_the_one_solution_of_25x25_puzzles(largest):
     for puzzle, solution, guesses in zip(*largest, solved.guesses, strict=True):
         found = solve(puzzle, TWENTY_FIVE)
         assert (found.solutions, found.guesses) == ([solution.tolist()], guesses)
-    emptied = np.where(largest[1][:1] <= 2, 0, largest[1][:1])  # two symbols that can change places
+    emptied = np.where(largest[1][:1] <= 2, 0, largest[1][:1])  # two symbols that can be swapped
     assert solve_batch(emptied, TWENTY_FIVE).num_solutions.tolist() == [2]
 
 
@@ -249,7 +249,7 @@ def test_both_solvers_find_the_one_solution_of_25x25_puzzles(largest):
 
 
 @pytest.mark.parametrize("name", ["list.txt", "table.csv"])
-def test_a_compressed_file_is_read_as_the_file_itself(tmp_path, capsys, name):
+def test_a_compressed_file_is_read_like_an_uncompressed_one(tmp_path, capsys, name):
     header = ["puzzle,solution"] if name.endswith("csv") else []
     lines = [f"{p},{s}" if header else p for p, s in puzzles_6x6(12)]
     plain = puzzle_list(tmp_path / name, [*header, *lines])
@@ -277,18 +277,18 @@ def test_a_folder_of_compressed_tables_is_read(tmp_path):
 
 @pytest.mark.parametrize("damage", [lambda packed: packed[:-9], lambda packed: b"no gzip", lambda _: b""])
 @pytest.mark.parametrize("name", ["list.txt.gz", "train.csv.gz"])
-def test_a_damaged_compressed_file_is_refused_by_name(tmp_path, capsys, name, damage):
+def test_a_damaged_compressed_file_is_rejected_by_name(tmp_path, capsys, name, damage):
     path = tmp_path / name
     path.write_bytes(damage(gzip.compress("\n".join(p for p, _ in puzzles_6x6(12)).encode())))
-    message = refused(capsys, "--output-dir", tmp_path / "d", "--source-csv", path)
+    message = build_error(capsys, "--output-dir", tmp_path / "d", "--source-csv", path)
     assert str(path) in message
     assert not (tmp_path / "d").exists()
 
 
-# --- one file that is split here ---
+# --- splitting a single file ---
 
 
-def test_a_table_in_one_file_is_split_without_a_solver(tmp_path, capsys):
+def test_a_single_table_is_split_without_a_solver(tmp_path, capsys):
     rows = puzzles_6x6(12)
     lines = [f"{number},{solution},{puzzle},{number}.5" for number, (puzzle, solution) in enumerate(rows)]
     path = puzzle_list(tmp_path / "t.csv", ["ID,Solutions,Quizzes,difficulty", *lines])
@@ -304,12 +304,12 @@ def test_a_table_in_one_file_is_split_without_a_solver(tmp_path, capsys):
     assert [rows[row][0] for row in recorded] == texts(test[0])
 
 
-def test_an_answer_that_breaks_the_clues_is_refused_by_line(tmp_path, capsys):
+def test_an_answer_that_changes_clues_is_rejected_with_the_line(tmp_path, capsys):
     (puzzle, solution), (_, other) = puzzles_6x6(2)
     path = puzzle_list(
         tmp_path / "t.csv", ["puzzle,solution", "", f"{puzzle},{solution}", f"{puzzle},{other}"]
     )
-    message = refused(capsys, "--output-dir", tmp_path / "d", "--source-csv", path)
+    message = build_error(capsys, "--output-dir", tmp_path / "d", "--source-csv", path)
     assert f"{path} line 4: its answer {other} changes given cells" in message
 
 
@@ -323,7 +323,7 @@ def images_of_one(number: int, seed: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", [BoxShape(2, 2), BoxShape(2, 3), BoxShape(2, 4), NINE, SIXTEEN], ids=str)
-def test_full_grids_have_one_hash_up_to_symmetry_and_others_another(shape):
+def test_hashes_of_full_grids_are_equal_iff_equivalent(shape):
     rng = np.random.default_rng(0)
     grids = np.stack([random_solution(rng, shape) for _ in range(4)])
     images = random_symmetries(rng, 40, shape).apply(
@@ -336,20 +336,20 @@ def test_full_grids_have_one_hash_up_to_symmetry_and_others_another(shape):
 
 
 def solution_rows(grids: np.ndarray, seed: int) -> list[str]:
-    """A table's rows of these solutions, with a third of the cells of each blank."""
+    """Return table rows of these solutions, with a third of the cells blank."""
     blank = np.random.default_rng(seed).random(grids.shape) < 0.33
     return [
         f"{format_grid(p)},{format_grid(s)}" for p, s in zip(np.where(blank, 0, grids), grids, strict=True)
     ]
 
 
-def test_solutions_that_are_one_grid_up_to_symmetry_are_counted_as_leaks(tmp_path, capsys):
+def test_equivalent_solutions_are_counted_as_leakage(tmp_path, capsys):
     rows = solution_rows(images_of_one(12, 0), 1)
     for split, part in (("train", rows[:8]), ("test", rows[8:])):
         (tmp_path / "s").mkdir(exist_ok=True)
         puzzle_list(tmp_path / "s" / f"{split}.csv", ["puzzle,solution", *part])
     build("--output-dir", tmp_path / "d", "--source-csv", tmp_path / "s")
-    assert "0 by their solution, 4 by it up to symmetry" in capsys.readouterr().out
+    assert "test solutions: 0, up to symmetry 4" in capsys.readouterr().out
     report.main([str(tmp_path / "d"), "--examples", "0"])
     printed = capsys.readouterr().out
     assert "inputs up to symmetry: 0 of 4 (0%)" in printed
@@ -361,20 +361,20 @@ def test_copies_of_a_solution_stay_in_one_split(tmp_path, capsys):
     path = puzzle_list(tmp_path / "t.csv", ["puzzle,solution", *solution_rows(grids, 2)])
     build("--output-dir", tmp_path / "d", "--source-csv", path, "--test-size", 12)
     printed = capsys.readouterr().out
-    assert "0 by it up to symmetry" in printed
+    assert "test solutions: 0, up to symmetry 0" in printed
     assert "the test split has 10 puzzles instead of 12" in printed
     path = puzzle_list(tmp_path / "t.csv", ["puzzle,solution", *solution_rows(grids[:5], 2)])
-    message = refused(capsys, "--output-dir", tmp_path / "d", "--source-csv", path)
-    assert "its 5 puzzles form 1 groups with the same puzzle or solution up to symmetry" in message
+    message = build_error(capsys, "--output-dir", tmp_path / "d", "--source-csv", path)
+    assert "its 5 puzzles form 1 groups that share a puzzle or solution up to symmetry" in message
 
 
-def test_generated_splits_have_no_solution_in_common_up_to_symmetry():
+def test_generated_splits_share_no_solution_up_to_symmetry():
     spec = PuzzleSpec(NINE, 40)
     wanted = generate_split(spec, 2, seed=0, split=1, workers=1)
     train = generate_split(spec, 2, seed=0, split=0, workers=1)
     symmetry = random_symmetries(np.random.default_rng(0), 1, NINE)
     train.solutions[1] = symmetry.apply(wanted.solutions[0].reshape(1, 9, 9)).reshape(-1)
-    test = generate_split(spec, 1, seed=0, split=1, workers=1, apart_from=train)
+    test = generate_split(spec, 1, seed=0, split=1, workers=1, excluded=train)
     assert (test.puzzles == wanted.puzzles[1:]).all()
 
 
@@ -391,5 +391,5 @@ def test_generated_splits_have_no_solution_in_common_up_to_symmetry():
         (0, 0, "0%"),
     ],
 )
-def test_percentages_are_plain_numbers(count, total, text):
+def test_percentages_are_formatted_as_plain_numbers(count, total, text):
     assert percentage(count, total) == text

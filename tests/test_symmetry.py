@@ -1,4 +1,4 @@
-"""Symmetric copies of test puzzles: they invert exactly, keep solutions solutions, and depend on the seed alone."""
+"""Symmetric copies of test puzzles: exact inverses, valid solutions, and determinism."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BOXES = [BoxShape(2, 2), BoxShape(2, 3), BoxShape(3, 3), BoxShape(4, 4)]
 
 
 def solved_sudokus(box: BoxShape, count: int) -> np.ndarray:
-    """(count, N²) tokens of solved grids: images of the pattern that shifts each row."""
+    """Return tokens (count, N²) of solved grids: images of the pattern of shifted rows."""
     size = box.size
     lines = np.arange(size)
     pattern = (lines[:, None] * box.columns + lines[:, None] // box.rows + lines) % size + 1
@@ -38,7 +38,7 @@ def copies(symmetries, tokens: np.ndarray, *, count: int = COUNT, seed: int = 3,
 
 
 def of_family(name: str, rng: np.random.Generator, rows: int = 5):
-    """(symmetries, tokens (rows, S)) with tokens anywhere a model may put them."""
+    """Return (symmetries, tokens (rows, S)), with random tokens as a model might predict them."""
     if name.startswith("sudoku"):
         box = BoxShape.parse(name.removeprefix("sudoku "))
         return SudokuSymmetries(box), rng.integers(0, box.vocab_size, (rows, box.num_cells)).astype(np.int16)
@@ -52,19 +52,19 @@ FAMILIES = [*(f"sudoku {box}" for box in BOXES), "maze", "flat maze"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_undoing_gives_back_any_answer_exactly(family):
+def test_undo_inverts_any_answer_exactly(family):
     symmetries, tokens = of_family(family, np.random.default_rng(0))
     count = min(COUNT, symmetries.most or COUNT)
     made = copies(symmetries, tokens, count=count)
     assert np.array_equal(made.tokens.reshape(5, count, -1)[:, 0], tokens)
     assert np.array_equal(made.undo(made.tokens.astype(np.int16)), np.repeat(tokens, count, 0))
-    # Answers to copies are turned back each by its own symmetry, so one answer to all comes back as many.
+    # Answers to copies are mapped back by different symmetries, so equal answers become different ones.
     same = np.repeat(tokens[:1], 5 * count, 0)
     assert len(np.unique(made.undo(same).reshape(5, count, -1)[0], axis=0)) == count
 
 
 @pytest.mark.parametrize("box", BOXES, ids=str)
-def test_copies_of_solutions_are_solutions_and_answers_to_copies_come_back_as_solutions(box):
+def test_copies_of_solutions_and_answers_mapped_back_are_solutions(box):
     tokens = solved_sudokus(box, 8)
     made = copies(SudokuSymmetries(box), tokens)
     assert is_solution(made.tokens.astype(np.int64) - 1, box).all()
@@ -86,7 +86,7 @@ def test_copies_of_a_maze_have_its_shortest_paths(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_puzzles_copies_depend_on_the_seed_and_its_place_alone(family):
+def test_copies_of_a_puzzle_depend_only_on_the_seed_and_its_index(family):
     symmetries, tokens = of_family(family, np.random.default_rng(0))
     count = 4
     together = copies(symmetries, tokens, count=count).tokens.reshape(5, count, -1)
@@ -111,13 +111,13 @@ NAMES = [
 
 
 def arc_question(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """A grid before its augmentation, and the sequence that shows it under the augmentation of `name`."""
+    """Return a grid before augmentation, and its sequence under the augmentation of `name`."""
     grid = np.random.default_rng(5).integers(0, 10, (4, 7)).astype(np.uint8)
     return grid, arc.encode(arc.split_name(name)[1].apply(grid))
 
 
 @pytest.mark.parametrize("identifier", [1, 2, 3, 4])
-def test_arc_copies_are_what_the_data_shows_under_their_identifiers(identifier):
+def test_arc_copies_match_the_data_of_their_identifiers(identifier):
     grid, sequence = arc_question(NAMES[identifier])
     made = copies(ArcSymmetries(NAMES), sequence[None], count=4, ids=np.array([identifier], np.int32))
     assert made.identifiers[0] == identifier
@@ -126,12 +126,12 @@ def test_arc_copies_are_what_the_data_shows_under_their_identifiers(identifier):
         assert np.array_equal(tokens, arc.encode(arc.split_name(NAMES[shown_as])[1].apply(grid)))
     answer = np.random.default_rng(6).integers(0, 10, (3, 5)).astype(np.uint8)
     said = np.stack([arc.encode(arc.split_name(NAMES[i])[1].apply(answer)) for i in made.identifiers])
-    said[:, -1] = 9  # outside of the grid, which does not count
+    said[:, -1] = 9  # outside the grid, so it is ignored
     expected = arc.encode(arc.split_name(NAMES[identifier])[1].apply(answer))
     assert (made.undo(said.astype(np.int16)) == expected).all()
 
 
-def test_arc_without_identifiers_takes_any_augmentation():
+def test_arc_without_identifiers_uses_any_augmentation():
     grid, sequence = arc_question(TASK)
     made = copies(ArcSymmetries(None), sequence[None], count=12)
     assert len(np.unique(made.tokens, axis=0)) == 12
@@ -143,12 +143,12 @@ def test_arc_without_identifiers_takes_any_augmentation():
     assert all((arc.crop(tokens) == 0).sum() == (grid == 0).sum() for tokens in made.tokens)
 
 
-def test_arc_has_as_many_copies_as_the_poorest_test_task_has_identifiers():
+def test_the_number_of_arc_copies_is_the_minimum_of_identifiers_per_task():
     assert ArcSymmetries(NAMES, [1, 3]).most == 4
     assert ArcSymmetries(NAMES, [1, 5]).most == 1
     assert ArcSymmetries(None, [0]).most is None
     for unnamed in (0, 6):
-        with pytest.raises(UserError, match=f"identifier {unnamed}, which names no task"):
+        with pytest.raises(UserError, match=f"identifier {unnamed}, which belongs to no task"):
             ArcSymmetries(NAMES, [1, unnamed])
 
 
@@ -159,7 +159,7 @@ def metadata(seq_len: int, vocab_size: int, *, identifiers: int = 1, **extra) ->
     return Metadata(0, 0, 0, vocab_size, seq_len, identifiers, 1, 1.0, 1, ("all",), extra)
 
 
-def test_the_family_says_which_symmetries_there_are(tmp_path):
+def test_the_family_determines_the_symmetries(tmp_path):
     def found(*sizes, identifiers=1, knows_identifiers=True, **extra):
         family = family_of(metadata(*sizes, identifiers=identifiers, **extra))
         return family.symmetries_to_ask([tmp_path], [1, 5], identifiers if knows_identifiers else 1)

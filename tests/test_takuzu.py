@@ -1,4 +1,4 @@
-"""docs/takuzu.py: a family outside the packages works in every command that docs/extending.md shows with it."""
+"""docs/takuzu.py: a family outside the packages works in all commands in docs/extending.md."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ TINY = [
 
 
 def of_page(program: str) -> list[str]:
-    """The arguments of the page's command."""
+    """Return the arguments of a command in the page."""
     (line,) = [line for line in COMMANDS if line.startswith(f"python {program} ")]
     return shlex.split(line.removeprefix(f"python {program} "))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Where the page's commands run: with the dataset of its first one, but fewer puzzles."""
+    """Create a folder for the commands of the page, with the dataset of the first one, but fewer puzzles."""
     assert COMMANDS[0] == "export PYTHONPATH=docs"
     path = tmp_path_factory.mktemp("takuzu")
     fewer = [*of_page("-m takuzu"), "--train", "24", "--test", "9"]
@@ -65,12 +65,12 @@ def trained(folder) -> Path:
     return folder
 
 
-def test_the_report_knows_the_family_and_that_no_test_puzzle_occurs_in_train(folder, monkeypatch, capsys):
+def test_the_report_shows_the_family_and_no_leakage(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     assert report.main(of_page("-m dataset.report")) == 0
     said = capsys.readouterr().out
     assert "train: takuzu@Takuzu, 6x6\n" in said
-    assert "validation: every rule holds" in said
+    assert "validation: no problems" in said
     assert re.search(r"inputs up to symmetry.* 0 ", said), said
 
 
@@ -80,7 +80,7 @@ def test_the_family_keeps_its_promises_on_the_dataset(folder, monkeypatch, capsy
     assert re.search(r"units +kept", capsys.readouterr().out)
 
 
-def test_a_training_measures_puzzles_that_are_solved_by_the_rules(trained):
+def test_training_measures_puzzles_solved_by_the_rules(trained):
     run = trained / "checkpoints" / "takuzu"
     assert {"takuzu/solved", "takuzu/exact"} <= metrics(run)[-1].keys()
     assert json.loads((run / "metadata.json").read_text())["family"] == "takuzu@Takuzu"
@@ -100,12 +100,12 @@ def test_the_puzzle_of_the_page_is_solved_step_by_step_and_drawn(trained, monkey
     monkeypatch.chdir(trained)
     solve.main([*of_page("solve.py"), "device=cpu"])
     said = capsys.readouterr().out
-    assert "warning" not in said  # it has one answer
+    assert "warning" not in said  # the answer is unique
     assert "solved" in said.splitlines()[-2]
     assert (trained / "takuzu.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_puzzle_of_several_answers_is_warned_of(trained, monkeypatch, capsys):
+def test_a_puzzle_with_several_answers_gives_a_warning(trained, monkeypatch, capsys):
     monkeypatch.chdir(trained)
     solve.main(["checkpoint=checkpoints/takuzu", f"puzzle={'.' * 36}", "device=cpu"])
     assert "warning: the puzzle has several answers" in capsys.readouterr().out
@@ -115,21 +115,21 @@ def test_a_puzzle_of_several_answers_is_warned_of(trained, monkeypatch, capsys):
 
 
 def by_rules(rows: list[str]) -> bool:
-    """The rules as people state them."""
+    """Check the rules directly."""
     lines = [*rows, *map("".join, zip(*rows, strict=True))]
     fine = all(line.count("0") == line.count("1") and not re.search("000|111", line) for line in lines)
     return fine and len(set(rows)) == len(rows) and len(set(lines[len(rows) :])) == len(rows)
 
 
-def test_the_solver_finds_every_full_grid_there_is():
+def test_the_solver_finds_every_full_grid():
     # https://oeis.org/A253316
     assert [sum(1 for _ in solutions(["." * side] * side)) for side in (2, 4, 6)] == [2, 72, 4140]
 
 
-def test_the_check_accepts_exactly_the_grids_by_the_rules():
+def test_the_check_accepts_exactly_the_valid_grids():
     grids = ["".join(cells) for cells in product("01", repeat=16)]
     answers = np.array([[takuzu.SYMBOLS[c] for c in grid] for grid in grids], np.uint8)
-    family = Takuzu.of_sizes(seq_len=16, vocab_size=4)
+    family = Takuzu.from_sizes(seq_len=16, vocab_size=4)
     right = {grid for grid in grids if by_rules([grid[row : row + 4] for row in range(0, 16, 4)])}
     accepted = family.check(np.ones_like(answers), answers)
     assert {grid for grid, fine in zip(grids, accepted, strict=True) if fine} == right
@@ -137,7 +137,7 @@ def test_the_check_accepts_exactly_the_grids_by_the_rules():
 
 
 @pytest.mark.parametrize("side", [4, 6])
-def test_a_generated_puzzle_has_one_answer_and_no_cell_to_spare(side):
+def test_a_generated_puzzle_has_one_answer_and_no_redundant_cell(side):
     every = ["".join(rows) for rows in solutions(["." * side] * side)]
 
     def answers(puzzle: str) -> list[str]:
@@ -150,7 +150,7 @@ def test_a_generated_puzzle_has_one_answer_and_no_cell_to_spare(side):
             assert len(answers(puzzle[:cell] + "." + puzzle[cell + 1 :])) > 1
 
 
-def test_a_seed_gives_the_same_dataset_and_another_seed_another(tmp_path):
+def test_datasets_are_determined_by_the_seed(tmp_path):
     def built(name: str, *options: str) -> list[bytes]:
         takuzu.main(
             ["--output-dir", str(tmp_path / name), "--size", "4", "--train", "8", "--test", "3", *options]
@@ -164,13 +164,13 @@ def test_a_seed_gives_the_same_dataset_and_another_seed_another(tmp_path):
 
 def test_all_puzzles_of_a_dataset_differ_up_to_symmetry(folder):
     sets = [open_split(folder / "data" / "takuzu-6x6", split).sets["all"] for split in SPLITS]
-    family = Takuzu.of_sizes(seq_len=36, vocab_size=4)
+    family = Takuzu.from_sizes(seq_len=36, vocab_size=4)
     keys = [key for one in sets for key in family.symmetries.keys(one.inputs)]
     assert len(set(keys)) == len(keys) == 33
 
 
-def test_more_puzzles_than_there_are_cannot_be_built(tmp_path, capsys, monkeypatch):
-    question, answer = Takuzu.of_sizes(seq_len=16, vocab_size=4).example(np.random.default_rng(0))
+def test_requesting_more_puzzles_than_exist_is_an_error(tmp_path, capsys, monkeypatch):
+    question, answer = Takuzu.from_sizes(seq_len=16, vocab_size=4).example(np.random.default_rng(0))
     monkeypatch.setattr(Takuzu, "example", lambda self, rng: (question, answer))
     with pytest.raises(SystemExit):
         takuzu.main(["--output-dir", str(tmp_path / "data"), "--size", "4", "--train", "2"])

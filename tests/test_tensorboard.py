@@ -1,4 +1,4 @@
-"""`logger=tensorboard`: what a run of pretrain.py leaves in its event files, and what happens without the package."""
+"""`logger=tensorboard`: event files of a run of pretrain.py, and errors without the package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("no_wandb_settings")
 
 
 def events(folder):
-    """Name -> {step: value} of the scalars, names of the pictures and the config's text, as TensorBoard shows them."""
+    """Return name -> {step: value} of scalars, names of pictures, and the config text, as in TensorBoard."""
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -26,7 +26,7 @@ def events(folder):
 
 
 def logged(folder):
-    """The same scalars from metrics.jsonl."""
+    """Return the same scalars from metrics.jsonl."""
     scalars = {}
     for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()):
         for name, value in line.items():
@@ -50,7 +50,7 @@ def test_a_command_with_tensorboard_logs_every_metric_the_pictures_and_the_confi
     assert not (folder / "wandb").exists()
 
 
-def test_a_resumed_run_shows_each_update_once(identified, tmp_path):
+def test_a_resumed_run_logs_each_update_once(identified, tmp_path):
     pytest.importorskip("tensorboard")
     values = {"logger": ["tensorboard"], "log_interval": 1}
     folder = tmp_path / "run"
@@ -61,7 +61,7 @@ def test_a_resumed_run_shows_each_update_once(identified, tmp_path):
     assert events(folder)[0]["train/lm_loss"] == logged(folder)["train/lm_loss"]
 
 
-def test_both_loggers_get_what_there_is_to_log(identified, tmp_path, monkeypatch):
+def test_both_loggers_get_all_metrics(identified, tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert train(identified, tmp_path / "run", logger=["wandb", "tensorboard"]) == 0
@@ -85,11 +85,11 @@ def test_without_the_package_the_run_does_not_start(identified, tmp_path, monkey
         (None, []),
     ],
 )
-def test_one_name_a_list_or_nothing_is_taken(identified, tmp_path, given, names):
+def test_one_name_a_list_or_none_is_accepted(identified, tmp_path, given, names):
     assert tiny(identified, tmp_path, logger=given).logger == names
 
 
-def test_an_unknown_logger_is_refused_with_those_that_there_are(identified, tmp_path):
+def test_an_unknown_logger_is_rejected_with_the_known_ones(identified, tmp_path):
     with pytest.raises(
         UserError, match=r"logger: .*'mlflow' is not a logger; choose from wandb, tensorboard"
     ):

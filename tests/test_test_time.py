@@ -1,4 +1,4 @@
-"""Test-time strategies against a second, naive way to compute what they should answer and what it should cost."""
+"""Test-time strategies compared with naive implementations of their answers and costs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from utils.errors import UserError
 # ------------------------------------------------------------------------------ plain
 
 
-def test_the_curve_over_supervision_steps_is_that_of_the_answers_at_each_step():
+def test_the_curve_over_steps_matches_the_answers_at_each_step():
     *_, curves, _, _ = run("plain")
     assert [row["at"] for row in curves["steps"]] == [str(step) for step in range(1, STEPS + 1)]
     for step, row in enumerate(curves["steps"], start=1):
@@ -50,7 +50,7 @@ def test_the_curve_over_supervision_steps_is_that_of_the_answers_at_each_step():
     assert len({row["exact_accuracy"] for row in curves["steps"]}) > 3
 
 
-def test_without_halting_the_first_step_that_says_stop_is_told():
+def test_without_halting_the_first_stop_is_reported():
     _, steps, *_ = run("plain")
     for row, question in enumerate(QUESTIONS):
         sure = [step for step in range(1, STEPS + 1) if says(question, step, 0)[1] > 0]
@@ -58,7 +58,7 @@ def test_without_halting_the_first_step_that_says_stop_is_told():
 
 
 @pytest.mark.parametrize("sizes", [(), (40, 20, 10)])
-def test_halting_gives_the_answers_of_the_first_stop_and_the_work_shrinks(sizes):
+def test_halting_gives_the_answers_at_the_first_stop_with_less_work(sizes):
     answers, steps, _, curves, tally, _ = run("plain", halt=True, sizes=sizes)
     for row, question in enumerate(QUESTIONS):
         said = [says(question, step, 0) for step in range(1, STEPS + 1)]
@@ -74,7 +74,7 @@ def test_halting_gives_the_answers_of_the_first_stop_and_the_work_shrinks(sizes)
     assert tally.seconds.keys() == {"full", "halted"}
 
 
-def test_rows_that_have_left_are_not_computed():
+def test_halted_rows_are_not_computed():
     head = ScriptedHead()
     built, _ = build_strategy(
         Choice("plain", STEPS, halt=True), Setting([Solver(head)], SUDOKU, ["data"], 64)
@@ -86,7 +86,7 @@ def test_rows_that_have_left_are_not_computed():
     assert head.model.inner.rows_computed == NUM_ROWS * STEPS + int(answered.steps.sum())
 
 
-def test_a_checker_is_a_number_beside_the_answers():
+def test_a_checker_is_reported_in_addition_to_answers():
     answers, _, _, curves, _, _ = run("plain", checker=True, num_steps=9)
     plain, _, _, without, _, _ = run("plain", num_steps=9)
     assert np.array_equal(answers, plain)
@@ -113,25 +113,25 @@ def test_unlabelled_rows_count_as_rows_but_not_in_accuracies():
 # ------------------------------------------------------------------------------ votes
 
 
-def test_votes_are_counted_per_whole_grid_and_ties_go_to_the_largest_q_halt():
+def test_votes_are_for_whole_grids_and_ties_go_to_the_largest_q_halt():
     rng = np.random.default_rng(0)
     answers = rng.integers(0, 2, (300, 6, 3)).astype(np.int16)
     q_halt = rng.permutation(300 * 6).reshape(300, 6).astype(np.float32)
-    nobody = np.full(300, -1)
-    candidates = Candidates(answers, q_halt, q_halt > 900, nobody, nobody)
+    undecided = np.full(300, -1)
+    candidates = Candidates(answers, q_halt, q_halt > 900, undecided, undecided)
     tied = 0
     for row, chain in enumerate(PICKS["majority"](candidates)):
         each = [answer.tobytes() for answer in answers[row]]
         assert answers[row, chain].tobytes() == naive_majority(each, q_halt[row].tolist())
         of_the_same = [q for q, answer in zip(q_halt[row], each, strict=True) if answer == each[chain]]
-        assert q_halt[row, chain] == max(of_the_same)  # its confidence speaks for the grid
+        assert q_halt[row, chain] == max(of_the_same)  # the confidence for the grid
         tied += list(Counter(each).values()).count(max(Counter(each).values())) > 1
     assert tied > 50
     assert np.array_equal(PICKS["q_halt"](candidates), q_halt.argmax(1))
 
 
 @pytest.mark.parametrize("capacity", [1, 16, 1000])
-def test_symmetry_voting_solves_each_copy_turns_it_back_and_counts(capacity):
+def test_symmetry_voting_solves_each_copy_and_maps_it_back(capacity):
     answers, steps, q_halt, curves, _, used = run("symmetry", symmetries=5, capacity=capacity)
     assert used == {"checker": False, "symmetries": 5, "pick": "majority", "seed": 0}
     by_count = {count: [] for count in (1, 2, 4, 5)}
@@ -154,7 +154,7 @@ def test_symmetry_voting_solves_each_copy_turns_it_back_and_counts(capacity):
     assert curves["oracle_pass_at"][-1]["exact_accuracy"] >= curves["chains"][-1]["exact_accuracy"]
 
 
-def test_lockstep_ends_a_puzzle_with_the_first_chain_that_says_stop():
+def test_lockstep_stops_at_the_first_chain_that_says_stop():
     answers, steps, _, curves, _, _ = run("symmetry", symmetries=4, pick="first_stop", capacity=12)
     expected = [lockstep(row, *naive_copies(row, 4)) for row in range(NUM_ROWS)]
     assert np.array_equal(answers, np.stack([answer for answer, *_ in expected]))
@@ -164,7 +164,7 @@ def test_lockstep_ends_a_puzzle_with_the_first_chain_that_says_stop():
 
 
 @pytest.mark.parametrize("pick", ["q_halt", "majority"])
-def test_noise_chains_add_up_their_own_noise_and_one_is_picked(pick):
+def test_noise_chains_accumulate_independent_noise_and_one_is_picked(pick):
     answers, steps, _, curves, _, used = run("noise", chains=5, pick=pick, sigma=0.4)
     assert used["sigma"] == 0.4
     oracle = []
@@ -189,7 +189,7 @@ def test_noise_chains_add_up_their_own_noise_and_one_is_picked(pick):
         ("ladder", {"symmetries": 2, "chains": 3, "rungs": ["steps", "symmetry", "noise"]}),
     ],
 )
-def test_batches_and_capacity_change_nothing_and_the_seed_does(strategy, options):
+def test_results_depend_on_the_seed_but_not_on_batches_and_capacity(strategy, options):
     def curves_and_answers(**settings):
         answers, steps, q_halt, curves, tally, _ = run(strategy, **options, **settings)
         return answers.tolist(), steps.tolist(), q_halt.tolist(), curves, tally.stages
@@ -203,7 +203,7 @@ def test_batches_and_capacity_change_nothing_and_the_seed_does(strategy, options
 
 @pytest.mark.parametrize("options", [{"symmetries": 5}, {"chains": 5}], ids=["symmetry", "noise"])
 @pytest.mark.parametrize(("capacity", "most"), [(16, 15), (3, 5)])
-def test_all_chains_of_some_puzzles_run_at_once_and_no_more_rows_than_fit(options, capacity, most):
+def test_all_chains_of_a_puzzle_run_together_within_the_capacity(options, capacity, most):
     head = ScriptedHead()
     strategy = "symmetry" if "symmetries" in options else "noise"
     where = Setting([Solver(head)], SUDOKU, ["data"], capacity)
@@ -215,7 +215,7 @@ def test_all_chains_of_some_puzzles_run_at_once_and_no_more_rows_than_fit(option
     assert head.model.inner.most_rows == most
 
 
-def test_a_checker_watches_all_chains():
+def test_a_checker_checks_all_chains():
     *_, curves, _, _ = run("symmetry", symmetries=4, checker=True)
     spent = []
     for row in range(NUM_ROWS):
@@ -231,7 +231,7 @@ def test_a_checker_watches_all_chains():
 
 
 @pytest.mark.parametrize("models", [(0, 4), (0, 2, 5)])
-def test_an_ensemble_runs_one_model_after_the_other_and_votes(models):
+def test_an_ensemble_runs_models_in_turn_and_votes(models):
     answers, steps, _, curves, tally, _ = run("ensemble", models=models, checker=True)
     assert set(steps.tolist()) == {len(models) * STEPS}
     spent, found = [], 0
@@ -247,7 +247,7 @@ def test_an_ensemble_runs_one_model_after_the_other_and_votes(models):
         ]
         spent.append(valid.index(True) + 1 if any(valid) else len(valid))
         found += STEPS < spent[-1] < len(valid)
-    assert found  # by a later model
+    assert found  # solved by a later model
     (row,) = curves["with_checker"]
     assert row["supervision_steps"] == pytest.approx(np.mean(spent))
     assert [row["at"] for row in curves["chains"]] == [str(count + 1) for count in range(len(models))]
@@ -281,12 +281,12 @@ ARC = Metadata(0, 0, 0, 12, 900, 1, 1, 1.0, 1, ("all",), {"family": "arc"})
         (SUDOKU, {"strategy": "ladder", "more_steps": STEPS}, "must exceed the 6 steps"),
     ],
 )
-def test_what_the_data_does_not_allow_is_refused(metadata, options, message):
+def test_strategies_that_the_data_does_not_support_are_rejected(metadata, options, message):
     with pytest.raises(UserError, match=message):
         build_strategy(Choice(num_steps=STEPS, **options), setting(metadata))
 
 
-def test_noise_needs_a_latent_beside_the_answer():
+def test_noise_needs_a_latent_other_than_the_answer():
     where = setting()
     where.solvers[0].head.model.inner.latents = {"z_L": ""}
     with pytest.raises(UserError, match="latents other than the answer, and ScriptedInner has none"):
@@ -317,7 +317,7 @@ def test_defaults_are_those_of_the_family():
     assert build_strategy(Choice("ladder", STEPS), setting(UNKNOWN))[1]["rungs"] == ["steps", "more_steps"]
 
 
-def test_checkers_know_the_rules():
+def test_checkers_use_the_rules():
     check = checker_of(SUDOKU)
     assert check(QUESTIONS, LABELS).all()
     changed = QUESTIONS.copy()
@@ -327,5 +327,5 @@ def test_checkers_know_the_rules():
     question = maze.encode("S      G        ")[None]
     path = maze.encode("SooooooG        ")[None]
     assert mazes(question, path).all()
-    around = maze.encode("Soo oooG  ooo   ")[None]  # a path, but not a shortest one
+    around = maze.encode("Soo oooG  ooo   ")[None]  # a path that is not a shortest one
     assert not mazes(question, around).any()

@@ -1,4 +1,4 @@
-"""One update after the other against the formulas written out, and which rows of it each rank does."""
+"""Updates compared with explicit formulas, and the rows processed by each rank."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CHOICES = {
 
 
 def built(data, folder, *overrides, **values) -> Run:
-    """A run of `TOTAL` updates whose rows halt when they like, so that exploration decides when they do."""
+    """Build a run of `TOTAL` updates whose rows always say stop, so that exploration determines when they halt."""
     settings = {
         "lr": LR,
         "lr_warmup_steps": WARM_UP,
@@ -68,7 +68,7 @@ def rate_at(step: int, base: float) -> float:
 
 
 class WrittenOut:
-    """A second form of the update, in float64 and one parameter at a time, from gradients of a copy of the model."""
+    """An independent implementation of the update, in float64, from gradients of a copy of the model."""
 
     def __init__(self, run: Run, *, atan2: bool, clip: float | None):
         self.run, self.atan2, self.clip = run, atan2, clip
@@ -79,7 +79,7 @@ class WrittenOut:
         self.norms: list[float] = []
 
     def step(self, step: int, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        """What the weights that the run has now become in this update: parameters by name, and the puzzle table."""
+        """Return the weights of the run after this update: parameters by name, and the puzzle table."""
         model = self.model
         model.load_state_dict(self.run.state.model.state_dict())
         model.zero_grad()
@@ -115,7 +115,7 @@ class WrittenOut:
         return expected, rows
 
     def average(self) -> dict[str, Tensor]:
-        """The averages after the update that the run has done."""
+        """Return the averages after the last update of the run."""
         for name, p in self.run.state.model.named_parameters():
             self.averages[name] = EMA_RATE * self.averages[name] + (1 - EMA_RATE) * p.detach().double()
         return self.averages
@@ -123,7 +123,7 @@ class WrittenOut:
 
 @pytest.mark.parametrize("clip", [None, CLIP])
 @pytest.mark.parametrize("choice", CHOICES)
-def test_every_update_is_the_one_that_the_formulas_give(identified, tmp_path, choice, clip):
+def test_every_update_matches_the_formulas(identified, tmp_path, choice, clip):
     run = built(identified, tmp_path / "run", *CHOICES[choice], grad_clip=clip)
     assert run.state.optimizers.settings.total_steps == TOTAL
     by_hand = WrittenOut(run, atan2=choice.endswith("adam_atan2"), clip=clip)
@@ -140,14 +140,14 @@ def test_every_update_is_the_one_that_the_formulas_give(identified, tmp_path, ch
             torch.testing.assert_close(run.state.ema.shadow[name].double(), average, rtol=1e-5, atol=1e-6)
         (carry,) = run.state.carries
         halted_after |= set(carry.steps[carry.halted].tolist())
-    assert halted_after == {1, 2, 3}  # exploration had a say
+    assert halted_after == {1, 2, 3}  # exploration has an effect
     assert len(of_muon) == (4 if choice.startswith("muon") else 0)
     assert min(by_hand.norms) > 1.5 * CLIP or clip is None
-    assert max(by_hand.norms) > 1.5 * min(by_hand.norms)  # clipping takes another share of each gradient
+    assert max(by_hand.norms) > 1.5 * min(by_hand.norms)  # clipping scales gradients differently
 
 
 class Share(World):
-    """One of several ranks, alone: what it would exchange with the others stays its own."""
+    """A single rank of several, whose collectives only return its own values."""
 
     def sum_(self, tensor: Tensor) -> Tensor:
         return tensor
@@ -157,10 +157,8 @@ class Share(World):
 
 
 @pytest.mark.parametrize(("ranks", "parts"), [(2, 1), (1, 2), (2, 2)])
-def test_each_rank_and_micro_batch_explores_as_its_rows_of_the_whole_batch_do(
-    identified, tmp_path, ranks, parts
-):
-    """Nothing is learned here, so that each part of the batch can be followed on its own."""
+def test_exploration_does_not_depend_on_ranks_and_micro_batches(identified, tmp_path, ranks, parts):
+    """The learning rate is 0, so that each part of the batch can be tracked separately."""
     rates = {"lr": 0.0, "puzzle_emb_lr": 0.0}
     whole, *shares = (built(identified, tmp_path / str(i), **rates) for i in range(1 + ranks))
     halted = []
@@ -184,15 +182,15 @@ def test_each_rank_and_micro_batch_explores_as_its_rows_of_the_whole_batch_do(
         for name, value in carry.current.items():
             assert torch.equal(torch.cat([carry.current[name] for carry in found]), value)
         halted.append(carry.halted)
-    # With another part's exploration rows would halt at other steps.
+    # With the exploration of another part, rows would halt at other steps.
     halves = torch.stack(halted).chunk(2, dim=1)
     assert not torch.equal(*halves)
     assert not torch.equal(*halves[0].chunk(2, dim=1))
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-def test_the_gradient_is_that_of_the_mean_over_the_global_batch(identified, tmp_path, parts):
-    """AdamATan2 does not feel the scale of a gradient; what is summed over ranks is compared itself."""
+def test_the_gradient_is_the_mean_over_the_global_batch(identified, tmp_path, parts):
+    """AdamATan2 is invariant to the scale of gradients, so compare the values that are summed over ranks."""
     run = built(identified, tmp_path / "run")
     copy = deepcopy(run.state.model)
     (batch,) = batches_of(run, 1)
@@ -211,10 +209,10 @@ def test_the_gradient_is_that_of_the_mean_over_the_global_batch(identified, tmp_
 
 
 @pytest.mark.parametrize("on_accelerator", [False, True])
-def test_a_step_that_is_not_finite_on_one_rank_is_left_out_on_all(
+def test_a_step_that_is_not_finite_on_one_rank_is_skipped_on_all(
     identified, tmp_path, monkeypatch, on_accelerator
 ):
-    """An accelerator updates first and puts everything back; here that path runs on the CPU."""
+    """Accelerators update first and then undo it; run that code path on the CPU."""
     if on_accelerator:
         monkeypatch.setattr(
             "models.train.step.skip_step_unless",
@@ -223,7 +221,7 @@ def test_a_step_that_is_not_finite_on_one_rank_is_left_out_on_all(
 
     class Other(Share):
         def sum_(self, tensor: Tensor) -> Tensor:
-            return tensor + 1  # another rank's gradient was not finite
+            return tensor + 1  # the gradient of another rank was not finite
 
     run = built(identified, tmp_path / "run")
     before = {name: p.detach().clone() for name, p in run.state.model.named_parameters()}
@@ -239,7 +237,7 @@ def test_a_step_that_is_not_finite_on_one_rank_is_left_out_on_all(
         run.state.metrics.fetch()
 
 
-def test_a_gradient_of_the_puzzle_table_alone_that_is_not_finite_stops_the_update(identified, tmp_path):
+def test_a_nonfinite_gradient_of_the_puzzle_table_stops_the_update(identified, tmp_path):
     run = built(identified, tmp_path / "run")
     table = run.state.model.architecture.puzzle_emb
     before = [p.detach().clone() for p in (*run.state.model.parameters(), table.weights)]
@@ -256,7 +254,7 @@ def test_a_gradient_of_the_puzzle_table_alone_that_is_not_finite_stops_the_updat
         run.state.metrics.fetch()
 
 
-def test_a_loss_that_is_not_finite_stops_the_update_even_if_all_gradients_are(identified, tmp_path):
+def test_a_nonfinite_loss_stops_the_update_even_if_all_gradients_are_finite(identified, tmp_path):
     run = built(identified, tmp_path / "run", "arch.loss.q_halt_weight=0")
     torch.nn.init.constant_(run.state.model.architecture.q_head.bias, math.inf)
     before = [p.detach().clone() for p in run.state.model.parameters()]

@@ -1,4 +1,4 @@
-"""Test examples whose answers nobody knows: what a run, an evaluation and the metrics make of them."""
+"""Test examples with unknown answers in training, evaluation and metrics."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PLACEHOLDER = encode(np.zeros((1, 1), np.uint8))
 
 
 def arc_data(folder: Path, known: int, tasks: int = 4, *options: str) -> Path:
-    """An ARC dataset of test tasks with one input each, the answers of the first `known` given."""
+    """Build an ARC dataset of test tasks with one input each; the answers of the first `known` are given."""
     folder.mkdir()
     raw = {
         f"task{n}": {"train": [{"input": [[n, 1]], "output": [[1, n]]}], "test": [{"input": [[n, 2, 2]]}]}
@@ -42,7 +42,7 @@ def arc_data(folder: Path, known: int, tasks: int = 4, *options: str) -> Path:
 
 
 def run_on(data: Path, folder: Path, **values) -> Path:
-    """A training of two evaluations with the data's own evaluator."""
+    """Train with two evaluations and the default evaluator."""
     settings = {"evaluators": None, "global_batch_size": 4, "epochs": 4, "early_stop_patience": 1}
     train(data, folder, "arch.puzzle_emb_len=1", **settings | values)
     return folder
@@ -67,7 +67,7 @@ def test_a_run_without_known_answers_writes_a_submission_and_has_no_score(tmp_pa
     assert result.startswith("no score, because the answers to all 8 test examples are unknown, after ")
     assert written in result
     assert not [name for line in metrics(run) for name in line if name.startswith(("test/", "ARC/"))]
-    assert len(list(run.glob("evaluator_ARC_step_*"))) == 2  # patience did not end it
+    assert len(list(run.glob("evaluator_ARC_step_*"))) == 2  # patience did not end the run
     assert not (run / "best").exists()
     steps = sorted(int(folder.name.split("_")[-1]) for folder in run.glob("evaluator_ARC_step_*"))
     assert all((run / f"step_{step}").exists() for step in steps)
@@ -78,7 +78,7 @@ def test_a_run_without_known_answers_writes_a_submission_and_has_no_score(tmp_pa
         assert attempts["attempt_1"] != attempts["attempt_2"]
 
 
-def test_a_best_metric_of_arc_is_no_error_either(tmp_path, capsys):
+def test_a_best_metric_of_arc_is_not_an_error(tmp_path, capsys):
     run = run_on(arc_data(tmp_path / "data", known=0), tmp_path / "run", best_metric="ARC/pass@2")
     assert "best_metric=ARC/pass@2 has no value" in capsys.readouterr().out
     assert submission_of(run).exists()
@@ -92,7 +92,7 @@ def test_only_known_answers_are_scored(tmp_path, capsys):
     assert (run / "best").exists()
 
 
-def test_evaluate_reports_the_submission_in_place_of_a_score(tmp_path, capsys, monkeypatch):
+def test_evaluate_reports_the_submission_instead_of_a_score(tmp_path, capsys, monkeypatch):
     data = arc_data(tmp_path / "data", known=0)
     run = run_on(data, tmp_path / "run", epochs=2)
     capsys.readouterr()
@@ -115,9 +115,9 @@ def test_evaluate_reports_the_submission_in_place_of_a_score(tmp_path, capsys, m
 
 
 @pytest.mark.parametrize("store", ["full", "lazy"])
-def test_placeholders_of_other_builders_are_no_answers_either(tmp_path, store):
+def test_placeholders_of_other_builders_are_not_answers(tmp_path, store):
     data = arc_data(tmp_path / "data", 1, 4, "--store", store)
-    for split in SPLITS:  # as published: [[0]] for an unknown answer, and no word on which are
+    for split in SPLITS:  # as published: [[0]] for unknown answers, without recording which ones
         path = data / split / "dataset.json"
         values = json.loads(path.read_text())
         drop = ("family", "unknown_answers", "grid_shape")
@@ -132,8 +132,8 @@ def test_placeholders_of_other_builders_are_no_answers_either(tmp_path, store):
     assert validate(data) == []
 
 
-def test_unlabelled_rows_change_no_metric(tmp_path):
-    """The same rows with and without three more that have no label: losses and shares are the same."""
+def test_unlabelled_rows_do_not_change_metrics(tmp_path):
+    """Three additional rows without labels do not change losses and shares."""
     results = []
     for name in ("plain", "more"):
         data = write_identified(tmp_path / name)
@@ -143,7 +143,7 @@ def test_unlabelled_rows_change_no_metric(tmp_path):
             labels[[1, 4, 6]] = 0
             np.save(data / "test" / "all__labels.npy", labels)
         test = PuzzleDataset([str(data)], "test", global_batch_size=4)
-        if name == "plain":  # leave the rows out altogether
+        if name == "plain":  # without the rows
             keep = [0, 2, 3, 5]
             batches = list(test.batches())
             rows = {k: torch.cat([b[k][:n] for _, b, n in batches])[keep] for k in batches[0][1]}
@@ -156,7 +156,7 @@ def test_unlabelled_rows_change_no_metric(tmp_path):
 
 
 @pytest.mark.parametrize(("evaluator", "size", "vocab"), [(Sudoku, 16, 6), (Maze, 9, 6)])
-def test_families_count_exact_answers_among_labelled_rows(tmp_path, evaluator, size, vocab):
+def test_family_metrics_count_exact_answers_among_labelled_rows(tmp_path, evaluator, size, vocab):
     question = np.full((3, size), 1 if evaluator is Sudoku else 2)
     question[:, 0], question[:, 1] = (2, 3) if evaluator is Sudoku else (3, 4)
     labels = question.copy()
@@ -186,4 +186,4 @@ def test_the_report_counts_examples_without_a_label(tmp_path, capsys):
     report.main([str(data), "--examples", "1", "--color", "never"])
     out = capsys.readouterr().out
     assert "6 of 8 examples have no label: their answers are unknown" in out
-    assert "  outputs: 0 of 2 (0%)" in out  # what nobody knows is not compared
+    assert "  outputs: 0 of 2 (0%)" in out  # unknown answers are not compared

@@ -1,4 +1,4 @@
-"""Names of projects and runs: given in the config, else by W&B's environment variables, else derived."""
+"""Names of projects and runs: from the config, else from the environment variables of W&B, else derived."""
 
 import re
 
@@ -24,7 +24,7 @@ def pretrain(monkeypatch, place, data, *arguments):
 
 
 @pytest.mark.parametrize("character", "/\\#?%:")
-def test_every_character_that_wandb_forbids_is_refused_and_cleaned(character):
+def test_every_character_that_wandb_forbids_is_rejected_and_cleaned(character):
     name = f"a{character}{character}b"
     with pytest.raises(UserError, match=re.escape(f"project_name={name}: ")):
         check_project_name(name, "project_name")
@@ -38,7 +38,7 @@ def test_a_name_may_have_128_characters():
     assert clean_project_name("x" * 129) == "x" * 128
 
 
-def test_what_we_take_for_valid_wandb_takes_too():
+def test_wandb_accepts_the_names_that_we_accept():
     import wandb
 
     for name in ("x" * 128, clean_project_name("a/\\#?%:b"), "two words", "ä"):
@@ -60,7 +60,7 @@ def test_what_we_take_for_valid_wandb_takes_too():
         ({"WANDB_RESUME": "perhaps"}, "WANDB_RESUME=perhaps: W&B refuses it"),
     ],
 )
-def test_a_bad_name_is_refused_before_anything_is_written(identified, tmp_path, monkeypatch, given, message):
+def test_a_bad_name_is_rejected_before_anything_is_written(identified, tmp_path, monkeypatch, given, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
     for name in [name for name in given if name.startswith("WANDB_")]:
@@ -70,7 +70,7 @@ def test_a_bad_name_is_refused_before_anything_is_written(identified, tmp_path, 
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_data_folder_of_any_name_makes_a_name_that_wandb_takes(identified, tmp_path, monkeypatch):
+def test_any_data_folder_gives_a_valid_wandb_name(identified, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     (tmp_path / "d#4").symlink_to(identified)
     monkeypatch.chdir(tmp_path)
@@ -81,7 +81,7 @@ def test_a_data_folder_of_any_name_makes_a_name_that_wandb_takes(identified, tmp
     assert list(folder.glob("wandb/offline-run-*"))
 
 
-def test_the_environment_names_project_and_run_unless_the_config_does(identified, tmp_path, monkeypatch):
+def test_the_environment_provides_project_and_run_names_by_default(identified, tmp_path, monkeypatch):
     variables = {"PROJECT": "of-env", "NAME": "name-of-env", "RUN_ID": "id0of0env", "ENTITY": "team"}
     for name, value in (variables | {"MODE": "offline", "DIR": str(tmp_path / "elsewhere")}).items():
         monkeypatch.setenv(f"WANDB_{name}", value)
@@ -108,24 +108,24 @@ def test_the_environment_names_project_and_run_unless_the_config_does(identified
     assert (config["project_name"], config["run_name"]) == ("mine", "r")
 
 
-def test_a_sweep_does_not_give_all_its_runs_one_id(identified, tmp_path, monkeypatch, capsys):
+def test_a_sweep_does_not_use_one_id_for_all_runs(identified, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_RUN_ID", "once")
     monkeypatch.setenv("WANDB_MODE", "offline")
     sweep = ("--multirun", "seed=0,1", "checkpoint_path='c${seed}'")
     assert pretrain(monkeypatch, tmp_path, identified, *sweep) == 2
     assert "error: WANDB_RUN_ID=once: --multirun trains several runs" in capsys.readouterr().err
     assert not list(tmp_path.glob("c[01]"))
-    monkeypatch.setenv("WANDB_MODE", "disabled")  # nobody sees the id then
+    monkeypatch.setenv("WANDB_MODE", "disabled")  # so the id is not used
     assert pretrain(monkeypatch, tmp_path, identified, *sweep) == 0
     assert len(list(tmp_path.glob("c[01]"))) == 2
 
 
-def test_an_empty_variable_names_nothing(monkeypatch):
+def test_an_empty_variable_is_ignored(monkeypatch):
     monkeypatch.setenv("WANDB_PROJECT", "")
     assert from_environment("PROJECT") is None
 
 
-def test_a_resume_that_finds_fewer_lines_than_were_saved_says_so(identified, tmp_path, monkeypatch, capsys):
+def test_missing_metric_lines_on_resuming_are_reported(identified, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     train(identified, tmp_path, epochs=2)
     path = tmp_path / "metrics.jsonl"

@@ -1,4 +1,4 @@
-"""A dataset of a few rows, written by the format's own writer, for tests of the format."""
+"""A small dataset for tests of the format, written with `SplitWriter`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def new_writer(folder, **options):
 
 
 def build(root, splits=("train", "test"), seed=0):
-    """Two groups of 2 and 1 puzzles with 3, 1 and 2 examples, in each split."""
+    """Build groups of 2 and 1 puzzles with 3, 1 and 2 examples in each split."""
     inputs, labels = tokens(6, seed), tokens(6, seed + 1)
     labels[0, :2] = 0
     for split in splits:

@@ -1,4 +1,4 @@
-"""Small runs on disk for tests: what a training run, ours or a published one, leaves in its folder."""
+"""Small run folders for tests, as written by our training or by the published code."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ PUBLISHED_TOP = {
 
 
 def randomised(arch: dict[str, Any] = TINY_ARCH, sizes: dict[str, int] = SIZES, seed: int = 0) -> ACTLossHead:
-    """A model whose heads and puzzle table are random too, so that every weight shows in its answers."""
+    """Build a model with random heads and puzzle table, so that every weight affects its answers."""
     torch.manual_seed(seed)
     model = build_model(arch, **sizes)
     inner = model.architecture
@@ -77,7 +77,7 @@ def write_run(
     metadata=None,
     **top: Any,
 ) -> Path:
-    """A folder with all_config.yaml, step_{step} and metadata.json (left out for None)."""
+    """Write a folder with all_config.yaml, step_{step} and metadata.json (omitted if None)."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(model.state_dict(), folder / f"step_{step}")
     (folder / "all_config.yaml").write_text(yaml.safe_dump(PUBLISHED_TOP | top | {"arch": arch}))
@@ -87,7 +87,7 @@ def write_run(
 
 
 def published_arch(golden: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The `arch` section of the published run that a golden file stands for, sizes of the data left out."""
+    """Return the `arch` section of the published run of a golden file, without data sizes."""
     settings = json.loads(str(golden["config_json"]))
     label = json.loads(str(golden["arch_json"]))["arch"]
     names = {ours: theirs for theirs, ours in reversed(PUBLISHED_NAMES.items())}
@@ -98,7 +98,7 @@ def published_arch(golden: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def published_run(folder: Path, stem: str, prefix: str = "_orig_mod.") -> tuple[Path, dict[str, np.ndarray]]:
-    """A published run's folder with the weights of a golden file, and that file."""
+    """Write the folder of a published run with the weights of a golden file; also return that file."""
     golden = load(stem)
     folder.mkdir(parents=True, exist_ok=True)
     state = {

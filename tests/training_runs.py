@@ -1,4 +1,4 @@
-"""Training runs for tests: the shipped config made tiny, runs in this process, and what they leave behind."""
+"""Training runs for tests: a tiny config, running in this process, and reading the output."""
 
 from __future__ import annotations
 
@@ -51,19 +51,19 @@ def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
 
 
 def tiny(data: Path | list, folder: Path, *overrides: str, **values: Any) -> PretrainConfig:
-    """The shipped config made tiny; `values` replace top-level keys, `overrides` are as on a command line."""
+    """Return the shipped config at a tiny size; `values` replace top-level keys, `overrides` are command-line ones."""
     paths = [str(path) for path in (data if isinstance(data, list) else [data])]
     given = {"data_paths": paths, "checkpoint_path": str(folder), "epochs": 4, "eval_interval": 2} | values
     return parse(PretrainConfig, deepcopy(_composed(overrides)) | given)
 
 
 def train(data: Path | list, folder: Path, *overrides: str, **values: Any) -> int:
-    """One run in this process; the exit code."""
+    """Train in this process and return the exit code."""
     return pretrain.train(tiny(data, folder, *overrides, **values), World())
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl without what the clock decides."""
+    """Read the lines of metrics.jsonl without times."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [
         {key: value for key, value in line.items() if key not in ("time", "train/seconds")} for line in lines
@@ -71,7 +71,7 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 
 
 def newest_state(folder: Path, rank: int = 0) -> dict[str, Any]:
-    """All that the last full state holds, of rank 0 and of `rank`, but for what names the run or tells time."""
+    """Read the last full state of rank 0 and of `rank`, without names and times."""
     newest = max(folder.glob(f"state_step_*/*-rank_{rank}.pt"), key=lambda p: int(p.name.partition("-")[0]))
     shared = torch.load(newest.with_name(newest.name.replace(f"rank_{rank}", "shared")), weights_only=True)
     of_rank = torch.load(newest, weights_only=True)
@@ -81,7 +81,7 @@ def newest_state(folder: Path, rank: int = 0) -> dict[str, Any]:
 
 
 def assert_equal(one: Any, two: Any, where: str = "") -> None:
-    """Nested containers are equal, tensors bit for bit."""
+    """Assert that nested containers are equal, with bit-identical tensors."""
     assert type(one) is type(two), where
     if isinstance(one, torch.Tensor):
         assert torch.equal(one, two), where
@@ -98,7 +98,7 @@ def assert_equal(one: Any, two: Any, where: str = "") -> None:
 
 
 def assert_same_run(one: Path, two: Path, ranks: int = 1) -> None:
-    """Run `one` left the weights, the last full state and the metrics that `two` left; only times may differ."""
+    """Assert that two runs have the same weights, last full state and metrics, except for times."""
     assert metrics(one) == metrics(two)
     for rank in range(ranks):
         assert_equal(newest_state(one, rank), newest_state(two, rank))
@@ -110,7 +110,7 @@ def assert_same_run(one: Path, two: Path, ranks: int = 1) -> None:
 def command(
     *arguments: str, cwd: Path, timeout: float = 120, **environment: str
 ) -> subprocess.CompletedProcess:
-    """`python pretrain.py ARGUMENTS` in the folder `cwd`."""
+    """Run `python pretrain.py ARGUMENTS` in the folder `cwd`."""
     return run_python(str(ROOT / "pretrain.py"), *arguments, cwd=cwd, timeout=timeout, **environment)
 
 
@@ -122,10 +122,10 @@ def run_python(*arguments: str, cwd: Path, timeout: float = 120, **environment: 
 
 
 def in_process_command(monkeypatch, cwd: Path, *arguments: str, entry=pretrain) -> int:
-    """The exit code of `python pretrain.py ARGUMENTS` in the folder `cwd`, without the seconds of a new process."""
+    """Run `python pretrain.py ARGUMENTS` in the folder `cwd` without starting a new process; return the exit code."""
     monkeypatch.chdir(cwd)
     monkeypatch.setattr(sys, "argv", [f"{entry.__name__}.py", *arguments])
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # to be put back, as the command sets it
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # restored afterwards, because the command sets it
     with root_logger_restored():
         try:
             run_command(entry.launch, entry.COMMAND)
@@ -136,7 +136,7 @@ def in_process_command(monkeypatch, cwd: Path, *arguments: str, entry=pretrain) 
 
 @contextmanager
 def root_logger_restored() -> Iterator[None]:
-    """Hydra's `--info` logs to the standard output of its moment, which pytest closes after the test."""
+    """Restore the root logger: Hydra's `--info` logs to the current stdout, which pytest closes after the test."""
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     try:

@@ -40,7 +40,7 @@ def resolve_device(name: str, local_rank: int = 0, num_local_ranks: int = 1) -> 
         count = torch.cuda.device_count()
         if local_rank >= count:
             raise UserError(
-                f"device=cuda: process {local_rank} of this machine needs a GPU of its own and there are {count}; "
+                f"device=cuda: process {local_rank} of this machine needs its own GPU, but there are {count}; "
                 f"start at most {count} processes (torchrun --nproc-per-node {count}) or use device=cpu"
             )
         return torch.device("cuda", local_rank)

@@ -26,7 +26,7 @@ def report_user_errors(main: Callable) -> Callable:
     @functools.wraps(main)
     def wrapper(*args, **kwargs):
         interruptible()
-        print_everything()
+        escape_unprintable()
         try:
             return main(*args, **kwargs)
         except KeyboardInterrupt as error:
@@ -34,19 +34,19 @@ def report_user_errors(main: Callable) -> Callable:
         except Exception as error:
             if (known := as_user_error(error)) is None:
                 raise
-            refuse(known)
+            exit_with_error(known)
 
     return wrapper
 
 
-def print_everything() -> None:
-    """From now on print characters that the terminal's encoding lacks as escapes."""
+def escape_unprintable() -> None:
+    """Print characters that the terminal's encoding lacks as escapes from now on."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
-def refuse(error: UserError) -> NoReturn:
+def exit_with_error(error: UserError) -> NoReturn:
     """End the command with the one line of an error and exit code 2."""
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)

@@ -85,7 +85,7 @@ def check_repository_name(name: str, key: str) -> None:
 def upload_files(folder: Path, files: Sequence[str], name: str, message: str) -> str:
     """Create the model repository `name` if needed and upload files of the folder; returns its web address.
 
-    Raises UserError if the hub refuses or cannot be reached; the folder is left as it is.
+    Raises UserError if the hub rejects the upload or cannot be reached; the folder is not changed.
     """
     hub = hub_library()
     try:

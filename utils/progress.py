@@ -72,7 +72,7 @@ class Progress:
             self._print(self._line(now))
 
     def show(self, figures: str) -> None:
-        """Set the text that is shown behind the count, such as the loss."""
+        """Set the text that is shown after the count, such as the loss."""
         self._figures = figures
         self._bar.set_postfix_str(figures, refresh=False)
 

@@ -81,14 +81,14 @@ def read_text(path: Path, *, missing: str = "is missing") -> str:
 
 
 def read_json(path: Path, *, missing: str = "is missing") -> Any:
-    """Read a JSON file. Raises `UserError` if it is missing, damaged or refused by `parse_json`."""
+    """Read a JSON file. Raises `UserError` if it is missing, damaged or rejected by `parse_json`."""
     return parse_json(read_text(path, missing=missing), str(path))
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
     """Parse JSON text from `where` (a file, perhaps with a line number). Raises `UserError` naming it.
 
-    Refuses integers that Python does not convert, nesting deeper than `MAX_DEPTH`, and unpaired surrogates, which
+    Rejects integers that Python does not convert, nesting deeper than `MAX_DEPTH`, and unpaired surrogates, which
     cannot be printed or written.
     """
     try:
@@ -100,7 +100,7 @@ def parse_json(text: str | bytes, where: str) -> Any:
         raise UserError(f"{where}: is not valid JSON ({error})") from None
     except ValueError:
         raise UserError(
-            f"{where}: holds an integer of thousands of digits, which nothing here needs"
+            f"{where}: holds an integer of thousands of digits, which no file here needs"
         ) from None
     except RecursionError:
         raise UserError(_too_deep(where)) from None
@@ -112,7 +112,7 @@ def parse_json(text: str | bytes, where: str) -> Any:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise UserError(
-                f"{where}: holds half of a surrogate pair (\\ud800 to \\udfff), which is no character: "
+                f"{where}: holds half of a surrogate pair (\\ud800 to \\udfff), which is not a character: "
                 "write the character itself"
             ) from None
     return value
@@ -249,4 +249,4 @@ def _check_extent(value: object, where: str, most: float = math.inf) -> None:
 
 
 def _too_deep(where: str) -> str:
-    return f"{where}: is nested deeper than {MAX_DEPTH} levels, which nothing here needs"
+    return f"{where}: is nested deeper than {MAX_DEPTH} levels, which no file here needs"

@@ -53,13 +53,13 @@ def load(path: Path, what: str = "weights file") -> Any:
         wanted = re.search(r"(?:GLOBAL|[Cc]lass|[Ff]unction)\s+([\w.]+\.\w+)", str(error))
         code = f" ({wanted[1]})" if wanted else ""
         raise UserError(
-            f"{path}: is a pickle that needs to run code{code} to be read, which is refused, because a file from "
-            "somebody else could do anything. If you trust it, load it yourself and save its state_dict()"
+            f"{path}: is a pickle that needs to run code{code} to be read, which is refused, because the code could do "
+            "anything. If you trust the file, load it yourself and save its state_dict()"
         ) from error
     except UserError:
         raise
     except MemoryError as error:
-        raise _damaged(path, what, "it needs more memory than there is") from error
+        raise _damaged(path, what, "it needs more memory than is available") from error
     except PARSER_ERRORS as error:
         raise _damaged(path, what, _GARBLED) from error
     except (RuntimeError, OSError, zipfile.BadZipFile) as error:

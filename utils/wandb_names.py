@@ -17,7 +17,7 @@ def from_environment(name: str) -> str | None:
 
 
 def check_project_name(project: str, source: str) -> None:
-    """Raise `UserError` for a name that W&B refuses; `source` is the key or variable that gave it."""
+    """Raise `UserError` for a name that W&B rejects; `source` is the key or variable that gave it."""
     found = [character for character in _FORBIDDEN if character in project]
     if not found and len(project) <= _MOST_CHARACTERS:
         return
@@ -26,10 +26,10 @@ def check_project_name(project: str, source: str) -> None:
         raise UserError(f"{said} has at most {_MOST_CHARACTERS} characters, this has {len(project)}")
     entity, _, rest = project.partition("/")
     if found == ["/"] and entity and rest and "/" not in rest:
-        raise UserError(f"{said} holds no entity: set WANDB_ENTITY={entity} {source}={rest}")
+        raise UserError(f"{said} must not contain the entity: set WANDB_ENTITY={entity} {source}={rest}")
     raise UserError(f"{said} cannot contain {' '.join(found)}; {' '.join(_FORBIDDEN)} are reserved")
 
 
 def clean_project_name(project: str) -> str:
-    """Replace characters that W&B refuses, and truncate to the maximum length."""
+    """Replace characters that W&B rejects, and truncate to the maximum length."""
     return re.sub(f"[{re.escape(_FORBIDDEN)}]", "-", project)[:_MOST_CHARACTERS]

@@ -62,7 +62,7 @@ def locate(source: str, *, step: int | None = None) -> Located:
             raise UserError(
                 f"{source}: names one file, so step={step} cannot choose another: give its folder"
             )
-        _refuse_other_files(path)
+        _check_file_name(path)
         weights = path
     else:
         if match := _STATE.fullmatch(path.name):
@@ -112,7 +112,7 @@ def _choose(source: str, names: Iterable[str], step: int | None) -> str:
     raise UserError(f"{source}: holds {found}; {_KINDS}")
 
 
-def _refuse_other_files(path: Path) -> None:
+def _check_file_name(path: Path) -> None:
     if _PREDICTIONS.fullmatch(path.name):
         raise UserError(
             f"{path}: holds saved predictions, not weights: name {path.name.partition('_all_preds')[0]}"
@@ -144,7 +144,7 @@ def _locate_on_hub(source: str, step: int | None) -> Located:
         file = here[_choose(source, here, step)]
         weights = address.download(file)
         assert weights is not None, f"{address} lists {file} and does not have it"
-    _refuse_other_files(Path(file))
+    _check_file_name(Path(file))
     beside = {name: address.download(str(PurePosixPath(file).with_name(name))) for name in _wanted(file)}
     found = {name: path for name, path in beside.items() if path is not None}
     return Located(weights, _config_of(found, file), found.get(METADATA_NAME), f"{address}/{file}")
@@ -166,7 +166,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: holds a {type(loaded).__name__}, not a state dict of named tensors")
     others = [name for name, value in loaded.items() if not isinstance(value, Tensor)]
     if others:
-        _refuse_other_contents(path, loaded, others)
+        _raise_wrong_contents(path, loaded, others)
     state = {name.replace("_orig_mod.", ""): value for name, value in loaded.items()}
     if len(state) < len(loaded):
         raise UserError(f"{path}: holds some weights both with and without the prefix _orig_mod.")
@@ -183,7 +183,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: is damaged or not a safetensors file ({error})") from error
 
 
-def _refuse_other_contents(path: Path, loaded: Mapping, others: list[str]) -> None:
+def _raise_wrong_contents(path: Path, loaded: Mapping, others: list[str]) -> None:
     match = _STATE.fullmatch(path.parent.name)
     if match:
         raise UserError(_state_message(path.parent, match[1]))

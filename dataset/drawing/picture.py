@@ -1,4 +1,4 @@
-"""Draw grids as pictures, for the dataset report, the sheets and animations of `solve.py`, and the web page.
+"""Draw grids as pictures for the dataset report, the images and animations of `solve.py`, and the web page.
 
 Shapes: S cells of a sequence.
 """

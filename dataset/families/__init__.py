@@ -1,9 +1,9 @@
-"""Puzzle families, one package each, and which of them a dataset is of.
+"""Puzzle families, one package each, and detection of the family of a dataset.
 
-`family_of` is the only detection. A dataset names its family in dataset.json: by the name of a package in this folder,
-whose module `family` has the class as `FAMILY`, or as `module@Class` if the family lies outside this repository.
-Datasets of other builders name none. When a split is opened, `find_family` recognises them by their sizes together with
-evidence in their files, and every command that uses such a dataset says what it was taken for.
+Use `family_of` to get the family of a dataset. dataset.json names it: either a package in this folder, whose module
+`family` provides the class as `FAMILY`, or `module@Class` for a family outside this repository. Datasets of other
+builders name no family. When such a split is opened, `find_family` detects it from its sizes together with evidence in
+its files, and every command that uses the dataset reports the result.
 """
 
 from __future__ import annotations
@@ -26,24 +26,26 @@ from utils.errors import UserError
 
 FAMILIES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg))
 
-_SAMPLED = 64  # examples of each set that are looked at
+_SAMPLED = 64  # examples read from each set to detect the family
 _named: ContextVar[str | None] = ContextVar("family", default=None)
 
 
 def family_of(metadata: Metadata) -> Family:
-    """The family of an opened dataset, or of bare metadata, which must name it; `name` is None if it is unknown."""
+    """Return the family of an opened dataset or of metadata that names it; its `name` is None if it is unknown."""
     found = metadata.finding or _stated(metadata) or Finding(None, "dataset.json names no family")
     cls = Family if found.name is None else family_class(found.name)
     return cls(metadata, found)
 
 
 def family_class(name: str) -> type[Family]:
-    """The class that a name of `FAMILIES` or `module@Class` means; raises UserError if there is no usable one."""
+    """Return the class for a name in `FAMILIES` or for `module@Class`. Raises UserError if there is no usable one."""
     module_name, at, class_name = name.partition("@")
     if name in FAMILIES:
         module_name, class_name = f"{__name__}.{name}.family", "FAMILY"
     elif not at:
-        raise UserError(f"the family {name!r}, which is not one of {', '.join(FAMILIES)}, nor module@Class")
+        raise UserError(
+            f"the family {name!r}, which is neither one of {', '.join(FAMILIES)} nor module@Class"
+        )
     try:
         cls = getattr(importlib.import_module(module_name), class_name, None)
     except ImportError as error:
@@ -68,7 +70,7 @@ def family_class(name: str) -> type[Family]:
 
 @contextmanager
 def named_family(name: str | None) -> Iterator[None]:
-    """Within it, every dataset is opened as of the family `name`, whatever its dataset.json says; None changes nothing.
+    """Context manager that overrides the family of every dataset opened in it; None changes nothing.
 
     Raises UserError if there is no such family.
     """
@@ -85,9 +87,9 @@ def named_family(name: str | None) -> Iterator[None]:
 
 
 def find_family(metadata: Metadata, sets: Sequence[ExampleSet], dataset_dir: Path) -> Finding:
-    """The family of a dataset by everything that its folder holds; `sets`: the ExampleSets of one of its splits.
+    """Detect the family of a dataset from its metadata and files; `sets`: the ExampleSets of one of its splits.
 
-    Raises UserError if it names a `module@Class` that is no family.
+    Raises UserError if the dataset names a `module@Class` that cannot be used.
     """
     stated = _stated(metadata, f"{dataset_dir}: dataset.json")
     if stated is not None:
@@ -99,7 +101,7 @@ def find_family(metadata: Metadata, sets: Sequence[ExampleSet], dataset_dir: Pat
         return inputs, labels
 
     reasons = []
-    for name, cls in _recognised():
+    for name, cls in _detectable():
         if cls.size_problem(metadata) is not None:
             continue
         found, reason = cls.recognise(metadata, sampled, dataset_dir)
@@ -108,26 +110,26 @@ def find_family(metadata: Metadata, sets: Sequence[ExampleSet], dataset_dir: Pat
         reasons.append(reason)
     reason = (
         "; ".join(reasons)
-        or f"{_sizes(metadata)} are not those of {', '.join(name for name, _ in _recognised())}"
+        or f"{_sizes(metadata)} are not those of {', '.join(name for name, _ in _detectable())}"
     )
     return Finding(None, f"dataset.json names no family; {reason}")
 
 
 def family_by_sizes(metadata: Metadata) -> Finding:
-    """The family of a model whose data is not at hand: what the metadata names, else the first that has its sizes."""
+    """Guess the family of a model without its data: the one its metadata names, otherwise the first with its sizes."""
     found = _stated(metadata) or Finding(None, "dataset.json names no family")
     if found.name is not None or "family" in metadata.extra:
         return found
-    for name, cls in _recognised():
+    for name, cls in _detectable():
         if cls.size_problem(metadata) is None:
-            return Finding(name, f"nothing but its sizes, {_sizes(metadata)}, says what it was trained on")
+            return Finding(name, f"its training data is known only by its sizes, {_sizes(metadata)}")
     return Finding(
-        None, f"{_sizes(metadata)} are not those of {', '.join(name for name, _ in _recognised())}"
+        None, f"{_sizes(metadata)} are not those of {', '.join(name for name, _ in _detectable())}"
     )
 
 
 def recorded_family(metadata: Metadata) -> dict[str, str]:
-    """What a run's metadata.json says of a dataset that was recognised: its checkpoints are used without the data."""
+    """Return entries about a detected family for a run's metadata.json, which is used when the data is absent."""
     found = family_of(metadata).found
     if found.name is None or found.name == metadata.extra.get("family"):
         return {}
@@ -135,13 +137,13 @@ def recorded_family(metadata: Metadata) -> dict[str, str]:
 
 
 def family_notices(described: Sequence[tuple[str, Metadata]]) -> list[str]:
-    """What to tell the user about the families of (name, metadata), one line for each that does not state its own."""
+    """Return a line for the user about each of (name, metadata) whose family was not named but detected."""
     notices = ((name, family_of(metadata).found.notice) for name, metadata in described)
     return [f"{name}: {notice}" for name, notice in notices if notice]
 
 
 def merged_finding(findings: list[tuple[str, Finding]]) -> Finding:
-    """The family of several datasets used together, by folder."""
+    """Combine the families of datasets used together; `findings`: (folder, Finding)."""
     names = {found.name for _, found in findings}
     if len(names) == 1:
         return next((found for _, found in findings if not found.is_stated), findings[0][1])
@@ -150,9 +152,9 @@ def merged_finding(findings: list[tuple[str, Finding]]) -> Finding:
 
 
 def _stated(metadata: Metadata, file: str = "dataset.json") -> Finding | None:
-    """What the command line or the key `family` says; None without either.
+    """Return the family named on the command line or by the key `family`; None if neither is given.
 
-    Raises UserError if it names a `module@Class` that is no family; a name of a family of others is just not known.
+    Raises UserError, naming `file`, for a `module@Class` that cannot be used; an unknown name is only reported.
     """
     name, where = _named.get(), "the command line"
     if name is None:
@@ -170,11 +172,11 @@ def _stated(metadata: Metadata, file: str = "dataset.json") -> Finding | None:
     return Finding(name, f"{where} names the family {name}", is_stated=True)
 
 
-def _recognised() -> list[tuple[str, type[Family]]]:
-    """The families that a dataset is recognised as without naming them, in the order in which they are tried."""
+def _detectable() -> list[tuple[str, type[Family]]]:
+    """Return the families that can be detected in a dataset that names none, in the order in which they are tried."""
     classes = [(name, family_class(name)) for name in FAMILIES]
     kept = [(name, cls) for name, cls in classes if cls.recognise is not Family.recognise]
-    return sorted(kept, key=lambda pair: pair[1].recognised_before, reverse=True)
+    return sorted(kept, key=lambda pair: pair[1].recognition_priority, reverse=True)
 
 
 def _sizes(metadata: Metadata) -> str:

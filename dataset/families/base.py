@@ -1,10 +1,11 @@
-"""What a puzzle family is: one object without torch that everything depending on the family asks.
+"""Base class of puzzle families, which provide everything specific to one kind of puzzle. Does not need torch.
 
-A family is a subclass of `Family`. Only `name` and `size_problem` are needed; each further method makes more of the
-repository work with the family, and what is missing is refused with the reason. What methods return is checked
+A family is a subclass of `Family`. Only `name` and `size_problem` are required; each further method enables more
+features, and using a missing one raises an error with the reason. What methods return is checked
 (`dataset.families.contract`). docs/extending.md has an example of about 150 lines.
 
-Shapes: n rows, S cells of a sequence, H and W rows and columns of a grid. Tokens everywhere; ignored labels are -100.
+Shapes: n rows, S cells of a sequence, H and W rows and columns of a grid. Puzzles and answers are tokens; ignored
+labels are -100.
 """
 
 from __future__ import annotations
@@ -37,50 +38,50 @@ from utils.errors import UserError
 IGNORE_LABEL_ID = -100
 _GENERIC_SYMBOLS = ".0123456789abcdefghijklmnopqrstuvwxyz"
 
-# (generator, B rows of the global batch, those of this rank, inputs (b, S), labels (b, S)) -> inputs and labels
+# (generator, B rows of the global batch, slice of this rank, inputs (b, S), labels (b, S)) -> inputs and labels
 Augmentation = Callable[
     [np.random.Generator, int, slice, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]
 ]
 
 
 class Family:
-    """Puzzles whose rules are unknown: an answer can only be compared with the dataset's."""
+    """Puzzles with unknown rules: answers can only be compared with labels."""
 
     name: ClassVar[str | None] = None
-    """As `family` in dataset.json names it; of a family outside this repository `module@Class`."""
-    recognised_before: ClassVar[int] = 0
-    """`recognise` of a family with a larger number is tried first."""
+    """The value of `family` in dataset.json; `module@Class` for a family outside this repository."""
+    recognition_priority: ClassVar[int] = 0
+    """Families are tried in descending order of this priority when a dataset names none."""
     blank: ClassVar[int | None] = None
-    """The token of a cell to be filled in, if an answer is the question with such cells filled in: `completes` is then
-    true, given cells that an answer changes are marked, and `reveal_prob` shows cells of the answer."""
+    """The token of blank cells, if an answer is the question with its blank cells filled in. It sets `completes`, and
+    the default `broken`, `easier` and `grid_style` use it."""
     completes: ClassVar[bool] = False
-    """True if an answer is the question with some cells changed, all of them by the rules."""
+    """True if an answer is the question with cells filled in."""
     several_answers: ClassVar[bool] = False
-    """True if a question may have right answers other than its label: halting and `best` then follow the rules."""
+    """True if a question may have several right answers; halting and `best` then go by the rules, not the label."""
     own_files: ClassVar[frozenset[str]] = frozenset()
-    """Files of a dataset that no other family's builder writes."""
+    """Dataset files that only the builder of this family writes."""
     evaluator: ClassVar[str | None] = None
-    """The evaluator of its metrics by default, as in `evaluators=`: `module@Class` below evaluators/, or of a module of
-    the family's own; None: `rules@Rules` if there is a check."""
+    """The default evaluator, as in `evaluators=`: `module@Class` in evaluators/ or in a module outside this repository;
+    None for `rules@Rules` if `check` is defined."""
     sigma: ClassVar[float | None] = None
-    """Default of the noise strategy; None: the user must choose."""
+    """Default noise level of the noise strategy; None if the user must choose it."""
     noise_pick: ClassVar[str] = "q_halt"
-    """How the noise strategy chooses among answers by default."""
+    """How the noise strategy chooses an answer by default."""
     text_help: ClassVar[str | None] = None
-    """How a puzzle is written, for the page; None if it cannot be."""
+    """Help on how to write a puzzle as text, for the web page; None if that is not possible."""
     characters: ClassVar[Mapping[str, int]] = {}
-    """The tokens of the characters that a puzzle is written with, for `read` and `write` of this class."""
+    """Character -> token, used by the default `read` and `write`."""
     difficulty_classes: ClassVar[tuple[tuple[float, ...], tuple[str, ...]] | None] = None
-    """Upper bounds of the classes of difficulty and one name more than bounds; None: classes of about equal size."""
+    """Upper bounds of difficulty classes, and their names (one more than bounds); None for classes of similar size."""
 
     check: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
-    """Questions and answers (n, S) -> (n,) bool, whether an answer obeys all rules; None if no rule can tell."""
+    """Questions and answers (n, S) -> (n,) bool, True if an answer obeys all rules; None if the rules are unknown."""
     check_tensors: Callable[[Any, Any], Any] | None = None
-    """The same on torch tensors of any device, differentiable or not, without synchronising with the device."""
+    """`check` for torch tensors on any device; must not synchronise with the device."""
     example: Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]] | None = None
-    """A random puzzle and a right answer to it, (S,) tokens each; None if none can be generated in a moment."""
+    """Generate a random puzzle and a right answer, (S,) tokens each; None if that is impossible or slow."""
     sizes_to_check: ClassVar[Sequence[Mapping[str, Any]]] = ()
-    """Sizes of the examples that `dataset.families.check` uses: seq_len, vocab_size and other keys of dataset.json."""
+    """Sizes of the examples for `dataset.families.check`: seq_len, vocab_size and other keys of dataset.json."""
 
     def __init__(self, metadata: Metadata, found: Finding) -> None:
         self.metadata, self.found = metadata, found
@@ -92,10 +93,10 @@ class Family:
         keep_contracts(cls)
 
     @classmethod
-    def of_sizes(cls, *, seq_len: int, vocab_size: int, **extra: Any) -> Family:
-        """The family of puzzles that are in no dataset (yet); `extra`: other keys of dataset.json.
+    def from_sizes(cls, *, seq_len: int, vocab_size: int, **extra: Any) -> Family:
+        """Create the family without a dataset; `extra`: other keys of dataset.json.
 
-        Raises UserError if its puzzles cannot have these sizes.
+        Raises UserError if puzzles of the family cannot have these sizes.
         """
         metadata = Metadata(
             pad_id=0,
@@ -111,14 +112,14 @@ class Family:
             extra=extra,
         )
         if problem := cls.size_problem(metadata):
-            raise UserError(f"these are no sizes of {cls.name}: {problem}")
-        return cls(metadata, Finding(cls.name, "its class was asked for", is_stated=True))
+            raise UserError(f"{cls.name} cannot have these sizes: {problem}")
+        return cls(metadata, Finding(cls.name, "its class was requested", is_stated=True))
 
-    # ---------------------------------------------------------------- which datasets are of the family
+    # ---------------------------------------------------------------- detection
 
     @classmethod
     def size_problem(cls, metadata: Metadata) -> str | None:
-        """Why a dataset of these sizes cannot be of the family, as the end of a sentence; None if it can."""
+        """Return why a dataset of this family cannot have these sizes, as the end of a sentence; None if it can."""
         return None
 
     @classmethod
@@ -128,15 +129,15 @@ class Family:
         sampled: Callable[[], tuple[np.ndarray, np.ndarray]],
         dataset_dir: Path,
     ) -> tuple[bool, str]:
-        """Whether a dataset whose dataset.json names no family, of fitting sizes, is of this one, and the reason.
+        """Decide whether a dataset with possible sizes that names no family is of this one; also return the reason.
 
-        `sampled` reads some inputs and labels (n, S) int64. A family that does not define this must be named.
+        `sampled` reads some inputs and labels (n, S) int64. Families without this method must be named in dataset.json.
         """
-        raise NotImplementedError(f"{cls.__name__} is never recognised")
+        raise NotImplementedError(f"{cls.__name__} cannot be detected")
 
     @property
     def reason(self) -> str:
-        """Why the dataset is taken for this family, or for none, as the end of a sentence."""
+        """The reason why the dataset is assigned to this family, or to none, as the end of a sentence."""
         return self.found.reason
 
     def lacks(self, member: str) -> str:
@@ -148,14 +149,14 @@ class Family:
 
     @property
     def default_evaluator(self) -> str | None:
-        """The evaluator of a run that names none."""
+        """The evaluator of runs that do not set `evaluators`."""
         return self.evaluator or ("rules@Rules" if self.check is not None else None)
 
     # ---------------------------------------------------------------- drawing
 
     @cached_property
     def grid_style(self) -> GridStyle:
-        """How grids are drawn: symbols on white if there is a `blank` cell and `characters`, else coloured cells."""
+        """Symbols and colours of the grids: symbols on white given `blank` and `characters`, else coloured cells."""
         count = self.metadata.vocab_size
         if self.blank is not None and self.characters:
             symbols = {token: character for character, token in reversed(tuple(self.characters.items()))}
@@ -180,7 +181,7 @@ class Family:
 
     @cached_property
     def shape(self) -> tuple[int, int]:
-        """(H, W) of the grid: `grid_shape` of the metadata, a square, otherwise one line."""
+        """(H, W) of the grid: `grid_shape` in dataset.json, otherwise a square if possible, otherwise one row."""
         stated, seq_len = self.metadata.extra.get("grid_shape"), self.metadata.seq_len
         if stated and stated[0] * stated[1] == seq_len:
             return stated[0], stated[1]
@@ -188,17 +189,17 @@ class Family:
         return (side, side) if side * side == seq_len else (1, seq_len)
 
     def describe(self) -> str:
-        """The kind of grid in a line of the dataset report."""
+        """Describe the grid in a few words, for the dataset report."""
         return "{}x{}".format(*self.shape)
 
     # ---------------------------------------------------------------- a single puzzle
 
     def read(self, text: str) -> np.ndarray:
-        """(S,) uint8 tokens of a puzzle written by a user; raises UserError naming the position of what is wrong."""
+        """Parse a puzzle to (S,) uint8 tokens. Raises UserError naming the position of the first mistake."""
         if not self.characters:
             raise UserError(
-                f"puzzle=: there is no way to write this model's puzzles as text: {self.lacks('characters')}; take one "
-                "of its dataset with index="
+                f"puzzle=: puzzles of this model cannot be written as text: {self.lacks('characters')}; choose one "
+                "from its dataset with index="
             )
         text, tokens = with_line_breaks(text), []
         for position, character in enumerate(text):
@@ -207,40 +208,40 @@ class Family:
             if character not in self.characters:
                 allowed = " ".join(self.characters)
                 raise UserError(
-                    f"puzzle= has {character!r} at {place(text, position)}; allowed are {allowed}, and | - + / and "
-                    "white space, which mean nothing"
+                    f"puzzle= has {character!r} at {describe_position(text, position)}; allowed are {allowed}, and "
+                    "| - + / and white space, which are ignored"
                 )
             tokens.append(self.characters[character])
         if len(tokens) != self.metadata.seq_len:
             rows, columns = self.shape
             raise UserError(
-                f"puzzle= has {count(len(tokens), 'cell')}, but this model solves {rows}x{columns} grids, of "
-                f"{self.metadata.seq_len} cells (| - + / and white space are not counted)"
+                f"puzzle= has {count(len(tokens), 'cell')}, but this model solves {rows}x{columns} grids with "
+                f"{self.metadata.seq_len} cells (| - + / and white space do not count)"
             )
         return np.array(tokens, np.uint8)
 
     def write(self, question: np.ndarray) -> str:
-        """Text that `read` turns into the question (S,) again."""
+        """Format a question (S,) as text that `read` parses back to it."""
         symbols = {token: character for character, token in reversed(tuple(self.characters.items()))}
         rows = np.asarray(question).reshape(self.shape)
         return "\n".join("".join(symbols[int(token)] for token in row) for row in rows)
 
     def remarks(self, question: np.ndarray) -> list[str]:
-        """What is wrong with a question (S,) that can be asked all the same."""
+        """Return warnings about a question (S,) that can nevertheless be given to a model."""
         return []
 
     def counted(self, answer: np.ndarray) -> np.ndarray:
-        """(S,) tokens of an answer, with padding in place of those outside the grid it states."""
+        """Return an answer (S,) with padding in place of cells that do not belong to it."""
         return answer
 
     def broken(self, question: np.ndarray, answer: np.ndarray) -> np.ndarray:
-        """(S,) bool: the cells in which the answer contradicts the question."""
+        """Mark the cells (S,) bool in which an answer contradicts the question."""
         if self.blank is None:
             return np.zeros(len(question), bool)
         return (question != self.blank) & (answer != question)
 
     def kinds(self, question: np.ndarray, previous: np.ndarray | None, answer: np.ndarray) -> np.ndarray:
-        """(S,) `Kind` of each cell of an answer (S,) that follows `previous`."""
+        """Return the `Kind` (S,) of each cell of an answer (S,); `previous` is the answer of the step before."""
         kinds = np.full(len(answer), Kind.PLAIN)
         if self.completes:
             kinds[answer != question] = Kind.FILLED
@@ -250,15 +251,15 @@ class Family:
         return kinds
 
     def judge(self, question: np.ndarray, answer: np.ndarray, labels: np.ndarray | None) -> Verdict:
-        """The verdict on an answer (S,); `labels` (S,) if the dataset's answer is known."""
+        """Judge an answer (S,) by the rules, or by `labels` (S,) if there are none; None if the label is unknown."""
         if self.check is not None:
             if self.check(question[None], answer[None])[0]:
-                return Verdict(True, f"valid{beside(answer, labels)}")
+                return Verdict(True, f"valid{compare_with_labels(answer, labels)}")
             changed = int(self.broken(question, answer).sum())
             words = [f"{count(changed, 'given cell')} changed" if changed else "breaks the rules"]
             return Verdict(False, "; ".join(words + ([] if labels is None else [agreement(answer, labels)])))
         if labels is None:
-            return Verdict(None, "there are no rules and no answer to judge it by")
+            return Verdict(None, "unknown, because there are neither rules nor a label")
         if equals(answer, labels):
             return Verdict(True, "equal to the answer")
         return Verdict(False, agreement(answer, labels))
@@ -266,29 +267,29 @@ class Family:
     # ---------------------------------------------------------------- the family's structure
 
     def units(self, where: str) -> CellUnits | None:
-        """Which cells share a constraint, for `arch=trm_equivariant`: by default what dataset.json states, or None.
+        """Return the cells that share a constraint, for `arch=trm_equivariant`: by default from dataset.json, or None.
 
-        Raises UserError, beginning with `where`, if these are no units of the grid.
+        Raises UserError, prefixed with `where`, if they do not fit the grid.
         """
         return stated_units(self.metadata, where)
 
     @cached_property
     def symmetries(self) -> Symmetries | None:
-        """Transformations that turn a puzzle and its right answers into another puzzle and its; None if unknown."""
+        """Transformations under which right answers to a puzzle stay right; None if unknown."""
         return None
 
     @property
     def no_symmetries(self) -> str:
-        """Why there are no fresh copies, as the end of a sentence."""
-        return f"no symmetry of such puzzles is known: {self.lacks('symmetries')}"
+        """The reason why there is no online augmentation, as the end of a sentence."""
+        return f"no symmetry of these puzzles is known: {self.lacks('symmetries')}"
 
     def symmetries_to_ask(
         self, data_paths: Sequence[str], asked: Sequence[int], num_identifiers: int
     ) -> Symmetries:
-        """The copies of test puzzles that a model can be asked with.
+        """Return the symmetries by which test puzzles can be copied for voting.
 
-        `asked`: the identifiers of the test puzzles; `num_identifiers`: how many puzzles the model has an embedding
-        for, 1 if it knows none. Raises UserError if there are no copies, or if a copy's identifier is unknown.
+        `asked`: identifiers of the test puzzles; `num_identifiers`: number of puzzle embeddings of the model, 1 if it
+        has none. Raises UserError if no symmetry is known, or if the identifier of a copy is unknown.
         """
         where = ", ".join(map(str, data_paths))
         if self.symmetries is None:
@@ -298,33 +299,37 @@ class Family:
             )
         if num_identifiers > 1:
             raise UserError(
-                f"strategy: {where} has {num_identifiers} puzzle identifiers and the model an embedding for each, but "
-                f"which of them a copy of a {self.name} would have is unknown; use strategy=plain, noise or ensemble"
+                f"strategy: {where} has {num_identifiers} puzzle identifiers and the model has an embedding for each, "
+                f"but the identifier of a copy of a {self.name} puzzle is unknown; use strategy=plain, noise or "
+                "ensemble"
             )
         return self.symmetries
 
     def easier(self, probability: float) -> Augmentation | None:
-        """With this probability for each row an easier puzzle that the answer contains (`reveal_prob`), or None."""
+        """Return an augmentation that makes each puzzle easier with this probability (`reveal_prob`), or None.
+
+        By default it reveals cells of the answer if there is a `blank` token.
+        """
         return None if self.blank is None else RevealedCells(probability, self.blank)
 
     # ---------------------------------------------------------------- the dataset report
 
     def unknown_labels(self, labels: np.ndarray) -> np.ndarray | None:
-        """(n,) bool: the rows of a test split's labels (n, S) that stand for an unknown answer; None if none does."""
+        """Mark the rows (n,) bool of test labels (n, S) that are placeholders for unknown answers; None for none."""
         return None
 
     rows_compared: ClassVar[RowForm | None] = None
-    """The form in which rows are compared between splits; None: as they are."""
+    """Canonical form for comparing rows between splits; None to compare them unchanged."""
 
     def comparisons(self) -> list[Comparison]:
-        """The ways beyond equal rows in which a test example can occur in train: as an image under a finite group."""
+        """Return the criteria of leakage beyond equal rows: by default, images under a finite group of symmetries."""
         symmetries = self.symmetries
         if not isinstance(symmetries, FiniteSymmetries):
             return []
         return [Comparison("inputs up to symmetry", lambda inputs, _: symmetries.keys(inputs))]
 
     def notes(self, inputs: np.ndarray, total: int) -> list[str]:
-        """Lines on sampled questions (n, S) of a split with `total` of them, such as how many are ambiguous."""
+        """Return notes about questions (n, S) sampled from `total` ones of a split, such as how many are ambiguous."""
         return []
 
 
@@ -342,37 +347,37 @@ def square_problem(metadata: Metadata, vocab_size: int, sides: Container[int]) -
 
 
 def equals(answer: np.ndarray, labels: np.ndarray) -> bool:
-    """True if every labelled cell is met."""
+    """Return True if the answer matches every labelled cell."""
     return bool(((answer == labels) | (labels == IGNORE_LABEL_ID)).all())
 
 
 def agreement(answer: np.ndarray, labels: np.ndarray) -> str:
-    """How many labelled cells an answer has right, in words."""
+    """Format how many labelled cells of an answer are right."""
     labelled = labels != IGNORE_LABEL_ID
     right = int(((answer == labels) & labelled).sum())
     return f"{right} of {count(int(labelled.sum()), 'cell')} as in the answer"
 
 
-def beside(answer: np.ndarray, labels: np.ndarray | None) -> str:
-    """How a valid answer compares with the dataset's, as the end of a sentence; "" if that is unknown."""
+def compare_with_labels(answer: np.ndarray, labels: np.ndarray | None) -> str:
+    """Say whether a valid answer equals the label, as the end of a sentence; "" if that is unknown."""
     if labels is None:
         return ""
     return ", and equal to the answer" if equals(answer, labels) else ", but not the one in the dataset"
 
 
 def count(number: int, noun: str) -> str:
-    """`1 cell`, `2 cells`, `2 boxes`."""
+    """Format a number with a noun: `1 cell`, `2 cells`, `2 boxes`."""
     plural = "es" if noun.endswith("x") else "s"
     return f"{number} {noun}{'' if number == 1 else plural}"
 
 
 def with_line_breaks(text: str) -> str:
-    """The text with line breaks as one character, also if a shell has passed `\\n` on as written."""
+    """Normalise line breaks, including a literal `\\n` passed on by a shell."""
     return text.replace("\\n", "\n").replace("\r\n", "\n")
 
 
-def place(text: str, position: int) -> str:
-    """`character 7`, or `line 2, character 3` in a text of several lines."""
+def describe_position(text: str, position: int) -> str:
+    """Format a position: `character 7`, or `line 2, character 3` if the text has several lines."""
     before = text[:position].split("\n")
     character = f"character {len(before[-1]) + 1}"
     return f"line {len(before)}, {character}" if "\n" in text else character

@@ -1,4 +1,4 @@
-"""How the tokens of a puzzle family are drawn. Plain data: one drawer each for terminal, PNG, GIF and page reads it.
+"""Drawing style of the tokens of a puzzle family: plain data, shared by terminal, PNG, GIF and web page.
 
 Shapes: V vocabulary, S cells of a sequence, H and W rows and columns of a grid.
 """
@@ -15,7 +15,7 @@ import numpy as np
 
 
 class Kind(IntEnum):
-    """What a cell is in the answer of one step; a later one takes precedence."""
+    """State of a cell in the answer of one step; larger values take precedence."""
 
     PLAIN = 0
     FILLED = 1  # differs from the question, but not from the step before
@@ -25,7 +25,7 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class LegendEntry:
-    """A sample cell and what its marks or colours mean."""
+    """A sample cell and the meaning of its mark or colour."""
 
     token: int
     kind: Kind
@@ -39,11 +39,11 @@ COMPLETION_WORDS = ("given", "filled in", "changed in this step", "given, but ch
 class GridStyle:
     """Symbols, colours and lines of a family's grids.
 
-    `cells` chooses how a picture shows a cell and how sure the model is of it:
+    `cells` chooses how pictures show a cell and the confidence of the model:
 
     - `symbols`: the symbol on white, shaded by confidence; given cells are grey.
-    - `colours`: the colour is the answer, with a white dot that is larger where the model is less sure.
-    - `path`: coloured cells, symbols only at the given ends; a cell of `blend` takes a share of the marked colour.
+    - `colours`: the colour is the answer; a white dot grows as confidence falls.
+    - `path`: coloured cells, with symbols only at the given ends; cells in `blend` are tinted with the path colour.
     """
 
     shape: tuple[int, int]
@@ -53,26 +53,26 @@ class GridStyle:
     """(V, 3) uint8 RGB."""
     cells: Literal["symbols", "colours", "path"] = "symbols"
     coloured_symbols: bool = False
-    """`colours`: write the symbol into the cell too."""
+    """`colours`: also write the symbol into the cell."""
     lines: tuple[int, int] | None = None
-    """Rows and columns after which a thick line is drawn, such as the sides of a Sudoku's boxes."""
+    """Number of rows and columns between thick lines, such as the sides of Sudoku boxes."""
     empty_tokens: frozenset[int] = frozenset({0})
-    """Tokens of a cell that holds nothing, drawn without a symbol."""
+    """Tokens of empty cells, drawn without a symbol."""
     first_cell_token: int = 0
-    """Grids are cropped to the cells with at least this token: 0 draws all of them, ARC crops its frame."""
+    """Grids are cropped to the cells with tokens from this one on; 0 draws all cells. ARC crops its frame."""
     blend: tuple[int, int] | None = None
-    """`path`: the tokens of a free and of a marked cell."""
+    """`path`: the tokens of a free cell and of a path cell."""
     wall: int | None = None
     """`path`: the token that the terminal shows in grey."""
     ends: frozenset[int] = frozenset()
     """`path`: tokens whose symbol is written into the cell."""
     changed_symbols: Mapping[int, str] = field(default_factory=dict)
-    """`path`: what stands for a token that has just changed, in a terminal without colours."""
+    """`path`: symbols of tokens that have just changed, in a terminal without colours."""
     legend: tuple[LegendEntry, ...] = (LegendEntry(2, Kind.CHANGED, "changed in this step"),)
     shade: str = "bold on grey: given; the bluer, the surer"
-    """What a picture's shades mean."""
+    """Explanation of the shades in pictures."""
     frame: tuple[tuple[int, int, int], str] = ((232, 110, 0), "orange")
-    """Colour of the frame around a changed cell, one that no cell has, and its name."""
+    """Colour of the frame around a changed cell, which no cell may have, and its name."""
 
     @property
     def narrow(self) -> bool:
@@ -80,33 +80,33 @@ class GridStyle:
         return self.cells == "path"
 
     def window(self, tokens: np.ndarray) -> tuple[slice, slice]:
-        """The rows and columns of the grid (H, W) that are drawn of tokens (S,): those of the grid in a frame."""
+        """Return the rows and columns of the grid (H, W) that are drawn for tokens (S,)."""
         rows, columns = np.nonzero(np.asarray(tokens).reshape(self.shape) >= max(1, self.first_cell_token))
         if not self.first_cell_token or not len(rows):
             return slice(0, self.shape[0]), slice(0, self.shape[1])
         return slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
 
     def known(self, tokens: np.ndarray) -> np.ndarray:
-        """(S,) int64: the tokens, with 0 in place of what is none, such as an ignored label."""
+        """Return the tokens as (S,) int64, with 0 in place of invalid ones such as ignored labels."""
         tokens = np.asarray(tokens).astype(np.int64)
         return np.where((tokens >= 0) & (tokens < len(self.symbols)), tokens, 0)
 
 
 def completion_legend(token: int, words: Iterable[str] = COMPLETION_WORDS) -> tuple[LegendEntry, ...]:
-    """The legend of puzzles that an answer completes, with `token` in the sample cells."""
+    """Return the legend of puzzles with blank cells to fill in; sample cells show `token`."""
     return tuple(LegendEntry(token, kind, text) for kind, text in zip(Kind, words, strict=True))
 
 
-EMPTY, BLANK = 0x18181C, 0x2A2C34  # dark colours for padding and for a cell to be filled
+EMPTY, BLANK = 0x18181C, 0x2A2C34  # dark colours for padding and for blank cells
 
 
 def rgb(colours: Iterable[int]) -> np.ndarray:
-    """(n, 3) uint8 of colours written as 0xRRGGBB."""
+    """Convert colours from 0xRRGGBB to (n, 3) uint8."""
     return np.array([[c >> 16, c >> 8 & 255, c & 255] for c in colours], np.uint8)
 
 
 def distinct_colours(count: int) -> list[int]:
-    """Colours, as 0xRRGGBB, of which neighbouring ones are easy to tell apart."""
+    """Return colours, as 0xRRGGBB, such that successive ones are easy to distinguish."""
     golden = 0.61803398875
     values = [colorsys.hsv_to_rgb(i * golden % 1, 0.45 + 0.2 * (i % 2), 0.95) for i in range(count)]
     return [int(r * 255) << 16 | int(g * 255) << 8 | int(b * 255) for r, g, b in values]

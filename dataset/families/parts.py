@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether an answer is a solution (None: unknown), and why in words."""
+    """Whether an answer is a solution (None if unknown), and an explanation."""
 
     solved: bool | None
     words: str
@@ -21,12 +21,12 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A way in which a test example can occur in train.
+    """A criterion by which a test example can be equivalent to a train example.
 
-    `keys`: inputs (n, S) and labels (n, S) to n keys that are equal for equivalent examples, None for an example that
-    cannot be compared. `prefilter`: a cheaper key of the inputs that equivalent examples share as well; only examples
-    whose prefilter key occurs in both splits get the full one. `per_group`: the first example of each train group is
-    enough, because the others are its images.
+    `keys` maps inputs (n, S) and labels (n, S) to n keys that are equal for equivalent examples, None for examples that
+    cannot be compared. `prefilter` returns cheaper keys of the inputs, also equal for equivalent examples; full keys
+    are computed only for examples whose prefilter key occurs in both splits. `per_group`: compare only the first
+    example of each train group, because the others are its images.
     """
 
     what: str
@@ -37,7 +37,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class RowForm:
-    """The form in which inputs or labels (n, S) are compared for equality, and 48 of its cells (n, 48) uint8."""
+    """A canonical form in which inputs or labels (n, S) are compared, and a sample (n, 48) uint8 of its cells."""
 
     canonical: Callable[[np.ndarray], np.ndarray]
     sample: Callable[[np.ndarray], np.ndarray]

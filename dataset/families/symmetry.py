@@ -1,6 +1,6 @@
-"""Symmetries of a puzzle family: transformations of a grid under which a right answer stays a right answer.
+"""Symmetries of a puzzle family: transformations of grids under which right answers stay right.
 
-One object serves symmetric voting, `augment=online` and the memorisation report.
+They are used for symmetric voting, `augment=online` and the memorisation report.
 Shapes: n rows, C copies of each (copy c of row r is row r·C + c), S cells of a sequence, V vocabulary, G elements of a
 finite group.
 """
@@ -15,12 +15,12 @@ import numpy as np
 
 from dataset.augment import NUM_DIHEDRAL, dihedral
 
-KEEPING_SHAPE = (0, 2, 4, 5)  # the dihedral transforms under which every rectangle keeps its shape
+SHAPE_PRESERVING = (0, 2, 4, 5)  # dihedral transforms that keep the shape of every rectangle
 
 
 @dataclass(frozen=True)
 class Copies:
-    """Copies of n puzzles, and the function that turns answers to them into answers to the puzzles."""
+    """Copies of n puzzles, and a function that maps answers to the copies back to answers to the puzzles."""
 
     tokens: np.ndarray  # (n·C, S)
     identifiers: np.ndarray  # (n·C,)
@@ -28,38 +28,38 @@ class Copies:
 
 
 class Transforms(Protocol):
-    """A batch of n transformations, one a row."""
+    """A batch of n transformations, one per row."""
 
     def __getitem__(self, rows: slice | np.ndarray) -> Transforms: ...
 
     def apply(self, tokens: np.ndarray) -> np.ndarray:
-        """The (n, S) images of tokens (n, S), of the same dtype; any token may occur, also padding."""
+        """Return the images (n, S) of tokens (n, S), with the same dtype; any token may occur, including padding."""
 
     def inverse(self) -> Transforms:
-        """The transformations that undo these."""
+        """Return the inverse transformations."""
 
 
 class Symmetries:
     """The symmetries of one family and grid shape."""
 
     most: int | None = None
-    """Different images of a puzzle; None if there are more than anybody runs."""
+    """Number of different images of a puzzle; None if there are too many to enumerate."""
 
     def draw(self, rng: np.random.Generator, count: int) -> Transforms:
-        """`count` independent transformations; the identity may be among them."""
+        """Draw `count` independent transformations; they may include the identity."""
         raise NotImplementedError(f"{type(self).__name__} must define draw")
 
     def draw_copies(self, rngs: Sequence[np.random.Generator], count: int) -> Transforms:
-        """`count` transformations for each generator, the first being the identity; all differ if `most` is finite."""
+        """Draw `count` transformations per generator, starting with the identity; all differ if `most` is finite."""
         raise NotImplementedError(f"{type(self).__name__} must define draw_copies")
 
     def copies(
         self, tokens: np.ndarray, identifiers: np.ndarray, numbers: np.ndarray, count: int, seed: int
     ) -> Copies:
-        """`count` copies of each puzzle, the first being the puzzle itself.
+        """Make `count` copies of each puzzle, the first being the puzzle itself.
 
-        tokens (n, S), identifiers (n,), `numbers` (n,): each puzzle's place in the test stream. Copies are drawn from
-        (seed, place), so that neither batches nor ranks change them.
+        tokens (n, S), identifiers (n,), `numbers` (n,): the index of each puzzle in the test stream. Copies are drawn
+        from (seed, index), so they do not depend on batches or ranks.
         """
         transforms = self.draw_copies([puzzle_generator(seed, number) for number in numbers], count)
         inverse = transforms.inverse()
@@ -68,13 +68,13 @@ class Symmetries:
 
 
 def puzzle_generator(seed: int, number: int) -> np.random.Generator:
-    """The generator that draws the copies of puzzle `number`."""
+    """Return the generator that draws the copies of puzzle `number`."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(int(number),))))
 
 
 @dataclass(frozen=True)
 class GroupElements:
-    """Rows of a finite group's tables, one for each transformation."""
+    """Transformations from a finite group, as indices into its tables."""
 
     group: FiniteSymmetries
     which: np.ndarray  # (n,) int64
@@ -86,7 +86,7 @@ class GroupElements:
         moved = np.take_along_axis(tokens, self.group.cells[self.which], axis=1)
         if self.group.keeps_tokens:
             return moved
-        # Ignored labels and other numbers that are no token stay as they are.
+        # Ignored labels and other values that are not tokens stay unchanged.
         known = (moved >= 0) & (moved < self.group.tokens.shape[1])
         renamed = self.group.tokens[self.which[:, None], np.where(known, moved, 0)]
         return np.where(known, renamed, moved).astype(tokens.dtype)
@@ -96,14 +96,14 @@ class GroupElements:
 
 
 class FiniteSymmetries(Symmetries):
-    """A finite group, given by what each element does to cells and to tokens.
+    """A finite group, given by the permutations of cells and tokens.
 
     `cells` (G, S): cell i of an image is cell `cells[g, i]` of the grid. `tokens` (G, V): token v becomes
-    `tokens[g, v]`; by default tokens stay. Element 0 must be the identity. Raises ValueError if the elements form no
-    group.
+    `tokens[g, v]`; by default tokens are unchanged. Element 0 must be the identity. Raises ValueError if the elements
+    do not form a group.
     """
 
-    most: int  # a finite group has a number of elements
+    most: int
 
     def __init__(self, cells: np.ndarray, tokens: np.ndarray | None = None) -> None:
         self.cells = np.asarray(cells, np.int64)
@@ -133,12 +133,13 @@ class FiniteSymmetries(Symmetries):
 
     @classmethod
     def of_rectangle(cls, shape: tuple[int, int], swaps: np.ndarray | None = None) -> FiniteSymmetries:
-        """Turns and mirrorings of (H, W) grids: 8 of a square, otherwise the 4 that keep the shape.
+        """Return rotations and reflections of (H, W) grids: all 8 for a square, otherwise the 4 that keep the shape.
 
-        `swaps` (k, V): renamings of tokens that also keep answers right, the first one the identity; all combinations.
+        `swaps` (k, V): permutations of tokens that also keep answers right, starting with the identity; they are
+        combined with every rotation and reflection.
         """
         grid = np.arange(shape[0] * shape[1]).reshape(shape)
-        kept = range(NUM_DIHEDRAL) if shape[0] == shape[1] else KEEPING_SHAPE
+        kept = range(NUM_DIHEDRAL) if shape[0] == shape[1] else SHAPE_PRESERVING
         cells = np.stack([dihedral(grid, transform).reshape(-1) for transform in kept])
         if swaps is None:
             return cls(cells)
@@ -153,7 +154,7 @@ class FiniteSymmetries(Symmetries):
         return GroupElements(self, np.array(drawn, np.int64).reshape(-1))
 
     def images(self, tokens: np.ndarray) -> list[np.ndarray]:
-        """G arrays (n, S): the images of tokens (n, S) under each element."""
+        """Return the images (n, S) of tokens (n, S) under each of the G elements."""
         every = (np.full(len(tokens), element, np.int64) for element in range(len(self.cells)))
         return [GroupElements(self, which).apply(tokens) for which in every]
 

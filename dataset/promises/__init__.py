@@ -1,4 +1,4 @@
-"""The promises of a puzzle family, each tested on puzzles with right answers."""
+"""The promises of a puzzle family, which are tested on puzzles with known answers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Outcome:
 
 
 def broken_promises(family: Family, questions: np.ndarray, labels: np.ndarray) -> list[str]:
-    """Return a line for each promise that the family breaks on puzzles (n, S) with labels (n, S).
+    """Return a line for each promise that the family breaks for puzzles (n, S) with labels (n, S).
 
     Ignored labels are -100. Pass several puzzles, because some tests compare puzzles.
     """
@@ -55,8 +55,8 @@ def _outcome(promise: Promise, puzzles: Puzzles) -> Outcome:
         return Outcome(promise.name, failure=next(promise.failures(puzzles), None))
     except Exception as error:
         *_, where = traceback.extract_tb(error.__traceback__)
-        place = f"{Path(where.filename).name}, line {where.lineno}"
-        return Outcome(promise.name, failure=f"{type(error).__name__}: {error} ({place})")
+        location = f"{Path(where.filename).name}, line {where.lineno}"
+        return Outcome(promise.name, failure=f"{type(error).__name__}: {error} ({location})")
 
 
 PROMISES = (

@@ -1,7 +1,4 @@
-"""Promises about datasets: units, leakage, easier puzzles, the evaluator of a run.
-
-A test yields what fails, with the example.
-"""
+"""Promises about datasets: units, leakage, easier puzzles, evaluator. Each test yields failures with an example."""
 
 from __future__ import annotations
 
@@ -42,8 +39,8 @@ def _different_keys(puzzles: Puzzles, comparison: Comparison, keys: list[bytes |
     for name, (own, of_images) in found.items():
         for number, question, key in zip(numbers, questions, of_images, strict=True):
             if key != own[number]:
-                of = f"{puzzles.named(number)} and its image {shown(question)}"
-                yield f"{comparison.what}: {of} differ in their {name}"
+                both = f"{puzzles.named(number)} and its image {shown(question)}"
+                yield f"{comparison.what}: {both} differ in their {name}"
 
 
 def rows_compared(puzzles: Puzzles) -> Iterator[str]:
@@ -55,7 +52,7 @@ def rows_compared(puzzles: Puzzles) -> Iterator[str]:
         if sample.shape != (len(rows), 48) or sample.dtype != np.uint8:
             yield f"samples are {sample.dtype} {sample.shape} instead of uint8 {(len(rows), 48)}"
         if not np.array_equal(form.canonical(canonical), canonical):
-            yield "the canonical form of a canonical row is another one"
+            yield "the canonical form of a canonical row is not that row"
         if not np.array_equal(form.sample(canonical), sample):
             yield "a row and its canonical form have different samples"
 
@@ -63,29 +60,29 @@ def rows_compared(puzzles: Puzzles) -> Iterator[str]:
 def easier(puzzles: Puzzles) -> Iterator[str]:
     family, count = puzzles.family, len(puzzles)
 
-    def made(probability: float, mine: slice, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def make_easier(probability: float, mine: slice, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         rows = puzzles.questions[mine].copy(), puzzles.answers[mine].copy()
         before = rows[0].copy(), rows[1].copy()
         easier = family.easier(probability)(np.random.default_rng(seed), count, mine, *rows)
         if not all(map(np.array_equal, rows, before)):
-            raise ValueError("the arrays that are given are changed")
+            raise ValueError("it changes its input arrays")
         return easier
 
-    never = made(0.0, slice(0, count))
+    never = make_easier(0.0, slice(0, count))
     if not (np.array_equal(never[0], puzzles.questions) and np.array_equal(never[1], puzzles.answers)):
         yield "puzzles change although the probability is 0"
-    questions, answers = made(1.0, slice(0, count))
-    others = (made(1.0, slice(0, count), seed)[0] for seed in range(8))
+    questions, answers = make_easier(1.0, slice(0, count))
+    others = (make_easier(1.0, slice(0, count), seed)[0] for seed in range(8))
     if all(np.array_equal(other, puzzles.questions) for other in others):
         yield "no puzzle becomes easier although the probability is 1"
     for number, (question, answer) in enumerate(zip(questions, answers, strict=True)):
         verdict = family.judge(question, answer, answer.astype(np.int64))
         if not verdict.solved or family.broken(question, answer).any():
             yield f"{puzzles.named(number)} becomes {shown(question)} with the wrong answer {shown(answer)}"
-    halves = [made(1.0, part) for part in (slice(0, count // 2), slice(count // 2, count))]
+    halves = [make_easier(1.0, part) for part in (slice(0, count // 2), slice(count // 2, count))]
     joined = [np.concatenate(parts) for parts in zip(*halves, strict=True)]
     if not all(map(np.array_equal, joined, (questions, answers))):
-        yield "what becomes of a puzzle depends on which rows of the batch are asked for"
+        yield "the easier version of a puzzle depends on which rows of the batch are requested"
 
 
 def evaluator(puzzles: Puzzles) -> Iterator[str]:

@@ -54,7 +54,7 @@ def drawn_in_terminal(puzzles: Puzzles) -> Iterator[str]:
         cells = [
             terminal.cell(style, token, Kind.PLAIN, colour=colour) for token in range(puzzles.vocab_size)
         ]
-        yield from _alike(cells)
+        yield from _duplicates(cells)
         for entry in style.legend:
             if entry.words not in terminal.legend(style, colour=colour):
                 yield f"the legend does not show {entry.words!r}"
@@ -71,7 +71,7 @@ def drawn_in_pictures(puzzles: Puzzles) -> Iterator[str]:
                 if len(canvas.getcolors(canvas.width * canvas.height)) == 1:
                     yield f"{kind.name} cells leave the picture empty"
         picture.grid_picture(style, tokens)
-    yield from _alike([_cell_picture(style, token) for token in range(puzzles.vocab_size)])
+    yield from _duplicates([_cell_picture(style, token) for token in range(puzzles.vocab_size)])
 
 
 def _cell_picture(style: GridStyle, token: int) -> bytes:
@@ -83,14 +83,14 @@ def _cell_picture(style: GridStyle, token: int) -> bytes:
 
 
 def _every_token(puzzles: Puzzles) -> Iterator[np.ndarray]:
-    """Return grids (S,) that together contain every token, a question and its answer."""
+    """Yield grids (S,) that together contain every token, then a question and its answer."""
     for start in range(0, puzzles.vocab_size, puzzles.seq_len):
         yield np.resize(np.arange(start, puzzles.vocab_size), puzzles.seq_len)
     yield from puzzles.questions[:1]
     yield from puzzles.answers[:1]
 
 
-def _alike(drawn: list[str] | list[bytes]) -> Iterator[str]:
+def _duplicates(drawn: list[str] | list[bytes]) -> Iterator[str]:
     for token, one in enumerate(drawn):
         if (first := drawn.index(one)) < token:
             yield f"the tokens {first} and {token} look the same"

@@ -29,7 +29,7 @@ class Puzzles:
 
     @cached_property
     def answers(self) -> np.ndarray:
-        """(n, S) uint8 right answers; cells without a label are as in the question if `completes`, else padding."""
+        """(n, S) uint8 right answers; unlabelled cells are as in the question if `completes`, otherwise padding."""
         unlabelled = self.questions if self.family.completes else self.family.metadata.pad_id
         return np.where(self.labels == IGNORE_LABEL_ID, unlabelled, self.labels).astype(np.uint8)
 

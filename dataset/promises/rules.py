@@ -42,7 +42,7 @@ def wrong_answers(puzzles: Puzzles) -> Iterator[str]:
     if not rejections:
         yield "no answer with a changed cell is judged wrong"
     if family.completes and not marks:
-        yield "answers complete the question, but broken marks no changed cell of an answer"
+        yield "answers complete the question, but broken marks no changed cell"
 
 
 def check(puzzles: Puzzles) -> Iterator[str]:
@@ -53,22 +53,22 @@ def check(puzzles: Puzzles) -> Iterator[str]:
     if solved.dtype != bool or solved.shape != (len(questions),):
         yield f"check gives {solved.dtype} {solved.shape} instead of bool {(len(questions),)}"
     if not (np.array_equal(before[0], questions) and np.array_equal(before[1], answers)):
-        yield "check changes the arrays that it is given"
+        yield "check changes its input arrays"
     wide = np.asarray(family.check(questions.astype(np.int32), answers.astype(np.int64)))
     if not np.array_equal(solved, wide):
-        yield "check gives other results for int64 than for uint8 tokens"
+        yield "check gives different results for int64 and uint8 tokens"
     for number, answer, by_check in zip(numbers, answers, solved, strict=True):
         verdict = family.judge(puzzles.questions[number], answer, None)
         if verdict.solved != bool(by_check):
             answered = f"{puzzles.named(number)} answered with {shown(answer)}"
-            yield f"check says {bool(by_check)}, judge {verdict.solved} of {answered}"
+            yield f"check says {bool(by_check)}, but judge says {verdict.solved} for {answered}"
 
 
 def check_tensors(puzzles: Puzzles) -> Iterator[str]:
     torch = importlib.import_module("torch")  # imported by name, because dataset/ works without torch
     family, (numbers, answers) = puzzles.family, puzzles.tried
     if family.check is None:
-        yield "there is check_tensors, but no check"
+        yield "check_tensors is defined, but check is not"
         return
     questions = puzzles.questions[numbers]
     solved = np.asarray(family.check(questions, answers))
@@ -82,6 +82,6 @@ def check_tensors(puzzles: Puzzles) -> Iterator[str]:
         for index in np.flatnonzero(result.numpy() != solved)[:1]:
             number = numbers[index]
             yield (
-                f"check says {solved[index]}, check_tensors {bool(result[index])} of {puzzles.named(number)} "
+                f"check says {solved[index]}, but check_tensors says {bool(result[index])} for {puzzles.named(number)} "
                 f"answered with {shown(answers[index])}"
             )

@@ -1,6 +1,6 @@
 """Promises about symmetries: inverses, the group, preserved right answers, copies that vote.
 
-A test yields what fails, with the example. Shapes: n puzzles, k images of each, S cells of a sequence.
+Each test yields failures with an example. Shapes: n puzzles, k images of each, S cells of a sequence.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ def inverses(puzzles: Puzzles) -> Iterator[str]:
         if images.shape != tokens.shape or images.dtype != dtype:
             yield f"images of {np.dtype(dtype)} {tokens.shape} are {images.dtype} {images.shape}"
         if not np.array_equal(before, tokens):
-            yield "apply changes the tokens that it is given"
+            yield "apply changes its input tokens"
         for back in (inverse.apply(images), transforms.apply(inverse.apply(tokens))):
             for row, cell in np.argwhere(back != tokens)[:1]:
-                yield f"of {shown(tokens[row])} cell {cell} comes back as {back[row, cell]} from an image"
+                yield f"a transformation and its inverse map cell {cell} of {shown(tokens[row])} to {back[row, cell]}"
         half = slice(_DRAWS // 2, None)
         if not np.array_equal(transforms[half].apply(tokens[half]), images[half]):
-            yield "the transformations of some rows are not those rows of all transformations"
+            yield "indexing transformations by rows gives different transformations"
 
 
 def group(puzzles: Puzzles) -> Iterator[str]:
-    """`most` is the number of transformations that can be drawn, and copies are all of them, the identity first."""
+    """Test that `most` counts the transformations, and that copies are all of them, starting with the identity."""
     symmetries, rng = puzzles.family.symmetries, np.random.default_rng(3)
     count = min(8, symmetries.most or 8)
     several = symmetries.draw_copies([np.random.default_rng(seed) for seed in (0, 1)], count)
@@ -52,7 +52,7 @@ def group(puzzles: Puzzles) -> Iterator[str]:
     if symmetries.most is None or symmetries.most > _LARGEST_GROUP:
         return
     if len(set(keys[:count])) < count:
-        yield f"{count} copies of a puzzle are made by fewer transformations, although most is {symmetries.most}"
+        yield f"{count} copies of a puzzle repeat a transformation, although most is {symmetries.most}"
     every = _image_keys(symmetries.draw_copies([rng], symmetries.most), symmetries.most, probe)
     if len(set(every)) != symmetries.most:
         yield f"most is {symmetries.most}, but there are {len(set(every))} different transformations"
@@ -67,7 +67,7 @@ def _image_keys(transforms: Transforms, count: int, probe: np.ndarray) -> list[b
 
 
 def images_of(puzzles: Puzzles) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Puzzle numbers (n·k,), and the images (n·k, S) of questions and answers under the same transformations."""
+    """Return puzzle numbers (n·k,) and images (n·k, S) of questions and answers under the same transformations."""
     numbers = np.repeat(np.arange(len(puzzles)), _IMAGES)
     transforms = puzzles.family.symmetries.draw(np.random.default_rng(4), len(numbers))
     return numbers, *(transforms.apply(tokens[numbers]) for tokens in (puzzles.questions, puzzles.answers))
@@ -85,11 +85,11 @@ def symmetric_answers(puzzles: Puzzles) -> Iterator[str]:
 
 
 def copies(puzzles: Puzzles) -> Iterator[str]:
-    """Copies that vote: `undo` maps answers back, and the draws do not depend on the batch."""
+    """Test copies that vote: `undo` maps answers back, and the draws do not depend on the batch."""
     family, symmetries = puzzles.family, copied_by(puzzles.family)
-    identifiers, places = np.zeros(len(puzzles), np.int32), np.arange(len(puzzles))
+    identifiers, positions = np.zeros(len(puzzles), np.int32), np.arange(len(puzzles))
     count = min(4, symmetries.most or 4)
-    made = symmetries.copies(puzzles.questions, identifiers, places, count, 0)
+    made = symmetries.copies(puzzles.questions, identifiers, positions, count, 0)
     shapes = made.tokens.shape, made.identifiers.shape
     if shapes != ((count * len(puzzles), puzzles.seq_len), (count * len(puzzles),)):
         yield f"{count} copies of each of {len(puzzles)} puzzles have tokens and identifiers of shapes {shapes}"
@@ -99,8 +99,8 @@ def copies(puzzles: Puzzles) -> Iterator[str]:
     for row, back in enumerate(made.undo(made.tokens)):
         question = puzzles.questions[row // count]
         if not np.array_equal(family.counted(back), family.counted(question)):
-            yield f"copy {row % count} of {puzzles.named(row // count)} is turned back into {shown(back)}"
-    alone = symmetries.copies(puzzles.questions[-1:], identifiers[-1:], places[-1:], count, 0)
+            yield f"copy {row % count} of {puzzles.named(row // count)} is mapped back to {shown(back)}"
+    alone = symmetries.copies(puzzles.questions[-1:], identifiers[-1:], positions[-1:], count, 0)
     if not np.array_equal(alone.tokens, made.tokens[-count:]):
         yield "the copies of a puzzle depend on the batch that it is in"
 

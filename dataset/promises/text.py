@@ -14,9 +14,9 @@ from utils.errors import UserError
 def sizes(puzzles: Puzzles) -> Iterator[str]:
     family, metadata = puzzles.family, puzzles.family.metadata
     if not issubclass(type(family), family_class(family.name)):
-        yield f"the name {family.name} means another class than {type(family).__name__}"
+        yield f"the name {family.name} does not refer to the class {type(family).__name__}"
     if problem := family.size_problem(metadata):
-        yield f"its own puzzles are refused: {problem}"
+        yield f"its own puzzles are rejected: {problem}"
     rows, columns = family.shape
     if rows * columns != metadata.seq_len:
         yield f"shape is {rows} x {columns}, but a puzzle has {metadata.seq_len} cells"
@@ -43,7 +43,7 @@ def text(puzzles: Puzzles) -> Iterator[str]:
             family.read(wrong)
         except UserError:
             continue
-        yield f"read takes {shortened(wrong)} for a puzzle instead of raising UserError"
+        yield f"read accepts {shortened(wrong)} instead of raising UserError"
 
 
 def examples(puzzles: Puzzles) -> Iterator[str]:
@@ -57,10 +57,10 @@ def examples(puzzles: Puzzles) -> Iterator[str]:
             ):
                 yield f"seed {seed} gives the {name} {shown(tokens)}, which is not {puzzles.seq_len} tokens"
         if not all(map(np.array_equal, family.example(np.random.default_rng(seed)), (question, answer))):
-            yield f"seed {seed} gives different puzzles at two calls"
+            yield f"seed {seed} gives different puzzles in two calls"
         if family.judge(question, answer, None).solved is False:
             yield f"seed {seed} gives {shown(question)} with an answer that is judged wrong: {shown(answer)}"
         if family.text_help is not None and (family.read(family.write(question)) != question).any():
-            yield f"seed {seed} gives {shown(question)}, which is another puzzle once written and read"
+            yield f"seed {seed} gives {shown(question)}, which changes when written and read"
         if said := family.remarks(question):
             yield f"seed {seed} gives {shown(question)}, about which it warns: {said[0]}"

@@ -1,4 +1,4 @@
-"""Solve train puzzles, fresh symmetric copies of them, and test puzzles, judged by the rules of their family.
+"""Solve train puzzles, new symmetric copies of them, and test puzzles, checked by the rules of their family.
 
 A symmetric copy is as hard as its original, so a model that has learned the rules solves both equally often.
 Shapes: n puzzles, S `seq_len`.
@@ -20,7 +20,7 @@ from puzzle_dataset import PuzzleDataset, named_sets
 _DRAWN_PER_COPY = 3
 _CHUNK_CELLS = 1 << 22  # cells of train examples read at a time
 
-ORIGINALS, COPIES, TEST = "train puzzles", "fresh copies of them", "test puzzles"
+ORIGINALS, COPIES, TEST = "train puzzles", "new copies of them", "test puzzles"
 
 
 class NotKnown(ValueError):
@@ -48,10 +48,10 @@ def solve_with_copies(
         raise NotKnown(
             family.no_symmetries
             if symmetries is None
-            else f"no rule judges an answer: {family.lacks('check')}"
+            else f"answers cannot be checked by rules: {family.lacks('check')}"
         )
     if solver.knows_identifiers and train.metadata.num_puzzle_identifiers > 1:
-        raise NotKnown("the model knows puzzles by identifier, and a fresh copy has none")
+        raise NotKnown("the model knows puzzles by identifier, and a new copy has none")
     train_sets, test_sets = (list(named_sets(data.splits).values()) for data in (train, test))
     originals, identifiers = first_examples(train_sets, limit)
 

@@ -198,11 +198,11 @@ def num_different(rows: np.ndarray) -> int:
     return len(np.unique(np.ascontiguousarray(rows).view(np.dtype((np.void, rows.itemsize * rows.shape[1])))))
 
 
-# ------------------------------------------------------------------------------ fresh copies
+# ------------------------------------------------------------------------------ new copies
 
 
 def check_copies(solved: Mapping[str, tuple[int, int]]) -> Finding:
-    """Check whether fresh symmetric copies of train puzzles are solved as often as the originals."""
+    """Check whether new symmetric copies of train puzzles are solved as often as the originals."""
     if not solved[COPIES][0]:
         raise NotKnown("every symmetric copy that was drawn is itself a train example")
     shares = {name: right / number for name, (number, right) in solved.items()}
@@ -214,7 +214,7 @@ def check_copies(solved: Mapping[str, tuple[int, int]]) -> Finding:
     words += "."
     if shares[ORIGINALS] < LEARNED:
         raise NotKnown(f"{words} Nothing has been learned or memorised yet.")
-    rule = "fewer fresh copies solved than originals, by more than the two 95% intervals allow"
+    rule = "fewer new copies solved than originals, by more than the two 95% intervals allow"
 
     def draw(axes: Axes) -> None:
         names = [ORIGINALS, COPIES, TEST_PUZZLES]
@@ -228,7 +228,7 @@ def check_copies(solved: Mapping[str, tuple[int, int]]) -> Finding:
         as_share(axes)
 
     return Finding(
-        "Fresh copies of train puzzles", intervals[COPIES][1] < intervals[ORIGINALS][0], words, rule, draw
+        "New copies of train puzzles", intervals[COPIES][1] < intervals[ORIGINALS][0], words, rule, draw
     )
 
 

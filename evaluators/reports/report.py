@@ -69,7 +69,7 @@ def summary(report: dict[str, Any], folder: Path) -> str:
     if cost := cost_in_words(report["training"]):
         lines.append(f"trained: {cost}")
     if report["knows_of_the_rules"]:
-        lines.append(f"the architecture is told {report['knows_of_the_rules']}")
+        lines.append(f"built-in knowledge of the rules: {report['knows_of_the_rules']}")
     lines.append(
         f"strategy {report['strategy']}, {report['halt_max_steps']} steps, "
         f"{report['network_applications_per_puzzle']:,.1f} network applications and "

@@ -14,7 +14,7 @@ from models.backends.eager import Eager
 from models.backends.fused_cpu import FusedCPU
 from models.backends.torch_compile import TorchCompile
 
-FUSED = "fused"  # the mode that asks for `FusedCPU`
+FUSED = "fused"  # the mode that selects `FusedCPU`
 
 __all__ = ["FUSED", "Backend", "Eager", "FusedCPU", "TorchCompile", "choose_backend"]
 

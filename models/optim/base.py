@@ -53,7 +53,7 @@ class OptimizerConfig(StrictModel):
     ) -> list[Built]:
         """Build optimizers for `weights`, each parameter in exactly one.
 
-        `weights` (not empty) are the trained parameters; `inner` is the architecture, whose modules tell which
+        `weights` (not empty) are the trained parameters; `inner` is the architecture, whose modules determine which
         parameter belongs where. The learning rate of the last optimizer is logged as `train/lr`.
         Raises ValueError if this choice does not suit the model.
         """

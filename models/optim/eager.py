@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 
 class EagerOptimizer(Optimizer):
-    """An optimizer that nobody compiles.
+    """An optimizer that is never compiled.
 
     torch wraps these methods so that `torch.compile` leaves them out, and the first call of such a wrapper imports
     torch._dynamo: 1.5 s of every start.

@@ -59,7 +59,7 @@ def wandb_disabled() -> bool:
 
 
 def check_wandb() -> None:
-    """Raise `UserError` for an environment variable that W&B refuses, without writing anything."""
+    """Raise `UserError` for an environment variable that W&B rejects, without writing anything."""
     if wandb_disabled():
         return
     import wandb
@@ -117,6 +117,6 @@ def start_wandb(run: LoggedRun):
         reason = "not logged in (`wandb login` or WANDB_API_KEY)"
     except wandb.Error as error:
         reason = str(error).strip().partition("\n")[0]
-        wandb.teardown()  # else its service would keep the run's id reserved and refuse the offline run
+        wandb.teardown()  # else its service would keep the run's id reserved and reject the offline run
     run.print_line(f"W&B: {reason}; logging offline below {directory}, `wandb sync` uploads it later")
     return init("offline")

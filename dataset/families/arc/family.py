@@ -1,4 +1,4 @@
-"""ARC tasks, as a puzzle family: a grid in a frame, judged by its answer alone. Shapes: n rows, S cells of a frame."""
+"""The ARC family: grids in a frame, compared with the label only. Shapes: n rows, S cells of a frame."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dataset.families.grid_style import BLANK, EMPTY, GridStyle, Kind, LegendEnt
 from dataset.metadata import Metadata
 from utils.errors import UserError
 
-# The colours that the ARC viewers use for 0..9.
+# The usual colours of ARC viewers for 0..9.
 _COLOURS = (
     0x000000,
     0x0074D9,
@@ -52,7 +52,7 @@ class Arc(Family):
     def recognise(
         cls, metadata: Metadata, sampled: Callable[[], tuple[np.ndarray, np.ndarray]], dataset_dir: Path
     ) -> tuple[bool, str]:
-        """By its file of test puzzles."""
+        """Expect the file of test puzzles."""
         sizes = f"{metadata.seq_len} cells and {metadata.vocab_size} tokens are those of ARC"
         if (dataset_dir / TEST_PUZZLES_FILE).is_file():
             return True, f"{sizes} and there is a {TEST_PUZZLES_FILE}"
@@ -74,8 +74,8 @@ class Arc(Family):
     @property
     def no_symmetries(self) -> str:
         return (
-            "of ARC a model knows the tasks and their augmentations by identifier, and a fresh copy has none (build "
-            "the dataset with --num-aug)"
+            "ARC models have an embedding for each augmented task, and a new copy would have none (build the dataset "
+            "with --num-aug instead)"
         )
 
     def symmetries_to_ask(
@@ -89,12 +89,12 @@ class Arc(Family):
 
     def read(self, text: str) -> np.ndarray:
         raise UserError(
-            "puzzle=: this is a model of ARC tasks, which it knows by puzzle identifier from their demonstration "
-            "pairs, so a grid alone is no puzzle to it; take one of its dataset's test inputs with index="
+            "puzzle=: ARC models know tasks by puzzle identifier, from their demonstration pairs, so they cannot solve "
+            "a grid alone; choose a test input of the dataset with index="
         )
 
     def counted(self, answer: np.ndarray) -> np.ndarray:
-        # Training ignores what lies outside of the grid, so models write anything there.
+        # Training ignores cells outside the grid, so predictions there are arbitrary.
         grid = grids.crop(answer)
         frame = np.full((grids.GRID_SIZE, grids.GRID_SIZE), grids.PAD)
         frame[: grid.shape[0], : grid.shape[1]] = grid + grids.FIRST_COLOUR
@@ -106,7 +106,7 @@ class Arc(Family):
         ours, theirs = grids.crop(answer), grids.crop(labels)
         if ours.shape != theirs.shape:
             sizes = ("{}x{}".format(*grid.shape) if grid.size else "empty" for grid in (ours, theirs))
-            return Verdict(False, "the grid is {}, the answer {}".format(*sizes))
+            return Verdict(False, "the grid is {}, but the answer is {}".format(*sizes))
         if (ours == theirs).all():
             return Verdict(True, "equal to the answer")
         return Verdict(False, f"{int((ours == theirs).sum())} of {count(ours.size, 'cell')} as in the answer")

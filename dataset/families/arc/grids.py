@@ -1,9 +1,9 @@
-"""ARC grids as tokens, their augmentations by name and by number, and their hashes.
+"""ARC grids as tokens, their augmentations by name and number, and their hashes.
 
-A grid is an (H, W) uint8 array of colours 0..9, H and W at most 30. A sequence is the 30 x 30 frame around it, flat:
-pad 0, border 1 (the cells just right of and just below the grid, where they fit), colour c as c + 2.
-An augmentation is one of 8 dihedral transforms and a permutation of the colours 1..9 (0 stays). Its number is
-`transform * 9! + rank of the permutation in lexicographic order`, so number 0 leaves a grid as it is.
+A grid is an (H, W) uint8 array of colours 0..9, with H and W at most 30. A sequence is the flattened 30 x 30 frame
+around it: pad 0, border 1 (the cells just right of and below the grid, if they fit), colour c as c + 2.
+An augmentation is one of 8 dihedral transforms and a permutation of the colours 1..9 (0 is fixed). Its number is
+`transform * 9! + rank of the permutation in lexicographic order`, so number 0 is the identity.
 
 Legend: S 900 cells of a sequence, ... any leading batch dimensions.
 """
@@ -30,13 +30,13 @@ VOCAB_SIZE = FIRST_COLOUR + NUM_COLOURS
 NAME_SEPARATOR = "|||"
 PERMUTATIONS = factorial(NUM_COLOURS - 1)
 NUM_AUGMENTATIONS = NUM_DIHEDRAL * PERMUTATIONS
-TURNED = np.isin(np.arange(NUM_DIHEDRAL), (1, 3, 6, 7))  # the transforms that exchange height and width
+TURNED = np.isin(np.arange(NUM_DIHEDRAL), (1, 3, 6, 7))  # transforms that swap height and width
 
 # ---------------------------------------------------------------------------------------------- grids
 
 
 def parse_grid(value: object, where: str) -> np.ndarray:
-    """The grid that JSON holds as a list of rows; raises `UserError`, naming `where`, for anything that is none."""
+    """Parse a grid from JSON, a list of rows. Raises `UserError`, prefixed with `where`, if it is malformed."""
     if not isinstance(value, list) or not value or not all(isinstance(row, list) and row for row in value):
         raise UserError(f"{where}: a grid must be a list of one or more rows, each a list of colours")
     height, width = len(value), len(value[0])
@@ -49,27 +49,27 @@ def parse_grid(value: object, where: str) -> np.ndarray:
                     f"{where}: row {number}, column {column} is {colour!r}, but colours are integers 0..9"
                 )
     if height > GRID_SIZE or width > GRID_SIZE:
-        raise UserError(f"{where}: is {height} x {width}, but at most {GRID_SIZE} x {GRID_SIZE} fits")
+        raise UserError(f"{where}: is {height} x {width}, but the maximum is {GRID_SIZE} x {GRID_SIZE}")
     return np.array(value, np.uint8)
 
 
 def encode(grids: np.ndarray, row: int = 0, column: int = 0) -> np.ndarray:
-    """(..., S) uint8 sequences of (..., H, W) grids whose top left cells lie at (row, column) of the frame."""
+    """Encode (..., H, W) grids, with their top left cell at (row, column) of the frame, as (..., S) uint8."""
     *batch, height, width = grids.shape
     bottom, right = row + height, column + width
     assert max(bottom, right) <= GRID_SIZE, (row, column, grids.shape)
     frames = np.zeros((*batch, GRID_SIZE, GRID_SIZE), np.uint8)
     frames[..., row:bottom, column:right] = grids + np.uint8(FIRST_COLOUR)
-    frames[..., bottom : bottom + 1, column:right] = BORDER  # slices beyond the frame are empty
+    frames[..., bottom : bottom + 1, column:right] = BORDER  # the slice is empty at the edge of the frame
     frames[..., row:bottom, right : right + 1] = BORDER
     return frames.reshape(*batch, SEQ_LEN)
 
 
 @cache
 def frame_layout(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the cells of a grid of this size lie in its sequence under each of the 8 transforms, and its border.
+    """Return the positions of the cells and of the border of a grid of this size in its sequence, for each transform.
 
-    Returns (8, H·W) places of the cells in the order of the untransformed grid, and (8, border cells) places.
+    Shapes: (8, H·W) in the order of the untransformed grid, and (8, border cells).
     """
     cells = np.empty((NUM_DIHEDRAL, height * width), np.int32)
     borders = []
@@ -82,9 +82,9 @@ def frame_layout(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def crop_sizes(sequences: np.ndarray) -> np.ndarray:
-    """(N, 2) heights and widths of the largest top-left rectangles of colours in (N, S) sequences.
+    """Return heights and widths (N, 2) of the largest top-left rectangles of colours in (N, S) sequences.
 
-    Of equally large ones it is the one with the fewest rows; (0, 0) where the top left cell is no colour.
+    Ties are broken by the fewest rows; (0, 0) if the top left cell is not a colour.
     """
     frames = sequences.reshape(-1, GRID_SIZE, GRID_SIZE)
     is_colour = (frames >= FIRST_COLOUR) & (frames < VOCAB_SIZE)
@@ -99,7 +99,7 @@ def crop_sizes(sequences: np.ndarray) -> np.ndarray:
 
 
 def crop(sequence: np.ndarray) -> np.ndarray:
-    """The (H, W) grid in the largest top-left rectangle of colours of a sequence (S,); (0, 0) when there is none."""
+    """Return the grid (H, W) in the largest top-left rectangle of colours of a sequence (S,), possibly (0, 0)."""
     height, width = crop_sizes(sequence[None])[0]
     frame = sequence.reshape(GRID_SIZE, GRID_SIZE)
     return (frame[:height, :width] - FIRST_COLOUR).astype(np.uint8)
@@ -109,17 +109,17 @@ def crop(sequence: np.ndarray) -> np.ndarray:
 
 
 def grid_digest(grid: np.ndarray) -> bytes:
-    """The 32 bytes of sha256 over (rows byte, columns byte, cells as uint8)."""
+    """Return the 32 bytes of the SHA-256 of (rows byte, columns byte, cells as uint8)."""
     return hashlib.sha256(bytes(grid.shape) + grid.astype(np.uint8).tobytes()).digest()
 
 
 def grid_hash(grid: np.ndarray) -> str:
-    """`grid_digest` as hexadecimal text, the form in which published files hold it."""
+    """Return `grid_digest` as hexadecimal text, as in published files."""
     return grid_digest(grid).hex()
 
 
 def puzzle_hash(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> str:
-    """Hash of a puzzle, whatever the order of its (input, output) pairs."""
+    """Hash a puzzle, independently of the order of its (input, output) pairs."""
     hashes = sorted(f"{grid_hash(question)}|{grid_hash(answer)}" for question, answer in pairs)
     return hashlib.sha256("|".join(hashes).encode()).hexdigest()
 
@@ -135,15 +135,15 @@ class Augmentation:
     colours: str = "0123456789"
 
     def apply(self, grid: np.ndarray) -> np.ndarray:
-        """The augmented copy of a grid."""
+        """Augment a grid."""
         return dihedral(self._mapping[grid], self.transform)
 
     def invert(self, grid: np.ndarray) -> np.ndarray:
-        """The grid of which `apply` makes this one."""
+        """Undo `apply`."""
         return np.argsort(self._mapping).astype(np.uint8)[inverse_dihedral(grid, self.transform)]
 
     def inverse_table(self) -> bytes:
-        """256 bytes for `bytes.translate`: each colour token to the colour it had before the augmentation."""
+        """Return a table for `bytes.translate` that maps each colour token to the colour before the augmentation."""
         table = bytearray(256)
         for before, after in enumerate(self.colours):
             table[FIRST_COLOUR + int(after)] = before
@@ -155,7 +155,7 @@ class Augmentation:
 
 
 def split_name(name: str) -> tuple[str, Augmentation]:
-    """The task and the augmentation in an identifier's name; raises `UserError` when it is malformed."""
+    """Split the name of an identifier into task and augmentation. Raises `UserError` if it is malformed."""
     if NAME_SEPARATOR not in name:
         return name, Augmentation()
     parts = name.split(NAME_SEPARATOR)
@@ -165,20 +165,20 @@ def split_name(name: str) -> tuple[str, Augmentation]:
             if colours[:1] == "0" and "".join(sorted(colours)) == "0123456789":
                 return task, Augmentation(int(transform[1]), colours)
     raise UserError(
-        f"identifier {name!r} is not of the form TASK{NAME_SEPARATOR}tTRANSFORM{NAME_SEPARATOR}TEN DIGITS of a "
-        "permutation that leaves 0 in place"
+        f"identifier {name!r} does not have the form TASK{NAME_SEPARATOR}tTRANSFORM{NAME_SEPARATOR}COLOURS, with "
+        "a permutation of the ten digits that keeps 0 in place as COLOURS"
     )
 
 
 def decode_numbers(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Transforms (N,) and colour maps (N, 10) uint8 of augmentation numbers (N,)."""
+    """Return transforms (N,) and colour maps (N, 10) uint8 of augmentation numbers (N,)."""
     transforms, ranks = np.divmod(np.asarray(numbers, np.int64), PERMUTATIONS)
     return transforms, _colour_permutations().take(ranks, axis=0)
 
 
 @cache
 def _colour_permutations() -> np.ndarray:
-    """(9!, 10) uint8 permutations of the colours that leave 0 in place, in lexicographic order."""
+    """Return all permutations (9!, 10) uint8 of the colours that keep 0 in place, in lexicographic order."""
     smaller = np.zeros((1, 0), np.uint8)
     for size in range(1, NUM_COLOURS):
         firsts = np.repeat(np.arange(size, dtype=np.uint8), len(smaller))[:, None]
@@ -188,7 +188,7 @@ def _colour_permutations() -> np.ndarray:
 
 
 def augmented_names(task: str, numbers: np.ndarray) -> list[str]:
-    """Identifier names of a task under augmentation numbers (N,); number 0 is the task's own name."""
+    """Return the identifier names of a task with augmentation numbers (N,); for number 0, the name of the task."""
     transforms, colours = decode_numbers(numbers)
     digits = (colours + np.uint8(ord("0"))).view(f"S{NUM_COLOURS}").ravel().astype(str).tolist()
     separator = NAME_SEPARATOR

@@ -1,11 +1,11 @@
-"""ARC examples rendered when they are read: the original pairs and each copy's augmentation, not the copies.
+"""Lazily stored ARC data: only the original pairs and the augmentation of each copy; examples are rendered when read.
 
-The materialised dataset is written through the same `render`, so a lazy one equals it bit for bit.
+The full store is written with the same `render`, so both stores yield identical examples.
 
-Files: `DIR/identifiers.npz` in place of identifiers.json says which augmentation of which task each identifier is;
-`{split}/{set}__originals.npz` holds the original pairs and the identifiers of each group's copies.
+Files: `DIR/identifiers.npz`, in place of identifiers.json, holds the task and augmentation of each identifier;
+`{split}/{set}__originals.npz` holds the original pairs and the identifiers of the copies in each group.
 
-Legend: n rows asked for, S cells of a sequence (`dataset.families.arc.grids`).
+Legend: n requested rows, S cells of a sequence (`dataset.families.arc.grids`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ IDENTIFIERS_FILE = "identifiers.npz"
 
 @dataclass(frozen=True)
 class IdentifierTable:
-    """What each identifier stands for: from `start` on, `lengths[i]` augmentations of `tasks[i]`, in order.
+    """Task and augmentation of each identifier: from `start` on, `lengths[i]` augmentations of `tasks[i]`, in order.
 
     numbers: (identifiers,) uint32 augmentation numbers.
     """
@@ -48,7 +48,7 @@ class IdentifierTable:
     numbers: np.ndarray
 
     def names(self) -> Iterator[str]:
-        """The names as identifiers.json would list them, `<blank>` below `start`."""
+        """Yield the names as in identifiers.json, with `<blank>` below `start`."""
         yield from [BLANK_IDENTIFIER] * self.start
         first = 0
         for task, length in zip(self.tasks, self.lengths.tolist(), strict=True):
@@ -71,7 +71,7 @@ class IdentifierTable:
 
     @classmethod
     def load(cls, dataset_dir: str | Path) -> IdentifierTable:
-        """The table of a lazy dataset; raises `UserError` when the file is missing or broken."""
+        """Load the table of a lazy dataset. Raises `UserError` if the file is missing or invalid."""
         path = Path(dataset_dir) / IDENTIFIERS_FILE
         arrays = _load_npz(path, {"start": "iu", "tasks": "U", "lengths": "iu", "numbers": "iu"})
         if arrays["start"].shape != (1,) or arrays["start"][0] < 0:
@@ -94,7 +94,7 @@ class IdentifierTable:
 class Originals:
     """A split before augmentation.
 
-    groups: the original pairs of each; identifiers: the identifiers of each group's copies; shift_seed: as `render`.
+    groups: the original pairs of each group; identifiers: those of the copies in each group; shift_seed: see `render`.
     """
 
     groups: list[list[Pair]]
@@ -103,7 +103,7 @@ class Originals:
 
     @property
     def metadata_counts(self) -> dict[str, int | float]:
-        """The keys of `dataset.json` that count what is in the split."""
+        """The counts in `dataset.json`."""
         puzzles = sum(map(len, self.identifiers))
         examples = sum(
             len(pairs) * len(ids) for pairs, ids in zip(self.groups, self.identifiers, strict=True)
@@ -123,7 +123,7 @@ class Originals:
             "sizes": np.array([grid.shape for grid in grids], np.uint8),
             "pairs": np.array([len(pairs) for pairs in self.groups], np.int32),
             "copies": np.array([len(ids) for ids in self.identifiers], np.int32),
-            # Nearly always 1: the differences take no room when compressed.
+            # Nearly always 1, so the differences compress to almost nothing.
             "identifier_steps": np.diff(identifiers, prepend=0).astype(np.int32),
             "shift_seed": np.array([] if self.shift_seed is None else [self.shift_seed], np.uint64),
         }
@@ -131,19 +131,19 @@ class Originals:
 
     @classmethod
     def load(cls, split_dir: Path, set_name: str) -> Originals:
-        """The originals of a set; raises `UserError` when the file is missing or broken."""
+        """Load the originals of a set. Raises `UserError` if the file is missing or invalid."""
         path = originals_path(split_dir, set_name)
         kinds = dict.fromkeys(("cells", "sizes", "pairs", "copies", "identifier_steps", "shift_seed"), "iu")
         arrays = _load_npz(path, kinds)
         cells, sizes = arrays["cells"], arrays["sizes"].reshape(-1, 2).astype(np.int64)
         pairs, copies = arrays["pairs"], arrays["copies"]
         if not len(pairs) or len(pairs) != len(copies) or pairs.min() < 1 or copies.min() < 1:
-            raise UserError(f"{path}: every group needs one or more pairs and one or more copies")
+            raise UserError(f"{path}: every group needs at least one pair and one copy")
         if len(sizes) != 2 * pairs.sum() or sizes.prod(1).sum() != len(cells):
             raise UserError(f"{path}: the numbers of pairs, grid sizes and cells do not agree")
         if copies.sum() != len(arrays["identifier_steps"]):
             raise UserError(f"{path}: the numbers of copies and of identifiers do not agree")
-        # Outputs of 0 x 0 are answers that nobody knows.
+        # Outputs of 0 x 0 are unknown answers.
         empty = (sizes == 0).all(1) & (np.arange(len(sizes)) % 2 == 1)
         if (
             sizes[~empty].min() < 1
@@ -154,7 +154,7 @@ class Originals:
             raise UserError(f"{path}: grids must be 1 x 1 to {GRID_SIZE} x {GRID_SIZE} with colours 0..9")
         if len(arrays["shift_seed"]) and arrays["shift_seed"][0] < 0:
             raise UserError(f"{path}: shift_seed is {arrays['shift_seed'][0]}, but must be at least 0")
-        cells = cells.astype(np.uint8, copy=False)  # any integers are read
+        cells = cells.astype(np.uint8, copy=False)  # any integer dtype is accepted
         grids = [
             part.reshape(size)
             for part, size in zip(np.split(cells, sizes.prod(1).cumsum()[:-1]), sizes.tolist(), strict=True)
@@ -170,18 +170,18 @@ class Originals:
 
 
 def originals_path(split_dir: Path, set_name: str) -> Path:
-    """Where the original pairs of a lazily stored set lie."""
+    """Return the path of the original pairs of a lazily stored set."""
     return split_dir / f"{set_name}__originals.npz"
 
 
 def _save_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        # The names could be the stub's own `allow_pickle: bool`, but no array of ours is called so.
+        # The type stub has a keyword `allow_pickle: bool`, but no array has that name.
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def _load_npz(path: Path, kinds: dict[str, str]) -> dict[str, np.ndarray]:
-    """The arrays of a file by name; kinds: the dtype kinds each may have."""
+    """Read the arrays of a file by name; kinds: the allowed dtype kinds of each."""
     arrays = read_npz(path, missing="is missing, but dataset.json says that the store is lazy")
     for key, kind in kinds.items():
         if key not in arrays or arrays[key].dtype.kind not in kind:
@@ -195,12 +195,12 @@ def _load_npz(path: Path, kinds: dict[str, str]) -> dict[str, np.ndarray]:
 
 
 class LazyExampleSet(ExampleSet):
-    """A set whose rows are rendered on reading; `inputs` and `labels` are None."""
+    """A set whose rows are rendered when read; `inputs` and `labels` are None."""
 
     def __init__(
         self, split_dir: Path, name: str, metadata: Metadata, originals: Originals, numbers: np.ndarray
     ) -> None:
-        """numbers: (puzzles,) the augmentation of each puzzle."""
+        """Prepare rendering; numbers: (puzzles,) the augmentation of each puzzle."""
         pairs = np.array([len(group) for group in originals.groups])
         copies = np.array([len(ids) for ids in originals.identifiers])
         arrays = {
@@ -217,7 +217,7 @@ class LazyExampleSet(ExampleSet):
 
     @classmethod
     def open(cls, split_dir: Path, name: str, metadata: Metadata) -> tuple[LazyExampleSet | None, list[str]]:
-        """The set, or None with what is wrong with its files."""
+        """Open a set; return None and the problems if its files are invalid."""
         split_dir = Path(split_dir)
         try:
             table = IdentifierTable.load(split_dir.parent)
@@ -243,20 +243,20 @@ class LazyExampleSet(ExampleSet):
         return int(self._first_examples[-1])
 
     def read(self, example_indices: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and labels, each (n, S) uint8, of the given examples."""
+        """Render inputs and labels, each (n, S) uint8, of the given examples."""
         if isinstance(example_indices, slice):
             examples = np.arange(*example_indices.indices(self.num_examples))
         else:
             examples = np.asarray(example_indices, np.int64)
         groups = np.searchsorted(self._first_examples, examples, side="right") - 1
         lengths = self._pairs[groups]
-        copies, places = np.divmod(examples - self._first_examples[groups], lengths)
+        copies, positions = np.divmod(examples - self._first_examples[groups], lengths)
         puzzles = self.group_indices[groups] + copies
         packed = render(
             self._frames,
             self._shift_seed,
-            pairs=self._first_pairs[groups] + places,
-            places=places,
+            pairs=self._first_pairs[groups] + positions,
+            positions=positions,
             lengths=lengths,
             numbers=self._numbers[puzzles],
             puzzles=puzzles,
@@ -265,7 +265,7 @@ class LazyExampleSet(ExampleSet):
         return unpack(packed)
 
     def problems(self) -> Iterator[str]:
-        """Broken rules that `open` has not found: none but those of the index arrays."""
+        """Yield the problems of the index arrays; `open` checks the rest."""
         return self.index_problems()
 
     def _path(self, field: str) -> Path:
@@ -273,5 +273,5 @@ class LazyExampleSet(ExampleSet):
 
 
 def _starts(lengths: np.ndarray) -> np.ndarray:
-    """Where each of consecutive ranges starts, and the end of the last."""
+    """Return the start of each of consecutive ranges, and the end of the last."""
     return np.concatenate([[0], np.cumsum(lengths)])

@@ -1,4 +1,4 @@
-"""Which tasks and which augmented copies of them an ARC dataset holds: everything about it but its rows."""
+"""Choose the tasks, augmented copies and identifiers of an ARC dataset, before its examples are rendered."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import numpy as np
 from dataset.augment import NUM_DIHEDRAL
 from dataset.families.arc.grids import NUM_AUGMENTATIONS, NUM_COLOURS, SEQ_LEN, decode_numbers, frame_layout
 from dataset.families.arc.lazy import IdentifierTable
-from dataset.families.arc.tasks import Pair, Task, read_subset, refuse_other_task
+from dataset.families.arc.tasks import Pair, Task, check_same_task, read_subset
 
-_TRIES = 5  # random augmentations drawn at most, in multiples of those wanted
+_TRIES = 5  # maximum number of random augmentations to try per requested copy
 _ORDER_STREAM, _AUGMENTATION_STREAM = 0, 1  # independent random generators of one seed
 
 
 @dataclass(frozen=True)
 class Group:
-    """A task and its copies: their augmentation numbers and identifiers, (copies,) each, the task itself first."""
+    """A task and its copies: augmentation numbers and identifiers, (copies,) each, starting with the task itself."""
 
     task: Task
     in_test: bool
@@ -28,7 +28,7 @@ class Group:
     identifiers: np.ndarray
 
     def pairs(self, split: str) -> list[Pair]:
-        """The pairs of one copy that go into a split; unknown answers are empty grids."""
+        """Return the pairs of one copy in a split; unknown answers are empty grids."""
         if split == "test":
             return self.task.labelled_test if self.in_test else []
         return self.task.train + ([] if self.in_test else self.task.labelled_test)
@@ -36,7 +36,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything about a dataset but its rows."""
+    """The groups and the identifier table of a dataset."""
 
     groups: list[Group]
     table: IdentifierTable
@@ -46,9 +46,9 @@ class Plan:
 
 
 def plan_dataset(options: argparse.Namespace) -> tuple[Plan, list[str]]:
-    """The tasks in a random order within each subset with their augmentations, and what is worth knowing about them.
+    """Read the tasks, shuffle them within each subset, and choose augmentations; also return notes for the user.
 
-    Depends on the files and `--seed` alone. Raises `UserError` for malformed files.
+    The result is a function of the files and the options. Raises `UserError` for malformed files.
     """
     tasks: list[tuple[Task, bool]] = []
     subsets_of: dict[str, list[str]] = {}
@@ -62,17 +62,19 @@ def plan_dataset(options: argparse.Namespace) -> tuple[Plan, list[str]]:
         for task in read:
             subsets_of.setdefault(task.name, []).append(subset)
             known, known_subset = first_of.setdefault(task.name, (task, subset))
-            refuse_other_task(known, known_subset, task, subset)
+            check_same_task(known, known_subset, task, subset)
         unsolved = sum(bool(task.unknown) for task in read)
         if unsolved:
-            use = "submitted, but not scored" if subset in test_names else "in train with ignored labels"
-            inputs = sum(len(task.unknown) for task in read)
-            notes.append(
-                f"{unsolved} tasks of {subset} lack answers to {inputs} test inputs: these are {use}"
+            use = (
+                "are submitted, but not scored"
+                if subset in test_names
+                else "are in train with ignored labels"
             )
+            inputs = sum(len(task.unknown) for task in read)
+            notes.append(f"{unsolved} tasks of {subset} lack answers to {inputs} test inputs, which {use}")
     notes += _repetition_notes(subsets_of, test_names)
 
-    # Identifiers count up in order of first use; a task in two subsets has the augmentations common to both once.
+    # Identifiers are numbered in order of first use; augmentations of a task that occurs in two subsets share them.
     repeated: dict[str, dict[int, int]] = {
         name: {} for name, subsets in subsets_of.items() if len(subsets) > 1
     }
@@ -103,25 +105,25 @@ def plan_dataset(options: argparse.Namespace) -> tuple[Plan, list[str]]:
 
 
 def _repetition_notes(subsets_of: dict[str, list[str]], test_names: set[str]) -> Iterator[str]:
-    """One line for each set of subsets that share tasks."""
+    """Yield a line for each combination of subsets that share tasks."""
     for subsets, count in Counter(tuple(s) for s in subsets_of.values() if len(s) > 1).items():
         among_tests = sum(subset in test_names for subset in subsets)
-        effect = "their copies train twice"
+        effect = "their copies are in train twice"
         if among_tests == len(subsets):
-            effect = f"test_puzzles.json holds them as {subsets[-1]} does"
+            effect = f"test_puzzles.json has the version of {subsets[-1]}"
         elif among_tests:
-            effect = "their TEST PAIRS ARE IN TRAIN, so scores on them mean nothing"
+            effect = "their TEST PAIRS ARE IN TRAIN, so scores on them are meaningless"
         yield f"{count} tasks are in {' and '.join(subsets)}: {effect}"
 
 
 def choose_augmentations(pairs: list[Pair], count: int, generator: np.random.Generator) -> np.ndarray:
-    """(1 + copies,) uint32 numbers of augmentations with pairwise different results, 0 (the task itself) first.
+    """Choose up to `count` augmentations with pairwise different results; return their numbers (1 + copies,) uint32.
 
-    At most `count` copies, fewer where 5 * count tries yield no more.
+    Number 0, the task itself, comes first. There are fewer copies if 5 * count tries yield no more.
     """
     numbers = np.concatenate([[0], generator.integers(0, NUM_AUGMENTATIONS, _TRIES * count)])
     fingerprints = _Fingerprints(pairs)
-    for tries in (count + count // 8 + 8, _TRIES * count):  # few duplicates are the rule
+    for tries in (count + count // 8 + 8, _TRIES * count):  # usually there are few duplicates
         _, firsts = np.unique(fingerprints(numbers[: 1 + tries]), return_index=True)
         if len(firsts) > count:
             break
@@ -129,11 +131,11 @@ def choose_augmentations(pairs: list[Pair], count: int, generator: np.random.Gen
 
 
 class _Fingerprints:
-    """64-bit fingerprints that agree where `dataset.families.arc.grids.puzzle_hash` of the augmented pairs does.
+    """64-bit fingerprints that are equal iff `dataset.families.arc.grids.puzzle_hash` of the augmented pairs is.
 
-    A pair's fingerprint is Σ weight(cell) · (1 + colour) mod 2^64 with random weights, so that the sums per colour of
-    the 8 transforms give it for any colour permutation by ten products, a thousand times faster than hashing the
-    cells. Different puzzles collide with a probability below 2^-60.
+    The fingerprint of a pair is Σ weight(cell) · (1 + colour) mod 2^64 with random weights. Given the sums of weights
+    per colour for the 8 transforms, it takes ten products for any colour permutation, a thousand times faster than
+    hashing the cells. Different puzzles collide with a probability below 2^-60.
     """
 
     def __init__(self, pairs: list[Pair]) -> None:
@@ -150,12 +152,11 @@ class _Fingerprints:
                 self._sums[:, number, colours] += np.add.reduceat(of_cells[:, order], starts, axis=1)
 
     def __call__(self, numbers: np.ndarray) -> np.ndarray:
-        """(N,) uint64 fingerprints of the puzzle under augmentation numbers (N,)."""
+        """Return fingerprints (N,) uint64 of the puzzle with augmentation numbers (N,)."""
         transforms, colours = decode_numbers(numbers)
         sums = (self._sums[transforms] * (colours + np.uint64(1))[:, None]).sum(-1)
-        sums = (sums ^ (sums >> np.uint64(31))) * np.uint64(
-            0x9E3779B97F4A7C15
-        )  # lest sums of pairs be linear too
+        # Mix, so that the sum over pairs is not linear in the colours.
+        sums = (sums ^ (sums >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15)
         return (sums ^ (sums >> np.uint64(29))).sum(-1)
 
 

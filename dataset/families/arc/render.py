@@ -1,8 +1,8 @@
-"""Augmented ARC examples rendered from their original pairs, packed two tokens a byte.
+"""Render augmented ARC examples from their original pairs, packed two tokens per byte.
 
-Both stores of a dataset come from here: the one that is written out and the one that is rendered on reading.
+Both stores use this module: the full store when it is written, and the lazy store when it is read.
 
-Legend: n rows asked for, P pairs (original examples), S cells of a sequence (`dataset.families.arc.grids`).
+Legend: n requested rows, P pairs (original examples), S cells of a sequence (`dataset.families.arc.grids`).
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 class Frames:
-    """The frames of pairs under all 8 transforms, each only down to the border below its grids.
+    """The frames of pairs under all 8 transforms, each stored only down to the border below its grids.
 
-    A byte holds a cell of the input in its upper four bits and the label's in the lower four, as both shift and change
-    colour alike. Down by r and right by c moves a cell by 30·r + c in the flat sequence: a shifted frame is the frame
-    behind that many zeros.
+    A byte holds a cell of the input in its upper four bits and of the label in the lower four, because shifts and
+    colour permutations apply to both. A shift by r rows and c columns moves a cell by 30·r + c in the flat sequence, so
+    a shifted frame is the frame preceded by that many zeros.
     """
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
@@ -48,7 +48,7 @@ class Frames:
                 inside, border = frame_layout(*grid.shape)
                 cells[pair_starts + inside] |= (grid.ravel() + np.uint8(FIRST_COLOUR)) << bits
                 cells[pair_starts + border] |= np.uint8(BORDER) << bits
-        # All that follows has a row for each pair under each transform, so that one `take` finds it.
+        # One row per pair and transform, so that a single `take` selects them.
         self._starts, self._lengths = starts.ravel(), lengths.ravel()
         self._room = (GRID_SIZE - largest).reshape(-1, 2)
         # The column at which the border no longer fits; none (-1) for grids that fill the frame's width.
@@ -56,15 +56,15 @@ class Frames:
         self._limits = np.where(limits > 0, limits, -1)  # (input and output, P·8)
 
     def room(self, pairs: np.ndarray, transforms: np.ndarray) -> np.ndarray:
-        """(n, 2) rows and columns by which pairs (n,) under transforms (n,) can be shifted at most."""
+        """Return the largest shifts (n, 2), in rows and columns, of pairs (n,) under transforms (n,)."""
         return self._room.take(pairs * NUM_DIHEDRAL + transforms, axis=0)
 
     def rows(
         self, pairs: np.ndarray, transforms: np.ndarray, shifts: np.ndarray | None, tables: Iterable[bytes]
     ) -> np.ndarray:
-        """(n, S) packed frames of pairs (n,) under transforms (n,), moved by rows and columns (n, 2).
+        """Return packed frames (n, S) of pairs (n,) under transforms (n,), shifted by rows and columns (n, 2).
 
-        tables: n times 256 bytes, what each row's packed bytes become.
+        tables: n translation tables of 256 bytes, applied to the packed bytes of each row.
         """
         keys = pairs * NUM_DIHEDRAL + transforms
         starts, lengths = self._starts.take(keys), self._lengths.take(keys)
@@ -72,22 +72,22 @@ class Frames:
         if shifts is not None:
             offsets = shifts[:, 0] * GRID_SIZE + shifts[:, 1]
             leads, lengths = leads + offsets, np.minimum(lengths, SEQ_LEN - offsets)
-        # Of all ways to look up bytes from Python `bytearray.translate` is by far the fastest, at 0.4 ns a byte; half
-        # of a frame on average is padding, which needs none.
+        # `bytearray.translate` is by far the fastest way to look up bytes from Python, at 0.4 ns per byte. On average
+        # half of a frame is padding, which is not looked up.
         cells, packed = self._cells, bytearray(len(keys) * SEQ_LEN)
         columns = (leads, leads + lengths, starts, starts + lengths)
         for lead, rest, start, end, table in zip(*(c.tolist() for c in columns), tables, strict=True):
             packed[lead:rest] = cells[start:end].translate(table)
         rows = np.frombuffer(packed, np.uint8).reshape(-1, SEQ_LEN)
         if shifts is not None:
-            # A border moved past the right edge reappears at the left one, where a shifted grid leaves a column empty.
+            # A border shifted past the right edge wraps around to the left column, which a shifted grid leaves empty.
             for limits, kept in zip(self._limits, (0x0F, 0xF0), strict=True):
                 rows[np.flatnonzero(shifts[:, 1] == limits.take(keys)), ::GRID_SIZE] &= np.uint8(kept)
         return rows
 
 
 def unpack(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and labels, each (n, S) uint8, of packed rows (n, S), whose memory the labels take over."""
+    """Unpack rows (n, S) to inputs and labels, each (n, S) uint8; labels reuse the memory of `packed`."""
     inputs = packed >> np.uint8(4)
     return inputs, np.bitwise_and(packed, np.uint8(0x0F), out=packed)
 
@@ -97,17 +97,17 @@ def render(
     shift_seed: int | None,
     *,
     pairs: np.ndarray,
-    places: np.ndarray,
+    positions: np.ndarray,
     lengths: np.ndarray,
     numbers: np.ndarray,
     puzzles: np.ndarray,
     examples: np.ndarray,
 ) -> np.ndarray:
-    """(n, S) packed inputs and labels (see `unpack`) of augmented examples; everything given is (n,).
+    """Render packed inputs and labels (n, S), see `unpack`, of augmented examples; all arrays are (n,).
 
-    pairs: which of the frames' pairs; places: the example's place in its puzzle of `lengths` examples; numbers: the
-    puzzle's augmentation; puzzles, examples: their numbers in the split, which together with the seed decide the
-    shifts. All examples of a puzzle but one are shifted; with `shift_seed` None none is.
+    pairs: index in `frames`; positions: index of the example in its puzzle of `lengths` examples; numbers: augmentation
+    of the puzzle; puzzles, examples: indices in the split, which together with the seed determine the shifts. All
+    examples of a puzzle except one are shifted; with `shift_seed` None, none is.
     """
     if not len(pairs):
         return np.empty((0, SEQ_LEN), np.uint8)
@@ -120,7 +120,7 @@ def render(
     if shift_seed is not None:
         shifts = _scaled_pairs(_random_words(shift_seed, 1, examples), frames.room(pairs, transforms) + 1)
         kept = _scaled(_random_words(shift_seed, 0, puzzles[starts]) >> np.uint64(32), lengths[starts])
-        shifts[places == kept[runs]] = 0
+        shifts[positions == kept[runs]] = 0
 
     tokens = np.zeros((len(starts), 16), np.uint8)
     tokens[:, BORDER] = BORDER
@@ -130,21 +130,21 @@ def render(
     return frames.rows(pairs, transforms, shifts, [run_tables[run] for run in runs.tolist()])
 
 
-# Shifts are a pure function of the seed and the numbers of puzzle and example, so that any row can be rendered alone.
+# Shifts are a pure function of the seed and the indices of puzzle and example, so that each row can be rendered alone.
 
 
 def _scaled_pairs(words: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """Words (n,) of 64 random bits as two integers each, in 0..limit-1 for limits (n, 2)."""
+    """Convert words (n,) of 64 random bits to two integers each, in 0..limit-1 for limits (n, 2)."""
     return _scaled(np.stack([words >> np.uint64(32), words & np.uint64(0xFFFFFFFF)], axis=1), limits)
 
 
 def _scaled(words: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """Words of 32 random bits as integers in 0..limit-1."""
+    """Convert words of 32 random bits to integers in 0..limit-1."""
     return ((words * limits.astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
 
 
 def _random_words(seed: int, stream: int, indices: np.ndarray) -> np.ndarray:
-    """64 random bits for each index: splitmix64 at that position of the sequence of (seed, stream)."""
+    """Return 64 random bits for each index: splitmix64 at that position of the sequence of (seed, stream)."""
     return _mix(_sequence_start(seed, stream) + (indices.astype(np.uint64) + np.uint64(1)) * _STEP)
 
 

@@ -1,4 +1,4 @@
-"""ARC's copies: colours permuted, grids turned or mirrored. Shapes: n puzzles, C copies of each, S cells of a frame."""
+"""Symmetries of ARC: rotations, reflections and colours. Shapes: n puzzles, C copies of each, S cells of a frame."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from utils.errors import UserError
 
 
 class ArcSymmetries(Symmetries):
-    """Colours 1..9 permuted and the grid turned or mirrored.
+    """Permutations of the colours 1..9, rotations and reflections.
 
-    Answers are cropped to their grid and framed again, so that what a model writes outside of it does not divide votes.
-    If the model knows tasks by identifier, a copy is one of the augmentations of the task that have an identifier, and
-    is given with it: under any other the model would be asked about an augmented task that it was never shown.
+    Answers are cropped to their grid and framed again, so that predictions outside of it do not split votes. If the
+    model knows tasks by identifier, copies are restricted to augmentations of the task that have an identifier, which
+    is passed to the model; it has not been trained on other augmentations.
     """
 
     def __init__(self, identifier_names: Sequence[str] | None, asked: Sequence[int] = ()) -> None:
-        """`identifier_names`: None if the model knows none; `asked`: the identifiers of all test puzzles.
+        """Index the tasks by identifier.
 
-        Raises UserError if one of them names no task.
+        `identifier_names`: None if the model has no puzzle embeddings; `asked`: identifiers of all test puzzles. Raises
+        UserError if one of them does not belong to a task.
         """
         self._by_identifier = identifier_names is not None
         self._known: list[tuple[str, arc.Augmentation] | None] = []
@@ -40,7 +41,7 @@ class ArcSymmetries(Symmetries):
     def copies(
         self, tokens: np.ndarray, identifiers: np.ndarray, numbers: np.ndarray, count: int, seed: int
     ) -> Copies:
-        copies, ids, undoings = [], [], []
+        copies, ids, undo_steps = [], [], []
         for sequence, identifier, number in zip(tokens, identifiers.tolist(), numbers.tolist(), strict=True):
             question = arc.crop(sequence)
             now, others = self._others(identifier, count - 1, puzzle_generator(seed, number))
@@ -48,11 +49,11 @@ class ArcSymmetries(Symmetries):
             for copy, (other, augmentation) in enumerate([(identifier, now), *others]):
                 copies.append(sequence if copy == 0 else arc.encode(augmentation.apply(original)))
                 ids.append(other)
-                undoings.append((augmentation, now))
+                undo_steps.append((augmentation, now))
 
         def undo(answers: np.ndarray) -> np.ndarray:
             out = np.empty_like(answers)
-            for row, (then, now) in enumerate(undoings):
+            for row, (then, now) in enumerate(undo_steps):
                 out[row] = arc.encode(now.apply(then.invert(arc.crop(answers[row]))))
             return out
 
@@ -61,9 +62,9 @@ class ArcSymmetries(Symmetries):
     def _others(
         self, identifier: int, count: int, rng: np.random.Generator
     ) -> tuple[arc.Augmentation, list[tuple[int, arc.Augmentation]]]:
-        """The augmentation that a puzzle is shown in, and (identifier, augmentation) of its other copies."""
+        """Return the augmentation of a puzzle, and (identifier, augmentation) of its other copies."""
         if not self._by_identifier:
-            # Without replacement, and without number 0, which is the puzzle as it is.
+            # Without replacement, and without number 0, the identity.
             numbers = 1 + rng.choice(arc.NUM_AUGMENTATIONS - 1, count, replace=False)
             return arc.Augmentation(), [(identifier, _augmentation(number)) for number in numbers.tolist()]
         task, now = self._named(identifier)
@@ -75,8 +76,8 @@ class ArcSymmetries(Symmetries):
         known = self._known[identifier] if identifier < len(self._known) else None
         if known is None:
             raise UserError(
-                f"strategy: a test puzzle has the identifier {identifier}, which names no task, so there is no "
-                "telling which identifiers its copies have; use strategy=plain, noise or ensemble"
+                f"strategy: a test puzzle has the identifier {identifier}, which belongs to no task, so the "
+                "identifiers of its copies are unknown; use strategy=plain, noise or ensemble"
             )
         return known
 

@@ -1,6 +1,7 @@
-"""ARC tasks read from JSON, every grid checked: the Kaggle layout (`{prefix}_{subset}_challenges.json` with
-`_solutions.json`) and that of the ARC-AGI, ConceptARC and 1D-ARC repositories (`{prefix}/{subset}/**/*.json`, one file
-a task, answers inside).
+"""Read and check ARC tasks from JSON.
+
+Supported layouts: Kaggle (`{prefix}_{subset}_challenges.json` with `_solutions.json`), and one file per task with
+answers (`{prefix}/{subset}/**/*.json`), as in the ARC-AGI, ConceptARC and 1D-ARC repositories.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from utils.reading import read_json
 
 Pair = tuple[np.ndarray, np.ndarray]
 TEST_PUZZLES_FILE = "test_puzzles.json"
-UNKNOWN_OUTPUT = [[0]]  # stands for the answer of a test input that has none, as in published datasets
-NO_GRID = np.zeros((0, 0), np.uint8)  # renders to a label without a labelled cell
+UNKNOWN_OUTPUT = [[0]]  # placeholder for an unknown answer, as in published datasets
+NO_GRID = np.zeros((0, 0), np.uint8)  # renders to a label with all cells ignored
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task: its demonstration and test pairs as grids, and which of the test pairs have a known answer.
+    """A task: its demonstration and test pairs as grids, and for each test pair whether its answer is known.
 
-    An unknown answer is `UNKNOWN_OUTPUT` in `test`, which decides augmentations and test_puzzles.json as in published
-    datasets, and `NO_GRID` in `labelled_test`, which is trained and scored on.
+    An unknown answer is `UNKNOWN_OUTPUT` in `test`, which determines augmentations and test_puzzles.json as in
+    published datasets, and `NO_GRID` in `labelled_test`, which is used for training and scoring.
     """
 
     name: str
@@ -48,11 +49,11 @@ class Task:
 
     @property
     def unknown(self) -> list[int]:
-        """The test inputs whose answers are not known."""
+        """Indices of the test inputs with unknown answers."""
         return [number for number, known in enumerate(self.known) if not known]
 
     def to_json(self) -> dict[str, Any]:
-        """The task as the official files hold it, unknown answers as `[[0]]`."""
+        """Convert to the format of the official files, with unknown answers as `[[0]]`."""
         return {
             key: [{"input": question.tolist(), "output": answer.tolist()} for question, answer in pairs]
             for key, pairs in (("train", self.train), ("test", self.test))
@@ -60,20 +61,20 @@ class Task:
 
 
 def unknown_answers(metadata: Metadata) -> dict[str, list[int] | None] | None:
-    """What a test split records: by task the numbers of the test inputs with an unknown answer, None meaning all.
+    """Return the recorded unknown answers of a test split: task -> indices of test inputs, None for all of them.
 
-    Returns None if the split records nothing, because another builder wrote it.
+    Returns None if nothing is recorded, because another builder wrote the split.
     """
     if metadata.extra.get("unknown_answers") is not None:
         return metadata.extra["unknown_answers"]
-    tasks = metadata.extra.get("unsolved_tasks")  # of earlier versions
+    tasks = metadata.extra.get("unsolved_tasks")  # written by earlier versions
     return None if tasks is None else dict.fromkeys(tasks)
 
 
 def placeholder_rows(metadata: Metadata, labels: np.ndarray) -> np.ndarray | None:
-    """(n,) bool: which rows of a test split's labels (n, S) stand for an unknown answer; None if there are none.
+    """Mark the rows (n,) bool of test labels (n, S) that are placeholders for unknown answers; None if there are none.
 
-    Datasets of other builders, and of earlier versions of ours, hold `UNKNOWN_OUTPUT` there as if it were the answer.
+    Datasets of other builders, and of earlier versions of ours, contain `UNKNOWN_OUTPUT` as if it were the answer.
     """
     if metadata.extra.get("unknown_answers") is not None or unknown_answers(metadata) == {}:
         return None
@@ -81,18 +82,18 @@ def placeholder_rows(metadata: Metadata, labels: np.ndarray) -> np.ndarray | Non
 
 
 def arc_paths(data_paths: Sequence[str]) -> list[Path]:
-    """The data paths that are ARC datasets, known by `test_puzzles.json`."""
+    """Return the data paths of ARC datasets, which have a `test_puzzles.json`."""
     paths = [Path(path) for path in data_paths if (Path(path) / TEST_PUZZLES_FILE).is_file()]
     if not paths:
         raise UserError(
-            f"evaluator arc@ARC: there is no test_puzzles.json in {' or '.join(map(str, data_paths))}; it suits "
-            "datasets of dataset/build_arc_dataset.py, so leave it out of evaluators= for others"
+            f"evaluator arc@ARC: there is no test_puzzles.json in {' or '.join(map(str, data_paths))}; it needs "
+            "datasets of dataset/build_arc_dataset.py, so leave it out of evaluators= for other datasets"
         )
     return paths
 
 
 def identifier_names(data_paths: Sequence[str]) -> list[str]:
-    """The names of all ARC datasets' identifiers; where several datasets are used each has a range of its own."""
+    """Return the identifier names of all ARC datasets; with several datasets, each has a separate range."""
     merged: list[str] = []
     for path in arc_paths(data_paths):
         names = read_identifiers(path)
@@ -104,9 +105,9 @@ def identifier_names(data_paths: Sequence[str]) -> list[str]:
 
 
 def read_subset(prefix: str, subset: str) -> list[Task]:
-    """The tasks of a subset in the order of the file, or of file names; raises `UserError` for anything malformed.
+    """Read the tasks of a subset in the order of the file, or of file names. Raises `UserError` for malformed files.
 
-    Words of the Kaggle files' names may also be joined by hyphens; a folder's files may lie in folders within it.
+    The names of Kaggle files may also have hyphens; the files of a folder may be in subfolders.
     """
     folder = Path(prefix) / subset
     kaggle = _kaggle_files(prefix, subset)
@@ -117,16 +118,16 @@ def read_subset(prefix: str, subset: str) -> list[Task]:
     else:
         raise UserError(
             f"subset {subset!r}: there is neither a file {prefix}_{subset}_challenges.json nor a folder {folder}; "
-            f"{_what_was_found(prefix)}"
+            f"{_suggest_options(prefix)}"
         )
     if not tasks:
-        where, found = (kaggle[0], "") if kaggle else (folder, f"; {_what_was_found(prefix)}")
+        where, found = (kaggle[0], "") if kaggle else (folder, f"; {_suggest_options(prefix)}")
         raise UserError(f"{where}: holds no tasks{found}")
     return tasks
 
 
 def _kaggle_files(prefix: str, subset: str) -> tuple[Path, Path] | None:
-    """The challenges of a subset, which must exist, and its solutions, which need not."""
+    """Return the paths of challenges and solutions of a subset, None without challenges; solutions may not exist."""
     for first in "_-":
         for second in "_-":
             challenges = Path(f"{prefix}{first}{subset}{second}challenges.json")
@@ -136,7 +137,7 @@ def _kaggle_files(prefix: str, subset: str) -> tuple[Path, Path] | None:
 
 
 def _read_folder(folder: Path) -> list[Task]:
-    """The tasks of all JSON files below a folder, named after their files, if names repeat after their paths."""
+    """Read the tasks of all JSON files below a folder; a task has the name of its file, or its path if names repeat."""
     files = [path for path in folder.rglob("*.json") if not path.name.startswith(".")]
     relative = sorted(path.relative_to(folder) for path in files)
     count = Counter(path.stem for path in relative)
@@ -150,8 +151,8 @@ def _read_folder(folder: Path) -> list[Task]:
     ]
 
 
-def _what_was_found(prefix: str) -> str:
-    """The end of an error message: which options would find the tasks near `prefix`."""
+def _suggest_options(prefix: str) -> str:
+    """Suggest options that find tasks near `prefix`, as the end of an error message."""
     path = Path(prefix)
     fitting: dict[str, list[str]] = {}
     for folder in dict.fromkeys((path, path.parent)):
@@ -177,10 +178,10 @@ def _what_was_found(prefix: str) -> str:
     return f"there are tasks for {' or '.join(options)}"
 
 
-def refuse_other_task(known: Task, known_subset: str, task: Task, subset: str) -> None:
-    """Raise `UserError` for two tasks of one name in two subsets, unless they are versions of one task.
+def check_same_task(known: Task, known_subset: str, task: Task, subset: str) -> None:
+    """Raise `UserError` for two tasks of the same name in two subsets, unless they are versions of one task.
 
-    Versions share a pair. Others would share the identifiers of their augmentations.
+    Versions have a pair in common. Different tasks would wrongly share the identifiers of their augmentations.
     """
     pairs = [
         {(q.tobytes(), q.shape, a.tobytes(), a.shape) for q, a in t.train + t.test} for t in (known, task)
@@ -188,16 +189,16 @@ def refuse_other_task(known: Task, known_subset: str, task: Task, subset: str) -
     if not pairs[0] & pairs[1]:
         raise UserError(
             f"task {task.name} of subset {subset} has no pair in common with task {task.name} of subset "
-            f"{known_subset}: rename one of them, as a task's name is its puzzle identifier"
+            f"{known_subset}: rename one of them, because the name of a task is its puzzle identifier"
         )
 
 
 def _read_kaggle(challenges: Path, solutions: Path) -> list[Task]:
     raw_tasks = _read_object(challenges, "tasks")
     answers = _read_object(solutions, "answers") if solutions.is_file() else {}
-    strangers = sorted(answers.keys() - raw_tasks.keys())
-    if strangers:
-        raise UserError(f"{solutions}: task {strangers[0]} is not in {challenges.name}")
+    unknown = sorted(answers.keys() - raw_tasks.keys())
+    if unknown:
+        raise UserError(f"{solutions}: task {unknown[0]} is not in {challenges.name}")
     return [
         _parse_task(name, raw, f"{challenges}: task {name}", answers.get(name), f"{solutions}: task {name}")
         for name, raw in raw_tasks.items()
@@ -213,7 +214,7 @@ def _parse_task(name: str, raw: object, where: str, answers: object = None, answ
         if key not in raw:
             raise UserError(f"{where}: lacks the key {key!r}")
         if not isinstance(raw[key], list) or not raw[key]:
-            raise UserError(f"{where}: {key} must be a list of one or more pairs")
+            raise UserError(f"{where}: {key} must be a nonempty list of pairs")
     tests = raw["test"]
     if answers is not None:
         if not isinstance(answers, list) or len(answers) != len(tests):

@@ -1,4 +1,4 @@
-"""Mazes on a rectangle, as a puzzle family: mark a shortest path. Shapes: n rows, S = H·W cells."""
+"""The maze family: mark a shortest path in a rectangular maze. Shapes: n rows, S = H·W cells."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from dataset.families.base import (
     Family,
     Verdict,
     agreement,
-    beside,
+    compare_with_labels,
     count,
-    place,
+    describe_position,
     with_line_breaks,
 )
 from dataset.families.grid_style import GridStyle, Kind, LegendEntry, rgb
@@ -36,13 +36,13 @@ _WRITTEN = rules.QUESTION_SYMBOLS + "."
 
 class Maze(Family):
     name = "maze"
-    recognised_before = 1
+    recognition_priority = 1
     completes = True
     evaluator = "maze@Maze"
-    # arXiv 2605.19943: where the halting head ranks poorly, on mazes, whole grids vote instead.
+    # arXiv 2605.19943: on mazes the halting head ranks answers poorly, so take the majority of whole grids instead.
     sigma = 1.0
     noise_pick = "majority"
-    text_help = "`#` wall, `.` or space free, `S` start, `G` goal; a line for each row."
+    text_help = "`#` wall, `.` or space free, `S` start, `G` goal; one line per row."
     sizes_to_check: ClassVar = (
         {"seq_len": 100, "vocab_size": rules.VOCAB_SIZE},
         {"seq_len": 48, "vocab_size": rules.VOCAB_SIZE, "grid_shape": [6, 8]},
@@ -61,20 +61,20 @@ class Maze(Family):
     def recognise(
         cls, metadata: Metadata, sampled: Callable[[], tuple[np.ndarray, np.ndarray]], dataset_dir: Path
     ) -> tuple[bool, str]:
-        """By one start and one goal in every input, and labels that only mark free cells."""
+        """Expect one start and one goal in every input, and labels that only mark free cells."""
         inputs, labels = sampled()
         ends = ((inputs == rules.START).sum(1) == 1) & ((inputs == rules.GOAL).sum(1) == 1)
         symbols = (inputs >= rules.WALL) & (inputs <= rules.GOAL)
         if not (ends.all() and symbols.all()):
             return (
                 False,
-                "it has as many tokens as mazes, but not one start and one goal in every sampled input",
+                "its sizes are those of mazes, but not every sampled input has one start and one goal",
             )
         kept = (labels == inputs) | ((labels == rules.PATH) & (inputs == rules.FREE))
         if metadata.ignore_label_id is not None:
             kept |= labels == metadata.ignore_label_id
         if not kept.all():
-            return False, "it has as many tokens as mazes, but sampled labels change more than free cells"
+            return False, "its sizes are those of mazes, but sampled labels change more than free cells"
         return True, "its sizes are those of mazes, and every sampled input has one start and one goal"
 
     @cached_property
@@ -100,7 +100,7 @@ class Maze(Family):
 
     @cached_property
     def symmetries(self) -> FiniteSymmetries:
-        """Turns and mirrorings; 8 of a square, 4 of another rectangle."""
+        """Rotations and reflections: 8 for a square, 4 for other rectangles."""
         return FiniteSymmetries.of_rectangle(self.shape)
 
     def easier(self, probability: float) -> Augmentation:
@@ -114,8 +114,8 @@ class Maze(Family):
         for position, character in enumerate(text):
             if character not in f"{_WRITTEN}\n/":
                 raise UserError(
-                    f"puzzle= has {character!r} at {place(text, position)}; allowed are # (wall), space or . "
-                    "(free), S, G, and a line break or / between rows"
+                    f"puzzle= has {character!r} at {describe_position(text, position)}; allowed are # (wall), "
+                    "space or . (free), S, G, and a line break or / between rows"
                 )
         lines = re.split("[\n/]", text)
         if len(lines) == 1 and len(text) == rows * columns:
@@ -126,8 +126,8 @@ class Maze(Family):
         for number, line in enumerate(lines, start=1):
             if len(line) != columns:
                 raise UserError(
-                    f"puzzle= has {count(len(line), 'cell')} in row {number} instead of {columns} (write . for "
-                    "free cells where spaces at the end of a row got lost)"
+                    f"puzzle= has {count(len(line), 'cell')} in row {number} instead of {columns} (if trailing spaces "
+                    "were removed, write . for free cells)"
                 )
         question = rules.encode("".join(lines).replace(".", " "))
         for token, name in ((rules.START, "S"), (rules.GOAL, "G")):
@@ -150,7 +150,7 @@ class Maze(Family):
         return (answer != question) & ~((question == rules.FREE) & (answer == rules.PATH))
 
     def check(self, questions: np.ndarray, answers: np.ndarray) -> np.ndarray:
-        """Shortest paths, with nothing else changed."""
+        """Return True for answers that mark a shortest path and change nothing else."""
         return rules.judge(questions, answers, self.shape)[1]
 
     def judge(self, question: np.ndarray, answer: np.ndarray, labels: np.ndarray | None) -> Verdict:
@@ -158,7 +158,7 @@ class Maze(Family):
         num_marks = int((answer == rules.PATH).sum())
         if optimal:
             steps = count(num_marks + 1, "step")
-            return Verdict(True, f"valid, a shortest path of {steps}{beside(answer, labels)}")
+            return Verdict(True, f"valid, a shortest path of {steps}{compare_with_labels(answer, labels)}")
         if valid:
             shortest = rules.path_lengths(question[None], self.shape)[0]
             return Verdict(False, f"a path of {num_marks + 1} steps, but {shortest} are enough")
@@ -175,10 +175,10 @@ class Maze(Family):
     # ---------------------------------------------------------------- the dataset report
 
     def comparisons(self) -> list[Comparison]:
-        return [Comparison("inputs turned, mirrored or with S and G exchanged", self._keys, per_group=False)]
+        return [Comparison("inputs rotated, mirrored or with S and G swapped", self._keys, per_group=False)]
 
     def _keys(self, inputs: np.ndarray, labels: np.ndarray) -> Sequence[bytes]:
-        """The least image of each maze, in which it does not matter which end is the start."""
+        """Return the smallest image of each maze, with S and G made indistinguishable."""
         undirected = np.where(inputs == rules.GOAL, rules.START, inputs).astype(np.uint8)
         images = self.symmetries.images(undirected)
         return [min(row.tobytes() for row in rows) for rows in zip(*images, strict=True)]

@@ -1,7 +1,7 @@
-"""Mazes from no source: random walls, changed until one long shortest path is left, or perfect mazes.
+"""Generate mazes: random walls, changed until there is a unique, long shortest path, or perfect mazes.
 
 Candidate i of a split is a pure function of (seed, split, i), and candidates are accepted in that order: the
-result does not depend on the number of workers, nor the train split on the size of the test split.
+result does not depend on the number of workers, and the train split does not depend on the size of the test split.
 Cells of a grid are bit sets as in `dataset.families.maze.rules`; H rows, W columns.
 """
 
@@ -31,8 +31,8 @@ from dataset.families.maze.rules import (
 from dataset.parallel import ordered_map
 from utils.errors import UserError
 
-# Both fewer and more walls make long shortest paths rare: drawn from this range, the share of walls in 30x30
-# mazes with paths of more than 110 steps comes out as in the published data, 0.371 with standard deviation 0.026.
+# Long shortest paths are rare with fewer and with more walls. With shares from this range, 30x30 mazes with paths of
+# more than 110 steps have the same share of walls as the published data, 0.371 with standard deviation 0.026.
 WALL_SHARES = (0.30, 0.45)
 _MAX_TRIES = 100_000
 _MAX_PERFECT_TRIES = 20_000  # half a minute at 30x30
@@ -42,9 +42,9 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class MazeSpec:
-    """What to generate: H x W mazes with one shortest path, of more than `min_path` and at most `max_path` steps.
+    """Mazes to generate: H x W with a unique shortest path of more than `min_path` and at most `max_path` steps.
 
-    max_path: None for no limit. perfect: exactly one path, short or long, between any two free cells.
+    max_path: None for no limit. perfect: exactly one path, of any length, between any two free cells.
     Raises `UserError` if the range is empty.
     """
 
@@ -61,7 +61,7 @@ class MazeSpec:
             )
 
     def __str__(self) -> str:
-        """What is asked for, as error messages say it."""
+        """Describe the mazes, for error messages."""
         rows, columns = self.shape
         limit = "" if self.max_path is None else f" and of at most {self.max_path}"
         return (
@@ -71,19 +71,19 @@ class MazeSpec:
 
 
 def default_min_path(side: int) -> int:
-    """Steps which shortest paths of generated `side` x `side` mazes exceed unless told otherwise.
+    """Return the default of `min_path` for `side` x `side` mazes.
 
-    110 for 30x30. The power keeps such paths about as rare at other sizes (one start in 1,000 at a share of
-    walls of 0.37 has a cell as far away as that): 29 for 10x10, 67 for 20x20. Tiny grids hold few mazes with
-    paths as rare as that, and get 0.4 of their number of cells: 14 for 6x6, 6 for 4x4.
+    It is 110 for 30x30 and scales with a power of the size that keeps such paths about as rare (with a share of walls
+    of 0.37, one start in 1,000 has a cell that far away): 29 for 10x10, 67 for 20x20. Tiny grids have few mazes with
+    paths as rare as that, so they use 0.4 of the number of cells: 14 for 6x6, 6 for 4x4.
     """
     return int(_usual_min_path(side))
 
 
 def default_path_range(side: int) -> tuple[int, int]:
-    """`min_path` and `max_path` of generated perfect `side` x `side` mazes unless told otherwise.
+    """Return the defaults of `min_path` and `max_path` for perfect `side` x `side` mazes.
 
-    99 and 140 for 30x30: paths of 100 to 140 steps. Other sizes as in `default_min_path`, in proportion.
+    99 and 140 for 30x30, that is paths of 100 to 140 steps; other sizes are scaled as in `default_min_path`.
     """
     usual = _usual_min_path(side)
     return int(usual * 99 / 110), int(usual * 140 / 110)
@@ -94,12 +94,12 @@ def _usual_min_path(side: int) -> float:
 
 
 def random_maze(rng: np.random.Generator, spec: MazeSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Question and answer, (H, W) tokens, of a random maze.
+    """Generate a random maze and return question and answer, (H, W) tokens.
 
-    Walls are random; start and goal are two random cells that are far enough apart. Then, while there are
-    several shortest paths, a random cell that has a rival at the same distance is walled up, and as many
-    random walls are opened where that makes no new shortest path, so that the share of walls stays as drawn.
-    In a perfect maze the walls stay as they are. Raises `UserError` when many grids have no path of that length.
+    Walls are random; start and goal are two random cells that are far enough apart. Then, while there are several
+    shortest paths, a random cell with an alternative at the same distance becomes a wall. Afterwards the same number
+    of random walls is opened without creating a new shortest path, so that the share of walls stays as drawn. The
+    walls of a perfect maze are not changed. Raises `UserError` if many grids have no path of the required length.
     """
     shape = spec.shape
     free, start, goal = _grid_with_ends(rng, spec)
@@ -120,25 +120,25 @@ def generate_split(
     seed: int,
     split: int,
     workers: int,
-    apart_from: Collection[bytes] = (),
+    excluded: Collection[bytes] = (),
 ) -> tuple[np.ndarray, np.ndarray, set[bytes]]:
-    """Questions and answers, (num_mazes, H·W) tokens, of mazes no two of which are alike; and their keys.
+    """Generate inequivalent mazes; return questions and answers (num_mazes, H·W) and their keys.
 
-    Alike means turned, mirrored or walked the other way (`symmetry_key`). split: a number that selects
-    another stream of the seed. apart_from: keys of mazes that must not come up, those of another split.
+    Mazes are equivalent up to rotation, reflection and swapping S and G (`symmetry_key`). split: selects a stream of
+    the seed. excluded: keys of mazes that must not occur, such as those of the other split.
     """
     keys: set[bytes] = set()
     accepted: list[tuple[np.ndarray, np.ndarray]] = []
     rejected = 0
     for question, answer in _candidates(spec, seed, split, workers):
         key = symmetry_key(question)
-        if key in keys or key in apart_from:
+        if key in keys or key in excluded:
             rejected += 1
             if rejected > _MAX_REJECTED_IN_A_ROW:
                 raise UserError(
                     f"only {len(accepted)} of {num_mazes} different {spec} were found"
-                    f"{' besides those of the other split' if apart_from else ''}: ask for fewer, or "
-                    f"{'lower --min-path' if spec.max_path is None else 'for other lengths (--min-path, --max-path)'}"
+                    f"{' in addition to those of the other split' if excluded else ''}: generate fewer, or "
+                    f"{'lower --min-path' if spec.max_path is None else 'change --min-path or --max-path'}"
                 )
             continue
         keys.add(key)
@@ -153,7 +153,7 @@ def generate_split(
 def _candidates(
     spec: MazeSpec, seed: int, split: int, workers: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The endless stream of candidates; how it is cut into batches does not matter."""
+    """Yield candidates without end; the batch size does not affect them."""
     batches = (range(start, start + _BATCH) for start in count(0, _BATCH))
     for batch in ordered_map(partial(_make_batch, spec, seed, split), batches, workers):
         yield from batch
@@ -164,7 +164,7 @@ def _make_batch(spec: MazeSpec, seed: int, split: int, indices: range) -> list[t
 
 
 def _grid_with_ends(rng: np.random.Generator, spec: MazeSpec) -> tuple[int, int, int]:
-    """The free cells of a random grid, and a start and a goal at a distance within the range of `spec`."""
+    """Return the free cells of a random grid, and a start and a goal at a distance within the range of `spec`."""
     num_tries = _MAX_PERFECT_TRIES if spec.perfect else _MAX_TRIES
     for _ in range(num_tries):
         if spec.perfect:
@@ -175,28 +175,28 @@ def _grid_with_ends(rng: np.random.Generator, spec: MazeSpec) -> tuple[int, int,
         if ends is not None:
             return free, *ends
     side = max(spec.shape)
-    usual = default_path_range(side)[0] if spec.perfect else default_min_path(side)
+    default = default_path_range(side)[0] if spec.perfect else default_min_path(side)
     raise UserError(
-        f"no {spec} in {num_tries} tries: ask for shorter ones (--min-path; for this size {usual} is usual)"
+        f"no {spec} found in {num_tries} tries: lower --min-path (the default for this size is {default})"
     )
 
 
 def _distant_ends(rng: np.random.Generator, free: int, spec: MazeSpec) -> tuple[int, int] | None:
-    """Two random cells as far apart as `spec` asks for, as single-bit sets; None where none are found."""
+    """Return two random cells at a distance within the range of `spec`, as single-bit sets, or None."""
     shape, min_path = spec.shape, spec.min_path
     in_range = slice(min_path + 1, None if spec.max_path is None else spec.max_path + 1)
     stride = shape[1] + 1
     if not free:
         return None
     layers = distance_layers(free, _random_cell(rng, free, shape), stride)
-    # No two cells of its component are further apart than twice the distance seen from any one of them.
+    # No two cells of a component are further apart than twice the largest distance from any of its cells.
     if 2 * (len(layers) - 1) <= min_path:
         return None
-    # The furthest cell from anywhere is nearly always an end of a longest shortest path.
+    # The cell furthest from a random one is nearly always an end of a longest shortest path.
     layers = distance_layers(free, _random_cell(rng, layers[-1], shape), stride)
     if len(layers) - 1 <= min_path:
         return None
-    # That end is a special cell: draw each end anew, given the other, to come near to a random pair.
+    # That end is not a random cell: redraw each end, given the other, to approximate a random pair.
     goal = _random_cell(rng, join(layers[in_range]), shape)
     layers = distance_layers(free, goal, stride)
     return _random_cell(rng, join(layers[in_range]), shape), goal
@@ -205,14 +205,14 @@ def _distant_ends(rng: np.random.Generator, free: int, spec: MazeSpec) -> tuple[
 def _leave_one_shortest_path(
     rng: np.random.Generator, free: int, start: int, goal: int, shape: tuple[int, int]
 ) -> int:
-    """`free` less the cells that were walled up until one of its shortest paths is left."""
+    """Turn free cells into walls until one shortest path is left; return the remaining free cells."""
     stride = shape[1] + 1
     layers = _shortest_layers(free, start, goal, stride)
-    while rivals := join(layer for layer in layers if layer & (layer - 1)):
-        # The other cells of its layer are each on a shortest path, so the length stays.
-        wall = _random_cell(rng, rivals, shape)
+    while alternatives := join(layer for layer in layers if layer & (layer - 1)):
+        # The other cells of its layer are also on shortest paths, so the length does not change.
+        wall = _random_cell(rng, alternatives, shape)
         free &= ~wall
-        # What is left of the old shortest paths are all the new ones: searching there is enough.
+        # The new shortest paths are among the old ones, so it is enough to search there.
         layers = _shortest_layers(join(layers) & ~wall, start, goal, stride)
     return free
 
@@ -220,14 +220,14 @@ def _leave_one_shortest_path(
 def _open_walls(
     rng: np.random.Generator, free: int, start: int, goal: int, shape: tuple[int, int], count: int
 ) -> int:
-    """`free` and up to `count` walls opened, the shortest path and its being the only one untouched."""
+    """Open up to `count` random walls such that the shortest path stays unique; return the free cells."""
     stride = shape[1] + 1
     grid = pack(np.ones(shape, bool))
     for _ in range(count):
         from_start, from_goal = (distance_layers(free, end, stride) for end in (start, goal))
         length = next(steps for steps, layer in enumerate(from_start) if layer & goal)
-        # A wall next to a cell i steps from the start and next to one j steps from the goal would, opened,
-        # be on a path of i + j + 2 steps: `near` holds the cells at most length - 2 - i from the goal.
+        # Opening a wall next to a cell i steps from the start and to one j steps from the goal creates a path of
+        # i + j + 2 steps: `near` holds the cells at most length - 2 - i steps from the goal.
         shortcuts, near, reached = 0, 0, 0
         for steps in range(min(length - 1, len(from_start)) - 1, -1, -1):
             while reached < len(from_goal) and reached <= length - 2 - steps:
@@ -242,7 +242,7 @@ def _open_walls(
 
 
 def _shortest_layers(cells: int, start: int, goal: int, stride: int) -> list[int]:
-    """Item k is the set of cells that are the k-th of some shortest path from `start` to `goal`."""
+    """Return a list whose item k is the set of cells that are the k-th of a shortest path from `start` to `goal`."""
     layers = []
     for layer in distance_layers(cells, start, stride):
         layers.append(layer)
@@ -255,6 +255,6 @@ def _shortest_layers(cells: int, start: int, goal: int, stride: int) -> list[int
 
 
 def _random_cell(rng: np.random.Generator, bits: int, shape: tuple[int, int]) -> int:
-    """One cell of a bit set that is not empty."""
+    """Draw a cell of a nonempty bit set."""
     row, column = divmod(int(rng.choice(np.flatnonzero(unpack(bits, shape)))), shape[1])
     return 1 << (row * (shape[1] + 1) + column)

@@ -1,6 +1,6 @@
 """Perfect mazes: exactly one path between any two free cells.
 
-Seen as a graph whose edges join free cells side by side, the free cells of such a maze form a tree.
+As a graph with edges between adjacent free cells, such a maze is a tree.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import numpy as np
 def perfect_grid(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """Draw the free cells, (H, W) boolean, of a perfect maze by randomised depth-first search.
 
-    The search opens a wall only if exactly one of its neighbours is free, so the free cells remain a tree, and
-    backtracks where there is no such wall, so that in the end every wall that could be opened would close a cycle.
-    Unlike a maze of rooms on every second row and column, this one has no border, and even sides need no special case.
+    The search opens a wall only if exactly one of its neighbours is free, so that the free cells remain a tree, and
+    backtracks if there is no such wall. At the end, opening any wall would close a cycle. Unlike mazes with rooms on
+    every second row and column, these have no border, and even sides need no special case.
     """
     rows, columns = shape
     stride = columns + 2  # a margin of one cell on all sides, which is never opened
@@ -22,7 +22,7 @@ def perfect_grid(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray
     openable = np.pad(np.ones(shape, bool), 1).ravel().tolist()
     free = np.zeros(size, bool)
     num_free_neighbours = [0] * size
-    # A wall with two free neighbours stays a wall: one try in each direction from each free cell is enough.
+    # A wall with two free neighbours remains a wall, so one try per direction from each free cell is enough.
     untried = rng.permuted(np.tile(steps, (size, 1)), axis=1).tolist()
     path = []
 

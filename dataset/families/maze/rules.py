@@ -1,14 +1,13 @@
-"""The maze family: find the shortest way from S to G through the free cells of a grid, and mark it with `o`.
+"""Rules of mazes: find a shortest path from S to G through the free cells of a grid, and mark it with `o`.
 
-Shapes: N mazes, H rows, W columns, S = H·W cells. Within this file a set of cells of one grid is a *bit
-set*: a Python integer with bit `row·stride + column` set, `stride` = W + 1, so that the spare last column
-keeps shifts from wrapping around. A step of a breadth-first search is then four shifts for the whole
-front, 100 times faster than a queue of cells.
+Shapes: N mazes, H rows, W columns, S = H·W cells. In this file a set of cells of one grid is a *bit set*: a
+Python integer with bit `row·stride + column` set, where `stride` = W + 1, so that the unused last column keeps
+shifts from wrapping around. A step of a breadth-first search is then four shifts for all cells of the frontier, 100
+times faster than a queue of cells.
 
-In the published Maze-Hard data shortest paths are never unique; its answers are the path that a
-breadth-first search from S finds first when it tries neighbours in the order down, left, right, up. Hence
-`optimal` beside `exact`: another path of the same length is as good. Turned or mirrored, an answer is no
-longer the one that this rule picks.
+In the published Maze-Hard data shortest paths are never unique; its answers are the path that a breadth-first search
+from S finds first when it tries neighbours in the order down, left, right, up. Another path of the same length is
+equally good, so metrics report `optimal` in addition to `exact`. Rotated or mirrored answers do not follow that rule.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _TOKENS[np.frombuffer(SYMBOLS.encode("ascii"), np.uint8)] = np.arange(1, VOCAB_S
 
 
 def encode(symbols: str | np.ndarray) -> np.ndarray:
-    """Tokens (uint8) of maze symbols: of a string, line breaks left out, or of an array of ASCII codes."""
+    """Encode maze symbols, a string (line breaks are ignored) or an array of ASCII codes, as uint8 tokens."""
     if isinstance(symbols, str):
         codes = symbols.replace("\n", "").encode("latin-1", "replace")
         symbols = np.frombuffer(codes, np.uint8)
@@ -46,9 +45,9 @@ def encode(symbols: str | np.ndarray) -> np.ndarray:
 
 
 def decode(tokens: np.ndarray) -> str:
-    """The symbols of one maze: (S,) on one line, (H, W) with a line break after each row but the last.
+    """Format the tokens of a maze: (S,) on one line, (H, W) with a line break between rows.
 
-    Padding and numbers that are no token (a prediction may hold any) become `?`.
+    Padding and invalid tokens, which a prediction may contain, become `?`.
     """
     if tokens.ndim == 2:
         return "\n".join(decode(row) for row in tokens)
@@ -56,7 +55,7 @@ def decode(tokens: np.ndarray) -> str:
 
 
 def square_shape(seq_len: int) -> tuple[int, int]:
-    """(rows, columns) of the square grid with `seq_len` cells; `UserError` if there is none."""
+    """Return (rows, columns) of the square grid with `seq_len` cells. Raises `UserError` if there is none."""
     side = math.isqrt(seq_len)
     if side * side != seq_len:
         raise UserError(f"a maze of {seq_len} cells is not square: give rows of N x N characters")
@@ -66,10 +65,10 @@ def square_shape(seq_len: int) -> tuple[int, int]:
 def find_faults(
     questions: np.ndarray, answers: np.ndarray, shape: tuple[int, int]
 ) -> Iterator[tuple[int, str]]:
-    """(row, what is wrong with it) for each of the (N, S) token pairs that is no maze with a marked path.
+    """Yield (row, problem) for each of the (N, S) token pairs that is not a maze with a marked path.
 
-    The answer must repeat the question, with marks on free cells that form a path from start to goal. That
-    the path is a shortest one is not asked for here.
+    The answer must equal the question except for marks on free cells that form a path from start to goal. The path
+    need not be a shortest one.
     """
     for row, (question, answer) in enumerate(zip(questions, answers, strict=True)):
         fault = _fault(question, answer, shape)
@@ -81,12 +80,12 @@ def _fault(question: np.ndarray, answer: np.ndarray, shape: tuple[int, int]) -> 
     for token, name in ((START, "starts (S)"), (GOAL, "goals (G)")):
         count = int(np.count_nonzero(question == token))
         if count != 1:
-            return f"its question has {count} {name}, and must have one"
+            return f"its question has {count} {name}, but must have one"
     changed = np.flatnonzero((answer != question) & ~((question == FREE) & (answer == PATH)))
     if len(changed):
         cell = int(changed[0])
         return (
-            f"its answer has {SYMBOLS[answer[cell] - 1]!r} at character {cell + 1} where the question has "
+            f"its answer has {SYMBOLS[answer[cell] - 1]!r} at character {cell + 1}, but the question has "
             f"{SYMBOLS[question[cell] - 1]!r}: an answer may only put 'o' on free cells"
         )
     is_path, _ = _judge_marks(question.reshape(shape), answer.reshape(shape) == PATH)
@@ -97,7 +96,7 @@ def _fault(question: np.ndarray, answer: np.ndarray, shape: tuple[int, int]) -> 
 
 
 def pack(cells: np.ndarray) -> int:
-    """The bit set of an (H, W) boolean array."""
+    """Convert an (H, W) boolean array to a bit set."""
     rows, columns = cells.shape
     padded = np.zeros((rows, columns + 1), bool)
     padded[:, :columns] = cells
@@ -105,7 +104,7 @@ def pack(cells: np.ndarray) -> int:
 
 
 def unpack(bits: int, shape: tuple[int, int]) -> np.ndarray:
-    """The (H, W) boolean array of a bit set."""
+    """Convert a bit set to an (H, W) boolean array."""
     rows, columns = shape
     size = rows * (columns + 1)
     packed = np.frombuffer(bits.to_bytes((size + 7) // 8, "little"), np.uint8)
@@ -113,12 +112,12 @@ def unpack(bits: int, shape: tuple[int, int]) -> np.ndarray:
 
 
 def adjacent(bits: int, stride: int) -> int:
-    """The cells beside those of `bits`, and places outside the grid: mask the result with the cells in play."""
+    """Return the neighbours of the cells in `bits`; the result may include bits outside the grid, so mask it."""
     return bits << 1 | bits >> 1 | bits << stride | bits >> stride
 
 
 def distance_layers(cells: int, source: int, stride: int) -> list[int]:
-    """Breadth-first search: item k is the set of `cells` that are k steps from `source`."""
+    """Run a breadth-first search; item k of the result is the set of `cells` k steps from `source`."""
     layers, left, front = [], cells, source & cells
     while front:
         layers.append(front)
@@ -128,7 +127,7 @@ def distance_layers(cells: int, source: int, stride: int) -> list[int]:
 
 
 def distance(cells: int, source: int, target: int, stride: int) -> int | None:
-    """Fewest steps within `cells` from `source` to `target`; None where there is no way."""
+    """Return the distance within `cells` from `source` to `target`, None if there is no path."""
     steps, left, front = 0, cells, source & cells
     while front:
         if front & target:
@@ -140,9 +139,10 @@ def distance(cells: int, source: int, target: int, stride: int) -> int | None:
 
 
 def path_cells(answer: np.ndarray) -> np.ndarray | None:
-    """The cells from S to G along the marks of an (H, W) answer, as places in reading order, S and G included.
+    """Return the indices of the cells on the marked path of an (H, W) answer, from S to G inclusive.
 
-    None if the marks leave a choice, as no shortest path does: where they touch themselves or lead elsewhere, too.
+    Return None if the path is ambiguous, that is if marks touch each other or lead elsewhere, which a shortest path
+    never does.
     """
     stride = answer.shape[1] + 1
     start, goal = pack(answer == START), pack(answer == GOAL)
@@ -150,12 +150,12 @@ def path_cells(answer: np.ndarray) -> np.ndarray | None:
     layers = distance_layers(marked, start, stride)
     if not layers or layers[-1] != goal or len(layers) != marked.bit_count():
         return None
-    places = np.array([layer.bit_length() - 1 for layer in layers])
-    return places - places // stride  # without the spare column
+    bits = np.array([layer.bit_length() - 1 for layer in layers])
+    return bits - bits // stride  # without the unused column
 
 
 def join(layers: Iterable[int]) -> int:
-    """The union of bit sets."""
+    """Return the union of bit sets."""
     union = 0
     for layer in layers:
         union |= layer
@@ -163,7 +163,7 @@ def join(layers: Iterable[int]) -> int:
 
 
 def path_lengths(questions: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(N,) int32: steps of the shortest path of each of the (N, S) questions, -1 where G is out of reach."""
+    """Return the length (N,) int32 of the shortest path of each of the (N, S) questions, -1 if there is none."""
     stride = shape[1] + 1
     lengths = np.empty(len(questions), np.int32)
     for row, grid in enumerate(questions.reshape(-1, *shape)):
@@ -178,11 +178,11 @@ def path_lengths(questions: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 def judge(
     questions: np.ndarray, predictions: np.ndarray, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each of the (N, S) predictions is a path, and whether it is a shortest one: two (N,) booleans.
+    """Judge (N, S) predictions; return whether each is valid and whether it is optimal, (N,) bool.
 
-    Valid: walls, start, goal and the other free cells are as in the question, and the marks, all on free
-    cells, are exactly the cells of one path from S to G that meets no cell twice: no gaps, stray marks or
-    dead ends. Optimal: valid, and no path through the free cells is shorter.
+    Valid: unmarked cells are as in the question, and the marks, all on free cells, are exactly the cells of a path from
+    S to G that visits no cell twice: no gaps, stray marks or dead ends. Optimal: valid, and no path through the free
+    cells is shorter.
     """
     valid, optimal = np.zeros(len(questions), bool), np.zeros(len(questions), bool)
     kept = (predictions == questions) | ((predictions == PATH) & (questions == FREE))
@@ -201,17 +201,17 @@ def _judge_marks(question: np.ndarray, marks: np.ndarray) -> tuple[bool, bool]:
     shortest = distance(marked, start, goal, stride)
     if shortest is None:
         return False, False
-    if shortest == steps:  # every mark is used, in one possible order
+    if shortest == steps:  # the marks have only one possible order
         return True, distance(pack(question != WALL), start, goal, stride) == steps
     return _is_path(marked, start, goal, stride), False
 
 
 def _is_path(marked: int, start: int, goal: int, stride: int) -> bool:
-    """Whether some path from `start` to `goal` meets every cell of `marked` once.
+    """Return True if a path from `start` to `goal` visits every cell of `marked` once.
 
-    Where the path touches itself its order has to be searched for: depth first, giving up whatever leaves a
-    cell that could be entered but not left, or out of reach. The search is bounded, so that no blob of marks
-    costs more than half a second: one that 20 tries per cell do not put in order counts as no path.
+    If the path touches itself, its order must be searched for: depth first, pruning states with a dead end or an
+    unreachable cell. The search is limited to 20 tries per cell, at most half a second; marks without an order by then
+    do not count as a path.
     """
     paths = [(start, marked & ~start)]
     for _ in range(20 * marked.bit_count()):
@@ -230,26 +230,26 @@ def _is_path(marked: int, start: int, goal: int, stride: int) -> bool:
         choices = [
             (-(adjacent(choice, stride) & left).bit_count(), choice) for choice in _cells(ahead & ~goal)
         ]
-        # What is last is tried first: the cell with the fewest exits.
+        # The last one is tried first: the cell with the fewest exits.
         paths += [(choice, left & ~choice) for _, choice in sorted(choices)]
     return False
 
 
 def _cells(bits: int) -> Iterator[int]:
-    """The cells of a bit set, each as a set of its own."""
+    """Yield the cells of a bit set, each as a bit set."""
     while bits:
         yield bits & -bits
         bits &= bits - 1
 
 
 def _with_two_neighbours(cells: int, stride: int) -> int:
-    """The places with at least two neighbours in `cells`."""
+    """Return the bits with at least two neighbours in `cells`."""
     left, right, up, down = cells << 1, cells >> 1, cells << stride, cells >> stride
     return (left & right) | (up & down) | ((left | right) & (up | down))
 
 
 def symmetry_key(question: np.ndarray) -> bytes:
-    """The same bytes for all (H, W) questions that are one maze: turned, mirrored, or walked the other way."""
+    """Return a key of a question (H, W) that is invariant under rotation, reflection and swapping S and G."""
     undirected = np.where(question == GOAL, START, question).astype(np.uint8)
     images = (dihedral(undirected, transform) for transform in range(NUM_DIHEDRAL))
     return min(image.shape[0].to_bytes(4, "little") + image.tobytes() for image in images)

@@ -1,7 +1,7 @@
-"""Easier versions of mazes for training (`reveal_prob`): start and goal move along the answer.
+"""Make training mazes easier (`reveal_prob`): move start and goal along the answer.
 
-What is left of the answer is still a shortest path, and still the one that the published data's rule picks (rules.py).
-Shapes: B rows of the global batch, b of them on this rank, S cells of a grid.
+The rest of the answer is still a shortest path, and still the one that the rule of the published data picks (see
+rules.py). Shapes: B rows of the global batch, b rows on this rank, S cells of a grid.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from dataset.families.maze.rules import FREE, GOAL, PATH, START, path_cells
 
 @dataclass(frozen=True)
 class ShorterPaths:
-    """With `probability` a maze's answer is cut to a piece of 1 to all of its steps, start and goal at its ends.
+    """With `probability`, shorten the path of a maze to a random segment, with start and goal at its ends.
 
-    Each number of steps is as likely, and each piece of that many. A row whose answer touches itself, which no shortest
-    path does, stays as it is.
+    The number of steps and then the segment are drawn uniformly. A row whose path touches itself, which a shortest
+    path never does, stays unchanged.
     """
 
     probability: float
@@ -27,9 +27,9 @@ class ShorterPaths:
     def __call__(
         self, rng: np.random.Generator, count: int, mine: slice, inputs: np.ndarray, labels: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and labels (b, S) of the rows `mine` of B = `count`; what is drawn depends on no other rank."""
+        """Transform inputs and labels (b, S), the rows `mine` of B = `count`; the draws are the same on all ranks."""
         shortened = (rng.random(count) < self.probability)[mine]
-        lengths, positions = rng.random(count)[mine], rng.random(count)[mine]  # of 1
+        lengths, positions = rng.random(count)[mine], rng.random(count)[mine]  # fractions
         inputs, labels = inputs.copy(), labels.copy()
         for row in np.flatnonzero(shortened):
             path = path_cells(labels[row].reshape(self.shape))
@@ -38,9 +38,9 @@ class ShorterPaths:
             longest = len(path) - 1
             steps = 1 + int(lengths[row] * longest)
             first = int(positions[row] * (longest - steps + 1))
-            piece = path[first : first + steps + 1]
+            segment = path[first : first + steps + 1]
             for tokens, mark in ((inputs[row], FREE), (labels[row], PATH)):
                 tokens[path] = FREE
-                tokens[piece] = mark
-                tokens[piece[0]], tokens[piece[-1]] = START, GOAL
+                tokens[segment] = mark
+                tokens[segment[0]], tokens[segment[-1]] = START, GOAL
         return inputs, labels

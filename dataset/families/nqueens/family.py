@@ -1,4 +1,4 @@
-"""N-Queens completion as a puzzle family: a question may have several right answers, and its label is one of them.
+"""The N-Queens completion family: a question may have several right answers, and its label is one of them.
 
 Shapes: n rows, S = N² cells of a board.
 """
@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from dataset.families.base import Comparison, Family, Verdict, beside, count, square_problem
+from dataset.families.base import Comparison, Family, Verdict, compare_with_labels, count, square_problem
 from dataset.families.grid_style import BLANK, EMPTY, GridStyle, Kind, LegendEntry, distinct_colours, rgb
 from dataset.families.nqueens import rules
 from dataset.families.nqueens.generate import BoardSpec, default_given, random_question
@@ -24,7 +24,7 @@ class NQueens(Family):
     name = "nqueens"
     blank = rules.EMPTY
     several_answers = True
-    text_help = "`Q` queen, `.` empty, in reading order; white space and `| - + /` mean nothing."
+    text_help = "`Q` queen, `.` empty, in reading order; white space and `| - + /` are ignored."
     characters: ClassVar = dict(zip(rules.SYMBOLS, (rules.EMPTY, rules.QUEEN), strict=True))
     sizes_to_check: ClassVar = tuple({"seq_len": size**2, "vocab_size": rules.VOCAB_SIZE} for size in (6, 8))
     difficulty_classes: ClassVar = ((1, 3, 10, 30), ("1", "2-3", "4-10", "11-30", "over_30"))
@@ -51,7 +51,7 @@ class NQueens(Family):
 
     @cached_property
     def symmetries(self) -> FiniteSymmetries:
-        """The 8 turns and mirrorings."""
+        """The 8 rotations and reflections."""
         return FiniteSymmetries.of_rectangle(self.shape)
 
     # ---------------------------------------------------------------- a single puzzle
@@ -61,25 +61,28 @@ class NQueens(Family):
 
     def remarks(self, question: np.ndarray) -> list[str]:
         if pairs := rules.attacking_pairs(question, self.size):
-            one, other = (self._place(cell) for cell in pairs[0])
-            return [f"the given queens in {one} and in {other} attack each other, so there is no solution"]
+            one, other = (self._cell_name(cell) for cell in pairs[0])
+            return [f"the given queens at {one} and at {other} attack each other, so there is no solution"]
         if next(completions(question, self.size), None) is None:
-            return ["no way to add queens to the given ones is a solution"]
+            return ["the given queens cannot be completed to a solution"]
         return []
 
-    def _place(self, cell: int) -> str:
+    def _cell_name(self, cell: int) -> str:
         row, column = divmod(cell, self.size)
         return f"row {row + 1}, column {column + 1}"
 
     def check(self, questions: rules.Array, answers: rules.Array) -> rules.Array:
-        """N queens that do not attack each other, the given ones among them; for arrays and tensors."""
+        """Return True for answers with N queens, including the given ones, that do not attack each other.
+
+        Accepts NumPy arrays and torch tensors.
+        """
         return rules.solves(questions, answers, self.size)
 
     check_tensors = check
 
     def judge(self, question: np.ndarray, answer: np.ndarray, labels: np.ndarray | None) -> Verdict:
         if self.check(question[None], answer[None])[0]:
-            return Verdict(True, f"valid{beside(answer, labels)}")
+            return Verdict(True, f"valid{compare_with_labels(answer, labels)}")
         parts = []
         if pairs := len(rules.attacking_pairs(answer, self.size)):
             parts.append(f"{count(pairs, 'pair')} of queens attack{'s' if pairs == 1 else ''} each other")
@@ -107,7 +110,7 @@ class NQueens(Family):
         ]
 
     def notes(self, inputs: np.ndarray, total: int) -> list[str]:
-        """How many questions have several right answers."""
+        """Report how many questions have several right answers."""
         several = sum(count_completions(question, self.size, 2) > 1 for question in inputs)
         sampled = f"{len(inputs):,} of {total:,}" if len(inputs) < total else f"{total:,}"
         return [f"{several:,} of {sampled} questions have several right answers"]

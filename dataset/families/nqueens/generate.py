@@ -1,9 +1,9 @@
-"""N-Queens questions from no source: some queens of a random full board.
+"""Generate N-Queens questions: some queens of a random full board.
 
-The split is a property of the question: no seed and no number of questions ever brings a test question into train, and
-both splits are drawn the same way, also from small boards, nearly all of whose questions are used. Candidate i of a
-split is a pure function of (seed, split, i), and candidates are accepted in that order: the result does not depend on
-the number of workers, nor one split on the size of the other.
+The split is a function of the question, so a test question never occurs in train for any seed and number of questions,
+and both splits have the same distribution, even on small boards for which nearly all questions are used. Candidate i
+of a split is a pure function of (seed, split, i), and candidates are accepted in that order: a split does not depend
+on the number of workers or on the size of the other split.
 Shapes: n questions, N side of the board, S = N² cells.
 """
 
@@ -31,7 +31,7 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class BoardSpec:
-    """What to generate: N x N boards with at least `given[0]` and at most `given[1]` queens.
+    """Kind of questions to generate: N x N boards with `given[0]` to `given[1]` queens.
 
     Raises UserError if there are no such questions.
     """
@@ -42,15 +42,17 @@ class BoardSpec:
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise UserError(
-                f"--size {self.size} is not a size of a board: use {SIZES[0]} to {SIZES[-1]}, the rows and columns"
+                f"--size {self.size} is not supported: the number of rows and columns must be {SIZES[0]} to {SIZES[-1]}"
             )
         low, high = self.given
         if low > high:
-            raise UserError(f"--given {low}-{high} has the least number above the most: give {high}-{low}")
+            raise UserError(
+                f"--given {low}-{high} has its minimum above its maximum: did you mean {high}-{low}?"
+            )
         if high >= self.size:
             raise UserError(
-                f"--given {low}-{high} leaves nothing to fill in: of the {self.size} queens on {self.size}x{self.size} "
-                f"at most {self.size - 1} may be given"
+                f"--given {low}-{high} leaves nothing to fill in: at most {self.size - 1} of the {self.size} queens on "
+                f"{self.size}x{self.size} may be given"
             )
 
 
@@ -76,12 +78,12 @@ class Questions:
 
 
 def default_given(size: int) -> tuple[int, int]:
-    """From a quarter to half of the queens: 2 to 4 of 8, 4 to 8 of 16."""
+    """Return the default range of given queens, a quarter to half of all: 2 to 4 of 8, 4 to 8 of 16."""
     return size // 4, size // 2
 
 
 def random_question(rng: np.random.Generator, spec: BoardSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Question and answer (S,): a random full board, and its queens in as many random rows as are given."""
+    """Return question and answer (S,): a random full board, and its queens in a random subset of rows."""
     size = spec.size
     answer = next(completions(np.full(size * size, EMPTY, np.uint8), size, rng))
     rows = rng.choice(size, rng.integers(spec.given[0], spec.given[1] + 1), replace=False)
@@ -91,14 +93,14 @@ def random_question(rng: np.random.Generator, spec: BoardSpec) -> tuple[np.ndarr
 
 
 def split_of(key: bytes) -> int:
-    """TRAIN or TEST, for all questions with this key of `symmetry_keys`: a fifth of the keys are TEST."""
+    """Return the split, TRAIN or TEST, of questions with this key of `symmetry_keys`: a fifth of the keys are TEST."""
     return TEST if hashlib.blake2b(key, digest_size=1).digest()[0] < _TEST_SHARE else TRAIN
 
 
 def generate_split(spec: BoardSpec, num_questions: int, *, seed: int, split: int, workers: int) -> Questions:
-    """`num_questions` questions of a split, TRAIN or TEST, no two of which are equal when turned or mirrored.
+    """Generate questions of a split, TRAIN or TEST, no two of which are equal up to rotation and reflection.
 
-    Raises UserError if so many are not found.
+    Raises UserError if fewer than `num_questions` are found.
     """
     seen, accepted, num_accepted, rejected = set(), [], 0, 0
     for candidates in _candidates(spec, seed, split, workers):
@@ -115,15 +117,15 @@ def generate_split(spec: BoardSpec, num_questions: int, *, seed: int, split: int
         if rejected > _MAX_REJECTED_IN_A_ROW:
             low, high = spec.given
             raise UserError(
-                f"only {num_accepted} different {'test' if split == TEST else 'train'} questions of {spec.size}x"
-                f"{spec.size} with {low} to {high} given queens were found, not {num_questions}: a fifth of all "
-                "questions are test questions. Ask for fewer (--generate, --test-size), widen --given or raise --size"
+                f"only {num_accepted} of {num_questions} different {'test' if split == TEST else 'train'} questions of "
+                f"{spec.size}x{spec.size} with {low} to {high} given queens were found (a fifth of all questions are "
+                "test questions): generate fewer (--generate, --test-size), widen --given or raise --size"
             )
     raise AssertionError("candidates never end")
 
 
 def _candidates(spec: BoardSpec, seed: int, split: int, workers: int) -> Iterator[Questions]:
-    """Batches of the endless stream of candidates, each without those of the other split."""
+    """Yield batches of candidates without end, excluding those of the other split."""
     batches = (range(start, start + _BATCH) for start in count(0, _BATCH))
     return ordered_map(partial(_make_batch, spec, seed, split), batches, workers)
 

@@ -1,4 +1,4 @@
-"""N-Queens completion: add queens to a board until there are N, no two of them in one row, column or diagonal.
+"""Rules of N-Queens completion: add queens until there are N, no two of them in one row, column or diagonal.
 
 Shapes: n boards, N side of the board, S = N² cells in reading order. Questions and answers are tokens.
 """
@@ -15,23 +15,23 @@ PAD, EMPTY, QUEEN = range(3)
 VOCAB_SIZE = 3
 SYMBOLS = ".Q"
 SIZES = range(4, 17)  # smaller boards have one solution or none
-# Full boards that turning and mirroring do not make equal, where there are so few that most answers of a test split
-# occur in any larger train split (OEIS A002562).
+# Number of solutions up to rotation and reflection (OEIS A002562), for sizes with so few of them that most answers of
+# a test split also occur in train.
 NUM_INEQUIVALENT = {4: 1, 5: 2, 6: 1, 7: 6, 8: 12, 9: 46, 10: 92}
 
 Array: TypeAlias = Any
-"""`numpy.ndarray` or `torch.Tensor`, which this module does without."""
+"""`numpy.ndarray` or `torch.Tensor`; this module does not import torch."""
 
 
 def solves(questions: Array, answers: Array, size: int) -> Array:
-    """(n,) bool: which answers (n, S) have N queens that do not attack each other, the given ones (n, S) among them.
+    """Return (n,) bool, True for answers (n, S) with N queens, including the given ones, that do not attack each other.
 
-    For NumPy arrays and for torch tensors: it calls only methods that both have, on integers of any dtype. On
-    tensors nothing waits for the device, and no shape depends on values.
+    Accepts NumPy arrays and torch tensors of any integer dtype, because it only calls methods that both have. It does
+    not synchronise with the device, and no shape depends on values.
     """
     queens = (answers == QUEEN).reshape(-1, size, size)
     one_a_line = (queens.sum(2) == 1).all(1) & (queens.sum(1) == 1).all(1)
-    # Of a row with one queen: N less its column. A row counts from 1.
+    # N minus the column of the queen, in rows with one queen; rows count from 1.
     columns = queens.cumsum(2).sum(2)  # (n, N)
     rows = (columns >= 0).cumsum(1)
     one_a_diagonal = _all_differ(columns + rows) & _all_differ(columns - rows)
@@ -41,13 +41,13 @@ def solves(questions: Array, answers: Array, size: int) -> Array:
 
 
 def _all_differ(values: Array) -> Array:
-    """(n,) bool: whether no two of the values (n, N) of a row are equal."""
+    """Return (n,) bool, True for rows of values (n, N) that are all different."""
     equal = values[:, :, None] == values[:, None, :]
     return equal.sum((1, 2)) == values.shape[1]  # each value equals itself
 
 
 def attacking_pairs(board: np.ndarray, size: int) -> list[tuple[int, int]]:
-    """The pairs of cells of a board (S,) with queens in one row, column or diagonal, also if others stand between."""
+    """Return pairs of cells with queens in one row, column or diagonal of a board (S,), even with others in between."""
     cells = np.flatnonzero(board == QUEEN)
     rows, columns = np.divmod(cells, size)
     down, right = (np.abs(values[:, None] - values) for values in (rows, columns))
@@ -56,7 +56,7 @@ def attacking_pairs(board: np.ndarray, size: int) -> list[tuple[int, int]]:
 
 
 def symmetry_keys(boards: np.ndarray, size: int) -> list[bytes]:
-    """n keys, equal for those of the boards (n, S) that are equal when turned or mirrored: the least image of each."""
+    """Return a key for each of the boards (n, S), equal up to rotation and reflection: the smallest image."""
     grids = np.ascontiguousarray(boards, np.uint8).reshape(-1, size, size)
     images = [dihedral(grids, transform).reshape(len(grids), -1) for transform in range(NUM_DIHEDRAL)]
     return [min(row.tobytes() for row in rows) for rows in zip(*images, strict=True)]

@@ -1,7 +1,7 @@
-"""An exact solver for N-Queens completion, by backtracking over bit sets.
+"""Exact solver for N-Queens completion: backtracking with bit sets.
 
-A bit set is a Python integer. Column c is bit c of a set of columns. A diagonal that rises to the right is bit row +
-column, one that falls bit column - row + N - 1: one shift lays either over the columns of a row.
+A bit set is a Python integer. Column c is bit c of a set of columns. A diagonal that rises to the right is bit
+row + column, and one that falls is bit column - row + N - 1, so that one shift aligns it with the columns of a row.
 Shapes: N side of the board, S = N² cells.
 """
 
@@ -18,10 +18,10 @@ from dataset.families.nqueens.rules import EMPTY, QUEEN, attacking_pairs
 def completions(
     question: np.ndarray, size: int, rng: np.random.Generator | None = None
 ) -> Iterator[np.ndarray]:
-    """Every answer (S,) uint8 to a question (S,), once each, found by exhaustive search.
+    """Yield every answer (S,) uint8 to a question (S,) once, by exhaustive search.
 
-    With `rng` the columns of each row are tried in random order; then every answer may come first, but not all are
-    equally likely to.
+    With `rng`, the columns of each row are tried in random order; then any answer may come first, but not all are
+    equally likely.
     """
     if attacking_pairs(question, size):
         return
@@ -36,7 +36,7 @@ def completions(
 
 
 def count_completions(question: np.ndarray, size: int, most: int) -> int:
-    """How many answers a question (S,) has; `most` if there are that many or more."""
+    """Count the answers to a question (S,), up to `most`."""
     return sum(1 for _ in islice(completions(question, size), most))
 
 
@@ -51,7 +51,7 @@ def _with_queen(taken: Taken, row: int, column: int, size: int) -> Taken:
 def _completed(
     columns: list[int], rows: list[int], taken: Taken, rng: np.random.Generator | None
 ) -> Iterator[list[int]]:
-    """The column of each row's queen for every way to fill `rows`; `columns` holds those of the other rows."""
+    """Yield the columns of all queens for every way to fill `rows`; `columns` holds those of the other rows."""
     if not rows:
         yield columns
         return
@@ -60,7 +60,7 @@ def _completed(
     free = {
         row: (1 << size) - 1 & ~(in_columns | rising >> row | falling >> (size - 1 - row)) for row in rows
     }
-    # The row with the fewest choices: a row with none is then found at once.
+    # Choose the row with the fewest choices, so that a row without any is found at once.
     row = min(rows, key=lambda row: free[row].bit_count())
     others = [other for other in rows if other != row]
     choices = [column for column in range(size) if free[row] >> column & 1]

@@ -1,6 +1,6 @@
-"""Copies of Sudoku puzzles under random legal symmetries, many at a time.
+"""Augment Sudoku puzzles by random symmetries, vectorised over puzzles.
 
-E = source puzzles, N = size of the grid.
+Shapes: E source puzzles, N side of the grid.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import numpy as np
 from dataset.families.sudoku.rules import BoxShape, random_symmetries
 
 _MAX_REDRAWS = 100
-_GIVEN = 128  # a bit above all values: `SudokuSymmetry.apply` moves it along
+_GIVEN = 128  # a bit above all values, which `SudokuSymmetry.apply` moves with its cell
 
-# (n, N²) puzzles and solutions -> (n,) bool: which of them must not be used
-Refusal = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# (n, N²) puzzles and solutions -> (n,) bool, True for those that must not be used
+CopyFilter = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def with_copies(
@@ -24,13 +24,13 @@ def with_copies(
     solutions: np.ndarray,
     num_aug: int,
     shape: BoxShape,
-    refused: Refusal | None = None,
+    rejects: CopyFilter | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(E·(1 + num_aug), N²) uint8: each of the (E, N²) puzzles as it is, then its copies; the same for solutions.
+    """Return puzzles and solutions, (E·(1 + num_aug), N²) uint8 each: every puzzle followed by its copies.
 
-    A refused copy is drawn again; after many refusals the puzzle itself stands in for it.
+    A rejected copy is redrawn; after many rejections it is replaced by the puzzle itself.
     """
-    # One gather moves both grids: the solution's values, with a bit where the puzzle gives them.
+    # Mark the given cells of the solution with a bit, so that one gather moves both grids.
     marked = np.where(puzzles > 0, solutions | _GIVEN, solutions).astype(np.uint8)
     every = np.repeat(marked, num_aug + 1, axis=0)
     drawn = np.flatnonzero(np.arange(len(every)) % (num_aug + 1))
@@ -39,22 +39,22 @@ def with_copies(
             break
         images = _images(rng, marked, drawn // (num_aug + 1), shape)
         every[drawn] = images
-        if refused is None:
+        if rejects is None:
             break
-        drawn = drawn[refused(*_separate(images))]
+        drawn = drawn[rejects(*_separate(images))]
     else:
         every[drawn] = marked[drawn // (num_aug + 1)]
     return _separate(every)
 
 
 def _images(rng: np.random.Generator, marked: np.ndarray, which: np.ndarray, shape: BoxShape) -> np.ndarray:
-    """(n, N²): a random image of each of the marked grids `marked[which]`."""
+    """Return a random image (n, N²) of each of the marked grids `marked[which]`."""
     symmetries = random_symmetries(rng, len(which), shape)
     images = symmetries.apply(marked.reshape(-1, shape.size, shape.size), which)
     return images.reshape(len(which), shape.num_cells)
 
 
 def _separate(marked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Puzzles and solutions of marked grids."""
+    """Return the puzzles and solutions of marked grids."""
     solutions = marked & (_GIVEN - 1)
     return solutions * (marked >> 7), solutions

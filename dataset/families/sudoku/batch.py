@@ -1,10 +1,10 @@
-"""The solver of `sudoku_solve.py` for many puzzles at once, vectorised: what checking and rating a dataset needs.
+"""Vectorised version of the solver in `solve.py`, to check and rate many puzzles.
 
-Same rules, same counts: searching for all solutions explores the same tree in any order, so open positions of
-all puzzles are propagated together, 20 times as fast as one by one on hard puzzles. One position costs more
-here, so digging out a single puzzle is the other solver's work.
+It follows the same rules and counts the same guesses: a search for all solutions explores the same tree in any order,
+so open positions of all puzzles are propagated together, 20 times as fast as one by one on hard puzzles. A single
+position is slower than in `solve.py`, which is therefore used to generate puzzles.
 
-E = puzzles, n = positions handled together, N = size of the grid.
+Shapes: E puzzles, n positions processed together, N side of the grid.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from dataset.families.sudoku.solve import solve
 from dataset.parallel import ordered_map
 
 _POSITIONS = 2048  # enough to vectorise over, few enough to stay in the CPU's caches
-# Puzzles that one worker solves at a time: enough to make up for starting it.
+# Puzzles that a worker solves at a time: enough to outweigh the cost of starting it.
 _BATCH = 300
-# What is enough to tell whether the puzzles of a source have several solutions.
+# Limits of the check whether puzzles of a source have several solutions.
 MOST_PUZZLES_TO_CHECK = 2000
 _MOST_GUESSES_TO_CHECK = 20_000
-_DEEP_GUESSES_PER_CELL = 4  # a grid with many solutions is filled twice in a guess or two a cell
+_DEEP_GUESSES_PER_CELL = 4  # with many solutions, two are found in one or two guesses per cell
 _POPULATION = np.array([bin(mask).count("1") for mask in range(1 << 16)], np.uint8)
-# Candidates (N², n) of each cell as bits, and the puzzle (n,) that each of the positions is of.
+# Candidates (N², n) of each cell as bits, and the index (n,) of the puzzle of each position.
 _Positions = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
 class BatchResult:
-    """num_solutions (E,): 0, 1 or 2 for more; solutions (E, N²) uint8, one of each solvable puzzle's; guesses (E,).
+    """num_solutions (E,): 0, 1 or 2 (for 2 or more); solutions (E, N²) uint8, one per solvable puzzle; guesses (E,).
 
-    guesses are those of `SolverResult`; of a puzzle with several solutions, those until two were found. num_solutions
-    is -1 for a puzzle that took more guesses than were allowed.
+    guesses are counted as in `SolverResult`; for puzzles with several solutions, until two were found. num_solutions
+    is -1 for puzzles that exceeded the limit of guesses.
     """
 
     num_solutions: np.ndarray
@@ -46,7 +46,7 @@ class BatchResult:
 def solve_all(
     puzzles: np.ndarray, shape: BoxShape, workers: int, *, max_guesses: int | None = None
 ) -> BatchResult:
-    """Solves (E, N²) puzzles on several processes, in order; see `solve_batch`."""
+    """Solve (E, N²) puzzles on several processes, in order; see `solve_batch`."""
     batches = [puzzles[start : start + _BATCH] for start in range(0, len(puzzles), _BATCH)]
     solve = partial(solve_batch, shape=shape, max_guesses=max_guesses)
     results = list(ordered_map(solve, batches, min(workers, len(batches))))
@@ -57,15 +57,17 @@ def solve_all(
 def ambiguous_notes(
     puzzles: np.ndarray, what: str, shape: BoxShape, workers: int, total: int | None = None
 ) -> list[str]:
-    """What there is to say about (E, N²) puzzles that have several solutions; nothing if none has.
+    """Return notes about puzzles among (E, N²) with several solutions; empty if there are none.
 
-    At most 2,000 puzzles spread over all of them are looked at, and each only up to a number of guesses. total: of
-    how many the given ones are a sample.
+    At most 2,000 evenly spaced puzzles are checked, each with a limited number of guesses. total: the number of puzzles
+    of which the given ones are a sample.
     """
     chosen = np.unique(np.linspace(0, len(puzzles) - 1, MOST_PUZZLES_TO_CHECK).astype(np.int64))
     total = len(puzzles) if total is None else total
     counts = solve_all(puzzles[chosen], shape, workers, max_guesses=_MOST_GUESSES_TO_CHECK).num_solutions
-    for i in np.flatnonzero(counts < 0):  # so many solutions, perhaps, that a search in breadth finishes none
+    for i in np.flatnonzero(
+        counts < 0
+    ):  # perhaps with so many solutions that breadth-first search completes none
         deep = solve(puzzles[chosen[i]], shape, max_guesses=_DEEP_GUESSES_PER_CELL * shape.num_cells)
         if deep is not None:
             counts[i] = len(deep.solutions)
@@ -75,21 +77,19 @@ def ambiguous_notes(
     several, unknown = int((counts > 1).sum()), int((counts < 0).sum())
     notes = [f"{several:,} of {among} have more than one solution"] if several else []
     if unknown:
-        notes.append(
-            f"whether {unknown:,} of {among} have one solution is not known, as they need too many guesses"
-        )
+        notes.append(f"{unknown:,} of {among} need too many guesses to tell whether they have one solution")
     return notes
 
 
 def solve_batch(puzzles: np.ndarray, shape: BoxShape, max_guesses: int | None = None) -> BatchResult:
-    """Solves (E, N²) puzzles of values (0 = blank); gives up on one after `max_guesses` guesses."""
+    """Solve (E, N²) puzzles of values (0 = blank); give up on a puzzle after `max_guesses` guesses."""
     result = BatchResult(
         np.zeros(len(puzzles), np.int64), np.zeros(puzzles.shape, np.uint8), np.zeros(len(puzzles), np.int32)
     )
     bits = np.uint16 if shape.size <= 16 else np.uint32
     masks = np.concatenate([[(1 << shape.size) - 1], 1 << np.arange(shape.size)]).astype(bits)
     # Open positions: candidate masks (N², n), cells first so that operations run along positions, and the
-    # puzzle (n,) that each belongs to. The newest ones go first, which bounds how many there are.
+    # puzzle (n,) that each belongs to. The newest ones are processed first, which bounds their number.
     stack = [(np.ascontiguousarray(masks[puzzles].T), np.arange(len(puzzles)))]
     while stack:
         candidates, owners = _pop(stack)
@@ -106,19 +106,19 @@ def solve_batch(puzzles: np.ndarray, shape: BoxShape, max_guesses: int | None = 
 
 
 def _population(masks: np.ndarray) -> np.ndarray:
-    """How many bits of each mask are set."""
+    """Count the set bits of each mask."""
     if masks.dtype == np.uint16:
         return _POPULATION[masks]
     return _POPULATION[masks & 0xFFFF] + _POPULATION[masks >> 16]
 
 
 def _those(chosen: np.ndarray, candidates: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The chosen (n,) positions. `candidates[:, chosen]` would lay them out the other way, for slow operations."""
+    """Select the positions with `chosen` (n,). Indexing `candidates[:, chosen]` would give a slower memory layout."""
     return candidates.compress(chosen, axis=1), owners[chosen]
 
 
 def _pop(stack: list[_Positions]) -> tuple[np.ndarray, np.ndarray]:
-    """The newest open positions, as many as are worked on together."""
+    """Take the newest open positions, up to the number processed together."""
     parts, total = [], 0
     while stack and total < _POSITIONS:
         candidates, owners = stack.pop()
@@ -136,7 +136,7 @@ def _joined(parts: list[_Positions]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _record(result: BatchResult, candidates: np.ndarray, owners: np.ndarray) -> None:
-    """Enters solved positions (N², n) into the result."""
+    """Add solved positions (N², n) to the result."""
     if len(owners):
         values = np.log2(candidates.T.astype(np.float32)).astype(np.uint8) + 1
         result.solutions[owners] = values
@@ -151,7 +151,7 @@ def _branch(
     owners: np.ndarray,
     counts: np.ndarray,
 ) -> None:
-    """Pushes the positions (N², n) with each value of their first cell of the fewest candidates tried."""
+    """Push successors of positions (N², n): one for each candidate of the first cell with the fewest candidates."""
     if not len(owners):
         return
     cell = np.where(counts == 1, 255, counts).argmin(axis=0)
@@ -164,7 +164,7 @@ def _branch(
 
 
 def _propagate(candidates: np.ndarray, owners: np.ndarray, shape: BoxShape) -> tuple[np.ndarray, np.ndarray]:
-    """The positions (N², n) with all singles placed, those with a contradiction left out."""
+    """Place all singles of positions (N², n), and drop positions with a contradiction."""
     finished = []
     while len(owners):
         narrowed, possible = _place_singles(candidates, shape)
@@ -175,7 +175,7 @@ def _propagate(candidates: np.ndarray, owners: np.ndarray, shape: BoxShape) -> t
 
 
 def _place_singles(candidates: np.ndarray, shape: BoxShape) -> tuple[np.ndarray, np.ndarray]:
-    """One round for all positions: (N², n) narrowed candidates, and (n,) which show no contradiction."""
+    """Run one round for all positions; return narrowed candidates (N², n), and (n,) True without a contradiction."""
     every = (1 << shape.size) - 1
     unit_cells = units(shape)
     single = (candidates & (candidates - 1)) == 0
@@ -189,19 +189,19 @@ def _place_singles(candidates: np.ndarray, shape: BoxShape) -> tuple[np.ndarray,
         here = placed[cells]
         clashing |= taken & here
         taken |= here
-    only = once & ~twice & ~taken  # values with a single place left in the unit
+    only = once & ~twice & ~taken  # values with a single cell left in the unit
     row, column, box = _units_of_cells(shape)
     blocked = taken[row] | taken[column] | taken[box]
-    wanted = (only[row] | only[column] | only[box]) & candidates
+    forced = (only[row] | only[column] | only[box]) & candidates
     narrowed = candidates & ~(blocked * ~single)
-    narrowed = np.where(wanted == 0, narrowed, narrowed & wanted)
-    # A cell that is the only place of two values contradicts itself: wanted has two bits.
-    broken = (narrowed == 0) | ((wanted & (wanted - 1)) != 0)
+    narrowed = np.where(forced == 0, narrowed, narrowed & forced)
+    # A cell that is the only one left for two values is a contradiction: forced has two bits.
+    broken = (narrowed == 0) | ((forced & (forced - 1)) != 0)
     return narrowed, (once == every).all(axis=0) & ~clashing.any(axis=0) & ~broken.any(axis=0)
 
 
 @lru_cache
 def _units_of_cells(shape: BoxShape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(N²,) each: which row, column and box of `units(shape)` a cell is in."""
+    """Return the indices in `units(shape)` of the row, column and box of each cell, (N²,) each."""
     unit_of = np.argsort(units(shape).reshape(3, -1), axis=1) // shape.size
     return tuple(unit_of + np.arange(3)[:, None] * shape.size)

@@ -1,4 +1,4 @@
-"""Sudoku with boxes of any shape, as a puzzle family. Shapes: n rows, S = N² cells of an N x N grid."""
+"""The Sudoku family, with boxes of any shape. Shapes: n rows, S = N² cells of an N x N grid."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from dataset.families.base import (
     Family,
     Verdict,
     agreement,
-    beside,
+    compare_with_labels,
     count,
-    place,
+    describe_position,
     square_problem,
     with_line_breaks,
 )
@@ -42,11 +42,11 @@ MAX_GUESSES = 20_000
 
 class Sudoku(Family):
     name = "sudoku"
-    recognised_before = 2
+    recognition_priority = 2
     blank = rules.BLANK_ID
     evaluator = "sudoku@Sudoku"
     sigma = 0.3  # arXiv 2605.19943
-    text_help = "Symbols in reading order, `.` or `0` for a blank; white space and `| - + /` mean nothing."
+    text_help = "Symbols in reading order, `.` or `0` for a blank; white space and `| - + /` are ignored."
     difficulty_classes: ClassVar = rules.DIFFICULTY_CLASSES
     sizes_to_check: ClassVar = (
         {"seq_len": 36, "vocab_size": 8, "box_shape": [3, 2]},
@@ -61,7 +61,7 @@ class Sudoku(Family):
     def recognise(
         cls, metadata: Metadata, sampled: Callable[[], tuple[np.ndarray, np.ndarray]], dataset_dir: Path
     ) -> tuple[bool, str]:
-        """By labels, all of which obey the rules."""
+        """Expect all complete labels to obey the rules."""
         try:
             box = rules.recorded_shape(metadata.extra, metadata.seq_len, "dataset.json")
         except UserError as error:
@@ -79,7 +79,7 @@ class Sudoku(Family):
 
     @cached_property
     def box(self) -> BoxShape:
-        """The boxes: what dataset.json says, otherwise as square as possible and wider than tall."""
+        """The box shape in dataset.json, otherwise as square as possible and not taller than wide."""
         return rules.recorded_shape(self.metadata.extra, self.metadata.seq_len, "dataset.json")
 
     @cached_property
@@ -113,19 +113,19 @@ class Sudoku(Family):
                 continue
             if character.upper() not in rules.BLANKS + box.symbols:
                 raise UserError(
-                    f"puzzle= has {character!r} at {place(text, position)}; allowed are {box.symbols}, "
-                    f"{' or '.join(rules.BLANKS)} for a blank, and | - + / and white space, which mean nothing"
+                    f"puzzle= has {character!r} at {describe_position(text, position)}; allowed are {box.symbols}, "
+                    f"{' or '.join(rules.BLANKS)} for a blank, and | - + / and white space, which are ignored"
                 )
             cells.append(character.upper())
         if len(cells) != box.num_cells:
             raise UserError(
-                f"puzzle= has {count(len(cells), 'cell')}, but this model solves {box.size}x{box.size} Sudoku, of "
-                f"{box.num_cells} cells (. or 0 is a blank; | - + / and white space are not counted)"
+                f"puzzle= has {count(len(cells), 'cell')}, but this model solves {box.size}x{box.size} Sudoku with "
+                f"{box.num_cells} cells (. or 0 is a blank; | - + / and white space do not count)"
             )
         codes = np.frombuffer("".join(cells).encode(), np.uint8)[None]
-        if box.size > 9 and ambiguous_zero(codes, box).any():  # smaller grids are hardly written from 0 up
+        if box.size > 9 and ambiguous_zero(codes, box).any():  # smaller grids rarely use symbols from 0 up
             raise UserError(
-                f"puzzle= has both 0 and ., so that 0 may be a blank or a symbol: write blanks as . and the symbols as "
+                f"puzzle= has both 0 and ., so 0 could be a blank or a symbol: write blanks as . and symbols as "
                 f"{box.symbols}"
             )
         return rules.to_tokens(rules.parse_grid("".join(cells), box, "puzzle="))
@@ -149,7 +149,7 @@ class Sudoku(Family):
         return ["the puzzle has several solutions" if found.solutions else "the puzzle has no solution"]
 
     def check(self, questions: np.ndarray, answers: np.ndarray) -> np.ndarray:
-        """Complete grids by the rules that keep the given cells."""
+        """Return True for complete grids that obey the rules and keep the given cells."""
         values = answers.astype(np.int64) - 1
         return rules.is_solution(values, self.box) & rules.keeps_givens(rules.to_values(questions), values)
 
@@ -157,7 +157,7 @@ class Sudoku(Family):
         values = answer.astype(np.int64) - 1
         changed = int(self.broken(question, answer).sum())
         if rules.is_solution(values, self.box) and not changed:
-            return Verdict(True, f"valid{beside(answer, labels)}")
+            return Verdict(True, f"valid{compare_with_labels(answer, labels)}")
         parts = []
         size, units = self.box.size, values[rules.units(self.box)]
         holds_all = (np.sort(units, axis=1) == np.arange(1, size + 1)).all(axis=1).reshape(3, size)
@@ -179,7 +179,7 @@ class Sudoku(Family):
     def comparisons(self) -> list[Comparison]:
         few = {4: ", of which only 2 exist", 6: ", of which only 49 exist"}.get(self.box.size, "")
         return [
-            # The full hash costs 30 µs a puzzle; counts of givens, a fiftieth of that, leave it few to tell apart.
+            # The full hash costs 30 µs per puzzle; counts of givens cost a fiftieth of that and rule out most pairs.
             Comparison("inputs up to symmetry", self._puzzle_keys, self._given_counts),
             Comparison(f"outputs up to symmetry{few}", self._solution_keys),
         ]
@@ -195,26 +195,25 @@ class Sudoku(Family):
         return _keys_where(solved, solution_hashes(solutions[solved], self.box))
 
     def _given_counts(self, inputs: np.ndarray) -> list[bytes]:
-        """Sorted numbers of givens per row, column and box, which symmetries leave as they are."""
+        """Return sorted numbers of givens per row, column and box, which are invariant under symmetries."""
         box = self.box
-        members = np.zeros(
-            (box.num_cells, 3 * box.size), np.float32
-        )  # a float product is the fastest way to count
+        # A float matrix product is the fastest way to count.
+        members = np.zeros((box.num_cells, 3 * box.size), np.float32)
         members[rules.units(box).T, np.arange(3 * box.size)] = 1
         counts = ((inputs > rules.BLANK_ID).astype(np.float32) @ members).astype(np.uint8)
         rows, columns, boxes = np.sort(counts.reshape(len(inputs), 3, box.size)).swapaxes(0, 1)
-        if box.square:  # a transposition exchanges rows and columns
+        if box.square:  # transposing swaps rows and columns
             rows, columns = np.minimum(rows, columns), np.maximum(rows, columns)
         return row_keys(np.concatenate([rows, columns, boxes], axis=1))
 
     def notes(self, inputs: np.ndarray, total: int) -> list[str]:
-        """How many puzzles have several solutions."""
+        """Report how many puzzles have several solutions."""
         puzzles = rules.to_values(inputs).astype(np.uint8)
         return ambiguous_notes(puzzles, "puzzles", self.box, 1, total)
 
 
 def _keys_where(known: np.ndarray, hashes: np.ndarray) -> list[bytes | None]:
-    """The bytes of the next uint64 hash for each row that is `known`, and None for the others."""
+    """Return the bytes of a uint64 hash for each row that is `known`, and None for the others."""
     keys: list[bytes | None] = [None] * len(known)
     for row, value in zip(np.flatnonzero(known).tolist(), hashes.view("V8").tolist(), strict=True):
         keys[row] = value

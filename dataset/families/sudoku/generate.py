@@ -1,7 +1,7 @@
-"""Sudoku puzzles from no source: random full grids, emptied while exactly one solution remains.
+"""Generate Sudoku puzzles: remove cells from random full grids as long as the solution stays unique.
 
 Candidate i of a split is a pure function of (seed, split, i), and candidates are accepted in that order: the
-result does not depend on the number of workers, nor the train split on the size of the test split.
+result does not depend on the number of workers, and the train split does not depend on the size of the test split.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from dataset.families.sudoku.solve import solve
 from dataset.parallel import ordered_map
 from utils.errors import UserError
 
-# Below this size there are too few inequivalent puzzles (4x4: 4,710) to keep splits apart up to symmetry.
+# Below this size there are too few inequivalent puzzles (4x4: 4,710) for splits that are disjoint up to symmetry.
 SMALLEST_INEQUIVALENT_SIZE = 6
-# Below this size the same holds for full grids: there are 2 inequivalent ones of 4x4 and 49 of 6x6.
+# Below this size the same holds for solutions: there are 2 inequivalent ones of 4x4 and 49 of 6x6.
 SMALLEST_SIZE_OF_MANY_SOLUTIONS = 8
-# Full grids above this size are not found by searching: most searches go astray.
+# Above this size, searches for a full grid nearly always run into a dead end.
 LARGEST_GENERATED_SIZE = 16
-# A full grid whose search goes astray (large boxes) is drawn anew rather than searched to the end.
+# With large boxes a search may run into a dead end; then restart instead of searching exhaustively.
 _MAX_FILL_GUESSES = 2000
 _MAX_TRIES = 1000
 _MAX_REJECTED_IN_A_ROW = 5000
@@ -33,7 +33,7 @@ _MAX_REJECTED_IN_A_ROW = 5000
 
 @dataclass(frozen=True)
 class PuzzleSpec:
-    """What to generate: puzzles with at most `clues` given cells; if `minimal`, none of which is redundant.
+    """Kind of puzzles to generate: at most `clues` given cells, none of them redundant if `minimal`.
 
     Without `minimal`, cells are removed until exactly `clues` are left.
     """
@@ -45,14 +45,14 @@ class PuzzleSpec:
     def __post_init__(self) -> None:
         if self.shape.size > LARGEST_GENERATED_SIZE:
             raise UserError(
-                f"puzzles of {self.shape.size}x{self.shape.size} are not generated here, only up to "
+                f"{self.shape.size}x{self.shape.size} puzzles cannot be generated, only sizes up to "
                 f"{LARGEST_GENERATED_SIZE}x{LARGEST_GENERATED_SIZE}: read them from a file (--source-csv)"
             )
 
 
 @dataclass(frozen=True)
 class GeneratedPuzzles:
-    """puzzles, solutions (E, N²) uint8 values; guesses (E,) as in `SolverResult`; hashes (E,) invariant."""
+    """puzzles, solutions (E, N²) uint8 values; guesses (E,) as in `SolverResult`; invariant hashes (E,)."""
 
     puzzles: np.ndarray
     solutions: np.ndarray
@@ -61,12 +61,12 @@ class GeneratedPuzzles:
 
 
 def default_clues(shape: BoxShape) -> int:
-    """A number of given cells that is reached quickly: 6 for 4x4, 14 for 6x6, 32 for 9x9, 128 for 16x16."""
+    """Return a number of given cells that is reached quickly: 6 for 4x4, 14 for 6x6, 32 for 9x9, 128 for 16x16."""
     return round(shape.num_cells * (0.4 if shape.size <= 9 else 0.5))
 
 
 def random_solution(rng: np.random.Generator, shape: BoxShape) -> np.ndarray:
-    """(N²,) uint8 values of a random full grid; every grid is possible, but not all are equally likely."""
+    """Return the values (N²,) uint8 of a random full grid; every grid is possible, but not all are equally likely."""
     while True:
         start = np.zeros(shape.num_cells, np.uint8)
         start[: shape.size] = rng.permutation(shape.size) + 1
@@ -77,13 +77,13 @@ def random_solution(rng: np.random.Generator, shape: BoxShape) -> np.ndarray:
 
 
 def random_puzzle(rng: np.random.Generator, spec: PuzzleSpec) -> tuple[np.ndarray, np.ndarray]:
-    """A puzzle with exactly one solution, and that solution, (N²,) uint8 values each.
+    """Generate a puzzle with exactly one solution; return the puzzle and the solution, (N²,) uint8 values each.
 
-    Raises `UserError` when `spec.clues` is not reached in many tries.
+    Raises `UserError` if `spec.clues` is not reached in many tries.
     """
     for _ in range(_MAX_TRIES):
         solution = random_solution(rng, spec.shape)
-        puzzle = _emptied(rng, solution, spec)
+        puzzle = _remove_cells(rng, solution, spec)
         if np.count_nonzero(puzzle) <= spec.clues:
             return puzzle, solution
     raise UserError(
@@ -99,20 +99,20 @@ def generate_split(
     seed: int,
     split: int,
     workers: int,
-    apart_from: GeneratedPuzzles | None = None,
+    excluded: GeneratedPuzzles | None = None,
 ) -> GeneratedPuzzles:
-    """`num_puzzles` different puzzles, from 6x6 up inequivalent ones.
+    """Generate `num_puzzles` different puzzles, from 6x6 up inequivalent ones.
 
-    split: a number that selects another stream of the seed. apart_from: puzzles of another split; none of them is
-    repeated, from 6x6 up neither in an equivalent form nor with the same literal solution, from 8x8 up neither with
-    an equivalent one.
+    split: selects a stream of the seed. excluded: puzzles of another split, which are not repeated; from 6x6 up,
+    equivalent puzzles and puzzles with the same solution are excluded too, and from 8x8 up puzzles with an equivalent
+    solution.
     """
     up_to_symmetry = spec.shape.size >= SMALLEST_INEQUIVALENT_SIZE
     seen: set[Hashable] = set()
     solutions: set[Hashable] = set()
-    if apart_from is not None:
-        seen = set(_keys(apart_from, up_to_symmetry))
-        solutions = set(_solution_keys(apart_from.solutions, spec.shape))
+    if excluded is not None:
+        seen = set(_keys(excluded, up_to_symmetry))
+        solutions = set(_solution_keys(excluded.solutions, spec.shape))
     accepted, num_accepted, rejected = [], 0, 0
     for candidates in _candidates(spec, seed, split, workers):
         chosen = []
@@ -134,13 +134,13 @@ def generate_split(
         if rejected > _MAX_REJECTED_IN_A_ROW:
             raise UserError(
                 f"only {num_accepted} of {num_puzzles} different {spec.shape.size}x{spec.shape.size} puzzles with "
-                f"at most {spec.clues} given cells were found: ask for fewer, or raise --clues"
+                f"at most {spec.clues} given cells were found: generate fewer, or raise --clues"
             )
     raise AssertionError("candidates never end")
 
 
-def _emptied(rng: np.random.Generator, solution: np.ndarray, spec: PuzzleSpec) -> np.ndarray:
-    """The grid without the cells, taken in random order, that are not needed to make it the only solution."""
+def _remove_cells(rng: np.random.Generator, solution: np.ndarray, spec: PuzzleSpec) -> np.ndarray:
+    """Remove cells in random order as long as the solution stays unique."""
     puzzle = solution.copy()
     given = len(puzzle)
     for cell in rng.permutation(len(puzzle)).tolist():
@@ -148,16 +148,16 @@ def _emptied(rng: np.random.Generator, solution: np.ndarray, spec: PuzzleSpec) -
             break
         value = int(puzzle[cell])
         puzzle[cell] = 0
-        # Cheaper than counting to two: is there a solution with another value here?
+        # Cheaper than counting solutions: search for one with another value in this cell.
         if solve(puzzle, spec.shape, limit=1, excluded=(cell, value)).solutions:
-            puzzle[cell] = value  # needed now means needed later, when fewer cells are given
+            puzzle[cell] = value  # still needed later, when fewer cells are given
         else:
             given -= 1
     return puzzle
 
 
 def _candidates(spec: PuzzleSpec, seed: int, split: int, workers: int) -> Iterator[GeneratedPuzzles]:
-    """Batches of the endless stream of candidates; how they are cut does not matter."""
+    """Yield batches of candidates without end; the batch size does not affect them."""
     size = max(1, 2000 // spec.shape.num_cells)
     batches = (range(start, start + size) for start in count(0, size))
     return ordered_map(partial(_make_batch, spec, seed, split), batches, workers)
@@ -173,12 +173,12 @@ def _make_batch(spec: PuzzleSpec, seed: int, split: int, indices: range) -> Gene
 
 
 def _keys(puzzles: GeneratedPuzzles, up_to_symmetry: bool) -> list[Hashable]:
-    """What must differ between any two puzzles."""
+    """Return keys that must differ between any two puzzles."""
     return puzzles.hashes.tolist() if up_to_symmetry else [row.tobytes() for row in puzzles.puzzles]
 
 
 def _solution_keys(solutions: np.ndarray, shape: BoxShape) -> list[Hashable]:
-    """What must differ between the solutions of two splits; nothing for 4x4, which has 288 solutions."""
+    """Return keys that must differ between the solutions of two splits; none for 4x4, which has only 288 solutions."""
     if shape.size >= SMALLEST_SIZE_OF_MANY_SOLUTIONS:
         return solution_hashes(solutions, shape).tolist()
     return [row.tobytes() for row in solutions] if shape.size >= SMALLEST_INEQUIVALENT_SIZE else []

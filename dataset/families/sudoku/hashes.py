@@ -1,12 +1,12 @@
-"""Hashes of Sudoku puzzles and of full grids that their symmetries cannot change, for finding leaks between splits.
+"""Hashes of Sudoku puzzles and solutions that are invariant under symmetries, to find leakage between splits.
 
-Colour refinement (Weisfeiler and Leman) on a solved grid: cells start with a colour, then repeatedly take in the
-multisets of colours of their row, column, box, digit, band and stack. The first colours say which cells a puzzle
-gives. Of a full grid, where that says nothing, they come from how its rows, its columns and its digits permute
-each other. Equivalent inputs always get equal hashes. Different ones get different hashes in practice, and where
-the refinement cannot tell two apart a leak check only becomes stricter.
+Colour refinement (Weisfeiler-Leman) on a solved grid: cells start with a colour, which is repeatedly combined with the
+multisets of colours in their row, column, box, digit, band and stack. For puzzles the first colours mark the given
+cells. For solutions, which have none, they are derived from how rows, columns and digits permute each other.
+Equivalent inputs always get equal hashes. Inequivalent ones get different hashes in practice; a collision would only
+make a leakage check stricter.
 
-E = grids in the batch, N = size of the grid.
+Shapes: E grids, N side of the grid.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import numpy as np
 
 from dataset.families.sudoku.rules import BoxShape
 
-# Odd 64-bit constants, one per role: equal for rows and columns would lose information, and need not be.
+# Odd 64-bit constants, one per role; equal ones for rows and columns would lose information.
 _CELL, _ROW, _COLUMN, _BOX, _DIGIT, _BAND, _STACK = np.random.Generator(np.random.Philox(2510)).integers(
     1, 2**63, 7, dtype=np.uint64
 ) * np.uint64(2) + np.uint64(1)
 _CHUNK_CELLS = 1 << 13
-_ROUNDS = 3  # a fourth separates no more puzzles, not even of 4x4
+_ROUNDS = 3  # a fourth round distinguishes no more puzzles, not even for 4x4
 
 
 def invariant_hashes(puzzles: np.ndarray, solutions: np.ndarray, shape: BoxShape) -> np.ndarray:
-    """(E,) uint64 hashes of (E, N²) puzzles and their solutions, both as values (0 = blank).
+    """Hash (E, N²) puzzles and their solutions, both as values (0 = blank), to (E,) uint64.
 
     Equal whenever two puzzles are images of each other under `dataset.families.sudoku.rules.random_symmetries`.
     """
@@ -34,14 +34,14 @@ def invariant_hashes(puzzles: np.ndarray, solutions: np.ndarray, shape: BoxShape
         solution = _cells_first(solutions[part], shape)
         hashes[part] = _refined(given.astype(np.uint64), solution, shape)
         if shape.square:
-            # A transposition swaps the roles of rows and columns: both ways, combined without an order.
+            # Transposing swaps the roles of rows and columns: hash both ways, and combine the hashes symmetrically.
             transposed = given.astype(np.uint64).swapaxes(0, 1)
             hashes[part] += _refined(transposed, solution.swapaxes(0, 1), shape)
     return hashes
 
 
 def solution_hashes(solutions: np.ndarray, shape: BoxShape) -> np.ndarray:
-    """(E,) uint64 hashes of (E, N²) full grids of values 1..N.
+    """Hash (E, N²) full grids of values 1..N to (E,) uint64.
 
     Equal whenever two grids are images of each other under `dataset.families.sudoku.rules.random_symmetries`.
     """
@@ -77,27 +77,27 @@ def _chunks(count: int, shape: BoxShape) -> list[slice]:
 
 
 def _cells_first(grids: np.ndarray, shape: BoxShape) -> np.ndarray:
-    """(N, N, E) of (E, N²): with grids on the last axis every operation runs along contiguous memory."""
+    """Reshape (E, N²) to (N, N, E), so that operations run along contiguous memory."""
     return np.ascontiguousarray(grids.T).reshape(shape.size, shape.size, -1)
 
 
 def _line_colours(lines: np.ndarray, inverses: np.ndarray, group: int, point_group: int) -> np.ndarray:
-    """(N, E) uint64 colours of N lines, each a permutation of 0..N-1 with its inverse: (N, N, E) intp.
+    """Return colours (N, E) uint64 of N lines, given as permutations of 0..N-1 and their inverses, (N, N, E) intp.
 
-    A colour is the multiset of what the permutations that lead to the other lines look like: the lengths of
-    their cycles, and how these run through the groups of points, such as stacks, whatever the order and the names.
-    `group` lines each, such as the rows of a band, and `point_group` points each belong together.
+    The colour of a line is a multiset over the permutations that map it to the other lines: the lengths of their
+    cycles, and how these run through groups of points, such as stacks, independently of order and names. Each `group`
+    lines, such as the rows of a band, and each `point_group` points form a group.
     """
     size, _, count = lines.shape
     first, second = np.triu_indices(size, k=1)
-    # Permutations are kept as flat indices into the array of all of them, so that one `take` composes them all.
+    # Permutations are stored as flat indices into the array of all of them, so that one `take` composes them all.
     offsets = (np.arange(len(first)) * (size * count))[:, None, None] + np.arange(count)
     step = np.take_along_axis(inverses[first], lines[second], 1) * count + offsets
     points = np.arange(size)[:, None] * count
     groups = points - points % (point_group * count)
     kinds = np.repeat(first // group == second // group, count).reshape(-1, count).astype(np.uint64)
     power = step
-    # How many points each power leaves in place, up to half the size, determines the lengths of all cycles.
+    # The number of fixed points of each power, up to half the size, determines the lengths of all cycles.
     for _ in range(size // 2):
         reached = power - offsets
         in_place = reached == points
@@ -110,7 +110,7 @@ def _line_colours(lines: np.ndarray, inverses: np.ndarray, group: int, point_gro
 
 
 def _refined(colours: np.ndarray, solution: np.ndarray, shape: BoxShape) -> np.ndarray:
-    """(E,) hashes of (N, N, E) colours and solutions after as many rounds as change anything in practice."""
+    """Hash (N, N, E) colours and solutions to (E,) after `_ROUNDS` rounds of refinement."""
     size, height, width = shape.size, shape.rows, shape.columns
     by_digit = np.argsort(solution.reshape(size * size, -1), axis=0, kind="stable")  # (N², E)
     digit = solution.reshape(size * size, -1).astype(np.int64) - 1
@@ -131,7 +131,7 @@ def _refined(colours: np.ndarray, solution: np.ndarray, shape: BoxShape) -> np.n
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
-    """splitmix64's finalizer: a bijection of uint64 in which every bit depends on all."""
+    """Apply the finaliser of splitmix64, a bijection of uint64 in which every output bit depends on all input bits."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))

@@ -1,6 +1,6 @@
-"""What Sudoku splits share, up to symmetry too, and how to split puzzles so that they share nothing.
+"""Measure overlap of Sudoku splits, also up to symmetry, and split puzzles without overlap.
 
-E = puzzles, N = size of the grid.
+Shapes: E puzzles, N side of the grid.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from dataset.families.sudoku.rules import BoxShape
 from dataset.parallel import ordered_map
 from utils.errors import UserError
 
-# Puzzles that one worker hashes at a time, or that are compared at a time.
+# Number of puzzles hashed by a worker or compared at a time.
 _BATCH = 18_000
 
 
 def overlap(
     train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], shape: BoxShape, workers: int
 ) -> dict[str, int]:
-    """How many test puzzles have their puzzle, their solution, or an equivalent one in train.
+    """Count test puzzles whose puzzle or solution occurs in train, literally and up to symmetry.
 
     train, test: (E, N²) puzzles and solutions.
     """
@@ -41,25 +41,25 @@ def overlap(
 
 
 def num_contained(rows: np.ndarray, others: np.ndarray) -> int:
-    """How many of the (E, cells) rows occur among the others."""
-    wanted = row_keys(rows)
-    different, found = set(wanted), set()
-    for start in range(0, len(others), _BATCH):  # in parts: millions of keys need much more than their bytes
+    """Count the (E, cells) rows that occur among the others."""
+    keys = row_keys(rows)
+    different, found = set(keys), set()
+    for start in range(0, len(others), _BATCH):  # in parts, because millions of Python keys need much memory
         found |= different.intersection(row_keys(others[start : start + _BATCH]))
-    return sum(key in found for key in wanted)
+    return sum(key in found for key in keys)
 
 
 def row_keys(rows: np.ndarray) -> list[bytes]:
-    """The bytes of each (E, cells) uint8 row."""
+    """Return the bytes of each (E, cells) uint8 row."""
     rows = np.ascontiguousarray(rows, np.uint8)
     return rows.view(f"V{rows.shape[1]}").reshape(-1).tolist()
 
 
-def inseparable(puzzles: np.ndarray, solutions: np.ndarray, shape: BoxShape, workers: int) -> np.ndarray:
-    """(E,) numbers of groups of puzzles that belong into one split, because one gives another away.
+def related_groups(puzzles: np.ndarray, solutions: np.ndarray, shape: BoxShape, workers: int) -> np.ndarray:
+    """Return the group number (E,) of each puzzle; puzzles of one group leak each other and must be in one split.
 
-    From 8x8 up those are puzzles with the same solution up to symmetry. Smaller grids have so few solutions that
-    it is the same puzzle up to symmetry or the same literal solution for 6x6, the same literal puzzle for 4x4.
+    From 8x8 up, a group has the same solution up to symmetry. Smaller grids have too few solutions for that: 6x6 groups
+    share the puzzle up to symmetry or the literal solution, 4x4 groups the literal puzzle.
     """
     if shape.size < SMALLEST_INEQUIVALENT_SIZE:
         return _numbered(row_keys(puzzles))
@@ -81,10 +81,10 @@ def inseparable(puzzles: np.ndarray, solutions: np.ndarray, shape: BoxShape, wor
 def hold_out(
     groups: np.ndarray, num_test: int, rng: np.random.Generator, source: Path
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """The indices of the train and the test puzzles, ascending, and notes on what kept them from being independent.
+    """Split puzzles at random; return the ascending indices of train and test puzzles, and notes about groups.
 
-    Whole groups (E,) of puzzles are drawn at random until `num_test` are held out; a group that would be too many
-    stays in train. Raises `UserError` when no group fits.
+    Whole groups (E,) are drawn until `num_test` puzzles are held out; a group that is too large stays in train.
+    Raises `UserError` if no group fits.
     """
     sizes = np.bincount(groups, minlength=len(groups))
     members = np.argsort(groups, kind="stable")
@@ -97,17 +97,17 @@ def hold_out(
             is_test[members[ends[group] - sizes[group] : ends[group]]] = True
             count += int(sizes[group])
         seen[group] = True
-    alike = int((sizes[groups] > 1).sum())
+    grouped = int((sizes[groups] > 1).sum())
     if not count:
         raise UserError(
-            f"{source}: its {len(groups)} puzzles form {int((sizes > 0).sum())} groups with the same puzzle or "
-            f"solution up to symmetry, none of at most {num_test}, so that no test split can be kept apart: raise "
-            "--test-size, add other puzzles, or give a folder with train.csv and test.csv"
+            f"{source}: its {len(groups)} puzzles form {int((sizes > 0).sum())} groups that share a puzzle or "
+            f"solution up to symmetry, and all groups have more than {num_test} puzzles, so no test split can be held "
+            "out without leakage: raise --test-size, add other puzzles, or give a folder with train.csv and test.csv"
         )
     notes = []
-    if alike:
+    if grouped:
         notes.append(
-            f"{alike} puzzles share their puzzle or solution up to symmetry with others: those are in one split"
+            f"{grouped} puzzles share their puzzle or solution up to symmetry with others and are in the same split"
         )
     if count < num_test:
         notes.append(f"the test split has {count} puzzles instead of {num_test}, for the same reason")
@@ -115,7 +115,7 @@ def hold_out(
 
 
 def _numbered(keys: Sequence[Hashable]) -> np.ndarray:
-    """(E,) numbers from 0 up, equal for equal keys."""
+    """Number the keys (E,) from 0, equally for equal keys."""
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
 
@@ -123,7 +123,7 @@ def _numbered(keys: Sequence[Hashable]) -> np.ndarray:
 def _hashes(
     puzzles: np.ndarray, solutions: np.ndarray, shape: BoxShape, workers: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(E,) uint64 hashes of the puzzles, and of their solutions."""
+    """Return (E,) uint64 hashes of the puzzles, and of their solutions."""
     starts = range(0, len(puzzles), _BATCH)
     batches = ((puzzles[s : s + _BATCH], solutions[s : s + _BATCH]) for s in starts)
     parts = ordered_map(partial(_hash_batch, shape), batches, min(workers, len(starts)))

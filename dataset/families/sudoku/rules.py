@@ -1,6 +1,6 @@
-"""The Sudoku family, for any box shape: vocabulary, text and tokens, rules, legal symmetries, invariant hash.
+"""Rules of Sudoku for any box shape: vocabulary, text and tokens, constraints, symmetries.
 
-N = size of the grid; values are 0 (blank) and 1..N; tokens are value + 1, so 0 stays free for padding.
+N is the side of the grid; values are 0 (blank) and 1..N; tokens are value + 1, so that 0 is free for padding.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ SYMBOLS = "123456789ABCDEFGHIJKLMNOP"
 BLANKS = ".0"
 BLANK_ID = 1  # token of a blank cell; value v is token v + 1
 MAX_SIZE = len(SYMBOLS)
-MAX_SIDE = 8  # of a box: a symmetry picks one of all orders of its lines
+MAX_SIDE = 8  # of a box, because symmetries enumerate all orders of its lines
 _SIDES = range(2, MAX_SIDE + 1)
-# Upper bounds and names of classes of difficulty; for guesses none, few, ..., for ratings what is rated so.
+# Upper bounds and names of difficulty classes, for both guesses and ratings.
 DIFFICULTY_CLASSES = ((0, 5, 20, 100), ("0", "1-5", "6-20", "21-100", "over_100"))
 GRID_SIZES = tuple(
     n for n in range(4, MAX_SIZE + 1) if any(rows * columns == n for rows in _SIDES for columns in _SIDES)
@@ -69,7 +69,7 @@ class BoxShape:
 
     @classmethod
     def parse(cls, text: str) -> BoxShape:
-        """`2x3`: boxes of 2 rows and 3 columns."""
+        """Parse a shape such as `2x3`: boxes of 2 rows and 3 columns."""
         match = re.fullmatch(r"(\d+)x(\d+)", text.strip().lower())
         if match is None:
             raise UserError(f"box shape {text!r} is not ROWSxCOLUMNS, such as 2x3")
@@ -77,7 +77,7 @@ class BoxShape:
 
     @classmethod
     def for_size(cls, size: int) -> BoxShape:
-        """The usual boxes of an N x N grid: as square as possible, wider than tall (6: 2 rows x 3 columns)."""
+        """Return the default boxes of an N x N grid: as square as possible, not taller than wide (2x3 for N = 6)."""
         tall = [rows for rows in range(2, size) if size % rows == 0 and rows * rows <= size]
         if size not in GRID_SIZES:
             valid = ", ".join(map(str, GRID_SIZES))
@@ -86,17 +86,19 @@ class BoxShape:
 
     @classmethod
     def for_cells(cls, num_cells: int) -> BoxShape:
-        """The usual boxes of a grid of `num_cells` cells (36: 2x3)."""
+        """Return the default boxes of a grid of `num_cells` cells (36: 2x3)."""
         size = round(num_cells**0.5)
         if size * size != num_cells:
-            raise UserError(f"{num_cells} cells are no square grid: a 6x6 puzzle has 36, a 9x9 puzzle 81")
+            raise UserError(
+                f"{num_cells} cells do not form a square grid: a 6x6 puzzle has 36, a 9x9 puzzle has 81"
+            )
         return cls.for_size(size)
 
 
 def recorded_shape(extra: Mapping[str, Any], num_cells: int, where: str) -> BoxShape:
-    """The box shape that a dataset.json's `box_shape` [rows, columns] records, without one the usual shape.
+    """Return the box shape from `box_shape` [rows, columns] of a dataset.json, or the default if it is missing.
 
-    Raises `UserError` that starts with `where` when it does not make grids of `num_cells`.
+    Raises `UserError`, prefixed with `where`, if it does not fit grids of `num_cells` cells.
     """
     recorded = extra.get("box_shape")
     try:
@@ -107,14 +109,14 @@ def recorded_shape(extra: Mapping[str, Any], num_cells: int, where: str) -> BoxS
         raise UserError(f"{where}: {error}") from None
     if shape.num_cells != num_cells:
         raise UserError(
-            f"{where}: box_shape {recorded} makes grids of {shape.num_cells} cells, not {num_cells}"
+            f"{where}: box_shape {recorded} means grids of {shape.num_cells} cells, not {num_cells}"
         )
     return shape
 
 
 @lru_cache
 def units(shape: BoxShape) -> np.ndarray:
-    """(3N, N): the cells of each row, then of each column, then of each box."""
+    """Return the cells (3N, N) of each row, then of each column, then of each box."""
     cells = np.arange(shape.num_cells).reshape(shape.size, shape.size)
     boxes = cells.reshape(shape.columns, shape.rows, shape.rows, shape.columns).swapaxes(1, 2)
     return np.concatenate([cells, cells.T, boxes.reshape(shape.size, shape.size)])
@@ -124,14 +126,13 @@ def units(shape: BoxShape) -> np.ndarray:
 
 
 def parse_grid(text: str, shape: BoxShape, where: str = "the puzzle") -> np.ndarray:
-    """(N²,) uint8 values of a grid written in reading order; `.` and `0` are blanks.
+    """Parse a grid in reading order, with `.` or `0` for blanks, to (N²,) uint8 values.
 
-    Raises `UserError` that starts with `where` and names the position of a wrong character.
+    Raises `UserError`, prefixed with `where`, naming the position of a wrong character.
     """
     if len(text) != shape.num_cells:
         raise UserError(
-            f"{where} has {len(text)} characters instead of the {shape.num_cells} of a "
-            f"{shape.size}x{shape.size} grid"
+            f"{where} has {len(text)} characters, but a {shape.size}x{shape.size} grid has {shape.num_cells}"
         )
     allowed = BLANKS + shape.symbols
     for position, character in enumerate(text, start=1):
@@ -144,19 +145,19 @@ def parse_grid(text: str, shape: BoxShape, where: str = "the puzzle") -> np.ndar
 
 
 def value_table(shape: BoxShape) -> np.ndarray:
-    """(256,) uint8: the value of each character code (0 for blanks and all that is no symbol)."""
+    """Return a table (256,) uint8 of the value of each character code, 0 for blanks and other characters."""
     table = np.zeros(256, np.uint8)
     table[np.frombuffer(shape.symbols.encode(), np.uint8)] = np.arange(1, shape.size + 1)
     return table
 
 
 def format_grid(values: np.ndarray) -> str:
-    """The text of a grid of values in reading order, blanks as `.`."""
+    """Format a grid of values in reading order, with `.` for blanks."""
     return "".join(("." + SYMBOLS)[value] for value in np.asarray(values).reshape(-1))
 
 
 def draw_grid(values: np.ndarray, shape: BoxShape) -> str:
-    """A grid of values as lines of text, with rules between the boxes."""
+    """Format a grid of values as lines of text, with lines between the boxes."""
     rows = np.asarray(values).reshape(shape.size, shape.size)
     rule = "+".join(["-" * (2 * shape.columns + 1)] * shape.rows)
     lines = []
@@ -169,12 +170,12 @@ def draw_grid(values: np.ndarray, shape: BoxShape) -> str:
 
 
 def to_tokens(values: np.ndarray) -> np.ndarray:
-    """uint8 tokens of a grid of values."""
+    """Convert values to uint8 tokens."""
     return (np.asarray(values) + 1).astype(np.uint8)
 
 
 def to_values(tokens: np.ndarray) -> np.ndarray:
-    """Values of tokens; pad and blank are both 0."""
+    """Convert tokens to values; padding and blanks are both 0."""
     return np.maximum(np.asarray(tokens).astype(np.int64) - 1, 0)
 
 
@@ -182,21 +183,21 @@ def to_values(tokens: np.ndarray) -> np.ndarray:
 
 
 def is_solution(values: np.ndarray, shape: BoxShape) -> np.ndarray:
-    """(...) bool: which of the (..., N²) grids have every value once in each row, column and box."""
+    """Return (...) bool, True for (..., N²) grids with every value once in each row, column and box."""
     values = np.asarray(values)
     bits = np.where((values >= 1) & (values <= shape.size), 1 << values.astype(np.int64).clip(0, 62), 0)
     every = (1 << (shape.size + 1)) - 2
-    # N cells show all N values exactly when none is missing.
+    # N cells that contain all N values contain each of them once.
     return (np.bitwise_or.reduce(bits[..., units(shape)], axis=-1) == every).all(axis=-1)
 
 
 def keeps_givens(puzzles: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """(...) bool: which of the (..., N²) grids agree with their puzzle wherever it is not blank."""
+    """Return (...) bool, True for (..., N²) grids that agree with their puzzle in all given cells."""
     return ((puzzles == 0) | (puzzles == values)).all(axis=-1)
 
 
 def violations(values: np.ndarray, shape: BoxShape) -> list[str]:
-    """What a (partly) filled grid breaks, one sentence per repeated value; [] when nothing."""
+    """Return a sentence for each repeated value in a row, column or box of a (partly) filled grid."""
     names = [f"{kind} {index + 1}" for kind in ("row", "column", "box") for index in range(shape.size)]
     grid = np.asarray(values).reshape(-1)
     found = []
@@ -213,10 +214,10 @@ def violations(values: np.ndarray, shape: BoxShape) -> list[str]:
 
 
 def random_symmetries(rng: np.random.Generator, count: int, shape: BoxShape) -> SudokuSymmetry:
-    """`count` symmetries that turn every solution of these boxes into another one.
+    """Draw `count` symmetries that map solutions with these boxes to solutions.
 
     Digits are permuted; bands and the rows within each, stacks and the columns within each are reordered;
-    half are transposed where boxes are square (elsewhere that would change the box shape).
+    half are transposed if boxes are square (otherwise that would change the box shape).
     """
     digits = np.zeros((count, shape.size + 1), np.uint8)
     order = np.arange(1, shape.size + 1, dtype=np.uint8)

@@ -1,7 +1,7 @@
-"""Sudoku solver for any box shape: a backtracker with singles propagation that counts solutions and guesses.
+"""Sudoku solver for any box shape: backtracking with propagation of singles, counting solutions and guesses.
 
-The state is one bitboard per digit: a Python integer with one bit per cell, set where the digit may still go.
-Set operations on whole boards then do the work of loops over cells; 16x16 boards are just longer integers.
+The state is one bitboard per digit: a Python integer with one bit per cell, set if the digit is still possible there.
+Set operations on whole boards replace loops over cells; 16x16 boards are just longer integers.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from dataset.families.sudoku.rules import BoxShape, units
 
 @dataclass(frozen=True)
 class SolverResult:
-    """Up to `limit` solutions, each N² values in reading order, and the guesses it took to find them.
+    """Up to `limit` solutions, each N² values in reading order, and the number of guesses needed to find them.
 
-    guesses: values tried at branchings, where no cell and no unit had a single possibility left. With
-    `limit` 2 and one solution this is the size of the complete proof of uniqueness, and independent of the
-    order in which values are tried: 0 means that singles alone solve the puzzle.
+    guesses: values tried at branches, that is when no cell and no unit has a single possibility left. With `limit` 2
+    and one solution, this is the size of the proof of uniqueness and does not depend on the order in which values are
+    tried; 0 means that singles alone solve the puzzle.
     """
 
     solutions: list[list[int]]
@@ -41,7 +41,7 @@ def solve(
     limit: int = ...,
     excluded: tuple[int, int] | None = ...,
     order: Sequence[int] | None = ...,
-    max_guesses: None = None,  # a search without bound always has a result
+    max_guesses: None = None,  # an unlimited search always has a result
 ) -> SolverResult: ...
 
 
@@ -66,10 +66,10 @@ def solve(
     order: Sequence[int] | None = None,
     max_guesses: int | None = None,
 ) -> SolverResult | None:
-    """Solutions of a puzzle of N² values (0 = blank), at most `limit` of them: two disprove uniqueness.
+    """Find up to `limit` solutions of a puzzle of N² values (0 = blank); two disprove uniqueness.
 
-    excluded: a (cell, value) that no solution may have. order: the order in which values 1..N are tried
-    (ascending by default). Returns None when more than `max_guesses` would be needed.
+    excluded: a (cell, value) that solutions must not have. order: the order in which values 1..N are tried (default:
+    ascending). Returns None if more than `max_guesses` are needed.
     """
     search = _Search(_board(shape), limit, order, max_guesses)
     state = search.board.place(np.asarray(puzzle).reshape(-1).tolist())
@@ -84,7 +84,7 @@ def solve(
 
 
 class _Board:
-    """Masks of one box shape: the units, and for each cell (keyed by its bit) all cells but its peers."""
+    """Masks of one box shape: the units, and for each cell (keyed by its bit) all cells except itself and its peers."""
 
     def __init__(self, shape: BoxShape) -> None:
         self.size = shape.size
@@ -100,7 +100,7 @@ class _Board:
             self.keep[bit] = self.full & ~seen
 
     def place(self, puzzle: list[int]) -> tuple[list[int], list[int], int] | None:
-        """(candidate boards of the free cells, boards of placed values, free cells); None for a clash."""
+        """Return (candidate boards of the free cells, boards of placed values, free cells); None if givens conflict."""
         candidates = [self.full] * self.size
         placed = [0] * self.size
         for cell, value in enumerate(puzzle):
@@ -168,7 +168,7 @@ class _Search:
             self.run(narrowed, filled, left ^ cell)
 
     def propagate(self, candidates: list[int], placed: list[int], free: int) -> int | None:
-        """Places all singles, in place, until none is left; the cells still free, None for a contradiction."""
+        """Place singles, in place, until none is left; return the free cells, None for a contradiction."""
         while free:
             once = twice = 0  # cells with at least one, at least two candidates
             for board in candidates:
@@ -189,7 +189,7 @@ class _Search:
         return free
 
     def place_naked(self, candidates: list[int], placed: list[int], singles: int) -> bool:
-        """Places every cell of `singles`, which have one candidate each; False when two of them clash."""
+        """Place all cells of `singles`, which have one candidate each; return False if two of them conflict."""
         keep = self.board.keep
         for digit, board in enumerate(candidates):
             cells = board & singles
@@ -205,7 +205,7 @@ class _Search:
         return True
 
     def place_hidden(self, candidates: list[int], placed: list[int], free: int) -> int | None:
-        """Places digits with one cell left in a unit; the cells still free, None where a digit has none."""
+        """Place digits with one cell left in a unit; return the free cells, None if a digit has no cell left."""
         keep = self.board.keep
         for digit in range(self.board.size):
             board = candidates[digit]
@@ -224,7 +224,7 @@ class _Search:
         return free
 
     def branching_cell(self, candidates: list[int]) -> int:
-        """The bit of the first of the cells with the fewest candidates (all have two or more)."""
+        """Return the bit of the first cell with the fewest candidates (all have at least two)."""
         at_least = [0] * (self.board.size + 2)  # cells with at least that many candidates
         for count, board in enumerate(candidates):
             for level in range(count, 0, -1):

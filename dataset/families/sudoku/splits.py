@@ -1,6 +1,6 @@
-"""Where Sudoku datasets come from: hub-style tables, a plain list of puzzles, or the generator.
+"""Sources of Sudoku datasets: tables, lists of puzzles, or the generator.
 
-Each source becomes two `PuzzleSet`s, checked but never altered. E = puzzles, N = size of the grid.
+Each source yields two `PuzzleSet`s, which are checked but never modified. Shapes: E puzzles, N side of the grid.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ import numpy as np
 from dataset.families.sudoku.batch import ambiguous_notes, solve_all
 from dataset.families.sudoku.generate import GeneratedPuzzles, PuzzleSpec, generate_split
 from dataset.families.sudoku.lists import PuzzleList, read_list
-from dataset.families.sudoku.overlap import hold_out, inseparable
+from dataset.families.sudoku.overlap import hold_out, related_groups
 from dataset.families.sudoku.rules import BoxShape, format_grid, is_solution, keeps_givens, violations
 from dataset.families.sudoku.symbols import Alphabet, characters_of_cells, find_alphabet
 from dataset.sources import Rows, find_header, find_table, question_length, read_rows
 from utils.errors import UserError
 
-# Purposes of random numbers; each gets a stream of its own from the seed.
+# One random stream per purpose.
 TRAIN_STREAM, TEST_STREAM, CHOICE_STREAM, AUGMENT_STREAM = range(4)
-# Unrated test splits up to this size are solved to record how hard each puzzle is.
+# Unrated test splits up to this size are solved to record the difficulty of each puzzle.
 MOST_PUZZLES_TO_SOLVE = 5000
 
 
 @dataclass(frozen=True)
 class PuzzleSet:
-    """puzzles, solutions (E, N²) uint8 values; difficulty (E,) of the kind named, or both None.
+    """puzzles, solutions (E, N²) uint8 values; difficulty (E,) and its kind, or None for both.
 
-    rows: (E,) which row (CSV) or line of the source each one is, from 0; None for generated puzzles.
+    rows: (E,) row (CSV) or line of each puzzle in the source, from 0; None for generated puzzles.
     """
 
     puzzles: np.ndarray
@@ -46,7 +46,7 @@ class PuzzleSet:
 
 @dataclass(frozen=True)
 class PuzzleSplits:
-    """Both splits with their box shape, the files they come from, and a line on whatever needs saying."""
+    """Both splits with their box shape, source files, notes for the user, and the symbols of each file."""
 
     shape: BoxShape
     train: PuzzleSet
@@ -57,16 +57,16 @@ class PuzzleSplits:
 
 
 def box_shape(num_cells: int | None, size: int | None, box: str | None) -> BoxShape:
-    """The shape that the options ask for, by default the usual one of `num_cells` cells, of 9x9 without."""
+    """Return the box shape given by the options, by default the usual one for `num_cells` cells, or for 9x9."""
     shape = BoxShape.parse(box) if box is not None else None
     if shape is None:
         shape = BoxShape.for_size(size) if size is not None else BoxShape.for_cells(num_cells or 81)
     if size is not None and shape.size != size:
-        raise UserError(f"--box-shape {shape} makes {shape.size}x{shape.size} grids, but --size says {size}")
+        raise UserError(f"--box-shape {shape} means {shape.size}x{shape.size} grids, but --size is {size}")
     if num_cells is not None and shape.num_cells != num_cells:
         raise UserError(
-            f"the source's grids have {num_cells} cells, but {'--size' if box is None else '--box-shape'} asks "
-            f"for {shape.num_cells}"
+            f"grids of the source have {num_cells} cells, but {'--size' if box is None else '--box-shape'} means "
+            f"{shape.num_cells}"
         )
     return shape
 
@@ -83,7 +83,7 @@ def from_tables(
     seed: int,
     workers: int,
 ) -> PuzzleSplits:
-    """train.csv and test.csv of a folder, or of the hub dataset when `source_csv` is None.
+    """Read train.csv and test.csv of a folder, or of the hub dataset if `source_csv` is None.
 
     Raises `UserError` naming file and line for an answer that breaks a rule or changes a given cell.
     """
@@ -118,11 +118,10 @@ def from_file(
     seed: int,
     workers: int,
 ) -> PuzzleSplits:
-    """One file, a table with answers or puzzles that are solved here, split at random.
+    """Read one file, a table with answers or puzzles to solve, and split it at random.
 
-    Puzzles with the same solution up to symmetry are in one split, see `dataset.families.sudoku.overlap.hold_out`.
-    Raises `UserError` naming the line of what is malformed or wrong, and of a puzzle without answer that has no or
-    several solutions.
+    Related puzzles stay in one split, see `dataset.families.sudoku.overlap.related_groups`. Raises `UserError`, naming
+    the line, for a malformed row, a wrong answer, or a puzzle without answer that has no or several solutions.
     """
     path = Path(path)
     if find_header(path) is not None:
@@ -130,7 +129,7 @@ def from_file(
         name = "its question"
     else:
         if min_difficulty is not None:
-            raise UserError(f"--min-difficulty needs a table with a column rating, and {path} has no header")
+            raise UserError(f"--min-difficulty needs a table with a rating column, but {path} has no header")
         list_size = box_shape(None, size, box).size if size or box else None
         rows = _rows_of_list(read_list(path, size=list_size, blank=blank))
         name = ""
@@ -144,13 +143,13 @@ def from_file(
         everything = _from_rows(rows, shape, alphabet)
         notes += ambiguous_notes(everything.puzzles, "puzzles", shape, workers)
     else:
-        everything = _solved_here(rows, shape, alphabet, workers)
+        everything = _solve_rows(rows, shape, alphabet, workers)
     num_test = default_test_size(len(everything)) if test_size is None else test_size
     if num_test >= len(everything):
         raise UserError(
-            f"--test-size {num_test} leaves none of the {len(everything)} puzzles in {path} to train on"
+            f"--test-size {num_test} leaves no train puzzles: {path} has only {len(everything)} puzzles"
         )
-    groups = inseparable(everything.puzzles, everything.solutions, shape, workers)
+    groups = related_groups(everything.puzzles, everything.solutions, shape, workers)
     rest, held_out, split_notes = hold_out(groups, num_test, np.random.default_rng([seed, TEST_STREAM]), path)
     chosen, chosen_notes = choose(len(rest), subsample_size, seed)
     train, test = _taken(everything, rest[chosen]), _taken(everything, held_out)
@@ -162,52 +161,54 @@ def from_file(
 def generated(
     spec: PuzzleSpec, num_train: int, num_test: int | None, *, seed: int, workers: int
 ) -> PuzzleSplits:
-    """Splits without a source and without leaks, see `dataset.families.sudoku.generate.generate_split`."""
+    """Generate splits without leakage, see `dataset.families.sudoku.generate.generate_split`."""
     num_test = default_test_size(num_train) if num_test is None else num_test
     train = generate_split(spec, num_train, seed=seed, split=TRAIN_STREAM, workers=workers)
-    test = generate_split(spec, num_test, seed=seed, split=TEST_STREAM, workers=workers, apart_from=train)
+    test = generate_split(spec, num_test, seed=seed, split=TEST_STREAM, workers=workers, excluded=train)
     return PuzzleSplits(spec.shape, _from_generated(train), _from_generated(test))
 
 
 def default_test_size(num_puzzles: int) -> int:
-    """A tenth, and at least one."""
+    """Return a tenth of the puzzles, at least one."""
     return max(1, num_puzzles // 10)
 
 
 def choose(num_rows: int, subsample_size: int | None, seed: int) -> tuple[np.ndarray, list[str]]:
-    """Which of the train rows to use, ascending, and a note when there are fewer than asked for."""
+    """Sample train rows; return their ascending indices, and a note if there are fewer than requested."""
     if subsample_size is None or subsample_size >= num_rows:
         short = subsample_size is not None and subsample_size > num_rows
-        notes = [f"--subsample-size {subsample_size}: there are only {num_rows} train puzzles, all are used"]
+        notes = [
+            f"--subsample-size {subsample_size}: there are only {num_rows} train puzzles; using all of them"
+        ]
         return np.arange(num_rows), notes if short else []
     rng = np.random.default_rng([seed, CHOICE_STREAM])
     return np.sort(rng.choice(num_rows, subsample_size, replace=False)), []
 
 
 def _rows_of_list(puzzles: PuzzleList) -> Rows:
-    """A list as a table without answers and ratings whose first row is the first line of the file."""
+    """Convert a list to a table without answers and ratings; rows are lines of the file, from 0."""
     unrated = np.full(len(puzzles.cells), np.nan)
     return Rows(puzzles.path, puzzles.lines - 1, puzzles.lines, puzzles.cells, None, unrated)
 
 
 def _from_rows(rows: Rows, shape: BoxShape, alphabet: Alphabet) -> PuzzleSet:
-    """Puzzles with answers, which must be solutions of them."""
+    """Convert a table with answers, which must solve their puzzles."""
     assert rows.answers is not None, "only a table read with need_answers=False may lack answers"
     puzzles, solutions = alphabet.values(rows.questions), alphabet.values(rows.answers)
     _check_clues(puzzles, rows.where)
-    for start in range(0, len(rows), 10_000):  # in parts: the check of rules needs many bytes a cell
+    for start in range(0, len(rows), 10_000):  # in parts, because the check needs many bytes per cell
         part = slice(start, start + 10_000)
         wrong = ~(is_solution(solutions[part], shape) & keeps_givens(puzzles[part], solutions[part]))
         if wrong.any():
             row = start + int(wrong.argmax())
             broken = violations(solutions[row], shape)
-            reason = f"is no solution: {broken[0]}" if broken else "changes given cells of its question"
+            reason = f"is not a solution: {broken[0]}" if broken else "changes given cells of its question"
             raise UserError(f"{rows.where(row)}: its answer {format_grid(solutions[row])} {reason}")
     return PuzzleSet(puzzles, solutions, *_rating(rows.ratings), rows.numbers)
 
 
-def _solved_here(rows: Rows, shape: BoxShape, alphabet: Alphabet, workers: int) -> PuzzleSet:
-    """Puzzles without answers, solved, rated by the source or by the guesses that this took."""
+def _solve_rows(rows: Rows, shape: BoxShape, alphabet: Alphabet, workers: int) -> PuzzleSet:
+    """Solve puzzles without answers; difficulty is the rating of the source, or the number of guesses."""
     puzzles = alphabet.values(rows.questions)
     _check_clues(puzzles, rows.where)
     solved = solve_all(puzzles, shape, workers)
@@ -231,12 +232,12 @@ def _check_clues(puzzles: np.ndarray, where: Callable[[int], str]) -> None:
 
 
 def _rating(ratings: np.ndarray) -> tuple[np.ndarray | None, str | None]:
-    """The difficulty of rated puzzles and its kind, None each where one has no rating."""
+    """Return the difficulty and its kind, None for both unless all puzzles have a rating."""
     return (None, None) if np.isnan(ratings).any() else (ratings, "rating")
 
 
 def _rated(test: PuzzleSet, shape: BoxShape, workers: int) -> PuzzleSet:
-    """A test split with a difficulty, the guesses that its puzzles take, unless it has one or is large."""
+    """Add the number of guesses as difficulty to a test split that has none, unless it is large."""
     if test.difficulty is not None or len(test) > MOST_PUZZLES_TO_SOLVE:
         return test
     guesses = solve_all(test.puzzles, shape, workers).guesses

@@ -1,9 +1,9 @@
-"""Which characters of a Sudoku source stand for the values and which for a blank, decided for a whole file.
+"""Determine which characters of a Sudoku source stand for values and blanks, once for the whole file.
 
-Grids above 9x9 are written in several ways: 1-9 then A, 0-9 then A (hexadecimal), letters only, or numbers. A `0` is
-a blank in one and a symbol in another, so it is never guessed.
+Grids above 9x9 are written in several ways: 1-9 then A, 0-9 then A (hexadecimal), letters only, or numbers. `0` is a
+blank in some and a symbol in others, so it is never guessed.
 
-E = puzzles, N = size of the grid.
+Shapes: E puzzles, N side of the grid.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ import numpy as np
 from dataset.families.sudoku.rules import BLANKS, GRID_SIZES, SYMBOLS, BoxShape
 from utils.errors import UserError
 
-Where = Callable[[int], str]  # the place of puzzle i in its source, for messages
+Where = Callable[[int], str]  # index of a puzzle -> its location in the source, for messages
 
 
-_GRID_OF_CELLS = {count: size for size in GRID_SIZES for count in (size, size * size)}  # of a row or a grid
+# Number of cells in a row or in a grid -> size of the grid.
+_GRID_OF_CELLS = {count: size for size in GRID_SIZES for count in (size, size * size)}
 
 
 def numbers_as_symbols(text: str) -> str:
-    """A row or a grid whose cells are numbers apart by white space, commas or `|`, with a symbol for each: 12 is C.
+    """Replace numbers, separated by white space, commas or `|`, by symbols (12 by C) in the text of a row or grid.
 
-    Blanks may be 0 or another single character. Other text, also without a number above 9, stays as it is.
+    Blanks may be 0 or another single character. Other text, or text without a number above 9, is returned unchanged.
     """
     cells = re.split(r"[\s,|]+", text.strip(" \t,|"))
     numbers = {cell: int(cell) for cell in cells if re.fullmatch("[0-9]{1,2}", cell)}
@@ -41,7 +42,7 @@ def numbers_as_symbols(text: str) -> str:
 
 
 def characters_of_cells(text: str) -> str:
-    """One character for each cell of a grid, which may be apart by white space or be numbers."""
+    """Return one character per cell of a grid, whose cells may be separated by white space or be numbers."""
     return "".join(numbers_as_symbols(text).split())
 
 
@@ -56,7 +57,7 @@ class Alphabet:
         return f"{_ranges(self.symbols)} with {' or '.join(self.blanks)} for a blank"
 
     def values(self, cells: np.ndarray) -> np.ndarray:
-        """uint8 values of character codes (uint8), of letters in any case; 0 for blanks."""
+        """Convert character codes (uint8), with letters in either case, to uint8 values; 0 for blanks."""
         table = np.zeros(256, np.uint8)
         for symbols in (self.symbols, self.symbols.lower()):
             table[np.frombuffer(symbols.encode(), np.uint8)] = np.arange(1, len(symbols) + 1)
@@ -72,11 +73,11 @@ def find_alphabet(
     blank: str | None = None,
     name: str = "its question",
 ) -> Alphabet:
-    """The alphabet of (E, N²) character codes, and of their answers where the source has them.
+    """Determine the alphabet of (E, N²) character codes, and of their answers if the source has them.
 
-    blank: the characters that stand for a blank, by default those of `.` and `0` that are no symbol. name: what
-    messages call a puzzle of the source. Raises `UserError` naming the place of a character that fits no alphabet
-    or a mixture of them, and of a `0` that may be a blank or a symbol.
+    blank: the characters that stand for a blank, by default those of `.` and `0` that are not symbols. name: how
+    messages refer to a puzzle of the source. Raises `UserError`, naming the location, for a character that fits no
+    alphabet, for a mixture of alphabets, and for a `0` that could be a blank or a symbol.
     """
     used = _characters(puzzles)
     if answers is None:
@@ -84,7 +85,9 @@ def find_alphabet(
     else:
         symbols = _symbols_of_answers(_characters(answers), shape)
     if blank is not None and set(blank.upper()) & set(symbols):
-        raise UserError(f"--blank {blank}: {where(0)} and what follows uses it as one of {_ranges(symbols)}")
+        raise UserError(
+            f"--blank {blank}: the source uses it as one of {_ranges(symbols)}, from {where(0)} on"
+        )
     blanks = blank or "".join(character for character in BLANKS if character not in symbols)
     alphabet = Alphabet(symbols, "".join(c for c in blanks if c.upper() in used) or blanks)
     _check(puzzles, symbols + blanks, where, name, alphabet)
@@ -94,16 +97,16 @@ def find_alphabet(
 
 
 def known_alphabets(size: int) -> tuple[str, str, str]:
-    """The symbols that grids of N x N are written in: from 1 up, from 0 up such as hexadecimal 0-9A-F, and letters."""
+    """Return the symbols in common use for N x N grids: from 1 up, from 0 up (such as hexadecimal), and letters."""
     return SYMBOLS[:size], ("0" + SYMBOLS)[:size], string.ascii_uppercase[:size]
 
 
 def ambiguous_zero(puzzles: np.ndarray, shape: BoxShape) -> np.ndarray:
-    """(E,) bool: which of the (E, N²) character codes use both `0` and `.` and could be read in two ways.
+    """Return (E,) bool, True for (E, N²) character codes that use both `0` and `.` and can be read in two ways.
 
-    Nobody needs two characters for a blank, so the `0` may be a symbol. It is not if the last symbol of 1..N, such
-    as the 9 of 9x9 grids, occurs too: together they would be one symbol more than the grid has. A puzzle with one
-    solution lacks at most one of its symbols, so what lacks more of them needs no question.
+    One character for a blank is enough, so `0` may be a symbol. It is not if the last symbol of 1..N, such as 9 in 9x9
+    grids, occurs too, because the grid would then have one symbol too many. A puzzle with one solution lacks at most
+    one symbol, so a puzzle that lacks more is not considered ambiguous.
     """
     ambiguous = _shows(puzzles, "0") & _shows(puzzles, ".") & ~_shows(puzzles, shape.symbols[-1])
     rows = np.flatnonzero(ambiguous)
@@ -113,14 +116,14 @@ def ambiguous_zero(puzzles: np.ndarray, shape: BoxShape) -> np.ndarray:
 
 
 def _shows(puzzles: np.ndarray, symbol: str) -> np.ndarray:
-    """(E,) bool: which of the (E, N²) character codes have the symbol, in any case."""
+    """Return (E,) bool, True for (E, N²) character codes that contain the symbol, in either case."""
     return ((puzzles == ord(symbol)) | (puzzles == ord(symbol.lower()))).any(axis=1)
 
 
 def _symbols_of_puzzles(
     puzzles: np.ndarray, used: set[str], shape: BoxShape, where: Where, blank: str | None
 ) -> str:
-    """The alphabet of puzzles without answers; `UserError` where only the user can tell what a `0` is."""
+    """Return the alphabet of puzzles without answers. Raises `UserError` if only the user can know what `0` means."""
     from_one, from_zero, letters = known_alphabets(shape.size)
     if used & set(string.ascii_uppercase) and not used & set("123456789"):
         return letters
@@ -128,14 +131,14 @@ def _symbols_of_puzzles(
         return from_zero if "0" in used else from_one
     if (ambiguous := ambiguous_zero(puzzles, shape)).any():
         raise UserError(
-            f"{where(int(ambiguous.argmax()))} has both 0 and . in one grid: say with --blank . that 0 is one of "
-            f"the symbols {_ranges(from_zero)}, or with --blank .0 that both are blanks"
+            f"{where(int(ambiguous.argmax()))} has both 0 and . in one grid: use --blank . if 0 is one of the symbols "
+            f"{_ranges(from_zero)}, or --blank .0 if both are blanks"
         )
     return from_one
 
 
 def _symbols_of_answers(used: set[str], shape: BoxShape) -> str:
-    """The alphabet that full grids with these characters are written in, the nearest one if none fits."""
+    """Return the alphabet with the most of the characters in use by full grids."""
     return max(known_alphabets(shape.size), key=lambda symbols: len(used & set(symbols)))
 
 
@@ -147,23 +150,23 @@ def _check(cells: np.ndarray, allowed: str, where: Where, name: str, alphabet: A
     row, cell = np.argwhere(is_wrong)[0]
     character = chr(cells[row, cell])
     blanks = "" if name == "its answer" else f" and {' or '.join(alphabet.blanks)} for a blank"
-    hint = "" if character.isalnum() or not blanks else f" (--blank {character} if that is one)"
+    hint = "" if character.isalnum() or not blanks else f" (use --blank {character} if it is a blank)"
     raise UserError(
-        f"{where(row)}{': ' + name if name else ''} has {character!r} at character {cell + 1}; allowed are "
-        f"{_ranges(alphabet.symbols)}, which this file is written in,{blanks}{hint}"
+        f"{where(row)}{': ' + name if name else ''} has {character!r} at character {cell + 1}; this file uses "
+        f"{_ranges(alphabet.symbols)}{blanks}{hint}"
     )
 
 
 def _characters(cells: np.ndarray) -> set[str]:
-    """The characters among (E, S) codes, letters in upper case."""
+    """Return the characters among (E, S) codes, with letters in upper case."""
     used = np.zeros(256, bool)
-    for start in range(0, len(cells), 10_000):  # in parts: an index array takes eight bytes a cell
+    for start in range(0, len(cells), 10_000):  # in parts, because an index array takes eight bytes per cell
         used[cells[start : start + 10_000]] = True
     return {chr(code).upper() for code in np.flatnonzero(used)}
 
 
 def _ranges(symbols: str) -> str:
-    """Symbols in short: 1-9A-G."""
+    """Abbreviate symbols, for example as 1-9A-G."""
     digits = [symbol for symbol in symbols if symbol.isdigit()]
     letters = [symbol for symbol in symbols if not symbol.isdigit()]
     runs = (f"{run[0]}-{run[-1]}" if len(run) > 1 else run[0] for run in (digits, letters) if run)

@@ -1,4 +1,4 @@
-"""Sudoku's symmetries on rows of tokens. Shapes: n rows, N side of the grid, S = N² cells."""
+"""Symmetries of Sudoku, applied to tokens. Shapes: n rows, N side of the grid, S = N² cells."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from dataset.families.symmetry import Symmetries
 
 @dataclass(frozen=True)
 class SudokuTransforms:
-    """Symmetries of grids of tokens, one for each of n rows."""
+    """Symmetries of token grids, one for each of n rows."""
 
     box: BoxShape
     of_tokens: SudokuSymmetry
 
     @classmethod
     def of_values(cls, box: BoxShape, symmetry: SudokuSymmetry) -> SudokuTransforms:
-        """Tokens are one more than values, and token 0, padding, stays: an answer may hold any token."""
+        """Convert from values to tokens, which are one larger; padding (0) stays, because answers may contain it."""
         padding = np.zeros_like(symmetry.digits[:, :1])
         return cls(box, replace(symmetry, digits=np.concatenate([padding, symmetry.digits + 1], axis=1)))
 
@@ -40,7 +40,7 @@ class SudokuTransforms:
 
 @dataclass(frozen=True)
 class SudokuSymmetries(Symmetries):
-    """Digits permuted, bands, stacks and the lines within them reordered, transposed where boxes are square."""
+    """Permutations of digits, bands, stacks and the lines within them; and transposition if boxes are square."""
 
     box: BoxShape
 
