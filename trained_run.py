@@ -305,7 +305,7 @@ def open_solver(trained: Trained, data: PuzzleDataset, device: str, notice=print
 
 
 def opened_as(trained: Trained, family: str | None) -> AbstractContextManager[None]:
-    """Within it, data is opened as of the `family` that a command names, else as of the one named for the training."""
+    """Context manager in which data is opened as the `family` of a command, or else as the one named in training."""
     return named_family(family or trained.config.values["family"])
 
 

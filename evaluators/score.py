@@ -17,8 +17,8 @@ from evaluators.base import Evaluator
 class Score(Evaluator):
     """Count evaluated, labelled, exact and solved rows; after `result` every rank has the totals.
 
-    exact: the answer meets every label. solved: the same, of the labelled rows, but for puzzles with several right
-    answers what is right by the rules, of all rows. `judged` is the number of rows that `solved` is out of.
+    exact: the answer equals the label. solved: the same, except for puzzles with several right answers, where it is
+    right by the rules, also without a label. `judged` is the number of rows that can count as solved.
     """
 
     required_outputs: ClassVar[frozenset[str]] = frozenset({"inputs", "labels", "preds"})

@@ -1,4 +1,4 @@
-"""A family wholly outside the repository: every command works with it, and its mistakes are named."""
+"""Every command works with a family outside the repository, and errors name the mistakes in one."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ MODULES = [
     ),
     ("name = None", "its name is None: write name = 'broken_family@Own' into its class"),
     ("name = 'own'", "its name is 'own': write name = 'broken_family@Own' into its class"),
-    ("several_answers = True", "its puzzles have several right answers, and it has no check to tell them"),
+    ("several_answers = True", "its puzzles have several right answers, which needs check"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Look at modules without importing them."""
+"""Inspect modules without importing them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 
 def has_module(name: str) -> bool:
-    """True if there is a module of this dotted name; packages that it lies in are imported."""
+    """Return True if a module of this dotted name exists; its parent packages are imported."""
     return _spec(name) is not None
 
 
 def provides(name: str, cls: str) -> bool:
-    """True if the source of a module defines or imports a class; also if it has no source in Python to tell."""
+    """Return True if the source of a module defines or imports a class, or if it has no Python source to check."""
     spec = _spec(name)
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return spec is not None
@@ -30,5 +30,5 @@ def provides(name: str, cls: str) -> bool:
 def _spec(name: str) -> ModuleSpec | None:
     try:
         return find_spec(name)
-    except (ModuleNotFoundError, ValueError):  # a package that it would lie in is missing; the name is none
+    except (ModuleNotFoundError, ValueError):  # a parent package is missing, or the name is invalid
         return None

@@ -1,4 +1,4 @@
-"""What the methods of a family return, checked at each call, so that a mistake in a family is named where it is made.
+"""Check what the methods of a family return, at each call, so that an error names the method that is wrong.
 
 Shapes: n rows, S cells of a sequence.
 """
@@ -20,12 +20,12 @@ from dataset.units import CellUnits
 from utils.errors import UserError
 from utils.reading import shortened
 
-# (the family or its class, the arguments, what is returned) -> what it must be instead, None if it is that
+# (family or its class, arguments, result) -> what the result must be, or None if it is valid
 Contract = Callable[[Any, tuple, Any], str | None]
 
 
 def keep_contracts(cls: type) -> None:
-    """Check from now on what the methods and properties return that a class itself defines."""
+    """Wrap the methods and properties that a class defines itself, so that their results are checked."""
     for name, contract in CONTRACTS.items():
         member = vars(cls).get(name)
         where = f"{cls.__module__}@{cls.__qualname__}.{name}"
@@ -40,13 +40,13 @@ def keep_contracts(cls: type) -> None:
 
 
 def attribute_problem(cls: Any, called: str) -> str | None:
-    """Why the class attributes of a family `called` so are not what they must be, None if they are."""
+    """Return what is wrong with the class attributes of a family that datasets refer to as `called`, or None."""
     for name, (fits, words) in _ATTRIBUTES.items():
         if not fits(value := getattr(cls, name)):
             return f"its {name} is {_shown(value)}, but must be {words}"
     for name in ("check", "check_tensors"):
         if cls.several_answers and getattr(cls, name) is None:
-            return f"its puzzles have several right answers, and it has no {name} to tell them: define it"
+            return f"its puzzles have several right answers, which needs {name}: define it"
     if cls.name != called:
         return f"its name is {cls.name!r}: write name = {called!r} into its class"
     return None
@@ -55,7 +55,7 @@ def attribute_problem(cls: Any, called: str) -> str | None:
 def check_rows(
     where: str, made: Any, shape: tuple[int, ...], vocab_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the inputs and labels (n, S) that an augmentation has made; raises UserError if they are no such rows."""
+    """Return the inputs and labels (n, S) made by an augmentation. Raises UserError if they are invalid."""
     is_pair = isinstance(made, tuple | list) and len(made) == 2
     if not is_pair or any(not _is_integers(rows) or rows.shape != shape for rows in made):
         raise UserError(
@@ -76,7 +76,7 @@ def _checked(method: Callable, where: str, contract: Contract) -> Callable:
             result = method(self, *arguments, **options)
         except UserError:
             raise
-        except ValueError as error:  # of a kind that commands show without a traceback
+        except ValueError as error:  # shown by commands without a traceback
             *_, last = traceback.extract_tb(error.__traceback__)
             raise UserError(f"{where}: {error} ({Path(last.filename).name}, line {last.lineno})") from error
         if wanted := contract(self, (*arguments, *options.values()), result):
@@ -87,7 +87,7 @@ def _checked(method: Callable, where: str, contract: Contract) -> Callable:
 
 
 def _shown(value: Any) -> str:
-    """An array by its dtype and shape, anything else as it is written."""
+    """Describe an array by its dtype and shape, anything else by its repr."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{value.dtype} {tuple(value.shape)}"
     if isinstance(value, tuple | list) and any(hasattr(part, "dtype") for part in value):

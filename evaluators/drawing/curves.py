@@ -208,7 +208,7 @@ def accuracy_by_difficulty(
 
 
 def recorded_score(records: Sequence[Mapping[str, float]]) -> str:
-    """Return the metric of what a run has solved: `solved` if it was counted by the rules, else `exact_accuracy`."""
+    """Return the metric for the share solved: `solved` if it was logged, otherwise `exact_accuracy`."""
     counted = any("test/solved" in record or "train/solved" in record for record in records)
     return "solved" if counted else "exact_accuracy"
 

@@ -1,7 +1,7 @@
 """Accuracy against compute: sums over puzzles at every amount of compute that a strategy passes through.
 
-A strategy never sees labels: it records its intermediate answers and their cost, and the tally scores them: by the
-labels, and for puzzles with several right answers by the rules of their family too.
+A strategy never sees labels: it records its intermediate answers and their cost. The tally scores them by the labels
+and, for puzzles with several right answers, also by the rules of their family.
 Shapes: n puzzles, A alternative answers to each, S `seq_len`.
 """
 
@@ -29,8 +29,8 @@ RuleCheck = Callable[[Tensor, Tensor], Tensor]
 class Tally:
     """Curves (name -> point -> sums over the puzzles so far); they cover this rank until `gather`.
 
-    The sums are `rows`, `labelled`, `exact` (answers that meet every label), `said_stop`, `steps` and `accuracy`. With
-    `solved_by_rules`, also `solved`: answers that are right by the rules, of all rows, whether labelled or not.
+    The sums are `rows`, `labelled`, `exact` (answers equal to the label), `said_stop`, `steps` and `accuracy`. With
+    `solved_by_rules` there is also `solved`: answers that are right by the rules, including rows without a label.
     """
 
     def __init__(self, solved_by_rules: RuleCheck | None = None):
@@ -97,7 +97,7 @@ class Tally:
         _add(self.stages.setdefault(name, {}), {key: int(value.sum()) for key, value in values.items()})
 
     def _by_rules(self, alternatives: Tensor, part: slice = EVERY) -> Tensor:
-        """(n, A) bool: which answers (n, A, S) to a `part` of the batch are right by the rules."""
+        """Check answers (n, A, S) to a `part` of the batch by the rules; returns (n, A) bool."""
         assert self.solved_by_rules is not None
         asked = self._questions[part, None].expand(alternatives.shape).flatten(0, 1)
         right = self.solved_by_rules(asked, alternatives.flatten(0, 1).long())
@@ -115,7 +115,7 @@ class Tally:
         self._waiting.clear()
 
     def num_judged(self, curve: str) -> int:
-        """Return the number of puzzles that are or could have been solved on a curve: all, or those with a label."""
+        """Return the number of puzzles behind the score of a curve: all if judged by rules, else the labelled ones."""
         sums = next(iter(self.curves[curve].values()))
         return int(sums["rows" if "solved" in sums else "labelled"])
 
