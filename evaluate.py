@@ -65,7 +65,7 @@ from evaluators.strategies.compute_curve import PLOT_NAME, compute_report, plot,
 from models.backends import FusedCPU, choose_backend
 from models.losses import ACTLossHead
 from puzzle_dataset import PuzzleDataset
-from trained_run import Trained, evaluation_folder, open_trained
+from trained_run import Trained, evaluation_folder, open_trained, opened_as
 from utils.device import FUSED, compile_policy
 from utils.distributed import World
 from utils.weights import weights_steps
@@ -77,7 +77,8 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     trained = members[0]
     uses_own_data = config.data_paths_test is None
     config = config.completed(trained.config.values)
-    data = open_data(config, world, uses_own_data)
+    with opened_as(trained, config.family):
+        data = open_data(config, world, uses_own_data)
     for line in data.notices:
         world.print(line)
     heads = [build(member, config, data, world) for member in members]
@@ -159,9 +160,10 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         "rows_of_the_data": data.num_examples,
         "rows_with_labels": score.labelled,
         "rows_solved": score.solved,
-        "exact_accuracy_interval_95": list(wilson_interval(score.solved, score.labelled))
-        if score.labelled
-        else None,
+        "solved_by": "labels" if score.check is None else "rules",
+        "solved_interval_95": _interval(score.solved, score.judged),
+        "rows_exact": score.exact,
+        "exact_accuracy_interval_95": _interval(score.exact, score.labelled),
         "strategy": config.strategy,
         "options": options,
         "calibration": None if calibration is None else calibration.model_dump(),
@@ -189,6 +191,10 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         world.print(summary(report, folder))
         plot(curves, folder / PLOT_NAME.format(config.strategy), f"{config.strategy}: {trained.label}")
     return report
+
+
+def _interval(successes: int, trials: int) -> list[float] | None:
+    return list(wilson_interval(successes, trials)) if trials else None
 
 
 def open_members(config: EvaluateConfig) -> list[Trained]:
@@ -244,6 +250,7 @@ def build(trained: Trained, config: EvaluateConfig, data: PuzzleDataset, world: 
     return trained.build(
         sizes=trained.sizes_for(data.model_sizes, config.data_paths_test, world.print),
         settings={"forward_dtype": config.forward_dtype} if config.forward_dtype else {},
+        data=data.metadata,
         device=world.device,
         notice=world.print,
     )

@@ -48,7 +48,7 @@ from evaluators.strategies.build import Choice, Setting, build_strategy
 from evaluators.strategies.continuous import Continuous
 from models.backends import FusedCPU, choose_backend
 from puzzle_dataset import PuzzleDataset
-from trained_run import Trained, open_trained, recorded_metadata
+from trained_run import Trained, open_trained, opened_as, recorded_metadata
 from utils.device import FUSED, compile_policy, resolve_device
 from utils.distributed import World
 from utils.errors import UserError, report_user_errors
@@ -249,7 +249,8 @@ def open_data(config: SolveConfig, trained: Trained) -> PuzzleDataset:
     values = trained.config.values
     paths = config.data_paths_test or values["data_paths_test"] or values["data_paths"]
     try:
-        return PuzzleDataset(paths, "test", global_batch_size=1)
+        with opened_as(trained, config.family):
+            return PuzzleDataset(paths, "test", global_batch_size=1)
     except UserError as error:
         if config.data_paths_test:
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from config.published import RunConfig, parse_run_config
 from config.report_schema import ReportConfig
-from dataset.families import family_by_sizes
+from dataset.families import family_by_sizes, named_family
 from dataset.format import Metadata, problems_text, read_metadata, type_problems
 from evaluators.inference import Solver
 from evaluators.rules import judge_by_rules
@@ -91,12 +92,14 @@ class Trained:
         *,
         sizes: dict[str, Any] | None = None,
         settings: dict[str, Any] | None = None,
+        data: Metadata | None = None,
         device: torch.device | str = "cpu",
         notice: Callable[[str], None] = ignore,
     ) -> ACTLossHead:
         """Build the model in its loss head, in evaluation mode, on `device`; `settings` override keys of its `arch`.
 
-        `sizes` are those of another dataset to evaluate on. Raises UserError if the weights do not fit.
+        `sizes` and `data` are those of a dataset to evaluate on, whose family decides whether answers are judged by
+        rules; by default those of the training. Raises UserError if the weights do not fit.
         """
         arch, sizes = self.arch | (settings or {}), sizes or self.sizes()
         try:
@@ -108,7 +111,7 @@ class Trained:
             load_weights(model, self.state, source=self.label, purpose="evaluate", notice=notice)
         except ValueError as error:
             raise UserError(str(error)) from error
-        judge_by_rules(model, recorded_metadata(self.metadata, sizes))
+        judge_by_rules(model, data or recorded_metadata(self.metadata, sizes))
         return model.to(device).eval()
 
     def sizes_for(
@@ -308,14 +311,21 @@ def open_solver(trained: Trained, data: PuzzleDataset, device: str, notice=print
     """Make a solver with the model built for this data."""
     sizes = trained.sizes_for(data.model_sizes, [path for path, _ in data.splits], notice)
     resolved = resolve_device(device)
-    return Solver(trained.build(sizes=sizes, device=resolved, notice=notice), resolved)
+    model = trained.build(sizes=sizes, data=data.metadata, device=resolved, notice=notice)
+    return Solver(model, resolved)
+
+
+def opened_as(trained: Trained, family: str | None) -> AbstractContextManager[None]:
+    """Context manager in which data is opened as the `family` of a command, or else as the one named in training."""
+    return named_family(family or trained.config.values["family"])
 
 
 def open_test_data(trained: Trained, config: ReportConfig) -> PuzzleDataset:
     """Open the test data in the config, else the run's own; raises UserError if it cannot be opened."""
     values = trained.config.values
     paths = config.data_paths_test or values["data_paths_test"] or values["data_paths"]
-    return PuzzleDataset(paths, "test", global_batch_size=min(values["global_batch_size"], config.limit))
+    with opened_as(trained, config.family):
+        return PuzzleDataset(paths, "test", global_batch_size=min(values["global_batch_size"], config.limit))
 
 
 def report_folder(trained: Trained, out: str | None, name: str = "") -> Path:

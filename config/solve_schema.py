@@ -30,7 +30,7 @@ class FamilyConfig(CheckpointConfig):
 
     family: str | None = None
     """Puzzle family of the data, whatever its dataset.json says: a name, or module@Class of a family of your
-    own; null: as the data says.
+    own; null: as in training.
     """
 
 

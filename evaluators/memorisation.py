@@ -43,6 +43,7 @@ from trained_run import (
     open_solver,
     open_test_data,
     open_trained,
+    opened_as,
     read_metrics,
     read_predictions,
     report_folder,
@@ -110,9 +111,10 @@ def solve_puzzles(trained: Trained, config: MemorisationConfig) -> dict[str, tup
         raise NotKnown("the run was trained with augment=online, so any copy may have been trained on")
     try:
         test = open_test_data(trained, config)
-        train = PuzzleDataset(
-            config.data_paths or values["data_paths"], "train", global_batch_size=1, shuffle=False
-        )
+        with opened_as(trained, config.family):
+            train = PuzzleDataset(
+                config.data_paths or values["data_paths"], "train", global_batch_size=1, shuffle=False
+            )
     except UserError as error:
         if config.data_paths or config.data_paths_test:
             raise

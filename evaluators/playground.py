@@ -53,9 +53,10 @@ class Session:
 
     def __init__(self, solver: Solver, family: Family, symmetries: Symmetries | None, identifier: int = 0):
         if family.text_help is None:
-            named = f"a model of {family.name}" if family.name else f"not usable here ({family.reason})"
+            named = f"a model of {family.name}" if family.name else "a model of no known family"
             raise UserError(
-                f"checkpoint= is {named}, whose puzzles cannot be typed; solve.py shows puzzles of its dataset"
+                f"checkpoint= is {named}, whose puzzles cannot be typed: {family.lacks('text_help')}; solve.py shows "
+                "puzzles of its dataset"
             )
         self.solver, self.family, self.symmetries, self.identifier = solver, family, symmetries, identifier
 
@@ -68,7 +69,7 @@ class Session:
     def sample(self, seed: int) -> str:
         """Return a random puzzle as text, drawn like those of generated datasets."""
         if self.family.example is None:
-            raise UserError(f"random puzzles of {self.family.name} are not available: type one")
+            raise UserError(f"random puzzles are not available: {self.family.lacks('example')}; type one")
         question, _ = self.family.example(np.random.default_rng(seed))
         return self.family.write(question)
 

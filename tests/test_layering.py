@@ -19,7 +19,7 @@ ALL = [*MODULES, *sorted((ROOT / "benchmarks").glob("*.py"))]
 ALLOWED = {
     "dataset": {
         "dataset",
-        *(f"utils.{name}" for name in ("errors", "files", "hub", "interrupts", "lock", "reading")),
+        *(f"utils.{name}" for name in ("errors", "files", "hub", "interrupts", "lock", "modules", "reading")),
     },
     "models": {"models", "dataset.format", "dataset.units"},
     "utils": {"utils"},

@@ -48,7 +48,7 @@ def solve_with_copies(
         raise NotKnown(
             family.no_symmetries
             if symmetries is None
-            else f"answers cannot be checked by rules: {family.reason}"
+            else f"answers cannot be checked by rules: {family.lacks('check')}"
         )
     if solver.knows_identifiers and train.metadata.num_puzzle_identifiers > 1:
         raise NotKnown("the model uses puzzle identifiers, and a new copy has none")
