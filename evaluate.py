@@ -75,9 +75,15 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     """Evaluate as configured; return the report on every rank. Rank 0 also writes it to `out` and prints a summary."""
     members = open_members(config)
     trained = members[0]
-    uses_own_data = config.data_paths_test is None
-    config = config.completed(trained.config.values)
-    data = open_data(config, world, uses_own_data)
+    given = config.data_paths_test
+    config = config.completed(trained.config)
+    data = trained.open_data(
+        "test",
+        given,
+        global_batch_size=config.global_batch_size,
+        rank=world.rank,
+        world_size=world.size,
+    )
     for line in data.notices:
         world.print(line)
     heads = [build(member, config, data, world) for member in members]
@@ -247,22 +253,6 @@ def build(trained: Trained, config: EvaluateConfig, data: PuzzleDataset, world: 
         device=world.device,
         notice=world.print,
     )
-
-
-def open_data(config: EvaluateConfig, world: World, uses_own_data: bool) -> PuzzleDataset:
-    dist_kwargs = {
-        "global_batch_size": config.global_batch_size,
-        "rank": world.rank,
-        "world_size": world.size,
-    }
-    try:
-        return PuzzleDataset(config.data_paths_test, "test", **dist_kwargs)
-    except UserError as error:
-        if not uses_own_data:
-            raise
-        raise UserError(
-            f"{error}\n(this path is from the training run; give the folder on this machine as data_paths_test=[DIR])"
-        ) from error
 
 
 def run(config: EvaluateConfig) -> None:

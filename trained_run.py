@@ -46,6 +46,10 @@ def ignore(line: str) -> None:
     """Discard the message (default `notice` callback)."""
 
 
+class OwnDataError(UserError):
+    """Raised if the data of the training cannot be opened; the message says how to name its folder."""
+
+
 @dataclass(frozen=True)
 class Trained:
     """The contents of a checkpoint, with methods to build its model."""
@@ -133,6 +137,23 @@ class Trained:
                 return sizes | {"num_puzzle_identifiers": known_sizes["num_puzzle_identifiers"]}
         return dict(sizes)
 
+    def open_data(
+        self, split: str, given: Sequence[str] | None, *, hint: str = "", **options: Any
+    ) -> PuzzleDataset:
+        """Open the datasets `given`, else those of the training; `options` are those of `PuzzleDataset`.
+
+        Raises UserError for broken or missing datasets; OwnDataError, with `hint`, if they are those of the training.
+        """
+        if given:
+            return PuzzleDataset(given, split, **options)
+        try:
+            return PuzzleDataset(self.config.data_paths(split), split, **options)
+        except UserError as error:
+            key = "data_paths_test" if split == "test" else "data_paths"
+            raise OwnDataError(
+                f"{error}\n(this path is from the training run; give the folder on this machine as {key}=[DIR]{hint})"
+            ) from error
+
     def _check_identifiers(self, data_paths: Sequence[str], notice: Callable[[str], None]) -> bool:
         """Return True if identifiers are recorded and equal. Raises UserError if they differ."""
         saved = self.metadata.get(IDENTIFIERS_KEY)
@@ -169,7 +190,7 @@ class Trained:
         return check_arch(self.arch, seq_len=1, vocab_size=2, num_puzzle_identifiers=1)
 
     def _seq_len_of_dataset(self) -> int | None:
-        for path in [*self.config.values["data_paths"], *self.config.values["data_paths_test"]]:
+        for path in [*self.config.data_paths("train"), *self.config.data_paths("test")]:
             for split in ("train", "test"):
                 if (Path(path) / split / "dataset.json").exists():
                     return read_metadata(Path(path) / split).seq_len
@@ -312,10 +333,9 @@ def open_solver(trained: Trained, data: PuzzleDataset, device: str, notice=print
 
 
 def open_test_data(trained: Trained, config: ReportConfig) -> PuzzleDataset:
-    """Open the test data in the config, else the run's own; raises UserError if it cannot be opened."""
-    values = trained.config.values
-    paths = config.data_paths_test or values["data_paths_test"] or values["data_paths"]
-    return PuzzleDataset(paths, "test", global_batch_size=min(values["global_batch_size"], config.limit))
+    """Open the test data of a report, see `Trained.open_data`."""
+    batch_size = min(trained.config.values["global_batch_size"], config.limit)
+    return trained.open_data("test", config.data_paths_test, global_batch_size=batch_size)
 
 
 def report_folder(trained: Trained, out: str | None, name: str = "") -> Path:

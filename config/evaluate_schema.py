@@ -24,6 +24,8 @@ MAX_CHAINS = 10_000
 Pick = Literal["majority", "q_halt", "first_stop"]
 Rung = Literal["steps", "more_steps", "symmetry", "noise"]
 if TYPE_CHECKING:
+    from config.published import RunConfig
+
     Strategy = str
 else:  # made from the table, so that a new strategy is one line
     Strategy = Literal[tuple(STRATEGIES)]
@@ -157,12 +159,9 @@ class EvaluateConfig(StrictModel):
             raise ValueError("checkpoint names one and checkpoints several: leave one of them out")
         return self
 
-    def completed(self, run: dict[str, Any]) -> EvaluateConfig:
+    def completed(self, run: RunConfig) -> EvaluateConfig:
         """Return a copy in which the run's own values replace None."""
-        own = {
-            "data_paths_test": run["data_paths_test"] or run["data_paths"],
-            "evaluators": run["evaluators"],
-            "global_batch_size": run["global_batch_size"],
-        }
+        own = {"data_paths_test": run.data_paths("test")}
+        own |= {key: run.values[key] for key in ("evaluators", "global_batch_size")}
         values = self.model_dump()
         return EvaluateConfig(**values | {key: value for key, value in own.items() if values[key] is None})

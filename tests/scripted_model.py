@@ -95,4 +95,8 @@ class ScriptedHead(nn.Module):
 
     def __init__(self, ahead: int = 0):
         super().__init__()
-        self.model = ScriptedAct(ahead)
+        self.act = ScriptedAct(ahead)
+
+    @property
+    def architecture(self) -> ScriptedInner:
+        return self.act.inner

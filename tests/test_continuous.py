@@ -75,7 +75,7 @@ def test_batches_capacity_and_padding_change_no_answer(batch, capacity, sizes):
 def streamed(strategy: str, capacity: int, batch: int, rule=OWN_RULE, **options):
     """The scripted model after all rows, and the number of rows in each of its steps."""
     head = ScriptedHead()
-    inner, sizes = head.model.inner, []
+    inner, sizes = head.architecture, []
     inner.register_forward_pre_hook(lambda module, arguments: sizes.append(len(arguments[1])))
     where = Setting([Solver(head)], SUDOKU, ["data"], capacity, rule=rule)
     built, _ = build_strategy(Choice(strategy, STEPS, halt="auto", **options), where)

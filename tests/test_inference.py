@@ -50,7 +50,7 @@ def undecided(name: str, **settings):
 @torch.inference_mode()
 def evaluated(model, tokens: torch.Tensor, ids: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Evaluate the same rows; return the outputs of the last step, and the first step that says stop."""
-    return run_steps(model.model, {"inputs": tokens, "puzzle_identifiers": ids})
+    return run_steps(model.act, {"inputs": tokens, "puzzle_identifiers": ids})
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -85,7 +85,7 @@ class WrittenOut:
         model.zero_grad()
         table = model.architecture.puzzle_emb
         table.leaves.clear()
-        least = torch.from_numpy(draw_min_steps(SEED, step, BATCH, 0.5, model.model.max_steps))
+        least = torch.from_numpy(draw_min_steps(SEED, step, BATCH, 0.5, model.act.max_steps))
         self.carry, loss, _, _ = model(self.carry or model.initial_carry(batch), batch, least)
         loss.backward()
 

@@ -217,7 +217,7 @@ def _noise(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[V
     solver, family = setting.solvers[0], setting.family
     if not _has_scratch(solver):
         raise UserError(
-            f"noise is added to latents other than the answer, and {type(solver.head.model.inner).__name__} has "
+            f"noise is added to latents other than the answer, and {type(solver.head.architecture).__name__} has "
             "none: use strategy=symmetry or ensemble, or leave noise out of rungs"
         )
     sigma = family.sigma if choice.sigma is None else choice.sigma
@@ -247,7 +247,7 @@ def _noise(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[V
 
 
 def _has_scratch(solver: Solver) -> bool:
-    return len(solver.head.model.inner.latents) > 1
+    return len(solver.head.architecture.latents) > 1
 
 
 # To add a strategy, write a module with a class and a builder, add a line here, and list its options under
