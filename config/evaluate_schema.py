@@ -7,19 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from config.schema import CompileChoice, EvaluatorConfig, FilePath, SavableOutput
+from evaluators.strategies import STRATEGIES
 from models.configs import MAX_STEPS
 from models.strict_model import StrictModel
 
-# The strategies of evaluators/strategies/, with the options that each one accepts.
-STRATEGIES = {
-    "plain": {"halt"},
-    "symmetry": {"halt", "symmetries", "pick", "seed"},
-    "noise": {"halt", "chains", "sigma", "pick", "seed"},
-    "ensemble": {"checkpoints", "pick"},
-    "ladder": {"halt", "rungs", "more_steps", "symmetries", "chains", "sigma", "pick", "seed"},
-}
-# Options that are passed to the strategy.
-OPTIONS = ("halt", "checker", "symmetries", "chains", "sigma", "pick", "rungs", "more_steps", "seed")
+# Options that are passed to the strategy's builder; the checkpoints are opened before.
+OPTIONS = frozenset[str]().union(*(entry.options for entry in STRATEGIES.values())) - {"checkpoints"}
 MAX_CHAINS = 10_000
 Pick = Literal["majority", "q_halt", "first_stop"]
 Rung = Literal["steps", "more_steps", "symmetry", "noise"]
@@ -128,10 +121,9 @@ class EvaluateConfig(StrictModel):
 
     @model_validator(mode="after")
     def check_strategy(self):
-        optional = set[str]().union(*STRATEGIES.values())
-        for key in sorted(optional - STRATEGIES[self.strategy]):
-            if getattr(self, key) is not None:
-                takers = [name for name, keys in STRATEGIES.items() if key in keys]
+        for key in sorted((OPTIONS | {"checkpoints"}) - STRATEGIES[self.strategy].options):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                takers = [name for name, entry in STRATEGIES.items() if key in entry.options]
                 raise ValueError(
                     f"{key} has no effect with strategy={self.strategy}; it belongs to strategy={' or '.join(takers)}"
                 )

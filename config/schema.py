@@ -161,8 +161,11 @@ class PretrainConfig(StrictModel):
     default, reduce-overhead, max-autotune (both record CUDA graphs), max-autotune-no-cudagraphs:
     torch.compile in that mode. false: eager; the environment's DISABLE_COMPILE wins.
     """
-    logger: list[str] = Field(default=["wandb"])
-    """Where metrics go besides metrics.jsonl and the console: wandb, tensorboard, or a list of them; []: nowhere."""
+    logger: list[str] = Field(
+        default=["wandb"],
+        description="Where metrics go besides metrics.jsonl and the console: "
+        f"{', '.join(LOGGERS)}, or a list of them; []: nowhere.",
+    )
     log_interval: int = Field(default=10, ge=1)
     """Updates between logged training metrics."""
 

@@ -16,7 +16,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross
 from models.act import ACTModel, Carry
 from models.configs import LossConfig
 from models.recursive import RecursiveModel
-from models.train.metrics import METRICS, SOLVED, Metric, Rows, metric_sums
+from models.train.metric_base import Metric, StepRows
+from models.train.metrics import METRICS, SOLVED, metric_sums
 
 IGNORE_LABEL_ID = -100  # as in dataset.format; torch's own convention
 
@@ -153,7 +154,7 @@ class ACTLossHead(nn.Module):
                 outputs["q_continue_logits"], outputs["target_q_continue"], reduction="none"
             )
         metrics = {name: values.detach().sum() for name, values in losses.items()}
-        rows = Rows(
+        rows = StepRows(
             outputs=outputs,
             labels=labels,
             steps=steps,

@@ -190,7 +190,9 @@ def test_two_box_shapes_are_not_mixed(data, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"family": "sudoku", "box_shape": [3, 2]}))
     write_identifiers(tmp_path / "tall", ["<blank>"])
     paths = [str(data["sudoku 6x6"]), str(tmp_path / "tall")]
-    with pytest.raises(UserError, match=r"is sudoku 6x6, boxes of 2x3 and .*tall is sudoku 6x6, boxes of 3x2"):
+    with pytest.raises(
+        UserError, match=r"is sudoku 6x6, boxes of 2x3 and .*tall is sudoku 6x6, boxes of 3x2"
+    ):
         PuzzleDataset(paths, "train", global_batch_size=4, augment="online")
 
 

@@ -33,6 +33,11 @@ class Answered:
 class Strategy:
     """Base class of strategies. A strategy answers batches and never sees labels."""
 
+    main_curve: str
+    """The curve of the tally whose last point is the final answer; `solve` records it for every batch."""
+    uses_rules: bool = False
+    """True if the answers depend on a checker, so that their scores are not those of the model alone."""
+
     @property
     def outputs(self) -> frozenset[str]:
         """Names of the tensors returned with the answers, in addition to those of the batch."""

@@ -53,6 +53,8 @@ class Cascade(Strategy):
     one, because majority is chosen where q_halt ranks answers poorly.
     """
 
+    main_curve = "rungs"
+
     def __init__(
         self,
         solver: Solver,
@@ -68,6 +70,7 @@ class Cascade(Strategy):
         self.solver, self.rungs = solver, rungs
         self.num_steps, self.more_steps, self.votings = num_steps, more_steps, votings
         self.halt, self.checker, self.sizes = halt, checker, sizes
+        self.uses_rules = checker is not None
 
     def solve(self, rows: Rows, tally: Tally) -> Answered:
         device = rows.inputs.device

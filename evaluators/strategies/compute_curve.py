@@ -21,15 +21,6 @@ _TITLES = {
     "with_checker": ("stopping at the first valid answer, which uses the rules", "s"),
 }
 
-# The curve whose last point is the final answer of the strategy.
-MAIN_CURVE = {
-    "plain": "steps",
-    "symmetry": "chains",
-    "noise": "chains",
-    "ensemble": "chains",
-    "ladder": "rungs",
-}
-
 Table = list[dict[str, float | str | None]]
 
 
@@ -56,10 +47,12 @@ def tables(tally: Tally, applications_per_step: int) -> dict[str, Table]:
     }
 
 
-def compute_report(curves: dict[str, Table], tally: Tally, strategy: str) -> dict[str, Any]:
-    """Return compute per puzzle, every curve, and the details of rungs and halting if there are any."""
-    own = MAIN_CURVE[strategy]
-    main = curves.get("halted" if "halted" in curves else own, [])
+def compute_report(curves: dict[str, Table], tally: Tally, main_curve: str) -> dict[str, Any]:
+    """Return compute per puzzle, every curve, and the details of rungs and halting if there are any.
+
+    `main_curve` is that of the strategy. Raises KeyError if it has recorded others only.
+    """
+    main = curves[main_curve] if curves else []
     report: dict[str, Any] = {
         "network_applications_per_puzzle": main[-1]["network_applications"] if main else 0.0,
         "supervision_steps_per_puzzle": main[-1]["supervision_steps"] if main else 0.0,
@@ -67,7 +60,7 @@ def compute_report(curves: dict[str, Table], tally: Tally, strategy: str) -> dic
     }
     if tally.stages:
         report["rungs"] = tally.stages
-    if {"halted", own} <= curves.keys():
+    if {"halted", "steps"} <= curves.keys():
         halted, full = curves["halted"][0], curves["steps"][-1]
         seconds = {name: tally.seconds[name] for name in ("full", "halted")}
         report["halting"] = {

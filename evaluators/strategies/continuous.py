@@ -76,6 +76,7 @@ class Continuous(Strategy):
         self.solver, self.rule, self.make_plan = solver, rule, make_plan
         self.capacity, self.votings, self.for_all = capacity, dict(votings or {}), for_all
         self.sigma, self.sizes, self.curve, self.stages = sigma, sizes, curve, stages
+        self.main_curve = "rungs" if stages else curve[0]
 
     def solve(self, rows: Rows, tally: Tally) -> Answered:
         (answered,) = self.stream([rows], tally)

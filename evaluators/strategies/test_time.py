@@ -36,6 +36,8 @@ class Plain(Strategy):
     records the result of stopping at the first answer that the checker accepts.
     """
 
+    main_curve = "steps"
+
     def __init__(
         self,
         solver: Solver,
@@ -47,6 +49,8 @@ class Plain(Strategy):
     ):
         self.solver, self.num_steps, self.halt, self.sizes = solver, num_steps, halt, sizes
         self.checker = checker
+        if halt:
+            self.main_curve = "halted"
 
     @property
     def outputs(self) -> frozenset[str]:
@@ -101,6 +105,7 @@ class Voting(Strategy):
     runs the chains in lockstep until one says stop ("Speed is Confidence", arXiv 2601.19085).
     """
 
+    main_curve = "chains"
     sigma: float = 0.0  # of the noise that chains get
 
     def __init__(
@@ -188,6 +193,8 @@ class Ensemble(Strategy):
 
     That paper combines its checkpoints by means of the labels; here only votes and q_halt are used.
     """
+
+    main_curve = "chains"
 
     def __init__(
         self,
