@@ -57,7 +57,7 @@ from evaluators.calibrated import OWN_RULE_IN_WORDS, calibrated, stop_rule_of
 from evaluators.calibration import Calibration
 from evaluators.inference import Solver, padded_sizes
 from evaluators.measure import measure
-from evaluators.reports.report import make_output_folder, summary, write_report
+from evaluators.reports.evaluation_report import make_output_folder, summary, write_report
 from evaluators.reports.training_cost import processor, training_cost
 from evaluators.score import Score, wilson_interval
 from evaluators.strategies.base import Strategy

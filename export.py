@@ -50,7 +50,7 @@ from safetensors.torch import save_file
 from dataset.format import Metadata, read_identifiers, write_identifiers
 from evaluators.calibrated import saved_calibration
 from evaluators.calibration import Calibration, weights_sha256
-from evaluators.reports.report import REPORT_NAME
+from evaluators.reports.evaluation_report import REPORT_NAME
 from evaluators.reports.training_cost import COST_KEY, training_cost
 from models.losses import ACTLossHead
 from models.registry import architecture_class

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
+from config.notices import notices
 from config.resume import check_changes, check_data
-from config.schema import PretrainConfig, notices, parse
+from config.schema import PretrainConfig, parse
 from dataset.families import family_of, recorded_family
 from dataset.metadata import Metadata
 from evaluators.base import Evaluator, build_evaluators, remarks

@@ -33,7 +33,7 @@ from torch import Tensor
 from benchmarks.yardstick import Yardstick
 from config.overrides import force_overrides
 from config.schema import PretrainConfig, parse
-from evaluators.evaluate import run_steps
+from evaluators.evaluation import run_steps
 from models.backends import choose_backend
 from models.losses import ACTLossHead
 from models.optim.optimizers import Optimizers, OptimizerSettings

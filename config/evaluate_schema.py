@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from config.schema import CompileChoice, EvaluatorConfig, FilePath, SavableOutput
 from evaluators.strategies import STRATEGIES
-from models.configs import MAX_STEPS
+from models.arch_configs import MAX_STEPS
 from models.strict_model import StrictModel
 
 # Options that are passed to the strategy's builder; the checkpoints are opened before.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
 from models.act import ACTModel, Carry
-from models.configs import LossConfig
+from models.arch_configs import LossConfig
 from models.recursive import RecursiveModel
 from models.train.metric_base import Metric, StepRows
 from models.train.metrics import METRICS, SOLVED, metric_sums

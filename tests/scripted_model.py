@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dataset.families.sudoku.rules import BoxShape, to_tokens, to_values
-from dataset.families.sudoku.solve import solve
+from dataset.families.sudoku.search import solve
 from models.act import HaltingRule
 from models.recursive import RecursiveConfig
 

@@ -17,7 +17,7 @@ import models
 from config.overrides import force_overrides
 from config.schema import PretrainConfig, parse
 from dataset.format import SplitWriter, write_identifiers
-from evaluators.evaluate import evaluate
+from evaluators.evaluation import evaluate
 from models.architectures import ARCHITECTURES
 from models.backends import choose_backend
 from models.registry import architecture_class, build_model

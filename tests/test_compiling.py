@@ -14,7 +14,7 @@ import torch
 from benchmarks.step import Case, config_of
 from config.evaluate_schema import EvaluateConfig
 from config.schema import parse
-from evaluators.evaluate import run_steps
+from evaluators.evaluation import run_steps
 from models import ops
 from models.backends import Eager, TorchCompile, choose_backend
 from models.backends.batch_chunks import BatchChunks, single_thread_pool

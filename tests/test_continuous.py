@@ -24,7 +24,7 @@ from evaluators.inference import Solver
 from evaluators.stop_rule import OWN_RULE, StopRule
 from evaluators.strategies.accounting import Tally
 from evaluators.strategies.build import Choice, Setting, build_strategy
-from evaluators.strategies.samples import Rows
+from evaluators.strategies.samples import PuzzleRows
 
 RULES = {
     "own": OWN_RULE,
@@ -84,7 +84,7 @@ def streamed(strategy: str, capacity: int, batch: int, rule=OWN_RULE, **options)
         for start in range(0, NUM_ROWS, batch):
             inputs = torch.from_numpy(QUESTIONS[start : start + batch].astype(np.int32))
             zeros = torch.zeros(len(inputs), dtype=torch.int32)
-            yield Rows(inputs, zeros, NUMBERS[start : start + batch])
+            yield PuzzleRows(inputs, zeros, NUMBERS[start : start + batch])
 
     answered = list(built.stream(batches(), Tally()))
     return int(sum(int(part.steps.sum()) for part in answered)), sizes
@@ -112,7 +112,7 @@ def test_one_slow_puzzle_does_not_let_all_others_pile_up():
         for row in [stuck, *[easy] * 200]:
             read[0] += 1
             inputs = torch.from_numpy(QUESTIONS[row : row + 1].astype(np.int32))
-            yield Rows(inputs, torch.zeros(1, dtype=torch.int32), np.zeros(1, np.int64))
+            yield PuzzleRows(inputs, torch.zeros(1, dtype=torch.int32), np.zeros(1, np.int64))
 
     for done, _ in enumerate(built.stream(batches(), Tally())):
         most.append(read[0] - done)

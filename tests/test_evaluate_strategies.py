@@ -14,7 +14,7 @@ from config.evaluate_schema import OPTIONS, EvaluateConfig
 from config.schema import parse
 from dataset.format import SplitWriter, write_identifiers
 from evaluate import run_evaluation
-from evaluators.evaluate import evaluate
+from evaluators.evaluation import evaluate
 from evaluators.inference import Solver
 from evaluators.strategies import STRATEGIES
 from evaluators.strategies.build import Choice

@@ -68,7 +68,7 @@ def test_no_module_refers_to_a_family_by_name(path):
         'NAMES = ["maze"]',
         'match family.name:\n    case "sudoku": pass',
         'family_class("arc")',
-        "from dataset.families.sudoku.family import Sudoku",
+        "from dataset.families.sudoku.family import SudokuFamily",
         "from dataset.families.maze import family",
         "import dataset.families.arc.family",
     ],

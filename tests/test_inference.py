@@ -7,7 +7,7 @@ import pytest
 import torch
 from trained_folders import SIZES, TINY_ARCH, randomised
 
-from evaluators.evaluate import run_steps
+from evaluators.evaluation import run_steps
 from evaluators.inference import Solver
 from models.architectures import ARCHITECTURES
 from models.registry import RecursiveConfig, architecture_class

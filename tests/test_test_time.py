@@ -30,7 +30,7 @@ from dataset.format import IGNORE_LABEL_ID, Metadata, write_identifiers
 from evaluators.inference import Solver
 from evaluators.strategies.accounting import Tally
 from evaluators.strategies.build import Choice, Setting, build_strategy
-from evaluators.strategies.samples import PICKS, Candidates, Rows
+from evaluators.strategies.samples import PICKS, Candidates, PuzzleRows
 from evaluators.strategies.verifier import checker_of
 from utils.errors import UserError
 
@@ -82,7 +82,7 @@ def test_halted_rows_are_not_computed():
     inputs = torch.from_numpy(QUESTIONS.astype(np.int32))
     tally = Tally()
     tally.begin(torch.from_numpy(LABELS))
-    answered = built.solve(Rows(inputs, torch.zeros(NUM_ROWS, dtype=torch.int32), NUMBERS), tally)
+    answered = built.solve(PuzzleRows(inputs, torch.zeros(NUM_ROWS, dtype=torch.int32), NUMBERS), tally)
     assert head.architecture.rows_computed == NUM_ROWS * STEPS + int(answered.steps.sum())
 
 
@@ -211,7 +211,7 @@ def test_all_chains_of_a_puzzle_run_together_within_the_capacity(options, capaci
     tally = Tally()
     tally.begin(torch.from_numpy(LABELS))
     inputs = torch.from_numpy(QUESTIONS.astype(np.int32))
-    built.solve(Rows(inputs, torch.zeros(NUM_ROWS, dtype=torch.int32), NUMBERS), tally)
+    built.solve(PuzzleRows(inputs, torch.zeros(NUM_ROWS, dtype=torch.int32), NUMBERS), tally)
     assert head.architecture.most_rows == most
 
 

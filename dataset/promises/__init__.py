@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset.families.base import Family
-from dataset.promises import data, drawing, rules, symmetries, text
+from dataset.promises import answers, data, drawing, symmetries, text
 from dataset.promises.puzzles import Puzzles
 
 
@@ -63,12 +63,12 @@ PROMISES = (
     Promise("name and sizes", text.sizes),
     Promise("text", text.text, lambda family: family.text_help is not None or bool(family.characters)),
     Promise("examples", text.examples, lambda family: family.example is not None),
-    Promise("right answers", rules.right_answers),
-    Promise("wrong answers", rules.wrong_answers),
-    Promise("check", rules.check, lambda family: family.check is not None),
+    Promise("right answers", answers.right_answers),
+    Promise("wrong answers", answers.wrong_answers),
+    Promise("check", answers.check, lambda family: family.check is not None),
     Promise(
         "check_tensors",
-        rules.check_tensors,
+        answers.check_tensors,
         lambda family: family.check_tensors is not None and find_spec("torch") is not None,
     ),
     Promise("inverse symmetries", symmetries.inverses, lambda family: family.symmetries is not None),

@@ -20,7 +20,7 @@ from evaluators.stop_rule import StopRule
 from evaluators.strategies.accounting import Tally
 from evaluators.strategies.base import Answered, Strategy
 from evaluators.strategies.plans import PLAIN, Ended, Next, Outcome, Plan
-from evaluators.strategies.samples import Bundle, Rows
+from evaluators.strategies.samples import Bundle, PuzzleRows
 from evaluators.strategies.test_time import Voting
 
 # Puzzles that may be in work or wait for an older one, in multiples of the capacity: one slow puzzle must not let all
@@ -43,7 +43,7 @@ class _Puzzle:
 class _Batch:
     """A batch whose puzzles are not all answered yet."""
 
-    rows: Rows
+    rows: PuzzleRows
     outcomes: list[Outcome | None]
     steps: np.ndarray  # (n,) int64, over all chains
     left: int
@@ -78,12 +78,12 @@ class Continuous(Strategy):
         self.sigma, self.sizes, self.curve, self.stages = sigma, sizes, curve, stages
         self.main_curve = "rungs" if stages else curve[0]
 
-    def solve(self, rows: Rows, tally: Tally) -> Answered:
+    def solve(self, rows: PuzzleRows, tally: Tally) -> Answered:
         (answered,) = self.stream([rows], tally)
         answered.record(tally)
         return answered
 
-    def stream(self, batches: Iterable[Rows], tally: Tally) -> Iterator[Answered]:
+    def stream(self, batches: Iterable[PuzzleRows], tally: Tally) -> Iterator[Answered]:
         device = self.solver.device
         for outcomes, steps in self.outcomes(batches):
             answers = np.stack([outcome.answer for outcome in outcomes])
@@ -95,7 +95,7 @@ class Continuous(Strategy):
                 record=_Record(self.curve, self.stages, answers, steps, outcomes),
             )
 
-    def outcomes(self, batches: Iterable[Rows]) -> Iterator[tuple[list[Outcome], np.ndarray]]:
+    def outcomes(self, batches: Iterable[PuzzleRows]) -> Iterator[tuple[list[Outcome], np.ndarray]]:
         """Yield the outcomes of each batch and their steps (n,) int64 over all chains.
 
         In order; batches are read ahead, and may be empty.
@@ -106,7 +106,7 @@ class Continuous(Strategy):
 class _Run:
     """One pass over a stream of batches."""
 
-    def __init__(self, strategy: Continuous, batches: Iterator[Rows]):
+    def __init__(self, strategy: Continuous, batches: Iterator[PuzzleRows]):
         self._strategy, self._batches = strategy, batches
         self._slots = Slots(
             strategy.solver,

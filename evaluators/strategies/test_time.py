@@ -21,7 +21,7 @@ from evaluators.strategies.samples import (
     PICKS,
     Bundle,
     Candidates,
-    Rows,
+    PuzzleRows,
     first_to_stop,
     solve_bundle,
 )
@@ -56,7 +56,7 @@ class Plain(Strategy):
     def outputs(self) -> frozenset[str]:
         return super().outputs | (set() if self.halt else {"logits", "q_continue_logits"})
 
-    def solve(self, rows: Rows, tally: Tally) -> Answered:
+    def solve(self, rows: PuzzleRows, tally: Tally) -> Answered:
         began = time.perf_counter()
         full = self._full_run(rows, tally)
         if not self.halt:
@@ -71,7 +71,7 @@ class Plain(Strategy):
         tally.record("halted", "halted", halted.answers[:, 0], halted.steps, halted.says_stop[:, 0])
         return answered(halted, np.zeros(len(rows), np.int64), rows)
 
-    def _full_run(self, rows: Rows, tally: Tally) -> Answered:
+    def _full_run(self, rows: PuzzleRows, tally: Tally) -> Answered:
         rollout = self.solver.start(rows.inputs, rows.identifiers, self.sizes)
         found = Found.watching(self.checker, rows)
         first_stop = torch.full((len(rows),), self.num_steps, device=rows.inputs.device)
@@ -124,14 +124,14 @@ class Voting(Strategy):
         self.pick, self.seed, self.capacity = pick, seed, capacity
         self.checker, self.sizes = checker, sizes
 
-    def bundle(self, rows: Rows) -> Bundle:
+    def bundle(self, rows: PuzzleRows) -> Bundle:
         """Return the chains of these puzzles, before their first step."""
         raise NotImplementedError(f"{type(self).__name__} must define bundle")
 
-    def solve(self, rows: Rows, tally: Tally) -> Answered:
+    def solve(self, rows: PuzzleRows, tally: Tally) -> Answered:
         return self.choose(self.candidates(rows, tally), rows, tally)
 
-    def candidates(self, rows: Rows, tally: Tally) -> Candidates:
+    def candidates(self, rows: PuzzleRows, tally: Tally) -> Candidates:
         """Run all chains and return their answers."""
         parts = []
         for some, part in rows.chunks(self.num_chains, self.capacity):
@@ -144,7 +144,7 @@ class Voting(Strategy):
             found.report(tally, picked, done.steps * self.num_chains, part)
         return Candidates.joined(parts)
 
-    def choose(self, candidates: Candidates, rows: Rows, tally: Tally) -> Answered:
+    def choose(self, candidates: Candidates, rows: PuzzleRows, tally: Tally) -> Answered:
         """Pick one answer per puzzle, recording in the tally what fewer chains would have given."""
         return choose(candidates, self.pick, rows, tally)
 
@@ -160,7 +160,7 @@ class SymmetryVoting(Voting):
         super().__init__(*arguments, **options)
         self.symmetries = symmetries
 
-    def bundle(self, rows: Rows) -> Bundle:
+    def bundle(self, rows: PuzzleRows) -> Bundle:
         device = rows.inputs.device
         inputs, identifiers = (tensor.cpu().numpy() for tensor in (rows.inputs, rows.identifiers))
         copies = self.symmetries.copies(inputs, identifiers, rows.numbers, self.num_chains, self.seed)
@@ -183,7 +183,7 @@ class NoiseChains(Voting):
         super().__init__(*arguments, **options)
         self.sigma = sigma
 
-    def bundle(self, rows: Rows) -> Bundle:
+    def bundle(self, rows: PuzzleRows) -> Bundle:
         keys = chain_keys(self.seed, rows.numbers, self.num_chains).to(rows.inputs.device)
         return Bundle.repeated(rows, self.num_chains, LatentNoise(keys, self.sigma))
 
@@ -208,7 +208,7 @@ class Ensemble(Strategy):
         self.solvers, self.num_steps, self.pick, self.sizes = solvers, num_steps, pick, sizes
         self.checker = checker
 
-    def solve(self, rows: Rows, tally: Tally) -> Answered:
+    def solve(self, rows: PuzzleRows, tally: Tally) -> Answered:
         bundle = Bundle.repeated(rows)
         found = Found.watching(self.checker, rows)
         runs = []
@@ -221,7 +221,7 @@ class Ensemble(Strategy):
         return choose(candidates, self.pick, rows, tally)
 
 
-def choose(candidates: Candidates, pick: str, rows: Rows, tally: Tally) -> Answered:
+def choose(candidates: Candidates, pick: str, rows: PuzzleRows, tally: Tally) -> Answered:
     """Pick one answer per puzzle; record in the tally what fewer chains, and an oracle, would have given."""
     each = np.arange(len(rows))
     num_chains = candidates.answers.shape[1]

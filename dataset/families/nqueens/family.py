@@ -11,17 +11,18 @@ from typing import ClassVar
 
 import numpy as np
 
-from dataset.families.base import Augmentation, Comparison, Family, Verdict, compare_with_labels, count
+from dataset.families.base import Augmentation, Comparison, Family, Verdict, compare_with_labels
 from dataset.families.grid_style import BLANK, EMPTY, GridStyle, Kind, LegendEntry, distinct_colours, rgb
 from dataset.families.nqueens import rules
 from dataset.families.nqueens.generate import BoardSpec, default_given, random_question
-from dataset.families.nqueens.solve import completions, count_completions
+from dataset.families.nqueens.search import completions, count_completions
 from dataset.families.revealed_cells import RevealedCells
 from dataset.families.symmetry import FiniteSymmetries
-from dataset.metadata import Finding, Metadata
+from dataset.families.wording import count
+from dataset.metadata import FamilyFinding, Metadata
 
 
-class NQueens(Family):
+class NQueensFamily(Family):
     name = "nqueens"
     completes = True
     several_answers = True
@@ -42,7 +43,7 @@ class NQueens(Family):
             return f"vocab_size is {metadata.vocab_size}, not {rules.VOCAB_SIZE}"
         return None
 
-    def __init__(self, metadata: Metadata, found: Finding) -> None:
+    def __init__(self, metadata: Metadata, found: FamilyFinding) -> None:
         super().__init__(metadata, found)
         self.size = isqrt(metadata.seq_len)  # N
 
@@ -132,4 +133,4 @@ class NQueens(Family):
         return [f"{several:,} of {sampled} questions have several right answers"]
 
 
-FAMILY = NQueens
+FAMILY = NQueensFamily
