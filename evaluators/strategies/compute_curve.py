@@ -34,16 +34,16 @@ def tables(tally: Tally, applications_per_step: int) -> dict[str, Table]:
     return {
         curve: [
             {
-                "at": place,
+                "at": point,
                 "supervision_steps": round(sums["steps"] / sums["rows"], 4),
                 "network_applications": round(sums["steps"] * applications_per_step / sums["rows"], 4),
                 "exact_accuracy": _share(sums["solved"], sums["labelled"]),
                 "token_accuracy": _share(sums["accuracy"], sums["labelled"]),
                 "said_stop": None if curve == ORACLE else _share(sums["said_stop"], sums["rows"]),
             }
-            for place, sums in places.items()
+            for point, sums in points.items()
         ]
-        for curve, places in tally.curves.items()
+        for curve, points in tally.curves.items()
     }
 
 
@@ -126,8 +126,8 @@ _SHARES = ("exact_accuracy", "token_accuracy", "said_stop")
 
 def _annotate(axes, points: Sequence[dict]) -> None:
     for row in points:
-        place = row["network_applications"], row["exact_accuracy"]
-        axes.annotate(str(row["at"]), place, textcoords="offset points", xytext=(4, -10), fontsize=7)
+        xy = row["network_applications"], row["exact_accuracy"]
+        axes.annotate(str(row["at"]), xy, textcoords="offset points", xytext=(4, -10), fontsize=7)
 
 
 def _share(part: float, whole: float) -> float | None:
