@@ -136,7 +136,7 @@ def test_a_file_and_a_line_are_all_that_a_new_optimizer_metric_logger_and_strate
     settings = [*TINY, f"data_paths=[{identified}]", "checkpoint_path=run", "epochs=4", "eval_interval=2"]
     settings += ["optimizer=nadam", "optimizer.momentum_decay=0.1", "logger=[table,tensorboard]"]
     settings += ["best_metric=test/blank_share"]
-    lines_of(run_python("pretrain.py", *settings, cwd=extended))
+    lines_of(run_python("pretrain.py", *settings, cwd=extended, timeout=600))
     logged = metrics(extended / "run")
     written = [line.split(",") for line in (extended / "run/metrics.csv").read_text().splitlines()]
     expected = [(record["step"], name) for record in logged for name in record if name != "step"]
@@ -144,7 +144,9 @@ def test_a_file_and_a_line_are_all_that_a_new_optimizer_metric_logger_and_strate
     assert {"train/blank_share", "test/blank_share"} <= {name for _, name in expected}
     assert json.loads((extended / "run/best.json").read_text())["metric"] == "test/blank_share"
     assert list((extended / "run/tensorboard").iterdir())
-    again = lines_of(run_python("pretrain.py", *settings, "resume=auto", "epochs=8", cwd=extended))
+    again = lines_of(
+        run_python("pretrain.py", *settings, "resume=auto", "epochs=8", cwd=extended, timeout=600)
+    )
     assert any("continuing" in line for line in again)
     steps = [int(line.split(",")[0]) for line in (extended / "run/metrics.csv").read_text().splitlines()]
     assert steps == sorted(steps)
@@ -159,14 +161,16 @@ def test_a_file_and_a_line_are_all_that_a_new_optimizer_metric_logger_and_strate
     assert [point["at"] for point in points] == ["1", "2", "3"]
     assert report["metrics"]["test/exact_accuracy"] == points[-1]["exact_accuracy"]
     assert report["supervision_steps_per_puzzle"] == 3
-    refused = run_python("evaluate.py", "checkpoint=run", "strategy=surest", "checker=true", cwd=extended)
+    refused = run_python(
+        "evaluate.py", "checkpoint=run", "strategy=surest", "checker=true", cwd=extended, timeout=600
+    )
     assert refused.returncode == 2
     assert "checker has no effect with strategy=surest" in refused.stderr
 
 
 def test_help_names_what_was_added(extended):
     for command, words in {"pretrain.py": ("nadam", "table"), "evaluate.py": ("surest",)}.items():
-        text = "\n".join(lines_of(run_python(command, "--help", cwd=extended)))
+        text = "\n".join(lines_of(run_python(command, "--help", cwd=extended, timeout=600)))
         assert all(word in text for word in words), command
 
 
