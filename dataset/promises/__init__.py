@@ -25,7 +25,7 @@ class Promise:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PromiseOutcome:
     """The outcome of one promise: not offered, kept (`failure` is None) or broken."""
 
     name: str
@@ -42,21 +42,21 @@ def broken_promises(family: Family, questions: np.ndarray, labels: np.ndarray) -
     return [f"{outcome.name}: {outcome.failure}" for outcome in outcomes if outcome.failure is not None]
 
 
-def check_promises(puzzles: Puzzles) -> Iterator[Outcome]:
+def check_promises(puzzles: Puzzles) -> Iterator[PromiseOutcome]:
     """Yield the outcome of each promise."""
     return (_outcome(promise, puzzles) for promise in PROMISES)
 
 
-def _outcome(promise: Promise, puzzles: Puzzles) -> Outcome:
+def _outcome(promise: Promise, puzzles: Puzzles) -> PromiseOutcome:
     """Test a promise; any exception raised by the family breaks it."""
     try:
         if not promise.is_offered(puzzles.family):
-            return Outcome(promise.name, is_offered=False)
-        return Outcome(promise.name, failure=next(promise.failures(puzzles), None))
+            return PromiseOutcome(promise.name, is_offered=False)
+        return PromiseOutcome(promise.name, failure=next(promise.failures(puzzles), None))
     except Exception as error:
         *_, where = traceback.extract_tb(error.__traceback__)
         location = f"{Path(where.filename).name}, line {where.lineno}"
-        return Outcome(promise.name, failure=f"{type(error).__name__}: {error} ({location})")
+        return PromiseOutcome(promise.name, failure=f"{type(error).__name__}: {error} ({location})")
 
 
 PROMISES = (
