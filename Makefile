@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 WANDB_DISABLED=true $(BIN)/python -m pytest -n $(TES
 DEMO_DATA := data/sudoku-6x6-demo
 DEMO_RUN := checkpoints/demo
 
-.PHONY: demo app test test-all lint types venv clean
+.PHONY: demo app test test-all lint types docs docs-check docs-pages docs-venv venv clean
 .DEFAULT_GOAL := test
 
 # A finished demo starts again; an interrupted one resumes.
@@ -40,12 +40,25 @@ test: venv  ## run the fast tests
 test-all: venv  ## run all tests
 	$(PYTEST)
 
-lint: venv
+lint: venv  ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: venv
+types: venv  ## mypy on the packages that pyproject.toml names
 	$(BIN)/mypy
+
+docs: docs-venv  ## build the documentation and serve it on http://127.0.0.1:8000
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --strict
+
+docs-check: docs-venv  ## build the documentation in strict mode: a broken link or reference fails
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+		NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir "$$folder/site"
+
+docs-pages: venv  ## write the generated pages of the documentation anew
+	$(BIN)/python -m docs.generator
+
+docs-venv: venv
+	@$(BIN)/python -m pip install --quiet -r requirements-docs.txt -c $(VENV)/constraints.txt
 
 venv: $(INSTALLED)
 

@@ -153,6 +153,7 @@ def open_parts(config: EvaluateConfig, world: World) -> Parts:
     data = trained.open_data(
         "test",
         given,
+        family=config.family,
         global_batch_size=config.global_batch_size,
         rank=world.rank,
         world_size=world.size,
@@ -227,9 +228,10 @@ def report_of(
         "rows_of_the_data": parts.data.num_examples,
         "rows_with_labels": score.labelled,
         "rows_solved": score.solved,
-        "exact_accuracy_interval_95": list(wilson_interval(score.solved, score.labelled))
-        if score.labelled
-        else None,
+        "solved_by": "labels" if score.check is None else "rules",
+        "solved_interval_95": _interval(score.solved, score.judged),
+        "rows_exact": score.exact,
+        "exact_accuracy_interval_95": _interval(score.exact, score.labelled),
         "strategy": config.strategy,
         "options": options,
         "answers_use_the_rules": strategy.uses_rules,
@@ -247,6 +249,10 @@ def report_of(
         "torch": str(torch.__version__),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def _interval(successes: int, trials: int) -> list[float] | None:
+    return list(wilson_interval(successes, trials)) if trials else None
 
 
 def open_members(config: EvaluateConfig) -> list[Trained]:
@@ -295,6 +301,7 @@ def build(trained: Trained, config: EvaluateConfig, data: PuzzleDataset, world: 
     return trained.build(
         sizes=trained.sizes_for(data.model_sizes, config.data_paths_test, world.print),
         settings={"forward_dtype": config.forward_dtype} if config.forward_dtype else {},
+        data=data.metadata,
         device=world.device,
         notice=world.print,
     )

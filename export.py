@@ -205,9 +205,16 @@ def model_card(
         measured = f"Measured during training at this step:\n\n| metric | value |\n|---|---|\n{lines}"
     if report := report_of(trained):
         low, high = report["exact_accuracy_interval_95"]
-        share = report["rows_solved"] / report["rows_with_labels"]
+        share = report.get("rows_exact", report["rows_solved"]) / report["rows_with_labels"]
+        by_rules = ""
+        if report.get("solved_by") == "rules":
+            low_solved, high_solved = report["solved_interval_95"]
+            by_rules = (
+                f"solved by the rules {report['rows_solved'] / report['rows']:.2%} (95% interval "
+                f"{low_solved:.2%} to {high_solved:.2%}), "
+            )
         measured += (
-            f"\n\n`evaluate.py`: exact accuracy {share:.2%} (95% interval {low:.2%} to {high:.2%}) with "
+            f"\n\n`evaluate.py`: {by_rules}exact accuracy {share:.2%} (95% interval {low:.2%} to {high:.2%}) with "
             f"{report['halt_max_steps']} steps on {report['rows']:,} of {report['rows_of_the_data']:,} rows of "
             f"{', '.join(f'`{Path(path).name}`' for path in report['data'])}."
         )

@@ -1,4 +1,4 @@
-"""Train a recursive model on puzzles: `python pretrain.py arch=trm data_paths="[DIR]" ...` (see README.md).
+"""Train a recursive model on puzzles: `python pretrain.py arch=trm data_paths="[DIR]" ...`.
 
 Composes the config, builds the parts of the run and runs the training loop. Everything else is in its own module: data
 order in `puzzle_dataset.py`, the model in `models/`, metrics in `evaluators/`, disk and devices in `utils/`.

@@ -19,6 +19,7 @@ from torch.utils.data import IterableDataset
 
 from dataset.families import family_notices, family_of
 from dataset.families.base import Augmentation
+from dataset.families.contract import check_rows
 from dataset.format import IGNORE_LABEL_ID, Split, open_split, read_identifiers
 from dataset.mixing import (
     MixedSets,
@@ -40,6 +41,7 @@ Batch = tuple[str, dict[str, torch.Tensor], int]
 
 # Streams of online copies and of revealed cells, independent of the generators of the order.
 _COPIES, _REVEALED = 0xC0B1E5, 0x5E7EA1
+_MADE_BY = {_COPIES: "its symmetries (augment=online)", _REVEALED: "its easier (reveal_prob)"}
 
 
 class PuzzleDataset(IterableDataset):
@@ -155,9 +157,11 @@ class PuzzleDataset(IterableDataset):
         for index, (puzzles, examples) in enumerate(self._order.batches(iteration, start), start):
             inputs, labels = self._mixed.read(examples[mine])
             for stream, augmentation in self._augmentations:
+                where = f"the family {family_of(self.metadata).name}: {_MADE_BY[stream]}"
                 entropy = np.random.SeedSequence((self._seed, iteration, index, stream))
                 rng = np.random.Generator(np.random.Philox(entropy))
-                inputs, labels = augmentation(rng, self.global_batch_size, mine, inputs, labels)
+                made = augmentation(rng, self.global_batch_size, mine, inputs, labels)
+                inputs, labels = check_rows(where, made, inputs.shape, self.metadata.vocab_size)
             identifiers = self._mixed.puzzle_identifiers[puzzles[mine]]
             yield name, self._tensors(inputs, labels, identifiers), self.global_batch_size
 

@@ -1,8 +1,8 @@
-"""Watch a trained model solve one puzzle, step by step, or have it solve a file of them.
+"""Watch a trained model solve one puzzle step by step, or let it solve a file of puzzles.
 
 python solve.py checkpoint=RUN                              a puzzle from the test data of the run
 python solve.py checkpoint=RUN puzzle="12.3..4. ..."        your own
-python solve.py checkpoint=RUN puzzles=FILE out=ANSWERS     all of a list or table (.txt, .csv, .jsonl, - for a pipe)
+python solve.py checkpoint=RUN puzzles=FILE out=ANSWERS     a list or table (.txt, .csv, .jsonl, - for a pipe)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from config.solve_schema import SolveConfig
 
 COMMAND = Command("solve.py", __doc__.strip(), SolveConfig)
 
-if __name__ == "__main__":  # before what follows imports torch
+if __name__ == "__main__":  # before the imports below, which include torch
     check_arguments(COMMAND)
 
 import os
@@ -38,7 +38,7 @@ from dataset.families import family_notices, family_of, named_family
 from dataset.families.base import Family, Verdict
 from dataset.families.grid_style import Kind
 from dataset.format import IGNORE_LABEL_ID
-from evaluators.calibrated import calibrated, fresh_calibration
+from evaluators.calibrated import calibrated, matching_calibration
 from evaluators.drawing.pictures import Panel, animation, sheet
 from evaluators.inference import Solver, Step, padded_sizes
 from evaluators.puzzle_files import AnswerFile, PuzzleLine, count_lines, read_puzzles
@@ -55,7 +55,7 @@ from utils.errors import UserError, report_user_errors
 from utils.files import make_folder, replacing
 from utils.progress import Progress
 
-CELLS_AT_ONCE = 16_384  # of a batch; larger ones are hardly faster on a CPU
+CELLS_AT_ONCE = 16_384  # in a batch; larger batches are hardly faster on a CPU
 FEW_PUZZLES = 64  # loading compiled code takes longer than solving fewer
 
 
@@ -93,7 +93,9 @@ def run(config: SolveConfig) -> None:
         puzzle = Puzzle(family.read(config.puzzle), None, blank, "your puzzle")
     else:
         hint = ", or your own puzzle with puzzle="
-        data = trained.open_data("test", config.data_paths_test, hint=hint, global_batch_size=1)
+        data = trained.open_data(
+            "test", config.data_paths_test, family=config.family, hint=hint, global_batch_size=1
+        )
         sizes = trained.sizes_for(data.model_sizes, [path for path, _ in data.splits], print)
         notices = data.notices
         family = family_of(data.metadata)
@@ -120,9 +122,9 @@ def run(config: SolveConfig) -> None:
 
 
 def solve_file(config: SolveConfig) -> bool:
-    """Solve the puzzles of a file into a file of answers; True if every line held a puzzle.
+    """Solve the puzzles of a file and write their answers to a file; True if every line was a puzzle.
 
-    Notices, progress and the summary go to the standard error output, which leaves the other to answers.
+    Notices, progress and the summary go to standard error, because answers may go to standard output.
     """
     assert config.puzzles is not None
     assert config.out is not None
@@ -134,23 +136,21 @@ def solve_file(config: SolveConfig) -> bool:
     family = family_of(metadata)
     if family.text_help is None:
         raise UserError(
-            f"puzzles=: there is no way to write this model's puzzles as text: {family.reason}; evaluate.py solves "
+            f"puzzles=: puzzles of this model cannot be written as text: {family.reason}; evaluate.py solves "
             "those of a dataset"
         )
     for notice in family_notices([(trained.label, metadata)]):
         say.print(f"note: {notice}")
     solver = Solver(trained.build(sizes=sizes, device=say.device, notice=say.print), say.device)
     if sizes["num_puzzle_identifiers"] > 1:
-        say.print(
-            "note: the model knows puzzles by identifier and gets the blank one, which may cost accuracy"
-        )
+        say.print("note: the model uses puzzle identifiers and gets the blank one, which may reduce accuracy")
     steps = config.steps or solver.trained_steps
     capacity = config.batch_size or max(1, CELLS_AT_ONCE // metadata.seq_len)
     mode, reason = compile_for(config, solver, total)
     batch_sizes = padded_sizes(capacity, mode)
     choice = Choice(config.strategy, steps, halt="auto", symmetries=config.symmetries)
     setting = Setting([solver], metadata, [], capacity, batch_sizes)
-    build_strategy(choice, setting)  # refuses what cannot run before anything is computed
+    build_strategy(choice, setting)  # rejects invalid options before anything is computed
     with AnswerFile(config.out, config.resume) as answers:
         lines = read_puzzles(config.puzzles, None if "#" in family.grid_style.symbols else "#")
         lines = skip_answered(lines, answers, config)
@@ -184,14 +184,14 @@ def solve_file(config: SolveConfig) -> bool:
 
 
 class StandardError(World):
-    """One process, whose lines go to the standard error output."""
+    """A single process that prints to standard error."""
 
     def print(self, *values: object) -> None:
         print(*values, file=sys.stderr, flush=True)
 
 
 def compile_for(config: SolveConfig, solver: Solver, total: int | None) -> tuple[str | None, str]:
-    """Choose how the model is compiled for a file of about `total` puzzles: code that is compiled takes a while."""
+    """Choose how the model is compiled for a file of about `total` puzzles, because compiling takes a while."""
     fits = FusedCPU.fits(solver.head.architecture)
     wanted = config.compile
     if wanted == "auto" and total is not None and total < FEW_PUZZLES:
@@ -204,14 +204,14 @@ def compile_for(config: SolveConfig, solver: Solver, total: int | None) -> tuple
 def skip_answered(
     lines: Iterator[PuzzleLine], answers: AnswerFile, config: SolveConfig
 ) -> Iterator[PuzzleLine]:
-    """Skip the puzzles that an earlier run has answered. Raises UserError if its answers are those of another file."""
+    """Skip the puzzles that an earlier run has answered. Raises UserError if its answers are to another file."""
     skipped = deque(islice(lines, answers.num_rows), maxlen=1)
     if answers.last is not None:
         written = str(answers.last["line"]), answers.last["puzzle"]
         if not skipped or (str(skipped[0].number), skipped[0].text) != written:
             raise UserError(
-                f"out={config.out}: its row {answers.num_rows} is of line {written[0]} of other puzzles than those of "
-                f"{config.puzzles}: name another file, or leave resume out and remove it"
+                f"out={config.out}: its row {answers.num_rows}, of line {written[0]}, does not belong to the puzzles "
+                f"in {config.puzzles}: choose another file, or leave resume out and remove it"
             )
     return lines
 
@@ -219,7 +219,7 @@ def skip_answered(
 def stop_rule(
     config: SolveConfig, trained: Trained, solver: Solver, setting: Setting, steps: int, say: World
 ) -> StopRule | None:
-    """The rule by which puzzles are done, None for all steps; says which it is."""
+    """Return the rule by which puzzles stop, None for all steps; reports which it is."""
     if config.halt is False:
         return None
     if config.halt is True or solver.halts:
@@ -236,7 +236,7 @@ def stop_rule(
             sizes=setting.sizes,
         )
     else:
-        calibration = fresh_calibration(trained, solver, steps, say.print)
+        calibration = matching_calibration(trained, solver, steps, say.print)
         if calibration is None:
             say.print(
                 "all steps are run, because no stop rule has been calibrated for these weights and settings: "

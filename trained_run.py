@@ -15,7 +15,7 @@ from torch import Tensor
 
 from config.published import RunConfig, parse_run_config
 from config.report_schema import ReportConfig
-from dataset.families import family_by_sizes
+from dataset.families import family_by_sizes, named_family
 from dataset.format import Metadata, problems_text, read_metadata, type_problems
 from evaluators.inference import Solver
 from evaluators.rules import judge_by_rules
@@ -95,12 +95,14 @@ class Trained:
         *,
         sizes: dict[str, Any] | None = None,
         settings: dict[str, Any] | None = None,
+        data: Metadata | None = None,
         device: torch.device | str = "cpu",
         notice: Callable[[str], None] = ignore,
     ) -> ACTLossHead:
         """Build the model in its loss head, in evaluation mode, on `device`; `settings` override keys of its `arch`.
 
-        `sizes` are those of another dataset to evaluate on. Raises UserError if the weights do not fit.
+        `sizes` and `data` are those of a dataset to evaluate on, whose family decides whether answers are judged by
+        rules; by default those of the training. Raises UserError if the weights do not fit.
         """
         arch, sizes = self.arch | (settings or {}), sizes or self.sizes()
         try:
@@ -112,7 +114,7 @@ class Trained:
             load_weights(model, self.state, source=self.label, purpose="evaluate", notice=notice)
         except ValueError as error:
             raise UserError(str(error)) from error
-        judge_by_rules(model, recorded_metadata(self.metadata, sizes))
+        judge_by_rules(model, data or recorded_metadata(self.metadata, sizes))
         return model.to(device).eval()
 
     def sizes_for(
@@ -138,17 +140,26 @@ class Trained:
         return dict(sizes)
 
     def open_data(
-        self, split: str, given: Sequence[str] | None, *, hint: str = "", **options: Any
+        self,
+        split: str,
+        given: Sequence[str] | None,
+        *,
+        family: str | None = None,
+        hint: str = "",
+        **options: Any,
     ) -> PuzzleDataset:
         """Open the datasets `given`, else those of the training; `options` are those of `PuzzleDataset`.
 
+        The data is opened as `family`, else as the one that the training's config names, else as it says itself.
         Raises UserError for broken or missing datasets; OwnDataError, with `hint`, if they are those of the training.
         """
-        if given:
-            return PuzzleDataset(given, split, **options)
+        paths = given or self.config.data_paths(split)
         try:
-            return PuzzleDataset(self.config.data_paths(split), split, **options)
+            with named_family(family or self.config.values["family"]):
+                return PuzzleDataset(paths, split, **options)
         except UserError as error:
+            if given:
+                raise
             key = "data_paths_test" if split == "test" else "data_paths"
             raise OwnDataError(
                 f"{error}\n(this path is from the training run; give the folder on this machine as {key}=[DIR]{hint})"
@@ -329,13 +340,16 @@ def open_solver(trained: Trained, data: PuzzleDataset, device: str, notice=print
     """Make a solver with the model built for this data."""
     sizes = trained.sizes_for(data.model_sizes, [path for path, _ in data.splits], notice)
     resolved = resolve_device(device)
-    return Solver(trained.build(sizes=sizes, device=resolved, notice=notice), resolved)
+    model = trained.build(sizes=sizes, data=data.metadata, device=resolved, notice=notice)
+    return Solver(model, resolved)
 
 
 def open_test_data(trained: Trained, config: ReportConfig) -> PuzzleDataset:
     """Open the test data of a report, see `Trained.open_data`."""
     batch_size = min(trained.config.values["global_batch_size"], config.limit)
-    return trained.open_data("test", config.data_paths_test, global_batch_size=batch_size)
+    return trained.open_data(
+        "test", config.data_paths_test, family=config.family, global_batch_size=batch_size
+    )
 
 
 def report_folder(trained: Trained, out: str | None, name: str = "") -> Path:

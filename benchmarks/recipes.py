@@ -265,7 +265,8 @@ def evaluations(path: Path) -> list[tuple[int, float, float]]:
         if "test/exact_accuracy" in line:
             evaluating += line["time"] - before["time"]
             seconds = line["time"] - start - evaluating
-            points.append((line["step"], round(seconds, 2), line["test/exact_accuracy"]))
+            share = line.get("test/solved", line["test/exact_accuracy"])
+            points.append((line["step"], round(seconds, 2), share))
     return points
 
 

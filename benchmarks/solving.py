@@ -1,15 +1,15 @@
-"""Puzzles a second and accuracy of every way to solve a test set, side by side with an earlier commit.
+"""Throughput and accuracy of every strategy on a test set, compared with an earlier commit.
 
     python -m benchmarks.solving demo=checkpoints/demo,data/sudoku-6x6-demo \
         9x9=pretrained/sudoku_extreme_cpu,data/sudoku-extreme-1k
 
-Each argument names a model, its weights, the dataset whose test split is solved, and perhaps keys of evaluate.py.
+Each argument is a name, the weights, the dataset whose test split is solved, and optionally keys of evaluate.py.
 
-The earlier commit, in a worktree that is made and removed, runs each strategy by default, with the model's config
-without the keys that it does not know; this tree runs it with `halt=auto`. An architecture that the earlier commit does
-not know is run by this tree as that commit would, eager and in full, and the table says so. Both take turns, so that a
-busy machine slows both. Seconds are those of solving: starting, compiling and choosing the stop rule come before, and
-the rule is chosen once and then read from its file.
+The earlier commit, in a temporary worktree, runs each strategy with its defaults and the model's config, reduced to the
+keys that it accepts; this tree runs it with `halt=auto`. An architecture that the earlier commit lacks is run by this
+tree with the earlier settings, eager and for all steps, which the table notes. Both run in turns, so that a busy
+machine slows both. Only solving is timed, after starting, compiling and choosing the stop rule, which is chosen once
+and then read from its file.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ TARGETS = {
     "plain": 4.0,
     "symmetry": 3.0,
     "ladder": 3.0,
-}  # puzzles a second, in multiples of the earlier commit's
+}  # target throughput, in multiples of the earlier commit's
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Result:
     puzzles_per_second: float
     solved: int
     rows: int
-    steps: float  # supervision steps a puzzle, over all chains
+    steps: float  # supervision steps per puzzle, over all chains
 
     @classmethod
     def of_report(cls, report: dict[str, Any]) -> Result:
@@ -99,7 +99,7 @@ class Result:
 
 @contextmanager
 def worktree(commit: str) -> Iterator[Path]:
-    """A checkout of a commit of this repository, which is removed at the end."""
+    """Context manager that checks out a commit of this repository in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder, "tree")
         git = ["git", "-C", str(ROOT), "worktree"]
@@ -111,7 +111,7 @@ def worktree(commit: str) -> Iterator[Path]:
 
 
 def understood(model: Model, tree: Path, folder: Path) -> Model:
-    """Write the model's weights into `folder` with a config of only the keys that an earlier tree knows."""
+    """Write the model's weights into `folder`, with a config reduced to the keys that an earlier tree accepts."""
     trained = open_trained(str(model.checkpoint))
     known = yaml.safe_load((tree / "config" / "cfg_pretrain.yaml").read_text())
     values = read_mapping(trained.located.config)
@@ -147,7 +147,7 @@ def evaluate(tree: Path, model: Model, options: Sequence[str], device: str) -> R
 def compare(
     before: Path, earlier_model: Model, model: Model, name: str, repeats: int, limit: int | None, device: str
 ) -> tuple[list[Result], list[Result]]:
-    """Results of the earlier commit (or of what it did, in this tree) and of this tree, in turns."""
+    """Return results of the earlier commit (or of its settings in this tree) and of this tree, measured in turns."""
     options = [*STRATEGIES[name], *([] if limit is None else [f"limit={limit}"])]
     earlier, here = [], []
     for _ in range(repeats):
@@ -157,14 +157,14 @@ def compare(
 
 
 def line(model: Model, name: str, known: bool, earlier: Sequence[Result], here: Sequence[Result]) -> str:
-    """A row of the table; the medians of the repeats. `known`: the earlier commit ran the model itself."""
+    """Format a row of the table from the medians of the repeats. `known`: the earlier commit ran the model itself."""
     label = name if known else f"{name} (before: this tree)"
     rates = [statistics.median(r.puzzles_per_second for r in results) for results in (earlier, here)]
     then, now = earlier[-1], here[-1]
     lost = (then.solved - now.solved) / then.rows * 100
     factor = rates[1] / rates[0]
     return (
-        f"| {model.name} | {label} | {rates[0]:,.1f} | {rates[1]:,.1f} | {factor:.1f} (wanted {TARGETS[name]:g}) | "
+        f"| {model.name} | {label} | {rates[0]:,.1f} | {rates[1]:,.1f} | {factor:.1f} (target {TARGETS[name]:g}) | "
         f"{then.solved / then.rows:.2%} | {now.solved / now.rows:.2%} | {lost:+.2f} | "
         f"{then.steps:.2f} | {now.steps:.2f} |"
     )

@@ -1,0 +1,1 @@
+"""What a command may be told: schemas, defaults, overrides, help and resuming."""

@@ -48,7 +48,7 @@ class EvaluateConfig(StrictModel):
     """Datasets to evaluate on; null: the run's own."""
     family: str | None = None
     """Puzzle family of the data, whatever its dataset.json says: a name, or module@Class of a family of your
-    own; null: as the data says.
+    own; null: as in training.
     """
     evaluators: list[EvaluatorConfig] | None = None
     """What computes the metrics of a puzzle family, as in training; null: the run's own."""

@@ -182,9 +182,7 @@ def _in_words(error: HydraException) -> str:
     if isinstance(error, OverrideParseException):
         return f"{error.override.lstrip('+')}: cannot be read as key=value ({reason})"
     if unknown := re.match(r"Could not override '([^']+)'\. No match in the defaults list", reason):
-        return (
-            f"{unknown[1]}: this command has no such group of configs; its keys are in README.md, Config keys"
-        )
+        return f"{unknown[1]}: this command has no such group of configs; --help lists its keys"
     return f"the arguments are not valid: {reason}"
 
 

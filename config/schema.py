@@ -50,11 +50,11 @@ SchemaT = TypeVar("SchemaT", bound=BaseModel)
 
 
 class EvaluatorConfig(BaseModel):
-    """One entry of `evaluators`: a class below `evaluators.`, and its own options."""
+    """One entry of `evaluators`: a class, and its own options."""
 
     model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
     name: str
-    """The evaluator, as module@Class below evaluators/."""
+    """The evaluator, as module@Class below evaluators/ or of a module of your own."""
 
     @property
     def options(self) -> dict:

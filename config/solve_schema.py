@@ -30,7 +30,7 @@ class FamilyConfig(CheckpointConfig):
 
     family: str | None = None
     """Puzzle family of the data, whatever its dataset.json says: a name, or module@Class of a family of your
-    own; null: as the data says.
+    own; null: as in training.
     """
 
 
@@ -112,7 +112,7 @@ class SolveConfig(FamilyConfig):
         if self.puzzles is not None and self.puzzles == self.out != "-":
             raise ValueError("out= would replace the puzzles: name another file")
         if self.resume and (self.out == "-" or self.puzzles == "-"):
-            raise ValueError("resume= needs files, which are read again from their beginning, and not -")
+            raise ValueError("resume= needs files, which can be read again from the start, instead of -")
         if self.symmetries is not None and self.strategy == "plain":
             raise ValueError("symmetries= belongs to strategy=symmetry and strategy=ladder")
         return self

@@ -1,0 +1,1 @@
+"""Puzzles as arrays on disk: builders, format, families, augmentation, leakage. Without torch."""

@@ -21,7 +21,7 @@ def easier_puzzles(probability: float, described: Sequence[tuple[str, Metadata]]
         kind = family.easier(probability)
         if kind is None:
             raise UserError(
-                f"{folder}: reveal_prob={probability} is not supported by this family: {family.reason}. Leave it out"
+                f"{folder}: reveal_prob={probability} is not supported: {family.lacks('easier')}. Leave it out"
             )
         kinds.setdefault(kind, folder)
     if len(kinds) > 1:

@@ -9,7 +9,6 @@ PYTHONPATH=docs python -m takuzu --output-dir data/takuzu-6x6
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from functools import cache, cached_property
 from itertools import islice, product
 from math import isqrt
@@ -18,15 +17,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from dataset.families.base import Comparison, Family
-from dataset.families.grid_style import BLANK, EMPTY, GridStyle, Kind, LegendEntry, rgb
-from dataset.families.revealed_cells import RevealedCells
+from dataset.examples import write_examples
+from dataset.families.base import Family, square_problem
 from dataset.families.symmetry import FiniteSymmetries
-from dataset.format import SPLITS, SplitWriter, close_splits, write_identifiers
-from dataset.metadata import BLANK_IDENTIFIER, Metadata
+from dataset.metadata import Metadata
 from dataset.options import OptionParser, building_into, whole_number
 from dataset.units import CellUnits
-from utils.errors import UserError, report_user_errors
+from utils.errors import report_user_errors
 
 SYMBOLS = {".": 1, "0": 2, "1": 3}  # token 0 is padding
 BLANK_TOKEN, ZERO, ONE = SYMBOLS.values()
@@ -36,19 +33,14 @@ SIZES = (4, 6, 8)  # of generated puzzles; the search takes too long for larger 
 
 class Takuzu(Family):
     name = "takuzu@Takuzu"
-    completes = True
+    blank = BLANK_TOKEN
     characters = SYMBOLS
     text_help = "`0`, `1`, `.` for a blank; white space and `| - + /` are ignored."
     sizes_to_check: ClassVar = tuple({"seq_len": size**2, "vocab_size": VOCAB_SIZE} for size in SIZES[:2])
 
     @classmethod
     def size_problem(cls, metadata: Metadata) -> str | None:
-        side = isqrt(metadata.seq_len)
-        if side * side != metadata.seq_len or side % 2 or cls(metadata, None).shape != (side, side):
-            return f"seq_len is {metadata.seq_len}, which is not the size of a square grid with even sides"
-        if metadata.vocab_size != VOCAB_SIZE:
-            return f"vocab_size is {metadata.vocab_size}, not {VOCAB_SIZE}"
-        return None
+        return square_problem(metadata, VOCAB_SIZE, sides=range(2, isqrt(metadata.seq_len) + 1, 2))
 
     def check(self, questions, answers):
         """Check the rules, for NumPy arrays and torch tensors."""
@@ -66,9 +58,6 @@ class Takuzu(Family):
 
     check_tensors = check
 
-    def broken(self, question: np.ndarray, answer: np.ndarray) -> np.ndarray:
-        return (question != BLANK_TOKEN) & (answer != question)
-
     def remarks(self, question: np.ndarray) -> list[str]:
         if self.shape[0] > SIZES[-1]:
             return []
@@ -80,28 +69,9 @@ class Takuzu(Family):
         """Rotations and reflections, each also with 0 and 1 swapped."""
         return FiniteSymmetries.of_rectangle(self.shape, np.array([[0, 1, 2, 3], [0, 1, 3, 2]]))
 
-    def easier(self, probability: float) -> RevealedCells:
-        return RevealedCells(probability, BLANK_TOKEN)
-
-    def comparisons(self) -> list[Comparison]:
-        return [Comparison("inputs rotated, mirrored or with 0 and 1 swapped", self.puzzle_keys)]
-
-    def puzzle_keys(self, inputs: np.ndarray, labels: np.ndarray) -> list[bytes]:
-        """Return the smallest image of each puzzle."""
-        images = self.symmetries.images(np.asarray(inputs, np.uint8))
-        return [min(image.tobytes() for image in of_row) for of_row in zip(*images, strict=True)]
-
     def example(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         puzzle, answer = random_puzzle(rng, self.shape[0])
         return self.read(puzzle), self.read(answer)
-
-    @cached_property
-    def grid_style(self) -> GridStyle:
-        words = ("given", "filled in", "changed in this step", "given, but changed")
-        legend = tuple(LegendEntry(ONE, kind, text) for kind, text in zip(Kind, words, strict=True))
-        colours = rgb((EMPTY, BLANK, 0x4C78A8, 0xF58518))
-        empty = frozenset({BLANK_TOKEN})
-        return GridStyle(self.shape, " " + "".join(SYMBOLS), colours, legend=legend, empty_tokens=empty)
 
 
 # ---------------------------------------------------------------- puzzles with exactly one answer, rows as text
@@ -162,26 +132,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--test", type=whole_number(1), default=200, help="test puzzles")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="seed of all random choices")
     options = parser.parse_args(arguments)
-    side, sizes = options.size, {"seq_len": options.size**2, "vocab_size": VOCAB_SIZE}
+    side = options.size
+    family = Takuzu.from_sizes(seq_len=side**2, vocab_size=VOCAB_SIZE)
     units = CellUnits(axes=(side, side), kinds=(((1,), (0,)),))  # rows and columns
-    extra = {"family": Takuzu.name, "units": units.to_json(), "seed": options.seed}
-    family, seen = Takuzu.from_sizes(**sizes), set()
-    with building_into(options.output_dir, Takuzu.name) as folder, ExitStack() as stack:
-        writers = [stack.enter_context(SplitWriter(folder / s, **sizes, extra=extra)) for s in SPLITS]
-        for number, (writer, wanted) in enumerate(zip(writers, (options.train, options.test), strict=True)):
-            for index in range(20 * wanted + 1000):
-                rng = np.random.default_rng([options.seed, number, index])
-                question, answer = (tokens[None] for tokens in family.example(rng))
-                (key,) = family.puzzle_keys(question, answer)
-                if key not in seen:
-                    seen.add(key)
-                    writer.add_group(question, answer, np.zeros(1, np.int64))
-                if writer.num_puzzles == wanted:
-                    break
-            else:
-                raise UserError(f"found only {len(seen)} different puzzles of {side}x{side}: generate fewer")
-        write_identifiers(folder, [BLANK_IDENTIFIER])
-        close_splits(writers, num_puzzle_identifiers=1)
+    counts = {"train": options.train, "test": options.test}
+    with building_into(options.output_dir, Takuzu.name) as folder:
+        write_examples(folder, family, counts, options.seed, extra={"units": units.to_json()})
     print(f"{folder}: {options.train} train and {options.test} test puzzles of {side}x{side}")
 
 

@@ -1,0 +1,1 @@
+"""A model and test data turned into numbers, answers, figures and reports."""

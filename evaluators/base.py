@@ -13,6 +13,7 @@ from torch import Tensor
 from dataset.families import family_of
 from dataset.format import Metadata, Split, open_split
 from models.registry import import_below
+from utils.modules import has_module
 
 KNOWN = ("arc@ARC", "sudoku@Sudoku", "maze@Maze")
 
@@ -93,28 +94,52 @@ def build_evaluators(
     `splits` are the test splits of `data_paths` if they are already open. Raises ValueError for an unknown name or
     option.
     """
+    named_by: Mapping[str, str] = {}
     if wanted is None:
-        wanted = [(name, {}) for name in default_evaluators(data_paths, splits)]
-    evaluators = {}
+        named_by = default_evaluators(data_paths, splits)
+        wanted = [(name, {}) for name in named_by]
+    evaluators: dict[str, Evaluator] = {}
     for name, options in wanted:
-        cls = import_below("evaluators", name, KNOWN, "evaluators.name")
-        if not issubclass(cls, Evaluator):
-            raise ValueError(
-                f"evaluators.name={name!r}: {cls.__name__} must derive from evaluators.base.Evaluator"
-            )
-        opened = {"splits": splits} if "splits" in inspect.signature(cls).parameters else {}
+        cls = evaluator_class(name, named_by.get(name, "evaluators.name"))
+        if cls.__name__ in evaluators:
+            raise ValueError(f"evaluators: {name} is the second one called {cls.__name__}; name one of them")
+        signature = inspect.signature(cls)
+        opened = {"splits": splits} if "splits" in signature.parameters else {}
         try:
-            evaluators[cls.__name__] = cls(data_paths, metadata, **opened, **options)
+            signature.bind(data_paths, metadata, **opened, **options)
         except TypeError as error:
             raise ValueError(f"evaluators: {name} does not take these options {options}: {error}") from None
+        evaluators[cls.__name__] = cls(data_paths, metadata, **opened, **options)
     return evaluators
 
 
-def default_evaluators(data_paths: list[str], splits: Sequence[tuple[str, Split]] | None = None) -> list[str]:
-    """Return the evaluator names of the data's families; `splits` as in `build_evaluators`."""
-    names = []
+def default_evaluators(
+    data_paths: list[str], splits: Sequence[tuple[str, Split]] | None = None
+) -> dict[str, str]:
+    """Return the evaluators of the data's families: name -> who names it; `splits` as in `build_evaluators`."""
+    named_by: dict[str, str] = {}
     for _, opened in splits or open_test_splits(data_paths):
-        name = family_of(opened.metadata).default_evaluator
-        if name and name not in names:
-            names.append(name)
-    return names
+        family = family_of(opened.metadata)
+        if name := family.default_evaluator:
+            named_by.setdefault(name, f"the family {family.name}: evaluator")
+    return named_by
+
+
+def evaluator_class(name: str, key: str) -> type[Evaluator]:
+    """Return the evaluator `module@Class` below evaluators/ or, if there is no such module, anywhere else.
+
+    Raises ValueError, beginning with `key`, if there is none.
+    """
+    module_name, at, _ = name.partition("@")
+    package = "evaluators"
+    if at and not has_module(f"evaluators.{module_name}"):
+        if not has_module(module_name):
+            raise ValueError(
+                f"{key}={name!r}: there is no module evaluators.{module_name}; known names are {', '.join(KNOWN)}, "
+                f"and a module {module_name} of your own must be in the working directory or on PYTHONPATH"
+            )
+        package = ""
+    cls = import_below(package, name, KNOWN, key)
+    if not issubclass(cls, Evaluator):
+        raise ValueError(f"{key}={name!r}: {cls.__name__} must derive from evaluators.base.Evaluator")
+    return cls

@@ -51,7 +51,7 @@ def measure(
             f"{', '.join(sorted(missing))} (requested by eval_save_outputs or an evaluator) belongs to one step of one "
             "model, which this strategy does not have: only strategy=plain without halt provides it"
         )
-    tally = Tally()
+    tally = Tally(head.solved_by_rules)
     num_rows = data.num_examples if limit is None else min(limit, data.num_examples)
     progress = Progress("evaluate", "row", world, total=num_rows, leave=False)
     waiting: deque[tuple[LocalBatch, dict[str, Tensor]]] = deque()  # batches that have no answers yet
@@ -64,13 +64,13 @@ def measure(
             batch = {name: value[: local.num_rows].to(world.device) for name, value in local.batch.items()}
             numbers = torch.arange(local.number, local.number + local.num_rows).numpy()
             waiting.append((local, batch))
-            tally.begin(batch["labels"])
+            tally.begin(batch["labels"], batch["inputs"])
             yield PuzzleRows(batch["inputs"], batch["puzzle_identifiers"], numbers)
 
     with closing(progress), collector:
         for answered in strategy.stream(rows_of_batches(), tally):
             local, batch = waiting.popleft()
-            tally.begin(batch["labels"])  # again, because a strategy may read batches ahead
+            tally.begin(batch["labels"], batch["inputs"])  # again, because a strategy may read batches ahead
             answered.record(tally)
             tally.end()
             outputs = {"preds": answered.preds, "q_halt_logits": answered.q_halt} | answered.outputs

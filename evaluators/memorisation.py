@@ -107,7 +107,9 @@ def solve_puzzles(trained: Trained, config: MemorisationConfig) -> dict[str, tup
         raise NotKnown("the run was trained with augment=online, so any copy may have been trained on")
     try:
         test = open_test_data(trained, config)
-        train = trained.open_data("train", config.data_paths, global_batch_size=1, shuffle=False)
+        train = trained.open_data(
+            "train", config.data_paths, family=config.family, global_batch_size=1, shuffle=False
+        )
     except OwnDataError as error:
         raise NotKnown(str(error)) from error
     for notice in dict.fromkeys(train.notices + test.notices):

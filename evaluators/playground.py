@@ -53,9 +53,10 @@ class Session:
 
     def __init__(self, solver: Solver, family: Family, symmetries: Symmetries | None, identifier: int = 0):
         if family.text_help is None:
-            named = f"a model of {family.name}" if family.name else f"not usable here ({family.reason})"
+            named = f"a model of {family.name}" if family.name else "a model of no known family"
             raise UserError(
-                f"checkpoint= is {named}, whose puzzles cannot be typed; solve.py shows puzzles of its dataset"
+                f"checkpoint= is {named}, whose puzzles cannot be typed: {family.lacks('text_help')}; solve.py shows "
+                "puzzles of its dataset"
             )
         self.solver, self.family, self.symmetries, self.identifier = solver, family, symmetries, identifier
 
@@ -68,7 +69,7 @@ class Session:
     def sample(self, seed: int) -> str:
         """Return a random puzzle as text, drawn like those of generated datasets."""
         if self.family.example is None:
-            raise UserError(f"random puzzles of {self.family.name} are not available: type one")
+            raise UserError(f"random puzzles are not available: {self.family.lacks('example')}; type one")
         question, _ = self.family.example(np.random.default_rng(seed))
         return self.family.write(question)
 
@@ -98,7 +99,7 @@ class Session:
     def _read(self, text: str) -> np.ndarray:
         try:
             return self.family.read(text)
-        except UserError as error:  # written for solve.py's argument of that name
+        except UserError as error:  # its message begins with solve.py's argument
             raise UserError(str(error).replace("puzzle= has", "the puzzle has")) from error
 
     def _answers(self, question: np.ndarray, num_steps: int) -> Iterator[tuple[Step, np.ndarray, np.ndarray]]:
@@ -111,7 +112,9 @@ class Session:
         The step is that of the chosen copy, so that its halting probability matches the answer.
         """
         if self.symmetries is None:
-            raise UserError("this model knows puzzles by identifier, and copies that could vote have none")
+            raise UserError(
+                "this model uses puzzle identifiers, and symmetric copies have none, so they cannot vote"
+            )
         count = min(NUM_COPIES, self.symmetries.most or NUM_COPIES)
         copies = self.symmetries.copies(
             question[None], np.array([self.identifier]), np.zeros(1, np.int64), count, 0

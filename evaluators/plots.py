@@ -67,7 +67,9 @@ def run(config: ReportConfig) -> None:
     write(
         folder,
         "accuracy_by_difficulty",
-        lambda: curves.accuracy_by_difficulty(by_difficulty.classes(), by_difficulty.unit),
+        lambda: curves.accuracy_by_difficulty(
+            by_difficulty.classes(), by_difficulty.unit, by_rules=by_difficulty.by_rules
+        ),
     )
 
 
@@ -100,8 +102,7 @@ def solve_test_puzzles(trained: Trained, config: ReportConfig) -> tuple[tuple, B
         limit=config.limit,
     )
     table = tables(tally, solver.applications_per_step())["steps"]
-    labelled = next(iter(tally.curves["steps"].values()))["labelled"]
-    return (table, int(labelled), solver.trained_steps), by_difficulty
+    return (table, tally.num_judged("steps"), solver.trained_steps), by_difficulty
 
 
 class ByDifficulty(Evaluator):
@@ -117,6 +118,7 @@ class ByDifficulty(Evaluator):
         self._checks = {
             name: family.check if family.several_answers else None for name, family in families.items()
         }
+        self.by_rules = any(check is not None for check in self._checks.values())
         recorded = [s for s in self._sets.values() if s.difficulty is not None]
         # Difficulty cannot be pooled across different units.
         units = {str(s.metadata.extra.get("difficulty", "as recorded")) for s in recorded}
@@ -134,9 +136,11 @@ class ByDifficulty(Evaluator):
             return
         inputs, labels, preds = (outputs[name].numpy() for name in ("inputs", "labels", "preds"))
         labelled = labels != IGNORE_LABEL_ID
-        known = labelled.any(1)
         check = self._checks[set_name]
-        solved = ((preds == labels) | ~labelled).all(1) if check is None else check(inputs, preds)
+        if check is None:
+            known, solved = labelled.any(1), ((preds == labels) | ~labelled).all(1)
+        else:
+            known, solved = np.ones(len(preds), bool), check(inputs, preds)
         self._difficulty.append(np.asarray(difficulty[example_indices.numpy()])[known])
         self._solved.append(solved[known])
 

@@ -1,7 +1,7 @@
-"""Files of puzzles as a stream of lines, and files of answers that an interrupted run can go on with.
+"""Read files of puzzles as streams, and write files of answers that an interrupted run can continue.
 
-Puzzles: one a line (.txt), a table with a column of questions (.csv, .tsv), an object or a string a line (.jsonl), each
-also as .gz; `-` is the standard input, one puzzle a line. Answers: .csv or .jsonl; `-` is the standard output, as JSON
+Puzzles: one per line (.txt), a table with a column of questions (.csv, .tsv), an object or a string per line (.jsonl),
+each also as .gz; `-` is standard input, one puzzle per line. Answers: .csv or .jsonl; `-` is standard output, as JSON
 lines.
 """
 
@@ -30,21 +30,21 @@ COLUMNS = ("line", "puzzle", "answer", "verdict", "confidence", "steps", "messag
 
 @dataclass(frozen=True)
 class PuzzleLine:
-    """One puzzle of a file, as it is written there."""
+    """The text of one puzzle in a file."""
 
-    number: int  # of its line, from 1
+    number: int  # of the line, from 1
     text: str
-    problem: str | None = None  # why there is no puzzle on this line
+    problem: str | None = None  # why the line is not a puzzle
 
 
 def suffix_of(path: str) -> str:
-    """The suffix that says what a file holds, in lower case, before `.gz`."""
+    """Return the suffix that determines the format of a file, in lower case and without `.gz`."""
     name = path.lower().removesuffix(".gz")
     return os.path.splitext(name)[1]
 
 
 def count_lines(source: str) -> int | None:
-    """About how many puzzles a file holds, for a progress bar; None for the standard input."""
+    """Estimate the number of puzzles in a file, for a progress bar; None for standard input."""
     if source == STANDARD:
         return None
     with _opened(source) as file:
@@ -53,10 +53,10 @@ def count_lines(source: str) -> int | None:
 
 
 def read_puzzles(source: str, comment: str | None = "#") -> Iterator[PuzzleLine]:
-    """Yield the puzzles of a file, read as they are needed; blank lines are none.
+    """Yield the puzzles of a file lazily; blank lines are skipped.
 
-    Lines of text that start with `comment` are none either. Raises `UserError` if the file cannot be read, or if a
-    table has no column of questions.
+    So are lines of text that start with `comment`. Raises `UserError` if the file cannot be read, or if a table has no
+    column of questions.
     """
     suffix = suffix_of(source)
     if suffix in (".csv", ".tsv"):
@@ -120,10 +120,10 @@ def _opened(source: str, newline: str | None = None) -> TextIO:
     if source == STANDARD:
         return os.fdopen(os.dup(sys.stdin.fileno()), encoding="utf-8-sig", errors="replace")
     try:
-        # A byte that is no UTF-8 makes its own puzzle invalid and no other.
+        # A byte that is not valid UTF-8 invalidates its own puzzle only.
         return open_text(Path(source), newline=newline, errors="replace")
     except FileNotFoundError:
-        raise UserError(f"puzzles={source}: there is no such file") from None
+        raise UserError(f"puzzles={source}: does not exist") from None
     except OSError as error:
         raise UserError(f"puzzles={source}: cannot be read ({error.strerror or error})") from None
 
@@ -132,22 +132,22 @@ def _lines(file: TextIO, source: str) -> Iterator[str]:
     try:
         yield from file
     except GZIP_ERRORS as error:
-        raise UserError(f"puzzles={source}: is damaged or no gzip file ({error})") from None
+        raise UserError(f"puzzles={source}: is damaged or not a gzip file ({error})") from None
 
 
 # ---------------------------------------------------------------------------------------- answers
 
 
 class AnswerFile:
-    """A file of answers, one row a puzzle, valid after each `write` up to there; a context manager.
+    """A file of answers, one row per puzzle, valid after each `write`; a context manager.
 
-    `resume` goes on after the last complete row of a file that is there; otherwise an existing file is refused.
+    `resume` continues after the last complete row of an existing file; without it an existing file is an error.
     """
 
     def __init__(self, path: str, resume: bool = False):
         self.path = path
-        self.num_rows = 0  # that an earlier run has written
-        self.last: dict[str, Any] | None = None  # of these
+        self.num_rows = 0  # written by an earlier run
+        self.last: dict[str, Any] | None = None  # of these rows
         self._as_json = path == STANDARD or suffix_of(path) == ".jsonl"
         if path == STANDARD:
             self._file: TextIO = sys.stdout
@@ -157,7 +157,7 @@ class AnswerFile:
             exists = Path(path).exists()
             if exists and not resume:
                 raise UserError(
-                    f"out={path}: there is such a file: resume=true goes on after its last row; otherwise name another"
+                    f"out={path}: already exists: resume=true continues after its last row; or choose another file"
                 )
             if exists:
                 self._keep_complete_rows()
@@ -192,7 +192,7 @@ class AnswerFile:
             raise cannot_write(Path(self.path), error, "out") from error
 
     def _keep_complete_rows(self) -> None:
-        """Count the rows of the file, and cut off one that an interrupted run left incomplete."""
+        """Count the rows of the file, and truncate one that an interrupted run left incomplete."""
         end = 0
         with open(self.path, "rb") as file:
             for after, row in self._json_rows(file) if self._as_json else self._csv_rows(file):
@@ -209,7 +209,7 @@ class AnswerFile:
             end += len(line)
             row = parse_json(line, f"out={self.path} line {self.num_rows + 1}")
             if not isinstance(row, dict) or set(row) != set(COLUMNS):
-                self._refuse(f"line {self.num_rows + 1} has other keys than {', '.join(COLUMNS)}")
+                self._fail(f"line {self.num_rows + 1} has other keys than {', '.join(COLUMNS)}")
             yield end, row
 
     def _csv_rows(self, file: Any) -> Iterator[tuple[int, dict[str, Any] | None]]:
@@ -226,13 +226,13 @@ class AnswerFile:
                 if not complete:
                     return
                 if number == 0 and tuple(fields) != COLUMNS:
-                    self._refuse(f"its first line is not {','.join(COLUMNS)}")
+                    self._fail(f"its first line is not {','.join(COLUMNS)}")
                 if len(fields) != len(COLUMNS):
-                    self._refuse(f"row {number} has {len(fields)} fields instead of {len(COLUMNS)}")
+                    self._fail(f"row {number} has {len(fields)} fields instead of {len(COLUMNS)}")
                 row = dict(zip(COLUMNS, fields, strict=True))
                 yield read, row if number else None
         except csv.Error:  # the last row ends within quotes
             return
 
-    def _refuse(self, why: str) -> None:
-        raise UserError(f"out={self.path}: was not written by solve.py ({why}): name another file")
+    def _fail(self, why: str) -> None:
+        raise UserError(f"out={self.path}: was not written by solve.py ({why}): choose another file")

@@ -1,4 +1,4 @@
-"""Solve a stream of puzzles of any length: text in, rows of answers out, in order, in memory that does not grow.
+"""Solve a stream of puzzles of any length in constant memory, from text to rows of answers in the same order.
 
 Shapes: n puzzles of a chunk, S `seq_len`.
 """
@@ -26,7 +26,7 @@ SOLVED, UNSOLVED, UNKNOWN, INVALID = "solved", "not solved", "unknown", "invalid
 
 @dataclass
 class Summary:
-    """What came out of a stream."""
+    """The numbers of outcomes of a stream."""
 
     verdicts: Counter[str] = field(default_factory=Counter)
     steps: int = 0  # supervision steps of all chains
@@ -37,7 +37,7 @@ class Summary:
         parts = [f"{self.verdicts[name]:,} {name}" for name in (SOLVED, UNSOLVED, UNKNOWN, INVALID)]
         known = [part for part in parts if not part.startswith("0 ")]
         asked = total - self.verdicts[INVALID]
-        steps = f"; {self.steps / asked:.2f} supervision steps a puzzle" if asked else ""
+        steps = f"; {self.steps / asked:.2f} supervision steps per puzzle" if asked else ""
         return f"{total:,} puzzle{'' if total == 1 else 's'}: {', '.join(known) or 'none'}{steps}"
 
 
@@ -65,10 +65,10 @@ def solve_stream(
     first_number: int = 0,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Summary:
-    """Solve the puzzles of `lines` and `write` a row for each, in order; `advance` is told how many were written.
+    """Solve the puzzles of `lines` and `write` a row for each, in order; `advance` receives the numbers written.
 
-    A line that holds no puzzle becomes a row with the reason. `first_number`: the place of the first one in the whole
-    stream, from which random symmetries and noise are drawn.
+    A line that is not a puzzle becomes a row with the reason. `first_number`: index of the first puzzle in the whole
+    stream, which determines random symmetries and noise.
     """
     summary, waiting = Summary(), deque[_Chunk]()
 
@@ -97,7 +97,7 @@ def _question(family: Family, line: PuzzleLine) -> np.ndarray | str:
         return line.problem
     try:
         return family.read(line.text)
-    except UserError as error:  # written for solve.py's argument of that name
+    except UserError as error:  # its message begins with solve.py's argument
         return str(error).replace("puzzle= has", "the puzzle has").removeprefix("puzzle=: ")
 
 
@@ -135,7 +135,7 @@ def _rows(
 
 
 def answer_text(family: Family, answer: np.ndarray) -> str:
-    """An answer (S,) on one line: a symbol for each cell, with / between the rows of grids that are not filled in."""
+    """Format an answer (S,) on one line: a symbol per cell; grids without blanks have / between their rows."""
     symbols = family.grid_style.symbols
     cells = [symbols[token] for token in family.grid_style.known(answer)]
     if family.completes:

@@ -109,9 +109,16 @@ class Collector:
 
     @property
     def standing(self) -> str:
-        """Exact accuracy of this rank so far, as text; empty before the first labelled row."""
-        count, exact = (sum(s[name] for s in self.sums.values()) for name in ("count", "exact_accuracy"))
-        return f"exact accuracy {exact / count:.2%}" if count else ""
+        """The share solved on this rank so far, as text; empty before the first labelled row."""
+        count, exact, solved = (
+            sum(sums.get(name, 0) for sums in self.sums.values())
+            for name in ("count", "exact_accuracy", "solved")
+        )
+        if not count:
+            return ""
+        if any("solved" in sums for sums in self.sums.values()):
+            return f"solved {solved / count:.2%}"
+        return f"exact accuracy {exact / count:.2%}"
 
     def results(self) -> dict[str, float]:
         """Return metrics by the names they are logged under, equal on all ranks; every rank must call this."""

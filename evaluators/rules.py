@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from dataset.families import family_of
@@ -37,7 +38,7 @@ class Rules(Evaluator):
         for name, family in families.items():
             if family.check is None:
                 raise UserError(
-                    f"evaluator rules@Rules: answers to {name} cannot be checked by rules: {family.reason}"
+                    f"evaluator rules@Rules: answers to {name} cannot be checked by rules: {family.lacks('check')}"
                 )
         names = sorted({family.name for family in families.values()})
         if len(names) > 1:
@@ -85,14 +86,18 @@ class Rules(Evaluator):
 def judge_by_rules(head: ACTLossHead, metadata: Metadata) -> None:
     """Make a loss head judge answers by the rules of the family, if its puzzles have several right answers.
 
-    Raises UserError if the family does not define `check_tensors`.
+    Raises UserError if the `check_tensors` of the family gives anything but a bool for each row.
     """
     family = family_of(metadata)
     if not family.several_answers:
         return
-    if family.check_tensors is None:
+    assert family.check_tensors is not None, "`family_class` refuses such families"
+    questions = torch.zeros(2, metadata.seq_len, dtype=torch.int32)
+    given = family.check_tensors(questions, questions.long())
+    if not isinstance(given, Tensor) or (given.dtype, given.shape) != (torch.bool, (2,)):
+        what = f"{given.dtype} {tuple(given.shape)}" if isinstance(given, Tensor) else repr(given)
+        cls = type(family)
         raise UserError(
-            f"puzzles of the family {family.name} have several right answers, and {type(family).__name__} has no "
-            "check_tensors to recognise them: define it"
+            f"{cls.__module__}@{cls.__qualname__}.check_tensors gives {what}, but must give torch.bool (2,) for 2 rows"
         )
     head.judge_by_rules(family.check_tensors)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from dataset.families import family_of
@@ -16,7 +15,11 @@ from evaluators.base import Evaluator
 
 
 class Score(Evaluator):
-    """Count evaluated, labelled and solved rows; after `result` every rank has the totals."""
+    """Count evaluated, labelled, exact and solved rows; after `result` every rank has the totals.
+
+    exact: the answer equals the label. solved: the same, except for puzzles with several right answers, where it is
+    right by the rules, also without a label. `judged` is the number of rows that can count as solved.
+    """
 
     required_outputs: ClassVar[frozenset[str]] = frozenset({"inputs", "labels", "preds"})
 
@@ -30,35 +33,40 @@ class Score(Evaluator):
         return set()
 
     def begin(self) -> None:
-        self.rows = self.labelled = self.solved = 0
+        self.rows = self.labelled = self.exact = self.solved = 0
+
+    @property
+    def judged(self) -> int:
+        return self.labelled if self.check is None else self.rows
 
     def update(self, set_name: str, outputs: dict[str, Tensor], example_indices: Tensor) -> None:
         labels, answers = outputs["labels"], outputs["preds"]
         labelled = labels != IGNORE_LABEL_ID  # (B, S)
         counted = labelled.any(-1)
-        if self.check is None:
-            solved = ~(labelled & (answers != labels)).any(-1)
-        else:
-            solved = torch.from_numpy(self.check(outputs["inputs"].numpy(), answers.numpy()))
+        exact = counted & ~(labelled & (answers != labels)).any(-1)
+        solved = exact.numpy()
+        if self.check is not None:
+            solved = self.check(outputs["inputs"].numpy(), answers.numpy())
         self.rows += len(labels)
         self.labelled += int(counted.sum())
-        self.solved += int((counted & solved).sum())
+        self.exact += int(exact.sum())
+        self.solved += int(solved.sum())
 
     def result(self, gather: Callable[[Any], list[Any]], save_dir: Path | None) -> dict[str, float]:
-        totals = zip(*gather((self.rows, self.labelled, self.solved)), strict=True)
-        self.rows, self.labelled, self.solved = (sum(total) for total in totals)
+        totals = zip(*gather((self.rows, self.labelled, self.exact, self.solved)), strict=True)
+        self.rows, self.labelled, self.exact, self.solved = (sum(total) for total in totals)
         return {}
 
     def in_words(self, num_puzzles: int) -> str:
         """State how many examples were solved; a test split may have several per puzzle, as in ARC."""
-        if not self.labelled:
+        if not self.judged:
             return f"no score, because the answers to all {self.rows} test examples are unknown,"
         what = (
             "unseen puzzles" if num_puzzles == self.rows else f"test examples of {num_puzzles} unseen puzzles"
         )
-        if self.labelled < self.rows:
+        if self.judged < self.rows:
             what = f"test examples with a known answer, of {self.rows},"
-        return f"solved {self.solved} of {self.labelled} {what} ({self.solved / self.labelled:.1%})"
+        return f"solved {self.solved} of {self.judged} {what} ({self.solved / self.judged:.1%})"
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:

@@ -1,7 +1,7 @@
-"""Rows in work, of any age: rows that stop leave, and the slots that become free take the next ones.
+"""The active rows of continuous batching: rows that stop leave, and new rows take their slots.
 
-This is continuous batching, as servers of language models do it: every supervision step runs on a full batch, although
-puzzles differ in the number of steps they need. Shapes: n rows in work, m new rows, S `seq_len`.
+As in servers of language models, rows may be at different steps, so every supervision step runs on a full batch,
+although puzzles differ in the number of steps they need. Shapes: n active rows, m new rows, S `seq_len`.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from evaluators.strategies.latent_noise import add_noise
 
 @dataclass(frozen=True)
 class NewRows:
-    """Rows to begin with."""
+    """Rows to start."""
 
     tokens: Tensor  # (m, S) int32
     identifiers: Tensor  # (m,) int32
     owners: np.ndarray  # (m,) int64: the caller's numbers for these rows
-    limits: np.ndarray  # (m,) int64: number of steps after which each ends in any case
+    limits: np.ndarray  # (m,) int64: maximum number of steps
     noise_keys: Tensor | None = None  # (m,) int64, see `latent_noise.chain_keys`; None: without noise
 
 
 @dataclass(frozen=True)
 class Looked:
-    """The rows in work after a step; arrays are on the CPU, answers on the device."""
+    """The active rows after a step; arrays are on the CPU, answers on the device."""
 
     owners: np.ndarray  # (n,) int64
     steps: np.ndarray  # (n,) int64: number of steps each row has done
@@ -43,11 +43,11 @@ class Looked:
 
 
 class Slots:
-    """At most `capacity` rows in work; call `add`, `step` and `keep` in turns.
+    """At most `capacity` active rows; call `add`, `step` and `keep` in turns.
 
     `rule` None lets every row run to its limit. `sigma` is the scale of the noise of rows that have noise keys.
-    A batch is padded to the next of `sizes`, see `Rollout`. A model that draws random numbers draws them for a batch
-    and a step, so that all its rows must be at the same step: `free` is then 0 until the last row has left.
+    A batch is padded to the next of `sizes`, see `Rollout`. If the model draws random numbers, it draws them per batch
+    and step, so all rows must be at the same step: `free` is then 0 until the last row has left.
     """
 
     def __init__(
@@ -79,12 +79,12 @@ class Slots:
 
     @property
     def limits(self) -> np.ndarray:
-        """(n,) int64: the step after which each row in work ends in any case."""
+        """(n,) int64: the maximum number of steps of each active row."""
         return self._limits
 
     @torch.inference_mode()
     def add(self, new: NewRows) -> None:
-        """Begin with new rows, as many as are `free`, or more if no row is in work."""
+        """Start new rows, at most `free`, or any number if no row is active."""
         count = len(new.owners)
         assert count > 0
         assert count <= self.free or not self.num_rows, (count, self.free)
@@ -130,7 +130,7 @@ class Slots:
         same = (answers == self._previous).all(1)
         says_stop = self._act.rule.says_stop(q_halt, q_continue)
         margin = self._act.rule.margin(q_halt, q_continue)
-        # One transfer: these decide what happens next.
+        # One transfer of what decides the next action.
         q, margins, stop, unchanged = (
             torch.stack([q_halt, margin, says_stop.float(), same.float()]).cpu().numpy()
         )
@@ -146,7 +146,7 @@ class Slots:
 
     @torch.inference_mode()
     def keep(self, stays: np.ndarray, limits: np.ndarray | None = None) -> None:
-        """Keep the rows `stays` (n,) bool, with new `limits` (n,) if given; the other slots become free."""
+        """Keep the rows in `stays` (n,) bool, with new `limits` (n,) if given, and free the other slots."""
         if limits is not None:
             self._limits = limits
         if stays.all():

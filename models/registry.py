@@ -51,7 +51,7 @@ class LossName(StrictModel):
 
 
 def import_below(package: str, identifier: str, choices: Iterable[str], key: str) -> type:
-    """Import the class `module@Class` from below `package`.
+    """Import the class `module@Class` from below `package`; "" stands for modules outside this repository.
 
     Raises ValueError, naming `key` and the `choices`, if there is no such module or class.
     """
@@ -63,11 +63,11 @@ def import_below(package: str, identifier: str, choices: Iterable[str], key: str
         raise ValueError(
             f"{key}={identifier!r} is unknown{hint}: use one of {known}, or module@Class below {package}."
         )
-    path = f"{package}.{module_name}"
+    path = f"{package}.{module_name}" if package else module_name
     try:
         module = importlib.import_module(path)
     except ModuleNotFoundError as error:
-        if not (error.name or "").startswith(package) and error.name != module_name:
+        if not f"{path}.".startswith(f"{error.name}."):
             raise  # the module exists, but one of its own imports is missing
         raise ValueError(
             f"{key}={identifier!r}: there is no module {path}; known names are {known}"

@@ -65,12 +65,12 @@ def run(
         for start in range(0, NUM_ROWS, batch):
             part = slice(start, start + batch)
             inputs = torch.from_numpy(QUESTIONS[part].astype(np.int32))
-            begun.append(torch.from_numpy(labels[part]))
-            tally.begin(begun[-1])
+            begun.append((torch.from_numpy(labels[part]), inputs))
+            tally.begin(*begun[-1])
             yield PuzzleRows(inputs, torch.zeros(len(inputs), dtype=torch.int32), NUMBERS[part])
 
     for answered in built.stream(batches(), tally):
-        tally.begin(begun.pop(0))
+        tally.begin(*begun.pop(0))
         answered.record(tally)
         parts.append(answered)
         tally.end()

@@ -48,7 +48,7 @@ STEPS = 4
 
 @pytest.fixture(scope="module", autouse=True)
 def users_module(tmp_path_factory):
-    """Put the README's example below models/, as a user would."""
+    """Put the guide's example below models/, as a user would."""
     folder = tmp_path_factory.mktemp("below_models")
     shutil.copy(EXAMPLE, folder)
     models.__path__.append(str(folder))
@@ -348,5 +348,5 @@ def test_a_custom_architecture_has_its_own_settings_and_cycle(data):
     assert not torch.equal(outputs(twice, batch)["logits"], outputs(trm, batch)["logits"])
 
 
-def test_the_readme_shows_the_example_that_these_tests_run():
-    assert EXAMPLE.read_text().strip() in (ROOT / "README.md").read_text()
+def test_the_guide_shows_the_example_that_these_tests_run():
+    assert EXAMPLE.read_text().strip() in (ROOT / "docs" / "guides" / "architecture.md").read_text()

@@ -132,7 +132,7 @@ def test_every_bad_key_is_listed_at_once(run_error):
 def test_a_group_of_another_command_gives_no_advice_about_hydra(monkeypatch, tmp_path, capfd):
     assert in_process_command(monkeypatch, tmp_path, "checkpoint=run", "arch=trm", entry=evaluate) == 2
     assert capfd.readouterr().err == (
-        "error: arch: this command has no such group of configs; its keys are in README.md, Config keys\n"
+        "error: arch: this command has no such group of configs; --help lists its keys\n"
     )
 
 

@@ -26,7 +26,7 @@ from evaluators.calibration import (
     rows_of_splits,
     weights_sha256,
 )
-from evaluators.stop_rule import StopRule, steps_stood_still
+from evaluators.stop_rule import StopRule, steps_since_change
 from utils.distributed import World
 from utils.errors import UserError
 
@@ -39,7 +39,7 @@ NUM_ROWS = 600
 
 
 def overconfident(num_rows: int = 2000) -> Trajectories:
-    """Right from step 2 on with margin 3; at step 1 wrong, at times with margin 1, which the model's rule believes."""
+    """Answers that are right from step 2 with margin 3, and wrong at step 1, sometimes with margin 1."""
     margins = np.full((6, num_rows), 3.0, np.float32)
     margins[0] = np.where(np.arange(num_rows) % 7 == 0, 1.0, -1.0)
     solved = np.ones((6, num_rows), bool)
@@ -48,7 +48,7 @@ def overconfident(num_rows: int = 2000) -> Trajectories:
     return Trajectories(margins, still, solved)
 
 
-def test_the_rule_waits_for_what_the_models_own_rule_does_not():
+def test_the_rule_is_stricter_than_the_models_own():
     chosen = choose_rule(overconfident())
     assert 1.0 <= chosen.rule.threshold < 3.0
     assert chosen.rule.patience == 0
@@ -56,20 +56,20 @@ def test_the_rule_waits_for_what_the_models_own_rule_does_not():
     assert chosen.solved_by_all_steps == 2000
 
 
-def test_where_margins_tell_nothing_answers_that_stand_still_do():
+def test_patience_is_used_if_margins_are_uninformative():
     seen = replace(overconfident(), margins=np.full((6, 2000), -1.0, np.float32))
     chosen = choose_rule(seen)
     assert chosen.rule == StopRule(-math.inf, 1)
     assert chosen.mean_steps == 3.0  # the answer of step 2, once more
 
 
-def test_the_cheapest_rule_within_the_limit_is_found_as_by_trying_every_one():
+def test_the_cheapest_rule_equals_that_of_an_exhaustive_search():
     rng = np.random.default_rng(3)
     steps, rows = 5, 1500
     right_from = rng.integers(0, steps + 1, rows)
     solved = np.arange(steps)[:, None] >= right_from
     margins = np.where(solved, rng.normal(1.5, 1, (steps, rows)), rng.normal(-1.5, 1, (steps, rows)))
-    still = steps_stood_still(np.where(solved, 7, rng.integers(0, 3, (steps, rows)))[..., None])
+    still = steps_since_change(np.where(solved, 7, rng.integers(0, 3, (steps, rows)))[..., None])
     seen = Trajectories(margins.astype(np.float32), still, solved)
     chosen = choose_rule(seen)
 
@@ -108,7 +108,7 @@ def test_if_every_rule_costs_too_much_all_steps_are_run():
     assert (chosen.rule, chosen.mean_steps, chosen.lost) == (None, 4.0, 0)
 
 
-def test_few_rows_that_lose_nothing_prove_nothing():
+def test_too_few_rows_without_loss_are_insufficient():
     seen = overconfident(400)
     assert choose_rule(seen).rule is None
     assert choose_rule(overconfident(500)).rule is not None
@@ -116,10 +116,10 @@ def test_few_rows_that_lose_nothing_prove_nothing():
 
 def test_steps_are_counted_since_the_last_change():
     answers = np.array([1, 1, 1, 2, 2, 1])[:, None, None].repeat(3, 1)
-    assert steps_stood_still(answers)[:, 0].tolist() == [0, 1, 2, 0, 1, 0]
+    assert steps_since_change(answers)[:, 0].tolist() == [0, 1, 2, 0, 1, 0]
 
 
-# ------------------------------------------------------------------------------ the rows
+# ------------------------------------------------------------------------------ rows
 
 
 def write_rows(folder, questions: np.ndarray, labels: np.ndarray, split: str) -> None:
@@ -133,7 +133,7 @@ def some_rows(count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(1, 6, (count, 16)).astype(np.int32)
 
 
-def test_generated_rows_are_valid_puzzles_that_differ_and_are_the_same_every_time():
+def test_generated_rows_are_valid_distinct_and_reproducible():
     family = family_of(SUDOKU)
     rows = generated_rows(family, World(), 60)
     assert len({question.tobytes() for question in rows.questions}) == len(rows) == 60
@@ -141,9 +141,9 @@ def test_generated_rows_are_valid_puzzles_that_differ_and_are_the_same_every_tim
     assert np.array_equal(generated_rows(family, World(), 60).questions, rows.questions)
 
 
-def test_rows_of_a_split_are_its_labelled_ones_and_those_of_train_and_test_are_left_out(tmp_path):
+def test_rows_are_labelled_and_occur_neither_in_train_nor_in_test(tmp_path):
     questions, labels = some_rows(40, 0), some_rows(40, 1)
-    labels[::4] = 0  # not known
+    labels[::4] = 0  # unknown
     write_rows(tmp_path / "own", questions, labels, "train")
     rows = rows_of_splits([str(tmp_path / "own" / "train")], SIZES)
     assert np.array_equal(rows.questions, questions[np.arange(40) % 4 > 0])
@@ -151,16 +151,16 @@ def test_rows_of_a_split_are_its_labelled_ones_and_those_of_train_and_test_are_l
     kept = rows.without([open_split(tmp_path / "other", "test")])
     assert kept.left_out == len(rows) - len(kept) == sum(row % 4 > 0 for row in range(5, 15))
     assert not {q.tobytes() for q in kept.questions} & {q.tobytes() for q in questions[5:15]}
-    with pytest.raises(UserError, match="has vocab_size 6, and the model 7"):
+    with pytest.raises(UserError, match="has vocab_size 6, but the model 7"):
         rows_of_splits([str(tmp_path / "own" / "train")], SIZES | {"vocab_size": 7})
 
 
-# ------------------------------------------------------------------------------ saved, and stale
+# ------------------------------------------------------------------------------ saved and stale rules
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run whose labels are its own answers after all steps, and rows to calibrate on."""
+    """Return a run whose labels are its own answers after all steps, and rows to calibrate on."""
     root = tmp_path_factory.mktemp("run")
     model = randomised(sizes=SIZES)
     with torch.no_grad():
@@ -186,9 +186,7 @@ def report_of(run, out, **settings) -> dict:
     return run_evaluation(parse(EvaluateConfig, values | settings), World())
 
 
-def test_the_rule_is_chosen_saved_read_again_and_chosen_anew_for_other_steps_or_weights(
-    run, tmp_path, capsys
-):
+def test_the_rule_is_saved_and_replaced_for_other_steps_or_weights(run, tmp_path, capsys):
     held = f"{run.parent / 'held'}/train"
     first = report_of(run, tmp_path, calibrate_on=[held])
     assert f"from {held}" in capsys.readouterr().out
@@ -252,7 +250,7 @@ def test_a_rule_is_stale_for_other_weights_steps_or_dtype(changed, reason):
     assert reason is None or reason in found
 
 
-def test_a_damaged_rule_is_named(run, tmp_path):
+def test_a_damaged_rule_is_reported(run, tmp_path):
     path = run / "halting_step_10.json"
     path.write_text('{"threshold": 1}')
     with pytest.raises(UserError, match=r"halting_step_10.json: holds no calibrated stop rule \(patience"):
@@ -271,11 +269,11 @@ def test_a_damaged_rule_is_named(run, tmp_path):
         ({"halt": "often"}, "halt"),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused(run, tmp_path, settings, message):
+def test_contradictory_settings_are_rejected(run, tmp_path, settings, message):
     with pytest.raises(UserError, match=message):
         report_of(run, tmp_path, **settings)
 
 
-def test_calibration_rows_without_any_split_are_all_kept():
+def test_all_rows_are_kept_without_splits():
     rows = CalibrationRows(some_rows(5, 0), some_rows(5, 1), np.zeros(5, np.int32), "of here")
     assert len(rows.without([])) == 5

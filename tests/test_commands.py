@@ -1,4 +1,4 @@
-"""Run the README's commands in a shell as written, except for smaller models and fewer steps."""
+"""Run the commands of the guides in a shell as written, except for smaller models and fewer steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from readme import blocks, filled, section
+from pages import filled, page
 from training_runs import ROOT, metrics
 
 # Appended to each training command; the last override of a key wins.
@@ -23,9 +23,9 @@ SMALL = (
 SAMPLES = ROOT / "tests" / "data"
 
 
-def block(heading: str, which: int = 0) -> str:
-    """Return a `bash` block of a README section, with the placeholders of the general form substituted."""
-    return filled(blocks("bash", section(heading))[which]).rstrip()
+def block(guide: str, heading: str, which: int = 0) -> str:
+    """Return a `bash` block of a section of a guide, with the placeholders of the general form substituted."""
+    return filled(page(f"docs/guides/{guide}.md").blocks("bash", heading)[which]).rstrip()
 
 
 def line_of(commands: str, part: str) -> str:
@@ -36,7 +36,7 @@ def line_of(commands: str, part: str) -> str:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """Create a folder like a clone of the repository, with the Sudoku data that the README's commands build."""
+    """Create a folder like a clone of the repository, with the Sudoku data that the commands of the guides build."""
     folder = tmp_path_factory.mktemp("place")
     for path in ROOT.iterdir():
         if path.suffix == ".py" or (path / "__init__.py").exists():
@@ -48,8 +48,8 @@ def place(tmp_path_factory) -> Path:
         (folder / "csv" / f"{split}.csv").write_text(
             "source,question,answer,rating\n" + "\n".join(rows) + "\n"
         )
-    shell(folder, block("Sudoku") + " --subsample-size 10 --num_aug 2 --source-csv csv")
-    generate = line_of(block("Sudoku", 1), "data/sudoku-6x6")
+    shell(folder, block("sudoku", "Sudoku-Extreme") + " --subsample-size 10 --num_aug 2 --source-csv csv")
+    generate = line_of(block("sudoku", "Generated puzzles"), "data/sudoku-6x6")
     shell(folder, generate + " --generate 16 --num-aug 1 --test-size 5")
     return folder
 
@@ -76,7 +76,7 @@ def folder_of(place: Path, name: str) -> Path:
 
 
 def test_the_general_form(place):
-    shell(place, f"{block('Training')} {SMALL}")
+    shell(place, f"{block('training', 'Training')} {SMALL}")
     last = metrics(folder_of(place, "my_run"))[-1]
     assert {
         f"test/{name}" for name in ("lm_loss", "q_halt_loss", "accuracy", "exact_accuracy", "steps")
@@ -86,14 +86,14 @@ def test_the_general_form(place):
 
 
 def test_the_reference_run_and_its_mlp_variant(place):
-    shell(place, f"{block('Sudoku 9x9')} {SMALL}")
+    shell(place, f"{block('training', 'Sudoku 9x9')} {SMALL}")
     folder = folder_of(place, "pretrain_att_sudoku_pt")
     config = yaml.safe_load((folder / "all_config.yaml").read_text())
     assert (config["run_name"], config["ema"], config["evaluators"]) == ("pretrain_att_sudoku_pt", True, [])
     assert (config["weight_decay"], config["puzzle_emb_weight_decay"]) == (1.0, 1.0)
     weights = torch.load(max(folder.glob("step_*")), weights_only=True)
     assert any("self_attn" in name for name in weights)
-    again = block("Sudoku 9x9", 1)
+    again = block("training", "Sudoku 9x9", 1)
     # Both spellings: with a plus for the folder, and without for the name.
     again = again.replace("+run_name", "run_name").replace("checkpoint_path", "+checkpoint_path")
     shell(place, f"{again} {SMALL}")
@@ -102,7 +102,7 @@ def test_the_reference_run_and_its_mlp_variant(place):
 
 
 def test_six_by_six_without_embeddings_and_the_checks_for_memorisation(place):
-    shell(place, f"{block('Sudoku 6x6 without puzzle embeddings')} {SMALL}", DISABLE_COMPILE="1")
+    shell(place, f"{block('training', 'Sudoku 6x6 without puzzle embeddings')} {SMALL}", DISABLE_COMPILE="1")
     folder = folder_of(place, "sudoku6x6_debug")
     lines = metrics(folder)
     assert "test/steps" in lines[-1]
@@ -113,7 +113,7 @@ def test_six_by_six_without_embeddings_and_the_checks_for_memorisation(place):
         saved = torch.load(folder / f"step_{step}_all_preds.0", weights_only=True)
         assert saved.keys() == {"preds"}
         assert saved["preds"].shape == (5, 36)
-    out = shell(place, block("Does it memorise?"))
+    out = shell(place, block("memorisation", "Three checks by hand"))
     assert out.count("5 predictions, ") == 2
     assert out.count("test/steps") == 2
 
@@ -121,7 +121,7 @@ def test_six_by_six_without_embeddings_and_the_checks_for_memorisation(place):
 def test_the_same_overrides_under_torchrun(place):
     """Set `compile=true`, which the environment disables."""
     launcher = "torchrun --nproc-per-node 2 --rdzv_backend=c10d --rdzv_endpoint=localhost:0 --nnodes=1"
-    command = block("Sudoku 9x9").replace('run_name="pretrain_att_sudoku_pt"', 'run_name="two"')
+    command = block("training", "Sudoku 9x9").replace('run_name="pretrain_att_sudoku_pt"', 'run_name="two"')
     command = command.replace("python pretrain.py", f"{launcher} pretrain.py")
     out = shell(place, f"{command} {SMALL} compile=true", DISABLE_COMPILE="1")
     assert out.count("eager: DISABLE_COMPILE is set") == 1  # only one rank prints
@@ -130,16 +130,16 @@ def test_the_same_overrides_under_torchrun(place):
 
 
 def test_without_a_login_metrics_go_to_an_offline_run_with_one_line(place):
-    command = block("Training").replace("checkpoints/my_run", "checkpoints/offline")
+    command = block("training", "Training").replace("checkpoints/my_run", "checkpoints/offline")
     out = shell(place, f"{command} {SMALL}", WANDB_DISABLED="", WANDB_SILENT="true")
     assert out.count("logging offline below checkpoints/offline") == 1
     assert list(folder_of(place, "offline").glob("wandb/offline-run-*"))
 
 
 def test_a_sweep_trains_each_combination_in_a_separate_folder(place):
-    data = line_of(block("Recipes"), "data/sudoku-4x4")
+    data = line_of(block("training", "Recipes"), "data/sudoku-4x4")
     shell(place, f"{data} --generate 16 --num-aug 1 --test-size 5")
-    shell(place, f"{block('Sweeps')} {SMALL} epochs=2 eval_interval=1")
+    shell(place, f"{block('sweeps', 'Hydra')} {SMALL} epochs=2 eval_interval=1")
     for lr in ("0.001", "0.0003"):
         for seed in (0, 1):
             config = yaml.safe_load(
@@ -161,20 +161,20 @@ def demo(place) -> Path:
 
 @pytest.mark.slow
 def test_solving_evaluating_and_exporting_a_trained_model(demo):
-    for line in block("Solve one puzzle").splitlines():
+    for line in block("evaluating", "Solve one puzzle").splitlines():
         assert "step 1" in shell(demo, line)
-    shell(demo, block("Evaluate"))
+    shell(demo, block("evaluating", "Evaluate"))
     lines = (folder_of(demo, "demo") / "evaluation_step_8" / "reports.jsonl").read_text().splitlines()
     reports = [json.loads(line) for line in lines]
     assert [report["halt_max_steps"] for report in reports] == [2, 32, 2, 2, 2]
     assert [report["strategy"] for report in reports] == [*["plain"] * 4, "ladder"]
     assert [report["options"]["halt"] for report in reports] == [False, False, True, "auto", False]
     (demo / "puzzles.txt").write_text(".1..6.....3.126.4...4.2.4.12....2..4\n" * 3)
-    out = shell(demo, block("Solve a file of puzzles"))
+    out = shell(demo, block("evaluating", "Solve a file of puzzles"))
     assert "3 puzzles: " in out
     assert len((demo / "answers.csv").read_text().splitlines()) == 4
-    shell(demo, block("Export and load"))
-    (python,) = blocks("python", section("Export and load"))
+    shell(demo, block("sharing", "Export and load"))
+    (python,) = page("docs/guides/sharing.md").blocks("python", "Export and load")
     (demo / "load.py").write_text(python + "print(type(model).__name__)\n")
     assert "ACTLossHead" in shell(demo, "python load.py")
 
@@ -182,12 +182,17 @@ def test_solving_evaluating_and_exporting_a_trained_model(demo):
 @pytest.mark.slow
 def test_arc_and_mazes_from_local_files(place):
     shutil.copytree(SAMPLES / "arc", place / "arc")
-    build = block("ARC-AGI").partition("\npython")[0].replace("kaggle/combined/arc-agi", "arc/sample")
+    build = (
+        block("arc", "Build the data")
+        .partition("\npython")[0]
+        .replace("kaggle/combined/arc-agi", "arc/sample")
+    )
     shell(place, f"{build} --num-aug 2")
     shell(
-        place, f"{line_of(block('Mazes'), 'to data/maze').partition('#')[0]} --source-csv {SAMPLES / 'maze'}"
+        place,
+        f"{line_of(block('mazes', 'Mazes'), 'to data/maze').partition('#')[0]} --source-csv {SAMPLES / 'maze'}",
     )
-    commands = block("ARC-AGI and mazes").replace("--nproc-per-node 4", "--nproc-per-node 2")
+    commands = block("training", "ARC-AGI and mazes").replace("--nproc-per-node 4", "--nproc-per-node 2")
     arc, torchrun, maze = commands.rpartition("torchrun")
     shell(place, f"{arc.rstrip()} {SMALL} global_batch_size=2")
     folder = next(place.glob("checkpoints/Arc1concept-aug-1000-ACT-torch/arc1"))
@@ -222,14 +227,19 @@ if [ "$1" = show ]; then echo localhost; else echo "$@" >> scontrol.log; fi
 
 @pytest.mark.slow
 def test_the_slurm_script_saves_on_the_signal_requeues_itself_and_resumes(place):
-    shell(place, f"{line_of(block('Recipes'), 'data/sudoku-4x4')} --generate 16 --num-aug 1 --test-size 5")
+    shell(
+        place,
+        f"{line_of(block('training', 'Recipes'), 'data/sudoku-4x4')} --generate 16 --num-aug 1 --test-size 5",
+    )
     (place / "bin").mkdir()
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
         (place / "bin" / name).write_text(text)
         (place / "bin" / name).chmod(0o755)
     (place / ".venv" / "bin").mkdir(parents=True)
     (place / ".venv" / "bin" / "activate").touch()
-    script = block("Several nodes under Slurm").replace("+experiment=arc1", f"+experiment=debug {SMALL}")
+    script = block("cluster", "Several nodes under Slurm").replace(
+        "+experiment=arc1", f"+experiment=debug {SMALL}"
+    )
     script = script.replace("log_interval=4", "log_interval=1 epochs=40 eval_interval=20")
     job = {"SLURM_SUBMIT_DIR": ".", "SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
     job["PATH"] = f"{place / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"

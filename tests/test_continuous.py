@@ -1,4 +1,4 @@
-"""Chains that leave as they settle, their slots taken by the next: the answers, their cost, and no slot left empty."""
+"""Continuous batching: answers, their cost, and no slot left empty."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_row_leaves_at_the_first_step_at_which_the_rule_holds(name):
 
 @pytest.mark.parametrize("sizes", [(), (10, 20)])
 @pytest.mark.parametrize(("batch", "capacity"), [(NUM_ROWS, 7), (3, 20), (1, 1)])
-def test_batches_capacity_and_padding_change_no_answer(batch, capacity, sizes):
+def test_answers_do_not_depend_on_batches_capacity_and_padding(batch, capacity, sizes):
     one = run("plain", halt="auto", rule=OWN_RULE, capacity=NUM_ROWS)
     other = run("plain", halt="auto", rule=OWN_RULE, batch=batch, capacity=capacity, sizes=sizes)
     assert [part.tolist() for part in other[:3]] == [part.tolist() for part in one[:3]]
@@ -91,7 +91,7 @@ def streamed(strategy: str, capacity: int, batch: int, rule=OWN_RULE, **options)
 
 
 @pytest.mark.parametrize("batch", [4, NUM_ROWS])
-def test_slots_that_become_free_take_the_next_puzzle_also_of_the_next_batch(batch):
+def test_free_slots_take_the_next_puzzle_even_of_the_next_batch(batch):
     steps, sizes = streamed("plain", 5, batch)
     assert sum(sizes) == steps  # no row is computed after it has left, and none is padding
     assert max(sizes) == 5
@@ -100,7 +100,7 @@ def test_slots_that_become_free_take_the_next_puzzle_also_of_the_next_batch(batc
     assert set(busy) == {5}
 
 
-def test_one_slow_puzzle_does_not_let_all_others_pile_up():
+def test_a_slow_puzzle_does_not_hold_up_unbounded_answers():
     """Batches that are read ahead of the oldest unanswered one are limited."""
     head, read, most = ScriptedHead(), [0], []
     where = Setting([Solver(head)], SUDOKU, ["data"], 2, rule=OWN_RULE)
@@ -122,7 +122,7 @@ def test_one_slow_puzzle_does_not_let_all_others_pile_up():
 
 @pytest.mark.parametrize("name", ["own", "both", "never"])
 @pytest.mark.parametrize("capacity", [3, 40])
-def test_a_vote_of_chains_that_leave_is_that_of_all_of_them_at_less_cost(name, capacity):
+def test_a_vote_that_ends_early_equals_the_full_vote_at_lower_cost(name, capacity):
     count = 5
     answers, steps, _, curves, _, used = run(
         "symmetry", symmetries=count, halt="auto", rule=RULES[name], capacity=capacity, batch=9
@@ -147,14 +147,14 @@ def test_a_vote_of_chains_that_leave_is_that_of_all_of_them_at_less_cost(name, c
     assert point["exact_accuracy"] == exact(answers)
 
 
-def test_the_first_of_chains_in_lockstep_to_settle_decides_as_it_did():
+def test_the_first_chain_to_settle_in_lockstep_decides():
     settings = {"symmetries": 4, "pick": "first_stop"}
     slow = run("symmetry", **settings)
     fast = run("symmetry", halt="auto", rule=OWN_RULE, capacity=6, batch=9, **settings)
     assert [part.tolist() for part in fast[:3]] == [part.tolist() for part in slow[:3]]
 
 
-def test_the_surest_of_noisy_chains_that_leave_as_they_settle_is_picked():
+def test_the_noisy_chain_with_the_largest_q_halt_is_picked():
     answers, steps, q_halt, *_ = run(
         "noise", chains=5, sigma=0.4, pick="q_halt", halt="auto", rule=RULES["surer"], capacity=7, batch=11
     )
@@ -168,7 +168,7 @@ def test_the_surest_of_noisy_chains_that_leave_as_they_settle_is_picked():
     assert len(set(steps.tolist())) > 3
 
 
-def test_a_ladder_of_chains_that_leave_is_the_ladder_with_halt():
+def test_the_ladder_equals_the_ladder_with_halt():
     settings = {"rungs": ["steps", "more_steps", "symmetry"], "more_steps": 9, "symmetries": 3}
     slow = run("ladder", halt=True, **settings)
     fast = run("ladder", halt="auto", rule=OWN_RULE, capacity=5, batch=9, **settings)
@@ -178,7 +178,7 @@ def test_a_ladder_of_chains_that_leave_is_the_ladder_with_halt():
     assert fast[4].stages["symmetry"]["rows_entering"] > 0
 
 
-def test_a_ladder_counts_nothing_as_solved_that_only_stands_still():
+def test_the_ladder_does_not_count_unchanged_answers_as_solved():
     *_, tally, _ = run("ladder", rungs=["steps", "noise"], halt="auto", rule=RULES["still"], chains=3)
     quick = [chain(question, StopRule(0.0, 2)) for question in QUESTIONS]
     solved = sum(q > 0 for _, q, _ in quick)

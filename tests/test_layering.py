@@ -18,7 +18,7 @@ MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*
 ALLOWED = {
     "dataset": {
         "dataset",
-        *(f"utils.{name}" for name in ("errors", "files", "hub", "interrupts", "lock", "reading")),
+        *(f"utils.{name}" for name in ("errors", "files", "hub", "interrupts", "lock", "modules", "reading")),
     },
     "models": {"models", "dataset.format", "dataset.units"},
     "utils": {"utils"},

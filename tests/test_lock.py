@@ -113,7 +113,7 @@ def test_without_file_locks_the_run_continues_with_a_warning(identified, tmp_pat
     monkeypatch.setattr(lock_module, "_try_lock", unsupported)
     (tmp_path / "step_5.17-0123abcd.tmp").touch()  # may belong to a running run
     assert train(identified, tmp_path) == 0
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "lock" in line]
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "no file locks" in line]
     assert line.startswith(f"warning: {tmp_path}: no file locks here (No locks available)")
     assert "step_5.17-0123abcd.tmp" in files(tmp_path)
     assert LOCK_FILE not in files(tmp_path)

@@ -71,7 +71,7 @@ def test_examples_of_a_puzzle_are_all_taken_or_sampled_without_replacement():
 
 
 def test_adjacent_seeds_have_the_same_orders_shifted_by_one_iteration_as_published():
-    """The README recommends seeds that differ by more than the number of iterations of a run."""
+    """docs/guides/training.md recommends seeds that differ by more than the number of iterations of a run."""
     starts = np.arange(41)
 
     def drawn(seed: int, iteration: int) -> list[int]:

@@ -7,10 +7,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import readme
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from readme import ROOT, section
+from pages import ROOT, commands_in, page
 
 from config.overrides import force_overrides
 from config.schema import PretrainConfig, parse
@@ -91,9 +90,9 @@ def test_a_recipe_accepts_overrides(path):
 
 
 def documented(heading: str, which: int) -> PretrainConfig:
-    """Return the config of a training command in the README."""
-    block = readme.blocks("bash", section(heading))
-    calls = [command for command in readme.commands_in("\n".join(block)) if command.program == "pretrain.py"]
+    """Return the config of a training command on the page about training."""
+    blocks = page("docs/guides/training.md").blocks("bash", heading)
+    calls = [command for command in commands_in("\n".join(blocks)) if command.program == "pretrain.py"]
     return config(*calls[which].arguments)
 
 

@@ -120,7 +120,7 @@ def test_a_path_that_touches_itself_has_no_order():
 
 def test_arc_is_rejected():
     arc = metadata(vocab_size=12, seq_len=900, extra={"family": "arc"})
-    with pytest.raises(UserError, match=r"FOLDER: reveal_prob=0.5 is not supported .* names the family arc"):
+    with pytest.raises(UserError, match=r"FOLDER: reveal_prob=0.5 is not supported.* arc defines no easier"):
         easier_puzzles(0.5, [("FOLDER", arc)])
 
 

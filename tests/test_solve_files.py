@@ -1,4 +1,4 @@
-"""`solve.py puzzles=FILE out=FILE`: every line an answer or a reason, in order, in memory that does not grow."""
+"""`solve.py puzzles=FILE out=FILE`: an answer or a reason for every line, in order and in constant memory."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def puzzles() -> np.ndarray:
 
 
 def solved(run: Path, *arguments: object) -> int:
-    """The exit code of the command, run in this process."""
+    """Run the command in this process and return its exit code."""
     try:
         solve.main([f"checkpoint={run}", "device=cpu", "batch_size=4", *map(str, arguments)])
     except SystemExit as end:
@@ -69,14 +69,14 @@ LINES = ["# a comment", *map(text_of, puzzles()[:10]), "", "12x4", *map(text_of,
 
 @pytest.fixture(scope="module")
 def answers(run, tmp_path_factory) -> Path:
-    """The answers to a list with two lines that hold no puzzle."""
+    """The answers to a list with two lines that are not puzzles."""
     folder = tmp_path_factory.mktemp("answers")
     (folder / "list.txt").write_text("\n".join(LINES) + "\n")
     assert solved(run, f"puzzles={folder / 'list.txt'}", f"out={folder / 'answers.csv'}") == 1
     return folder / "answers.csv"
 
 
-def test_every_puzzle_has_its_row_in_order_with_the_models_answer_and_a_bad_line_its_reason(answers):
+def test_each_line_has_an_answer_or_a_reason_in_order(answers):
     rows = rows_of(answers)
     assert tuple(rows[0]) == COLUMNS
     numbered = [(number, line) for number, line in enumerate(LINES, start=1) if line and line[0] != "#"]
@@ -96,7 +96,7 @@ def test_every_puzzle_has_its_row_in_order_with_the_models_answer_and_a_bad_line
 
 @pytest.mark.parametrize("name", ["table.csv", "table.tsv", "table.csv.gz", "lines.jsonl", "lines.jsonl.gz"])
 @pytest.mark.parametrize("out", ["a.csv", "a.jsonl"])
-def test_tables_and_json_lines_give_what_the_list_gives(name, out, run, answers, tmp_path):
+def test_tables_and_json_lines_have_the_same_answers_as_the_list(name, out, run, answers, tmp_path):
     texts = [row["puzzle"] for row in rows_of(answers)]
     if "table" in name:
         comma = "\t" if "tsv" in name else ","
@@ -110,7 +110,7 @@ def test_tables_and_json_lines_give_what_the_list_gives(name, out, run, answers,
             assert (row[key] or "") == expected[key]
 
 
-def test_rows_that_are_damaged_are_told_apart_from_all_others(run, tmp_path):
+def test_damaged_rows_are_distinguished_from_valid_ones(run, tmp_path):
     good = [text_of(puzzle) for puzzle in puzzles()[:3]]
     files = {
         "t.csv": ["puzzle,rating", f"{good[0]},1", good[1], f"{good[2]},3"],
@@ -126,7 +126,7 @@ def test_rows_that_are_damaged_are_told_apart_from_all_others(run, tmp_path):
         assert reason in rows[1]["message"]
 
 
-def test_a_pipe_gets_json_lines_and_nothing_else(run, answers):
+def test_a_pipe_receives_only_json_lines(run, answers):
     texts = [row["puzzle"] for row in rows_of(answers)]
     done = subprocess.run(
         [sys.executable, str(ROOT / "solve.py"), f"checkpoint={run}", "puzzles=-", "out=-", "compile=false"],
@@ -147,7 +147,7 @@ def test_a_pipe_gets_json_lines_and_nothing_else(run, answers):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
-def test_a_run_that_was_cut_off_anywhere_goes_on_to_the_same_file(suffix, run, answers, tmp_path):
+def test_an_interrupted_run_resumes_to_the_same_file(suffix, run, answers, tmp_path):
     source, out = f"puzzles={answers.parent / 'list.txt'}", tmp_path / f"out{suffix}"
     assert solved(run, source, f"out={out}") == 1
     whole = out.read_bytes()
@@ -157,14 +157,12 @@ def test_a_run_that_was_cut_off_anywhere_goes_on_to_the_same_file(suffix, run, a
         assert out.read_bytes() == whole, cut
 
 
-def test_answers_that_are_there_are_not_replaced_and_those_of_other_puzzles_not_continued(
-    run, answers, tmp_path
-):
+def test_existing_answers_are_not_replaced_and_must_match_the_puzzles(run, answers, tmp_path):
     source, other = answers.parent / "list.txt", tmp_path / "other.txt"
-    with pytest.raises(UserError, match="resume=true goes on after its last row"):
+    with pytest.raises(UserError, match="resume=true continues after its last row"):
         solved(run, f"puzzles={source}", f"out={answers}")
     other.write_text("\n".join(reversed(LINES)))
-    with pytest.raises(UserError, match="of other puzzles than those of"):
+    with pytest.raises(UserError, match="does not belong to the puzzles"):
         solved(run, f"puzzles={other}", f"out={answers}", "resume=true")
     (tmp_path / "notes.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match=r"notes.csv: was not written by solve.py"):
@@ -196,7 +194,7 @@ def test_a_saved_stop_rule_is_used_and_a_stale_one_is_not(run, answers, tmp_path
     try:
         path.write_text(rule.model_dump_json())
         assert solved(run, source, f"out={tmp_path / 'fast.csv'}") == 1
-        assert "stood still for 1 step" in capsys.readouterr().err
+        assert "unchanged for 1 step" in capsys.readouterr().err
         steps = [row["steps"] for row in rows_of(tmp_path / "fast.csv") if row["steps"]]
         stood = []
         for puzzle in puzzles():
@@ -221,7 +219,7 @@ def streamed(lines, write, capacity: int = 8, strategy: str = "plain"):
 
 
 @pytest.mark.parametrize("strategy", ["plain", "symmetry", "ladder"])
-def test_verdicts_follow_the_rules_of_the_game(strategy):
+def test_verdicts_follow_the_rules(strategy):
     written: list[dict] = []
     lines = [PuzzleLine(i, text_of(question)) for i, question in enumerate(QUESTIONS)]
     summary = streamed(lines, written.extend, strategy=strategy)
@@ -241,7 +239,7 @@ def test_verdicts_follow_the_rules_of_the_game(strategy):
 
 @pytest.mark.parametrize("valid_every", [1, 3, 10**9], ids=["all valid", "some valid", "none valid"])
 def test_memory_does_not_grow_with_the_number_of_puzzles(valid_every):
-    """Of an endless stream only a bounded part is read ahead of what is written."""
+    """Only a bounded part of an endless stream is read before it is written."""
     text, ahead, count = text_of(QUESTIONS[0]), [], {"read": 0, "written": 0}
 
     def lines():
@@ -274,11 +272,11 @@ def test_memory_does_not_grow_with_the_number_of_puzzles(valid_every):
         (["halt=auto"], "halt= belongs to puzzles=FILE out=FILE"),
         (["puzzles=a.csv", "out=b.csv", "symmetries=4"], "symmetries= belongs to strategy=symmetry"),
         (["puzzles=-", "out=b.csv", "resume=true"], "resume= needs files"),
-        (["puzzles=no/such.txt", "out=b.csv"], "no/such.txt: there is no such file"),
+        (["puzzles=no/such.txt", "out=b.csv"], "no/such.txt: does not exist"),
         (["puzzles=a.csv", "out=b.csv", "halt=often"], "halt"),
     ],
 )
-def test_arguments_that_do_not_go_together_are_refused(arguments, message, run, tmp_path, monkeypatch):
+def test_incompatible_arguments_are_rejected(arguments, message, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
         solved(run, *arguments) if "puzzles=" in arguments[0] else solve.main(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import takuzu
-from readme import blocks
+from pages import page
 from takuzu import Takuzu, random_puzzle, solutions
 from training_runs import ROOT, in_process_command, metrics, run_python
 
@@ -22,8 +22,7 @@ from dataset import report
 from dataset.families import check
 from dataset.format import SPLITS, open_split
 
-PAGE = (ROOT / "docs" / "extending.md").read_text()
-(COMMANDS,) = [block.splitlines() for block in blocks("bash", PAGE) if "takuzu" in block]
+(COMMANDS,) = [block.splitlines() for block in page("docs/extending.md").blocks("bash") if "takuzu" in block]
 TINY = [
     "arch.hidden_size=8",
     "arch.H_cycles=1",
@@ -71,7 +70,7 @@ def test_the_report_shows_the_family_and_no_leakage(folder, monkeypatch, capsys)
     said = capsys.readouterr().out
     assert "train: takuzu@Takuzu, 6x6\n" in said
     assert "validation: no problems" in said
-    assert re.search(r"inputs rotated, mirrored or with 0 and 1 swapped.* 0 ", said), said
+    assert re.search(r"inputs up to symmetry.* 0 ", said), said
 
 
 def test_the_family_keeps_its_promises_on_the_dataset(folder, monkeypatch, capsys):
@@ -165,7 +164,7 @@ def test_datasets_are_determined_by_the_seed(tmp_path):
 def test_all_puzzles_of_a_dataset_differ_up_to_symmetry(folder):
     sets = [open_split(folder / "data" / "takuzu-6x6", split).sets["all"] for split in SPLITS]
     family = Takuzu.from_sizes(seq_len=36, vocab_size=4)
-    keys = [key for one in sets for key in family.puzzle_keys(one.inputs, one.labels)]
+    keys = [key for one in sets for key in family.symmetries.keys(one.inputs)]
     assert len(set(keys)) == len(keys) == 33
 
 

@@ -81,7 +81,7 @@ def test_halted_rows_are_not_computed():
     )
     inputs = torch.from_numpy(QUESTIONS.astype(np.int32))
     tally = Tally()
-    tally.begin(torch.from_numpy(LABELS))
+    tally.begin(torch.from_numpy(LABELS), torch.from_numpy(QUESTIONS))
     answered = built.solve(PuzzleRows(inputs, torch.zeros(NUM_ROWS, dtype=torch.int32), NUMBERS), tally)
     assert head.architecture.rows_computed == NUM_ROWS * STEPS + int(answered.steps.sum())
 
@@ -209,7 +209,7 @@ def test_all_chains_of_a_puzzle_run_together_within_the_capacity(options, capaci
     where = Setting([Solver(head)], SUDOKU, ["data"], capacity)
     built, _ = build_strategy(Choice(strategy, STEPS, **options), where)
     tally = Tally()
-    tally.begin(torch.from_numpy(LABELS))
+    tally.begin(torch.from_numpy(LABELS), torch.from_numpy(QUESTIONS))
     inputs = torch.from_numpy(QUESTIONS.astype(np.int32))
     built.solve(PuzzleRows(inputs, torch.zeros(NUM_ROWS, dtype=torch.int32), NUMBERS), tally)
     assert head.architecture.most_rows == most
@@ -272,7 +272,7 @@ ARC = Metadata(0, 0, 0, 12, 900, 1, 1, 1.0, 1, ("all",), {"family": "arc"})
         (UNKNOWN, {"strategy": "symmetry"}, "names no family"),
         (UNKNOWN, {"strategy": "noise"}, "sigma is required"),
         (UNKNOWN, {"strategy": "plain", "checker": True}, "checker=True"),
-        (ARC, {"strategy": "plain", "checker": True}, "because dataset.json names the family arc"),
+        (ARC, {"strategy": "plain", "checker": True}, "because the family arc defines no check"),
         (
             MAZE,
             {"strategy": "symmetry", "symmetries": 5},

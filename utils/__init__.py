@@ -1,0 +1,1 @@
+"""Machine and disk: devices, processes, checkpoints, loggers, files, the hub."""

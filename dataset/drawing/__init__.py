@@ -1,0 +1,1 @@
+"""Grids drawn in the terminal and as pictures."""

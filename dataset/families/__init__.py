@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,6 +20,7 @@ import numpy as np
 
 from dataset.example_set import ExampleSet
 from dataset.families.base import Family
+from dataset.families.contract import attribute_problem
 from dataset.metadata import FamilyFinding, Metadata
 from utils.errors import UserError
 
@@ -36,7 +38,7 @@ def family_of(metadata: Metadata) -> Family:
 
 
 def family_class(name: str) -> type[Family]:
-    """Return the class for a name in `FAMILIES` or for `module@Class`. Raises UserError if there is none."""
+    """Return the class for a name in `FAMILIES` or for `module@Class`. Raises UserError if there is no usable one."""
     module_name, at, class_name = name.partition("@")
     if name in FAMILIES:
         module_name, class_name = f"{__name__}.{name}.family", "FAMILY"
@@ -51,10 +53,18 @@ def family_class(name: str) -> type[Family]:
             f"the family {name!r}, which cannot be imported ({error}): put its module into the working directory or "
             "on PYTHONPATH"
         ) from error
+    except Exception as error:  # of the module's own code
+        *_, last = traceback.extract_tb(error.__traceback__)
+        raise UserError(
+            f"the family {name!r}, which cannot be imported ({type(error).__name__}: {error}; {last.filename}, line "
+            f"{last.lineno}): correct its module"
+        ) from error
     if not (isinstance(cls, type) and issubclass(cls, Family)):
         raise UserError(
             f"the family {name!r}, but {module_name} has no class {class_name} derived from Family"
         )
+    if problem := attribute_problem(cls, name):
+        raise UserError(f"the family {name!r}, but {problem}")
     return cls
 
 
@@ -77,8 +87,11 @@ def named_family(name: str | None) -> Iterator[None]:
 
 
 def find_family(metadata: Metadata, sets: Sequence[ExampleSet], dataset_dir: Path) -> FamilyFinding:
-    """Detect the family of a dataset from its metadata and files; `sets`: the ExampleSets of one of its splits."""
-    stated = _stated(metadata)
+    """Detect the family of a dataset from its metadata and files; `sets`: the ExampleSets of one of its splits.
+
+    Raises UserError if the dataset names a `module@Class` that cannot be used.
+    """
+    stated = _stated(metadata, f"{dataset_dir}: dataset.json")
     if stated is not None:
         return stated
 
@@ -138,8 +151,11 @@ def merged_finding(findings: list[tuple[str, FamilyFinding]]) -> FamilyFinding:
     return FamilyFinding(None, f"the datasets differ: {listed}")
 
 
-def _stated(metadata: Metadata) -> FamilyFinding | None:
-    """Return the family named on the command line or by the key `family`; None if neither is given."""
+def _stated(metadata: Metadata, file: str = "dataset.json") -> FamilyFinding | None:
+    """Return the family named on the command line or by the key `family`; None if neither is given.
+
+    Raises UserError, naming `file`, for a `module@Class` that cannot be used; an unknown name is only reported.
+    """
     name, where = _named.get(), "the command line"
     if name is None:
         name, where = metadata.extra.get("family"), "dataset.json"
@@ -148,6 +164,8 @@ def _stated(metadata: Metadata) -> FamilyFinding | None:
     try:
         cls = family_class(name)
     except UserError as error:
+        if "@" in str(name):
+            raise UserError(f"{file if _named.get() is None else where} names {error}") from error
         return FamilyFinding(None, f"{where} names {error}")
     if problem := cls.size_problem(metadata):
         return FamilyFinding(None, f"{where} names the family {name}, but {problem}")

@@ -1,8 +1,8 @@
 """Base class of puzzle families, which provide everything specific to one kind of puzzle. Does not need torch.
 
-A family is a subclass of `Family`. Only `name`, `grid_style` and `size_problem` are required; each further method
-enables more features, and using a missing one raises an error with the reason. docs/extending.md has an example of
-about 150 lines.
+A family is a subclass of `Family`. Only `name` and `size_problem` are required; each further method enables more
+features, and using a missing one raises an error with the reason. What methods return is checked
+(`dataset.families.contract`). docs/extending.md has an example of about 150 lines.
 
 Shapes: n rows, S cells of a sequence, H and W rows and columns of a grid. Puzzles and answers are tokens; ignored
 labels are -100.
@@ -10,8 +10,7 @@ labels are -100.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import cached_property
 from math import isqrt
 from pathlib import Path
@@ -19,8 +18,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from dataset.families.grid_style import EMPTY, GridStyle, Kind, distinct_colours, rgb
-from dataset.families.symmetry import Symmetries
+from dataset.families.contract import keep_contracts
+from dataset.families.grid_style import (
+    BLANK,
+    EMPTY,
+    GridStyle,
+    Kind,
+    completion_legend,
+    distinct_colours,
+    rgb,
+)
+from dataset.families.parts import Comparison, RowForm, Verdict
+from dataset.families.revealed_cells import RevealedCells
+from dataset.families.symmetry import FiniteSymmetries, Symmetries
 from dataset.families.wording import count, describe_position, with_line_breaks
 from dataset.metadata import FamilyFinding, Metadata
 from dataset.units import CellUnits, stated_units
@@ -35,38 +45,6 @@ Augmentation = Callable[
 ]
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Whether an answer is a solution (None if unknown), and an explanation."""
-
-    solved: bool | None
-    words: str
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A criterion by which a test example can be equivalent to a train example.
-
-    `keys` maps inputs (n, S) and labels (n, S) to n keys that are equal for equivalent examples, None for examples that
-    cannot be compared. `prefilter` returns cheaper keys of the inputs, also equal for equivalent examples; full keys
-    are computed only for examples whose prefilter key occurs in both splits. `per_group`: compare only the first
-    example of each train group, because the others are its images.
-    """
-
-    what: str
-    keys: Callable[[np.ndarray, np.ndarray], Sequence[bytes | None]]
-    prefilter: Callable[[np.ndarray], Sequence[bytes]] | None = None
-    per_group: bool = True
-
-
-@dataclass(frozen=True)
-class RowForm:
-    """A canonical form in which inputs or labels (n, S) are compared, and a sample (n, 48) uint8 of its cells."""
-
-    canonical: Callable[[np.ndarray], np.ndarray]
-    sample: Callable[[np.ndarray], np.ndarray]
-
-
 class Family:
     """Puzzles with unknown rules: answers can only be compared with labels."""
 
@@ -74,6 +52,9 @@ class Family:
     """The value of `family` in dataset.json; `module@Class` for a family outside this repository."""
     recognition_priority: ClassVar[int] = 0
     """Families are tried in descending order of this priority when a dataset names none."""
+    blank: ClassVar[int | None] = None
+    """The token of blank cells, if an answer is the question with its blank cells filled in. It sets `completes`, and
+    the default `broken`, `easier` and `grid_style` use it."""
     completes: ClassVar[bool] = False
     """True if an answer is the question with cells filled in."""
     several_answers: ClassVar[bool] = False
@@ -81,7 +62,8 @@ class Family:
     own_files: ClassVar[frozenset[str]] = frozenset()
     """Dataset files that only the builder of this family writes."""
     evaluator: ClassVar[str | None] = None
-    """The default evaluator, as in `evaluators=`; None for `rules@Rules` if `check` is defined."""
+    """The default evaluator, as in `evaluators=`: `module@Class` in evaluators/ or in a module outside this repository;
+    None for `rules@Rules` if `check` is defined."""
     sigma: ClassVar[float | None] = None
     """Default noise level of the noise strategy; None if the user must choose it."""
     noise_pick: ClassVar[str] = "q_halt"
@@ -104,6 +86,12 @@ class Family:
 
     def __init__(self, metadata: Metadata, found: FamilyFinding) -> None:
         self.metadata, self.found = metadata, found
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.blank is not None:
+            cls.completes = True
+        keep_contracts(cls)
 
     @classmethod
     def from_sizes(cls, *, seq_len: int, vocab_size: int, **extra: Any) -> Family:
@@ -153,6 +141,13 @@ class Family:
         """The reason why the dataset is assigned to this family, or to none, as the end of a sentence."""
         return self.found.reason
 
+    def lacks(self, member: str) -> str:
+        """Why what `member` of the class would offer is missing, as the end of a sentence."""
+        if self.name is None:
+            return self.reason
+        words = f"the family {self.name} defines no {member}"
+        return words if self.found.is_stated else f"{words} ({self.reason})"
+
     @property
     def default_evaluator(self) -> str | None:
         """The evaluator of runs that do not set `evaluators`."""
@@ -162,14 +157,23 @@ class Family:
 
     @cached_property
     def grid_style(self) -> GridStyle:
-        """Symbols and colours of the grids."""
+        """Symbols and colours of the grids: symbols on white given `blank` and `characters`, else coloured cells."""
         count = self.metadata.vocab_size
+        if self.blank is not None and self.characters:
+            symbols = {token: character for character, token in reversed(tuple(self.characters.items()))}
+            others = iter(distinct_colours(count))
+            return GridStyle(
+                self.shape,
+                "".join(symbols.get(token, "?" if token else " ") for token in range(count)),
+                rgb((EMPTY, *(BLANK if token == self.blank else next(others) for token in range(1, count)))),
+                empty_tokens=frozenset({self.blank}),
+                legend=completion_legend(next(token for token in symbols if token != self.blank)),
+            )
         known = _GENERIC_SYMBOLS[:count]
-        colours = rgb((EMPTY, *distinct_colours(count - 1)))
         return GridStyle(
             self.shape,
             known + "?" * (count - len(known)),
-            colours,
+            rgb((EMPTY, *distinct_colours(count - 1))),
             cells="colours",
             coloured_symbols=True,
             legend=(),
@@ -195,8 +199,8 @@ class Family:
         """Parse a puzzle to (S,) uint8 tokens. Raises UserError naming the position of the first mistake."""
         if not self.characters:
             raise UserError(
-                f"puzzle=: puzzles of this model cannot be written as text: {self.reason}; choose one from its dataset "
-                "with index="
+                f"puzzle=: puzzles of this model cannot be written as text: {self.lacks('characters')}; choose one "
+                "from its dataset with index="
             )
         text, tokens = with_line_breaks(text), []
         for position, character in enumerate(text):
@@ -233,7 +237,9 @@ class Family:
 
     def broken(self, question: np.ndarray, answer: np.ndarray) -> np.ndarray:
         """Mark the cells (S,) bool in which an answer contradicts the question."""
-        return np.zeros(len(question), bool)
+        if self.blank is None:
+            return np.zeros(len(question), bool)
+        return (question != self.blank) & (answer != question)
 
     def kinds(self, question: np.ndarray, previous: np.ndarray | None, answer: np.ndarray) -> np.ndarray:
         """Return the `Kind` (S,) of each cell of an answer (S,); `previous` is the answer of the step before."""
@@ -276,7 +282,7 @@ class Family:
     @property
     def no_symmetries(self) -> str:
         """The reason why there is no online augmentation, as the end of a sentence."""
-        return f"no symmetry of these puzzles is known: {self.reason}"
+        return f"no symmetry of these puzzles is known: {self.lacks('symmetries')}"
 
     def symmetries_to_ask(
         self, data_paths: Sequence[str], asked: Sequence[int], num_identifiers: int
@@ -289,8 +295,8 @@ class Family:
         where = ", ".join(map(str, data_paths))
         if self.symmetries is None:
             raise UserError(
-                f"strategy: no symmetry of the puzzles in {where} is known: {self.reason}; use strategy=plain, noise "
-                "or ensemble"
+                f"strategy: no symmetry of the puzzles in {where} is known: {self.lacks('symmetries')}; use "
+                "strategy=plain, noise or ensemble"
             )
         if num_identifiers > 1:
             raise UserError(
@@ -301,8 +307,11 @@ class Family:
         return self.symmetries
 
     def easier(self, probability: float) -> Augmentation | None:
-        """Return an augmentation that makes each puzzle easier with this probability (`reveal_prob`), or None."""
-        return None
+        """Return an augmentation that makes each puzzle easier with this probability (`reveal_prob`), or None.
+
+        By default it reveals cells of the answer if there is a `blank` token.
+        """
+        return None if self.blank is None else RevealedCells(probability, self.blank)
 
     # ---------------------------------------------------------------- the dataset report
 
@@ -314,12 +323,28 @@ class Family:
     """Canonical form for comparing rows between splits; None to compare them unchanged."""
 
     def comparisons(self) -> list[Comparison]:
-        """Return the criteria of leakage beyond equal rows."""
-        return []
+        """Return the criteria of leakage beyond equal rows: by default, images under a finite group of symmetries."""
+        symmetries = self.symmetries
+        if not isinstance(symmetries, FiniteSymmetries):
+            return []
+        return [Comparison("inputs up to symmetry", lambda inputs, _: symmetries.keys(inputs))]
 
     def notes(self, inputs: np.ndarray, total: int) -> list[str]:
         """Return notes about questions (n, S) sampled from `total` ones of a split, such as how many are ambiguous."""
         return []
+
+
+def square_problem(metadata: Metadata, vocab_size: int, sides: Container[int]) -> str | None:
+    """Why these are not the sizes of a square grid with such sides and tokens, as `size_problem` says it."""
+    side = isqrt(metadata.seq_len)
+    if side * side != metadata.seq_len or side not in sides:
+        return f"seq_len is {metadata.seq_len}, which is not the size of such a grid"
+    stated = metadata.extra.get("grid_shape")
+    if stated and list(stated) != [side, side]:
+        return f"grid_shape is {list(stated)}, and such a grid is square"
+    if metadata.vocab_size != vocab_size:
+        return f"vocab_size is {metadata.vocab_size}, not {vocab_size}"
+    return None
 
 
 def equals(answer: np.ndarray, labels: np.ndarray) -> bool:

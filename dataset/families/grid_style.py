@@ -32,6 +32,9 @@ class LegendEntry:
     words: str
 
 
+COMPLETION_WORDS = ("given", "filled in", "changed in this step", "given, but changed")  # of each `Kind`
+
+
 @dataclass(frozen=True)
 class GridStyle:
     """Symbols, colours and lines of a family's grids.
@@ -87,6 +90,11 @@ class GridStyle:
         """Return the tokens as (S,) int64, with 0 in place of invalid ones such as ignored labels."""
         tokens = np.asarray(tokens).astype(np.int64)
         return np.where((tokens >= 0) & (tokens < len(self.symbols)), tokens, 0)
+
+
+def completion_legend(token: int, words: Iterable[str] = COMPLETION_WORDS) -> tuple[LegendEntry, ...]:
+    """Return the legend of puzzles with blank cells to fill in; sample cells show `token`."""
+    return tuple(LegendEntry(token, kind, text) for kind, text in zip(Kind, words, strict=True))
 
 
 EMPTY, BLANK = 0x18181C, 0x2A2C34  # dark colours for padding and for blank cells

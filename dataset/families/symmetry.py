@@ -169,6 +169,11 @@ class FiniteSymmetries(Symmetries):
         every = (np.full(len(tokens), element, np.int64) for element in range(len(self.cells)))
         return [GroupElements(self, which).apply(tokens) for which in every]
 
+    def keys(self, tokens: np.ndarray) -> list[bytes]:
+        """n keys, equal for those of the grids (n, S) that are images of each other: the least image of each."""
+        images = self.images(np.ascontiguousarray(tokens, np.uint8))
+        return [min(image.tobytes() for image in of_row) for of_row in zip(*images, strict=True)]
+
 
 def _keys(cells: np.ndarray, tokens: np.ndarray) -> list[bytes]:
     return [row.tobytes() for row in np.concatenate([cells, tokens], axis=1, dtype=np.int64)]

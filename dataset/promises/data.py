@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 
 from dataset.families.base import Comparison
 from dataset.promises.puzzles import Puzzles, shortened, shown
 from dataset.promises.symmetries import images_of
+from utils.modules import has_module, provides
 
 
 def units(puzzles: Puzzles) -> Iterator[str]:
@@ -91,15 +89,8 @@ def evaluator(puzzles: Puzzles) -> Iterator[str]:
     """Check that the evaluator exists, without importing it, because evaluators need torch."""
     name = puzzles.family.default_evaluator
     module, at, cls = name.partition("@")
-    spec = find_spec(f"evaluators.{module}") if at else None
-    if spec is None or spec.origin is None:
-        yield f"{name!r} is not module@Class below evaluators."
-        return
-    provided = set()
-    for node in ast.parse(Path(spec.origin).read_text()).body:
-        if isinstance(node, ast.ClassDef):
-            provided.add(node.name)
-        elif isinstance(node, ast.ImportFrom):  # a package that re-exports a class
-            provided |= {alias.asname or alias.name for alias in node.names}
-    if cls not in provided:
-        yield f"{name!r}: {spec.origin} has no class {cls}"
+    path = next(filter(has_module, (f"evaluators.{module}", module)), None) if at else None
+    if path is None:
+        yield f"{name!r} is not module@Class, of a module below evaluators/ or of one that can be imported"
+    elif not provides(path, cls):
+        yield f"{name!r}: the module {path} has no class {cls}"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evaluators.score import wilson_interval
+from evaluators.strategies.compute_curve import SCORE_WORDS, score_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,9 +83,10 @@ def training_curves(records: Sequence[Mapping[str, float]], global_batch_size: i
     if not records:
         raise NothingToDraw("there is no metrics.jsonl, or it is empty")
     figure, axes = new_figure(2, 3, (13, 6.6))
+    score = recorded_score(records)
     panels = (
         ("loss", "lm_loss", "loss per puzzle (mean over its cells)", "log"),
-        ("puzzles solved", "exact_accuracy", "exact accuracy", "share"),
+        ("puzzles solved", score, SCORE_WORDS[score], "share"),
         ("cells right", "accuracy", "cell accuracy", "share"),
         ("steps until halting", "steps", "mean supervision steps", "linear"),
     )
@@ -131,19 +133,31 @@ def throughput(
 
 @styled
 def accuracy_by_step(table: Sequence[Mapping[str, float]], num_rows: int, trained_steps: int) -> Figure:
-    """Plot shares by supervision step; `table` is the curve "steps" of `evaluators.strategies.compute_curve`."""
-    points = [row for row in table if row["exact_accuracy"] is not None]
+    """Plot shares by supervision step; `table` is the curve "steps" of `evaluators.strategies.compute_curve`.
+
+    `num_rows` is the number of puzzles behind the score, which is `score_of(table)`.
+    """
+    score = score_of(table)
+    points = [row for row in table if row[score] is not None]
     if not points:
         raise NothingToDraw("no row of the test data has labels")
     figure, axes = new_figure(1, 1, (7, 4.4))
     (ax,) = axes.flat
     steps = [int(row["at"]) for row in points]
-    exact = np.array([row["exact_accuracy"] for row in points])
-    low, high = np.array([wilson_interval(round(share * num_rows), num_rows) for share in exact]).T
+    shares = np.array([row[score] for row in points])
+    low, high = np.array([wilson_interval(round(share * num_rows), num_rows) for share in shares]).T
     ax.fill_between(steps, low, high, color=TEST, alpha=0.15, linewidth=0)
     marker = "o" if len(steps) <= 32 else None
-    ax.plot(steps, exact, color=TEST, marker=marker, markersize=4, label="puzzles solved, 95% interval")
-    lines = (("token_accuracy", "cells right", TRAIN), ("said_stop", "halting rule says stop", THIRD))
+    by_rules = " by the rules" if score == "solved" else ""
+    label = f"puzzles solved{by_rules}, 95% interval"
+    ax.plot(steps, shares, color=TEST, marker=marker, markersize=4, label=label)
+    lines = [("token_accuracy", "cells right", TRAIN), ("said_stop", "halting rule says stop", THIRD)]
+    if by_rules:
+        lines = [
+            ("exact_accuracy", "equal to the label", GREY),
+            ("token_accuracy", "cells as in the label", TRAIN),
+            lines[1],
+        ]
     for key, label, colour in lines:
         ax.plot(steps, [row[key] for row in points], color=colour, label=label)
     if max(steps) > trained_steps:
@@ -162,8 +176,13 @@ def accuracy_by_step(table: Sequence[Mapping[str, float]], num_rows: int, traine
 
 
 @styled
-def accuracy_by_difficulty(classes: Mapping[str, tuple[int, int]], unit: str) -> Figure:
-    """Plot exact accuracy by difficulty class: name -> (puzzles, solved), from easy to hard."""
+def accuracy_by_difficulty(
+    classes: Mapping[str, tuple[int, int]], unit: str, *, by_rules: bool = False
+) -> Figure:
+    """Plot the share solved by difficulty class: name -> (puzzles, solved), from easy to hard.
+
+    `by_rules`: solved means right by the rules, not equal to the label.
+    """
     classes = {name: counts for name, counts in classes.items() if counts[0]}
     if not classes:
         raise NothingToDraw("the dataset records no difficulty")
@@ -181,11 +200,17 @@ def accuracy_by_difficulty(classes: Mapping[str, tuple[int, int]], unit: str) ->
     ax.set(
         title="puzzles solved by difficulty, with 95% intervals",
         xlabel=f"difficulty: {unit}",
-        ylabel="exact accuracy",
+        ylabel=SCORE_WORDS["solved" if by_rules else "exact_accuracy"],
         xlim=(-0.6, max(len(classes) - 0.4, 1.6)),
     )
     as_share(ax, top=1.09)
     return figure
+
+
+def recorded_score(records: Sequence[Mapping[str, float]]) -> str:
+    """Return the metric for the share solved: `solved` if it was logged, otherwise `exact_accuracy`."""
+    counted = any("test/solved" in record or "train/solved" in record for record in records)
+    return "solved" if counted else "exact_accuracy"
 
 
 def running_mean(values: np.ndarray, width: int) -> np.ndarray:

@@ -13,7 +13,8 @@ from dataset.format import IGNORE_LABEL_ID
 from evaluators.drawing.curves import accuracy_by_difficulty, accuracy_by_step, encoded
 from evaluators.drawing.pictures import Panel, sheet
 from evaluators.inference import Solver
-from evaluators.strategies.accounting import right_cells
+from evaluators.strategies.accounting import Tally
+from evaluators.strategies.compute_curve import tables
 from models.losses import ACTLossHead
 from puzzle_dataset import PuzzleDataset
 
@@ -55,27 +56,21 @@ def _solve_first_batch(model: ACTLossHead, data: PuzzleDataset) -> dict[str, byt
     panels = [Panel(0, family.counted(question))]
     previous = question if family.completes else None
     verdict: Verdict | None = None
-    table = []
+    tally = Tally(model.solved_by_rules)
+    tally.begin(labels, batch["inputs"][:num_rows])
     for step in solver.refine(batch["inputs"], batch["puzzle_identifiers"]):
         answers = step.answer[:num_rows].cpu()
-        correct, labelled = right_cells(answers, labels)
-        counted = labelled > 0
-        table.append(
-            {
-                "at": step.number,
-                "exact_accuracy": float((correct == labelled)[counted].float().mean()),
-                "token_accuracy": float((correct[counted] / labelled[counted]).mean()),
-                "said_stop": float(step.says_stop[:num_rows].float().mean()),
-            }
-        )
+        tally.record("steps", step.number, answers, step.number, step.says_stop[:num_rows].cpu())
         answer = family.counted(answers[0].numpy())
         if verdict is None or not np.array_equal(answer, previous):
             verdict = family.judge(question, answer, known)
         panels.append(Panel.of(family, question, previous, answer, step, verdict))
         previous = answer
     pictures = {"first_test_puzzle": sheet(family, panels)}
-    if num_labelled := int(counted.sum()):
-        figure = accuracy_by_step(table, num_labelled, solver.trained_steps)
+    tally.end()
+    table = tables(tally, solver.applications_per_step())["steps"]
+    if num_judged := tally.num_judged("steps"):
+        figure = accuracy_by_step(table, num_judged, solver.trained_steps)
         pictures["accuracy_by_step"] = encoded(figure, "png")
     return pictures
 

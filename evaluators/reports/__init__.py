@@ -1,0 +1,1 @@
+"""Reports of an evaluation, on memorisation and on the cost of training."""

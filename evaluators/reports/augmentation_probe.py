@@ -48,10 +48,10 @@ def solve_with_copies(
         raise NotKnown(
             family.no_symmetries
             if symmetries is None
-            else f"answers cannot be checked by rules: {family.reason}"
+            else f"answers cannot be checked by rules: {family.lacks('check')}"
         )
     if solver.knows_identifiers and train.metadata.num_puzzle_identifiers > 1:
-        raise NotKnown("the model knows puzzles by identifier, and a new copy has none")
+        raise NotKnown("the model uses puzzle identifiers, and a new copy has none")
     train_sets, test_sets = (list(named_sets(data.splits).values()) for data in (train, test))
     originals, identifiers = first_examples(train_sets, limit)
 

@@ -54,13 +54,17 @@ def summary(report: dict[str, Any], folder: Path) -> str:
     rows = f"{report['rows']:,} of {report['rows_of_the_data']:,} rows"
     if report["rows"] < report["rows_of_the_data"]:
         rows = f"the first {rows}"
-    if report["exact_accuracy_interval_95"]:
-        low, high = report["exact_accuracy_interval_95"]
-        share = report["rows_solved"] / report["rows_with_labels"]
-        rules = " with the checker, which knows the rules" if report["answers_use_the_rules"] else ""
-        lines.append(f"exact accuracy{rules} {share:.2%}, 95% interval {low:.2%} to {high:.2%}, on {rows}")
-    else:
-        lines.append(f"no row of {rows} has a label, so there is no accuracy")
+    checker = " with the checker, which knows the rules" if report["answers_use_the_rules"] else ""
+    shares = {"exact accuracy": (report["rows_exact"], "rows_with_labels", "exact_accuracy_interval_95")}
+    if report["solved_by"] == "rules":
+        shares = {"solved by the rules": (report["rows_solved"], "rows", "solved_interval_95")} | shares
+    for title, (number, of, interval) in shares.items():
+        if report[interval]:
+            low, high = report[interval]
+            share = f"{number / report[of]:.2%}, 95% interval {low:.2%} to {high:.2%}"
+            lines.append(f"{title}{checker} {share}, on {rows}")
+        else:
+            lines.append(f"no row of {rows} has a label, so there is no {title}")
     lines += report["remarks"]
     if cost := cost_in_words(report["training"]):
         lines.append(f"trained: {cost}")

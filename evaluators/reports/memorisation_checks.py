@@ -10,10 +10,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dataset.format import IGNORE_LABEL_ID
-from evaluators.drawing.curves import GREY, TEST, THIRD, TRAIN, as_share, new_figure, styled
+from evaluators.drawing.curves import (
+    GREY,
+    TEST,
+    THIRD,
+    TRAIN,
+    as_share,
+    new_figure,
+    recorded_score,
+    styled,
+)
 from evaluators.reports.augmentation_probe import COPIES, ORIGINALS, NotKnown
 from evaluators.reports.augmentation_probe import TEST as TEST_PUZZLES
 from evaluators.score import wilson_interval
+from evaluators.strategies.compute_curve import SCORE_WORDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,13 +60,12 @@ class Finding:
 
 
 def check_gap(records: Records) -> Finding:
-    """Compare exact accuracy in training and in evaluation over time."""
-    test = _series(records, "test/exact_accuracy")
-    if not test:
-        raise NotKnown("metrics.jsonl has no test/exact_accuracy")
-    train = _series(records, "train/exact_accuracy")
-    if not train:
-        raise NotKnown("metrics.jsonl has no train/exact_accuracy")
+    """Compare what is solved in training and in evaluation over time."""
+    score = recorded_score(records)
+    test, train = (_series(records, f"{split}/{score}") for split in ("test", "train"))
+    for split, found in (("test", test), ("train", train)):
+        if not found:
+            raise NotKnown(f"metrics.jsonl has no {split}/{score}")
     step, now = test[-1]
     before = test[-2][0] if len(test) > 1 else 0
     recent = [share for at, share in train if before < at <= step] or [train[-1][1]]
@@ -78,7 +87,7 @@ def check_gap(records: Records) -> Finding:
     def draw(axes: Axes) -> None:
         axes.plot(*zip(*train, strict=True), color=TRAIN, alpha=0.8, label="train")
         axes.plot(*zip(*test, strict=True), color=TEST, marker="o", markersize=4, label="test")
-        axes.set(xlabel="training step", ylabel="exact accuracy")
+        axes.set(xlabel="training step", ylabel=SCORE_WORDS[score])
         as_share(axes)
         axes.legend()
 
@@ -90,10 +99,11 @@ def check_gap(records: Records) -> Finding:
 
 def check_steps(records: Records, max_steps: int) -> Finding:
     """Check whether the model halts early before its answers are right."""
+    score = recorded_score(records)
     points = [
-        (record["step"], record["test/steps"], record["test/exact_accuracy"])
+        (record["step"], record["test/steps"], record[f"test/{score}"])
         for record in records
-        if {"test/steps", "test/exact_accuracy"} <= record.keys()
+        if {"test/steps", f"test/{score}"} <= record.keys()
     ]
     if not points:
         raise NotKnown("metrics.jsonl has no test/steps")
@@ -126,7 +136,7 @@ def check_steps(records: Records, max_steps: int) -> Finding:
                 axes.annotate(
                     name, (across[index], up[index]), (6, 6), textcoords="offset points", fontsize=9
                 )
-        axes.set(xlabel="mean supervision steps until halting (test)", ylabel="exact accuracy (test)")
+        axes.set(xlabel="mean supervision steps until halting (test)", ylabel=f"{SCORE_WORDS[score]} (test)")
         axes.set_xlim(0, max_steps * 1.25)
         as_share(axes, top=1.1)
 

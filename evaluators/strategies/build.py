@@ -230,8 +230,8 @@ def noise(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[Vo
     sigma = family.sigma if choice.sigma is None else choice.sigma
     if sigma is None:
         raise UserError(
-            "sigma is required, because this family defines no default (other families use 0.2 to 1.0): "
-            f"{family.reason}"
+            "sigma is required, because this family has no default (other families use 0.2 to 1.0): "
+            f"{family.lacks('sigma')}"
         )
     options = {
         "chains": choice.chains or NUM_CHAINS,

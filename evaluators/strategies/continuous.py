@@ -1,7 +1,7 @@
-"""Strategies whose chains leave as they settle, their slots taken by the next ones (continuous batching).
+"""Run strategies with continuous batching: chains leave when they settle, and new ones take their slots.
 
-One loop serves every strategy: `Slots` runs rows of any age, and a `Plan` for each puzzle says which chains it runs.
-Batches come and go as a stream, so that no slot waits for the slowest puzzle of a batch; answers keep their order.
+One loop runs every strategy: `Slots` runs rows at different steps, and each puzzle's `Plan` chooses its chains.
+Batches are streamed, so that no slot waits for the slowest puzzle of a batch; answers keep their order.
 Shapes: n puzzles of a batch, C chains of a puzzle, S `seq_len`.
 """
 
@@ -23,14 +23,14 @@ from evaluators.strategies.plans import PLAIN, Ended, Next, Outcome, Plan
 from evaluators.strategies.samples import Bundle, PuzzleRows
 from evaluators.strategies.test_time import Voting
 
-# Puzzles that may be in work or wait for an older one, in multiples of the capacity: one slow puzzle must not let all
-# that follow pile up in memory.
+# Maximum number of puzzles that are active or wait for an older one, in multiples of the capacity: without it, answers
+# behind one slow puzzle would pile up in memory.
 _MAX_OPEN = 8
 
 
 @dataclass(eq=False)
 class _Puzzle:
-    """One puzzle in work."""
+    """An active puzzle."""
 
     batch: _Batch
     index: int  # in its batch
@@ -41,22 +41,22 @@ class _Puzzle:
 
 @dataclass(eq=False)
 class _Batch:
-    """A batch whose puzzles are not all answered yet."""
+    """A batch with puzzles that have not been answered yet."""
 
     rows: PuzzleRows
     outcomes: list[Outcome | None]
     steps: np.ndarray  # (n,) int64, over all chains
     left: int
-    # Chains made for the whole batch, by kind, or for one puzzle, by (kind, index).
+    # Chains of the whole batch, by kind, or of one puzzle, by (kind, index).
     bundles: dict[str | tuple[str, int], Bundle] = field(default_factory=dict)
 
 
 class Continuous(Strategy):
-    """Answer puzzles by plans; `make_plan` makes the plan of one puzzle.
+    """Answer puzzles by plans; `make_plan` creates the plan of a puzzle.
 
-    `votings` make the chains of each kind that a plan may ask for. `for_all`: every puzzle asks for them, so they are
-    made for a whole batch at once. The tally gets the answers as the one point of `curve` or, if plans have `stages`,
-    as a point after each of these.
+    `votings` create the chains of each kind that a plan may request. `for_all`: every puzzle requests them, so they are
+    created for a whole batch at once. The tally gets the answers as the only point of `curve` or, if plans have
+    `stages`, as a point after each stage.
     """
 
     def __init__(
@@ -96,9 +96,9 @@ class Continuous(Strategy):
             )
 
     def outcomes(self, batches: Iterable[PuzzleRows]) -> Iterator[tuple[list[Outcome], np.ndarray]]:
-        """Yield the outcomes of each batch and their steps (n,) int64 over all chains.
+        """Yield the outcomes of each batch in order, and their steps (n,) int64 over all chains.
 
-        In order; batches are read ahead, and may be empty.
+        Batches are read ahead, and may be empty.
         """
         yield from _Run(self, iter(batches))
 
@@ -116,7 +116,7 @@ class _Run:
             sigma=strategy.sigma,
         )
         self._open: deque[_Batch] = deque()
-        self._num_open = 0  # puzzles of the open batches
+        self._num_open = 0  # number of puzzles of the open batches
         self._waiting: deque[tuple[_Puzzle, Next]] = deque()
         self._num_waiting = 0  # chains of these
         self._owners: dict[int, _Puzzle] = {}
@@ -154,7 +154,7 @@ class _Run:
                 self._wait(puzzle, puzzle.plan.start())
 
     def _size(self, batch: _Batch) -> int:
-        """Number of its puzzles; a batch without any counts like a full one, so that few are read ahead."""
+        """Return the number of puzzles; an empty batch counts as a full one, so that few are read ahead."""
         return len(batch.outcomes) or self._strategy.capacity
 
     def _wait(self, puzzle: _Puzzle, following: Next, first: bool = False) -> None:
@@ -163,7 +163,7 @@ class _Run:
             self._num_waiting += len(following.chains)
 
     def _fill(self) -> None:
-        """Begin with waiting chains, in order, as far as there are free slots."""
+        """Start waiting chains in order while there are free slots."""
         room, chosen = self._slots.free, []
         while self._waiting and room > 0:
             puzzle, following = self._waiting[0]
@@ -214,7 +214,7 @@ class _Run:
             )
 
     def _bundle(self, puzzle: _Puzzle, kind: str) -> tuple[Bundle, int]:
-        """The chains of a kind, and the index of this puzzle's first one among them."""
+        """Return the chains of a kind, and the index of this puzzle's first chain among them."""
         batch, voting = puzzle.batch, self._strategy.votings.get(kind)
         if voting is None:
             assert kind == PLAIN, kind
@@ -231,7 +231,7 @@ class _Run:
         return batch.bundles[key], 0
 
     def _end(self, looked: Looked) -> None:
-        """Give the chains that ended to the plans of their puzzles, and free the slots of those that leave."""
+        """Pass the chains that ended to the plans of their puzzles, and free the slots of those that leave."""
         place = {owner: row for row, owner in enumerate(looked.owners.tolist())}
         stays, limits = ~looked.ended, None
         for puzzle, ended in self._ended_chains(looked).items():
@@ -262,12 +262,12 @@ class _Run:
             del puzzle.running[owner], self._owners[owner]
 
     def _ended_chains(self, looked: Looked) -> dict[_Puzzle, list[tuple[int, Ended]]]:
-        """The chains that ended in this step, by puzzle, with their row numbers."""
+        """Return the chains that ended in this step, by puzzle, with their row numbers."""
         rows = np.flatnonzero(looked.ended)
         on_device = torch.from_numpy(rows).to(looked.answers.device)
         answers = looked.answers[on_device].to(torch.int16).cpu().numpy()
         owners = looked.owners[rows].tolist()
-        # Map answers back to their puzzles, all of a bundle at once.
+        # Map the answers of a bundle back to their puzzles at once.
         of_bundle: dict[int, tuple[Bundle, list[int], list[int]]] = defaultdict(lambda: (None, [], []))
         for number, owner in enumerate(owners):
             puzzle = self._owners[owner]
@@ -299,7 +299,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Record:
-    """Tells the tally about the answers of a batch, once its labels are known."""
+    """Records the answers of a batch in the tally once its labels are known."""
 
     curve: tuple[str, str]
     stages: Sequence[str]
@@ -314,7 +314,7 @@ class _Record:
             return
         total = np.zeros(len(self.outcomes), np.int64)
         for number, name in enumerate(self.stages):
-            # A puzzle that an earlier stage has solved keeps its answer.
+            # A puzzle solved by an earlier stage keeps its answer.
             entering = np.array([len(outcome.stages) > number for outcome in self.outcomes])
             at = [outcome.stages[min(number, len(outcome.stages) - 1)] for outcome in self.outcomes]
             answers, solved = np.stack([one.answer for one in at]), np.array([one.solved for one in at])

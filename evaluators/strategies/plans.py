@@ -1,7 +1,8 @@
-"""What the chains of one puzzle do until its answer is known, for strategies that do not run in lockstep.
+"""Plans, which choose the chains of one puzzle until its answer is known, for strategies with continuous batching.
 
-A plan says which chains to run and, as these end one by one, which to run next; it ends as soon as no chain that is
-left could change its answer. Chains that still run then leave. Shapes: C chains of a puzzle, S `seq_len`.
+A plan returns the chains to run first and, as these end one by one, the chains to run next. It ends as soon as no
+further chain could change its answer; chains that are still running then leave. Shapes: C chains of a puzzle, S
+`seq_len`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ PLAIN = "plain"  # chains that start from the puzzle itself, without noise
 
 @dataclass(frozen=True)
 class Ended:
-    """A chain that settled, or reached its last step."""
+    """A chain that settled or reached its last step."""
 
     chain: int
     answer: np.ndarray  # (S,) int16, mapped back to the puzzle
@@ -27,18 +28,18 @@ class Ended:
 
 @dataclass(frozen=True)
 class Next:
-    """What a puzzle runs next: nothing new, if other chains of it are still running."""
+    """The next chains of a puzzle; none by default, while its other chains are running."""
 
     chains: Sequence[int] = ()
     kind: str = PLAIN  # the voting that makes the chains
     limit: int = 0  # their number of steps
-    together: bool = False  # they must begin in the same step
-    goes_on: bool = False  # instead, the one chain that has ended goes on to the step `limit`
+    together: bool = False  # they must start in the same step
+    goes_on: bool = False  # instead, the only chain, which has ended, continues to step `limit`
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A puzzle after one stage of a cascade."""
+    """The result of one stage of a cascade for a puzzle."""
 
     name: str
     answer: np.ndarray  # (S,) int16, the best so far
@@ -51,7 +52,7 @@ class Outcome:
     """The answer to a puzzle."""
 
     answer: np.ndarray  # (S,) int16
-    q_halt: float  # that came with the answer
+    q_halt: float  # of the answer
     settled: (
         bool  # by the stop rule; in a cascade, by the rule that decides whether a stage has solved a puzzle
     )
@@ -59,18 +60,18 @@ class Outcome:
 
 
 class Plan:
-    """The base of plans: one object for each puzzle."""
+    """Base class of plans; each puzzle has its own object."""
 
     def __init__(self) -> None:
         self.outcome: Outcome | None = None
-        self.chosen: Ended | None = None  # the chain whose answer it is
+        self.chosen: Ended | None = None  # the chain of the final answer
 
     def start(self) -> Next:
         """Return the first chains."""
         raise NotImplementedError(f"{type(self).__name__} must define start")
 
     def ended(self, ended: Sequence[Ended], spent: int) -> Next:
-        """Take the chains that ended in a step, in ascending order; set `outcome` or return what to run next.
+        """Handle the chains that ended in a step, in ascending order; set `outcome` or return what to run next.
 
         `spent` is the number of steps of all chains of the puzzle so far.
         """
@@ -98,9 +99,9 @@ class OneChain(Plan):
 
 
 class MajorityPlan(Plan):
-    """The whole-grid answer of most of C chains, ties broken by q_halt, with as few chains as decide it.
+    """Choose the most common whole-grid answer of C chains, ties broken by q_halt, with as few chains as possible.
 
-    More than half of the chains begin; the others only if those disagree. The answer is that of all C chains: a plan
+    More than half of the chains start, the others only if those disagree. The answer is that of all C chains: a plan
     ends early only if the chains that have not ended could not even tie with the leader.
     """
 
@@ -126,7 +127,7 @@ class MajorityPlan(Plan):
             return self.finish(surest)
         if self._begun > self._counted:  # others are still running
             return Next()
-        # As many as decide the vote if all of them agree with the leader.
+        # As many as decide the vote if all agree with the leader.
         return self._begin(max(1, -(-(second + left - leader + 1) // 2)))
 
     def _begin(self, count: int) -> Next:
@@ -136,7 +137,7 @@ class MajorityPlan(Plan):
 
 
 class SurestPlan(Plan):
-    """The answer of the chain with the largest q_halt; each chain ends when it settles."""
+    """Choose the answer of the chain with the largest q_halt; each chain ends when it settles."""
 
     def __init__(self, kind: str, num_chains: int, num_steps: int):
         super().__init__()
@@ -154,9 +155,9 @@ class SurestPlan(Plan):
 
 
 class FirstStopPlan(Plan):
-    """Chains in lockstep until one settles; if several do, the largest q_halt wins (arXiv 2601.19085).
+    """Run chains in lockstep until one settles; if several do, the largest q_halt wins (arXiv 2601.19085).
 
-    If none does, a chain that says stop at its last step counts as settled, and without one the first chain answers.
+    If none does, a chain that says stop at its last step counts as settled; without one, the first chain is chosen.
     """
 
     def __init__(self, kind: str, num_chains: int, num_steps: int):
@@ -176,7 +177,7 @@ VOTES = {"majority": MajorityPlan, "q_halt": SurestPlan, "first_stop": FirstStop
 
 @dataclass(frozen=True)
 class Rung:
-    """One stage of a cascade: more steps of the one chain, or a vote."""
+    """One stage of a cascade: more steps of the single chain, or a vote."""
 
     name: str
     limit: int  # number of steps of its chains
@@ -187,7 +188,7 @@ class Rung:
 class CascadePlan(Plan):
     """The stages of `evaluators.strategies.cascade.Cascade`, each chain ending when it settles.
 
-    A stage has solved a puzzle if its answer comes with a halting rule that says stop.
+    A stage has solved a puzzle if the halting rule says stop at its answer.
     """
 
     def __init__(self, rungs: Sequence[Rung]):

@@ -25,7 +25,7 @@ def checker_of(metadata: Metadata) -> Checker:
     """Return the rule check of the data's family. Raises UserError if its answers cannot be checked."""
     family = family_of(metadata)
     if family.check is None:
-        raise UserError(f"checker=True: answers cannot be checked by rules, because {family.reason}")
+        raise UserError(f"checker=True: answers cannot be checked by rules, because {family.lacks('check')}")
     return family.check
 
 

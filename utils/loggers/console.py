@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from utils.loggers.base import Logger
 
 # Metrics that the progress bar has space for.
-_BAR_METRICS = {"lm_loss": "loss", "exact_accuracy": "exact", "lr": "lr"}
+_BAR_METRICS = {"lm_loss": "loss", "solved": "solved", "exact_accuracy": "exact", "lr": "lr"}
 
 
 class ConsoleLogger(Logger):

@@ -1,0 +1,1 @@
+"""Mazes: mark a shortest path."""

@@ -1,0 +1,1 @@
+"""N-Queens completion: add queens to a board."""

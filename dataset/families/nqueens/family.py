@@ -11,12 +11,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from dataset.families.base import Augmentation, Comparison, Family, Verdict, compare_with_labels
+from dataset.families.base import Comparison, Family, Verdict, compare_with_labels, square_problem
 from dataset.families.grid_style import BLANK, EMPTY, GridStyle, Kind, LegendEntry, distinct_colours, rgb
 from dataset.families.nqueens import rules
 from dataset.families.nqueens.generate import BoardSpec, default_given, random_question
 from dataset.families.nqueens.search import completions, count_completions
-from dataset.families.revealed_cells import RevealedCells
 from dataset.families.symmetry import FiniteSymmetries
 from dataset.families.wording import count
 from dataset.metadata import FamilyFinding, Metadata
@@ -24,7 +23,7 @@ from dataset.metadata import FamilyFinding, Metadata
 
 class NQueensFamily(Family):
     name = "nqueens"
-    completes = True
+    blank = rules.EMPTY
     several_answers = True
     text_help = "`Q` queen, `.` empty, in reading order; white space and `| - + /` are ignored."
     characters: ClassVar = dict(zip(rules.SYMBOLS, (rules.EMPTY, rules.QUEEN), strict=True))
@@ -33,15 +32,7 @@ class NQueensFamily(Family):
 
     @classmethod
     def size_problem(cls, metadata: Metadata) -> str | None:
-        side = isqrt(metadata.seq_len)
-        if side * side != metadata.seq_len or side not in rules.SIZES:
-            return f"seq_len is {metadata.seq_len}, which is not the size of such a board"
-        stated = metadata.extra.get("grid_shape")
-        if stated and list(stated) != [side, side]:
-            return f"grid_shape is {list(stated)}, but such a board is square"
-        if metadata.vocab_size != rules.VOCAB_SIZE:
-            return f"vocab_size is {metadata.vocab_size}, not {rules.VOCAB_SIZE}"
-        return None
+        return square_problem(metadata, rules.VOCAB_SIZE, rules.SIZES)
 
     def __init__(self, metadata: Metadata, found: FamilyFinding) -> None:
         super().__init__(metadata, found)
@@ -64,10 +55,6 @@ class NQueensFamily(Family):
         """The 8 rotations and reflections."""
         return FiniteSymmetries.of_rectangle(self.shape)
 
-    def easier(self, probability: float) -> Augmentation:
-        """Return an augmentation that also gives some of the label's queens."""
-        return RevealedCells(probability, rules.EMPTY)
-
     # ---------------------------------------------------------------- a single puzzle
 
     def example(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -84,9 +71,6 @@ class NQueensFamily(Family):
     def _cell_name(self, cell: int) -> str:
         row, column = divmod(cell, self.size)
         return f"row {row + 1}, column {column + 1}"
-
-    def broken(self, question: np.ndarray, answer: np.ndarray) -> np.ndarray:
-        return (question == rules.QUEEN) & (answer != rules.QUEEN)
 
     def check(self, questions: rules.Array, answers: rules.Array) -> rules.Array:
         """Return True for answers with N queens, including the given ones, that do not attack each other.

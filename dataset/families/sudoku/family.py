@@ -10,9 +10,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from dataset.families.base import Augmentation, Comparison, Family, Verdict, agreement, compare_with_labels
-from dataset.families.grid_style import BLANK, EMPTY, GridStyle, Kind, LegendEntry, distinct_colours, rgb
-from dataset.families.revealed_cells import RevealedCells
+from dataset.families.base import Comparison, Family, Verdict, agreement, compare_with_labels, square_problem
+from dataset.families.grid_style import BLANK, EMPTY, GridStyle, completion_legend, distinct_colours, rgb
 from dataset.families.sudoku import rules
 from dataset.families.sudoku.batch import ambiguous_notes
 from dataset.families.sudoku.generate import PuzzleSpec, default_clues, random_puzzle
@@ -35,7 +34,7 @@ MAX_GUESSES = 20_000
 class SudokuFamily(Family):
     name = "sudoku"
     recognition_priority = 2
-    completes = True
+    blank = rules.BLANK_ID
     evaluator = "sudoku@Sudoku"
     sigma = 0.3  # arXiv 2605.19943
     text_help = "Symbols in reading order, `.` or `0` for a blank; white space and `| - + /` are ignored."
@@ -47,12 +46,7 @@ class SudokuFamily(Family):
 
     @classmethod
     def size_problem(cls, metadata: Metadata) -> str | None:
-        side = isqrt(metadata.seq_len)
-        if side * side != metadata.seq_len or side not in rules.GRID_SIZES:
-            return f"seq_len is {metadata.seq_len}, which is not the size of such a grid"
-        if metadata.vocab_size != side + 2:
-            return f"vocab_size is {metadata.vocab_size}, not {side + 2}"
-        return None
+        return square_problem(metadata, isqrt(metadata.seq_len) + 2, rules.GRID_SIZES)
 
     @classmethod
     def recognise(
@@ -81,14 +75,13 @@ class SudokuFamily(Family):
 
     @cached_property
     def grid_style(self) -> GridStyle:
-        words = ("given", "filled in", "changed in this step", "given, but changed")
         return GridStyle(
             (self.box.size, self.box.size),
             " ." + self.box.symbols,
             rgb((EMPTY, BLANK, *distinct_colours(self.box.size))),
             lines=(self.box.rows, self.box.columns),
             empty_tokens=frozenset({rules.BLANK_ID}),
-            legend=tuple(LegendEntry(2, kind, text) for kind, text in zip(Kind, words, strict=True)),
+            legend=completion_legend(2),
         )
 
     def describe(self) -> str:
@@ -100,9 +93,6 @@ class SudokuFamily(Family):
     @cached_property
     def symmetries(self) -> Symmetries:
         return SudokuSymmetries(self.box)
-
-    def easier(self, probability: float) -> Augmentation:
-        return RevealedCells(probability, rules.BLANK_ID)
 
     # ---------------------------------------------------------------- a single puzzle
 
@@ -148,9 +138,6 @@ class SudokuFamily(Family):
         if found.unique:
             return []
         return ["the puzzle has several solutions" if found.solutions else "the puzzle has no solution"]
-
-    def broken(self, question: np.ndarray, answer: np.ndarray) -> np.ndarray:
-        return (rules.to_values(question) > 0) & (answer != question)
 
     def check(self, questions: np.ndarray, answers: np.ndarray) -> np.ndarray:
         """Return True for complete grids that obey the rules and keep the given cells."""
