@@ -44,7 +44,7 @@ if __name__ == "__main__":
     sys.exit()
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -52,112 +52,180 @@ from typing import Any
 import torch
 
 from dataset.families import named_family
-from evaluators.base import build_evaluators, remarks
+from evaluators.base import Evaluator, build_evaluators, remarks
 from evaluators.calibrated import OWN_RULE_IN_WORDS, calibrated, stop_rule_of
 from evaluators.calibration import Calibration
 from evaluators.inference import Solver, padded_sizes
 from evaluators.measure import measure
-from evaluators.reports.report import make_output_folder, summary, write_report
+from evaluators.reports.evaluation_report import make_output_folder, summary, write_report
 from evaluators.reports.training_cost import processor, training_cost
 from evaluators.score import Score, wilson_interval
+from evaluators.strategies.base import Strategy
 from evaluators.strategies.build import Choice, Setting, build_strategy
 from evaluators.strategies.compute_curve import PLOT_NAME, compute_report, plot, tables
 from models.backends import FusedCPU, choose_backend
 from models.losses import ACTLossHead
 from puzzle_dataset import PuzzleDataset
-from trained_run import Trained, evaluation_folder, open_trained, opened_as
+from trained_run import Trained, evaluation_folder, open_trained
 from utils.device import FUSED, compile_policy
 from utils.distributed import World
 from utils.weights import weights_steps
 
 
+@dataclass
+class Parts:
+    """The parts of one evaluation."""
+
+    config: EvaluateConfig  # with the run's own values instead of None
+    world: World
+    members: list[Trained]  # one, or several for an ensemble
+    data: PuzzleDataset
+    solvers: list[Solver]  # of the members
+    evaluators: dict[str, Evaluator]
+    score: Score
+
+    @property
+    def num_steps(self) -> int:
+        """Supervision steps of every row."""
+        return self.config.halt_max_steps or self.solvers[0].trained_steps
+
+
 def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     """Evaluate as configured; return the report on every rank. Rank 0 also writes it to `out` and prints a summary."""
-    members = open_members(config)
-    trained = members[0]
-    uses_own_data = config.data_paths_test is None
-    config = config.completed(trained.config.values)
-    with opened_as(trained, config.family):
-        data = open_data(config, world, uses_own_data)
-    for line in data.notices:
-        world.print(line)
-    heads = [build(member, config, data, world) for member in members]
-    wanted = None if config.evaluators is None else [(e.name, e.options) for e in config.evaluators]
-    score = Score(config.data_paths_test, data.metadata)
-    try:
-        evaluators = build_evaluators(wanted, config.data_paths_test, data.metadata, data.splits)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    can_be_fused = all(FusedCPU.fits(head.architecture) for head in heads)
-    wanted = config.compile
-    if config.halt == "auto" and wanted == "auto" and can_be_fused:
-        wanted = FUSED  # answers are to come fast, and the stop rule is chosen with the same roundings
-    mode, reason = compile_policy(wanted, world.device, can_be_fused)
-    solvers = [Solver(head, world.device) for head in heads]
-    applications = {solver.applications_per_step() for solver in solvers}
-    if len(applications) > 1:
-        raise UserError(
-            f"checkpoints: a supervision step applies networks {sorted(applications)} times, so their compute cannot "
-            "be added; use checkpoints with the same H_cycles and L_cycles"
-        )
-    steps = config.halt_max_steps or solvers[0].trained_steps
+    parts = open_parts(config, world)
+    trained, config, inner = parts.members[0], parts.config, parts.solvers[0].head.architecture
+    mode, reason = compile_mode(parts)
+    setting = compiled_setting(parts, mode)
     options = {name: getattr(config, name) for name in OPTIONS}
-    sizes = padded_sizes(data.local_batch_size, mode)
-    identifiers = sorted(
-        {i for _, s in data.splits for part in s.sets.values() for i in part.puzzle_identifiers.tolist()}
-    )
-    setting = Setting(
-        solvers, data.metadata, config.data_paths_test, data.local_batch_size, sizes, identifiers
-    )
-    choice = Choice(config.strategy, steps, **options)
+    choice = Choice(config.strategy, parts.num_steps, **options)
     strategy, options = build_strategy(choice, setting)  # refuses what cannot run before anything is computed
     if mode:
-        for head in heads:
-            head.architecture.backend = choose_backend(head.architecture, mode)
+        for solver in parts.solvers:
+            solver.head.architecture.backend = choose_backend(solver.head.architecture, mode)
     folder = Path(config.out) if config.out else evaluation_folder(trained)
     if world.is_main:
         make_output_folder(folder)
     where = ", ".join(filter(None, (str(world.device), reason)))
-    world.print(f"{trained.label}: {type(heads[0].architecture).__name__} on {where}")
+    world.print(f"{trained.label}: {type(inner).__name__} on {where}")
 
     began = time.perf_counter()
-    for solver in solvers:
-        solver.warm_up(sizes)
+    for solver in parts.solvers:
+        solver.warm_up(setting.sizes)
     seconds_compiling, began = time.perf_counter() - began, time.perf_counter()
     calibration = None
     if config.halt == "auto":
-        calibration = calibrate(config, trained, solvers[0], setting, steps, data, world)
+        calibration = calibrate(parts, setting)
         strategy, options = build_strategy(choice, replace(setting, rule=stop_rule_of(calibration)))
     seconds_calibrating, began = time.perf_counter() - began, time.perf_counter()
     metrics, tally = measure(
         strategy,
-        heads[0],
-        data,
+        parts.solvers[0].head,
+        parts.data,
         world,
-        evaluators={"score": score} | evaluators,
+        evaluators={"score": parts.score} | parts.evaluators,
         save_outputs=config.eval_save_outputs or (),
         save_dir=folder,
         step=trained.step or 0,
         limit=config.limit,
     )
     seconds = time.perf_counter() - began
-    curves = tables(tally, applications.pop())
-    compute = compute_report(curves, tally, config.strategy)
-    uses_rules = config.checker and config.strategy == "ladder"
-    if uses_rules:
+    curves = tables(tally, parts.solvers[0].applications_per_step())
+    report = report_of(parts, strategy, options, metrics, compute_report(curves, tally, strategy.main_curve))
+    report |= {
+        "calibration": None if calibration is None else calibration.model_dump(),
+        "seconds": round(seconds, 3),
+        "seconds_compiling_before": round(seconds_compiling, 3),
+        "seconds_calibrating_before": round(seconds_calibrating, 3),
+        "compiled": mode,
+    }
+    if world.is_main:
+        write_report(folder, report)
+        world.print(summary(report, folder))
+        plot(curves, folder / PLOT_NAME.format(config.strategy), f"{config.strategy}: {trained.label}")
+    return report
+
+
+def open_parts(config: EvaluateConfig, world: World) -> Parts:
+    """Open checkpoints and data, and build models and evaluators. Raises UserError if they do not fit together."""
+    members = open_members(config)
+    trained, given = members[0], config.data_paths_test
+    config = config.completed(trained.config)
+    data = trained.open_data(
+        "test",
+        given,
+        family=config.family,
+        global_batch_size=config.global_batch_size,
+        rank=world.rank,
+        world_size=world.size,
+    )
+    for line in data.notices:
+        world.print(line)
+    solvers = [Solver(build(member, config, data, world), world.device) for member in members]
+    applications = {solver.applications_per_step() for solver in solvers}
+    if len(applications) > 1:
+        raise UserError(
+            f"checkpoints: a supervision step applies networks {sorted(applications)} times, so their compute cannot "
+            "be added; use checkpoints with the same H_cycles and L_cycles"
+        )
+    wanted = None if config.evaluators is None else [(e.name, e.options) for e in config.evaluators]
+    score = Score(config.data_paths_test, data.metadata)
+    try:
+        evaluators = build_evaluators(wanted, config.data_paths_test, data.metadata, data.splits)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return Parts(config, world, members, data, solvers, evaluators, score)
+
+
+def compile_mode(parts: Parts) -> tuple[str | None, str]:
+    """Return how the networks are compiled, None for eager code, and the reason for the console."""
+    can_be_fused = all(FusedCPU.fits(solver.head.architecture) for solver in parts.solvers)
+    wanted = parts.config.compile
+    if parts.config.halt == "auto" and wanted == "auto" and can_be_fused:
+        wanted = FUSED  # answers are to come fast, and the stop rule is chosen with the same roundings
+    return compile_policy(wanted, parts.world.device, can_be_fused)
+
+
+def compiled_setting(parts: Parts, mode: str | None) -> Setting:
+    """Return what a strategy is built on, with the batch sizes that `mode` compiles for."""
+    data = parts.data
+    identifiers = sorted(
+        {i for _, s in data.splits for part in s.sets.values() for i in part.puzzle_identifiers.tolist()}
+    )
+    return Setting(
+        parts.solvers,
+        data.metadata,
+        parts.config.data_paths_test,
+        data.local_batch_size,
+        padded_sizes(data.local_batch_size, mode),
+        identifiers,
+    )
+
+
+def report_of(
+    parts: Parts,
+    strategy: Strategy,
+    options: dict[str, Any],
+    metrics: dict[str, float],
+    compute: dict[str, Any],
+) -> dict[str, Any]:
+    """Collect what was evaluated and how, with its metrics and its `compute_report`, for report.json."""
+    config, score, world = parts.config, parts.score, parts.world
+    trained, solver = parts.members[0], parts.solvers[0]
+    inner = solver.head.architecture
+    if strategy.uses_rules:
         metrics = {f"{name}_with_checker": value for name, value in metrics.items()}
-    report = {
+    return {
         "checkpoint": trained.label,
-        "checkpoints": [member.label for member in members],
+        "checkpoints": [member.label for member in parts.members],
         "step": trained.step,
         "architecture": trained.arch["name"],
         "ema": trained.config.values["ema"],
         "seed_of_training": trained.config.values["seed"],
         "training": training_cost(trained),
-        "knows_of_the_rules": heads[0].architecture.knows,
+        "knows_of_the_rules": inner.knows,
         "data": config.data_paths_test,
         "rows": score.rows,
-        "rows_of_the_data": data.num_examples,
+        "rows_of_the_data": parts.data.num_examples,
         "rows_with_labels": score.labelled,
         "rows_solved": score.solved,
         "solved_by": "labels" if score.check is None else "rules",
@@ -166,31 +234,21 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         "exact_accuracy_interval_95": _interval(score.exact, score.labelled),
         "strategy": config.strategy,
         "options": options,
-        "calibration": None if calibration is None else calibration.model_dump(),
-        "answers_use_the_rules": uses_rules,
-        "halt_max_steps": steps,
+        "answers_use_the_rules": strategy.uses_rules,
+        "halt_max_steps": parts.num_steps,
         "halt_max_steps_of_training": trained.settings().halt_max_steps,
-        "forward_dtype": heads[0].architecture.config.forward_dtype,
+        "forward_dtype": inner.config.forward_dtype,
         "metrics": metrics,
-        "remarks": remarks(evaluators),
+        "remarks": remarks(parts.evaluators),
         **compute,
-        "flops_per_puzzle": round(compute["supervision_steps_per_puzzle"] * solvers[0].flops_per_step()),
-        "seconds": round(seconds, 3),
-        "seconds_compiling_before": round(seconds_compiling, 3),
-        "seconds_calibrating_before": round(seconds_calibrating, 3),
+        "flops_per_puzzle": round(compute["supervision_steps_per_puzzle"] * solver.flops_per_step()),
         "device": str(world.device),
         "processor": processor(),
         "processes": world.size,
         "global_batch_size": config.global_batch_size,
-        "compiled": mode,
         "torch": str(torch.__version__),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-    if world.is_main:
-        write_report(folder, report)
-        world.print(summary(report, folder))
-        plot(curves, folder / PLOT_NAME.format(config.strategy), f"{config.strategy}: {trained.label}")
-    return report
 
 
 def _interval(successes: int, trials: int) -> list[float] | None:
@@ -213,16 +271,9 @@ def open_members(config: EvaluateConfig) -> list[Trained]:
     return [open_trained(str(newest.located.folder), step=step) for step in reversed(steps)]
 
 
-def calibrate(
-    config: EvaluateConfig,
-    trained: Trained,
-    solver: Solver,
-    setting: Setting,
-    num_steps: int,
-    data: PuzzleDataset,
-    world: World,
-) -> Calibration | None:
+def calibrate(parts: Parts, setting: Setting) -> Calibration | None:
     """Return the calibrated stop rule, chosen by rank 0 if need be; None for the model's own rule."""
+    config, solver, world = parts.config, parts.solvers[0], parts.world
     if solver.halts:
         if config.calibrate_on is not None:
             raise UserError(f"calibrate_on has no effect here: {OWN_RULE_IN_WORDS}")
@@ -231,15 +282,15 @@ def calibrate(
     found = None
     if world.is_main:
         found = calibrated(
-            trained,
+            parts.members[0],
             solver,
-            num_steps,
+            parts.num_steps,
             world,
             family=setting.family,
             batch_size=setting.capacity,
             sizes=setting.sizes,
             calibrate_on=config.calibrate_on,
-            test_splits=[split for _, split in data.splits],
+            test_splits=[split for _, split in parts.data.splits],
         )
     found = world.broadcast_object(found)
     world.print(found.in_words)
@@ -254,22 +305,6 @@ def build(trained: Trained, config: EvaluateConfig, data: PuzzleDataset, world: 
         device=world.device,
         notice=world.print,
     )
-
-
-def open_data(config: EvaluateConfig, world: World, uses_own_data: bool) -> PuzzleDataset:
-    dist_kwargs = {
-        "global_batch_size": config.global_batch_size,
-        "rank": world.rank,
-        "world_size": world.size,
-    }
-    try:
-        return PuzzleDataset(config.data_paths_test, "test", **dist_kwargs)
-    except UserError as error:
-        if not uses_own_data:
-            raise
-        raise UserError(
-            f"{error}\n(this path is from the training run; give the folder on this machine as data_paths_test=[DIR])"
-        ) from error
 
 
 def run(config: EvaluateConfig) -> None:

@@ -46,12 +46,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from yaml import safe_dump
 
 from dataset.format import Metadata, read_identifiers, write_identifiers
 from evaluators.calibrated import saved_calibration
 from evaluators.calibration import Calibration, weights_sha256
-from evaluators.reports.report import REPORT_NAME
+from evaluators.reports.evaluation_report import REPORT_NAME
 from evaluators.reports.training_cost import COST_KEY, training_cost
 from models.losses import ACTLossHead
 from models.registry import architecture_class
@@ -62,6 +61,7 @@ from utils.files import replacing, write_text
 from utils.hub import check_repository_name, upload_files
 from utils.reading import parse_json, read_mapping
 from utils.weights import EXPORTED_NAME
+from utils.yaml_text import to_yaml
 
 CARD_NAME = "README.md"
 _FORMAT_KEYS = tuple(name for name in Metadata.__dataclass_fields__ if name != "extra")
@@ -230,7 +230,7 @@ def model_card(
         )
     front = {"library_name": "tiny-recursion", "tags": ["recursive-reasoning", trained.arch["name"]]}
     return f"""---
-{safe_dump(front, sort_keys=False).strip()}
+{to_yaml(front).strip()}
 ---
 
 # {repository or values["run_name"] or trained.arch["name"]}
@@ -258,7 +258,7 @@ model = models.load_pretrained("{repository or "PATH_OF_THIS_FOLDER"}")
 {built_by(data)}## Recipe
 
 ```yaml
-{safe_dump(recipe(values), sort_keys=False).strip()}
+{to_yaml(recipe(values)).strip()}
 ```
 """
 
@@ -267,7 +267,7 @@ def built_by(metadata: dict[str, Any]) -> str:
     """Render a section with the data builder's own metadata (family, options, seed); "" if there is none."""
     known = (*_FORMAT_KEYS, IDENTIFIERS_KEY, COST_KEY)
     facts = {key: value for key, value in metadata.items() if key not in known}
-    return f"## Data\n\n```yaml\n{safe_dump(facts, sort_keys=False).strip()}\n```\n\n" if facts else ""
+    return f"## Data\n\n```yaml\n{to_yaml(facts).strip()}\n```\n\n" if facts else ""
 
 
 def recipe(values: dict[str, Any]) -> dict[str, Any]:

@@ -60,7 +60,7 @@ import torch
 from dataset.families import named_family
 from evaluators.base import remarks
 from evaluators.drawing.run_pictures import evaluation_pictures
-from evaluators.evaluate import evaluate, metric_names
+from evaluators.evaluation import evaluate, metric_names
 from models.backends import FusedCPU, choose_backend
 from models.train.metrics import NonFiniteLoss
 from models.train.step import train_step

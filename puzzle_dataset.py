@@ -6,9 +6,9 @@ Legend: B global batch, b rows of this rank (B / world size), S `seq_len`.
 from __future__ import annotations
 
 import hashlib
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -227,32 +227,36 @@ class Prefetcher:
 
     def __init__(self, batches: Iterable[Batch], *, depth: int = 4, pin_memory: bool = False):
         assert depth >= 1, depth
-        self._ready: queue.SimpleQueue = queue.SimpleQueue()
-        self._free = threading.Semaphore(depth)
-        self._stop = threading.Event()
-        # The thread has no reference to the prefetcher, so that an unused one is collected, and `__del__` stops it.
-        arguments = (batches, self._ready, self._free, self._stop, pin_memory)
-        self._thread = threading.Thread(target=_fill, args=arguments, name="prefetcher", daemon=True)
-        self._thread.start()
+        self._source: Iterator[Batch] = iter(batches)
+        self._pin_memory = pin_memory
+        # An executor that is collected ends its thread, which holds no reference to the prefetcher.
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="prefetcher")
+        self._ahead: deque[Future[Batch]] = deque()
+        for _ in range(depth):
+            self._take()
+
+    def _take(self) -> None:
+        self._ahead.append(self._pool.submit(_next_batch, self._source, self._pin_memory))
 
     def __iter__(self) -> Prefetcher:
         return self
 
     def __next__(self) -> Batch:
-        if self._stop.is_set():
+        if not self._ahead:
             raise StopIteration
-        kind, value = self._ready.get()
-        if kind == "batch":
-            self._free.release()
-            return value
-        self.close()
-        raise value
+        try:
+            batch = self._ahead.popleft().result()
+        except BaseException:  # raised by the source, including StopIteration
+            self.close()
+            raise
+        self._take()
+        return batch
 
     def close(self) -> None:
         """Stop the thread, wait for it, and drop prefetched batches."""
-        self._stop.set()
-        self._free.release()
-        self._thread.join()
+        self._ahead.clear()
+        self._pool.shutdown(cancel_futures=True)
+        self._source = iter(())
 
     def __enter__(self) -> Prefetcher:
         return self
@@ -260,28 +264,9 @@ class Prefetcher:
     def __exit__(self, *exception) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        self._stop.set()
-        self._free.release()
 
-
-def _fill(
-    batches: Iterable[Batch],
-    ready: queue.SimpleQueue,
-    free: threading.Semaphore,
-    stop: threading.Event,
-    pin_memory: bool,
-) -> None:
-    """Put ("batch", item) for each item, then ("end", exception to raise)."""
-    try:
-        source = iter(batches)
-        while True:
-            free.acquire()
-            if stop.is_set():
-                break
-            name, batch, count = next(source)
-            if pin_memory:
-                batch = {key: tensor.pin_memory() for key, tensor in batch.items()}
-            ready.put(("batch", (name, batch, count)))
-    except BaseException as error:  # including StopIteration; re-raised in the consuming thread
-        ready.put(("end", error))
+def _next_batch(source: Iterator[Batch], pin_memory: bool) -> Batch:
+    name, batch, count = next(source)
+    if pin_memory:
+        batch = {key: tensor.pin_memory() for key, tensor in batch.items()}
+    return name, batch, count

@@ -48,7 +48,7 @@ from evaluators.strategies.build import Choice, Setting, build_strategy
 from evaluators.strategies.continuous import Continuous
 from models.backends import FusedCPU, choose_backend
 from puzzle_dataset import PuzzleDataset
-from trained_run import Trained, open_trained, opened_as, recorded_metadata
+from trained_run import Trained, open_trained, recorded_metadata
 from utils.device import FUSED, compile_policy, resolve_device
 from utils.distributed import World
 from utils.errors import UserError, report_user_errors
@@ -92,7 +92,10 @@ def run(config: SolveConfig) -> None:
         blank = trained.metadata.get("blank_identifier_id", 0)
         puzzle = Puzzle(family.read(config.puzzle), None, blank, "your puzzle")
     else:
-        data = open_data(config, trained)
+        hint = ", or your own puzzle with puzzle="
+        data = trained.open_data(
+            "test", config.data_paths_test, family=config.family, hint=hint, global_batch_size=1
+        )
         sizes = trained.sizes_for(data.model_sizes, [path for path, _ in data.splits], print)
         notices = data.notices
         family = family_of(data.metadata)
@@ -101,7 +104,7 @@ def run(config: SolveConfig) -> None:
     steps = config.steps or solver.trained_steps
     trained_for = "" if steps == solver.trained_steps else f", trained with {solver.trained_steps}"
     print(
-        f"{trained.label}: {type(solver.head.model.inner).__name__} on {device}, {steps} steps{trained_for}"
+        f"{trained.label}: {type(solver.head.architecture).__name__} on {device}, {steps} steps{trained_for}"
     )
     for notice in notices:
         print(f"note: {notice}")
@@ -155,7 +158,7 @@ def solve_file(config: SolveConfig) -> bool:
             inner = solver.head.architecture
             inner.backend = choose_backend(inner, mode)
         where = ", ".join(filter(None, (str(say.device), reason)))
-        say.print(f"{trained.label}: {type(solver.head.model.inner).__name__} on {where}, {steps} steps")
+        say.print(f"{trained.label}: {type(solver.head.architecture).__name__} on {where}, {steps} steps")
         solver.warm_up(batch_sizes)
         setting = replace(setting, rule=stop_rule(config, trained, solver, setting, steps, say))
         strategy, _ = build_strategy(choice, setting)
@@ -242,22 +245,6 @@ def stop_rule(
             return None
     say.print(calibration.in_words)
     return calibration.rule
-
-
-def open_data(config: SolveConfig, trained: Trained) -> PuzzleDataset:
-    """Open the test data in the config, else that of the run, with batches of one puzzle."""
-    values = trained.config.values
-    paths = config.data_paths_test or values["data_paths_test"] or values["data_paths"]
-    try:
-        with opened_as(trained, config.family):
-            return PuzzleDataset(paths, "test", global_batch_size=1)
-    except UserError as error:
-        if config.data_paths_test:
-            raise
-        raise UserError(
-            f"{error}\n(this path is from the training run; give the folder on this machine as data_paths_test=[DIR], "
-            "or your own puzzle with puzzle=)"
-        ) from error
 
 
 def take(data: PuzzleDataset, config: SolveConfig) -> Puzzle:
@@ -359,7 +346,7 @@ def report_unchanged(printer: GridPrinter, same: list[Step]) -> None:
 
 def halting(solver: Solver, halts: list[float], first_stop: int | None) -> str:
     """Say when the halting rule said stop for the first time."""
-    rule = "q_halt > q_continue" if solver.head.model.rule.compares else "q_halt > 0"
+    rule = "q_halt > q_continue" if solver.head.act.rule.compares else "q_halt > 0"
     if first_stop is None:
         best = int(np.argmax(halts))
         return f"halting rule ({rule}): never says stop; most likely at step {best + 1}, {halts[best]:.1%}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +44,10 @@ _CHECK_CONFIG = "check arch.* in the config next to the weights"
 
 def ignore(line: str) -> None:
     """Discard the message (default `notice` callback)."""
+
+
+class OwnDataError(UserError):
+    """Raised if the data of the training cannot be opened; the message says how to name its folder."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,32 @@ class Trained:
                 return sizes | {"num_puzzle_identifiers": known_sizes["num_puzzle_identifiers"]}
         return dict(sizes)
 
+    def open_data(
+        self,
+        split: str,
+        given: Sequence[str] | None,
+        *,
+        family: str | None = None,
+        hint: str = "",
+        **options: Any,
+    ) -> PuzzleDataset:
+        """Open the datasets `given`, else those of the training; `options` are those of `PuzzleDataset`.
+
+        The data is opened as `family`, else as the one that the training's config names, else as it says itself.
+        Raises UserError for broken or missing datasets; OwnDataError, with `hint`, if they are those of the training.
+        """
+        paths = given or self.config.data_paths(split)
+        try:
+            with named_family(family or self.config.values["family"]):
+                return PuzzleDataset(paths, split, **options)
+        except UserError as error:
+            if given:
+                raise
+            key = "data_paths_test" if split == "test" else "data_paths"
+            raise OwnDataError(
+                f"{error}\n(this path is from the training run; give the folder on this machine as {key}=[DIR]{hint})"
+            ) from error
+
     def _check_identifiers(self, data_paths: Sequence[str], notice: Callable[[str], None]) -> bool:
         """Return True if identifiers are recorded and equal. Raises UserError if they differ."""
         saved = self.metadata.get(IDENTIFIERS_KEY)
@@ -172,7 +201,7 @@ class Trained:
         return check_arch(self.arch, seq_len=1, vocab_size=2, num_puzzle_identifiers=1)
 
     def _seq_len_of_dataset(self) -> int | None:
-        for path in [*self.config.values["data_paths"], *self.config.values["data_paths_test"]]:
+        for path in [*self.config.data_paths("train"), *self.config.data_paths("test")]:
             for split in ("train", "test"):
                 if (Path(path) / split / "dataset.json").exists():
                     return read_metadata(Path(path) / split).seq_len
@@ -315,17 +344,12 @@ def open_solver(trained: Trained, data: PuzzleDataset, device: str, notice=print
     return Solver(model, resolved)
 
 
-def opened_as(trained: Trained, family: str | None) -> AbstractContextManager[None]:
-    """Context manager in which data is opened as the `family` of a command, or else as the one named in training."""
-    return named_family(family or trained.config.values["family"])
-
-
 def open_test_data(trained: Trained, config: ReportConfig) -> PuzzleDataset:
-    """Open the test data in the config, else the run's own; raises UserError if it cannot be opened."""
-    values = trained.config.values
-    paths = config.data_paths_test or values["data_paths_test"] or values["data_paths"]
-    with opened_as(trained, config.family):
-        return PuzzleDataset(paths, "test", global_batch_size=min(values["global_batch_size"], config.limit))
+    """Open the test data of a report, see `Trained.open_data`."""
+    batch_size = min(trained.config.values["global_batch_size"], config.limit)
+    return trained.open_data(
+        "test", config.data_paths_test, family=config.family, global_batch_size=batch_size
+    )
 
 
 def report_folder(trained: Trained, out: str | None, name: str = "") -> Path:

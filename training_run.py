@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
+from config.notices import notices
 from config.resume import check_changes, check_data
-from config.schema import PretrainConfig, notices, parse
+from config.schema import PretrainConfig, parse
 from dataset.families import family_of, recorded_family
 from dataset.metadata import Metadata
 from evaluators.base import Evaluator, build_evaluators, remarks
@@ -327,9 +328,7 @@ def start_from(run: Run, source: str) -> None:
 def write_run_folder(run: Run) -> None:
     """Write the config, the data's metadata and the model's source into the run's folder."""
     config, model = run.config, run.state.model
-    sources = [
-        Path(inspect.getfile(cls)) for cls in {type(model.architecture), type(model), type(model.model)}
-    ]
+    sources = [Path(inspect.getfile(cls)) for cls in {type(model.architecture), type(model), type(model.act)}]
     metadata = run.train_data.metadata.to_json() | recorded_family(run.train_data.metadata) | run.sizes
     metadata[IDENTIFIERS_KEY] = list(run.identifier_hashes.values())
     create_run_folder(run.folder, config.model_dump(), metadata, sources)

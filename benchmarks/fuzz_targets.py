@@ -25,8 +25,8 @@ from dataset.format import open_split, open_valid, problems_text, read_identifie
 from dataset.metadata import Metadata
 from dataset.report import example_lines, report_lines
 from dataset.sources import read_rows
-from evaluators.arc.tasks import TestTasks
-from evaluators.arc.votes import Candidates
+from evaluators.arc.evaluated_tasks import TestTasks
+from evaluators.arc.votes import CandidateVotes
 from evaluators.base import default_evaluators
 from trained_run import open_trained, read_metrics
 from utils import state_files
@@ -222,7 +222,7 @@ def state_reader(run: Path, folder: Path) -> Reader:
 
 
 def read_candidates(data: bytes, folder: Path) -> object:
-    return Candidates.pooled([_written(data, folder / "candidates.npz")], "x")
+    return CandidateVotes.pooled([_written(data, folder / "candidates.npz")], "x")
 
 
 def array_reader(data_folder: Path, folder: Path, name: str) -> Reader:

@@ -33,7 +33,7 @@ from torch import Tensor
 from benchmarks.yardstick import Yardstick
 from config.overrides import force_overrides
 from config.schema import PretrainConfig, parse
-from evaluators.evaluate import run_steps
+from evaluators.evaluation import run_steps
 from models.backends import choose_backend
 from models.losses import ACTLossHead
 from models.optim.optimizers import Optimizers, OptimizerSettings
@@ -113,7 +113,7 @@ class Case:
     def evaluate(self) -> None:
         """Run all supervision steps of a batch."""
         self.model.eval()
-        run_steps(self.model.model, self.batch)
+        run_steps(self.model.act, self.batch)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -183,7 +183,7 @@ def measure(overrides: tuple[str, ...], mode: str, device: torch.device, options
     }
     if options.eval_steps:
         # All supervision steps of an evaluation cost the same, so one is enough.
-        case.model.model.max_steps = yardstick.num_eval_steps = options.eval_steps
+        case.model.act.max_steps = yardstick.num_eval_steps = options.eval_steps
         case.evaluate()
         pairs = [(timed(case.evaluate, device), timed(yardstick.evaluate, device)) for _ in range(2)]
         seconds, products = (statistics.median(column) for column in zip(*pairs, strict=True))

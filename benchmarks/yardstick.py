@@ -91,7 +91,7 @@ class Yardstick:
                             linear(num_rows, module.down_proj.weight, forward, backward),
                         ]
         products.append(linear(rows * (inner.length - inner.prefix_len), inner.lm_head.weight, 1, 1))
-        return cls(products, model.model.max_steps)
+        return cls(products, model.act.max_steps)
 
     @property
     def train_flops(self) -> int:

@@ -7,23 +7,18 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from config.schema import CompileChoice, EvaluatorConfig, FilePath, SavableOutput
-from models.configs import MAX_STEPS
+from evaluators.strategies import STRATEGIES
+from models.arch_configs import MAX_STEPS
 from models.strict_model import StrictModel
 
-# The strategies of evaluators/strategies/, with the options that each one accepts.
-STRATEGIES = {
-    "plain": {"halt"},
-    "symmetry": {"halt", "symmetries", "pick", "seed"},
-    "noise": {"halt", "chains", "sigma", "pick", "seed"},
-    "ensemble": {"checkpoints", "pick"},
-    "ladder": {"halt", "rungs", "more_steps", "symmetries", "chains", "sigma", "pick", "seed"},
-}
-# Options that are passed to the strategy.
-OPTIONS = ("halt", "checker", "symmetries", "chains", "sigma", "pick", "rungs", "more_steps", "seed")
+# Options that are passed to the strategy's builder; the checkpoints are opened before.
+OPTIONS = frozenset[str]().union(*(entry.options for entry in STRATEGIES.values())) - {"checkpoints"}
 MAX_CHAINS = 10_000
 Pick = Literal["majority", "q_halt", "first_stop"]
 Rung = Literal["steps", "more_steps", "symmetry", "noise"]
 if TYPE_CHECKING:
+    from config.published import RunConfig
+
     Strategy = str
 else:  # made from the table, so that a new strategy is one line
     Strategy = Literal[tuple(STRATEGIES)]
@@ -127,10 +122,9 @@ class EvaluateConfig(StrictModel):
 
     @model_validator(mode="after")
     def check_strategy(self):
-        optional = set[str]().union(*STRATEGIES.values())
-        for key in sorted(optional - STRATEGIES[self.strategy]):
-            if getattr(self, key) is not None:
-                takers = [name for name, keys in STRATEGIES.items() if key in keys]
+        for key in sorted((OPTIONS | {"checkpoints"}) - STRATEGIES[self.strategy].options):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                takers = [name for name, entry in STRATEGIES.items() if key in entry.options]
                 raise ValueError(
                     f"{key} has no effect with strategy={self.strategy}; it belongs to strategy={' or '.join(takers)}"
                 )
@@ -158,12 +152,9 @@ class EvaluateConfig(StrictModel):
             raise ValueError("checkpoint names one and checkpoints several: leave one of them out")
         return self
 
-    def completed(self, run: dict[str, Any]) -> EvaluateConfig:
+    def completed(self, run: RunConfig) -> EvaluateConfig:
         """Return a copy in which the run's own values replace None."""
-        own = {
-            "data_paths_test": run["data_paths_test"] or run["data_paths"],
-            "evaluators": run["evaluators"],
-            "global_batch_size": run["global_batch_size"],
-        }
+        own = {"data_paths_test": run.data_paths("test")}
+        own |= {key: run.values[key] for key in ("evaluators", "global_batch_size")}
         values = self.model_dump()
         return EvaluateConfig(**values | {key: value for key, value in own.items() if values[key] is None})

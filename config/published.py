@@ -33,6 +33,11 @@ class RunConfig:
     def arch(self) -> dict[str, Any]:
         return self.values["arch"]
 
+    def data_paths(self, split: str) -> list[str]:
+        """Return the datasets that the run used as `split` (train or test)."""
+        named = self.values["data_paths_test"] if split == "test" else None
+        return named or self.values["data_paths"]
+
 
 def parse_run_config(values: dict[str, Any], source: str) -> RunConfig:
     """Convert a published config to our keys; a config of this repository passes unchanged.

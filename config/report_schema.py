@@ -8,7 +8,7 @@ from pydantic import Field
 
 from config.schema import FilePath
 from config.solve_schema import FamilyConfig
-from models.configs import MAX_STEPS
+from models.arch_configs import MAX_STEPS
 
 
 class ReportConfig(FamilyConfig):

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from config.published_names import CLASSES, KEYS
-from models.configs import CONFIGS
+from models.arch_configs import CONFIGS
 from models.optim.configs import AS_PUBLISHED, OPTIMIZERS, AnyOptimizerConfig
 from models.registry import (
     DEFAULT_LOSS,
@@ -161,8 +161,11 @@ class PretrainConfig(StrictModel):
     default, reduce-overhead, max-autotune (both record CUDA graphs), max-autotune-no-cudagraphs:
     torch.compile in that mode. false: eager; the environment's DISABLE_COMPILE wins.
     """
-    logger: list[str] = Field(default=["wandb"])
-    """Where metrics go besides metrics.jsonl and the console: wandb, tensorboard, or a list of them; []: nowhere."""
+    logger: list[str] = Field(
+        default=["wandb"],
+        description="Where metrics go besides metrics.jsonl and the console: "
+        f"{', '.join(LOGGERS)}, or a list of them; []: nowhere.",
+    )
     log_interval: int = Field(default=10, ge=1)
     """Updates between logged training metrics."""
 
@@ -335,26 +338,3 @@ def _line(key: str, message: str, valid: list[str]) -> str:
         near = difflib.get_close_matches(key, valid, n=3, cutoff=0.5) or sorted(valid)
         line += f"; nearest valid keys: {', '.join(near)}"
     return line
-
-
-def notices(config: PretrainConfig) -> list[str]:
-    """Return one line for each setting of published commands that has no effect with this config."""
-    arch, lines = config.arch, []
-    name = arch["name"]
-    if arch.get("H_layers") and name in ("trm", "trm_singlez", "trm_hier6"):
-        lines.append(
-            f"arch.H_layers={arch['H_layers']} has no effect: {name} has one network, of L_layers layers"
-        )
-    if arch.get("mlp_t") and arch.get("pos_encodings", "rope") == "rope":
-        lines.append(
-            "arch.pos_encodings=rope has no effect with arch.mlp_t=True: there is no attention to rotate"
-        )
-    if not arch.get("puzzle_emb_ndim", 1):
-        lines.append(
-            "arch.puzzle_emb_ndim=0: no puzzle embeddings, so puzzle_emb_lr and puzzle_emb_len have no effect"
-        )
-    if name == "transformers_baseline" and max(arch.get("H_cycles", 1), arch.get("L_cycles", 1)) > 1:
-        lines.append(
-            "arch.H_cycles and arch.L_cycles have no effect: transformers_baseline applies its stack once"
-        )
-    return lines

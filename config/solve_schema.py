@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from config.schema import CompileChoice, FilePath
-from models.configs import MAX_STEPS
+from models.arch_configs import MAX_STEPS
 from models.strict_model import StrictModel
 
 

@@ -30,7 +30,7 @@ import numpy as np
 
 from dataset.families.arc.grids import GRID_SIZE, SEQ_LEN, VOCAB_SIZE
 from dataset.families.arc.lazy import IDENTIFIERS_FILE, Originals, originals_path
-from dataset.families.arc.plan import Plan, plan_dataset
+from dataset.families.arc.plan import DatasetPlan, plan_dataset
 from dataset.families.arc.render import Frames, render, unpack
 from dataset.families.arc.tasks import Pair
 from dataset.format import SPLITS, Metadata, SplitWriter, close_splits, write_identifiers
@@ -112,14 +112,14 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def write_dataset(output_dir: Path, plan: Plan, options: argparse.Namespace) -> dict[str, Metadata]:
+def write_dataset(output_dir: Path, plan: DatasetPlan, options: argparse.Namespace) -> dict[str, Metadata]:
     """Write both splits in the chosen store and return their metadata; an existing dataset is replaced at the end."""
     extras = {split: provenance(plan, options, split) for split in SPLITS}
     write = write_lazy if options.store == "lazy" else write_full
     return write(output_dir, plan, options, extras)
 
 
-def provenance(plan: Plan, options: argparse.Namespace, split: str) -> dict:
+def provenance(plan: DatasetPlan, options: argparse.Namespace, split: str) -> dict:
     """Return the extra keys of dataset.json, none of which may differ between equal datasets."""
     recorded = {name: value for name, value in vars(options).items() if name not in ("output_dir", "workers")}
     extra = {
@@ -140,7 +140,7 @@ def provenance(plan: Plan, options: argparse.Namespace, split: str) -> dict:
 
 
 def write_full(
-    output_dir: Path, plan: Plan, options: argparse.Namespace, extras: dict
+    output_dir: Path, plan: DatasetPlan, options: argparse.Namespace, extras: dict
 ) -> dict[str, Metadata]:
     """Write every example to disk."""
     with ExitStack() as stack:
@@ -181,7 +181,7 @@ class _Part:
     shift_seed: int | None
 
 
-def _parts(plan: Plan, seed: int) -> Iterator[_Part]:
+def _parts(plan: DatasetPlan, seed: int) -> Iterator[_Part]:
     counts = {split: [0, 0] for split in SPLITS}  # puzzles and examples before the part
     for group in plan.groups:
         for split in SPLITS:
@@ -221,7 +221,7 @@ def _render_part(part: _Part) -> tuple[_Part, np.ndarray]:
 
 
 def write_lazy(
-    output_dir: Path, plan: Plan, options: argparse.Namespace, extras: dict
+    output_dir: Path, plan: DatasetPlan, options: argparse.Namespace, extras: dict
 ) -> dict[str, Metadata]:
     """Write the tasks and the augmentation number of each copy."""
     originals, metadata = {}, {}
@@ -259,7 +259,7 @@ def write_lazy(
     return metadata
 
 
-def write_test_puzzles(output_dir: Path, plan: Plan) -> None:
+def write_test_puzzles(output_dir: Path, plan: DatasetPlan) -> None:
     """Write the test tasks to `test_puzzles.json`, in the format of the official files."""
     puzzles = {group.task.name: group.task.to_json() for group in plan.in_split("test")}
     write_text(output_dir / "test_puzzles.json", json.dumps(puzzles) + "\n")

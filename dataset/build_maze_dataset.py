@@ -40,7 +40,7 @@ from dataset.format import BLANK_IDENTIFIER, SPLITS, SplitWriter, close_splits, 
 from dataset.options import OptionParser, building_into, whole_number
 from dataset.parallel import available_cpus
 from dataset.provenance import write_source_rows
-from dataset.sources import Rows, find_table, read_rows
+from dataset.sources import TableRows, find_table, read_rows
 from utils.errors import UserError, report_user_errors
 from utils.files import expand_home, writing_into
 
@@ -193,7 +193,7 @@ def load_splits(options: argparse.Namespace) -> MazeSplits:
     return MazeSplits(shape, _checked(train, shape), _checked(test, shape))
 
 
-def _read(options: argparse.Namespace, split: str, seq_len: int | None = None) -> Rows:
+def _read(options: argparse.Namespace, split: str, seq_len: int | None = None) -> TableRows:
     repo = options.source_repo or DEFAULT_REPO
     path = find_table(split, source_csv=options.source_csv, source_repo=repo)
     return read_rows(path, question_symbols=QUESTION_SYMBOLS, answer_symbols=SYMBOLS, seq_len=seq_len)
@@ -222,7 +222,7 @@ def _test_size(options: argparse.Namespace) -> int:
     return options.test_size or max(1, options.generate // 10)
 
 
-def _checked(table: Rows, shape: tuple[int, int]) -> MazeSet:
+def _checked(table: TableRows, shape: tuple[int, int]) -> MazeSet:
     """Convert the rows of a table to tokens. Raises `UserError` naming the first row that is not a solved maze."""
     questions, answers = encode(table.questions), encode(table.answers)
     for row, fault in find_faults(questions, answers, shape):

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.families.sudoku.augment import CopyFilter, with_copies
+from dataset.families.sudoku.copies import CopyFilter, with_copies
 from dataset.families.sudoku.generate import SMALLEST_INEQUIVALENT_SIZE, PuzzleSpec, default_clues
 from dataset.families.sudoku.overlap import overlap, row_keys
 from dataset.families.sudoku.rules import BoxShape, to_tokens

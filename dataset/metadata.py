@@ -17,7 +17,7 @@ AGREEING_KEYS = ("seq_len", "vocab_size", "pad_id", "ignore_label_id", "blank_id
 
 
 @dataclass(frozen=True)
-class Finding:
+class FamilyFinding:
     """The family of a dataset, None if unknown, and the reason as the end of a sentence about the dataset.
 
     `is_stated`: the family was named by the user or in dataset.json, so no notice is needed.
@@ -56,7 +56,7 @@ class Metadata:
     total_puzzles: int
     sets: tuple[str, ...]
     extra: dict = field(default_factory=dict)
-    finding: Finding | None = field(default=None, compare=False)
+    finding: FamilyFinding | None = field(default=None, compare=False)
 
     def to_json(self) -> dict:
         """Return the content of `dataset.json`, including extra keys."""

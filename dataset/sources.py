@@ -35,7 +35,7 @@ class Header:
 
 
 @dataclass(frozen=True)
-class Rows:
+class TableRows:
     """The rows of one table, with characters as ASCII codes.
 
     numbers (rows,): index of each row in the file, from 0 below the header; lines (rows,): the line on which it
@@ -57,10 +57,10 @@ class Rows:
         """Return the file and line of row `index`, for messages."""
         return f"{self.path} line {self.lines[index]}"
 
-    def take(self, indices: np.ndarray) -> Rows:
+    def take(self, indices: np.ndarray) -> TableRows:
         """Select the rows at `indices`, in that order."""
         arrays = (self.numbers, self.lines, self.questions, self.answers, self.ratings)
-        return Rows(self.path, *(None if array is None else array[indices] for array in arrays))
+        return TableRows(self.path, *(None if array is None else array[indices] for array in arrays))
 
 
 def find_table(split: str, *, source_csv: str | Path | None, source_repo: str) -> Path:
@@ -109,7 +109,7 @@ def read_rows(
     min_rating: int | None = None,
     need_answers: bool = True,
     clean: Callable[[str], str] = str,
-) -> Rows:
+) -> TableRows:
     """Read the rows of a table, all of one length.
 
     question_symbols, answer_symbols: the allowed (ASCII) symbols, None for any. Rows rated below `min_rating` are
@@ -154,7 +154,7 @@ def read_rows(
         column: np.frombuffer(content, np.uint8).reshape(len(numbers), seq_len)
         for column, content in cells.items()
     }
-    rows = Rows(
+    rows = TableRows(
         path,
         np.array(numbers),
         np.array(lines),

@@ -64,7 +64,7 @@ def matching_calibration(
     calibration, where = saved
     head = solver.head
     reason = calibration.stale_because(
-        weights_sha256(head.state_dict()), num_steps, head.model.inner.config.forward_dtype
+        weights_sha256(head.state_dict()), num_steps, head.architecture.config.forward_dtype
     )
     if reason is None:
         return calibration

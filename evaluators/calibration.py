@@ -305,7 +305,7 @@ def calibrate(
         threshold=None if rule is None or math.isinf(rule.threshold) else rule.threshold,
         patience=None if rule is None else rule.patience,
         num_steps=num_steps,
-        forward_dtype=solver.head.model.inner.config.forward_dtype,
+        forward_dtype=solver.head.architecture.config.forward_dtype,
         weights_sha256=weights_sha256(solver.head.state_dict()),
         source=rows.source,
         rows=len(rows),

@@ -144,37 +144,37 @@ class Solver:
     @property
     def trained_steps(self) -> int:
         """The `halt_max_steps` used in training."""
-        return self.head.model.max_steps
+        return self.head.act.max_steps
 
     @property
     def halts(self) -> bool:
         """True if evaluation halts rows that say stop (`act_inference`) instead of running all steps."""
-        return self.head.model.act_inference
+        return self.head.act.act_inference
 
     @property
     def knows_identifiers(self) -> bool:
         """True if the model has an embedding for each puzzle identifier."""
-        return bool(self.head.model.inner.prefix_len)
+        return bool(self.head.architecture.prefix_len)
 
     def start(
         self, tokens: Tokens, puzzle_identifiers: Identifiers | None = None, sizes: Sequence[int] = ()
     ) -> Rollout:
         """Start a `Rollout`, for callers that decide after each step; arguments as for `refine` and `Rollout`."""
-        return Rollout(self.head.model, self.batch(tokens, puzzle_identifiers), sizes)
+        return Rollout(self.head.act, self.batch(tokens, puzzle_identifiers), sizes)
 
     def warm_up(self, sizes: Sequence[int]) -> None:
         """Run one step at each batch size, so that compilation is not included in later timings."""
         for size in sizes:
-            tokens = torch.zeros(size, self.head.model.inner.config.seq_len, dtype=torch.int32)
+            tokens = torch.zeros(size, self.head.architecture.config.seq_len, dtype=torch.int32)
             self.start(tokens).step().q_halt.sum().item()
 
     def applications_per_step(self) -> int:
         """Number of network applications per supervision step: (L_cycles + 1) · H_cycles in TRM."""
-        return sum(map(sum, count_applications(self.head.model.inner).values()))
+        return sum(map(sum, count_applications(self.head.architecture).values()))
 
     def flops_per_step(self) -> int:
         """FLOP of the matrix products in one supervision step of one puzzle."""
-        return step_flops(self.head.model.inner, training=False)
+        return step_flops(self.head.architecture, training=False)
 
     def refine(
         self, tokens: Tokens, puzzle_identifiers: Identifiers | None = None, max_steps: int | None = None
@@ -216,7 +216,7 @@ class Solver:
 
     @torch.inference_mode()
     def _steps(self, batch: dict[str, Tensor], num_steps: int) -> Iterator[Step]:
-        rollout = Rollout(self.head.model, batch)
+        rollout = Rollout(self.head.act, batch)
         for number in range(1, num_steps + 1):
             output = rollout.step()
             answer = output.logits.argmax(-1)
@@ -225,7 +225,7 @@ class Solver:
 
     def batch(self, tokens: Tokens, puzzle_identifiers: Identifiers | None) -> dict[str, Tensor]:
         """Return a batch for the model on its device, checked; raises ValueError for inputs out of range."""
-        config = self.head.model.inner.config
+        config = self.head.architecture.config
         inputs = torch.as_tensor(tokens, device=self.device)
         if inputs.ndim != 2 or inputs.shape[1] != config.seq_len or not len(inputs):
             raise ValueError(f"tokens have shape {tuple(inputs.shape)}, but must be (rows, {config.seq_len})")

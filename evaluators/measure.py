@@ -17,7 +17,7 @@ from evaluators.base import Evaluator
 from evaluators.results import NOTHING, Collector, LocalBatch, labelled_only, local_batches
 from evaluators.strategies.accounting import Tally, right_cells
 from evaluators.strategies.base import Answered, Strategy
-from evaluators.strategies.samples import Rows
+from evaluators.strategies.samples import PuzzleRows
 from models.losses import ACTLossHead
 from puzzle_dataset import PuzzleDataset
 from utils.distributed import World
@@ -56,7 +56,7 @@ def measure(
     progress = Progress("evaluate", "row", world, total=num_rows, leave=False)
     waiting: deque[tuple[LocalBatch, dict[str, Tensor]]] = deque()  # batches that have no answers yet
 
-    def rows_of_batches() -> Iterator[Rows]:
+    def rows_of_batches() -> Iterator[PuzzleRows]:
         for local in local_batches(data, world.rank, limit):
             if not local.num_rows:  # the last rows belong to other ranks
                 progress.update(local.num_global)
@@ -65,7 +65,7 @@ def measure(
             numbers = torch.arange(local.number, local.number + local.num_rows).numpy()
             waiting.append((local, batch))
             tally.begin(batch["labels"], batch["inputs"])
-            yield Rows(batch["inputs"], batch["puzzle_identifiers"], numbers)
+            yield PuzzleRows(batch["inputs"], batch["puzzle_identifiers"], numbers)
 
     with closing(progress), collector:
         for answered in strategy.stream(rows_of_batches(), tally):

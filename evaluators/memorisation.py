@@ -37,18 +37,17 @@ from evaluators.reports.memorisation_checks import (
     page,
     picture,
 )
-from puzzle_dataset import PuzzleDataset
 from trained_run import (
+    OwnDataError,
     Trained,
     open_solver,
     open_test_data,
     open_trained,
-    opened_as,
     read_metrics,
     read_predictions,
     report_folder,
 )
-from utils.errors import UserError, report_user_errors
+from utils.errors import report_user_errors
 from utils.files import write_atomically
 
 
@@ -96,9 +95,7 @@ def test_labels(trained: Trained, config: MemorisationConfig) -> np.ndarray | No
     """Labels (n, S) of the test data in evaluation order, -100 if ignored; None if the data is not available."""
     try:
         data = open_test_data(trained, config)
-    except UserError:
-        if config.data_paths_test:
-            raise
+    except OwnDataError:
         return None
     rows = [batch["labels"][:number].numpy() for _, batch, number in data.batches()]
     return np.concatenate(rows).astype(np.int16)
@@ -106,22 +103,15 @@ def test_labels(trained: Trained, config: MemorisationConfig) -> np.ndarray | No
 
 def solve_puzzles(trained: Trained, config: MemorisationConfig) -> dict[str, tuple[int, int]]:
     """Solve train puzzles, their copies and test puzzles. Raises NotKnown if that is not possible."""
-    values = trained.config.values
-    if values.get("augment") == "online":
+    if trained.config.values.get("augment") == "online":
         raise NotKnown("the run was trained with augment=online, so any copy may have been trained on")
     try:
         test = open_test_data(trained, config)
-        with opened_as(trained, config.family):
-            train = PuzzleDataset(
-                config.data_paths or values["data_paths"], "train", global_batch_size=1, shuffle=False
-            )
-    except UserError as error:
-        if config.data_paths or config.data_paths_test:
-            raise
-        raise NotKnown(
-            f"{error} (that is the data of the run; give its folders on this machine with data_paths=[DIR] and "
-            "data_paths_test=[DIR])"
-        ) from error
+        train = trained.open_data(
+            "train", config.data_paths, family=config.family, global_batch_size=1, shuffle=False
+        )
+    except OwnDataError as error:
+        raise NotKnown(str(error)) from error
     for notice in dict.fromkeys(train.notices + test.notices):
         print(notice)
     solver = open_solver(trained, test, config.device)

@@ -61,10 +61,7 @@ def run(config: ReportConfig) -> None:
     except UserError as error:
         if config.data_paths_test:
             raise
-        print(
-            f"accuracy_by_step and accuracy_by_difficulty left out: {error}\n"
-            "(that is the data of the run; give its folder on this machine with data_paths_test=[DIR])"
-        )
+        print(f"accuracy_by_step and accuracy_by_difficulty left out: {error}")
         return
     write(folder, "accuracy_by_step", lambda: curves.accuracy_by_step(*by_step))
     write(

@@ -18,7 +18,7 @@ from dataset.families.base import Family
 from evaluators.puzzle_files import PuzzleLine
 from evaluators.strategies.continuous import Continuous
 from evaluators.strategies.plans import Outcome
-from evaluators.strategies.samples import Rows
+from evaluators.strategies.samples import PuzzleRows
 from utils.errors import UserError
 
 SOLVED, UNSOLVED, UNKNOWN, INVALID = "solved", "not solved", "unknown", "invalid"
@@ -72,7 +72,7 @@ def solve_stream(
     """
     summary, waiting = Summary(), deque[_Chunk]()
 
-    def batches() -> Iterator[Rows]:
+    def batches() -> Iterator[PuzzleRows]:
         remaining, number = iter(lines), first_number
         while some := list(islice(remaining, chunk_size)):
             chunk = _Chunk(some, [_question(family, line) for line in some])
@@ -81,7 +81,7 @@ def solve_stream(
             waiting.append(chunk)
             asked = torch.from_numpy(chunk.asked.astype(np.int32)).to(strategy.solver.device)
             identifiers = torch.full((len(asked),), identifier, dtype=torch.int32, device=asked.device)
-            yield Rows(asked, identifiers, places)
+            yield PuzzleRows(asked, identifiers, places)
 
     for outcomes, steps in strategy.outcomes(batches()):
         rows = list(_rows(family, waiting.popleft(), outcomes, steps))

@@ -61,7 +61,7 @@ class Slots:
     ):
         assert capacity > 0, capacity
         self.capacity, self.rule = capacity, rule
-        self._solver, self._act = solver, solver.head.model
+        self._solver, self._act = solver, solver.head.act
         self._sizes, self._sigma = sorted(sizes), sigma
         self._in_lockstep = self._act.inner.is_stochastic
         self.num_rows = self.total_steps = 0

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from models.configs import Hier6Config, HRMConfig, TransformersBaselineConfig, URMConfig
+from models.arch_configs import Hier6Config, HRMConfig, TransformersBaselineConfig, URMConfig
 from models.equivariant import EquivariantModel
 from models.local import LocalModel
 from models.recursive import (

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.configs import prefix_length
+from models.arch_configs import prefix_length
 from models.grid_rotary import GridRotaryEmbedding
 from models.layers import Embedding, RotaryEmbedding
 from models.puzzle_embedding import PuzzleEmbedding

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dataset.units import CellUnits
+from models.arch_configs import EquivariantConfig
 from models.blocks import Network
-from models.configs import EquivariantConfig
 from models.layers import Embedding, Linear
 from models.ops import few_rows
 from models.recursive import RecursiveModel, State, halting_head

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.configs import grid_side
+from models.arch_configs import grid_side
 
 
 class GridRotaryEmbedding(nn.Module):

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.arch_configs import LocalConfig
 from models.blocks import Network, NetworkBlock
-from models.configs import LocalConfig
 from models.layers import Linear
 from models.ops import rms_norm, silu_gate
 from models.recursive import SingleLatentModel, State, halting_head

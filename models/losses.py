@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
 from models.act import ACTModel, Carry
-from models.configs import LossConfig
+from models.arch_configs import LossConfig
 from models.recursive import RecursiveModel
-from models.train.metrics import METRICS, SOLVED, Metric, Rows, metric_sums
+from models.train.metric_base import Metric, StepRows
+from models.train.metrics import METRICS, SOLVED, metric_sums
 
 IGNORE_LABEL_ID = -100  # as in dataset.format; torch's own convention
 
@@ -88,9 +89,14 @@ class ACTLossHead(nn.Module):
         self.supervision_decay = supervision_decay
 
     @property
+    def act(self) -> ACTModel:
+        """The network with its halting rule, `model` in checkpoints."""
+        return self.model
+
+    @property
     def architecture(self) -> RecursiveModel:
-        """The recursive network, `model.inner` in checkpoints."""
-        return self.model.inner
+        """The recursive network alone, `model.inner` in checkpoints."""
+        return self.act.inner
 
     def judge_by_rules(self, check: Callable[[Tensor, Tensor], Tensor]) -> None:
         """Call an answer right if `check` does, for puzzles with several right answers.
@@ -102,13 +108,13 @@ class ACTLossHead(nn.Module):
         self.metrics = {**self.metrics, "solved": SOLVED}
 
     def initial_carry(self, batch: dict[str, Tensor]) -> Carry:
-        return self.model.initial_carry(batch)
+        return self.act.initial_carry(batch)
 
     def forward(
         self, carry: Carry, batch: dict[str, Tensor], min_steps: Tensor | None = None
     ) -> tuple[Carry, Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """Run one supervision step; returns the new carry, the summed loss, metric sums and the model's outputs."""
-        carry, outputs = self.model(carry, batch, min_steps)
+        carry, outputs = self.act(carry, batch, min_steps)
         outputs["preds"] = outputs["logits"].detach().argmax(-1)  # (B, S)
         outputs["inputs"] = carry.current[
             "inputs"
@@ -148,7 +154,7 @@ class ACTLossHead(nn.Module):
                 outputs["q_continue_logits"], outputs["target_q_continue"], reduction="none"
             )
         metrics = {name: values.detach().sum() for name, values in losses.items()}
-        rows = Rows(
+        rows = StepRows(
             outputs=outputs,
             labels=labels,
             steps=steps,
@@ -173,7 +179,7 @@ class ACTLossHead(nn.Module):
         """
         if self.supervision_decay == 1:
             return [loss.sum() for loss in losses]
-        last, decay = self.model.max_steps, self.supervision_decay
+        last, decay = self.act.max_steps, self.supervision_decay
         mean = sum(decay**t for t in range(last)) / last
         weights = decay ** (steps - 1).float() / mean
         return [(loss * weights).sum() for loss in losses]

@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from models.configs import prefix_length
+from models.arch_configs import prefix_length
 from models.losses import ACTLossHead
 from models.recursive import RecursiveConfig
 

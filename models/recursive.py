@@ -12,10 +12,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from models.arch_configs import RecursiveConfig
 from models.backends import Backend, Eager
 from models.backends.base import State
 from models.blocks import Block, Network
-from models.configs import RecursiveConfig
 from models.embeddings import InputEmbedding
 from models.layers import Linear, truncated_normal_
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from models.configs import CONFIGS, LOSS_TYPES, LossConfig, RecursiveConfig
+from models.arch_configs import CONFIGS, LOSS_TYPES, LossConfig, RecursiveConfig
 from models.strict_model import StrictModel
 
 if TYPE_CHECKING:  # a config is checked before torch is imported

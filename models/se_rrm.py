@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.arch_configs import SERRMConfig
 from models.blocks import Network, NetworkBlock
-from models.configs import SERRMConfig
 from models.feedforward import FFNS
 from models.grid_rotary import GridRotaryEmbedding
 from models.layers import Attention, Embedding, Linear

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dataset.families.sudoku.rules import BoxShape, to_tokens, to_values
-from dataset.families.sudoku.solve import solve
+from dataset.families.sudoku.search import solve
 from models.act import HaltingRule
 from models.recursive import RecursiveConfig
 
@@ -95,4 +95,8 @@ class ScriptedHead(nn.Module):
 
     def __init__(self, ahead: int = 0):
         super().__init__()
-        self.model = ScriptedAct(ahead)
+        self.act = ScriptedAct(ahead)
+
+    @property
+    def architecture(self) -> ScriptedInner:
+        return self.act.inner

@@ -28,7 +28,7 @@ class ScriptedSolver:
 
     def __init__(self, steps: list[tuple[np.ndarray, float]], halts: bool = False, compares: bool = False):
         self.steps, self.halts, self.trained_steps = steps, halts, len(steps)
-        self.head = SimpleNamespace(model=SimpleNamespace(rule=SimpleNamespace(compares=compares)))
+        self.head = SimpleNamespace(act=SimpleNamespace(rule=SimpleNamespace(compares=compares)))
 
     def refine(self, tokens, puzzle_identifiers, max_steps):
         for number, (answer, q_halt) in enumerate(self.steps[:max_steps], start=1):

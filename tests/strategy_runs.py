@@ -16,7 +16,7 @@ from evaluators.strategies.accounting import Tally
 from evaluators.strategies.build import Choice, Setting, build_strategy
 from evaluators.strategies.compute_curve import tables
 from evaluators.strategies.latent_noise import chain_keys, standard_normal
-from evaluators.strategies.samples import Rows
+from evaluators.strategies.samples import PuzzleRows
 
 STEPS = 6
 NUM_ROWS = 40
@@ -70,7 +70,7 @@ def run(
             inputs = torch.from_numpy(QUESTIONS[part].astype(np.int32))
             begun.append((torch.from_numpy(labels[part]), inputs))
             tally.begin(*begun[-1])
-            yield Rows(inputs, torch.zeros(len(inputs), dtype=torch.int32), NUMBERS[part])
+            yield PuzzleRows(inputs, torch.zeros(len(inputs), dtype=torch.int32), NUMBERS[part])
 
     for answered in built.stream(batches(), tally):
         tally.begin(*begun.pop(0))

@@ -25,7 +25,7 @@ from trained_folders import TINY_ARCH, randomised, write_run
 import app
 from config.command_line import read_arguments
 from config.solve_schema import AppConfig
-from dataset.families.sudoku.solve import solve as solve_by_rules
+from dataset.families.sudoku.search import solve as solve_by_rules
 from evaluators.playground import MOST_STEPS, Session
 from utils.errors import UserError
 

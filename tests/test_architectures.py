@@ -17,7 +17,7 @@ import models
 from config.overrides import force_overrides
 from config.schema import PretrainConfig, parse
 from dataset.format import SplitWriter, write_identifiers
-from evaluators.evaluate import evaluate
+from evaluators.evaluation import evaluate
 from models.architectures import ARCHITECTURES
 from models.backends import choose_backend
 from models.registry import architecture_class, build_model
@@ -181,7 +181,7 @@ def test_every_row_of_every_trained_head_receives_gradient(name, halting, data):
     batch = {key: value.int() for key, value in batch.items()}
     _, loss, metrics, _ = model(model.initial_carry(batch), batch)
     loss.backward()
-    inner, learns = model.architecture, model.model.rule.learns_continue
+    inner, learns = model.architecture, model.act.rule.learns_continue
     assert learns == (halting == "q_learning" or (halting == "null" and name == "hrm"))
     assert ("q_continue_loss" in metrics) == learns
     for parameter, rows in (
@@ -262,7 +262,7 @@ def test_generated_code_trains_and_answers_like_eager(name, data):
 @pytest.mark.parametrize("name", EVERY)
 def test_a_fresh_model_predicts_not_solved_and_never_halts(name, data):
     run = build(config_of(name, data), World())
-    act, batch = run.state.model.model, batches(run)[0]
+    act, batch = run.state.model.act, batches(run)[0]
     carry = act.initial_carry(batch)
     for step in range(1, act.max_steps + 1):
         carry, found = act(carry, batch, torch.zeros(len(carry.steps), dtype=torch.int32))
@@ -285,7 +285,7 @@ def test_with_halting_in_evaluation_a_halted_row_stays_frozen(name, data):
         inner.q_head.bias.zero_()
         first = outputs(model, batch, num_steps=1)["q_halt_logits"]
         inner.q_head.bias[0] = -first.median() - 1e-4  # about half of the rows stop at the first step
-        act, carry = model.model, model.model.initial_carry(batch)
+        act, carry = model.act, model.act.initial_carry(batch)
         carry, before = act(carry, batch)
         stopped = carry.halted.clone()
         assert 0 < int(stopped.sum()) < 8
@@ -312,9 +312,9 @@ def test_without_halting_every_row_runs_all_steps_in_evaluation(name, data):
         "labels": torch.ones(3, 16, dtype=torch.int32),
         "puzzle_identifiers": torch.zeros(3, dtype=torch.int32),
     }
-    carry = model.model.initial_carry(batch)
+    carry = model.act.initial_carry(batch)
     for step in range(1, 4):
-        carry, _ = model.model(carry, batch)
+        carry, _ = model.act(carry, batch)
         assert carry.halted.tolist() == [step == 3] * 3
 
 

@@ -14,7 +14,7 @@ from dataset.augment import (
     inverse_permutation,
     shuffled_bands,
 )
-from dataset.families.sudoku.augment import with_copies
+from dataset.families.sudoku.copies import with_copies
 from dataset.families.sudoku.generate import PuzzleSpec, generate_split
 from dataset.families.sudoku.rules import BoxShape, is_solution, random_symmetries
 

@@ -32,7 +32,7 @@ def case(arch: str, dtype: str = "bfloat16") -> Case:
 def gradients(case: Case) -> dict[str, torch.Tensor]:
     """Return all gradients of two supervision steps, and the latents after them."""
     model = case.model.train()
-    carry = model.model.initial_carry(case.batch)
+    carry = model.act.initial_carry(case.batch)
     for _ in range(2):
         carry, loss, *_ = model(carry, case.batch)
         loss.backward()

@@ -14,7 +14,7 @@ import torch
 from benchmarks.step import Case, config_of
 from config.evaluate_schema import EvaluateConfig
 from config.schema import parse
-from evaluators.evaluate import run_steps
+from evaluators.evaluation import run_steps
 from models import ops
 from models.backends import Eager, TorchCompile, choose_backend
 from models.backends.batch_chunks import BatchChunks, single_thread_pool
@@ -108,14 +108,14 @@ def test_nothing_is_read_from_an_earlier_step(graphs, overrides):
     ):
         torch.testing.assert_close(one, other, rtol=0, atol=0, msg=name)
 
-    expected, found = (run_steps(c.model.model.eval(), c.batch)[0] for c in (plain, replayed))
+    expected, found = (run_steps(c.model.act.eval(), c.batch)[0] for c in (plain, replayed))
     for name, value in expected.items():
         torch.testing.assert_close(value, found[name], rtol=0, atol=0, msg=name)
 
 
 def two_steps(case: Case) -> tuple[torch.Tensor, ...]:
     """Return the latents after two steps of `inner`, run as test-time strategies do."""
-    model = case.model.model.eval()
+    model = case.model.act.eval()
     with torch.no_grad():
         state = model.inner.initial_state(len(case.batch["inputs"]))
         rows = model.inner.puzzle_rows(case.batch)
@@ -155,7 +155,7 @@ def test_training_and_evaluation_accept_the_same_compile_choices():
 def trained(case: Case) -> dict[str, torch.Tensor]:
     """Return all gradients, losses and latents of two supervision steps; two updates would hardly change weights."""
     model, found = case.model.train(), {}
-    carry = model.model.initial_carry(case.batch)
+    carry = model.act.initial_carry(case.batch)
     for step in (1, 2):
         carry, loss, *_ = model(carry, case.batch)
         loss.backward()

@@ -24,7 +24,7 @@ from evaluators.inference import Solver
 from evaluators.stop_rule import OWN_RULE, StopRule
 from evaluators.strategies.accounting import Tally
 from evaluators.strategies.build import Choice, Setting, build_strategy
-from evaluators.strategies.samples import Rows
+from evaluators.strategies.samples import PuzzleRows
 
 RULES = {
     "own": OWN_RULE,
@@ -75,7 +75,7 @@ def test_answers_do_not_depend_on_batches_capacity_and_padding(batch, capacity, 
 def streamed(strategy: str, capacity: int, batch: int, rule=OWN_RULE, **options):
     """The scripted model after all rows, and the number of rows in each of its steps."""
     head = ScriptedHead()
-    inner, sizes = head.model.inner, []
+    inner, sizes = head.architecture, []
     inner.register_forward_pre_hook(lambda module, arguments: sizes.append(len(arguments[1])))
     where = Setting([Solver(head)], SUDOKU, ["data"], capacity, rule=rule)
     built, _ = build_strategy(Choice(strategy, STEPS, halt="auto", **options), where)
@@ -84,7 +84,7 @@ def streamed(strategy: str, capacity: int, batch: int, rule=OWN_RULE, **options)
         for start in range(0, NUM_ROWS, batch):
             inputs = torch.from_numpy(QUESTIONS[start : start + batch].astype(np.int32))
             zeros = torch.zeros(len(inputs), dtype=torch.int32)
-            yield Rows(inputs, zeros, NUMBERS[start : start + batch])
+            yield PuzzleRows(inputs, zeros, NUMBERS[start : start + batch])
 
     answered = list(built.stream(batches(), Tally()))
     return int(sum(int(part.steps.sum()) for part in answered)), sizes
@@ -112,7 +112,7 @@ def test_a_slow_puzzle_does_not_hold_up_unbounded_answers():
         for row in [stuck, *[easy] * 200]:
             read[0] += 1
             inputs = torch.from_numpy(QUESTIONS[row : row + 1].astype(np.int32))
-            yield Rows(inputs, torch.zeros(1, dtype=torch.int32), np.zeros(1, np.int64))
+            yield PuzzleRows(inputs, torch.zeros(1, dtype=torch.int32), np.zeros(1, np.int64))
 
     for done, _ in enumerate(built.stream(batches(), Tally())):
         most.append(read[0] - done)

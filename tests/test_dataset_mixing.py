@@ -9,6 +9,7 @@ from numbered_datasets import RAGGED, SEQ_LEN, VOCAB, as_lists, build, train
 from dataset.format import SplitWriter, write_identifiers
 from dataset.mixing import merge_metadata
 from puzzle_dataset import PuzzleDataset
+from training_run import model_sizes
 from utils.errors import UserError
 
 # ------------------------------------------------------------------------------------------ several datasets
@@ -135,3 +136,14 @@ def test_two_test_sets_may_share_identifiers_only_with_equal_names(tmp_path):
     assert PuzzleDataset([a, b], "test", global_batch_size=2).num_batches() == 4
     with pytest.raises(UserError, match=r"identifier 1 \(2 in all\) is used by both .*/a and .*/c"):
         PuzzleDataset([a, c], "test", global_batch_size=2)
+
+
+def test_the_model_has_an_embedding_for_the_identifiers_of_both_splits(tmp_path):
+    few = build(tmp_path / "few", [[1, 1]]), build(tmp_path / "few", [[1, 1]], split="test")
+    many = build(tmp_path / "many", [[1]] * 9), build(tmp_path / "many", [[1]] * 9, split="test")
+    for train_path, test_path in ((few[0], many[1]), (many[0], few[1])):
+        train_data = PuzzleDataset([train_path], "train", global_batch_size=1)
+        test_data = PuzzleDataset([test_path], "test", global_batch_size=1)
+        counts = {data.metadata.num_puzzle_identifiers for data in (train_data, test_data)}
+        assert counts == {3, 10}
+        assert model_sizes(train_data, test_data)["num_puzzle_identifiers"] == 10

@@ -46,8 +46,8 @@ from docs.generator.excerpts import source_of
 from docs.generator.layout import FOLDERS, description, modules
 from docs.generator.markdown import prose
 from export import ExportConfig
+from models.arch_configs import CONFIGS, LossConfig, RecursiveConfig
 from models.architectures import ARCHITECTURES
-from models.configs import CONFIGS, LossConfig, RecursiveConfig
 from models.optim.configs import MuonConfig
 from models.registry import FROM_DATA, build_model
 

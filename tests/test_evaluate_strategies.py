@@ -10,12 +10,13 @@ import torch
 from ranks import outputs_of, run_ranks
 from trained_folders import TINY_ARCH, randomised, write_run
 
-from config.evaluate_schema import OPTIONS, STRATEGIES, EvaluateConfig
+from config.evaluate_schema import OPTIONS, EvaluateConfig
 from config.schema import parse
 from dataset.format import SplitWriter, write_identifiers
 from evaluate import run_evaluation
-from evaluators.evaluate import evaluate
+from evaluators.evaluation import evaluate
 from evaluators.inference import Solver
+from evaluators.strategies import STRATEGIES
 from evaluators.strategies.build import Choice
 from puzzle_dataset import PuzzleDataset
 from utils.distributed import World
@@ -120,7 +121,7 @@ def test_reports_record_all_conditions(strategy, run, tmp_path):
     used = report["options"]
     # All options of the strategy have a value, those of a rung under its name.
     inside = {key for value in used.values() if isinstance(value, dict) for key in value}
-    assert STRATEGIES[strategy] - {"checkpoints"} <= used.keys() | inside
+    assert STRATEGIES[strategy].options - {"checkpoints"} <= used.keys() | inside
     last = {"plain": "halted", "ladder": "rungs"}.get(strategy, "chains")
     point = report["curves"][last][-1]
     assert point["network_applications"] == report["network_applications_per_puzzle"]
@@ -261,7 +262,7 @@ def test_options_without_effect_on_the_strategy_are_rejected_by_name(run, tmp_pa
 
 def test_every_option_reaches_the_strategy():
     assert set(OPTIONS) == Choice.__dataclass_fields__.keys() - {"strategy", "num_steps"}
-    assert set().union(*STRATEGIES.values()) <= {*OPTIONS, "checkpoints"}
+    assert set(EvaluateConfig.model_fields) >= OPTIONS
 
 
 def evaluate_and_print(settings: dict) -> None:

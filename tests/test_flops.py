@@ -47,7 +47,7 @@ def counted(head, num_rows: int) -> int:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_count_equals_torchs_count(name):
     head = model(name)
-    assert 5 * training_flops(head.model) == counted(head, 5)
+    assert 5 * training_flops(head.act) == counted(head, 5)
 
 
 @pytest.mark.parametrize(
@@ -57,13 +57,13 @@ def test_the_count_equals_torchs_count(name):
 )
 def test_the_count_equals_torchs_count_with_other_settings(settings):
     head = model("trm", **settings)
-    assert 5 * training_flops(head.model) == counted(head, 5)
+    assert 5 * training_flops(head.act) == counted(head, 5)
 
 
 def test_recomputation_by_checkpointing_is_counted():
     head = model("trm")
     head.architecture.activation_checkpointing = True
-    assert 5 * training_flops(head.model) == counted(head, 5)
+    assert 5 * training_flops(head.act) == counted(head, 5)
 
 
 def test_the_count_depends_on_the_depth_and_does_not_change_the_recursion():
@@ -110,7 +110,7 @@ def test_each_depth_of_a_curriculum_is_measured_once_and_each_update_uses_its_de
     expected = 0
     for step in range(total):
         with state.curriculum.applied(state.model.architecture, step + 1):
-            expected += 8 * training_flops(state.model.model)
+            expected += 8 * training_flops(state.model.act)
         train_step(state, batches[step % len(batches)][1], World(), seed=0, global_batch_size=8)
         assert state.flops == expected
     assert counts == [(1, 2), (2, 2), (3, 3)]

@@ -126,7 +126,7 @@ def test_training_equals_eager_training(overrides):
     def trained(case: Case) -> list[torch.Tensor]:
         """Return all gradients of two supervision steps."""
         model = case.model.train()
-        carry = model.model.initial_carry(case.batch)
+        carry = model.act.initial_carry(case.batch)
         for _ in range(2):
             carry, loss, *_ = model(carry, case.batch)
             loss.backward()

@@ -166,7 +166,7 @@ def test_training_equals_eager_training(overrides):
     def trained(case: Case) -> list[torch.Tensor]:
         """Return all gradients of a supervision step."""
         model = case.model.train()
-        _, loss, *_ = model(model.model.initial_carry(case.batch), case.batch)
+        _, loss, *_ = model(model.act.initial_carry(case.batch), case.batch)
         loss.backward()
         return [parameter.grad for parameter in model.parameters()]
 

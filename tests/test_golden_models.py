@@ -115,7 +115,7 @@ def replay(stem: str) -> tuple[dict[str, np.ndarray], dict[str, torch.Tensor]]:
             ours |= outputs_at(f"eval/act{num_steps}", carry, loss, metrics, outputs)
             num_steps += 1
         ours["eval/num_act_steps"] = torch.tensor(num_steps)
-        names = model.model.latent_names
+        names = model.act.latent_names
         ours |= {f"eval/final_carry/{k}": v for k, v in zip(names, carry.state, strict=True)}
 
     state = train_state(model.train(), settings)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from trained_folders import SIZES, TINY_ARCH, randomised
 
-from evaluators.evaluate import run_steps
+from evaluators.evaluation import run_steps
 from evaluators.inference import Solver
 from models.architectures import ARCHITECTURES
 from models.registry import RecursiveConfig, architecture_class
@@ -50,7 +50,7 @@ def undecided(name: str, **settings):
 @torch.inference_mode()
 def evaluated(model, tokens: torch.Tensor, ids: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Evaluate the same rows; return the outputs of the last step, and the first step that says stop."""
-    return run_steps(model.model, {"inputs": tokens, "puzzle_identifiers": ids})
+    return run_steps(model.act, {"inputs": tokens, "puzzle_identifiers": ids})
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

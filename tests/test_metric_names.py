@@ -12,7 +12,7 @@ from training_runs import tiny
 from dataset.families.maze.rules import VOCAB_SIZE, encode
 from dataset.format import SplitWriter
 from evaluators.base import Evaluator
-from evaluators.evaluate import evaluate, metric_names
+from evaluators.evaluation import evaluate, metric_names
 from evaluators.sudoku import Sudoku
 from models.losses import ACTLossHead
 from training_run import Run, build

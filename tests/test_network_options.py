@@ -9,7 +9,7 @@ from smallest import SMALLEST_TRM
 from test_resume import STOPPED, call_at, terminate
 from training_runs import assert_same_run, metrics, tiny, train
 
-from evaluators.evaluate import evaluate
+from evaluators.evaluation import evaluate
 from models.feedforward import ConvSwiGLU, RMSSwiGLU
 from models.grid_rotary import GridRotaryEmbedding
 from models.layers import RotaryEmbedding

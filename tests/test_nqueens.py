@@ -31,7 +31,7 @@ from dataset.families.nqueens.rules import (
     solves,
     symmetry_keys,
 )
-from dataset.families.nqueens.solve import completions, count_completions
+from dataset.families.nqueens.search import completions, count_completions
 from dataset.format import IGNORE_LABEL_ID, open_split, validate
 from utils.checkpoint_schedule import BestMetric
 from utils.errors import UserError

@@ -100,6 +100,24 @@ def test_copies_differ_at_every_draw_and_are_reproducible_by_seed(data, family):
         assert len(rows) == BATCH * len(one)
 
 
+def test_copies_of_one_puzzle_differ_by_seed_iteration_and_batch(data, tmp_path):
+    """A dataset of a single puzzle has no order that could make batches different."""
+    (first, *_) = stream(data["sudoku 9x9"], augment=None)
+    with SplitWriter(tmp_path / "train", seq_len=81, vocab_size=11, extra={"family": "sudoku"}) as writer:
+        writer.add_group(first["inputs"][:1].numpy(), first["labels"][:1].numpy(), np.zeros(1, np.int32))
+        writer.close(1)
+    write_identifiers(tmp_path, ["<blank>"])
+    alone = {"global_batch_size": 1, "epochs_per_iter": 4}
+    assert len({str(batch) for batch in stream(tmp_path, augment=None, **alone)}) == 1
+    drawn = [
+        bytes(batch["inputs"].numpy().astype(np.uint8))
+        for seed in (3, 4)
+        for iteration in (1, 2)
+        for batch in stream(tmp_path, seed=seed, iteration=iteration, **alone)
+    ]
+    assert len(drawn) == len(set(drawn)) == 16
+
+
 @FAMILIES
 @pytest.mark.parametrize("size", [2, 4])
 def test_ranks_share_the_stream_of_a_single_process(data, family, size):

@@ -22,7 +22,7 @@ def ragged(tmp_path):
 
 
 def threads():
-    return [thread for thread in threading.enumerate() if thread.name == "prefetcher"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("prefetcher")]
 
 
 def items(count):

@@ -26,7 +26,7 @@ from training_runs import (
 
 import pretrain
 from dataset.format import SplitWriter
-from evaluators.evaluate import evaluate
+from evaluators.evaluation import evaluate
 from models.train.metrics import METRICS, Metric
 from models.train.step import TrainState, train_step
 from puzzle_dataset import PuzzleDataset

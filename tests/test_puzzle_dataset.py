@@ -216,7 +216,7 @@ def test_evaluation_yields_every_example_once_in_file_order_and_pads_the_last_ba
         RAGGED[0],
         split="test",
         pad_id=2,
-        blank_identifier_id=0,
+        blank_identifier_id=3,
         ignore_label_id=1,
         first_token=70,
     )
@@ -232,7 +232,7 @@ def test_evaluation_yields_every_example_once_in_file_order_and_pads_the_last_ba
     assert labels[:13].tolist() == np.where(stored.labels == 1, -100, stored.labels.astype(int)).tolist()
     assert (labels[:13, :2] == -100).all()
     identifiers = torch.cat([batch["puzzle_identifiers"] for batch in batches])
-    assert identifiers.tolist() == [*np.repeat([1, 2, 3, 4, 5], [3, 1, 2, 2, 5]), 0, 0]
+    assert identifiers.tolist() == [*np.repeat([1, 2, 3, 4, 5], [3, 1, 2, 2, 5]), 3, 3]
     assert inputs[13:].unique().tolist() == [2]
     assert labels[13:].unique().tolist() == [-100]
     assert as_lists(dataset) == as_lists(dataset), "a second pass is the same"

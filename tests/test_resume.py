@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import write_identified
@@ -119,6 +121,25 @@ def test_a_run_may_be_stopped_after_every_step(identified, undisturbed, tmp_path
             assert train(identified, folder, **SETTINGS, resume="auto") == STOPPED
     assert train(identified, folder, **SETTINGS, resume="auto") == 0
     assert_same_run(folder, undisturbed)
+
+
+def test_random_numbers_from_the_common_generators_go_on_after_resuming(identified, tmp_path, monkeypatch):
+    """The architectures here seed what they draw; one of a user's may draw from torch, NumPy or Python as it is."""
+    step, drawn = pretrain.train_step, []
+
+    def drawing(*args, **kwargs) -> None:
+        drawn.append((torch.rand(()).item(), np.random.random(), random.random()))  # noqa: NPY002
+        step(*args, **kwargs)
+
+    monkeypatch.setattr(pretrain, "train_step", drawing)
+    assert train(identified, tmp_path / "whole", **SETTINGS) == 0
+    expected, drawn[:] = list(drawn), []
+    with monkeypatch.context() as patch:
+        call_at(patch, "train_step", 3, terminate)
+        assert train(identified, tmp_path / "run", **SETTINGS) == STOPPED
+    assert train(identified, tmp_path / "run", **SETTINGS, resume="auto") == 0
+    assert drawn == expected
+    assert len(set(drawn)) == len(drawn)
 
 
 @pytest.mark.parametrize("logged", ["nothing", "an interval", "an evaluation"])

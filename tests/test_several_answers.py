@@ -20,7 +20,7 @@ from dataset.format import SPLITS, SplitWriter, write_identifiers
 from evaluate import run_evaluation
 from evaluators import memorisation, plots
 from evaluators.inference import Solver
-from evaluators.reports.report import summary
+from evaluators.reports.evaluation_report import summary
 from evaluators.score import wilson_interval
 from evaluators.strategies.accounting import Tally
 from evaluators.strategies.compute_curve import tables

@@ -12,8 +12,8 @@ from dataset.example_set import ExampleSet
 from evaluators import plots
 from evaluators.base import build_evaluators
 from evaluators.sudoku import Sudoku
+from models.arch_configs import CONFIGS, LOSS_TYPES
 from models.architectures import ARCHITECTURES
-from models.configs import CONFIGS, LOSS_TYPES
 from models.losses import TOKEN_LOSSES, ACTLossHead
 from models.registry import DEFAULT_LOSS, loss_config
 from puzzle_dataset import PuzzleDataset

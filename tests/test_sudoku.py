@@ -31,7 +31,7 @@ from dataset.families.sudoku.rules import (
     units,
     violations,
 )
-from dataset.families.sudoku.solve import solve
+from dataset.families.sudoku.search import solve
 from utils.errors import UserError
 
 DATA = Path(__file__).parent / "data" / "sudoku"

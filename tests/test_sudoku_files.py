@@ -15,7 +15,7 @@ from dataset.families.sudoku.generate import PuzzleSpec, generate_split, random_
 from dataset.families.sudoku.hashes import solution_hashes
 from dataset.families.sudoku.lists import read_list
 from dataset.families.sudoku.rules import BoxShape, draw_grid, format_grid, random_symmetries, to_values
-from dataset.families.sudoku.solve import solve
+from dataset.families.sudoku.search import solve
 from dataset.families.sudoku.symbols import find_alphabet, numbers_as_symbols
 from dataset.report import percentage
 from trained_run import recorded_metadata

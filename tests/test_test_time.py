@@ -30,7 +30,7 @@ from dataset.format import IGNORE_LABEL_ID, Metadata, write_identifiers
 from evaluators.inference import Solver
 from evaluators.strategies.accounting import Tally
 from evaluators.strategies.build import Choice, Setting, build_strategy
-from evaluators.strategies.samples import PICKS, Candidates, Rows
+from evaluators.strategies.samples import PICKS, Candidates, PuzzleRows
 from evaluators.strategies.verifier import checker_of
 from utils.errors import UserError
 
@@ -82,8 +82,8 @@ def test_halted_rows_are_not_computed():
     inputs = torch.from_numpy(QUESTIONS.astype(np.int32))
     tally = Tally()
     tally.begin(torch.from_numpy(LABELS), torch.from_numpy(QUESTIONS))
-    answered = built.solve(Rows(inputs, torch.zeros(NUM_ROWS, dtype=torch.int32), NUMBERS), tally)
-    assert head.model.inner.rows_computed == NUM_ROWS * STEPS + int(answered.steps.sum())
+    answered = built.solve(PuzzleRows(inputs, torch.zeros(NUM_ROWS, dtype=torch.int32), NUMBERS), tally)
+    assert head.architecture.rows_computed == NUM_ROWS * STEPS + int(answered.steps.sum())
 
 
 def test_a_checker_is_reported_in_addition_to_answers():
@@ -227,8 +227,8 @@ def test_all_chains_of_a_puzzle_run_together_within_the_capacity(options, capaci
     tally = Tally()
     tally.begin(torch.from_numpy(LABELS), torch.from_numpy(QUESTIONS))
     inputs = torch.from_numpy(QUESTIONS.astype(np.int32))
-    built.solve(Rows(inputs, torch.zeros(NUM_ROWS, dtype=torch.int32), NUMBERS), tally)
-    assert head.model.inner.most_rows == most
+    built.solve(PuzzleRows(inputs, torch.zeros(NUM_ROWS, dtype=torch.int32), NUMBERS), tally)
+    assert head.architecture.most_rows == most
 
 
 def test_a_checker_checks_all_chains():
@@ -304,7 +304,7 @@ def test_strategies_that_the_data_does_not_support_are_rejected(metadata, option
 
 def test_noise_needs_a_latent_other_than_the_answer():
     where = setting()
-    where.solvers[0].head.model.inner.latents = {"z_L": ""}
+    where.solvers[0].head.architecture.latents = {"z_L": ""}
     with pytest.raises(UserError, match="latents other than the answer, and ScriptedInner has none"):
         build_strategy(Choice("noise", STEPS), where)
     assert build_strategy(Choice("ladder", STEPS), where)[1]["rungs"] == ["steps", "more_steps", "symmetry"]
@@ -317,7 +317,7 @@ def test_a_vote_needs_two_copies_of_each_puzzle(tmp_path):
     write_identifiers(tmp_path, ["<blank>", "one", "other"])
     (tmp_path / "test_puzzles.json").write_text("{}")
     solver = Solver(ScriptedHead())
-    solver.head.model.inner.prefix_len = 1
+    solver.head.architecture.prefix_len = 1
     metadata = replace(ARC, num_puzzle_identifiers=3)
     where = Setting([solver], metadata, [str(tmp_path)], 16, identifiers=[1, 2])
     with pytest.raises(UserError, match="symmetries=8: some of these puzzles have only 1 dif"):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from training_runs import tiny
 
-from models.act import draw_min_steps
+from models.act import ACTModel, draw_min_steps
 from models.optim.skip_step import masked
 from models.train.step import train_step
 from training_run import Run, build
@@ -85,7 +85,7 @@ class WrittenOut:
         model.zero_grad()
         table = model.architecture.puzzle_emb
         table.leaves.clear()
-        least = torch.from_numpy(draw_min_steps(SEED, step, BATCH, 0.5, model.model.max_steps))
+        least = torch.from_numpy(draw_min_steps(SEED, step, BATCH, 0.5, model.act.max_steps))
         self.carry, loss, _, _ = model(self.carry or model.initial_carry(batch), batch, least)
         loss.backward()
 
@@ -186,6 +186,25 @@ def test_exploration_does_not_depend_on_ranks_and_micro_batches(identified, tmp_
     halves = torch.stack(halted).chunk(2, dim=1)
     assert not torch.equal(*halves)
     assert not torch.equal(*halves[0].chunk(2, dim=1))
+
+
+def test_random_latents_are_of_the_rank_the_micro_batch_and_the_step(identified, tmp_path, monkeypatch):
+    load, drawn = ACTModel.load, []
+
+    def drawing(self, carry, batch):
+        drawn.append(torch.rand(()).item())
+        return load(self, carry, batch)
+
+    monkeypatch.setattr(ACTModel, "load", drawing)
+    for rank in (0, 1, 1):
+        run = built(identified, tmp_path / "run", "arch.random_init=true")
+        for batch in batches_of(run, 2):
+            rows = {name: value.chunk(2)[rank] for name, value in batch.items()}
+            train_step(
+                run.state, rows, Share(rank, 2), seed=SEED, global_batch_size=BATCH, grad_accum_steps=2
+            )
+    assert drawn[4:8] == drawn[8:]
+    assert len(set(drawn[:8])) == 8
 
 
 @pytest.mark.parametrize("parts", [1, 2])

@@ -16,7 +16,7 @@ import evaluate as evaluate_command
 from dataset import report
 from dataset.families.arc.grids import encode
 from dataset.format import IGNORE_LABEL_ID, SPLITS, SplitWriter, open_split, validate, write_identifiers
-from evaluators.evaluate import evaluate
+from evaluators.evaluation import evaluate
 from evaluators.maze import Maze
 from evaluators.sudoku import Sudoku
 from puzzle_dataset import PuzzleDataset

@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import yaml
-
 from utils.distributed import World
 from utils.errors import UserError
 from utils.files import is_temporary, make_folder, write_text
 from utils.lock import locked_folder
 from utils.loggers import METRICS_FILE
+from utils.yaml_text import to_yaml
 
 CONFIG_FILE = "all_config.yaml"
 METADATA_FILE = "metadata.json"
@@ -39,7 +38,7 @@ def create_run_folder(folder: Path, config: dict, metadata: dict, sources: list[
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / CONFIG_FILE, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        write_text(folder / CONFIG_FILE, to_yaml(config))
         write_text(folder / METADATA_FILE, json.dumps(metadata, indent=2) + "\n")
         for source in sources:
             target = folder / SOURCE_FOLDER / source.name

@@ -21,7 +21,7 @@ import numpy as np
 from dataset.example_set import ExampleSet
 from dataset.families.base import Family
 from dataset.families.contract import attribute_problem
-from dataset.metadata import Finding, Metadata
+from dataset.metadata import FamilyFinding, Metadata
 from utils.errors import UserError
 
 FAMILIES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg))
@@ -32,7 +32,7 @@ _named: ContextVar[str | None] = ContextVar("family", default=None)
 
 def family_of(metadata: Metadata) -> Family:
     """Return the family of an opened dataset or of metadata that names it; its `name` is None if it is unknown."""
-    found = metadata.finding or _stated(metadata) or Finding(None, "dataset.json names no family")
+    found = metadata.finding or _stated(metadata) or FamilyFinding(None, "dataset.json names no family")
     cls = Family if found.name is None else family_class(found.name)
     return cls(metadata, found)
 
@@ -86,7 +86,7 @@ def named_family(name: str | None) -> Iterator[None]:
         _named.reset(token)
 
 
-def find_family(metadata: Metadata, sets: Sequence[ExampleSet], dataset_dir: Path) -> Finding:
+def find_family(metadata: Metadata, sets: Sequence[ExampleSet], dataset_dir: Path) -> FamilyFinding:
     """Detect the family of a dataset from its metadata and files; `sets`: the ExampleSets of one of its splits.
 
     Raises UserError if the dataset names a `module@Class` that cannot be used.
@@ -106,24 +106,24 @@ def find_family(metadata: Metadata, sets: Sequence[ExampleSet], dataset_dir: Pat
             continue
         found, reason = cls.recognise(metadata, sampled, dataset_dir)
         if found:
-            return Finding(name, f"dataset.json names no family, but {reason}")
+            return FamilyFinding(name, f"dataset.json names no family, but {reason}")
         reasons.append(reason)
     reason = (
         "; ".join(reasons)
         or f"{_sizes(metadata)} are not those of {', '.join(name for name, _ in _detectable())}"
     )
-    return Finding(None, f"dataset.json names no family; {reason}")
+    return FamilyFinding(None, f"dataset.json names no family; {reason}")
 
 
-def family_by_sizes(metadata: Metadata) -> Finding:
+def family_by_sizes(metadata: Metadata) -> FamilyFinding:
     """Guess the family of a model without its data: the one its metadata names, otherwise the first with its sizes."""
-    found = _stated(metadata) or Finding(None, "dataset.json names no family")
+    found = _stated(metadata) or FamilyFinding(None, "dataset.json names no family")
     if found.name is not None or "family" in metadata.extra:
         return found
     for name, cls in _detectable():
         if cls.size_problem(metadata) is None:
-            return Finding(name, f"its training data is known only by its sizes, {_sizes(metadata)}")
-    return Finding(
+            return FamilyFinding(name, f"its training data is known only by its sizes, {_sizes(metadata)}")
+    return FamilyFinding(
         None, f"{_sizes(metadata)} are not those of {', '.join(name for name, _ in _detectable())}"
     )
 
@@ -142,16 +142,16 @@ def family_notices(described: Sequence[tuple[str, Metadata]]) -> list[str]:
     return [f"{name}: {notice}" for name, notice in notices if notice]
 
 
-def merged_finding(findings: list[tuple[str, Finding]]) -> Finding:
-    """Combine the families of datasets used together; `findings`: (folder, Finding)."""
+def merged_finding(findings: list[tuple[str, FamilyFinding]]) -> FamilyFinding:
+    """Combine the families of datasets used together; `findings`: (folder, FamilyFinding)."""
     names = {found.name for _, found in findings}
     if len(names) == 1:
         return next((found for _, found in findings if not found.is_stated), findings[0][1])
     listed = ", ".join(f"{folder} is {found.name or 'of no known family'}" for folder, found in findings)
-    return Finding(None, f"the datasets differ: {listed}")
+    return FamilyFinding(None, f"the datasets differ: {listed}")
 
 
-def _stated(metadata: Metadata, file: str = "dataset.json") -> Finding | None:
+def _stated(metadata: Metadata, file: str = "dataset.json") -> FamilyFinding | None:
     """Return the family named on the command line or by the key `family`; None if neither is given.
 
     Raises UserError, naming `file`, for a `module@Class` that cannot be used; an unknown name is only reported.
@@ -166,10 +166,10 @@ def _stated(metadata: Metadata, file: str = "dataset.json") -> Finding | None:
     except UserError as error:
         if "@" in str(name):
             raise UserError(f"{file if _named.get() is None else where} names {error}") from error
-        return Finding(None, f"{where} names {error}")
+        return FamilyFinding(None, f"{where} names {error}")
     if problem := cls.size_problem(metadata):
-        return Finding(None, f"{where} names the family {name}, but {problem}")
-    return Finding(name, f"{where} names the family {name}", is_stated=True)
+        return FamilyFinding(None, f"{where} names the family {name}, but {problem}")
+    return FamilyFinding(name, f"{where} names the family {name}", is_stated=True)
 
 
 def _detectable() -> list[tuple[str, type[Family]]]:

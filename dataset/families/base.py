@@ -31,7 +31,8 @@ from dataset.families.grid_style import (
 from dataset.families.parts import Comparison, RowForm, Verdict
 from dataset.families.revealed_cells import RevealedCells
 from dataset.families.symmetry import FiniteSymmetries, Symmetries
-from dataset.metadata import Finding, Metadata
+from dataset.families.wording import count, describe_position, with_line_breaks
+from dataset.metadata import FamilyFinding, Metadata
 from dataset.units import CellUnits, stated_units
 from utils.errors import UserError
 
@@ -83,7 +84,7 @@ class Family:
     sizes_to_check: ClassVar[Sequence[Mapping[str, Any]]] = ()
     """Sizes of the examples for `dataset.families.check`: seq_len, vocab_size and other keys of dataset.json."""
 
-    def __init__(self, metadata: Metadata, found: Finding) -> None:
+    def __init__(self, metadata: Metadata, found: FamilyFinding) -> None:
         self.metadata, self.found = metadata, found
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -113,7 +114,7 @@ class Family:
         )
         if problem := cls.size_problem(metadata):
             raise UserError(f"{cls.name} cannot have these sizes: {problem}")
-        return cls(metadata, Finding(cls.name, "its class was requested", is_stated=True))
+        return cls(metadata, FamilyFinding(cls.name, "its class was requested", is_stated=True))
 
     # ---------------------------------------------------------------- detection
 
@@ -363,21 +364,3 @@ def compare_with_labels(answer: np.ndarray, labels: np.ndarray | None) -> str:
     if labels is None:
         return ""
     return ", and equal to the answer" if equals(answer, labels) else ", but not the one in the dataset"
-
-
-def count(number: int, noun: str) -> str:
-    """Format a number with a noun: `1 cell`, `2 cells`, `2 boxes`."""
-    plural = "es" if noun.endswith("x") else "s"
-    return f"{number} {noun}{'' if number == 1 else plural}"
-
-
-def with_line_breaks(text: str) -> str:
-    """Normalise line breaks, including a literal `\\n` passed on by a shell."""
-    return text.replace("\\n", "\n").replace("\r\n", "\n")
-
-
-def describe_position(text: str, position: int) -> str:
-    """Format a position: `character 7`, or `line 2, character 3` if the text has several lines."""
-    before = text[:position].split("\n")
-    character = f"character {len(before[-1]) + 1}"
-    return f"line {len(before)}, {character}" if "\n" in text else character

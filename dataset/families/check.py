@@ -23,7 +23,7 @@ from dataset.families import FAMILIES, family_class, family_of, named_family
 from dataset.families.base import IGNORE_LABEL_ID
 from dataset.format import SPLITS, Split, open_valid, problems_text
 from dataset.options import OptionParser
-from dataset.promises import PROMISES, Outcome, check_promises
+from dataset.promises import PROMISES, PromiseOutcome, check_promises
 from dataset.promises.puzzles import Puzzles
 from utils.errors import UserError, report_user_errors
 from utils.files import expand_home
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
 _WIDTH = max(len(promise.name) for promise in PROMISES)
 
 
-def _describe(outcome: Outcome) -> str:
+def _describe(outcome: PromiseOutcome) -> str:
     if outcome.failure is not None:
         return f"BROKEN: {outcome.failure}"
     return "kept" if outcome.is_offered else "not offered"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset.families.base import Family
-from dataset.promises import data, drawing, rules, symmetries, text
+from dataset.promises import answers, data, drawing, symmetries, text
 from dataset.promises.puzzles import Puzzles
 
 
@@ -25,7 +25,7 @@ class Promise:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PromiseOutcome:
     """The outcome of one promise: not offered, kept (`failure` is None) or broken."""
 
     name: str
@@ -42,33 +42,33 @@ def broken_promises(family: Family, questions: np.ndarray, labels: np.ndarray) -
     return [f"{outcome.name}: {outcome.failure}" for outcome in outcomes if outcome.failure is not None]
 
 
-def check_promises(puzzles: Puzzles) -> Iterator[Outcome]:
+def check_promises(puzzles: Puzzles) -> Iterator[PromiseOutcome]:
     """Yield the outcome of each promise."""
     return (_outcome(promise, puzzles) for promise in PROMISES)
 
 
-def _outcome(promise: Promise, puzzles: Puzzles) -> Outcome:
+def _outcome(promise: Promise, puzzles: Puzzles) -> PromiseOutcome:
     """Test a promise; any exception raised by the family breaks it."""
     try:
         if not promise.is_offered(puzzles.family):
-            return Outcome(promise.name, is_offered=False)
-        return Outcome(promise.name, failure=next(promise.failures(puzzles), None))
+            return PromiseOutcome(promise.name, is_offered=False)
+        return PromiseOutcome(promise.name, failure=next(promise.failures(puzzles), None))
     except Exception as error:
         *_, where = traceback.extract_tb(error.__traceback__)
         location = f"{Path(where.filename).name}, line {where.lineno}"
-        return Outcome(promise.name, failure=f"{type(error).__name__}: {error} ({location})")
+        return PromiseOutcome(promise.name, failure=f"{type(error).__name__}: {error} ({location})")
 
 
 PROMISES = (
     Promise("name and sizes", text.sizes),
     Promise("text", text.text, lambda family: family.text_help is not None or bool(family.characters)),
     Promise("examples", text.examples, lambda family: family.example is not None),
-    Promise("right answers", rules.right_answers),
-    Promise("wrong answers", rules.wrong_answers),
-    Promise("check", rules.check, lambda family: family.check is not None),
+    Promise("right answers", answers.right_answers),
+    Promise("wrong answers", answers.wrong_answers),
+    Promise("check", answers.check, lambda family: family.check is not None),
     Promise(
         "check_tensors",
-        rules.check_tensors,
+        answers.check_tensors,
         lambda family: family.check_tensors is not None and find_spec("torch") is not None,
     ),
     Promise("inverse symmetries", symmetries.inverses, lambda family: family.symmetries is not None),

@@ -15,7 +15,7 @@ from pydantic_core import PydanticUndefined
 from config.help import choices_of, meaning_of, written
 from config.schema import SECTION_TITLES, PretrainConfig
 from docs.generator.markdown import ROOT, code, first_comment, page, prose, table
-from models.configs import CONFIGS, LossConfig, RecursiveConfig
+from models.arch_configs import CONFIGS, LossConfig, RecursiveConfig
 from models.optim.configs import OPTIMIZERS
 from models.registry import FROM_DATA, ArchitectureName, LossName
 

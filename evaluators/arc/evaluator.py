@@ -22,8 +22,8 @@ from dataset.augment import inverse_dihedral
 from dataset.families.arc.grids import GRID_SIZE, Augmentation, crop_sizes, grid_digest, split_name
 from dataset.families.arc.tasks import NO_GRID, identifier_names
 from dataset.format import BLANK_IDENTIFIER, Metadata
-from evaluators.arc.tasks import TestTasks
-from evaluators.arc.votes import CANDIDATES_FILE, Candidates, Predictions, files_up_to
+from evaluators.arc.evaluated_tasks import TestTasks
+from evaluators.arc.votes import CANDIDATES_FILE, CandidateVotes, Predictions, files_up_to
 from evaluators.base import Evaluator
 from utils.errors import UserError
 from utils.files import make_folder, write_atomically
@@ -107,7 +107,7 @@ class ARC(Evaluator):
         gathered = gather((identity, self._predictions.votes()))
         is_first = gathered[0][0] == identity
         if is_first:
-            candidates = Candidates.count([votes for _, votes in gathered])
+            candidates = CandidateVotes.count([votes for _, votes in gathered])
             ranked = candidates.ranked(len(self.tasks))
             best = [[d for d in digests if d != _NO_GRID][: self.submission_size] for digests in ranked]
             submitted = {digest for digests in best for digest in digests}
@@ -130,7 +130,7 @@ class ARC(Evaluator):
                     "evaluator arc@ARC: aggregated_voting=True pools the evaluations saved in the checkpoint folder, "
                     "but this evaluation writes no files"
                 )
-            pool = Candidates.pooled(files_up_to(save_dir), self.tasks.fingerprint)
+            pool = CandidateVotes.pooled(files_up_to(save_dir), self.tasks.fingerprint)
             values |= self._pass_rates("ARC/pooled_pass", pool.ranked(len(self.tasks)))
         return values
 

@@ -73,14 +73,14 @@ class Predictions:
         return Votes(list(self._sets), set_numbers, examples, slots, confidences, candidates, digests)
 
 
-class Candidates:
+class CandidateVotes:
     """Votes and summed confidences of the candidates of each slot, in the order of their first votes."""
 
     def __init__(self):
         self._tallies: dict[tuple[int, bytes], list] = {}
 
     @classmethod
-    def count(cls, votes_of_ranks: Sequence[Votes]) -> Candidates:
+    def count(cls, votes_of_ranks: Sequence[Votes]) -> CandidateVotes:
         """Count the votes of all ranks in the order of the test stream, so the result is independent of world size."""
         ordered = []
         for votes in votes_of_ranks:
@@ -97,7 +97,7 @@ class Candidates:
         return tallied
 
     @classmethod
-    def pooled(cls, paths: Iterable[Path], fingerprint: str) -> Candidates:
+    def pooled(cls, paths: Iterable[Path], fingerprint: str) -> CandidateVotes:
         """Add up saved tallies. Raises `UserError` if a file is malformed or belongs to other test tasks."""
         pool = cls()
         for path in paths:
@@ -170,7 +170,7 @@ def files_up_to(save_dir: Path) -> list[Path]:
 
 
 def _tally_problem(arrays: dict[str, np.ndarray]) -> str | None:
-    """Describe why `Candidates.pooled` cannot read these arrays, or return None if it can."""
+    """Describe why `CandidateVotes.pooled` cannot read these arrays, or return None if it can."""
     for key, kind in _COLUMNS.items():
         if key not in arrays or arrays[key].dtype.kind != kind:
             return f"lacks the array {key!r}, or it has the wrong type"

@@ -142,8 +142,8 @@ def halting_chart(picture: Image.Image, panels: list[Panel], current: int) -> Im
     top, base = picture.height, picture.height + height
     draw.text((_MARGIN, top - 4), "halting probability after each step", FAINT, font(14))
     width = (picture.width - 2 * _MARGIN) / len(steps)
-    for place, panel in enumerate(steps):
-        left, right = _MARGIN + place * width, _MARGIN + (place + 1) * width - (2 if width > 6 else 0)
+    for bar, panel in enumerate(steps):
+        left, right = _MARGIN + bar * width, _MARGIN + (bar + 1) * width - (2 if width > 6 else 0)
         colour = _RIGHT if panel.says_stop else FAINT
         if panel.number != current:
             colour = mix(colour, PAPER, 0.6)
@@ -191,8 +191,8 @@ def _panel(family: Family, panel: Panel, num_steps: int) -> Image.Image:
     return picture
 
 
-def _halting_bar(draw: ImageDraw.ImageDraw, place: tuple[int, int], width: int, panel: Panel) -> None:
-    left, top = place
+def _halting_bar(draw: ImageDraw.ImageDraw, corner: tuple[int, int], width: int, panel: Panel) -> None:
+    left, top = corner
     words = f"halting {panel.halt_probability:.1%}" + (", says stop" if panel.says_stop else "")
     colour = _RIGHT if panel.says_stop else FAINT
     draw.text((left, top), words, colour, font(14))

@@ -267,14 +267,14 @@ def picture(findings: Sequence[Finding]) -> Figure:
     """Draw the checks in four panels below the verdict."""
     figure, axes = new_figure(2, 2, (11, 7.6))
     figure.suptitle(textwrap.fill(verdict(findings), 100), fontsize=12, x=0.01, ha="left")
-    for place, finding in zip(axes.flat, findings, strict=True):
-        place.set_title(f"{finding.title}: {finding.outcome}")
+    for axis, finding in zip(axes.flat, findings, strict=True):
+        axis.set_title(f"{finding.title}: {finding.outcome}")
         if finding.draw:
-            finding.draw(place)
+            finding.draw(axis)
         else:
-            place.set_axis_off()
-            place.text(
-                0, 0.9, textwrap.fill(finding.words, 60), va="top", transform=place.transAxes, color=GREY
+            axis.set_axis_off()
+            axis.text(
+                0, 0.9, textwrap.fill(finding.words, 60), va="top", transform=axis.transAxes, color=GREY
             )
     return figure
 

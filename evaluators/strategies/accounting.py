@@ -48,13 +48,13 @@ class Tally:
     def record(
         self,
         curve: str,
-        place: str | int,
+        point: str | int,
         answers: Answers,
         steps: int | np.ndarray,
         says_stop: Answers | None = None,
         part: slice = EVERY,
     ) -> None:
-        """Add the answers of a `part` of the batch to point `place` of a curve.
+        """Add the answers of a `part` of the batch to the point `point` of a curve.
 
         `answers` are (n, S) tokens, or (n, A, S) alternatives of which an oracle picks a right one. `steps`, a number
         or (n,), counts supervision steps over all chains.
@@ -77,7 +77,7 @@ class Tally:
         if self.solved_by_rules is not None:
             values["solved"] = self._by_rules(alternatives, part).any(1)
         sums = {name: value.sum(dtype=torch.int64) for name, value in values.items()}
-        self._waiting.append((curve, str(place), sums, share))
+        self._waiting.append((curve, str(point), sums, share))
 
     def record_stage(
         self, name: str, entering: np.ndarray, solved: np.ndarray, answers: np.ndarray, steps: np.ndarray
@@ -109,9 +109,9 @@ class Tally:
             return
         counts = torch.stack([torch.stack(list(sums.values())) for _, _, sums, _ in self._waiting]).tolist()
         shares = torch.stack([share for *_, share in self._waiting]).tolist()
-        for (curve, place, sums, _), values, share in zip(self._waiting, counts, shares, strict=True):
+        for (curve, point, sums, _), values, share in zip(self._waiting, counts, shares, strict=True):
             fetched = dict(zip(sums, values, strict=True)) | {"accuracy": share}
-            _add(self.curves.setdefault(curve, {}).setdefault(place, {}), fetched)
+            _add(self.curves.setdefault(curve, {}).setdefault(point, {}), fetched)
         self._waiting.clear()
 
     def num_judged(self, curve: str) -> int:
@@ -124,9 +124,9 @@ class Tally:
         parts = gather_object((self.curves, self.stages, dict(self.seconds)))
         self.curves, self.stages, self.seconds = {}, {}, defaultdict(float)
         for curves, stages, seconds in parts:
-            for curve, places in curves.items():
-                for place, sums in places.items():
-                    _add(self.curves.setdefault(curve, {}).setdefault(place, {}), sums)
+            for curve, points in curves.items():
+                for point, sums in points.items():
+                    _add(self.curves.setdefault(curve, {}).setdefault(point, {}), sums)
             for name, sums in stages.items():
                 _add(self.stages.setdefault(name, {}), sums)
             for name, value in seconds.items():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from evaluators.strategies.accounting import Tally
-from evaluators.strategies.samples import Candidates, Rows
+from evaluators.strategies.samples import Candidates, PuzzleRows
 
 
 @dataclass(frozen=True)
@@ -33,22 +33,27 @@ class Answered:
 class Strategy:
     """Base class of strategies. A strategy answers batches and never sees labels."""
 
+    main_curve: str
+    """The curve of the tally whose last point is the final answer; `solve` records it for every batch."""
+    uses_rules: bool = False
+    """True if the answers depend on a checker, so that their scores are not those of the model alone."""
+
     @property
     def outputs(self) -> frozenset[str]:
         """Names of the tensors returned with the answers, in addition to those of the batch."""
         return frozenset({"preds", "q_halt_logits"})
 
-    def solve(self, rows: Rows, tally: Tally) -> Answered:
+    def solve(self, rows: PuzzleRows, tally: Tally) -> Answered:
         """Answer the rows of a batch, recording each intermediate answer and its cost in the tally."""
         raise NotImplementedError(f"{type(self).__name__} must define solve")
 
-    def stream(self, batches: Iterable[Rows], tally: Tally) -> Iterator[Answered]:
+    def stream(self, batches: Iterable[PuzzleRows], tally: Tally) -> Iterator[Answered]:
         """Answer batches in order; a strategy may read some of them ahead."""
         for rows in batches:
             yield self.solve(rows, tally)
 
 
-def answered(candidates: Candidates, chains: np.ndarray, rows: Rows) -> Answered:
+def answered(candidates: Candidates, chains: np.ndarray, rows: PuzzleRows) -> Answered:
     """Return the answers of the selected chain (n,) of each puzzle."""
     each, device = np.arange(len(rows)), rows.inputs.device
     return Answered(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import Any, Literal
 
 from dataset.families import family_of
@@ -13,6 +14,7 @@ from dataset.families.symmetry import Symmetries
 from dataset.format import Metadata
 from evaluators.inference import Solver
 from evaluators.stop_rule import OWN_RULE, StopRule
+from evaluators.strategies import STRATEGIES
 from evaluators.strategies.base import Strategy
 from evaluators.strategies.cascade import STAGES, Cascade
 from evaluators.strategies.continuous import Continuous
@@ -60,10 +62,15 @@ class Setting:
         return family_of(self.metadata)
 
 
+Builder = Callable[[Choice, Setting, Checker | None], tuple[Strategy, dict[str, Any]]]
+
+
 def build_strategy(choice: Choice, setting: Setting) -> tuple[Strategy, dict[str, Any]]:
     """Return the strategy and its options with defaults filled in. Raises `UserError` if it cannot run here."""
     checker = checker_of(setting.metadata) if choice.checker else None
-    strategy, own = BUILDERS[choice.strategy](choice, setting, checker)
+    module, _, function = STRATEGIES[choice.strategy].builder.partition("@")
+    build: Builder = getattr(import_module(f"evaluators.strategies.{module}"), function)
+    strategy, own = build(choice, setting, checker)
     if isinstance(strategy, Voting):
         own["halt"] = choice.halt or False
         if choice.halt:
@@ -71,21 +78,21 @@ def build_strategy(choice: Choice, setting: Setting) -> tuple[Strategy, dict[str
     return strategy, {"checker": choice.checker} | own
 
 
-def _plain(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[Strategy, dict[str, Any]]:
+def plain(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[Strategy, dict[str, Any]]:
     solver, steps = setting.solvers[0], choice.num_steps
     if choice.halt == "auto":
         return fast_plain(setting, steps), {"halt": "auto"}
-    plain = Plain(solver, steps, halt=choice.halt, checker=checker, sizes=setting.sizes)
-    return plain, {"halt": choice.halt or False, "freezes": plain.freezes}
+    strategy = Plain(solver, steps, halt=choice.halt, checker=checker, sizes=setting.sizes)
+    return strategy, {"halt": choice.halt or False, "freezes": strategy.freezes}
 
 
-def _ensemble(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[Strategy, dict[str, Any]]:
+def ensemble(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[Strategy, dict[str, Any]]:
     options = {"pick": choice.pick or "majority"}
     steps = choice.num_steps
     return Ensemble(setting.solvers, steps, checker=checker, sizes=setting.sizes, **options), options
 
 
-def _cascade(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[Strategy, dict[str, Any]]:
+def ladder(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[Strategy, dict[str, Any]]:
     rungs = list(choice.rungs or _possible_stages(setting, choice))
     votings: dict[str, Voting] = {}
     more = choice.more_steps or MORE_STEPS * choice.num_steps
@@ -97,10 +104,10 @@ def _cascade(choice: Choice, setting: Setting, checker: Checker | None) -> tuple
             )
         options["more_steps"] = more
     if "symmetry" in rungs:
-        votings["symmetry"], own = _symmetry(choice, setting, None, "first_stop")
+        votings["symmetry"], own = symmetry(choice, setting, None, "first_stop")
         options["symmetry"] = own
     if "noise" in rungs:
-        votings["noise"], own = _noise(choice, setting, None)
+        votings["noise"], own = noise(choice, setting, None)
         options["noise"] = own
     if choice.halt == "auto":
         return _fast_cascade(setting, rungs, choice.num_steps, more, votings), options
@@ -173,7 +180,7 @@ def _possible_stages(setting: Setting, choice: Choice) -> list[str]:
     rungs = list(STAGES)
     if choice.symmetries is None:
         try:
-            _symmetry(choice, setting, None, "first_stop")
+            symmetry(choice, setting, None, "first_stop")
         except UserError:
             rungs.remove("symmetry")
     asked = {choice.chains, choice.sigma, choice.pick} != {None}
@@ -187,7 +194,7 @@ def _symmetries(setting: Setting) -> Symmetries:
     return setting.family.symmetries_to_ask(setting.data_paths, setting.identifiers, known)
 
 
-def _symmetry(
+def symmetry(
     choice: Choice, setting: Setting, checker: Checker | None, pick: str | None = None
 ) -> tuple[Voting, dict[str, Any]]:
     symmetries = _symmetries(setting)
@@ -213,11 +220,11 @@ def _symmetry(
     return voting, options
 
 
-def _noise(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[Voting, dict[str, Any]]:
+def noise(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[Voting, dict[str, Any]]:
     solver, family = setting.solvers[0], setting.family
     if not _has_scratch(solver):
         raise UserError(
-            f"noise is added to latents other than the answer, and {type(solver.head.model.inner).__name__} has "
+            f"noise is added to latents other than the answer, and {type(solver.head.architecture).__name__} has "
             "none: use strategy=symmetry or ensemble, or leave noise out of rungs"
         )
     sigma = family.sigma if choice.sigma is None else choice.sigma
@@ -247,15 +254,4 @@ def _noise(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[V
 
 
 def _has_scratch(solver: Solver) -> bool:
-    return len(solver.head.model.inner.latents) > 1
-
-
-# To add a strategy, write a module with a class and a builder, add a line here, and list its options under
-# STRATEGIES in config/evaluate_schema.py.
-BUILDERS: dict[str, Callable[[Choice, Setting, Checker | None], tuple[Strategy, dict[str, Any]]]] = {
-    "plain": _plain,
-    "symmetry": _symmetry,
-    "noise": _noise,
-    "ensemble": _ensemble,
-    "ladder": _cascade,
-}
+    return len(solver.head.architecture.latents) > 1

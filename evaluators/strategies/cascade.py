@@ -22,7 +22,7 @@ from evaluators.strategies.samples import (
     PICKS,
     Bundle,
     Candidates,
-    Rows,
+    PuzzleRows,
     StopRule,
     first_to_stop,
     run_chains,
@@ -53,6 +53,8 @@ class Cascade(Strategy):
     one, because majority is chosen where q_halt ranks answers poorly.
     """
 
+    main_curve = "rungs"
+
     def __init__(
         self,
         solver: Solver,
@@ -68,8 +70,9 @@ class Cascade(Strategy):
         self.solver, self.rungs = solver, rungs
         self.num_steps, self.more_steps, self.votings = num_steps, more_steps, votings
         self.halt, self.checker, self.sizes = halt, checker, sizes
+        self.uses_rules = checker is not None
 
-    def solve(self, rows: Rows, tally: Tally) -> Answered:
+    def solve(self, rows: PuzzleRows, tally: Tally) -> Answered:
         device = rows.inputs.device
         answers = np.zeros((len(rows), rows.inputs.shape[1]), np.int16)
         q_halt = np.full(len(rows), -np.inf, np.float32)
@@ -100,7 +103,7 @@ class Cascade(Strategy):
 class _Stages:
     """The stages of one batch; `steps` and `more_steps` share a rollout."""
 
-    def __init__(self, cascade: Cascade, rows: Rows):
+    def __init__(self, cascade: Cascade, rows: PuzzleRows):
         self._cascade, self._rows = cascade, rows
         self._bundle = Bundle.repeated(rows)
         self._rollout = None
@@ -127,7 +130,7 @@ class _Stages:
         result = self._result(done, chains, done.steps - before)
         return StageResult(*(getattr(result, field)[entered] for field in StageResult.__dataclass_fields__))
 
-    def _vote(self, voting: Voting, rows: Rows) -> StageResult:
+    def _vote(self, voting: Voting, rows: PuzzleRows) -> StageResult:
         parts = []
         for chunk, _ in rows.chunks(voting.num_chains, voting.capacity):
             bundle = voting.bundle(chunk)
@@ -142,7 +145,7 @@ class _Stages:
         solved = done.says_stop[rows, chains] if self._cascade.checker is None else done.decider != NONE
         return StageResult(done.answers[rows, chains], done.q_halt[rows, chains], solved, steps)
 
-    def _stop_rule(self, by_halting: StopRule | None, rows: Rows, bundle: Bundle) -> StopRule | None:
+    def _stop_rule(self, by_halting: StopRule | None, rows: PuzzleRows, bundle: Bundle) -> StopRule | None:
         """The rule that ends a run: the checker's if there is one, else `by_halting`."""
         if self._cascade.checker is None:
             return by_halting

@@ -21,15 +21,6 @@ _TITLES = {
     "with_checker": ("stopping at the first valid answer, which uses the rules", "s"),
 }
 
-# The curve whose last point is the final answer of the strategy.
-MAIN_CURVE = {
-    "plain": "steps",
-    "symmetry": "chains",
-    "noise": "chains",
-    "ensemble": "chains",
-    "ladder": "rungs",
-}
-
 Table = list[dict[str, float | str | None]]
 
 
@@ -44,7 +35,7 @@ def tables(tally: Tally, applications_per_step: int) -> dict[str, Table]:
     return {
         curve: [
             {
-                "at": place,
+                "at": point,
                 "supervision_steps": round(sums["steps"] / sums["rows"], 4),
                 "network_applications": round(sums["steps"] * applications_per_step / sums["rows"], 4),
                 **({"solved": _share(sums["solved"], sums["rows"])} if "solved" in sums else {}),
@@ -52,9 +43,9 @@ def tables(tally: Tally, applications_per_step: int) -> dict[str, Table]:
                 "token_accuracy": _share(sums["accuracy"], sums["labelled"]),
                 "said_stop": None if curve == ORACLE else _share(sums["said_stop"], sums["rows"]),
             }
-            for place, sums in places.items()
+            for point, sums in points.items()
         ]
-        for curve, places in tally.curves.items()
+        for curve, points in tally.curves.items()
     }
 
 
@@ -63,10 +54,12 @@ def score_of(table: Sequence[Mapping[str, Any]]) -> str:
     return "solved" if any("solved" in row for row in table) else "exact_accuracy"
 
 
-def compute_report(curves: dict[str, Table], tally: Tally, strategy: str) -> dict[str, Any]:
-    """Return compute per puzzle, every curve, and the details of rungs and halting if there are any."""
-    own = MAIN_CURVE[strategy]
-    main = curves.get("halted" if "halted" in curves else own, [])
+def compute_report(curves: dict[str, Table], tally: Tally, main_curve: str) -> dict[str, Any]:
+    """Return compute per puzzle, every curve, and the details of rungs and halting if there are any.
+
+    `main_curve` is that of the strategy. Raises KeyError if it has recorded others only.
+    """
+    main = curves[main_curve] if curves else []
     report: dict[str, Any] = {
         "network_applications_per_puzzle": main[-1]["network_applications"] if main else 0.0,
         "supervision_steps_per_puzzle": main[-1]["supervision_steps"] if main else 0.0,
@@ -74,7 +67,7 @@ def compute_report(curves: dict[str, Table], tally: Tally, strategy: str) -> dic
     }
     if tally.stages:
         report["rungs"] = tally.stages
-    if {"halted", own} <= curves.keys():
+    if {"halted", "steps"} <= curves.keys():
         halted, full = curves["halted"][0], curves["steps"][-1]
         seconds = {name: tally.seconds[name] for name in ("full", "halted")}
         scores = dict.fromkeys((score_of(curves["steps"]), "exact_accuracy"))
@@ -157,8 +150,8 @@ def _judge(table: Table) -> str:
 
 def _annotate(axes, points: Sequence[dict], score: str) -> None:
     for row in points:
-        place = row["network_applications"], row[score]
-        axes.annotate(str(row["at"]), place, textcoords="offset points", xytext=(4, -10), fontsize=7)
+        xy = row["network_applications"], row[score]
+        axes.annotate(str(row["at"]), xy, textcoords="offset points", xytext=(4, -10), fontsize=7)
 
 
 def _share(part: float, whole: float) -> float | None:

@@ -20,7 +20,7 @@ from evaluators.stop_rule import StopRule
 from evaluators.strategies.accounting import Tally
 from evaluators.strategies.base import Answered, Strategy
 from evaluators.strategies.plans import PLAIN, Ended, Next, Outcome, Plan
-from evaluators.strategies.samples import Bundle, Rows
+from evaluators.strategies.samples import Bundle, PuzzleRows
 from evaluators.strategies.test_time import Voting
 
 # Maximum number of puzzles that are active or wait for an older one, in multiples of the capacity: without it, answers
@@ -43,7 +43,7 @@ class _Puzzle:
 class _Batch:
     """A batch with puzzles that have not been answered yet."""
 
-    rows: Rows
+    rows: PuzzleRows
     outcomes: list[Outcome | None]
     steps: np.ndarray  # (n,) int64, over all chains
     left: int
@@ -76,13 +76,14 @@ class Continuous(Strategy):
         self.solver, self.rule, self.make_plan = solver, rule, make_plan
         self.capacity, self.votings, self.for_all = capacity, dict(votings or {}), for_all
         self.sigma, self.sizes, self.curve, self.stages = sigma, sizes, curve, stages
+        self.main_curve = "rungs" if stages else curve[0]
 
-    def solve(self, rows: Rows, tally: Tally) -> Answered:
+    def solve(self, rows: PuzzleRows, tally: Tally) -> Answered:
         (answered,) = self.stream([rows], tally)
         answered.record(tally)
         return answered
 
-    def stream(self, batches: Iterable[Rows], tally: Tally) -> Iterator[Answered]:
+    def stream(self, batches: Iterable[PuzzleRows], tally: Tally) -> Iterator[Answered]:
         device = self.solver.device
         for outcomes, steps in self.outcomes(batches):
             answers = np.stack([outcome.answer for outcome in outcomes])
@@ -94,7 +95,7 @@ class Continuous(Strategy):
                 record=_Record(self.curve, self.stages, answers, steps, outcomes),
             )
 
-    def outcomes(self, batches: Iterable[Rows]) -> Iterator[tuple[list[Outcome], np.ndarray]]:
+    def outcomes(self, batches: Iterable[PuzzleRows]) -> Iterator[tuple[list[Outcome], np.ndarray]]:
         """Yield the outcomes of each batch in order, and their steps (n,) int64 over all chains.
 
         Batches are read ahead, and may be empty.
@@ -105,7 +106,7 @@ class Continuous(Strategy):
 class _Run:
     """One pass over a stream of batches."""
 
-    def __init__(self, strategy: Continuous, batches: Iterator[Rows]):
+    def __init__(self, strategy: Continuous, batches: Iterator[PuzzleRows]):
         self._strategy, self._batches = strategy, batches
         self._slots = Slots(
             strategy.solver,

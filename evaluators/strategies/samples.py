@@ -20,7 +20,7 @@ NONE = -1  # no chain
 
 
 @dataclass(frozen=True)
-class Rows:
+class PuzzleRows:
     """A batch of test puzzles on the solver's device."""
 
     inputs: Tensor  # (n, S) int32
@@ -30,17 +30,17 @@ class Rows:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def take(self, rows: np.ndarray) -> Rows:
+    def take(self, rows: np.ndarray) -> PuzzleRows:
         """Select puzzles by their indices (m,) int64."""
         index = torch.from_numpy(rows).to(self.inputs.device)
-        return Rows(self.inputs[index], self.identifiers[index], self.numbers[rows])
+        return PuzzleRows(self.inputs[index], self.identifiers[index], self.numbers[rows])
 
-    def chunks(self, num_chains: int, capacity: int) -> Iterator[tuple[Rows, slice]]:
+    def chunks(self, num_chains: int, capacity: int) -> Iterator[tuple[PuzzleRows, slice]]:
         """Yield chunks whose chains fit in `capacity` rows, with at least one puzzle per chunk, and their slices."""
         size = max(1, capacity // num_chains)
         for start in range(0, len(self), size):
             part = slice(start, start + size)
-            yield Rows(self.inputs[part], self.identifiers[part], self.numbers[part]), part
+            yield PuzzleRows(self.inputs[part], self.identifiers[part], self.numbers[part]), part
 
 
 def _unchanged(answers: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
@@ -58,7 +58,7 @@ class Bundle:
     undo: Undo = _unchanged  # maps (n·C, S) answers, or those of some rows, back to the untransformed puzzles
 
     @classmethod
-    def repeated(cls, rows: Rows, num_chains: int = 1, perturb: LatentNoise | None = None) -> Bundle:
+    def repeated(cls, rows: PuzzleRows, num_chains: int = 1, perturb: LatentNoise | None = None) -> Bundle:
         """Start every chain from the untransformed puzzle."""
         inputs, identifiers = (
             tensor.repeat_interleave(num_chains, 0) for tensor in (rows.inputs, rows.identifiers)

@@ -21,7 +21,7 @@ from evaluators.strategies.samples import (
     PICKS,
     Bundle,
     Candidates,
-    Rows,
+    PuzzleRows,
     first_to_stop,
     solve_bundle,
 )
@@ -38,6 +38,8 @@ class Plain(Strategy):
     at whatever step, frozen or not.
     """
 
+    main_curve = "steps"
+
     def __init__(
         self,
         solver: Solver,
@@ -50,12 +52,14 @@ class Plain(Strategy):
         self.solver, self.num_steps, self.halt, self.sizes = solver, num_steps, halt, sizes
         self.freezes = solver.halts and halt is not False
         self.checker = checker
+        if halt:
+            self.main_curve = "halted"
 
     @property
     def outputs(self) -> frozenset[str]:
         return super().outputs | (set() if self.halt else {"logits", "q_continue_logits"})
 
-    def solve(self, rows: Rows, tally: Tally) -> Answered:
+    def solve(self, rows: PuzzleRows, tally: Tally) -> Answered:
         began = time.perf_counter()
         full = self._full_run(rows, tally)
         if not self.halt:
@@ -70,7 +74,7 @@ class Plain(Strategy):
         tally.record("halted", "halted", halted.answers[:, 0], halted.steps, halted.says_stop[:, 0])
         return answered(halted, np.zeros(len(rows), np.int64), rows)
 
-    def _full_run(self, rows: Rows, tally: Tally) -> Answered:
+    def _full_run(self, rows: PuzzleRows, tally: Tally) -> Answered:
         rollout = self.solver.start(rows.inputs, rows.identifiers, self.sizes)
         found = Found.watching(self.checker, rows)
         first_stop = torch.full((len(rows),), self.num_steps, device=rows.inputs.device)
@@ -105,6 +109,7 @@ class Voting(Strategy):
     runs the chains in lockstep until one says stop ("Speed is Confidence", arXiv 2601.19085).
     """
 
+    main_curve = "chains"
     sigma: float = 0.0  # of the noise that chains get
 
     def __init__(
@@ -123,14 +128,14 @@ class Voting(Strategy):
         self.pick, self.seed, self.capacity = pick, seed, capacity
         self.checker, self.sizes = checker, sizes
 
-    def bundle(self, rows: Rows) -> Bundle:
+    def bundle(self, rows: PuzzleRows) -> Bundle:
         """Return the chains of these puzzles, before their first step."""
         raise NotImplementedError(f"{type(self).__name__} must define bundle")
 
-    def solve(self, rows: Rows, tally: Tally) -> Answered:
+    def solve(self, rows: PuzzleRows, tally: Tally) -> Answered:
         return self.choose(self.candidates(rows, tally), rows, tally)
 
-    def candidates(self, rows: Rows, tally: Tally) -> Candidates:
+    def candidates(self, rows: PuzzleRows, tally: Tally) -> Candidates:
         """Run all chains and return their answers."""
         parts = []
         for some, part in rows.chunks(self.num_chains, self.capacity):
@@ -143,7 +148,7 @@ class Voting(Strategy):
             found.report(tally, picked, done.steps * self.num_chains, part)
         return Candidates.joined(parts)
 
-    def choose(self, candidates: Candidates, rows: Rows, tally: Tally) -> Answered:
+    def choose(self, candidates: Candidates, rows: PuzzleRows, tally: Tally) -> Answered:
         """Pick one answer per puzzle, recording in the tally what fewer chains would have given."""
         return choose(candidates, self.pick, rows, tally)
 
@@ -159,7 +164,7 @@ class SymmetryVoting(Voting):
         super().__init__(*arguments, **options)
         self.symmetries = symmetries
 
-    def bundle(self, rows: Rows) -> Bundle:
+    def bundle(self, rows: PuzzleRows) -> Bundle:
         device = rows.inputs.device
         inputs, identifiers = (tensor.cpu().numpy() for tensor in (rows.inputs, rows.identifiers))
         copies = self.symmetries.copies(inputs, identifiers, rows.numbers, self.num_chains, self.seed)
@@ -182,7 +187,7 @@ class NoiseChains(Voting):
         super().__init__(*arguments, **options)
         self.sigma = sigma
 
-    def bundle(self, rows: Rows) -> Bundle:
+    def bundle(self, rows: PuzzleRows) -> Bundle:
         keys = chain_keys(self.seed, rows.numbers, self.num_chains).to(rows.inputs.device)
         return Bundle.repeated(rows, self.num_chains, LatentNoise(keys, self.sigma))
 
@@ -192,6 +197,8 @@ class Ensemble(Strategy):
 
     That paper combines its checkpoints by means of the labels; here only votes and q_halt are used.
     """
+
+    main_curve = "chains"
 
     def __init__(
         self,
@@ -205,7 +212,7 @@ class Ensemble(Strategy):
         self.solvers, self.num_steps, self.pick, self.sizes = solvers, num_steps, pick, sizes
         self.checker = checker
 
-    def solve(self, rows: Rows, tally: Tally) -> Answered:
+    def solve(self, rows: PuzzleRows, tally: Tally) -> Answered:
         bundle = Bundle.repeated(rows)
         found = Found.watching(self.checker, rows)
         runs = []
@@ -218,7 +225,7 @@ class Ensemble(Strategy):
         return choose(candidates, self.pick, rows, tally)
 
 
-def choose(candidates: Candidates, pick: str, rows: Rows, tally: Tally) -> Answered:
+def choose(candidates: Candidates, pick: str, rows: PuzzleRows, tally: Tally) -> Answered:
     """Pick one answer per puzzle; record in the tally what fewer chains, and an oracle, would have given."""
     each = np.arange(len(rows))
     num_chains = candidates.answers.shape[1]

@@ -14,7 +14,7 @@ from dataset.families import family_of
 from dataset.format import Metadata
 from evaluators.inference import Output
 from evaluators.strategies.accounting import EVERY, Tally
-from evaluators.strategies.samples import NONE, Bundle, Rows, StopRule
+from evaluators.strategies.samples import NONE, Bundle, PuzzleRows, StopRule
 from utils.errors import UserError
 
 # (m, S) tokens of questions and of answers -> (m,) bool
@@ -33,10 +33,10 @@ class Found:
     """Track the first answer of each puzzle that the checker accepts; does nothing without a checker."""
 
     @classmethod
-    def watching(cls, checker: Checker | None, rows: Rows, bundle: Bundle | None = None) -> Found:
+    def watching(cls, checker: Checker | None, rows: PuzzleRows, bundle: Bundle | None = None) -> Found:
         return cls(checker, rows, bundle or Bundle.repeated(rows))
 
-    def __init__(self, checker: Checker | None, rows: Rows, bundle: Bundle):
+    def __init__(self, checker: Checker | None, rows: PuzzleRows, bundle: Bundle):
         self._checker, self._bundle = checker, bundle
         self._answers = np.zeros((len(bundle.inputs), bundle.inputs.shape[1]), np.int16)
         self._chain = np.full(len(rows), NONE)

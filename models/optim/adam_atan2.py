@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from models.optim.eager import EagerOptimizer
+from models.optim.uncompiled import EagerOptimizer
 
 
 class AdamATan2(EagerOptimizer):

@@ -41,7 +41,7 @@ class AdamWConfig(OptimizerConfig):
     def build(
         self, inner: RecursiveModel, weights: list[nn.Parameter], common: CommonSettings
     ) -> list[Built]:
-        from models.optim.eager import AdamW
+        from models.optim.uncompiled import AdamW
 
         optimizer = AdamW(weights, lr=common.lr, betas=common.betas, weight_decay=common.weight_decay)
         return [Built("weights", optimizer, common.lr)]
@@ -77,7 +77,7 @@ class MuonConfig(OptimizerConfig):
     def build(
         self, inner: RecursiveModel, weights: list[nn.Parameter], common: CommonSettings
     ) -> list[Built]:
-        from models.optim.eager import Muon
+        from models.optim.uncompiled import Muon
 
         matrices = block_matrices(inner)
         muon = Muon(

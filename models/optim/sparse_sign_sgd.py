@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from models.optim.eager import EagerOptimizer
+from models.optim.uncompiled import EagerOptimizer
 from models.puzzle_embedding import PuzzleEmbedding
 
 

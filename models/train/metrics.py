@@ -1,42 +1,13 @@
-"""Metrics of a supervision step, summed on the device and fetched once per log interval.
-
-Shapes: B rows, S `seq_len`.
-"""
+"""The metrics of a supervision step, summed on the device and fetched once per log interval."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows of one supervision step, as input of the metrics."""
-
-    outputs: dict[str, Tensor]
-    """The model's outputs: `logits`, `q_halt_logits`, ..., and `preds` (B, S)."""
-    labels: Tensor  # (B, S)
-    steps: Tensor  # (B,) int: supervision steps since the row's reset
-    num_labelled: Tensor  # (B,) int
-    num_correct: Tensor  # (B,) int
-    exact: Tensor  # (B,) bool: every label is met
-    solved: Tensor  # (B,) bool: the answer is right, by the rules if the head judges by them, otherwise exact
-    counted: Tensor  # (B,) bool: halted at this step and has a label
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A value per row, and the rows that its mean is taken over."""
-
-    values: Callable[[Rows], Tensor]
-    """(B,) of any dtype, on the device of `Rows`."""
-    over: Literal["halted", "all"] = "halted"
-    """`halted`: the rows that halted at this step and have a label; `all`: all rows, as for the losses."""
-
+from models.train.metric_base import Metric, StepRows
 
 # Add new metrics to this table. They are logged as `train/NAME` in training and `test/NAME` in evaluations.
 METRICS: dict[str, Metric] = {
@@ -51,7 +22,7 @@ SOLVED = Metric(lambda rows: rows.solved)
 
 
 @torch.no_grad()
-def metric_sums(metrics: Mapping[str, Metric], rows: Rows) -> dict[str, Tensor]:
+def metric_sums(metrics: Mapping[str, Metric], rows: StepRows) -> dict[str, Tensor]:
     """Return `count` and the sum of each metric over its rows, as float32 scalars on the device."""
     sums = {"count": rows.counted.sum().float()}
     for name, metric in metrics.items():

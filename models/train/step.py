@@ -59,7 +59,7 @@ class TrainState:
         inner = self.model.architecture
         depth = inner.H_cycles, inner.L_cycles
         if depth not in self.flops_of_depth:
-            self.flops_of_depth[depth] = training_flops(self.model.model)
+            self.flops_of_depth[depth] = training_flops(self.model.act)
         return self.flops_of_depth[depth]
 
     def depth(self) -> AbstractContextManager[None]:
@@ -94,7 +94,7 @@ class TrainState:
 
     def rank_state(self) -> dict[str, Any]:
         """Return the state of this rank."""
-        names = self.model.model.latent_names
+        names = self.model.act.latent_names
         return {
             "carries": [carry.tensors(names) for carry in self.carries],
             "interval": self.metrics.state_dict(),
@@ -111,7 +111,7 @@ class TrainState:
         self.seconds, self.flops = shared["seconds"], shared.get("flops")
         self.metrics.puzzles = shared.get("puzzles", 0)
         if rank_state is not None:
-            names = self.model.model.latent_names
+            names = self.model.act.latent_names
             self.carries = [
                 Carry.from_tensors({name: value.to(device) for name, value in tensors.items()}, names)
                 for tensors in rank_state["carries"]

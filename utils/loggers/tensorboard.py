@@ -5,10 +5,9 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 
-import yaml
-
 from utils.errors import UserError
 from utils.loggers.base import LoggedRun, Logger
+from utils.yaml_text import to_yaml
 
 FOLDER = "tensorboard"
 
@@ -22,7 +21,7 @@ class TensorBoardLogger(Logger):
         writer = _writer_class()
         self._writer = writer(str(run.directory / FOLDER), purge_step=run.step + 1 if run.step else None)
         # In Markdown four spaces make a code block.
-        config = yaml.safe_dump(dict(run.config), sort_keys=False)
+        config = to_yaml(run.config)
         self._writer.add_text("config", "".join(f"    {line}\n" for line in config.splitlines()), run.step)
 
     @classmethod

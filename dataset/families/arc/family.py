@@ -13,8 +13,9 @@ from dataset.families.arc import grids
 from dataset.families.arc.comparison import sample_of_unshifted, unshifted
 from dataset.families.arc.symmetry import ArcSymmetries
 from dataset.families.arc.tasks import TEST_PUZZLES_FILE, identifier_names, placeholder_rows
-from dataset.families.base import Family, RowForm, Verdict, count
+from dataset.families.base import Family, RowForm, Verdict
 from dataset.families.grid_style import BLANK, EMPTY, GridStyle, Kind, LegendEntry, rgb
+from dataset.families.wording import count
 from dataset.metadata import Metadata
 from utils.errors import UserError
 
@@ -33,7 +34,7 @@ _COLOURS = (
 )
 
 
-class Arc(Family):
+class ArcFamily(Family):
     name = "arc"
     evaluator = "arc@ARC"
     sigma = 0.2  # arXiv 2605.19943
@@ -112,4 +113,4 @@ class Arc(Family):
         return Verdict(False, f"{int((ours == theirs).sum())} of {count(ours.size, 'cell')} as in the answer")
 
 
-FAMILY = Arc
+FAMILY = ArcFamily

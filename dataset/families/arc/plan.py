@@ -35,7 +35,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Plan:
+class DatasetPlan:
     """The groups and the identifier table of a dataset."""
 
     groups: list[Group]
@@ -45,7 +45,7 @@ class Plan:
         return [group for group in self.groups if group.pairs(split)]
 
 
-def plan_dataset(options: argparse.Namespace) -> tuple[Plan, list[str]]:
+def plan_dataset(options: argparse.Namespace) -> tuple[DatasetPlan, list[str]]:
     """Read the tasks, shuffle them within each subset, and choose augmentations; also return notes for the user.
 
     The result is a function of the files and the options. Raises `UserError` for malformed files.
@@ -101,7 +101,7 @@ def plan_dataset(options: argparse.Namespace) -> tuple[Plan, list[str]]:
         np.array([len(numbers) for numbers in new_numbers]),
         np.concatenate(new_numbers),
     )
-    return Plan(groups, table), notes
+    return DatasetPlan(groups, table), notes
 
 
 def _repetition_notes(subsets_of: dict[str, list[str]], test_names: set[str]) -> Iterator[str]:

@@ -11,22 +11,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from dataset.families.base import (
-    Augmentation,
-    Comparison,
-    Family,
-    Verdict,
-    agreement,
-    compare_with_labels,
-    count,
-    describe_position,
-    with_line_breaks,
-)
+from dataset.families.base import Augmentation, Comparison, Family, Verdict, agreement, compare_with_labels
 from dataset.families.grid_style import GridStyle, Kind, LegendEntry, rgb
 from dataset.families.maze import rules
 from dataset.families.maze.generate import MazeSpec, default_min_path, random_maze
 from dataset.families.maze.shorten import ShorterPaths
 from dataset.families.symmetry import FiniteSymmetries
+from dataset.families.wording import count, describe_position, with_line_breaks
 from dataset.metadata import Metadata
 from utils.errors import UserError
 
@@ -34,7 +25,7 @@ _COLOURS = (0x000000, 0x30343F, 0xE8E6DF, 0x2ECC40, 0xFF4136, 0xFF851B)  # paddi
 _WRITTEN = rules.QUESTION_SYMBOLS + "."
 
 
-class Maze(Family):
+class MazeFamily(Family):
     name = "maze"
     recognition_priority = 1
     completes = True
@@ -184,4 +175,4 @@ class Maze(Family):
         return [min(row.tobytes() for row in rows) for rows in zip(*images, strict=True)]
 
 
-FAMILY = Maze
+FAMILY = MazeFamily

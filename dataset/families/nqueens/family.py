@@ -11,16 +11,17 @@ from typing import ClassVar
 
 import numpy as np
 
-from dataset.families.base import Comparison, Family, Verdict, compare_with_labels, count, square_problem
+from dataset.families.base import Comparison, Family, Verdict, compare_with_labels, square_problem
 from dataset.families.grid_style import BLANK, EMPTY, GridStyle, Kind, LegendEntry, distinct_colours, rgb
 from dataset.families.nqueens import rules
 from dataset.families.nqueens.generate import BoardSpec, default_given, random_question
-from dataset.families.nqueens.solve import completions, count_completions
+from dataset.families.nqueens.search import completions, count_completions
 from dataset.families.symmetry import FiniteSymmetries
-from dataset.metadata import Finding, Metadata
+from dataset.families.wording import count
+from dataset.metadata import FamilyFinding, Metadata
 
 
-class NQueens(Family):
+class NQueensFamily(Family):
     name = "nqueens"
     blank = rules.EMPTY
     several_answers = True
@@ -33,7 +34,7 @@ class NQueens(Family):
     def size_problem(cls, metadata: Metadata) -> str | None:
         return square_problem(metadata, rules.VOCAB_SIZE, rules.SIZES)
 
-    def __init__(self, metadata: Metadata, found: Finding) -> None:
+    def __init__(self, metadata: Metadata, found: FamilyFinding) -> None:
         super().__init__(metadata, found)
         self.size = isqrt(metadata.seq_len)  # N
 
@@ -116,4 +117,4 @@ class NQueens(Family):
         return [f"{several:,} of {sampled} questions have several right answers"]
 
 
-FAMILY = NQueens
+FAMILY = NQueensFamily

@@ -18,7 +18,7 @@ from itertools import count
 import numpy as np
 
 from dataset.families.nqueens.rules import EMPTY, SIZES, solves, symmetry_keys
-from dataset.families.nqueens.solve import completions, count_completions
+from dataset.families.nqueens.search import completions, count_completions
 from dataset.parallel import ordered_map
 from utils.errors import UserError
 

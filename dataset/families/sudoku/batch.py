@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 import numpy as np
 
 from dataset.families.sudoku.rules import BoxShape, units
-from dataset.families.sudoku.solve import solve
+from dataset.families.sudoku.search import solve
 from dataset.parallel import ordered_map
 
 _POSITIONS = 2048  # enough to vectorise over, few enough to stay in the CPU's caches

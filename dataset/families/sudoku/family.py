@@ -10,17 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from dataset.families.base import (
-    Comparison,
-    Family,
-    Verdict,
-    agreement,
-    compare_with_labels,
-    count,
-    describe_position,
-    square_problem,
-    with_line_breaks,
-)
+from dataset.families.base import Comparison, Family, Verdict, agreement, compare_with_labels, square_problem
 from dataset.families.grid_style import BLANK, EMPTY, GridStyle, completion_legend, distinct_colours, rgb
 from dataset.families.sudoku import rules
 from dataset.families.sudoku.batch import ambiguous_notes
@@ -28,10 +18,11 @@ from dataset.families.sudoku.generate import PuzzleSpec, default_clues, random_p
 from dataset.families.sudoku.hashes import invariant_hashes, solution_hashes
 from dataset.families.sudoku.overlap import row_keys
 from dataset.families.sudoku.rules import BoxShape
-from dataset.families.sudoku.solve import solve
+from dataset.families.sudoku.search import solve
 from dataset.families.sudoku.symbols import ambiguous_zero
 from dataset.families.sudoku.symmetry import SudokuSymmetries
 from dataset.families.symmetry import Symmetries
+from dataset.families.wording import count, describe_position, with_line_breaks
 from dataset.metadata import Metadata
 from dataset.units import CellUnits
 from utils.errors import UserError
@@ -40,7 +31,7 @@ from utils.errors import UserError
 MAX_GUESSES = 20_000
 
 
-class Sudoku(Family):
+class SudokuFamily(Family):
     name = "sudoku"
     recognition_priority = 2
     blank = rules.BLANK_ID
@@ -220,4 +211,4 @@ def _keys_where(known: np.ndarray, hashes: np.ndarray) -> list[bytes | None]:
     return keys
 
 
-FAMILY = Sudoku
+FAMILY = SudokuFamily

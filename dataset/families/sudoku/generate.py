@@ -15,7 +15,7 @@ import numpy as np
 
 from dataset.families.sudoku.hashes import invariant_hashes, solution_hashes
 from dataset.families.sudoku.rules import BoxShape
-from dataset.families.sudoku.solve import solve
+from dataset.families.sudoku.search import solve
 from dataset.parallel import ordered_map
 from utils.errors import UserError
 

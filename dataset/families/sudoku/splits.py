@@ -18,7 +18,7 @@ from dataset.families.sudoku.lists import PuzzleList, read_list
 from dataset.families.sudoku.overlap import hold_out, related_groups
 from dataset.families.sudoku.rules import BoxShape, format_grid, is_solution, keeps_givens, violations
 from dataset.families.sudoku.symbols import Alphabet, characters_of_cells, find_alphabet
-from dataset.sources import Rows, find_header, find_table, question_length, read_rows
+from dataset.sources import TableRows, find_header, find_table, question_length, read_rows
 from utils.errors import UserError
 
 # One random stream per purpose.
@@ -185,13 +185,13 @@ def choose(num_rows: int, subsample_size: int | None, seed: int) -> tuple[np.nda
     return np.sort(rng.choice(num_rows, subsample_size, replace=False)), []
 
 
-def _rows_of_list(puzzles: PuzzleList) -> Rows:
+def _rows_of_list(puzzles: PuzzleList) -> TableRows:
     """Convert a list to a table without answers and ratings; rows are lines of the file, from 0."""
     unrated = np.full(len(puzzles.cells), np.nan)
-    return Rows(puzzles.path, puzzles.lines - 1, puzzles.lines, puzzles.cells, None, unrated)
+    return TableRows(puzzles.path, puzzles.lines - 1, puzzles.lines, puzzles.cells, None, unrated)
 
 
-def _from_rows(rows: Rows, shape: BoxShape, alphabet: Alphabet) -> PuzzleSet:
+def _from_rows(rows: TableRows, shape: BoxShape, alphabet: Alphabet) -> PuzzleSet:
     """Convert a table with answers, which must solve their puzzles."""
     assert rows.answers is not None, "only a table read with need_answers=False may lack answers"
     puzzles, solutions = alphabet.values(rows.questions), alphabet.values(rows.answers)
@@ -207,7 +207,7 @@ def _from_rows(rows: Rows, shape: BoxShape, alphabet: Alphabet) -> PuzzleSet:
     return PuzzleSet(puzzles, solutions, *_rating(rows.ratings), rows.numbers)
 
 
-def _solve_rows(rows: Rows, shape: BoxShape, alphabet: Alphabet, workers: int) -> PuzzleSet:
+def _solve_rows(rows: TableRows, shape: BoxShape, alphabet: Alphabet, workers: int) -> PuzzleSet:
     """Solve puzzles without answers; difficulty is the rating of the source, or the number of guesses."""
     puzzles = alphabet.values(rows.questions)
     _check_clues(puzzles, rows.where)

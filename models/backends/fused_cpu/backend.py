@@ -6,7 +6,7 @@ from torch import Tensor
 
 from models.backends.base import Backend, CosSin, Inner, networks_of
 from models.backends.fused_cpu.network import FusedNetwork, fits
-from models.backends.fused_cpu.weights import Weights
+from models.backends.fused_cpu.packed_weights import Weights
 from models.blocks import Network
 
 

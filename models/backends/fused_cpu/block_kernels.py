@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models.backends.base import CosSin
 from models.backends.fused_cpu.bindings import Gradients, Kept, Layer, Shape
-from models.backends.fused_cpu.kernels import KeptTensors, Kernels, chained
+from models.backends.fused_cpu.kernel_interface import KeptTensors, Kernels, chained
 from models.backends.fused_cpu.maps import LeftMap, RightMap, block_of
 from models.blocks import Block, Network
 from models.feedforward import RMSSwiGLU

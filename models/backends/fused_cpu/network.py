@@ -15,9 +15,9 @@ from torch import Tensor
 from models.backends.base import CosSin
 from models.backends.fused_cpu.bindings import library, processor_fits
 from models.backends.fused_cpu.block_kernels import BlockKernels
-from models.backends.fused_cpu.kernels import KeptTensors, Kernels
+from models.backends.fused_cpu.kernel_interface import KeptTensors, Kernels
+from models.backends.fused_cpu.packed_weights import Weights
 from models.backends.fused_cpu.unit_kernels import UnitKernels
-from models.backends.fused_cpu.weights import Weights
 from models.blocks import Network
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.backends.base import CosSin
 from models.backends.fused_cpu.bindings import Pointer, Pool, Right, UnitKept, UnitShape, structure
-from models.backends.fused_cpu.kernels import KeptTensors, Kernels, chained
+from models.backends.fused_cpu.kernel_interface import KeptTensors, Kernels, chained
 from models.backends.fused_cpu.maps import RightMap, block_of
 from models.blocks import Network
 from models.unit_block import UnitBlock

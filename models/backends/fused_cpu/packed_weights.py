@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.backends.fused_cpu.kernels import Kernels
+from models.backends.fused_cpu.kernel_interface import Kernels
 from models.backends.fused_cpu.maps import LeftMap, RightMap
 from models.blocks import Network
 

@@ -100,7 +100,7 @@ def evaluate(
                 continue
             # Run the padded batch, which has one shape for the compiler; padding rows are dropped afterwards.
             batch = {name: value.to(world.device) for name, value in local.batch.items()}
-            outputs, first_stop = run_steps(model.model, batch)
+            outputs, first_stop = run_steps(model.act, batch)
             named = {name: value[: local.num_rows] for name, value in (batch | outputs).items()}
             collector.add(local, loss_sums(model, local, named, first_stop[: local.num_rows]), named)
             progress.show(collector.standing)

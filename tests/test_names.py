@@ -1,0 +1,63 @@
+"""One name, one thing: no two files and no two classes of one name, and no file too long to be read."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from readme import ROOT
+
+FOLDERS = ("config", "dataset", "evaluators", "models", "utils")
+MODULES = sorted(
+    path.relative_to(ROOT)
+    for path in (*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")))
+)
+FAMILIES = Path("dataset/families")
+# Each family has the same parts, so that who knows one finds their way in the others.
+PARTS_OF_A_FAMILY = {"family", "generate", "rules", "search", "symmetry"}
+# The interface of what a package holds several of.
+CONVENTIONS = {"__init__", "base"}
+# `rules@Rules`, in configs, is the evaluator of a family that has none of its own: it goes by the family's rules.
+NAMED_IN_CONFIGS = Path("evaluators/rules.py")
+MOST_LINES = 380
+
+
+def repeated(named: Iterable[tuple[str, Path]]) -> dict[str, set[Path]]:
+    found = defaultdict(set)
+    for name, path in named:
+        found[name].add(path)
+    return {name: paths for name, paths in found.items() if len(paths) > 1}
+
+
+def kind_of(path: Path) -> Path:
+    """The path, but for a part that every family has: these count as one file."""
+    is_part = path.stem in PARTS_OF_A_FAMILY and FAMILIES in path.parents
+    return FAMILIES / path.name if is_part else path
+
+
+def test_no_two_files_have_one_name():
+    names = (
+        (path.stem, kind_of(path))
+        for path in MODULES
+        if path.stem not in CONVENTIONS and path != NAMED_IN_CONFIGS
+    )
+    assert repeated(names) == {}
+
+
+def test_no_two_classes_have_one_name():
+    classes = (
+        (node.name, path)
+        for path in MODULES
+        for node in ast.walk(ast.parse((ROOT / path).read_text()))
+        if isinstance(node, ast.ClassDef)
+    )
+    assert repeated(classes) == {}
+
+
+def test_no_module_is_too_long_to_be_read():
+    long = {
+        str(path): n for path in MODULES if (n := len((ROOT / path).read_text().splitlines())) > MOST_LINES
+    }
+    assert long == {}
