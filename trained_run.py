@@ -290,7 +290,7 @@ def read_metrics(folder: Path) -> Records:
                 break
             raise
         if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-            raise UserError(f"{path}: line {number} is not a line of metrics, because it has no step")
+            raise UserError(f"{path}: line {number} has no step")
         records.append({name: value for name, value in record.items() if isinstance(value, int | float)})
     return records
 
