@@ -110,7 +110,7 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         solvers, data.metadata, config.data_paths_test, data.local_batch_size, sizes, identifiers
     )
     choice = Choice(config.strategy, steps, **options)
-    strategy, options = build_strategy(choice, setting)  # refuses what cannot run before anything is computed
+    strategy, options = build_strategy(choice, setting)  # rejects invalid options before anything is computed
     if mode:
         for head in heads:
             head.architecture.backend = choose_backend(head.architecture, mode)

@@ -266,7 +266,7 @@ def evaluation_folder(trained: Trained) -> Path:
 
 
 def calibration_path(trained: Trained) -> Path:
-    """Return the file of the calibrated stop rule: beside the weights, for downloaded ones in the working directory."""
+    """Return the file of the calibrated stop rule: next to the weights, or in the working directory if downloaded."""
     if trained.label.startswith(HUB_PREFIX):
         return evaluation_folder(trained) / f"{CALIBRATION_PREFIX}.json"
     return trained.located.folder / f"{CALIBRATION_PREFIX}_{trained.located.weights.name}.json"
