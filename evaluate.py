@@ -98,7 +98,7 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     setting = compiled_setting(parts, mode)
     options = {name: getattr(config, name) for name in OPTIONS}
     choice = Choice(config.strategy, parts.num_steps, **options)
-    strategy, options = build_strategy(choice, setting)  # refuses what cannot run before anything is computed
+    strategy, options = build_strategy(choice, setting)  # rejects invalid options before anything is computed
     if mode:
         for solver in parts.solvers:
             solver.head.architecture.backend = choose_backend(solver.head.architecture, mode)
