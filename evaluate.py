@@ -6,10 +6,13 @@ distributed over its processes.
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # Ctrl-C during the imports
+if __name__ == "__main__":  # for the imports
     from utils.interrupts import handle_interrupts
 
     handle_interrupts()
+    from utils.collection import pause_collection
+
+    pause_collection()
 
 import sys
 
@@ -66,6 +69,7 @@ from models.backends import FusedCPU, choose_backend
 from models.losses import ACTLossHead
 from puzzle_dataset import PuzzleDataset
 from trained_run import Trained, evaluation_folder, open_trained, opened_as
+from utils.collection import resume_collection
 from utils.device import FUSED, compile_policy
 from utils.distributed import World
 from utils.weights import weights_steps
@@ -273,5 +277,6 @@ def open_data(config: EvaluateConfig, world: World, uses_own_data: bool) -> Puzz
 
 
 def run(config: EvaluateConfig) -> None:
+    resume_collection()
     with World.start(config.device) as world, named_family(config.family):
         run_evaluation(config, world)

@@ -6,10 +6,13 @@ order in `puzzle_dataset.py`, the model in `models/`, metrics in `evaluators/`, 
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # Ctrl-C during the imports
+if __name__ == "__main__":  # for the imports
     from utils.interrupts import handle_interrupts
 
     handle_interrupts()
+    from utils.collection import pause_collection
+
+    pause_collection()
 
 import sys
 
@@ -80,6 +83,7 @@ from training_run import (
 from utils.checkpoint import Checkpointer
 from utils.checkpoint_manager import CheckpointManager, Stopped
 from utils.checkpoint_schedule import CheckpointSchedule, StopSignals
+from utils.collection import resume_collection
 from utils.device import compile_policy
 from utils.distributed import World
 from utils.interrupts import SIGNAL_EXIT_BASE
@@ -234,5 +238,6 @@ def train(config: PretrainConfig, world: World) -> int:
 
 
 def run(values: dict[str, Any]) -> int:
+    resume_collection()
     with World.start(str(values.get("device"))) as world:
         return train(parse(PretrainConfig, values), world)
