@@ -118,6 +118,7 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     if mode:
         for head in heads:
             head.architecture.backend = choose_backend(head.architecture, mode)
+    resume_collection()
     folder = Path(config.out) if config.out else evaluation_folder(trained)
     if world.is_main:
         make_output_folder(folder)
@@ -277,6 +278,5 @@ def open_data(config: EvaluateConfig, world: World, uses_own_data: bool) -> Puzz
 
 
 def run(config: EvaluateConfig) -> None:
-    resume_collection()
     with World.start(config.device) as world, named_family(config.family):
         run_evaluation(config, world)

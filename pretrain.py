@@ -211,6 +211,7 @@ def train(config: PretrainConfig, world: World) -> int:
         checkpoints = CheckpointManager(
             state, checkpointer, schedule, best, facts, save_every_eval=config.checkpoint_every_eval
         )
+        resume_collection()
         try:
             fit(run, loggers, checkpoints, bar)
             checkpoints.finish()
@@ -238,6 +239,5 @@ def train(config: PretrainConfig, world: World) -> int:
 
 
 def run(values: dict[str, Any]) -> int:
-    resume_collection()
     with World.start(str(values.get("device"))) as world:
         return train(parse(PretrainConfig, values), world)
