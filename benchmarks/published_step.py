@@ -94,6 +94,7 @@ class PublishedStep:
         self.inner = case.model.architecture
         self.shadow = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         self.latents: State | None = None
+        self.number = 0
 
     def network(self, h: Tensor, injection: Tensor) -> Tensor:
         cos_sin = self.inner.cos_sin()
@@ -145,6 +146,8 @@ class PublishedStep:
     def train_step(self) -> None:
         model, batch, optimizers = self.model.train(), self.case.batch, self.case.state.optimizers
         rows = len(batch["inputs"])
+        self.number += 1
+        optimizers.schedule(self.number)
         if self.latents is None:
             self.latents, self.halted = self.empty_state(batch), torch.ones(rows, dtype=torch.bool)
             self.steps, self.current = torch.zeros(rows, dtype=torch.int32), batch
