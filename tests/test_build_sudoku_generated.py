@@ -59,7 +59,7 @@ def test_copies_never_have_the_solution_of_a_test_puzzle(tmp_path, monkeypatch):
 
     options = ("--generate", 3, "--test-size", 5, "--size", 6, "--num-aug", 400)
     secret = []
-    leaks = builder.leaks
+    leakage_filter = builder.leakage_filter
 
     def first_copies_are_test_solutions(splits):
         # Pretend that test solutions equal those of copies: the first ones that an unmodified build draws.
@@ -72,9 +72,9 @@ def test_copies_never_have_the_solution_of_a_test_puzzle(tmp_path, monkeypatch):
         )[1]
         splits.test.solutions[:] = grids[[1, 2, 500, 900, 1000]]
         secret.extend(texts(splits.test.solutions))
-        return leaks(splits)
+        return leakage_filter(splits)
 
-    monkeypatch.setattr(builder, "leaks", first_copies_are_test_solutions)
+    monkeypatch.setattr(builder, "leakage_filter", first_copies_are_test_solutions)
     build("--output-dir", tmp_path / "d", *options)
     assert len(secret) == 5
     assert not {*texts(values(tmp_path / "d", "train")[1])} & {*secret}

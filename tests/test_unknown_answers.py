@@ -107,7 +107,7 @@ def test_evaluate_reports_the_submission_instead_of_a_score(tmp_path, capsys, mo
     )
     out = capsys.readouterr().out
     assert code == 0, out
-    assert "no row of 8 of 8 rows has a label, so there is no accuracy" in out
+    assert "no row of 8 of 8 rows has a label, so there is no exact accuracy" in out
     (path,) = (tmp_path / "report").glob("evaluator_ARC_step_*/submission.json")
     remark = f"answers unknown, submission written to {path.relative_to(tmp_path)} with 4 tasks, 4 inputs"
     assert remark in out
