@@ -54,7 +54,7 @@ docs-check: docs-venv  ## build the documentation in strict mode: a broken link 
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
 		NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir "$$folder/site"
 
-docs-pages: venv  ## write the generated pages of the documentation anew
+docs-pages: venv  ## regenerate pages of the documentation
 	$(BIN)/python -m docs.generator
 
 docs-venv: venv

@@ -7,10 +7,13 @@ The page listens on this machine only (127.0.0.1). Needs Gradio: pip install -r 
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # Ctrl-C during the imports
+if __name__ == "__main__":  # for the imports
     from utils.interrupts import handle_interrupts
 
     handle_interrupts()
+    from utils.collection import pause_collection
+
+    pause_collection()
 
 from config.command_line import Command, check_arguments, read_command
 from config.solve_schema import AppConfig
@@ -29,6 +32,7 @@ from dataset.families import family_notices, family_of, named_family
 from evaluators.inference import Solver
 from evaluators.playground import MOST_STEPS, Session, Solved
 from trained_run import open_trained, recorded_metadata
+from utils.collection import resume_collection
 from utils.device import resolve_device
 from utils.errors import UserError, report_user_errors
 
@@ -36,6 +40,7 @@ STYLE = "#puzzle textarea {font-family: monospace; line-height: 1.15} #picture i
 
 
 def main(arguments: list[str]) -> None:
+    resume_collection()
     config = read_command(arguments, COMMAND)
     require_gradio()
     with named_family(config.family):

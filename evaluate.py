@@ -6,10 +6,13 @@ distributed over its processes.
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # Ctrl-C during the imports
+if __name__ == "__main__":  # for the imports
     from utils.interrupts import handle_interrupts
 
     handle_interrupts()
+    from utils.collection import pause_collection
+
+    pause_collection()
 
 import sys
 
@@ -67,6 +70,7 @@ from models.backends import FusedCPU, choose_backend
 from models.losses import ACTLossHead
 from puzzle_dataset import PuzzleDataset
 from trained_run import Trained, evaluation_folder, open_trained
+from utils.collection import resume_collection
 from utils.device import FUSED, compile_policy
 from utils.distributed import World
 from utils.weights import weights_steps
@@ -98,10 +102,11 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     setting = compiled_setting(parts, mode)
     options = {name: getattr(config, name) for name in OPTIONS}
     choice = Choice(config.strategy, parts.num_steps, **options)
-    strategy, options = build_strategy(choice, setting)  # refuses what cannot run before anything is computed
+    strategy, options = build_strategy(choice, setting)  # rejects invalid options before anything is computed
     if mode:
         for solver in parts.solvers:
             solver.head.architecture.backend = choose_backend(solver.head.architecture, mode)
+    resume_collection()
     folder = Path(config.out) if config.out else evaluation_folder(trained)
     if world.is_main:
         make_output_folder(folder)

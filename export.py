@@ -5,10 +5,13 @@ Writes model.safetensors, config.json and a model card; `models.load_pretrained(
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # Ctrl-C during the imports
+if __name__ == "__main__":  # for the imports
     from utils.interrupts import handle_interrupts
 
     handle_interrupts()
+    from utils.collection import pause_collection
+
+    pause_collection()
 
 from pydantic import Field
 
@@ -56,6 +59,7 @@ from models.losses import ACTLossHead
 from models.registry import architecture_class
 from puzzle_dataset import IDENTIFIERS_KEY
 from trained_run import CALIBRATION_PREFIX, HALTING_KEY, Trained, evaluation_folder, open_trained
+from utils.collection import resume_collection
 from utils.errors import UserError, report_user_errors
 from utils.files import replacing, write_text
 from utils.hub import check_repository_name, upload_files
@@ -286,6 +290,7 @@ def recipe(values: dict[str, Any]) -> dict[str, Any]:
 
 @report_user_errors
 def main(arguments: list[str]) -> None:
+    resume_collection()
     export(read_command(arguments, COMMAND))
 
 

@@ -6,10 +6,13 @@ order in `puzzle_dataset.py`, the model in `models/`, metrics in `evaluators/`, 
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # Ctrl-C during the imports
+if __name__ == "__main__":  # for the imports
     from utils.interrupts import handle_interrupts
 
     handle_interrupts()
+    from utils.collection import pause_collection
+
+    pause_collection()
 
 import sys
 
@@ -80,6 +83,7 @@ from training_run import (
 from utils.checkpoint import Checkpointer
 from utils.checkpoint_manager import CheckpointManager, Stopped
 from utils.checkpoint_schedule import CheckpointSchedule, StopSignals
+from utils.collection import resume_collection
 from utils.device import compile_policy
 from utils.distributed import World
 from utils.interrupts import SIGNAL_EXIT_BASE
@@ -207,6 +211,7 @@ def train(config: PretrainConfig, world: World) -> int:
         checkpoints = CheckpointManager(
             state, checkpointer, schedule, best, facts, save_every_eval=config.checkpoint_every_eval
         )
+        resume_collection()
         try:
             fit(run, loggers, checkpoints, bar)
             checkpoints.finish()

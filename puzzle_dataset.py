@@ -20,7 +20,7 @@ from torch.utils.data import IterableDataset
 from dataset.families import family_notices, family_of
 from dataset.families.base import Augmentation
 from dataset.families.contract import check_rows
-from dataset.format import IGNORE_LABEL_ID, Split, open_split, read_identifiers
+from dataset.format import IGNORE_LABEL_ID, Metadata, Split, open_split, read_identifiers
 from dataset.mixing import (
     MixedSets,
     check_distinct_identifiers,
@@ -187,18 +187,28 @@ class PuzzleDataset(IterableDataset):
     ) -> dict[str, torch.Tensor]:
         """Convert stored inputs and labels (<= b, S) to int32 tensors, padded to b rows, ignored labels as -100."""
         meta, rows, real = self.metadata, self.local_batch_size, len(inputs)
-        out = {
-            "inputs": np.empty((rows, meta.seq_len), np.int32),
-            "labels": np.empty((rows, meta.seq_len), np.int32),
-            "puzzle_identifiers": np.empty(rows, np.int32),
-        }
+        tokens = np.empty((2, rows, meta.seq_len), np.int32)  # as one block NumPy asks for large pages
+        out = {"inputs": tokens[0], "labels": tokens[1], "puzzle_identifiers": np.empty(rows, np.int32)}
         out["inputs"][:real], out["inputs"][real:] = inputs, meta.pad_id
-        out["labels"][:real], out["labels"][real:] = labels, IGNORE_LABEL_ID
+        out["labels"][:real], out["labels"][real:] = with_ignored(labels, meta), IGNORE_LABEL_ID
         out["puzzle_identifiers"][:real] = identifiers
         out["puzzle_identifiers"][real:] = meta.blank_identifier_id
-        if meta.ignore_label_id not in (None, IGNORE_LABEL_ID):
-            np.copyto(out["labels"][:real], IGNORE_LABEL_ID, where=labels == meta.ignore_label_id)
         return {key: torch.from_numpy(array) for key, array in out.items()}
+
+
+def with_ignored(labels: np.ndarray, metadata: Metadata) -> np.ndarray:
+    """Labels (n, S) of any dtype with -100 instead of the data's `ignore_label_id`; new unless nothing changes.
+
+    Tokens of 7 bits are changed as bytes, which become int8: a quarter of the memory traffic of int32.
+    """
+    ignored = metadata.ignore_label_id
+    if ignored in (None, IGNORE_LABEL_ID):
+        return labels
+    if labels.dtype == np.uint8 and metadata.vocab_size <= 128:
+        # Modulo 256: a byte that is ignored becomes that of -100, the others stay.
+        change = (labels == ignored).view(np.uint8) * np.uint8((IGNORE_LABEL_ID - ignored) % 256)
+        return np.add(labels, change, out=change).view(np.int8)
+    return np.where(labels == ignored, np.int32(IGNORE_LABEL_ID), labels)
 
 
 def identifiers_hash(dataset_paths: Sequence[str]) -> str:

@@ -7,10 +7,13 @@ python solve.py checkpoint=RUN puzzles=FILE out=ANSWERS     a list or table (.tx
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # Ctrl-C during the imports
+if __name__ == "__main__":  # for the imports
     from utils.interrupts import handle_interrupts
 
     handle_interrupts()
+    from utils.collection import pause_collection
+
+    pause_collection()
 
 from config.command_line import Command, check_arguments, read_command
 from config.solve_schema import SolveConfig
@@ -49,6 +52,7 @@ from evaluators.strategies.continuous import Continuous
 from models.backends import FusedCPU, choose_backend
 from puzzle_dataset import PuzzleDataset
 from trained_run import Trained, open_trained, recorded_metadata
+from utils.collection import resume_collection
 from utils.device import FUSED, compile_policy, resolve_device
 from utils.distributed import World
 from utils.errors import UserError, report_user_errors
@@ -70,6 +74,7 @@ class Puzzle:
 
 
 def main(arguments: list[str]) -> None:
+    resume_collection()
     config = read_command(arguments, COMMAND)
     with named_family(config.family):
         if config.puzzles is None:

@@ -295,7 +295,7 @@ def evaluation_folder(trained: Trained) -> Path:
 
 
 def calibration_path(trained: Trained) -> Path:
-    """Return the file of the calibrated stop rule: beside the weights, for downloaded ones in the working directory."""
+    """Return the file of the calibrated stop rule: next to the weights, or in the working directory if downloaded."""
     if trained.label.startswith(HUB_PREFIX):
         return evaluation_folder(trained) / f"{CALIBRATION_PREFIX}.json"
     return trained.located.folder / f"{CALIBRATION_PREFIX}_{trained.located.weights.name}.json"
@@ -319,7 +319,7 @@ def read_metrics(folder: Path) -> Records:
                 break
             raise
         if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-            raise UserError(f"{path}: line {number} is not a line of metrics, because it has no step")
+            raise UserError(f"{path}: line {number} has no step")
         records.append({name: value for name, value in record.items() if isinstance(value, int | float)})
     return records
 

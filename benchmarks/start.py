@@ -56,6 +56,11 @@ CASES = {
 }
 
 
+# Without W&B; with bytecode written, which users have from their second start on.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | {
+    "WANDB_DISABLED": "true"
+}
+
 # Commands timed until their first line: help, errors, and the first message of a training.
 LINES = {
     "import torch": ("-c", "import torch; print(flush=True)"),
@@ -108,7 +113,7 @@ def time_start(tree: Path, data: Path, options: tuple[str, ...], *, patience: fl
             process = subprocess.Popen(
                 [*command, f"checkpoint_path={metrics.parent}"],
                 cwd=tree,
-                env=os.environ | {"WANDB_DISABLED": "true"},
+                env=ENVIRONMENT,
                 stdout=output,
                 stderr=output,
             )
@@ -131,7 +136,7 @@ def time_first_line(tree: Path, arguments: tuple[str, ...]) -> float:
     process = subprocess.Popen(
         [sys.executable, *arguments],
         cwd=tree,
-        env=os.environ | {"WANDB_DISABLED": "true"},
+        env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
@@ -172,6 +177,8 @@ def main() -> None:
             if _TINY[0] in command:
                 command = (*command, f"data_paths=[{data}]", f"checkpoint_path={folder}/run")
             used: dict[str, list[float]] = {name: [] for name in trees}
+            for tree in trees.values():  # not counted: bytecode
+                time_first_line(tree, command)
             for _ in range(arguments.repeats):
                 for name, tree in trees.items():
                     used[name].append(time_first_line(tree, command))

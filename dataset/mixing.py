@@ -36,7 +36,7 @@ class MixedSets:
             rows = np.flatnonzero(owners == owner)
             some = self._sets[owner].read(examples[rows] - self._first_example[owner])
             if inputs is None:
-                inputs, labels = (np.empty((len(examples), array.shape[1]), np.int32) for array in some)
+                inputs, labels = (np.empty((len(examples), array.shape[1]), array.dtype) for array in some)
             inputs[rows], labels[rows] = some
         return inputs, labels
 

@@ -7,10 +7,13 @@ Checks whose data is missing are skipped, with the reason.
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # Ctrl-C during the imports
+if __name__ == "__main__":  # for the imports
     from utils.interrupts import handle_interrupts
 
     handle_interrupts()
+    from utils.collection import pause_collection
+
+    pause_collection()
 
 from config.command_line import Command, check_arguments, read_command
 from config.report_schema import MemorisationConfig
@@ -47,11 +50,13 @@ from trained_run import (
     read_predictions,
     report_folder,
 )
+from utils.collection import resume_collection
 from utils.errors import report_user_errors
 from utils.files import write_atomically
 
 
 def main(arguments: list[str]) -> None:
+    resume_collection()
     config = read_command(arguments, COMMAND)
     with named_family(config.family):
         run(config)

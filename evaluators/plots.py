@@ -7,10 +7,13 @@ Figures without data are skipped, with a line that says why.
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # Ctrl-C during the imports
+if __name__ == "__main__":  # for the imports
     from utils.interrupts import handle_interrupts
 
     handle_interrupts()
+    from utils.collection import pause_collection
+
+    pause_collection()
 
 from config.command_line import Command, check_arguments, read_command
 from config.report_schema import ReportConfig
@@ -38,12 +41,14 @@ from evaluators.strategies.compute_curve import tables
 from evaluators.strategies.test_time import Plain
 from puzzle_dataset import PuzzleDataset, named_sets
 from trained_run import Trained, open_solver, open_test_data, open_trained, read_metrics, report_folder
+from utils.collection import resume_collection
 from utils.distributed import World
 from utils.errors import UserError, report_user_errors
 from utils.files import write_atomically
 
 
 def main(arguments: list[str]) -> None:
+    resume_collection()
     config = read_command(arguments, COMMAND)
     with named_family(config.family):
         run(config)

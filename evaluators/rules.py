@@ -91,7 +91,7 @@ def judge_by_rules(head: ACTLossHead, metadata: Metadata) -> None:
     family = family_of(metadata)
     if not family.several_answers:
         return
-    assert family.check_tensors is not None, "`family_class` refuses such families"
+    assert family.check_tensors is not None, "`family_class` rejects such families"
     questions = torch.zeros(2, metadata.seq_len, dtype=torch.int32)
     given = family.check_tensors(questions, questions.long())
     if not isinstance(given, Tensor) or (given.dtype, given.shape) != (torch.bool, (2,)):

@@ -1,6 +1,6 @@
 """Operations with a hand-written backward pass that is cheaper than autograd's. `models.ops` chooses among them.
 
-Shapes: B batch, M batch times heads, L positions, D hidden size, H head width, K inner width of SwiGLU.
+Shapes: B batch, M batch times heads, L positions, D hidden size, N heads, H head width, K inner width of SwiGLU.
 """
 
 from __future__ import annotations
@@ -85,26 +85,111 @@ class SavesInput(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
 
-class Gated(SavesInput):
-    """`silu(gate) · up`, bit-equal to the plain form, with fewer saved tensors and copies than autograd needs.
+class Gated(torch.autograd.Function):
+    """`silu(gate) · up`, bit-equal to the plain form, with fewer copies than autograd needs.
 
-    The backward pass recomputes silu(gate) instead of saving it, and writes both gradients into one tensor.
+    The backward pass writes both gradients into one tensor. It reads silu(gate) instead of computing it again, because
+    an exponential costs more than its memory.
     """
 
     @staticmethod
-    def forward(gate_up: Tensor) -> Tensor:
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
-        return F.silu(gate).mul_(up)
+        silu = F.silu(gate)
+        ctx.save_for_backward(gate_up, silu)
+        return silu * up
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (gate_up,) = ctx.saved_tensors
+        gate_up, silu = ctx.saved_tensors
         gate, up = gate_up.chunk(2, dim=-1)
         grad_gate_up = torch.empty_like(gate_up)
         grad_gate, grad_up = grad_gate_up.chunk(2, dim=-1)
-        torch.mul(grad, F.silu(gate), out=grad_up)
-        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
+        torch.mul(grad, silu, out=grad_up)
+        torch.mul(grad, up, out=grad_gate)
+        torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)
         return grad_gate_up
+
+
+class GatedLinear(torch.autograd.Function):
+    """`silu(x @ gate.T) · (x @ up.T)`, bit-equal to the plain form; `cast` (2 K, I), gate first, is a copy of `weight`.
+
+    Gate and up are two products, so that all later operations go through whole tensors in memory instead of through
+    halves of rows. The input's gradient is one product again, because it is rounded only once. As in `LinearByCast` the
+    gradient goes to the float32 `weight`, and as in `Gated` silu(gate) is not computed again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, cast: Tensor) -> Tensor:
+        of_gate, of_up = cast.chunk(2)
+        gate, up = F.linear(x, of_gate), F.linear(x, of_up)
+        silu = F.silu(gate)
+        ctx.save_for_backward(x, cast, gate, up, silu)
+        return silu * up
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, cast, gate, up, silu = ctx.saved_tensors
+        both = grad.new_empty(*grad.shape[:-1], len(cast))
+        grad_gate, grad_up = both.chunk(2, dim=-1)
+        torch.mul(grad, silu, out=grad_up)
+        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
+        flat = both.flatten(0, -2)
+        grad_x = (flat @ cast).view(x.shape) if ctx.needs_input_grad[0] else None
+        grad_weight = (flat.t() @ x.flatten(0, -2)).float() if ctx.needs_input_grad[1] else None
+        return grad_x, grad_weight, None
+
+
+class Normed(torch.autograd.Function):
+    """RMS norm over the last axis in float32, bit-equal to the plain form, also its gradient.
+
+    It saves its input instead of a float32 copy, and its backward pass makes half of autograd's passes over memory:
+    `g·r + x·c` for a gradient g, r = 1 / rms(x) and one factor c for each vector.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
+        x32 = x.float()
+        scale = torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)
+        ctx.save_for_backward(x, scale)
+        return (x32 * scale).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        x, scale = ctx.saved_tensors
+        grad32, x32 = grad.float(), x.float()
+        # In the order in which autograd rounds. Twice a number is exact, so it matters not which factor is doubled.
+        of_scale = (grad32 * x32).sum(-1, keepdim=True)
+        factor = -0.5 * of_scale * scale.pow(3) / x.shape[-1] * 2
+        grad_x = grad32 * scale
+        return grad_x.add_(x32 * factor).to(x.dtype), None
+
+
+class Rotated(torch.autograd.Function):
+    """Rotary positions of heads (B, L, N, H), bit-equal to `models.ops.rotate`; `cos`, `sin` (L, H) in float32.
+
+    The tables are repeated for each head, so that the products go through whole rows of N·H channels instead of halves
+    of a head. The gradient is rotated back in the same way.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        cos, sin = (table.unsqueeze(1).expand(-1, x.shape[2], -1).contiguous() for table in (cos, sin))
+        ctx.save_for_backward(cos, sin)
+        x32, half = x.to(cos.dtype), x.shape[-1] // 2
+        turned = x32.new_empty(x32.shape)
+        torch.neg(x32[..., half:], out=turned[..., :half])
+        turned[..., half:] = x32[..., :half]
+        return (x32 * cos).add_(turned.mul_(sin)).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        grad32, half = grad.to(cos.dtype), grad.shape[-1] // 2
+        turned, back = grad32 * sin, grad32 * cos
+        back[..., :half] += turned[..., half:]
+        back[..., half:] -= turned[..., :half]
+        return back.to(grad.dtype), None, None
 
 
 class GatedByExp2(SavesInput):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.ops import attend, linear, rotate, silu_gate
+from models.ops import attend, gated_linear, linear, rotated_heads
 
 
 def truncated_normal_(tensor: Tensor, std: float, bound: float = 2.0) -> Tensor:
@@ -93,11 +93,12 @@ class Attention(nn.Module):
 
     def forward(self, h: Tensor, cos_sin: tuple[Tensor, Tensor] | None) -> Tensor:
         batch, length, _ = h.shape
-        # Heads in the order q, k, v. Split in memory order: backward then writes the three gradients in place.
-        qkv = self.qkv_proj(h).view(batch, length, 3 * self.num_heads, self.head_dim)
-        q, k, v = (part.transpose(1, 2) for part in qkv.split(self.num_heads, dim=2))  # each (B, N, L, H)
-        if cos_sin is not None:
-            q, k = rotate(q, *cos_sin), rotate(k, *cos_sin)
+        # Heads in the order q, k, v. Split in memory order: backward then writes the gradients in place.
+        heads = self.qkv_proj(h).view(batch, length, 3 * self.num_heads, self.head_dim)
+        qk, v = heads.split((2 * self.num_heads, self.num_heads), dim=2)
+        qk = qk.transpose(1, 2) if cos_sin is None else rotated_heads(qk, cos_sin)
+        q, k = qk.split(self.num_heads, dim=1)  # each (B, N, L, H), as v
+        v = v.transpose(1, 2)
         out = attend(q, k, v)  # (B, N, L, H)
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
 
@@ -122,7 +123,8 @@ class SwiGLU(nn.Module):
         self.down_proj = Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(silu_gate(self.gate_up_proj(x)))
+        projection = self.gate_up_proj
+        return self.down_proj(gated_linear(x, projection.weight, projection.cast))
 
     def flops(self, num_vectors: int) -> int:
         """FLOP of the forward pass's matrix products; elementwise operations are not counted."""

@@ -10,7 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.kernels import FewRows, Gated, GatedByExp2, LinearByCast, MaterialisedAttention
+from models.kernels import (
+    FewRows,
+    Gated,
+    GatedByExp2,
+    GatedLinear,
+    LinearByCast,
+    MaterialisedAttention,
+    Normed,
+    Rotated,
+)
 
 # Up to this length the scores fit into a CPU's caches, so materialising them is cheaper than the fused kernel, which in
 # bfloat16 spends most of its time in the backward pass.
@@ -27,14 +36,23 @@ def may_round_differently(x: Tensor) -> bool:
     return compiles_for_cpu(x) and x.dtype in (torch.bfloat16, torch.float16)
 
 
+def multiplies_bfloat16(x: Tensor) -> bool:
+    """True for eager code in bfloat16 on a CPU, where another order of products is faster and rounds no differently."""
+    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and not torch.compiler.is_compiling()
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, cast: Tensor | None = None) -> Tensor:
     """Compute `x @ weight.T (+ bias)` in the dtype of `x`, for x (..., I), float32 weight (O, I) and bias (O,).
 
     `cast` is an existing copy of `weight` in the dtype of `x`; it requires `bias` to be None.
     """
-    if cast is not None:
-        return LinearByCast.apply(x, weight, cast)
-    return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        x = (
+            x.contiguous()
+        )  # torch multiplies a transposed batch matrix by matrix, which takes longer than a copy
+    if cast is None:
+        return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+    return LinearByCast.apply(x, weight, cast) if torch.is_grad_enabled() else F.linear(x, cast)
 
 
 def few_rows(table: Tensor, ids: Tensor) -> Tensor:
@@ -44,8 +62,26 @@ def few_rows(table: Tensor, ids: Tensor) -> Tensor:
 
 def rms_norm(x: Tensor, eps: float) -> Tensor:
     """Divide the last axis by its root mean square, computed in float32, without a learned weight."""
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return Normed.apply(x, eps)
     x32 = x.float()
     return (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+def gated_linear(x: Tensor, weight: Tensor, cast: Tensor | None = None) -> Tensor:
+    """Compute `silu(x @ gate.T) · (x @ up.T)` for x (..., I) and float32 weight (2 K, I), gate first; `cast` as above.
+
+    In bfloat16 on a CPU gate and up are two products: whole tensors in memory, of which without gradient one becomes
+    the result. (In float32 that is no faster.)
+    """
+    if not multiplies_bfloat16(x):
+        return silu_gate(linear(x, weight, cast=cast))
+    x = x.contiguous()
+    cast = weight.detach().to(x.dtype) if cast is None else cast
+    if torch.is_grad_enabled():
+        return GatedLinear.apply(x, weight, cast)
+    gate, up = cast.chunk(2)
+    return F.silu(F.linear(x, gate), inplace=True).mul_(F.linear(x, up))
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -56,6 +92,13 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     rotated_first = (first * cos_first - second * sin_first).to(x.dtype)
     rotated_second = (second * cos_second + first * sin_second).to(x.dtype)
     return torch.cat((rotated_first, rotated_second), dim=-1)
+
+
+def rotated_heads(heads: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate queries and keys as the projection writes them, (B, L, N, H), as `rotate` does; returns (B, N, L, H)."""
+    if heads.device.type == "cpu" and not torch.compiler.is_compiling():
+        return Rotated.apply(heads, *cos_sin).transpose(1, 2)
+    return rotate(heads.transpose(1, 2), *cos_sin)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

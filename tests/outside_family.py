@@ -1,4 +1,4 @@
-"""A family as somebody outside this repository would write it: complete a 4x4 Latin square, usually in several ways."""
+"""A family as a user outside this repository would write it: complete a 4x4 Latin square, usually in several ways."""
 
 from functools import cached_property
 

@@ -50,6 +50,7 @@ def run(
     labels=LABELS,
     models=(0,),
     rule=None,
+    act_inference=False,
     **options,
 ):
     """Run a strategy on all rows, `batch` at a time; return (answers, steps, q_halt, curves, tally, options).
@@ -57,6 +58,8 @@ def run(
     models: number of steps by which each model is ahead.
     """
     solvers = [Solver(ScriptedHead(ahead)) for ahead in models]
+    for solver in solvers:
+        solver.head.model.act_inference = act_inference
     setting = Setting(solvers, SUDOKU, ["data"], capacity, sizes, rule=rule)
     built, used = build_strategy(Choice(strategy, options.pop("num_steps", STEPS), **options), setting)
     tally, parts, begun = Tally(), [], []

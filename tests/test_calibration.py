@@ -60,7 +60,7 @@ def test_patience_is_used_if_margins_are_uninformative():
     seen = replace(overconfident(), margins=np.full((6, 2000), -1.0, np.float32))
     chosen = choose_rule(seen)
     assert chosen.rule == StopRule(-math.inf, 1)
-    assert chosen.mean_steps == 3.0  # the answer of step 2, once more
+    assert chosen.mean_steps == 3.0  # the answer of step 2, repeated
 
 
 def test_the_cheapest_rule_equals_that_of_an_exhaustive_search():

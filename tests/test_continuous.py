@@ -54,7 +54,7 @@ def test_a_row_leaves_at_the_first_step_at_which_the_rule_holds(name):
     assert np.array_equal(answers, np.stack([answer for answer, *_ in expected]))
     assert steps.tolist() == [number for *_, number in expected]
     assert q_halt.tolist() == [float(q) for _, q, _ in expected]
-    assert curves.keys() == {"halted"}  # no full run beside it
+    assert curves.keys() == {"halted"}  # without a full run
     (point,) = curves["halted"]
     assert point["exact_accuracy"] == exact(answers)
     assert point["supervision_steps"] == pytest.approx(steps.mean(), abs=1e-4)

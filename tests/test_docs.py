@@ -89,7 +89,7 @@ def current() -> dict[Path, str]:
 
 def test_generated_pages_and_excerpts_are_current(current):
     stale = [path.name for path, text in current.items() if path.read_text(encoding="utf-8") != text]
-    assert stale == [], "write them anew: python -m docs.generator"
+    assert stale == [], "regenerate them: python -m docs.generator"
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder or "top")

@@ -9,9 +9,9 @@ import pytest
 import torch
 from numbered_datasets import RAGGED, SEQ_LEN, as_lists, build, build_ragged, random_groups, train
 
-from dataset.format import ExampleSet, open_split
+from dataset.format import ExampleSet, Metadata, open_split
 from dataset.training_order import TrainingOrder
-from puzzle_dataset import PuzzleDataset
+from puzzle_dataset import PuzzleDataset, with_ignored
 from utils.errors import UserError
 
 
@@ -312,3 +312,19 @@ def test_empty_repeated_and_missing_directories_are_rejected(ragged, tmp_path):
         PuzzleDataset([ragged], "test", global_batch_size=2)
     with pytest.raises(UserError, match="0 epochs"):
         train(ragged, epochs_per_iter=0)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32])
+@pytest.mark.parametrize(
+    ("vocab_size", "ignored"), [(12, 0), (12, 3), (128, 0), (128, 255), (129, 0), (256, 255), (12, None)]
+)
+def test_ignored_labels_become_minus_100_and_others_stay(dtype, vocab_size, ignored):
+    counts = {"num_puzzle_identifiers": 1, "total_groups": 1, "mean_puzzle_examples": 1.0, "total_puzzles": 1}
+    sizes = {"seq_len": 4, "vocab_size": vocab_size, "pad_id": 0, "blank_identifier_id": 0, "sets": ("all",)}
+    described = Metadata(ignore_label_id=ignored, **sizes, **counts)
+    tokens = sorted({*range(vocab_size), ignored or 0})
+    labels = np.array([tokens, tokens[::-1]], dtype)
+    found = np.empty(labels.shape, np.int32)
+    found[:] = with_ignored(labels, described)
+    assert found.tolist() == [[-100 if t == ignored else t for t in row] for row in labels.tolist()]
+    assert labels.tolist() == [tokens, tokens[::-1]]  # not changed

@@ -164,6 +164,47 @@ def test_eager_training_never_imports_the_compiler(sudoku, tmp_path, optimizer):
     assert imported.isdisjoint({"torch._dynamo", "torch._inductor", "sympy", "wandb", "matplotlib"})
 
 
+# Prints, when a command ends, whether garbage is collected, and whether what was imported is left out of it.
+AT_THE_END = """
+import atexit, gc, runpy, sys
+atexit.register(lambda: print("collects", gc.isenabled(), gc.get_freeze_count() > 50_000))
+sys.path[0], sys.argv = ".", sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_garbage_is_collected_again_when_a_command_has_started(sudoku, tmp_path):
+    run = f"checkpoint_path={tmp_path / 'run'}"
+    training = ["pretrain.py", *TINY, f"data_paths=[{sudoku}]", run, "epochs=1", "eval_interval=1"]
+    checkpoint = f"checkpoint={tmp_path / 'run'}"
+    for command in (training, ["evaluate.py", checkpoint, "device=cpu"], ["solve.py", checkpoint]):
+        done = run_python("-c", AT_THE_END, *command, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == "collects True True", command[0]
+
+
+# Ends at the import of pydantic, which all of these commands need, and says whether garbage is collected then.
+TELLS_AT_PYDANTIC = """
+import gc, runpy, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "pydantic":
+            print("collects", gc.isenabled(), flush=True)
+            sys.exit()
+sys.meta_path.insert(0, Finder())
+sys.path[0] = "."
+"""
+
+
+@pytest.mark.parametrize("command", [*HYDRA, *ABOUT_WEIGHTS])
+def test_no_garbage_is_collected_during_the_imports(command):
+    name = command.removeprefix("-m ")
+    run = f"runpy.run_path({name!r}" if name == command else f"runpy.run_module({name!r}"
+    script = f"{TELLS_AT_PYDANTIC}\n{run}, run_name='__main__')"
+    done = run_python("-c", script, cwd=ROOT)
+    assert "collects False" in done.stdout, done.stdout + done.stderr
+
+
 def test_every_architecture_has_settings_that_are_checked_without_importing_it():
     assert {name: cls.Config for name, cls in ARCHITECTURES.items()} == CONFIGS
     assert ACTLossHead.Config is loss_config(DEFAULT_LOSS)

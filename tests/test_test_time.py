@@ -101,6 +101,22 @@ def test_a_checker_is_reported_in_addition_to_answers():
     assert row["said_stop"] == pytest.approx(np.mean(solved))
 
 
+@pytest.mark.parametrize(("halt", "freezes"), [(None, True), (False, False)])
+def test_answers_frozen_at_a_stop_go_on_if_asked_to_and_the_checker_never_stops_looking(halt, freezes):
+    answers, _, _, curves, _, used = run("plain", halt=halt, checker=True, act_inference=True, num_steps=9)
+    told = []
+    for question in QUESTIONS:
+        said = [says(question, step, 0) for step in range(1, 10)]
+        first = next((i for i, (_, q) in enumerate(said) if q > 0), 8)
+        told.append(said[first if freezes else 8][0])
+    assert np.array_equal(answers, np.stack(told))
+    assert used["freezes"] == freezes
+    *_, without_freezing, _, _ = run("plain", checker=True, num_steps=9)
+    (row,), (expected,) = curves["with_checker"], without_freezing["with_checker"]
+    for name in ("supervision_steps", "exact_accuracy", "said_stop"):
+        assert row[name] == expected[name]
+
+
 def test_unlabelled_rows_count_as_rows_but_not_in_accuracies():
     labels = LABELS.copy()
     labels[::2] = IGNORE_LABEL_ID

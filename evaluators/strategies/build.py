@@ -79,11 +79,11 @@ def build_strategy(choice: Choice, setting: Setting) -> tuple[Strategy, dict[str
 
 
 def plain(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[Strategy, dict[str, Any]]:
-    options = {"halt": choice.halt or False}
     solver, steps = setting.solvers[0], choice.num_steps
     if choice.halt == "auto":
-        return fast_plain(setting, steps), options
-    return Plain(solver, steps, checker=checker, sizes=setting.sizes, **options), options
+        return fast_plain(setting, steps), {"halt": "auto"}
+    strategy = Plain(solver, steps, halt=choice.halt, checker=checker, sizes=setting.sizes)
+    return strategy, {"halt": choice.halt or False, "freezes": strategy.freezes}
 
 
 def ensemble(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[Strategy, dict[str, Any]]:

@@ -32,8 +32,10 @@ class Plain(Strategy):
     """Run every row for `num_steps` steps, as evaluation during training does; more steps than trained are allowed.
 
     With `halt`, run a second pass in which rows leave the batch at the first step that says stop (adaptive computation
-    time, arXiv 2510.04871) and return its answers; the full pass is the baseline. With a `checker`, the tally also
-    records the result of stopping at the first answer that the checker accepts.
+    time, arXiv 2510.04871) and return its answers; the full pass is the baseline. `halt=False` keeps the answer of the
+    last step even if the model's own evaluation freezes a row that says stop (`act_inference`); None leaves that to the
+    model. With a `checker`, the tally also records the result of stopping at the first answer that the checker accepts,
+    at whatever step, frozen or not.
     """
 
     main_curve = "steps"
@@ -43,11 +45,12 @@ class Plain(Strategy):
         solver: Solver,
         num_steps: int,
         *,
-        halt: bool = False,
+        halt: bool | None = None,
         checker: Checker | None = None,
         sizes: Sequence[int] = (),
     ):
         self.solver, self.num_steps, self.halt, self.sizes = solver, num_steps, halt, sizes
+        self.freezes = solver.halts and halt is not False
         self.checker = checker
         if halt:
             self.main_curve = "halted"
@@ -84,7 +87,8 @@ class Plain(Strategy):
                 "q_continue_logits": output.q_continue,
                 "preds": output.logits.argmax(-1),
             }
-            if self.solver.halts and outputs:  # evaluation of this model freezes the answer at its halt
+            latest = now["preds"]
+            if self.freezes and outputs:  # evaluation of this model freezes the answer at its halt
                 goes_on = first_stop >= number
                 now = {
                     name: torch.where(goes_on.view(-1, *[1] * (value.ndim - 1)), value, outputs[name])
@@ -93,7 +97,7 @@ class Plain(Strategy):
             outputs = now
             first_stop = torch.where(output.says_stop, first_stop.clamp(max=number), first_stop)
             tally.record("steps", number, outputs["preds"], number, output.says_stop)
-            found.look(outputs["preds"].cpu().numpy() if self.checker else None, number)
+            found.look(latest.cpu().numpy() if self.checker else None, number)
         found.report(tally, outputs["preds"].cpu().numpy() if self.checker else None, self.num_steps)
         return Answered(outputs["preds"], outputs["q_halt_logits"], first_stop, outputs)
 

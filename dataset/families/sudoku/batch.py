@@ -25,7 +25,9 @@ _BATCH = 300
 MOST_PUZZLES_TO_CHECK = 2000
 _MOST_GUESSES_TO_CHECK = 20_000
 _DEEP_GUESSES_PER_CELL = 4  # with many solutions, two are found in one or two guesses per cell
-_POPULATION = np.array([bin(mask).count("1") for mask in range(1 << 16)], np.uint8)
+_POPULATION = (
+    np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8)).reshape(-1, 16).sum(1, dtype=np.uint8)
+)
 # Candidates (N², n) of each cell as bits, and the index (n,) of the puzzle of each position.
 _Positions = tuple[np.ndarray, np.ndarray]
 
