@@ -7,8 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from readme import ROOT
-
+ROOT = Path(__file__).parents[1]
 FOLDERS = ("config", "dataset", "evaluators", "models", "utils")
 MODULES = sorted(
     path.relative_to(ROOT)

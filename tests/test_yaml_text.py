@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 from omegaconf import OmegaConf
-from readme import ROOT
 
 from utils.reading import read_mapping
 from utils.run_folder import CONFIG_FILE, create_run_folder
 from utils.yaml_text import to_yaml
 
+ROOT = Path(__file__).parents[1]
 AMBIGUOUS = """
     12e4567 25e02866 1e5 1E5 -1e5 +1e-5 1.e5 .5e1 1. .5 1.5 0x1F 0o17 0b11 017 089 1_000 1_0 1_0.5 1e1_0 -0 +1 12:30:00
     190:20:30.15 2026-11-28 2026-11-28T12:30:00Z on off On OFF yes no Yes NO y n Y N true False null NULL Null ~
