@@ -69,8 +69,8 @@ class EvaluateConfig(StrictModel):
     halt: bool | Literal["auto"] | None = None
     """auto: rows stop by a calibrated rule, which costs at most 0.2 points of accuracy, and free slots take the
     next ones; there is no full run. true: rows stop at the first step that says stop; plain: reported beside the
-    full run; ladder: on the rung steps. false, plain: all rows run all steps. null: the same, but a model with
-    arch.act_inference=True keeps the answer of the first step that says stop.
+    full run; ladder: on the rung steps. false, plain: all rows run all steps. null: the same, but a model
+    trained with act_inference keeps the answer of the first step that says stop.
     """
     calibrate_on: list[FilePath] | None = Field(default=None, min_length=1)
     """halt=auto: splits of datasets, as DIR/train, to choose the rule on, with known answers and neither trained

@@ -59,7 +59,7 @@ def run(
     """
     solvers = [Solver(ScriptedHead(ahead)) for ahead in models]
     for solver in solvers:
-        solver.head.model.act_inference = act_inference
+        solver.head.act.act_inference = act_inference
     setting = Setting(solvers, SUDOKU, ["data"], capacity, sizes, rule=rule)
     built, used = build_strategy(Choice(strategy, options.pop("num_steps", STEPS), **options), setting)
     tally, parts, begun = Tally(), [], []
