@@ -110,7 +110,7 @@ def extended(tmp_path_factory) -> Path:
     metric, logger, strategy = (f"    {line}" for line in lines)
 
     (choices,) = re.findall(r"`(_AnyConfig = [^`]+)`", PAGE)
-    (added,) = re.findall(r"with `([^`]+)` added", PAGE)
+    (added,) = re.findall(r"Add `([^`]+)` to the line", PAGE)
     configs_file = root / "models/optim/configs.py"
     insert(configs_file, choices, f"{choices} {added}", instead=True)
     insert(configs_file, "if TYPE_CHECKING:", "from models.optim.nadam import NAdamConfig")
