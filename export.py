@@ -48,7 +48,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from dataset.format import Metadata, read_identifiers, write_identifiers
 from evaluators.calibrated import saved_calibration
@@ -101,7 +101,8 @@ def export(config: ExportConfig) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / EXPORTED_NAME) as temporary:
-            save_file(state, temporary, metadata={"format": "pt"})
+            # safetensors' own save_file makes files that only their owner can read.
+            temporary.write_bytes(save(state, metadata={"format": "pt"}))
         write_text(folder / "config.json", json.dumps(description, indent=2) + "\n")
         write_text(folder / CARD_NAME, card)
         if identifiers is not None:

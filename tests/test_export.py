@@ -57,6 +57,13 @@ def test_an_export_loads_in_one_call_with_the_same_weights_and_dtypes(run, tmp_p
         assert value.dtype == loaded[name].dtype
 
 
+def test_whoever_may_read_other_new_files_may_read_the_weights(run, tmp_path):
+    folder = do(run, tmp_path / "out")
+    (tmp_path / "new").touch()
+    modes = {file.name: file.stat().st_mode for file in (*folder.iterdir(), tmp_path / "new")}
+    assert set(modes.values()) == {modes["new"]}, modes
+
+
 def test_an_export_keeps_step_sizes_and_recipe(run, tmp_path):
     exported, original = open_trained(str(do(run, tmp_path / "out"))), open_trained(str(run))
     assert (exported.step, exported.sizes(), exported.config) == (10, original.sizes(), original.config)
