@@ -1,4 +1,4 @@
-"""Write every generated page that is not current: `python -m docs.generator`."""
+"""Update every generated page that is out of date: `python -m docs.generator`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from docs.generator.recipes import recipes_page
 
 
 def rendered() -> dict[Path, str]:
-    """Render every page that is generated or holds excerpts."""
+    """Render every page that is generated or contains excerpts."""
     reference = ROOT / "docs" / "reference"
     pages = {
         reference / "config.md": config_page(),

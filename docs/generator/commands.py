@@ -1,4 +1,4 @@
-"""The page of the commands: usage, keys and options of each."""
+"""Render the page of commands: usage, keys and options of each command."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ BUILDERS: dict[str, Callable[[list[str]], object]] = {
     "-m dataset.families.check": check.main,
 }
 _INTRO = """\
-Every command prints its keys or options for `--help`, and its usage if it is called without an argument that it
-requires. Arguments of the commands on models are `key=value`; `+key=value` and `++key=value` mean the same. Options of
-the builders may be spelt `--num-aug 3` or `--num_aug 3`; builders run as scripts and as modules. A builder's result
-depends on its source and options only, never on `--workers`."""
+`--help` prints the keys or options of a command. A command called without a required argument prints its usage. Model
+commands take `key=value` arguments; `+key=value` and `++key=value` are equivalent. Options of the builders can be
+spelt `--num-aug 3` or `--num_aug 3`. Builders can be run as scripts or as modules. The output of a builder depends only
+on its source and options, never on `--workers`."""
 
 
 def commands_page() -> str:
@@ -49,7 +49,7 @@ def commands_page() -> str:
             f"## `{command.program}`",
             prose(command.summary.split("\n\n")[0]),
             f"```text\n{command.usage()}\n```",
-            "Its keys are on [a page of their own](config.md), and so are [the recipes](recipes.md)."
+            "See [Training keys](config.md) for its keys and [Recipes](recipes.md) for the recipes."
             if command.schema is PretrainConfig
             else keys_table(command.schema, defaults=defaults, required=command.required),
         ]
@@ -66,7 +66,7 @@ def _make_targets() -> str:
 
 
 def parser_of(parse: Callable[[list[str]], object]) -> argparse.ArgumentParser:
-    """Return the parser that a builder makes when it is called."""
+    """Return the argument parser of a builder, captured when the builder parses its options."""
     parsers: list[argparse.ArgumentParser] = []
 
     def stop(parser: argparse.ArgumentParser, *_: Any) -> None:

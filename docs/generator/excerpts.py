@@ -1,4 +1,4 @@
-"""Excerpts of code on pages: `<!-- code: FILE CLASS.METHOD -->` is followed by that method, without its docstring."""
+"""Refresh code excerpts: a page's `<!-- code: FILE CLASS.METHOD -->` is followed by that method, without docstring."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _EXCERPT = re.compile(r"^(<!-- code: (\S+) (\S+) -->\n\n)```python\n.*?^```$", r
 
 
 def with_excerpts(text: str) -> str:
-    """Return a page with its excerpts refreshed."""
+    """Return a page's text with its excerpts refreshed."""
     return _EXCERPT.sub(lambda match: f"{match[1]}```python\n{source_of(match[2], match[3])}\n```", text)
 
 
 def source_of(file: str, name: str) -> str:
-    """Return the code of a class, function or method, without docstrings. Raises LookupError if there is none."""
+    """Return the code of a class, function or method, without docstrings; raise LookupError if it does not exist."""
     text = (ROOT / file).read_text(encoding="utf-8")
     node: Any = ast.parse(text)
     for part in name.split("."):

@@ -1,4 +1,4 @@
-"""Hooks of MkDocs: files of the repository outside docs/ that a page links to become pages of the site."""
+"""MkDocs hooks that add the files outside docs/ that a page links to as pages of the site."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LANGUAGES = {".py": "python", ".yaml": "yaml", ".hpp": "cpp", ".cpp": "cpp", ".
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the files that pages link to, and the pictures of those that are Markdown."""
+    """Add the files that pages link to, and the pictures of linked Markdown files."""
     linked = {
         path for file in files.documentation_pages() for path in _links(file.content_string, file.src_uri)
     }
@@ -38,7 +38,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
-    """Point links at the added pages; links of an added page to what the site lacks become plain text."""
+    """Redirect links to the added pages; on an added page, replace links to files not on the site by their text."""
     uri = page.file.src_uri
 
     def pointed(match: re.Match[str]) -> str:
@@ -52,7 +52,7 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> st
 
 
 def page_of(path: str) -> str:
-    """Return the site's file for a file of the repository."""
+    """Return the path on the site of a file of the repository."""
     if path.startswith("docs/"):
         return path.removeprefix("docs/")
     return f"{_ADDED}/{path}" if path.endswith(".md") or _is_picture(path) else f"{_ADDED}/{path}.md"
@@ -63,7 +63,7 @@ def _links(text: str, uri: str) -> set[str]:
 
 
 def _in_repository(link: str, uri: str) -> str:
-    """Return the path of what a page of the site links to, from the root of the repository."""
+    """Resolve a link on a page of the site to a path relative to the root of the repository."""
     folder = posixpath.dirname(uri)
     folder = folder.removeprefix(_ADDED).lstrip("/") if uri.startswith(_ADDED) else f"docs/{folder}"
     return posixpath.normpath(posixpath.join(folder, link))

@@ -1,4 +1,4 @@
-"""The tables of keys, from the schemas, and the page of the training keys."""
+"""Render tables of keys from the schemas, and the page of training keys."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from models.registry import FROM_DATA, ArchitectureName, LossName
 _TYPES: dict[Any, str] = {int: "integer", float: "number", str: "text", bool: "true or false"}
 _SIGNS = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}"}
 _INTRO = """\
-What `python pretrain.py` takes as `key=value`. `python pretrain.py --help` prints the same, for the architecture that
-`arch=` names. Defaults lie in `config/cfg_pretrain.yaml` and `config/arch/NAME.yaml`. A default of `null` means that
-the key is off, or that its value is derived as described. A key that has no effect together with others is reported in
-one line when a run starts."""
+These are the keys that `python pretrain.py` accepts as `key=value`. `python pretrain.py --help` prints the same list
+for the architecture selected by `arch=`. Defaults are in `config/cfg_pretrain.yaml` and `config/arch/NAME.yaml`. A
+default of `null` means that the key is off, or that its value is derived as described. If a key has no effect because
+of another one, a notice says so when the run starts."""
 
 
 def keys_table(
@@ -36,7 +36,7 @@ def keys_table(
     defaults: Mapping[str, Any] | None = None,
     required: Iterable[str] = (),
 ) -> str:
-    """Render the fields of a schema, all or those in `names`; `defaults` override the schema's."""
+    """Render a table of a schema's fields, or of those in `names`; `defaults` override the schema's defaults."""
     rows = []
     for name in schema.model_fields if names is None else names:
         field = schema.model_fields[name]
@@ -54,7 +54,7 @@ def keys_table(
 
 
 def values_of(field: FieldInfo) -> str:
-    """Describe what a key takes: its choices, or a type with its bounds."""
+    """Describe the values that a key accepts: its choices, or its type with bounds."""
     members = [each for each in get_args(field.annotation) if each is not NoneType]
     listed = any(get_origin(each) is list for each in (field.annotation, *members))
     if choices := choices_of(field.annotation):
@@ -81,7 +81,7 @@ def _bound(value: float) -> str:
 
 
 def composed(config_name: str, *overrides: str) -> dict[str, Any]:
-    """Return a config as Hydra composes it, interpolations as they are written."""
+    """Return a config as composed by Hydra, with interpolations unresolved."""
     with initialize_config_dir(str(ROOT / "config"), version_base=None):
         values: Any = OmegaConf.to_container(compose(config_name, list(overrides)), resolve=False)
     return values
@@ -101,20 +101,20 @@ def config_page() -> str:
 def _architecture(trm: Mapping[str, Any]) -> Iterator[str]:
     in_file = [name for name in RecursiveConfig.model_fields if name in trm]
     further = [name for name in RecursiveConfig.model_fields if name not in trm and name not in FROM_DATA]
-    yield "## Architecture\n\nBelow `arch.`, for instance `arch.H_cycles=3`. Defaults are those of `arch=trm`."
+    yield "## Architecture\n\nKeys under `arch.`, for instance `arch.H_cycles=3`. Defaults are those of `arch=trm`."
     name, *others = (
         keys_table(schema, names, prefix="arch.", defaults=trm)
         for schema, names in ((ArchitectureName, None), (RecursiveConfig, in_file))
     )
     yield "\n".join([name, *(each.split("\n", 2)[2] for each in others)])  # one table
     yield (
-        "### Further architecture keys\n\nThe published recipe does without these, so `config/arch/trm.yaml` leaves "
-        "them out. Their defaults change nothing, and every architecture takes those that fit it."
+        "### Further architecture keys\n\nThe published recipe does not use these keys, so `config/arch/trm.yaml` "
+        "omits them. Their defaults have no effect, and every architecture accepts those that apply to it."
     )
     yield keys_table(RecursiveConfig, further, prefix="arch.")
     yield (
-        "### Other architectures\n\nThey take the same keys. An empty cell means: as in `trm`. A fixed key allows this "
-        "value only."
+        "### Other architectures\n\nThese accept the same keys. An empty cell means the same as in `trm`. A fixed key "
+        "allows only the value shown."
     )
     yield _other_architectures(trm)
     yield "## Loss"
@@ -144,7 +144,7 @@ def _other_architectures(trm: Mapping[str, Any]) -> str:
 
 
 def _is_fixed(field: FieldInfo) -> bool:
-    """True if an architecture allows one value only."""
+    """Return True if an architecture allows only one value of a key."""
     limits: dict[str, Any] = {}
     for limit in field.metadata:
         limits |= {sign: value for sign in ("ge", "le") if (value := getattr(limit, sign, None)) is not None}
@@ -153,7 +153,7 @@ def _is_fixed(field: FieldInfo) -> bool:
 
 def _optimizers() -> Iterator[str]:
     yield (
-        "## Optimizers\n\n`optimizer=NAME` chooses the optimizer of the weights. Puzzle embeddings always use SignSGD."
+        "## Optimizers\n\n`optimizer=NAME` selects the optimizer of the weights. Puzzle embeddings always use SignSGD."
     )
     for name, schema in OPTIMIZERS.items():
         yield f"### `optimizer={name}`"

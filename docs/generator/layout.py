@@ -1,4 +1,4 @@
-"""The page of the layout: what each package and module is, from their docstrings."""
+"""Render the layout page, which describes each package and module by its docstring."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from docs.generator.markdown import ROOT, code, page, prose, table
 FOLDERS = ("", "config", "dataset", "models", "evaluators", "utils", "benchmarks", "docs")
 ENDINGS = (".py", ".hpp", ".cpp")
 _INTRO = """\
-Commands are at the top, each a thin layer over the packages. `dataset/` makes arrays on disk with NumPy and without
-torch, `puzzle_dataset.py` turns them into batches, `models/` is mathematics without files or ranks, `evaluators/` turns
-a model and batches into numbers and answers, `utils/` touches machine and disk, `config/` decides what is run. `tests/`
-is beside them; the names of its tests are sentences about behaviour. The descriptions below begin the modules'
-docstrings."""
+The commands are at the top level, each a thin layer over the packages. `dataset/` builds arrays on disk with NumPy and
+does not import torch. `puzzle_dataset.py` turns them into batches. `models/` contains the mathematics and does not
+access files or ranks. `evaluators/` computes metrics and answers from a model and batches. `utils/` deals with the
+machine and the disk. `config/` defines and validates the configuration. `tests/` contains the tests, whose names are
+sentences that describe behaviour. The descriptions below are the first paragraphs of the modules' docstrings."""
 
 
 def layout_page() -> str:
@@ -34,7 +34,7 @@ def layout_page() -> str:
 
 
 def modules(folder: str) -> list[Path]:
-    """List the modules below a folder, of '' those at the top, by package; new files included, ignored ones not."""
+    """List the modules under a folder ('' for the top level) by package, including new files but not ignored ones."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", folder or "*.py"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     paths = {ROOT / name for name in listed if name.endswith(ENDINGS) and (folder or "/" not in name)}
@@ -42,7 +42,7 @@ def modules(folder: str) -> list[Path]:
 
 
 def description(path: Path) -> str:
-    """Return the first paragraph of a module's docstring, or of a C++ file's comment; '' if there is none."""
+    """Return the first paragraph of a module's docstring or a C++ file's comment, or '' if there is none."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         said = ast.get_docstring(ast.parse(text)) or ""

@@ -1,4 +1,4 @@
-"""The page of the recipes, from the headers of config/experiment/*.yaml."""
+"""Render the page of recipes from the headers of config/experiment/*.yaml."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from docs.generator.markdown import ROOT, first_comment, page, prose
 
 _INTRO = """\
-A recipe is a file in `config/experiment/` that sets training keys. Its header holds the command that builds the data,
-the one that trains, and the time and score to expect. Every key can still be overridden on the command line:
+A recipe is a file in `config/experiment/` that sets training keys. Its header gives the commands that build the data
+and train, and the expected time and score. You can override any key on the command line:
 `python pretrain.py +experiment=sudoku6x6 seed=1`."""
 
 
@@ -28,7 +28,7 @@ def recipes_page() -> str:
 
 
 def header(path: Path) -> dict[str, list[str]]:
-    """Return the lines of the fields of a recipe's header: Data and Train are commands, Time and Score text."""
+    """Return the lines of each field of a recipe's header; Data and Train hold commands, Time and Score text."""
     fields: dict[str, list[str]] = {}
     name = ""
     for line in path.read_text(encoding="utf-8").splitlines():
