@@ -375,6 +375,12 @@ def test_the_readme_names_every_architecture():
     assert [name for name in ARCHITECTURES if f"`{name}`" not in said] == []
 
 
+def test_the_index_of_findings_has_them_all():
+    scripts = {path.name for path in (ROOT / "findings").glob("*.sh")}
+    listed = re.findall(r"\]\((\w+\.sh)\)", page("findings/README.md").text)
+    assert sorted(listed) == sorted(scripts)
+
+
 def test_the_tables_of_recipes_have_them_all():
     recipes = {path.stem for path in (CONFIG / "experiment").glob("*.yaml")}
     assert {plain(row["recipe"]) for row in page("docs/guides/training.md").table("Recipes")} == recipes
