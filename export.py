@@ -250,7 +250,7 @@ A recursive reasoning model ([arXiv 2510.04871]({PAPER})).
 
 ## Use
 
-In a checkout of the training repository:
+In a clone of the training repository:
 
 ```python
 import models
@@ -258,7 +258,7 @@ import models
 model = models.load_pretrained("{repository or "PATH_OF_THIS_FOLDER"}")
 ```
 
-`python evaluate.py checkpoint={f"hf://{repository}" if repository else "PATH_OF_THIS_FOLDER"}` measures it again.
+Run `python evaluate.py checkpoint={f"hf://{repository}" if repository else "PATH_OF_THIS_FOLDER"}` to reproduce the evaluation.
 
 {built_by(data)}## Recipe
 
