@@ -258,7 +258,8 @@ import models
 model = models.load_pretrained("{repository or "PATH_OF_THIS_FOLDER"}")
 ```
 
-Run `python evaluate.py checkpoint={f"hf://{repository}" if repository else "PATH_OF_THIS_FOLDER"}` to reproduce the evaluation.
+Run `python evaluate.py checkpoint={f"hf://{repository}" if repository else "PATH_OF_THIS_FOLDER"}` to reproduce
+the evaluation.
 
 {built_by(data)}## Recipe
 
