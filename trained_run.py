@@ -264,10 +264,10 @@ def load_pretrained(
 
 
 def _as_source(path_or_repo: str | Path) -> str:
-    """Convert a path or hub name to a source: `OWNER/NAME` is a hub repository unless it is a path."""
+    """Convert a path or hub name to a source: `OWNER/NAME` is a hub repository unless OWNER is a folder here."""
     text = str(path_or_repo)
     is_name = text.count("/") == 1 and all(text.split("/")) and not text.startswith((".", "~"))
-    return f"hf://{text}" if is_name and not Path(text).exists() else text
+    return f"hf://{text}" if is_name and not Path(text).parent.is_dir() else text
 
 
 def recorded_metadata(recorded: dict[str, Any], sizes: dict[str, int]) -> Metadata:

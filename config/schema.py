@@ -314,10 +314,13 @@ def parse(schema: type[SchemaT], values: dict) -> SchemaT:
                 valid = [f"optimizer.{field}" for field in OPTIMIZERS[choice].model_fields]
             unknown = item["type"] == "extra_forbidden"
             problems.append((".".join(loc), describe(item), valid if unknown else []))
+    inside: list[str] = []  # keys of the architecture, for which beginners often leave out `arch.`
     if isinstance(arch := values.get("arch"), dict):
         try:
-            if isinstance(name := arch.get("name"), str) and name in CLASSES:
-                raise ValueError(f"arch.name={name}: {CLASSES[name]}")
+            if isinstance(name := arch.get("name"), str):
+                if name in CLASSES:
+                    raise ValueError(f"arch.name={name}: {CLASSES[name]}")
+                inside = [f"arch.{field}" for field in architecture_config(name).model_fields]
             check_arch(arch, seq_len=1, vocab_size=2, num_puzzle_identifiers=1)
         except ConfigError as error:
             problems += error.problems
@@ -325,16 +328,22 @@ def parse(schema: type[SchemaT], values: dict) -> SchemaT:
             problems.append(("", str(error), []))
     if problems:
         raise UserError(
-            "the config is not valid\n" + "\n".join(f"  {_line(*problem)}" for problem in problems)
+            "the config is not valid\n" + "\n".join(f"  {_line(*problem, inside)}" for problem in problems)
         )
     return config
 
 
-def _line(key: str, message: str, valid: list[str]) -> str:
+def _line(key: str, message: str, valid: list[str], inside: list[str]) -> str:
+    """Format a problem; an unknown key (`valid` is not empty) with the nearest of the valid ones.
+
+    `hidden_size` is answered with `arch.hidden_size` (one of `inside`), and `learning_rate` with `lr`, its initials.
+    """
     line = f"{key}: {message}" if key else message
     if valid and key in KEYS:
         return f"{line}; {KEYS[key]}"
     if valid:
-        near = difflib.get_close_matches(key, valid, n=3, cutoff=0.5) or sorted(valid)
+        initials = "".join(word[:1] for word in key.split("_"))
+        same = [name for name in (f"arch.{key}", initials) if name in (*inside, *valid)]
+        near = same or difflib.get_close_matches(key, valid, n=3, cutoff=0.5) or sorted(valid)
         line += f"; nearest valid keys: {', '.join(near)}"
     return line

@@ -87,6 +87,11 @@ def solve_file(config: SolveConfig) -> bool:
                 advance=progress.update,
             )
     seconds = time.perf_counter() - began
+    if answers.num_rows and not summary.verdicts:
+        say.print(
+            f"nothing is left to do: {config.out} already has a row for each puzzle of {config.puzzles}"
+        )
+        return True
     rate = summary.verdicts.total() / seconds
     say.print(f"{summary.in_words}; {rate:,.0f} a second, {seconds:.1f} s; {config.out}")
     return not summary.verdicts[INVALID]

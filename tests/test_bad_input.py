@@ -114,6 +114,8 @@ def test_an_iteration_without_a_full_batch(run_error):
         ("global_batchsize=4", "global_batch_size"),
         ("+ema_rat=0.9", "ema_rate"),
         ("arch.L_cycle=3", "arch.L_cycles"),
+        ("hidden_size=64", "arch.hidden_size\n"),
+        ("learning_rate=1e-3", "lr\n"),
         ("arch.loss.loss_typ=softmax_cross_entropy", "arch.loss.loss_type"),
     ],
 )

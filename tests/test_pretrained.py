@@ -111,6 +111,31 @@ def test_other_files_are_rejected_with_a_suggestion(tmp_path, name, message):
         locate(str(tmp_path / name))
 
 
+def test_a_misspelt_path_names_the_folder_beside_it(tmp_path):
+    run = write_run(tmp_path / "my_run", randomised(), step=5)
+    with pytest.raises(
+        UserError, match=f"my_rum: no such file or folder \\(did you mean {re.escape(str(run))}\\?\\)"
+    ):
+        locate(str(tmp_path / "my_rum"))
+    with pytest.raises(
+        UserError, match=r"step_6: no such file or folder \(did you mean \S+/my_run/step_5\?\)"
+    ):
+        locate(str(run / "step_6"))
+    with pytest.raises(UserError, match="elsewhere: no such file or folder; a checkpoint is"):
+        locate(str(tmp_path / "elsewhere"))
+
+
+def test_a_name_below_a_folder_of_this_machine_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
+    def asked(**wanted):
+        raise AssertionError(f"the hub was asked for {wanted}")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", asked)
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "export" / "demo", randomised(), step=5, metadata=SIZES)
+    with pytest.raises(UserError, match=r"export/dem: no such file or folder \(did you mean export/demo\?\)"):
+        models.load_pretrained("export/dem")
+
+
 def test_weights_without_a_config_are_rejected(tmp_path):
     torch.save(randomised().state_dict(), tmp_path / "step_1")
     with pytest.raises(UserError, match=r"no all_config\.yaml"):

@@ -157,6 +157,16 @@ def test_an_interrupted_run_resumes_to_the_same_file(suffix, run, answers, tmp_p
         assert out.read_bytes() == whole, cut
 
 
+def test_resuming_a_finished_file_says_that_nothing_is_left(run, answers, capfd):
+    whole = answers.read_bytes()
+    source = answers.parent / "list.txt"
+    assert solved(run, f"puzzles={source}", f"out={answers}", "resume=true") == 0
+    said = capfd.readouterr().err
+    assert f"nothing is left to do: {answers} already has a row for each puzzle of {source}" in said
+    assert "a second" not in said
+    assert answers.read_bytes() == whole
+
+
 def test_existing_answers_are_not_replaced_and_must_match_the_puzzles(run, answers, tmp_path):
     source, other = answers.parent / "list.txt", tmp_path / "other.txt"
     with pytest.raises(UserError, match="resume=true continues after its last row"):

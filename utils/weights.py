@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def locate(source: str, *, step: int | None = None) -> Located:
         return _locate_on_hub(str(source), step)
     path = Path(source).expanduser()
     if not path.exists():
-        raise UserError(f"{source}: no such file or folder; {_KINDS}")
+        raise UserError(f"{source}: no such file or folder{_suggestion(path)}; {_KINDS}")
     if path.is_file():
         if step is not None and path.name != f"step_{step}":
             raise UserError(
@@ -84,6 +85,16 @@ _KINDS = (
     "a checkpoint is a weights file (step_N, .safetensors), the folder of a run or of an export, "
     "or hf://OWNER/NAME[/file]"
 )
+
+
+def _suggestion(path: Path) -> str:
+    """Name the file or folder beside a missing one whose name is most like its own, "" if there is none."""
+    try:
+        names = [child.name for child in path.parent.iterdir()]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f" (did you mean {path.with_name(near[0])}?)" if near else ""
 
 
 def _config_of(found: Mapping[str, Path], weights_name: str) -> Path | None:
