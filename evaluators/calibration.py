@@ -118,9 +118,13 @@ class Calibration(StrictModel):
             rows += f", without {self.rows_left_out:,} that occur in train or test"
         if self.rule is None:
             return f"every stop rule loses more than {MAX_LOSS:.1%} of the answers to {rows}, so all steps are run"
+        untrained = (
+            "" if self.solved_by_all_steps else "; the rule means little before the model solves some of them"
+        )
         return (
             f"rows stop when {self.rule.in_words}, chosen on {rows}: {self.mean_steps:.2f} of {self.num_steps} "
             f"steps, {self.lost} of {self.solved_by_all_steps:,} right answers lost, {self.gained} gained"
+            f"{untrained}"
         )
 
 

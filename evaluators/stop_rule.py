@@ -32,7 +32,9 @@ class StopRule:
         parts = []
         if not math.isinf(self.threshold):
             parts.append(f"the halting margin exceeds {self.threshold:.3g}")
-        if self.patience or not parts:
+        elif not self.patience:
+            return "the first step is done"
+        if self.patience:
             steps = "step" if self.patience == 1 else "steps"
             parts.append(f"the answer has been unchanged for {self.patience} {steps}")
         return " and ".join(parts)
