@@ -18,7 +18,7 @@ FAMILIES = Path("dataset/families")
 PARTS_OF_A_FAMILY = {"family", "generate", "rules", "search", "symmetry"}
 # The interface of what a package holds several of.
 CONVENTIONS = {"__init__", "base"}
-# `rules@Rules`, in configs, is the evaluator of a family that has none of its own: it goes by the family's rules.
+# `rules@Rules`, in configs, is the evaluator of families that do not define one: it applies the family's rules.
 NAMED_IN_CONFIGS = Path("evaluators/rules.py")
 MOST_LINES = 375
 
