@@ -15,8 +15,8 @@ if __name__ == "__main__":  # for the imports
 
     pause_collection()
 
-from config.command_line import Command, check_arguments, read_command
 from config.solve_schema import AppConfig
+from utils.command_line.arguments import Command, check_arguments, read_command
 
 COMMAND = Command("app.py", __doc__.strip(), AppConfig)
 

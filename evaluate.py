@@ -19,9 +19,9 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from config.command_line import Command
 from config.evaluate_schema import OPTIONS, EvaluateConfig
 from config.overrides import check_config, run_command
+from utils.command_line.arguments import Command
 from utils.errors import UserError, report_user_errors
 
 COMMAND = Command(

@@ -15,9 +15,9 @@ if __name__ == "__main__":  # for the imports
 
 from pydantic import Field
 
-from config.command_line import Command, check_arguments, read_command
 from config.schema import FilePath
 from config.solve_schema import CheckpointConfig
+from utils.command_line.arguments import Command, check_arguments, read_command
 
 
 class ExportConfig(CheckpointConfig):

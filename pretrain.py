@@ -21,11 +21,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from config.command_line import Command
 from config.overrides import check_config, resolved, run_command
-from config.schema import PretrainConfig, parse
+from config.schema import PretrainConfig
+from utils.command_line.arguments import Command
 from utils.errors import UserError, report_user_errors
 from utils.loggers import Loggers, check_loggers, make_loggers
+from utils.strict_model import parse
 
 COMMAND = Command(
     "pretrain.py",

@@ -15,8 +15,8 @@ if __name__ == "__main__":  # for the imports
 
     pause_collection()
 
-from config.command_line import Command, check_arguments, read_command
 from config.solve_schema import SolveConfig
+from utils.command_line.arguments import Command, check_arguments, read_command
 
 COMMAND = Command("solve.py", __doc__.strip(), SolveConfig)
 

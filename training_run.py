@@ -13,7 +13,7 @@ import torch
 
 from config.notices import notices
 from config.resume import check_changes, check_data
-from config.schema import PretrainConfig, parse
+from config.schema import PretrainConfig
 from dataset.families import family_of, recorded_family
 from dataset.metadata import Metadata
 from evaluators.base import Evaluator, build_evaluators, remarks
@@ -42,6 +42,7 @@ from utils.distributed import World
 from utils.errors import UserError
 from utils.files import write_text
 from utils.run_folder import CONFIG_FILE, create_run_folder, default_run_name, holds_a_run
+from utils.strict_model import parse
 from utils.wandb_names import check_project_name, clean_project_name, from_environment
 from utils.weights import locate, read_state_dict
 

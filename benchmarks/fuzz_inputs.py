@@ -12,12 +12,13 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from config.overrides import resolved
-from config.schema import PretrainConfig, parse
+from config.schema import PretrainConfig
 from dataset.build_arc_dataset import main as build_arc
 from dataset.format import SplitWriter, write_identifiers
 from dataset.metadata import Metadata
 from models.registry import build_model
 from utils import state_files
+from utils.strict_model import parse
 
 CONFIGS = Path(__file__).resolve().parents[1] / "config"
 SOLVED_4X4 = ("1234341221434321", "2143432112343412", "4321214334121234")

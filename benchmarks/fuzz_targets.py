@@ -12,10 +12,9 @@ from hydra.core.global_hydra import GlobalHydra
 
 from benchmarks import fuzz_inputs as valid
 from benchmarks.fuzz_mutations import Target
-from config.command_line import read_arguments
 from config.overrides import force_overrides, hydra_error, resolved
 from config.published import parse_run_config
-from config.schema import PretrainConfig, parse
+from config.schema import PretrainConfig
 from config.solve_schema import SolveConfig
 from dataset.build_sudoku_dataset import parse_options
 from dataset.families import family_of
@@ -30,9 +29,11 @@ from evaluators.arc.votes import CandidateVotes
 from evaluators.base import default_evaluators
 from trained_run import open_trained, read_metrics
 from utils import state_files
+from utils.command_line.arguments import read_arguments
 from utils.errors import UserError
 from utils.reading import read_mapping
 from utils.state_files import BrokenState
+from utils.strict_model import parse
 from utils.weights import read_state_dict
 
 Reader = Callable[[bytes, Path], object]

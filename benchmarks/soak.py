@@ -31,9 +31,10 @@ from omegaconf import OmegaConf
 
 import pretrain
 from config.overrides import force_overrides
-from config.schema import PretrainConfig, parse
+from config.schema import PretrainConfig
 from dataset.format import SplitWriter, write_identifiers
 from utils.distributed import World
+from utils.strict_model import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = {"kills": 50, "seconds": 0.0, "seed": 0, "longest_life": 2.5, "folder": ""}

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from benchmarks.yardstick import Yardstick
 from config.overrides import force_overrides
-from config.schema import PretrainConfig, parse
+from config.schema import PretrainConfig
 from evaluators.evaluation import run_steps
 from models.backends import choose_backend
 from models.losses import ACTLossHead
@@ -43,6 +43,7 @@ from models.train.metrics import MetricAccumulator
 from models.train.step import TrainState, train_step
 from utils.device import keep_freed_memory, make_deterministic, resolve_device
 from utils.distributed import World
+from utils.strict_model import parse
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 VOCAB_SIZE = {81: 11, 36: 8, 900: 12}

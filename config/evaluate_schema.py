@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from config.schema import CompileChoice, EvaluatorConfig, FilePath, SavableOutput
 from evaluators.strategies import STRATEGIES
 from models.arch_configs import MAX_STEPS
-from models.strict_model import StrictModel
+from utils.strict_model import StrictModel
 
 # Options that are passed to the strategy's builder; the checkpoints are opened before.
 OPTIONS = frozenset[str]().union(*(entry.options for entry in STRATEGIES.values())) - {"checkpoints"}

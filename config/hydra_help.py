@@ -10,11 +10,11 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from config.command_line import Command
-from config.help import entry, options_of
 from config.schema import SECTION_TITLES, PretrainConfig, sections
 from models.optim.configs import OPTIMIZERS
 from models.registry import FROM_DATA
+from utils.command_line.arguments import Command
+from utils.command_line.help import entry, options_of
 
 _FOLDER = Path(__file__).parent
 _HYDRA = """\

@@ -15,15 +15,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel
 
-from config.command_line import Command, check_no_dashes, exit_with_usage
-from config.help import print_help
 from config.hydra_help import render_help
 from config.published_names import ARCH_CHOICES
-from config.schema import PretrainConfig, parse, sections
-from config.typed_text import TextKind, for_hydra, is_null, text_kind
+from config.schema import PretrainConfig, sections
+from utils.command_line.arguments import Command, check_no_dashes, exit_with_usage
+from utils.command_line.help import print_help
+from utils.command_line.typed_text import TextKind, for_hydra, is_null, text_kind
 from utils.errors import UserError, report_user_errors
+from utils.strict_model import StrictModel, parse
 
 # `key=value` or `a.b=value`, also `+key=` and `++key=`; not `~key`, `--flag`, `hydra.x=`.
 _PLAIN = re.compile(r"^\+{0,2}(?!hydra[./])([A-Za-z_][\w.]*)=")
@@ -43,7 +43,7 @@ GROUPS = {"arch": "", "experiment": "+", "optimizer": ""}
 
 
 def force_overrides(
-    overrides: Sequence[str], schema: type[BaseModel] = PretrainConfig, *, sweeps: bool = False
+    overrides: Sequence[str], schema: type[StrictModel] = PretrainConfig, *, sweeps: bool = False
 ) -> list[str]:
     """Rewrite overrides for Hydra, keeping text as it was typed.
 
@@ -68,7 +68,7 @@ def force_overrides(
     return forced
 
 
-def _text_kinds(overrides: Sequence[str], schema: type[BaseModel]) -> dict[str, TextKind]:
+def _text_kinds(overrides: Sequence[str], schema: type[StrictModel]) -> dict[str, TextKind]:
     """Map dotted keys of text to their kind, including keys of the architecture and loss head in the overrides."""
     matches = [(match, override) for override in overrides if (match := _PLAIN.match(override))]
     named = {match[1]: override[match.end() :] for match, override in matches}
@@ -186,7 +186,7 @@ def _in_words(error: HydraException) -> str:
     return f"the arguments are not valid: {reason}"
 
 
-def check_config(cfg: DictConfig, schema: type[BaseModel]) -> Any:
+def check_config(cfg: DictConfig, schema: type[StrictModel]) -> Any:
     """Validate the composed config without importing torch. Raises UserError that lists everything that is wrong.
 
     `faster_dtype` needs torch, so it resolves to float32 here; use `resolved` and `parse` after torch is imported.
@@ -202,7 +202,7 @@ def check_config(cfg: DictConfig, schema: type[BaseModel]) -> Any:
         OmegaConf.register_new_resolver("faster_dtype", _faster_dtype, replace=True)
 
 
-def resolved(cfg: DictConfig, schema: type[BaseModel]) -> dict[str, Any]:
+def resolved(cfg: DictConfig, schema: type[StrictModel]) -> dict[str, Any]:
     """Convert the composed config to plain containers. Raises UserError for an interpolation that cannot be resolved.
 
     A number at a text key becomes text if it comes from an interpolation (`${seed}`) or a sweep (`range(1,4)`). From a

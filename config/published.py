@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from config.published_names import ACCEPTED_IN_FILES
-from config.schema import PretrainConfig, parse
+from config.schema import PretrainConfig
 from models.registry import PUBLISHED_NAMES, SIZES
 from utils.errors import UserError
+from utils.strict_model import parse
 
 # Keys that the published classes ignore, but that would have an effect here. By registry name.
 IGNORED_AS_PUBLISHED = {

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from config.published_names import CLASSES, KEYS
 from models.arch_configs import CONFIGS
@@ -26,14 +26,12 @@ from models.registry import (
     LossName,
     architecture_config,
     check_arch,
-    describe,
     loss_config,
 )
-from models.strict_model import StrictModel
 from utils.compile_modes import CompileMode
-from utils.errors import UserError
 from utils.files import expand_home
 from utils.loggers import LOGGERS
+from utils.strict_model import Problem, StrictModel
 from utils.wandb_names import clean_project_name, from_environment
 
 SavableOutput = Literal[
@@ -44,9 +42,6 @@ SAVABLE_OUTPUTS: tuple[str, ...] = get_args(SavableOutput)
 # A file or folder; `~` is the home folder.
 FilePath = Annotated[str, AfterValidator(expand_home)]
 CompileChoice = Literal["auto", True, False, "fused", CompileMode]
-
-
-SchemaT = TypeVar("SchemaT", bound=BaseModel)
 
 
 class EvaluatorConfig(BaseModel):
@@ -65,6 +60,7 @@ class PretrainConfig(StrictModel):
     """Options of `pretrain.py`. `arch` is checked against the architecture's own schema."""
 
     model_config = ConfigDict(frozen=True)
+    advice: ClassVar[Mapping[str, str]] = KEYS
 
     arch: dict
     """Architecture and its loss: the keys below arch."""
@@ -244,6 +240,34 @@ class PretrainConfig(StrictModel):
             raise ValueError(f"ema_start_step={self.ema_start_step} needs ema=True")
         return self
 
+    @classmethod
+    def problem(cls, item: ErrorDetails) -> Problem:
+        key, message, valid = super().problem(item)
+        if len(item["loc"]) > 1 and item["loc"][0] == "optimizer":
+            choice = str(item["loc"][1])  # pydantic inserts the name of the chosen member of the union
+            key = key.replace(f"optimizer.{choice}", "optimizer", 1)
+            valid = [f"optimizer.{field}" for field in OPTIMIZERS[choice].model_fields] if valid else []
+        return key, message, valid
+
+    @classmethod
+    def further_problems(cls, values: dict[str, Any]) -> tuple[list[Problem], list[str]]:
+        """Check the keys below `arch`, whose schema depends on `arch.name`."""
+        arch = values.get("arch")
+        inside: list[str] = []  # beginners often leave out `arch.`
+        if not isinstance(arch, dict):
+            return [], []
+        try:
+            if isinstance(name := arch.get("name"), str):
+                if name in CLASSES:
+                    raise ValueError(f"arch.name={name}: {CLASSES[name]}")
+                inside = [f"arch.{field}" for field in architecture_config(name).model_fields]
+            check_arch(arch, seq_len=1, vocab_size=2, num_puzzle_identifiers=1)
+        except ConfigError as error:
+            return error.problems, inside
+        except ValueError as error:
+            return [("", str(error), [])], inside
+        return [], inside
+
     @property
     def epochs_per_iteration(self) -> int:
         """Epochs between evaluations, which are one iteration of the training stream."""
@@ -279,13 +303,13 @@ SECTION_TITLES = {
 
 
 def sections(
-    schema: type[BaseModel], arch_name: str | None = None, loss_name: str | None = None
-) -> dict[str, list[type[BaseModel]]]:
+    schema: type[StrictModel], arch_name: str | None = None, loss_name: str | None = None
+) -> dict[str, list[type[StrictModel]]]:
     """Map prefixes of dotted keys to the schemas of the keys below them.
 
     Without `arch_name`, or if there is no such architecture (`parse` rejects it), all architectures are included.
     """
-    found: dict[str, list[type[BaseModel]]] = {"": [schema]}
+    found: dict[str, list[type[StrictModel]]] = {"": [schema]}
     if schema is PretrainConfig:
         try:
             configs = [architecture_config(arch_name)] if arch_name else list(CONFIGS.values())
@@ -299,51 +323,3 @@ def sections(
         found["arch.loss."] = [LossName, loss]
         found["optimizer."] = list(OPTIMIZERS.values())
     return found
-
-
-def parse(schema: type[SchemaT], values: dict) -> SchemaT:
-    """Validate `values`; raises UserError that lists every bad key, with the nearest valid ones if it is unknown."""
-    problems = []
-    try:
-        config = schema(**values)
-    except ValidationError as error:
-        for item in error.errors():
-            loc, valid = [str(part) for part in item["loc"]], list(schema.model_fields)
-            if loc[:1] == ["optimizer"] and len(loc) > 1:
-                choice = loc.pop(1)  # pydantic inserts the name of the chosen member of the union
-                valid = [f"optimizer.{field}" for field in OPTIMIZERS[choice].model_fields]
-            unknown = item["type"] == "extra_forbidden"
-            problems.append((".".join(loc), describe(item), valid if unknown else []))
-    inside: list[str] = []  # keys of the architecture, for which beginners often leave out `arch.`
-    if isinstance(arch := values.get("arch"), dict):
-        try:
-            if isinstance(name := arch.get("name"), str):
-                if name in CLASSES:
-                    raise ValueError(f"arch.name={name}: {CLASSES[name]}")
-                inside = [f"arch.{field}" for field in architecture_config(name).model_fields]
-            check_arch(arch, seq_len=1, vocab_size=2, num_puzzle_identifiers=1)
-        except ConfigError as error:
-            problems += error.problems
-        except ValueError as error:
-            problems.append(("", str(error), []))
-    if problems:
-        raise UserError(
-            "the config is not valid\n" + "\n".join(f"  {_line(*problem, inside)}" for problem in problems)
-        )
-    return config
-
-
-def _line(key: str, message: str, valid: list[str], inside: list[str]) -> str:
-    """Format a problem; an unknown key (`valid` is not empty) with the nearest of the valid ones.
-
-    `hidden_size` is answered with `arch.hidden_size` (one of `inside`), and `learning_rate` with `lr`, its initials.
-    """
-    line = f"{key}: {message}" if key else message
-    if valid and key in KEYS:
-        return f"{line}; {KEYS[key]}"
-    if valid:
-        initials = "".join(word[:1] for word in key.split("_"))
-        same = [name for name in (f"arch.{key}", initials) if name in (*inside, *valid)]
-        near = same or difflib.get_close_matches(key, valid, n=3, cutoff=0.5) or sorted(valid)
-        line += f"; nearest valid keys: {', '.join(near)}"
-    return line

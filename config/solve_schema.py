@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from config.schema import CompileChoice, FilePath
 from models.arch_configs import MAX_STEPS
-from models.strict_model import StrictModel
+from utils.strict_model import StrictModel
 
 
 class CheckpointConfig(StrictModel):

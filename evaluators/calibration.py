@@ -23,10 +23,10 @@ from dataset.families.base import Family
 from dataset.format import IGNORE_LABEL_ID, Split, open_split
 from evaluators.inference import Solver
 from evaluators.stop_rule import StopRule, steps_since_change
-from models.strict_model import StrictModel
 from utils.distributed import World
 from utils.errors import UserError
 from utils.progress import Progress
+from utils.strict_model import StrictModel
 
 NUM_ROWS = 2000
 MAX_LOSS = 0.002  # share of puzzles whose right answer may be lost

@@ -15,8 +15,8 @@ if __name__ == "__main__":  # for the imports
 
     pause_collection()
 
-from config.command_line import Command, check_arguments, read_command
 from config.report_schema import MemorisationConfig
+from utils.command_line.arguments import Command, check_arguments, read_command
 
 COMMAND = Command("-m evaluators.memorisation", __doc__.strip(), MemorisationConfig)
 

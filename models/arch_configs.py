@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from dataset.units import CellUnits
-from models.strict_model import StrictModel
+from utils.strict_model import StrictModel
 
 # Larger values would take hours or days for a single step or evaluation; published models use 1 to 16 of each.
 MAX_CYCLES, MAX_LAYERS, MAX_STEPS = 1000, 1000, 100_000

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from models.arch_configs import CONFIGS, LOSS_TYPES, LossConfig, RecursiveConfig
-from models.strict_model import StrictModel
+from utils.strict_model import Problem, StrictModel, describe
 
 if TYPE_CHECKING:  # a config is checked before torch is imported
     from models.losses import ACTLossHead
@@ -116,7 +115,6 @@ def loss_class(name: str) -> type[ACTLossHead]:
     return cls
 
 
-Problem = tuple[str, str, list[str]]  # dotted key, message, valid keys at that level
 SchemaT = TypeVar("SchemaT", bound=StrictModel)
 
 
@@ -203,24 +201,6 @@ def _validated(
 def check_arch(arch: dict[str, Any], *, units: dict | None = None, **sizes: int) -> RecursiveConfig:
     """Return the architecture's settings from an `arch` section; parameters and errors as in `parse_arch`."""
     return parse_arch(arch, units=units, **sizes).config
-
-
-def describe(item: ErrorDetails) -> str:
-    """Describe one pydantic error, with the value."""
-    if item["type"] == "extra_forbidden":
-        return "unknown key"
-    if item["type"] == "missing":
-        return "missing"
-    message = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "literal_error":
-        message = f"choose from {item['ctx']['expected']}".replace("'", "").replace(" or ", ", ")
-    if item["type"] == "list_type" and isinstance(item["input"], str):
-        message = f"must be a list, written [{item['input']}]"
-    if item["type"] == "string_type" and isinstance(item["input"], bool | int | float):
-        # The original spelling (0x10, 1_6, 20e0, on) is not known from the value.
-        message = "YAML reads it as a number or a boolean, but it must be text: write it in quotes, '...'"
-    of_whole = not item["loc"] or (item["type"] == "value_error" and isinstance(item["input"], dict))
-    return message if of_whole else f"{item['input']!r} is not valid: {message}"
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,17 @@ import pytest
 import torch
 from training_runs import tiny, train
 
-from config.command_line import read_arguments
 from config.evaluate_schema import EvaluateConfig
-from config.schema import parse
 from config.solve_schema import SolveConfig
 from models.architectures import ARCHITECTURES
 from models.registry import ConfigError, check_arch
 from trained_run import open_trained
 from training_run import build
 from utils import device
+from utils.command_line.arguments import read_arguments
 from utils.distributed import World
 from utils.errors import UserError, report_user_errors
+from utils.strict_model import parse
 
 
 @pytest.fixture

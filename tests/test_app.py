@@ -23,10 +23,10 @@ import torch
 from trained_folders import TINY_ARCH, randomised, write_run
 
 import app
-from config.command_line import read_arguments
 from config.solve_schema import AppConfig
 from dataset.families.sudoku.search import solve as solve_by_rules
 from evaluators.playground import MOST_STEPS, Session
+from utils.command_line.arguments import read_arguments
 from utils.errors import UserError
 
 PUZZLE = "12..|34../..3.|.3.2"

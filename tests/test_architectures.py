@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 import models
 from config.overrides import force_overrides
-from config.schema import PretrainConfig, parse
+from config.schema import PretrainConfig
 from dataset.format import SplitWriter, write_identifiers
 from evaluators.evaluation import evaluate
 from models.architectures import ARCHITECTURES
@@ -26,6 +26,7 @@ from pretrain import Run, build
 from utils.distributed import World
 from utils.errors import UserError
 from utils.run_folder import create_run_folder
+from utils.strict_model import parse
 from utils.weights import read_state_dict
 
 ROOT = Path(__file__).parents[1]

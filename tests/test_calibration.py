@@ -12,7 +12,6 @@ import torch
 from trained_folders import TINY_ARCH, randomised, write_run
 
 from config.evaluate_schema import EvaluateConfig
-from config.schema import parse
 from dataset.families import family_of
 from dataset.format import Metadata, SplitWriter, open_split, write_identifiers
 from evaluate import run_evaluation
@@ -29,6 +28,7 @@ from evaluators.calibration import (
 from evaluators.stop_rule import StopRule, steps_since_change
 from utils.distributed import World
 from utils.errors import UserError
+from utils.strict_model import parse
 
 SIZES = {"seq_len": 16, "vocab_size": 6, "num_puzzle_identifiers": 1}
 SUDOKU = Metadata(0, 0, 0, 6, 16, 1, 1, 1.0, 1, ("all",), {"family": "sudoku"})

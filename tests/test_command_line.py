@@ -14,15 +14,16 @@ from training_runs import ROOT, TINY, in_process_command, metrics
 import evaluate
 import export
 import solve
-from config.command_line import read_arguments
 from config.evaluate_schema import EvaluateConfig
 from config.overrides import completable, force_overrides, split_arguments
-from config.schema import PretrainConfig, parse
+from config.schema import PretrainConfig
 from config.solve_schema import SolveConfig
-from config.typed_text import TextKind, entries, for_hydra, quoted, text_kind, unquoted
 from dataset import build_arc_dataset, build_maze_dataset, build_sudoku_dataset
 from export import ExportConfig
+from utils.command_line.arguments import read_arguments
+from utils.command_line.typed_text import TextKind, entries, for_hydra, quoted, text_kind, unquoted
 from utils.errors import UserError
+from utils.strict_model import parse
 
 NAMES = [
     "20251128_0107",

@@ -13,7 +13,6 @@ import torch
 
 from benchmarks.step import Case, config_of
 from config.evaluate_schema import EvaluateConfig
-from config.schema import parse
 from evaluators.evaluation import run_steps
 from models import ops
 from models.backends import Eager, TorchCompile, choose_backend
@@ -23,6 +22,7 @@ from models.blocks import Network
 from models.kernels import GatedByExp2
 from utils.device import COMPILE_MODES, missing_toolchain
 from utils.distributed import World
+from utils.strict_model import parse
 
 CPU = torch.device("cpu")
 SMALL = (

@@ -23,13 +23,11 @@ from pages import ROOT, all_pages, page, plain, tables_in
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 import models
-from config.command_line import read_arguments
 from config.evaluate_schema import EvaluateConfig
-from config.help import meaning_of, written
 from config.overrides import force_overrides
 from config.published_names import ARCH_CHOICES, KEYS
 from config.report_schema import MemorisationConfig, ReportConfig
-from config.schema import PretrainConfig, parse
+from config.schema import PretrainConfig
 from config.solve_schema import AppConfig, SolveConfig
 from dataset import (
     build_arc_dataset,
@@ -50,6 +48,9 @@ from models.arch_configs import CONFIGS, LossConfig, RecursiveConfig
 from models.architectures import ARCHITECTURES
 from models.optim.configs import MuonConfig
 from models.registry import FROM_DATA, build_model
+from utils.command_line.arguments import read_arguments
+from utils.command_line.help import meaning_of, written
+from utils.strict_model import parse
 
 CONFIG = ROOT / "config"
 NOT_MEASURED = "TO MEASURE"

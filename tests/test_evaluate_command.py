@@ -16,13 +16,13 @@ from ranks import outputs_of, run_ranks
 from trained_folders import SIZES, TINY_ARCH, randomised, write_run
 
 from config.evaluate_schema import EvaluateConfig
-from config.schema import parse
 from dataset.format import SplitWriter, write_identifiers
 from evaluate import run_evaluation
 from evaluators.score import wilson_interval
 from puzzle_dataset import IDENTIFIERS_KEY, identifier_hashes
 from utils.distributed import World
 from utils.errors import UserError
+from utils.strict_model import parse
 
 ROOT = Path(__file__).parents[1]
 NUM_TEST = 11

@@ -11,7 +11,6 @@ from ranks import outputs_of, run_ranks
 from trained_folders import TINY_ARCH, randomised, write_run
 
 from config.evaluate_schema import OPTIONS, EvaluateConfig
-from config.schema import parse
 from dataset.format import SplitWriter, write_identifiers
 from evaluate import run_evaluation
 from evaluators.evaluation import evaluate
@@ -21,6 +20,7 @@ from evaluators.strategies.build import Choice
 from puzzle_dataset import PuzzleDataset
 from utils.distributed import World
 from utils.errors import UserError
+from utils.strict_model import parse
 
 NUM_TEST = 11
 SIZES = {"seq_len": 16, "vocab_size": 6, "num_puzzle_identifiers": 1}

@@ -12,7 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from training_runs import in_process_command, metrics, tiny, train
 
 import evaluate
-from config.schema import parse
 from evaluators.reports.training_cost import training_cost
 from export import ExportConfig, export
 from models.architectures import ARCHITECTURES
@@ -22,6 +21,7 @@ from models.train.step import train_step
 from trained_run import open_trained
 from training_run import build
 from utils.distributed import World
+from utils.strict_model import parse
 
 SIZES = {"seq_len": 16, "vocab_size": 6, "num_puzzle_identifiers": 3}
 

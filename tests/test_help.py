@@ -14,11 +14,11 @@ import evaluate
 import export
 import pretrain
 import solve
-from config.help import choices_of, meaning_of
 from config.schema import EvaluatorConfig, sections
 from dataset import build_arc_dataset, report
 from evaluators import memorisation, plots
 from models.registry import FROM_DATA
+from utils.command_line.help import choices_of, meaning_of
 from utils.errors import report_user_errors
 
 PLAIN = [solve, app, export, plots, memorisation]

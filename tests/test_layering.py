@@ -20,7 +20,7 @@ ALLOWED = {
         "dataset",
         *(f"utils.{name}" for name in ("errors", "files", "hub", "interrupts", "lock", "modules", "reading")),
     },
-    "models": {"models", "dataset.format", "dataset.units"},
+    "models": {"models", "dataset.format", "dataset.units", "utils.strict_model"},
     "utils": {"utils"},
     "evaluators": {"evaluators", "models", "dataset", "utils", "puzzle_dataset"},
     "config": {"config", "models", "utils", "evaluators.strategies"},

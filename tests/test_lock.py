@@ -14,11 +14,11 @@ from training_runs import ROOT, assert_same_run, train
 
 import evaluate
 from config.evaluate_schema import EvaluateConfig
-from config.schema import parse
 from utils import lock as lock_module
 from utils.distributed import World
 from utils.errors import UserError
 from utils.lock import LOCK_FILE, locked_folder
+from utils.strict_model import parse
 
 HOLDER = """
 import sys, time

@@ -12,12 +12,13 @@ from test_resume import STOPPED, call_at, terminate
 from training_runs import assert_same_run, metrics, newest_state, tiny, train
 
 from config.resume import check_changes
-from config.schema import PretrainConfig, parse
+from config.schema import PretrainConfig
 from models.optim.configs import OPTIMIZERS
 from models.train.step import train_step
 from training_run import Run, build
 from utils.distributed import World
 from utils.errors import UserError
+from utils.strict_model import parse
 
 ROOT = Path(__file__).parents[1]
 MUON = ["optimizer=muon", "optimizer.momentum=0.6", "optimizer.ns_steps=3", "optimizer.weight_decay=0.05"]

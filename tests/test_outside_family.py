@@ -17,7 +17,6 @@ import solve
 from app import open_session
 from config.evaluate_schema import STRATEGIES, EvaluateConfig
 from config.report_schema import MemorisationConfig, ReportConfig
-from config.schema import parse
 from config.solve_schema import AppConfig
 from dataset import report
 from dataset.examples import write_examples
@@ -32,6 +31,7 @@ from trained_run import open_trained
 from training_run import build
 from utils.distributed import World
 from utils.errors import UserError
+from utils.strict_model import parse
 
 OPTIONS = {
     "symmetry": {"symmetries": 2},

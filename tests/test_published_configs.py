@@ -6,9 +6,10 @@ import pytest
 from trained_folders import PUBLISHED_TOP, TINY_ARCH
 
 from config.published import REMOVED, parse_run_config
-from config.schema import PretrainConfig, parse
+from config.schema import PretrainConfig
 from models.registry import PUBLISHED_NAMES, build_model
 from utils.errors import UserError
+from utils.strict_model import parse
 
 LOSS = {"name": "losses@ACTLossHead", "loss_type": "stablemax_cross_entropy"}
 # As in the published configs of each class.

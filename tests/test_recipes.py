@@ -12,8 +12,9 @@ from omegaconf import OmegaConf
 from pages import ROOT, commands_in, page
 
 from config.overrides import force_overrides
-from config.schema import PretrainConfig, parse
+from config.schema import PretrainConfig
 from dataset import build_arc_dataset, build_maze_dataset, build_nqueens_dataset, build_sudoku_dataset
+from utils.strict_model import parse
 
 RECIPES = sorted((ROOT / "config" / "experiment").glob("*.yaml"))
 FIELDS = ("Data", "Train", "Time", "Score")

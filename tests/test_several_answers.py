@@ -14,7 +14,6 @@ from training_runs import metrics, tiny, train
 
 from config.evaluate_schema import STRATEGIES, EvaluateConfig
 from config.report_schema import MemorisationConfig, ReportConfig
-from config.schema import parse
 from dataset.families.nqueens.rules import EMPTY, QUEEN, VOCAB_SIZE
 from dataset.format import SPLITS, SplitWriter, write_identifiers
 from evaluate import run_evaluation
@@ -29,6 +28,7 @@ from models.losses import ACTLossHead
 from models.registry import build_model
 from trained_run import open_trained
 from utils.distributed import World
+from utils.strict_model import parse
 
 NUM_TEST, NUM_LABELLED = 5, 4
 LEARNED = np.full((4, 4), EMPTY, np.uint8)

@@ -14,10 +14,10 @@ from scripted_solver import ANSWER, PUZZLE, RELABELLED
 from trained_folders import TINY_ARCH, randomised, write_run
 
 import solve
-from config.command_line import read_arguments
 from config.solve_schema import SolveConfig
 from dataset.families.sudoku.rules import BoxShape, parse_grid, to_tokens
 from dataset.format import SplitWriter, write_identifiers
+from utils.command_line.arguments import read_arguments
 from utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]

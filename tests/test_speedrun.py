@@ -10,8 +10,9 @@ from training_runs import ROOT, assert_same_run, metrics
 
 import pretrain
 from config.overrides import force_overrides
-from config.schema import PretrainConfig, parse
+from config.schema import PretrainConfig
 from utils.distributed import World
+from utils.strict_model import parse
 
 SMALL = [
     "arch.hidden_size=16",

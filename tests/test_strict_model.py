@@ -7,13 +7,14 @@ from pydantic import ValidationError
 
 from config.evaluate_schema import EvaluateConfig
 from config.report_schema import MemorisationConfig, ReportConfig
-from config.schema import PretrainConfig, parse
+from config.schema import PretrainConfig
 from config.solve_schema import AppConfig, SolveConfig
 from export import ExportConfig
 from models.architectures import ARCHITECTURES
 from models.losses import ACTLossHead
 from models.optim.configs import OPTIMIZERS
 from utils.errors import UserError
+from utils.strict_model import parse
 
 COMMANDS = [
     PretrainConfig,

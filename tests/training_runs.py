@@ -20,8 +20,9 @@ from omegaconf import OmegaConf
 
 import pretrain
 from config.overrides import force_overrides, run_command
-from config.schema import PretrainConfig, parse
+from config.schema import PretrainConfig
 from utils.distributed import World
+from utils.strict_model import parse
 
 ROOT = Path(__file__).parents[1]
 TINY = [

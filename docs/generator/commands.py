@@ -14,7 +14,6 @@ import evaluate
 import export
 import pretrain
 import solve
-from config.command_line import Command
 from config.schema import PretrainConfig
 from dataset import build_arc_dataset, build_maze_dataset, build_nqueens_dataset, build_sudoku_dataset, report
 from dataset.families import check
@@ -22,6 +21,7 @@ from dataset.options import OptionParser
 from docs.generator.keys import composed, keys_table
 from docs.generator.markdown import ROOT, code, page, prose, table
 from evaluators import memorisation, plots
+from utils.command_line.arguments import Command
 
 COMMANDS: tuple[Command, ...] = tuple(
     module.COMMAND for module in (pretrain, evaluate, solve, app, export, plots, memorisation)

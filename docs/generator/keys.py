@@ -12,12 +12,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from config.help import choices_of, meaning_of, written
 from config.schema import SECTION_TITLES, PretrainConfig
 from docs.generator.markdown import ROOT, code, first_comment, page, prose, table
 from models.arch_configs import CONFIGS, LossConfig, RecursiveConfig
 from models.optim.configs import OPTIMIZERS
 from models.registry import FROM_DATA, ArchitectureName, LossName
+from utils.command_line.help import choices_of, meaning_of, written
 
 _TYPES: dict[Any, str] = {int: "integer", float: "number", str: "text", bool: "true or false"}
 _SIGNS = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}"}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from pydantic import ConfigDict
 
-from models.strict_model import StrictModel
+from utils.strict_model import StrictModel
 
 if TYPE_CHECKING:  # a config is checked before torch is imported
     from torch import nn

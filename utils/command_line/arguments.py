@@ -8,14 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
-from pydantic import BaseModel
-
-from config.help import options_of, print_help, usage
-from config.schema import parse
-from config.typed_text import TextKind, entries, is_null, text_kind, unquoted
+from utils.command_line.help import options_of, print_help, usage
+from utils.command_line.typed_text import TextKind, entries, is_null, text_kind, unquoted
 from utils.errors import UserError, escape_unprintable, exit_with_error
+from utils.strict_model import StrictModel, parse
 
-Config = TypeVar("Config", bound=BaseModel)
+Config = TypeVar("Config", bound=StrictModel)
 _HELP = {"-h", "--help", "help"}
 _DASHED = re.compile(r"--?([A-Za-z_][\w.]*)(=.*)?", re.DOTALL)
 
@@ -26,7 +24,7 @@ class Command:
 
     program: str  # "solve.py", "-m evaluators.plots"
     summary: str
-    schema: type[BaseModel]
+    schema: type[StrictModel]
     required: Mapping[str, str] = field(default_factory=lambda: {"checkpoint": "RUN"})  # key -> placeholder
     config_name: str | None = None  # file in config/ with the defaults that Hydra composes with the arguments
 

@@ -11,7 +11,7 @@ from enum import Enum
 from types import NoneType
 from typing import Any, get_args, get_origin
 
-from models.strict_model import types_of
+from utils.strict_model import types_of
 
 _QUOTED = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
 _WHOLLY_QUOTED = re.compile(_QUOTED, re.DOTALL)
