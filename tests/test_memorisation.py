@@ -27,7 +27,7 @@ from evaluators.reports.memorisation_checks import (
     verdict,
 )
 from puzzle_dataset import PuzzleDataset
-from trained_run import read_predictions
+from utils.run_records import read_predictions
 
 
 def over_time(**series: list[float]) -> list[dict[str, float]]:
