@@ -141,7 +141,7 @@ class Trained:
     ) -> PuzzleDataset:
         """Open the datasets `given`, else those of the training; `options` are those of `PuzzleDataset`.
 
-        The data is opened as `family`, else as the one that the training's config names, else as it says itself.
+        The family is `family`, else the one in the training's config, else that of the data itself.
         Raises UserError for broken or missing datasets; OwnDataError, with `hint`, if they are those of the training.
         """
         paths = given or self.config.data_paths(split)

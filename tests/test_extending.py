@@ -88,7 +88,7 @@ def test_the_metric_of_the_page_is_logged(identified, tmp_path, monkeypatch):
 
 
 def insert(path: Path, before: str, *lines: str, instead: bool = False) -> None:
-    """Put lines before the one that is `before`, or in its place."""
+    """Insert lines before the line `before`, or replace it."""
     text = path.read_text().splitlines()
     (number,) = [i for i, line in enumerate(text) if line == before]
     path.write_text("\n".join([*text[:number], *lines, *text[number + instead :]]) + "\n")

@@ -117,6 +117,5 @@ def test_hydras_own_views_of_the_config_still_work(monkeypatch, tmp_path, capfd)
         handlers = list(logging.getLogger().handlers)
         assert in_process_command(monkeypatch, tmp_path, *arguments) == 0
         assert expected in capfd.readouterr().out
-        assert (
-            logging.getLogger().handlers == handlers
-        )  # otherwise other tests would write to the output of this one
+        # Otherwise other tests would write to the output of this one.
+        assert logging.getLogger().handlers == handlers

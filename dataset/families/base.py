@@ -133,7 +133,7 @@ class Family:
         return self.found.reason
 
     def lacks(self, member: str) -> str:
-        """Why what `member` of the class would offer is missing, as the end of a sentence."""
+        """Return why a feature that needs `member` of the class is missing, as the end of a sentence."""
         if self.name is None:
             return self.reason
         words = f"the family {self.name} defines no {member}"
@@ -290,7 +290,7 @@ class Family:
 
 
 def square_problem(metadata: Metadata, vocab_size: int, sides: Container[int]) -> str | None:
-    """Why these are not the sizes of a square grid with such sides and tokens, as `size_problem` says it."""
+    """Return why these are not the sizes of a square grid with such sides and tokens, as `size_problem` does."""
     side = isqrt(metadata.seq_len)
     if side * side != metadata.seq_len or side not in sides:
         return f"seq_len is {metadata.seq_len}, which is not the size of such a grid"

@@ -112,7 +112,7 @@ def completion_style(
 
 
 def colour_style(shape: tuple[int, int], vocab_size: int) -> GridStyle:
-    """Return a style for puzzles about which nothing is known: coloured cells with the number of the token."""
+    """Return a style for puzzles of an unknown family: coloured cells with a symbol per token."""
     known = _GENERIC_SYMBOLS[:vocab_size]
     return GridStyle(
         shape,

@@ -6,9 +6,8 @@ import numpy as np
 
 from dataset.families.wording import count
 
-IGNORE_LABEL_ID = (
-    -100
-)  # in batches, as in torch; on disk ignored cells hold the `ignore_label_id` of the dataset
+# In batches, as in torch; on disk ignored cells hold the `ignore_label_id` of the dataset.
+IGNORE_LABEL_ID = -100
 
 
 def equals(answer: np.ndarray, labels: np.ndarray) -> bool:

@@ -14,7 +14,7 @@ from dataset.families import family_of
 from dataset.format import Metadata
 from evaluators.inference import Output
 from evaluators.strategies.accounting import EVERY, Tally
-from evaluators.strategies.samples import NONE, Bundle, PuzzleRows, StopRule
+from evaluators.strategies.samples import NONE, Bundle, DecidingRule, PuzzleRows
 from utils.errors import UserError
 
 # (m, S) tokens of questions and of answers -> (m,) bool
@@ -62,8 +62,8 @@ class Found:
         self._answers[where * chains + chosen[new]] = answers[new * chains + chosen[new]]
         return chosen
 
-    def then(self, decide: StopRule | None, steps_before: int = 0) -> StopRule | None:
-        """Wrap a stop rule so that answers are checked at every step; `decide` still decides."""
+    def then(self, decide: DecidingRule | None, steps_before: int = 0) -> DecidingRule | None:
+        """Wrap a deciding rule so that answers are checked at every step; `decide` still decides."""
         if self._checker is None:
             return decide
 

@@ -1,8 +1,8 @@
-"""Vectorised version of the solver in `solve.py`, to check and rate many puzzles.
+"""Vectorised version of the solver in `search.py`, to check and rate many puzzles.
 
 It follows the same rules and counts the same guesses: a search for all solutions explores the same tree in any order,
 so open positions of all puzzles are propagated together, 20 times as fast as one by one on hard puzzles. A single
-position is slower than in `solve.py`, which is therefore used to generate puzzles.
+position is slower than in `search.py`, which is therefore used to generate puzzles.
 
 Shapes: E puzzles, n positions processed together, N side of the grid.
 """
@@ -67,9 +67,8 @@ def ambiguous_notes(
     chosen = np.unique(np.linspace(0, len(puzzles) - 1, MOST_PUZZLES_TO_CHECK).astype(np.int64))
     total = len(puzzles) if total is None else total
     counts = solve_all(puzzles[chosen], shape, workers, max_guesses=_MOST_GUESSES_TO_CHECK).num_solutions
-    for i in np.flatnonzero(
-        counts < 0
-    ):  # perhaps with so many solutions that breadth-first search completes none
+    # Perhaps with so many solutions that breadth-first search completes none.
+    for i in np.flatnonzero(counts < 0):
         deep = solve(puzzles[chosen[i]], shape, max_guesses=_DEEP_GUESSES_PER_CELL * shape.num_cells)
         if deep is not None:
             counts[i] = len(deep.solutions)
