@@ -8,6 +8,7 @@ from stopped_runs import SETTINGS, call_at, stopped_run, terminate
 from training_runs import assert_same_run, metrics, tiny, train
 
 import pretrain
+from config.resume import check_changes
 from utils.distributed import World
 from utils.errors import UserError
 
@@ -88,16 +89,31 @@ def test_allowed_changes_are_reported_and_take_effect(identified, tmp_path, monk
     assert metrics(folder)[-2]["train/lr"] == 1e-2
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("global_batch_size", 4), ("eval_interval", 4), ("seed", 1), ("ema", False), ("grad_accum_steps", 2)],
-)
-def test_meaningless_changes_are_rejected(identified, tmp_path, monkeypatch, key, value):
+def test_a_run_is_not_resumed_with_a_meaningless_change(identified, tmp_path, monkeypatch):
     folder = stopped_run(identified, tmp_path / "run", monkeypatch)
     before = metrics(folder)
-    with pytest.raises(UserError, match=rf"cannot be resumed with another value of\n  {key}: .* {value} now"):
-        train(identified, folder, **SETTINGS | {key: value}, resume="auto")
+    with pytest.raises(UserError, match=r"cannot be resumed with another value of\n  seed: 0 .* 1 now"):
+        train(identified, folder, **SETTINGS | {"seed": 1}, resume="auto")
     assert metrics(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("global_batch_size", 4),
+        ("eval_interval", 4),
+        ("ema", True),
+        ("freeze_weights", True),
+        ("grad_accum_steps", 2),
+        ("depth_curriculum", True),
+        ("augment", "online"),
+        ("reveal_prob", 0.5),
+    ],
+)
+def test_settings_of_the_saved_weights_and_stream_cannot_change(identified, tmp_path, key, value):
+    before, after = tiny(identified, tmp_path), tiny(identified, tmp_path, **{key: value})
+    with pytest.raises(UserError, match=rf"another value of\n  {key}: .* in the checkpoint, {value!r} now\n"):
+        check_changes(before.model_dump(), after.model_dump())
 
 
 def test_a_different_model_is_rejected(identified, tmp_path, monkeypatch):
