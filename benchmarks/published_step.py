@@ -198,7 +198,7 @@ class PublishedStep:
         self.model.eval()
         batch = self.case.batch
         state, halted = self.empty_state(batch), torch.ones(len(batch["inputs"]), dtype=torch.bool)
-        for _ in range(self.model.model.max_steps):
+        for _ in range(self.model.act.max_steps):
             state, logits, _ = self.step(halted, state, batch)
             halted = torch.zeros_like(halted)
         return logits
@@ -236,7 +236,7 @@ def cases(overrides: tuple[str, ...], dtype: str) -> tuple[Case, PublishedStep]:
 @torch.no_grad()
 def logits_of(case: Case) -> Tensor:
     """Return the logits of `case` after all steps of an evaluation."""
-    model = case.model.eval().model
+    model = case.model.eval().act
     carry = model.initial_carry(case.batch)
     for _ in range(model.max_steps):
         carry, outputs = model(carry, case.batch)
@@ -262,11 +262,11 @@ def main() -> None:
             continue
         ours, published = cases(overrides, options.dtype)
         for each in (ours, published):  # every step of an evaluation costs the same
-            each.model.model.max_steps = 1
+            each.model.act.max_steps = 1
         assert torch.equal(logits_of(ours), published.evaluate()), "the published step gives other logits"
         compare(f"{name}, evaluation step", ours.evaluate, published.evaluate, options.repeats)
         for each in (ours, published):
-            each.model.model.max_steps = 16
+            each.model.act.max_steps = 16
         compare(f"{name}, train step", ours.train_step, published.train_step, options.repeats)
 
 

@@ -81,7 +81,7 @@ def test_a_run_may_be_stopped_after_every_step(identified, undisturbed, tmp_path
 
 
 def test_random_numbers_from_the_common_generators_go_on_after_resuming(identified, tmp_path, monkeypatch):
-    """The architectures here seed what they draw; one of a user's may draw from torch, NumPy or Python as it is."""
+    """Our architectures seed their draws; those of users may use the global generators of torch, NumPy or Python."""
     step, drawn = pretrain.train_step, []
 
     def drawing(*args, **kwargs) -> None:
