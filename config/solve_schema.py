@@ -91,7 +91,7 @@ class SolveConfig(FamilyConfig):
 
     @field_validator("puzzles", "out")
     @classmethod
-    def know_the_format(cls, path, info):
+    def check_suffix(cls, path, info):
         known = {"puzzles": (".txt", ".csv", ".tsv", ".jsonl"), "out": (".csv", ".jsonl")}[info.field_name]
         plain = path and (path.lower().removesuffix(".gz") if info.field_name == "puzzles" else path.lower())
         if path not in (None, "-") and not plain.endswith(known):
@@ -120,13 +120,13 @@ class SolveConfig(FamilyConfig):
 
     @field_validator("gif", "png")
     @classmethod
-    def end_as_the_format(cls, path, info):
+    def check_picture_suffix(cls, path, info):
         if path is not None and not path.lower().endswith(f".{info.field_name}"):
             raise ValueError(f"the file's name must end in .{info.field_name}")
         return path
 
     @model_validator(mode="after")
-    def choose_one_puzzle(self):
+    def check_choice_of_puzzle(self):
         for key in ("index", "seed", "data_paths_test"):
             if self.puzzle is not None and getattr(self, key) is not None:
                 raise ValueError(f"puzzle= gives the puzzle and {key}= chooses one: leave one of them out")
