@@ -29,7 +29,7 @@ from evaluators.strategies.samples import (
     solve_bundle,
 )
 from evaluators.strategies.test_time import Voting
-from evaluators.strategies.verifier import Checker, Found
+from evaluators.strategies.verifier import AcceptedAnswers, Checker
 
 STAGES = ("steps", "more_steps", "symmetry", "noise")
 
@@ -153,5 +153,5 @@ class _StageRunner:
         """Return the rule that ends a run: the checker's if there is one, else `by_halting`."""
         if self._cascade.checker is None:
             return by_halting
-        found = Found(self._cascade.checker, rows, bundle)
-        return lambda number, output, answers, puzzles: found.look(answers.cpu().numpy(), number, puzzles)
+        accepted = AcceptedAnswers(self._cascade.checker, rows, bundle)
+        return lambda number, output, answers, puzzles: accepted.check(answers.cpu().numpy(), number, puzzles)

@@ -98,11 +98,11 @@ def solve_batch(puzzles: np.ndarray, shape: BoxShape, max_guesses: int | None = 
             hopeless = (result.guesses[owners] > max_guesses) & (result.num_solutions[owners] < 2)
             result.num_solutions[owners[hopeless]] = -1
         unsettled = np.isin(result.num_solutions[owners], (0, 1))
-        candidates, owners = _propagate(*_those(unsettled, candidates, owners), shape)
+        candidates, owners = _propagate(*_select(unsettled, candidates, owners), shape)
         counts = _population(candidates)
         solved = (counts == 1).all(axis=0)
-        _record(result, *_those(solved, candidates, owners))
-        _branch(result, stack, *_those(~solved, candidates, owners), counts.compress(~solved, axis=1))
+        _record(result, *_select(solved, candidates, owners))
+        _branch(result, stack, *_select(~solved, candidates, owners), counts.compress(~solved, axis=1))
     return result
 
 
@@ -113,7 +113,7 @@ def _population(masks: np.ndarray) -> np.ndarray:
     return _POPULATION[masks & 0xFFFF] + _POPULATION[masks >> 16]
 
 
-def _those(chosen: np.ndarray, candidates: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _select(chosen: np.ndarray, candidates: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Select the positions with `chosen` (n,). Indexing `candidates[:, chosen]` would give a slower memory layout."""
     return candidates.compress(chosen, axis=1), owners[chosen]
 
@@ -170,8 +170,8 @@ def _propagate(candidates: np.ndarray, owners: np.ndarray, shape: BoxShape) -> t
     while len(owners):
         narrowed, possible = _place_singles(candidates, shape)
         changed = (narrowed != candidates).any(axis=0)
-        finished.append(_those(possible & ~changed, narrowed, owners))
-        candidates, owners = _those(possible & changed, narrowed, owners)
+        finished.append(_select(possible & ~changed, narrowed, owners))
+        candidates, owners = _select(possible & changed, narrowed, owners)
     return _joined(finished) if finished else (candidates, owners)
 
 
