@@ -1,4 +1,4 @@
-"""Weights & Biases."""
+"""Weights & Biases logger: a new run or the one that a checkpoint continues, online or offline."""
 
 from __future__ import annotations
 
