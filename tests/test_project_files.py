@@ -47,7 +47,7 @@ def test_the_lowest_versions_are_those_that_the_ranges_begin_with():
     assert versions.newest() == []
 
 
-def test_the_changelog_begins_with_unreleased_changes():
+def test_the_changelog_begins_with_what_is_not_released():
     headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings[0] == "[Unreleased]"
     assert all(re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", heading) for heading in headings[1:])

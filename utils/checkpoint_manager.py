@@ -47,7 +47,7 @@ class CheckpointManager:
         self.state, self.checkpointer, self.schedule, self.best = state, checkpointer, schedule, best
         self.facts, self.save_every_eval = facts, save_every_eval
         self.is_saved = False
-        self._reported_unmeasured = False
+        self._said_unmeasured = False
 
     @property
     def stopped_early(self) -> bool:
@@ -95,7 +95,7 @@ class CheckpointManager:
             return
         best = None
         if self.best is not None and not self.best.is_measured(results):
-            self._report_unmeasured(self.best)
+            self._say_unmeasured(self.best)
         elif self.best is not None:
             try:
                 if self.best.update(results):
@@ -106,8 +106,8 @@ class CheckpointManager:
         if self.save_every_eval or best is not None:
             self.save(best=best)
 
-    def _report_unmeasured(self, best: BestMetric) -> None:
-        if not self._reported_unmeasured:
+    def _say_unmeasured(self, best: BestMetric) -> None:
+        if not self._said_unmeasured:
             patience = (
                 "" if best.patience is None else f" and early_stop_patience={best.patience} has no effect"
             )
@@ -115,7 +115,7 @@ class CheckpointManager:
                 f"best_metric={best.name} has no value, because the answers to all test examples are unknown: no best "
                 f"checkpoint is kept{patience}"
             )
-        self._reported_unmeasured = True
+        self._said_unmeasured = True
 
     def finish(self) -> None:
         """Save unless the last step is saved already, and wait until everything is on disk."""
