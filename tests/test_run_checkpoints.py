@@ -45,6 +45,15 @@ def test_the_end_is_saved_even_without_evaluation(identified, tmp_path):
     assert (folder / f"state_step_{num_steps(folder)}").exists()
 
 
+def test_evaluations_are_saved_only_if_configured(identified, tmp_path):
+    for every in (True, False):
+        folder = tmp_path / str(every)
+        assert train(identified, folder, checkpoint_every_eval=every, best_metric=None) == 0
+        first, last = evaluated_steps(folder)
+        saved = {f"state_step_{first}", f"state_step_{last}"} if every else {f"state_step_{last}"}
+        assert states(folder) == saved
+
+
 def test_a_run_out_of_patience_stops_keeps_its_best_and_is_then_finished(identified, tmp_path, capsys):
     folder = tmp_path / "run"
     settings = {"epochs": 20, "lr": 0.0, "puzzle_emb_lr": 0.0, "early_stop_patience": 2}
