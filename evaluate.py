@@ -69,10 +69,11 @@ from evaluators.strategies.compute_curve import PLOT_NAME, compute_report, plot,
 from models.backends import FusedCPU, choose_backend
 from models.losses import ACTLossHead
 from puzzle_dataset import PuzzleDataset
-from trained_run import Trained, evaluation_folder, open_trained
+from trained_run import Trained, open_trained
 from utils.collection import resume_collection
 from utils.device import FUSED, compile_policy
 from utils.distributed import World
+from utils.output_folders import evaluation_folder
 from utils.weights import weights_steps
 
 
@@ -107,7 +108,7 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         for solver in parts.solvers:
             solver.head.architecture.backend = choose_backend(solver.head.architecture, mode)
     resume_collection()
-    folder = Path(config.out) if config.out else evaluation_folder(trained)
+    folder = Path(config.out) if config.out else evaluation_folder(trained.located)
     if world.is_main:
         make_output_folder(folder)
     where = ", ".join(filter(None, (str(world.device), reason)))

@@ -58,11 +58,12 @@ from evaluators.reports.training_cost import COST_KEY, training_cost
 from models.losses import ACTLossHead
 from models.registry import architecture_class
 from puzzle_dataset import IDENTIFIERS_KEY
-from trained_run import CALIBRATION_PREFIX, HALTING_KEY, Trained, evaluation_folder, open_trained
+from trained_run import HALTING_KEY, Trained, open_trained
 from utils.collection import resume_collection
 from utils.errors import UserError, report_user_errors
 from utils.files import replacing, write_text
 from utils.hub import check_repository_name, upload_files
+from utils.output_folders import CALIBRATION_PREFIX, evaluation_folder
 from utils.reading import parse_json, read_mapping
 from utils.weights import EXPORTED_NAME
 from utils.yaml_text import to_yaml
@@ -168,7 +169,7 @@ def scores_of(trained: Trained) -> dict[str, float]:
 
 def report_of(trained: Trained) -> dict[str, Any] | None:
     """Read the last report of `evaluate.py` for these weights, if it has an accuracy."""
-    path = evaluation_folder(trained) / REPORT_NAME
+    path = evaluation_folder(trained.located) / REPORT_NAME
     if not path.is_file():
         return None
     report = read_mapping(path)

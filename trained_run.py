@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,19 +23,13 @@ from models.registry import build_model, check_arch, is_unusually_large, model_s
 from puzzle_dataset import IDENTIFIERS_KEY, SIZE_KEYS, PuzzleDataset, identifier_hashes
 from utils.device import check_memory, resolve_device
 from utils.errors import UserError
-from utils.files import make_folder
-from utils.hub import HUB_PREFIX
-from utils.loggers import METRICS_FILE
-from utils.reading import parse_json, read_mapping, shortened
+from utils.reading import read_mapping, shortened
 from utils.weights import Located, locate, read_state_dict
 
 # Keys of an export's config.json; `metadata` is the run's metadata.json.
 EXPORT_KEYS = ("recipe", "metadata", "step")
 HALTING_KEY = "halting"  # an optional one
 
-Records = list[dict[str, float]]  # lines of metrics.jsonl
-CALIBRATION_PREFIX = "halting"  # of the file of a calibrated stop rule
-_PREDICTIONS = re.compile(r"step_(\d+)_all_preds\.(\d+)")
 _CHECK_CONFIG = "check arch.* in the config next to the weights"
 
 
@@ -150,7 +141,7 @@ class Trained:
     ) -> PuzzleDataset:
         """Open the datasets `given`, else those of the training; `options` are those of `PuzzleDataset`.
 
-        The data is opened as `family`, else as the one that the training's config names, else as it says itself.
+        The family is `family`, else the one in the training's config, else that of the data itself.
         Raises UserError for broken or missing datasets; OwnDataError, with `hint`, if they are those of the training.
         """
         paths = given or self.config.data_paths(split)
@@ -287,55 +278,6 @@ def recorded_metadata(recorded: dict[str, Any], sizes: dict[str, int]) -> Metada
     return replace(metadata, finding=family_by_sizes(metadata))
 
 
-def evaluation_folder(trained: Trained) -> Path:
-    """Return the output folder of evaluate.py: next to the weights, or in the working directory for downloaded ones."""
-    if trained.label.startswith(HUB_PREFIX):
-        return Path("evaluations", trained.label.removeprefix(HUB_PREFIX).replace("/", "--"))
-    return trained.located.folder / f"evaluation_{trained.located.weights.name}"
-
-
-def calibration_path(trained: Trained) -> Path:
-    """Return the file of the calibrated stop rule: next to the weights, or in the working directory if downloaded."""
-    if trained.label.startswith(HUB_PREFIX):
-        return evaluation_folder(trained) / f"{CALIBRATION_PREFIX}.json"
-    return trained.located.folder / f"{CALIBRATION_PREFIX}_{trained.located.weights.name}.json"
-
-
-def read_metrics(folder: Path) -> Records:
-    """Read the lines of a run's metrics.jsonl in order; [] if there is no file.
-
-    Values that were not finite are omitted. Raises UserError for an invalid line.
-    """
-    path = folder / METRICS_FILE
-    if not path.exists():
-        return []
-    records = []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = parse_json(line, f"{path} line {number}")
-        except UserError:
-            if number == len(lines):  # being written at this moment, or truncated by a crash
-                break
-            raise
-        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-            raise UserError(f"{path}: line {number} has no step")
-        records.append({name: value for name, value in record.items() if isinstance(value, int | float)})
-    return records
-
-
-def read_predictions(folder: Path) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """Yield (step, (n, S) predictions of each rank) for evaluations that saved them, in order of the steps."""
-    files: dict[int, dict[int, Path]] = defaultdict(dict)
-    for path in folder.iterdir():
-        if match := _PREDICTIONS.fullmatch(path.name):
-            files[int(match[1])][int(match[2])] = path
-    for step, by_rank in sorted(files.items()):
-        saved = [read_state_dict(by_rank[rank]) for rank in sorted(by_rank)]
-        if all("preds" in tensors for tensors in saved):
-            yield step, [tensors["preds"].numpy() for tensors in saved]
-
-
 def open_solver(trained: Trained, data: PuzzleDataset, device: str, notice=print) -> Solver:
     """Make a solver with the model built for this data."""
     sizes = trained.sizes_for(data.model_sizes, [path for path, _ in data.splits], notice)
@@ -350,15 +292,3 @@ def open_test_data(trained: Trained, config: ReportConfig) -> PuzzleDataset:
     return trained.open_data(
         "test", config.data_paths_test, family=config.family, global_batch_size=batch_size
     )
-
-
-def report_folder(trained: Trained, out: str | None, name: str = "") -> Path:
-    """Create the output folder: `out`, else `name` in the run's folder, for hub weights in `reports/`."""
-    if out is not None:
-        folder = Path(out)
-    elif trained.label.startswith(HUB_PREFIX):
-        folder = Path("reports", trained.label.removeprefix(HUB_PREFIX).replace("/", "--"), name)
-    else:
-        folder = trained.located.folder / name
-    make_folder(folder)
-    return folder

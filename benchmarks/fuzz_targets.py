@@ -27,11 +27,12 @@ from dataset.sources import read_rows
 from evaluators.arc.evaluated_tasks import TestTasks
 from evaluators.arc.votes import CandidateVotes
 from evaluators.base import default_evaluators
-from trained_run import open_trained, read_metrics
+from trained_run import open_trained
 from utils import state_files
 from utils.command_line.arguments import read_arguments
 from utils.errors import UserError
 from utils.reading import read_mapping
+from utils.run_records import read_metrics
 from utils.state_files import BrokenState
 from utils.strict_model import parse
 from utils.weights import read_state_dict

@@ -1,15 +1,15 @@
-"""Time of an eager train step and evaluation, side by side with the published code's.
+"""Time an eager train step and an evaluation step against those of the published code.
 
     python -m benchmarks.published_step                       the cases of benchmarks/README.md, in bfloat16
     python -m benchmarks.published_step --only mlp --threads 1
 
-The published step is written out again here, operation by operation in the order of arXiv 2510.04871's code: weights
-cast at every use, `silu(gate) * up` and the rotation as autograd sees them, the loss in float64, averages one tensor
-at a time. It computes with a copy of the same weights; that both give equal logits, bit for bit, is checked first.
+The published step is reimplemented here with the operations of arXiv 2510.04871's code in their order: weights are
+cast at every use, autograd differentiates `silu(gate) * up` and the rotation, the loss is in float64, and averages are
+updated one tensor at a time. It starts from a copy of the same weights, and a first check requires bit-equal logits.
 AdamATan2 is ours on both sides, because the published one runs on CUDA only.
 
-Seconds are processor time of all threads of the process, so that other work on the machine disturbs them less; the
-two take turns, and the median of the pairs' ratios counts.
+Seconds are processor time of all threads of the process, which other load on the machine affects less; the two take
+turns, and the median of the pairs' ratios is reported.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def swiglu(layer: SwiGLU, x: Tensor) -> Tensor:
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions of (B, L, N, H), the other half of the channels concatenated."""
+    """Apply rotary positions to (B, L, N, H), with the two halves of the channels swapped by concatenation."""
     wide, half = x.to(cos.dtype), x.shape[-1] // 2
     turned = torch.cat((-wide[..., half:], wide[..., :half]), dim=-1)
     return (wide * cos.unsqueeze(-2) + turned * sin.unsqueeze(-2)).to(x.dtype)
@@ -87,7 +87,7 @@ def log_stablemax(x: Tensor) -> Tensor:
 
 
 class PublishedStep:
-    """The published train step and evaluation on the weights of a `Case` of `trm`, which it trains in its place."""
+    """The published train step and evaluation, on the weights of a `Case` of `trm`."""
 
     def __init__(self, case: Case):
         self.case, self.model = case, case.model
@@ -126,7 +126,7 @@ class PublishedStep:
         return self.network(z_h, z_l), z_l
 
     def step(self, halted: Tensor, state: State, batch: dict[str, Tensor]) -> tuple[State, Tensor, Tensor]:
-        """One supervision step, the rows that halted from their initial latents; state, logits (B, S, V), q (B, 2)."""
+        """Run one step; halted rows start from initial latents. Returns state, logits (B, S, V) and q (B, 2)."""
         inner = self.inner
         inits = inner.H_init, inner.L_init
         z_h, z_l = (
@@ -194,11 +194,11 @@ class PublishedStep:
 
     @torch.inference_mode()
     def evaluate(self) -> Tensor:
-        """All steps of one batch; the last logits (B, S, V)."""
+        """Run all steps of one batch; returns the last logits (B, S, V)."""
         self.model.eval()
         batch = self.case.batch
         state, halted = self.empty_state(batch), torch.ones(len(batch["inputs"]), dtype=torch.bool)
-        for _ in range(self.model.model.max_steps):
+        for _ in range(self.model.act.max_steps):
             state, logits, _ = self.step(halted, state, batch)
             halted = torch.zeros_like(halted)
         return logits
@@ -214,7 +214,7 @@ def compare(name: str, ours: Callable[[], object], published: Callable[[], objec
     """Time both in turn, and print the medians of their seconds and of the pairs' ratios."""
     ours(), published()
     pairs = []
-    for number in range(repeats):  # the second of a pair finds a warmer machine, a few percent
+    for number in range(repeats):  # alternate the order, because the second of a pair is a few percent faster
         if number % 2:
             pairs.append((processor_seconds(ours), processor_seconds(published)))
         else:
@@ -225,7 +225,7 @@ def compare(name: str, ours: Callable[[], object], published: Callable[[], objec
 
 
 def cases(overrides: tuple[str, ...], dtype: str) -> tuple[Case, PublishedStep]:
-    """A case and, of equal weights, the published step."""
+    """Return a case, and the published step with the same weights."""
     own = [item for item in overrides if not item.startswith("seq_len=")]
     (seq_len,) = [int(item.split("=")[1]) for item in overrides if item.startswith("seq_len=")]
     config = config_of(*own, f"arch.forward_dtype={dtype}", "device=cpu", "ema=True")
@@ -235,8 +235,8 @@ def cases(overrides: tuple[str, ...], dtype: str) -> tuple[Case, PublishedStep]:
 
 @torch.no_grad()
 def logits_of(case: Case) -> Tensor:
-    """Logits of `case` after all steps of an evaluation."""
-    model = case.model.eval().model
+    """Return the logits of `case` after all steps of an evaluation."""
+    model = case.model.eval().act
     carry = model.initial_carry(case.batch)
     for _ in range(model.max_steps):
         carry, outputs = model(carry, case.batch)
@@ -248,7 +248,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], help="cases whose name contains one of these")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--repeats", type=int, default=8, help="timed pairs (8)")
-    parser.add_argument("--threads", type=int, help="torch's choice otherwise")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: chosen by torch")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -262,11 +262,11 @@ def main() -> None:
             continue
         ours, published = cases(overrides, options.dtype)
         for each in (ours, published):  # every step of an evaluation costs the same
-            each.model.model.max_steps = 1
+            each.model.act.max_steps = 1
         assert torch.equal(logits_of(ours), published.evaluate()), "the published step gives other logits"
         compare(f"{name}, evaluation step", ours.evaluate, published.evaluate, options.repeats)
         for each in (ours, published):
-            each.model.model.max_steps = 16
+            each.model.act.max_steps = 16
         compare(f"{name}, train step", ours.train_step, published.train_step, options.repeats)
 
 

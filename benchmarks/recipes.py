@@ -127,9 +127,8 @@ def main() -> None:
     if not options.table:
         folder.mkdir(parents=True, exist_ok=True)
         data = options.data or dataset(folder)
-        for seed in range(
-            options.seeds
-        ):  # all recipes of a seed first, so that a partial benchmark is comparable
+        # All recipes of a seed first, so that a partial benchmark is comparable.
+        for seed in range(options.seeds):
             for name in names:
                 run_once(name, seed, data, options)
     results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]

@@ -45,11 +45,8 @@ STRATEGIES: dict[str, tuple[str, ...]] = {
     "symmetry": ("strategy=symmetry", "symmetries=8"),
     "ladder": ("strategy=ladder", "rungs=[steps,more_steps,symmetry]"),
 }
-TARGETS = {
-    "plain": 4.0,
-    "symmetry": 3.0,
-    "ladder": 3.0,
-}  # target throughput, in multiples of the earlier commit's
+# Target throughput, in multiples of the earlier commit's.
+TARGETS = {"plain": 4.0, "symmetry": 3.0, "ladder": 3.0}
 
 
 @dataclass(frozen=True)
@@ -63,8 +60,8 @@ class Model:
 
     @classmethod
     def parse(cls, text: str) -> Model:
-        name, _, places = text.partition("=")
-        checkpoint, data, *options = [*places.split(","), ""]
+        name, _, values = text.partition("=")
+        checkpoint, data, *options = [*values.split(","), ""]
         if not (name and checkpoint and data):
             raise argparse.ArgumentTypeError(
                 f"{text!r} is not of the form NAME=CHECKPOINT,DATASET[,key=value...]"

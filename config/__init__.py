@@ -1,1 +1,1 @@
-"""What a command may be told: schemas, defaults, overrides, help and resuming."""
+"""Configuration of the commands: schemas, defaults, overrides, help, and what may change when a run is resumed."""

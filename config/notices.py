@@ -1,4 +1,4 @@
-"""Settings of published commands that have no effect here, in words."""
+"""Notices about settings of published commands that have no effect here."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def parse_run_config(values: dict[str, Any], source: str) -> RunConfig:
     sizes = {key: arch.pop(key) for key in SIZES if arch.get(key) is not None}
     if arch["name"] in PUBLISHED_NAMES:
         arch["name"] = PUBLISHED_NAMES[arch["name"]]
-        _drop_what_published_code_ignores(arch, source)
+        _drop_ignored_keys(arch, source)
     values["arch"] = arch
     try:
         checked = parse(PretrainConfig, values)
@@ -71,7 +71,7 @@ def parse_run_config(values: dict[str, Any], source: str) -> RunConfig:
     return RunConfig(checked.model_dump(), sizes)
 
 
-def _drop_what_published_code_ignores(arch: dict[str, Any], source: str) -> None:
+def _drop_ignored_keys(arch: dict[str, Any], source: str) -> None:
     if arch.pop("causal", False):
         raise UserError(f"{source}: arch.causal is true, but no architecture here has causal attention")
     arch.pop("batch_size", None)  # used by the published puzzle embedding; not needed here

@@ -60,23 +60,24 @@ class SolveConfig(FamilyConfig):
     """auto: the first of cuda, mps and cpu that is available."""
 
     puzzles: FilePath | None = None
-    """A file of puzzles to solve, of any length: .txt with one a line, .csv or .tsv with a column question, puzzle
-    or quiz, .jsonl with strings or objects with such a key; also .gz; - is the standard input, one a line.
+    """A file of puzzles to solve, of any length: .txt with one per line, .csv or .tsv with a column question, puzzle
+    or quiz, .jsonl with strings or objects with such a key; also .gz; - is standard input, one per line.
     """
     out: FilePath | None = None
-    """File for their answers, in order, .csv or .jsonl; - is the standard output, as JSON lines."""
+    """File for the answers, in order, .csv or .jsonl; - is standard output, as JSON lines."""
     resume: bool = False
-    """Go on after the last row of a file of answers that an interrupted run has left."""
+    """Continue the file of answers of an interrupted run after its last row."""
     halt: bool | Literal["auto"] | None = None
-    """When a puzzle is done. null: by the calibrated rule saved beside the weights, without one after all steps;
-    auto: by that rule, which is chosen first if there is none; true: when the model says stop; false: after all steps.
+    """When a puzzle stops. null: by the calibrated rule saved beside the weights, or after all steps if there is
+    none; auto: by that rule, which is chosen first if there is none; true: when the model says stop; false: after all
+    steps.
     """
     strategy: Literal["plain", "symmetry", "ladder"] = "plain"
     """How puzzles are solved, as in evaluate.py."""
     symmetries: int | None = Field(default=None, ge=2)
     """strategy=symmetry and ladder: copies of each puzzle, including itself; null: 8, or as many as exist."""
     batch_size: int | None = Field(default=None, gt=0)
-    """Rows that are computed at once; null: about 16,000 cells."""
+    """Rows computed at a time; null: as many as have about 16,000 cells."""
     compile: CompileChoice = "auto"
     """auto: torch.compile on CUDA, compile=fused on CPUs that it fits if there are more than a few puzzles; the
     other choices are those of training.
@@ -90,7 +91,7 @@ class SolveConfig(FamilyConfig):
 
     @field_validator("puzzles", "out")
     @classmethod
-    def know_the_format(cls, path, info):
+    def check_suffix(cls, path, info):
         known = {"puzzles": (".txt", ".csv", ".tsv", ".jsonl"), "out": (".csv", ".jsonl")}[info.field_name]
         plain = path and (path.lower().removesuffix(".gz") if info.field_name == "puzzles" else path.lower())
         if path not in (None, "-") and not plain.endswith(known):
@@ -119,13 +120,13 @@ class SolveConfig(FamilyConfig):
 
     @field_validator("gif", "png")
     @classmethod
-    def end_as_the_format(cls, path, info):
+    def check_picture_suffix(cls, path, info):
         if path is not None and not path.lower().endswith(f".{info.field_name}"):
             raise ValueError(f"the file's name must end in .{info.field_name}")
         return path
 
     @model_validator(mode="after")
-    def choose_one_puzzle(self):
+    def check_choice_of_puzzle(self):
         for key in ("index", "seed", "data_paths_test"):
             if self.puzzle is not None and getattr(self, key) is not None:
                 raise ValueError(f"puzzle= gives the puzzle and {key}= chooses one: leave one of them out")

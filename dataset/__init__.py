@@ -1,1 +1,1 @@
-"""Puzzles as arrays on disk: builders, format, families, augmentation, leakage. Without torch."""
+"""Puzzles as arrays on disk: builders, format, families, augmentation, leakage. Does not import torch."""

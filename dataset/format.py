@@ -16,6 +16,7 @@ from pathlib import Path
 from dataset.example_set import FIELD_DTYPES, ExampleSet, array_path, load_arrays
 from dataset.families import find_family
 from dataset.families.arc.lazy import LazyExampleSet
+from dataset.families.labels import IGNORE_LABEL_ID
 from dataset.identifiers import identifier_problems, read_identifiers, write_identifiers
 from dataset.metadata import (
     AGREEING_KEYS,
@@ -55,7 +56,6 @@ __all__ = [
     "write_identifiers",
 ]
 
-IGNORE_LABEL_ID = -100  # in batches; on disk ignored cells hold the `ignore_label_id` of the dataset
 # `store` in dataset.json (default: npy) -> class that reads the examples.
 STORES = {"npy": ExampleSet, "lazy": LazyExampleSet}
 

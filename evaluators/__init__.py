@@ -1,1 +1,1 @@
-"""A model and test data turned into numbers, answers, figures and reports."""
+"""Turn a model and test data into numbers, answers, figures and reports."""

@@ -116,7 +116,10 @@ def build_evaluators(
 def default_evaluators(
     data_paths: list[str], splits: Sequence[tuple[str, Split]] | None = None
 ) -> dict[str, str]:
-    """Return the evaluators of the data's families: name -> who names it; `splits` as in `build_evaluators`."""
+    """Return the evaluators of the data's families: name -> where it is named, for messages.
+
+    `splits` are as in `build_evaluators`.
+    """
     named_by: dict[str, str] = {}
     for _, opened in splits or open_test_splits(data_paths):
         family = family_of(opened.metadata)

@@ -20,10 +20,11 @@ from evaluators.calibration import (
 )
 from evaluators.inference import Solver
 from evaluators.stop_rule import OWN_RULE, StopRule
-from trained_run import Trained, calibration_path
+from trained_run import Trained
 from utils.distributed import World
 from utils.errors import UserError
 from utils.files import write_text
+from utils.output_folders import calibration_path
 from utils.reading import read_json
 
 OWN_RULE_IN_WORDS = (
@@ -36,7 +37,7 @@ def saved_calibration(trained: Trained) -> tuple[Calibration, str] | None:
 
     Raises UserError for a damaged file.
     """
-    path = calibration_path(trained)
+    path = calibration_path(trained.located)
     if path.is_file():
         values, where = read_json(path), str(path)
     elif trained.halting is not None:
@@ -104,7 +105,7 @@ def calibrated(
     rows = _unseen(rows, trained, test_splits)
     found = calibrate(solver, rows, num_steps, world, family=family, batch_size=batch_size, sizes=sizes)
     if world.is_main:
-        _save(found, calibration_path(trained), world.print)
+        _save(found, calibration_path(trained.located), world.print)
     return found
 
 

@@ -103,7 +103,7 @@ def evaluate(
             outputs, first_stop = run_steps(model.act, batch)
             named = {name: value[: local.num_rows] for name, value in (batch | outputs).items()}
             collector.add(local, loss_sums(model, local, named, first_stop[: local.num_rows]), named)
-            progress.show(collector.standing)
+            progress.show(collector.running_score)
     results = collector.results()
     model.train(was_training)
     return results

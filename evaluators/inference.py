@@ -58,7 +58,7 @@ class Output:
     q_halt: Tensor  # (n,) float32
     q_continue: Tensor  # (n,) float32
     says_stop: Tensor  # (n,) bool, by the architecture's halting rule
-    margin: Tensor  # (n,) float32, by how much the halting rule says stop
+    margin: Tensor  # (n,) float32, see `HaltingRule.margin`
 
 
 # (state, number of the next step, (m,) indices of the state's rows in the initial batch) -> state

@@ -76,7 +76,7 @@ def measure(
             outputs = {"preds": answered.preds, "q_halt_logits": answered.q_halt} | answered.outputs
             named = batch | outputs
             collector.add(local, batch_sums(head, answered, named), named)
-            progress.show(collector.standing)
+            progress.show(collector.running_score)
             progress.update(local.num_global)
     tally.gather(world.gather_object)
     return collector.results(), tally

@@ -40,19 +40,12 @@ from evaluators.reports.memorisation_checks import (
     page,
     picture,
 )
-from trained_run import (
-    OwnDataError,
-    Trained,
-    open_solver,
-    open_test_data,
-    open_trained,
-    read_metrics,
-    read_predictions,
-    report_folder,
-)
+from trained_run import OwnDataError, Trained, open_solver, open_test_data, open_trained
 from utils.collection import resume_collection
 from utils.errors import report_user_errors
 from utils.files import write_atomically
+from utils.output_folders import report_folder
+from utils.run_records import read_metrics, read_predictions
 
 
 def main(arguments: list[str]) -> None:
@@ -65,7 +58,7 @@ def main(arguments: list[str]) -> None:
 def run(config: MemorisationConfig) -> None:
     """Write the report on the run named on the command line."""
     trained = open_trained(config.checkpoint)
-    folder = report_folder(trained, config.out)
+    folder = report_folder(trained.located, config.out)
     run = trained.located.folder
     records = read_metrics(run)
     max_steps = trained.settings().halt_max_steps

@@ -1,4 +1,4 @@
-"""The logic of the web page without the page: read or sample a puzzle, solve it step by step, draw a step.
+"""Logic of the web page, independent of Gradio: read or sample a puzzle, solve it step by step, draw a step.
 
 Shapes: S cells of a puzzle, C symmetric copies that vote.
 """

@@ -40,11 +40,13 @@ from evaluators.measure import measure
 from evaluators.strategies.compute_curve import tables
 from evaluators.strategies.test_time import Plain
 from puzzle_dataset import PuzzleDataset, named_sets
-from trained_run import Trained, open_solver, open_test_data, open_trained, read_metrics, report_folder
+from trained_run import Trained, open_solver, open_test_data, open_trained
 from utils.collection import resume_collection
 from utils.distributed import World
 from utils.errors import UserError, report_user_errors
 from utils.files import write_atomically
+from utils.output_folders import report_folder
+from utils.run_records import read_metrics
 
 
 def main(arguments: list[str]) -> None:
@@ -57,7 +59,7 @@ def main(arguments: list[str]) -> None:
 def run(config: ReportConfig) -> None:
     """Plot the run named on the command line."""
     trained = open_trained(config.checkpoint)
-    folder = report_folder(trained, config.out, "plots")
+    folder = report_folder(trained.located, config.out, "plots")
     batch_size = trained.config.values["global_batch_size"]
     records = read_metrics(trained.located.folder)
     write(folder, "curves", lambda: curves.training_curves(records, batch_size))

@@ -23,8 +23,6 @@ from utils.files import cannot_write, make_folder
 from utils.reading import GZIP_ERRORS, open_text, parse_json
 
 STANDARD = "-"
-PUZZLE_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl")
-ANSWER_SUFFIXES = (".csv", ".jsonl")
 COLUMNS = ("line", "puzzle", "answer", "verdict", "confidence", "steps", "message")
 
 

@@ -43,7 +43,7 @@ class Summary:
 
 @dataclass
 class _Chunk:
-    """Lines in order; an invalid one has its message in place of a question."""
+    """Lines in order, with the question of each, or a message if it is invalid."""
 
     lines: list[PuzzleLine]
     questions: list[np.ndarray | str]  # (S,) tokens each, or a message
@@ -76,12 +76,12 @@ def solve_stream(
         remaining, number = iter(lines), first_number
         while some := list(islice(remaining, chunk_size)):
             chunk = _Chunk(some, [_question(family, line) for line in some])
-            places = number + np.flatnonzero([not isinstance(q, str) for q in chunk.questions])
+            row_indices = number + np.flatnonzero([not isinstance(q, str) for q in chunk.questions])
             number += len(some)
             waiting.append(chunk)
             asked = torch.from_numpy(chunk.asked.astype(np.int32)).to(strategy.solver.device)
             identifiers = torch.full((len(asked),), identifier, dtype=torch.int32, device=asked.device)
-            yield PuzzleRows(asked, identifiers, places)
+            yield PuzzleRows(asked, identifiers, row_indices)
 
     for outcomes, steps in strategy.outcomes(batches()):
         rows = list(_rows(family, waiting.popleft(), outcomes, steps))

@@ -108,7 +108,7 @@ class Collector:
             evaluator.update(local.set_name, wanted, torch.arange(local.start, local.start + local.num_rows))
 
     @property
-    def standing(self) -> str:
+    def running_score(self) -> str:
         """The share solved on this rank so far, as text; empty before the first labelled row."""
         count, exact, solved = (
             sum(sums.get(name, 0) for sums in self.sums.values())

@@ -30,7 +30,7 @@ class NewRows:
 
 
 @dataclass(frozen=True)
-class Looked:
+class SlotsOutput:
     """The active rows after a step; arrays are on the CPU, answers on the device."""
 
     owners: np.ndarray  # (n,) int64
@@ -119,7 +119,7 @@ class Slots:
         self.num_rows += count
 
     @torch.inference_mode()
-    def step(self) -> Looked:
+    def step(self) -> SlotsOutput:
         """Run one supervision step of all rows."""
         self._pad()
         call = int(self._steps[0]) + 1  # equal for all rows if the model draws random numbers
@@ -142,7 +142,7 @@ class Slots:
         if self.rule is not None:
             settled = self.rule.settled(margins, self._still)
         ended = settled | (self._steps >= self._limits)
-        return Looked(self._owners, self._steps, answers, q, stop > 0, settled, ended)
+        return SlotsOutput(self._owners, self._steps, answers, q, stop > 0, settled, ended)
 
     @torch.inference_mode()
     def keep(self, stays: np.ndarray, limits: np.ndarray | None = None) -> None:

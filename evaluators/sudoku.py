@@ -99,9 +99,8 @@ def _values(prefix: str, counts: np.ndarray, *, by_difficulty: bool) -> dict[str
     if labelled:
         values[f"{prefix}/exact"] = float(exact / labelled)
     if by_difficulty:
-        for name, (*_, of_class, solved) in zip(
-            CLASSES, counts, strict=False
-        ):  # excluding unknown difficulty
+        # Excluding unknown difficulty.
+        for name, (*_, of_class, solved) in zip(CLASSES, counts, strict=False):
             if of_class:
                 values[f"{prefix}/exact_difficulty_{name}"] = float(solved / of_class)
                 values[f"{prefix}/count_difficulty_{name}"] = float(of_class)

@@ -57,7 +57,7 @@ class HaltingRule:
         return q_halt > q_continue if self.compares else q_halt > 0
 
     def margin(self, q_halt: Tensor, q_continue: Tensor) -> Tensor:
-        """Return by how much the rule says stop; what a calibrated stop rule compares with its threshold."""
+        """Return the margin (B,) by which the rule says stop; a calibrated stop rule compares it with its threshold."""
         return q_halt - q_continue if self.compares else q_halt
 
 

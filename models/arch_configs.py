@@ -1,4 +1,4 @@
-"""The settings of every architecture and of its loss: what `arch.` may hold, and what of that fits together.
+"""Settings of the architectures and of the loss head (`arch.*`), with their limits and consistency checks.
 
 No torch here: a config is checked, and help is printed, before torch is imported.
 """
@@ -269,10 +269,8 @@ CONFIGS: dict[str, type[RecursiveConfig]] = {
     "trm_local": LocalConfig,
 }
 
-LOSS_TYPES = (
-    "stablemax_cross_entropy",
-    "softmax_cross_entropy",
-)  # models.losses.TOKEN_LOSSES has the functions
+# models.losses.TOKEN_LOSSES has the functions.
+LOSS_TYPES = ("stablemax_cross_entropy", "softmax_cross_entropy")
 
 
 class LossConfig(StrictModel):

@@ -158,7 +158,7 @@ class Normed(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         x, scale = ctx.saved_tensors
         grad32, x32 = grad.float(), x.float()
-        # In the order in which autograd rounds. Twice a number is exact, so it matters not which factor is doubled.
+        # In the order in which autograd rounds. Doubling is exact, so either factor may be doubled.
         of_scale = (grad32 * x32).sum(-1, keepdim=True)
         factor = -0.5 * of_scale * scale.pow(3) / x.shape[-1] * 2
         grad_x = grad32 * scale

@@ -116,9 +116,8 @@ class ACTLossHead(nn.Module):
         """Run one supervision step; returns the new carry, the summed loss, metric sums and the model's outputs."""
         carry, outputs = self.act(carry, batch, min_steps)
         outputs["preds"] = outputs["logits"].detach().argmax(-1)  # (B, S)
-        outputs["inputs"] = carry.current[
-            "inputs"
-        ]  # of the rows in flight, which differ from those of `batch`
+        # Of the rows in flight, which differ from those of `batch`.
+        outputs["inputs"] = carry.current["inputs"]
         loss, metrics = self.loss(outputs, carry.current["labels"], carry.halted, carry.steps)
         return carry, loss, metrics, outputs
 

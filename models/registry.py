@@ -217,10 +217,10 @@ _ORDINARY_VALUES = 2**28  # a GiB of float32
 
 
 def is_unusually_large(config: RecursiveConfig) -> bool:
-    """True if a model may have more than 2^28 values, so that its `model_size` is worth finding before it is built.
+    """True if a model may have more than 2^28 values, so that its `model_size` should be checked before it is built.
 
-    A rough estimate that needs no tensors. (The sizes themselves are found on the meta device, whose shape functions
-    import sympy and torch._dynamo: seconds that a small training would feel.)
+    A rough estimate that needs no tensors. (`model_size` uses the meta device, whose shape functions import sympy and
+    torch._dynamo, which takes seconds.)
     """
     length = config.seq_len + config.puzzle_emb_len
     width = max(config.hidden_size, config.puzzle_emb_ndim, length if config.mlp_t else 0)

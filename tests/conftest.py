@@ -70,6 +70,17 @@ def identified(tmp_path_factory) -> Path:
     return write_identified(tmp_path_factory.mktemp("data") / "identified")
 
 
+@pytest.fixture(scope="session")
+def undisturbed(identified, tmp_path_factory) -> Path:
+    """The folder of a run on `identified` that was not stopped."""
+    from stopped_runs import SETTINGS
+    from training_runs import train
+
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert train(identified, folder, **SETTINGS) == 0
+    return folder
+
+
 @pytest.fixture
 def no_wandb_settings(monkeypatch, tmp_path):
     """Simulate a user who never logged in: no key in the environment, no netrc, no settings files."""

@@ -105,6 +105,20 @@ def test_halting_in_evaluation_ignores_exploration(monkeypatch):
 
 
 @torch.no_grad()
+def test_a_row_that_halts_in_evaluation_keeps_its_latents_answer_and_steps(monkeypatch):
+    model, batch = model_of(act_inference=True).eval(), batch_of(2)
+    say(model, monkeypatch, [1.0, -1.0])
+    first, answers = model(model.initial_carry(batch), batch)
+    second, later_answers = model(first, batch)
+    assert second.halted.tolist() == [True, False]
+    assert second.steps.tolist() == [1, 2]
+    pairs = [*zip(first.state, second.state, strict=True), (answers["logits"], later_answers["logits"])]
+    for before, after in pairs:
+        assert torch.equal(after[0], before[0])
+        assert not torch.equal(after[1], before[1])
+
+
+@torch.no_grad()
 def test_one_step_models_always_halt(monkeypatch):
     model, batch = model_of(halt_max_steps=1), batch_of(2)
     say(model, monkeypatch, [-1.0, -1.0])

@@ -169,9 +169,8 @@ def test_fingerprints_are_equal_iff_puzzle_hashes_are(pairs):
 def test_identical_copies_are_written_once():
     one_cell = [(np.array([[1]], np.uint8), np.array([[2]], np.uint8))]
     generator = np.random.default_rng(3)
-    assert (
-        len(choose_augmentations(one_cell, 400, generator)) == 9 * 8
-    )  # ordered pairs of two colours of nine
+    # Ordered pairs of two colours of nine.
+    assert len(choose_augmentations(one_cell, 400, generator)) == 9 * 8
     black = [(np.zeros((2, 2), np.uint8),) * 2]
     assert choose_augmentations(black, 10, generator).tolist() == [0]
     assert len(choose_augmentations(random_pairs(0, 10, 4), 30, generator)) == 31

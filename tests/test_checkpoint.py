@@ -30,21 +30,23 @@ def test_a_state_is_restored_exactly_and_weights_are_a_plain_state_dict(tmp_path
 
 
 def test_changes_after_save_returns_are_not_in_the_file(tmp_path, monkeypatch):
-    go, write = threading.Event(), files.write_atomically
+    go, serialise = threading.Event(), state_files.serialise
 
-    def slow_write(path, data):
+    def delayed(tree):
         assert go.wait(10)
-        write(path, data)
+        return serialise(tree)
 
-    monkeypatch.setattr(state_files, "write_atomically", slow_write)
-    state = state_of(10)
+    monkeypatch.setattr(state_files, "serialise", delayed)
+    state, weights = state_of(10), weights_of(10)
     with Checkpointer(tmp_path, ALONE) as checkpointer:
-        checkpointer.save(10, **state)  # returns before the file is written
-        assert names(tmp_path / "state_step_10") == set() if (tmp_path / "state_step_10").exists() else True
-        state["shared"]["model"]["weight"].zero_()
+        checkpointer.save(10, weights=weights, **state)  # returns before anything is serialised
+        assert names(tmp_path) == set()
+        for live in (state["shared"]["model"]["weight"], state["per_rank"]["carry"], *weights.values()):
+            live.zero_()
         state["shared"]["config"]["lr"] = 0.0
         go.set()
     assert loads(tmp_path, 10)
+    assert equal(torch.load(tmp_path / "step_10", weights_only=True), weights_of(10))
 
 
 def test_each_save_has_its_own_values_although_buffers_are_reused(tmp_path):

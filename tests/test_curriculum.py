@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_resume import STOPPED, call_at, terminate
+from stopped_runs import STOPPED, call_at, terminate
 from training_runs import assert_same_run, tiny, train
 
 from models.train.curriculum import DepthCurriculum

@@ -160,9 +160,8 @@ def test_other_ranks_exit_promptly_with_one_line_if_one_is_killed(tmp_path, vict
     assert results[victim].returncode == -signal.SIGKILL
     assert survivor.returncode == 1
     assert survivor.ended - results[victim].ended < 2 * distributed.SHOW_SECONDS
-    assert (
-        f"error: rank {1 - victim} lost contact with another rank" in survivor.stderr
-    )  # after warnings from torch
+    # After warnings from torch.
+    assert f"error: rank {1 - victim} lost contact with another rank" in survivor.stderr
     assert "Traceback" not in survivor.stderr
 
 

@@ -244,7 +244,7 @@ def rows_of(name: str, heading: str | None = None) -> dict[str, dict[str, str]]:
     return rows
 
 
-def test_the_page_of_training_keys_has_each_with_its_default_and_what_its_schema_says():
+def test_the_page_of_training_keys_gives_the_default_and_description_of_each():
     rows = rows_of("docs/reference/config.md")
     schemas = {
         "": PretrainConfig,
@@ -266,7 +266,7 @@ def test_the_page_of_training_keys_has_each_with_its_default_and_what_its_schema
 
 
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "trm"])
-def test_the_table_of_the_other_architectures_has_what_each_file_sets(name):
+def test_the_table_of_the_other_architectures_lists_the_settings_of_each_file(name):
     (table,) = tables_in(page("docs/reference/config.md").section("Other architectures"))
     rows = {plain(row["key"]): plain(row[f"`{name}`"]) for row in table}
     trm = written_in(CONFIG / "arch" / "trm.yaml")

@@ -194,9 +194,8 @@ def test_an_ensemble_uses_all_checkpoints_of_the_run_newest_first_by_default(run
     assert report["checkpoints"] == [str(run / "step_20"), str(run / "step_10")]
     first, both = report["curves"]["chains"]
     assert first["exact_accuracy"] == report_of(run, tmp_path)["curves"]["steps"][-1]["exact_accuracy"]
-    assert (
-        report["curves"]["oracle_pass_at"][-1]["exact_accuracy"] == 1.0
-    )  # all labels are answers of one of the two
+    # All labels are answers of one of the two.
+    assert report["curves"]["oracle_pass_at"][-1]["exact_accuracy"] == 1.0
     # Two grids with one vote each: the more confident one wins, which is not always right.
     solved = [Solver(undecided(seed)).solve(questions()) for seed in (0, 1)]
     own = np.arange(NUM_TEST) % 3 == 0  # rows with labels from the second model

@@ -168,10 +168,8 @@ def test_attempts_differ_and_every_input_has_them(tmp_path):
     feed(arc, outputs)
     assert arc.result(alone, tmp_path / "out")["ARC/pass@1"] == 0.5
     submission = json.loads((tmp_path / "out" / "submission.json").read_text())
-    fallbacks = {
-        "attempt_2": [[0, 0]],
-        "attempt_3": [[0, 0, 0]],
-    }  # with shapes different from the first attempt
+    # With shapes different from the first attempt.
+    fallbacks = {"attempt_2": [[0, 0]], "attempt_3": [[0, 0, 0]]}
     assert submission == {"t": [{"attempt_1": [[5]], **fallbacks}, {"attempt_1": [[2]], **fallbacks}]}
     assert_acceptable(submission, {"t": 2}, attempts=3)
 
@@ -410,9 +408,8 @@ def test_two_datasets_are_scored_together_and_lazy_ones_like_full_ones(built, tm
     second = build(tmp_path / "second", "--puzzle-identifiers-start", start, "--store", "lazy")
     task = one_task(tmp_path / "x", [[[6]]])
     metadata = open_split(second, "test").metadata
-    arc = ARC(
-        [str(built), str(second), str(tmp_path)], metadata, pass_Ks=[1]
-    )  # the third is not an ARC dataset
+    # The third is not an ARC dataset.
+    arc = ARC([str(built), str(second), str(tmp_path)], metadata, pass_Ks=[1])
     feed(arc, test_stream(second))
     scored = len(json.loads((second / "test_puzzles.json").read_text()))
     total = len(json.loads((built / "test_puzzles.json").read_text()))

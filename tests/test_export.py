@@ -57,7 +57,7 @@ def test_an_export_loads_in_one_call_with_the_same_weights_and_dtypes(run, tmp_p
         assert value.dtype == loaded[name].dtype
 
 
-def test_whoever_may_read_other_new_files_may_read_the_weights(run, tmp_path):
+def test_exported_weights_are_as_readable_as_other_new_files(run, tmp_path):
     folder = do(run, tmp_path / "out")
     (tmp_path / "new").touch()
     modes = {file.name: file.stat().st_mode for file in (*folder.iterdir(), tmp_path / "new")}
@@ -109,7 +109,7 @@ def test_the_card_has_the_result_of_evaluate_with_rows_and_interval(run, tmp_pat
     assert "50.00% (95% interval 46.00% to 54.00%) with 64 steps on 600 of 1,000 rows of `mine`" in card
 
 
-def test_a_stop_rule_of_these_weights_travels_with_them_and_one_of_others_does_not(run, tmp_path, capsys):
+def test_a_stop_rule_is_exported_with_its_own_weights_only(run, tmp_path, capsys):
     rule = {"threshold": 1.5, "patience": 1, "num_steps": 4, "forward_dtype": "float32", "source": "of here"}
     counts = {
         "rows": 600,

@@ -84,11 +84,11 @@ def test_the_metric_of_the_page_is_logged(identified, tmp_path, monkeypatch):
     assert run.state.metrics.fetch()["train/blank_share"] == pytest.approx(expected)
 
 
-# ------------------------------------------------------------------ a stranger who adds one of each to a copy
+# ------------------------------------------------------------------ adding one of each to a copy
 
 
 def insert(path: Path, before: str, *lines: str, instead: bool = False) -> None:
-    """Put lines before the one that is `before`, or in its place."""
+    """Insert lines before the line `before`, or replace it."""
     text = path.read_text().splitlines()
     (number,) = [i for i, line in enumerate(text) if line == before]
     path.write_text("\n".join([*text[:number], *lines, *text[number + instead :]]) + "\n")
@@ -168,7 +168,7 @@ def test_a_file_and_a_line_are_all_that_a_new_optimizer_metric_logger_and_strate
     assert "checker has no effect with strategy=surest" in refused.stderr
 
 
-def test_help_names_what_was_added(extended):
+def test_help_lists_the_added_components(extended):
     for command, words in {"pretrain.py": ("nadam", "table"), "evaluate.py": ("surest",)}.items():
         text = "\n".join(lines_of(run_python(command, "--help", cwd=extended, timeout=600)))
         assert all(word in text for word in words), command

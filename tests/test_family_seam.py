@@ -32,7 +32,7 @@ EXCEPTIONS = {
 
 
 def own_name(path: Path) -> str | None:
-    """The family that a builder (`"family": ...`) or the evaluator of one (its metrics' prefix) belongs to."""
+    """Return the family of a builder or evaluator, which may name it (in dataset.json, in names of metrics)."""
     for name in FAMILIES:
         evaluator = ROOT / "evaluators" / name
         if path in (ROOT / "dataset" / f"build_{name}_dataset.py", evaluator.with_suffix(".py")):
@@ -43,7 +43,7 @@ def own_name(path: Path) -> str | None:
 
 
 def of_package(module: str, names: list[str]) -> set[str]:
-    """The families whose packages an import reaches into."""
+    """Return the families from whose packages something is imported."""
     if module == PACKAGE:
         return {name for name in names if name in FAMILIES}
     inside = module.removeprefix(f"{PACKAGE}.").partition(".")[0]
@@ -51,7 +51,7 @@ def of_package(module: str, names: list[str]) -> set[str]:
 
 
 def is_name_of_family(node: ast.AST) -> bool:
-    """True for `family.name`, `self.family.name`, `family_of(...).name`, `found.name` and the like."""
+    """Return True for expressions such as `family.name`, `self.family.name`, `family_of(...).name`, `found.name`."""
     if not (isinstance(node, ast.Attribute) and node.attr == "name"):
         return False
     owner = node.value.func if isinstance(node.value, ast.Call) else node.value
@@ -60,9 +60,9 @@ def is_name_of_family(node: ast.AST) -> bool:
 
 
 def knowledge(source: str) -> Iterator[tuple[int, str, str | None]]:
-    """Line, what stands there, and whose: each place where code tells one family from others.
+    """Yield (line, code, family or None) wherever code distinguishes one family from others.
 
-    Texts in which a family is only mentioned, and docstrings, are none.
+    Docstrings, and texts that merely mention a family, do not count.
     """
     tree = ast.parse(source)
     texts = {
@@ -164,7 +164,7 @@ def test_every_way_to_tell_families_apart_is_noticed(source):
         "if optimizer.name == other: pass",
     ],
 )
-def test_what_only_mentions_a_family_is_allowed(source):
+def test_mentioning_a_family_is_allowed(source):
     assert list(knowledge(source)) == []
 
 

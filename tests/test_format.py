@@ -288,9 +288,8 @@ def test_validate_lists_all_violations_and_open_the_first_few(tmp_path):
     edit_array(tmp_path, "group_indices", lambda array: array.__setitem__(0, 2), split="test")
     edit_json(tmp_path, "test", mean_puzzle_examples=7)
     problems = validate(tmp_path)
-    assert len(problems) == 10, (
-        problems
-    )  # 1 inputs, 1 labels, 3 puzzle indices, 1 identifier, 1 count; 2 + 1 in test
+    # 1 inputs, 1 labels, 3 puzzle indices, 1 identifier, 1 count; 2 + 1 in test.
+    assert len(problems) == 10, problems
     with pytest.raises(UserError, match="and 2 more problems"):
         open_split(tmp_path, "train")
 

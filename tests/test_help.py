@@ -56,7 +56,7 @@ def test_the_help_of_a_command_has_every_key_with_meaning_default_and_choices(co
 
 
 @pytest.mark.parametrize("command", [*PLAIN, build_arc_dataset, report], ids=name_of)
-def test_without_arguments_a_command_prints_its_usage_and_what_is_required(command, capsys, monkeypatch):
+def test_without_arguments_a_command_prints_its_usage_and_required_keys(command, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", [command.__name__])
     with pytest.raises(SystemExit) as end:
         report_user_errors(command.main)([])
@@ -68,7 +68,7 @@ def test_without_arguments_a_command_prints_its_usage_and_what_is_required(comma
 
 
 @pytest.mark.parametrize("command", HYDRA, ids=name_of)
-def test_commands_composed_by_hydra_print_their_usage_and_what_is_required(
+def test_commands_composed_by_hydra_print_their_usage_and_required_keys(
     command, monkeypatch, tmp_path, capfd
 ):
     assert in_process_command(monkeypatch, tmp_path, entry=command) == 2
@@ -117,6 +117,5 @@ def test_hydras_own_views_of_the_config_still_work(monkeypatch, tmp_path, capfd)
         handlers = list(logging.getLogger().handlers)
         assert in_process_command(monkeypatch, tmp_path, *arguments) == 0
         assert expected in capfd.readouterr().out
-        assert (
-            logging.getLogger().handlers == handlers
-        )  # otherwise other tests would write to the output of this one
+        # Otherwise other tests would write to the output of this one.
+        assert logging.getLogger().handlers == handlers

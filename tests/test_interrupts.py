@@ -51,9 +51,8 @@ def interrupted_at_import(
     command: str, number: signal.Signals, cwd: Path, *names: str, arguments: str = ""
 ) -> subprocess.CompletedProcess:
     script = ["-c", AT_IMPORT, str(ROOT / command), str(int(number)), *names]
-    return run_python(
-        *script, cwd=cwd, PYTHONPATH=str(ROOT), ARGUMENTS=arguments
-    )  # for commands that are started as modules
+    # For commands that are started as modules.
+    return run_python(*script, cwd=cwd, PYTHONPATH=str(ROOT), ARGUMENTS=arguments)
 
 
 @pytest.mark.parametrize("names", [(), LARGE], ids=["first", "large"])

@@ -18,7 +18,7 @@ B, L, D, K = 3, 7, 20, 64  # SwiGLU widths are multiples of 256
 
 
 def drawn(*shape: int, dtype: torch.dtype = torch.float32, transposed: bool = False) -> Tensor:
-    """Normal numbers of a shape; `transposed` in memory over its last two axes."""
+    """Draw normal numbers; with `transposed` the last two axes are swapped in memory."""
     if transposed:
         shape = (*shape[:-2], shape[-1], shape[-2])
     x = torch.randn(shape).to(dtype)
@@ -26,7 +26,7 @@ def drawn(*shape: int, dtype: torch.dtype = torch.float32, transposed: bool = Fa
 
 
 def assert_same(one, other, *inputs: Tensor) -> None:
-    """Both functions give equal results, with and without gradient, and equal gradients of all inputs."""
+    """Assert that both functions give equal results, with and without gradient, and equal gradients of all inputs."""
     with torch.no_grad():
         assert torch.equal(one(*inputs), other(*inputs))
     results = []

@@ -153,7 +153,7 @@ def test_a_less_confident_answer_replaces_another_if_solved_or_a_majority(
             answers, q_halt, np.full(n, name == "noise" and solves), np.ones(n, np.int64)
         )
 
-    monkeypatch.setattr(cascade._Stages, "run", run_stage)
+    monkeypatch.setattr(cascade._StageRunner, "run", run_stage)
     answers, _, q_halt, *_ = run("ladder", rungs=["steps", "noise"], pick=pick)
     assert np.array_equal(answers, QUESTIONS.astype(np.int64) + replaces)
     assert set(q_halt.tolist()) == {-2.0 if replaces else -1.0}

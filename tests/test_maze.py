@@ -145,7 +145,7 @@ def test_numbers_of_cells_that_are_not_square_are_rejected():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (7, 1), (3, 8), (30, 30), (5, 70)])
-def test_bit_sets_hold_what_was_packed(shape):
+def test_bit_sets_hold_the_packed_cells(shape):
     cells = np.random.default_rng(0).random(shape) < 0.5
     assert np.array_equal(unpack(pack(cells), shape), cells)
 

@@ -27,7 +27,7 @@ from evaluators.reports.memorisation_checks import (
     verdict,
 )
 from puzzle_dataset import PuzzleDataset
-from trained_run import read_predictions
+from utils.run_records import read_predictions
 
 
 def over_time(**series: list[float]) -> list[dict[str, float]]:
@@ -225,7 +225,7 @@ def test_the_report_of_a_run_is_printed_and_written_to_its_folder(run, capsys):
     assert len(steps) == 2
 
 
-def test_a_checkpoint_without_its_data_gets_a_page_that_lists_what_is_missing(run, tmp_path, capsys):
+def test_a_checkpoint_without_its_data_gets_a_page_that_lists_the_missing_data(run, tmp_path, capsys):
     copied = Path(shutil.copytree(run, tmp_path / "run"))
     for path in [copied / "metrics.jsonl", *copied.glob("*_all_preds.*")]:
         path.unlink()

@@ -1,4 +1,4 @@
-"""One name, one thing: no two files and no two classes of one name, and no file too long to be read."""
+"""Names are unique: no two files or classes have the same name; and no file is too long."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ MODULES = sorted(
     for path in (*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")))
 )
 FAMILIES = Path("dataset/families")
-# Each family has the same parts, so that who knows one finds their way in the others.
+# Each family has the same parts, so that a reader of one knows where to look in another.
 PARTS_OF_A_FAMILY = {"family", "generate", "rules", "search", "symmetry"}
-# The interface of what a package holds several of.
+# The base class of the modules of a package.
 CONVENTIONS = {"__init__", "base"}
 # `rules@Rules`, in configs, is the evaluator of families that do not define one: it applies the family's rules.
 NAMED_IN_CONFIGS = Path("evaluators/rules.py")
-MOST_LINES = 375
+MOST_LINES = 350
 
 
 def repeated(named: Iterable[tuple[str, Path]]) -> dict[str, set[Path]]:
@@ -31,12 +31,12 @@ def repeated(named: Iterable[tuple[str, Path]]) -> dict[str, set[Path]]:
 
 
 def kind_of(path: Path) -> Path:
-    """The path, but for a part that every family has: these count as one file."""
+    """Return the path; parts that every family has count as the same file."""
     is_part = path.stem in PARTS_OF_A_FAMILY and FAMILIES in path.parents
     return FAMILIES / path.name if is_part else path
 
 
-def test_no_two_files_have_one_name():
+def test_no_two_files_have_the_same_name():
     names = (
         (path.stem, kind_of(path))
         for path in MODULES
@@ -45,7 +45,7 @@ def test_no_two_files_have_one_name():
     assert repeated(names) == {}
 
 
-def test_no_two_classes_have_one_name():
+def test_no_two_classes_have_the_same_name():
     classes = (
         (node.name, path)
         for path in MODULES
@@ -55,7 +55,7 @@ def test_no_two_classes_have_one_name():
     assert repeated(classes) == {}
 
 
-def test_no_module_is_too_long_to_be_read():
+def test_no_module_is_too_long():
     long = {
         str(path): n for path in MODULES if (n := len((ROOT / path).read_text().splitlines())) > MOST_LINES
     }

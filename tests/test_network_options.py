@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from smallest import SMALLEST_TRM
-from test_resume import STOPPED, call_at, terminate
+from stopped_runs import STOPPED, call_at, terminate
 from training_runs import assert_same_run, metrics, tiny, train
 
 from evaluators.evaluation import evaluate

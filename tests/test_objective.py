@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from smallest import SMALLEST_TRM
-from test_resume import STOPPED, call_at, terminate
+from stopped_runs import STOPPED, call_at, terminate
 from training_runs import assert_same_run, tiny, train
 
 from models.losses import TOKEN_LOSSES, stablemax

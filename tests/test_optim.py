@@ -99,9 +99,8 @@ def test_sign_sgd_updates_touched_rows_once():
     (rows * torch.tensor([[1.0, -2.0], [5.0, 0.0], [-4.0, 1.0]])).sum().backward()
     optimizer.step()
     expected = before.clone()
-    expected[3] = before[3] * 0.95 - 0.1 * torch.tensor(
-        [-1.0, -1.0]
-    )  # the sign of the sum, not the sum of signs
+    # The sign of the sum, not the sum of signs.
+    expected[3] = before[3] * 0.95 - 0.1 * torch.tensor([-1.0, -1.0])
     expected[1] = before[1] * 0.95 - 0.1 * torch.tensor([1.0, 0.0])
     torch.testing.assert_close(table.weights, expected)
     optimizer.zero_grad()
@@ -123,9 +122,8 @@ def test_the_schedule_is_continuous_after_warm_up_and_ends_at_its_ratio():
     assert rates[9] == pytest.approx(2.0)
     assert rates[54] == pytest.approx(1.1)  # halfway through the cosine
     assert rates[99:] == pytest.approx([0.2] * 21)
-    assert learning_rate(5, 1.0, 50, 20, 0.1) == pytest.approx(
-        0.1
-    )  # a warm-up longer than the run is allowed
+    # A warm-up longer than the run is allowed.
+    assert learning_rate(5, 1.0, 50, 20, 0.1) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

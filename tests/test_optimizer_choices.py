@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_resume import STOPPED, call_at, terminate
+from stopped_runs import STOPPED, call_at, terminate
 from training_runs import assert_same_run, metrics, newest_state, tiny, train
 
 from config.resume import check_changes

@@ -234,7 +234,7 @@ def test_the_evaluator_of_a_family_is_one_of_ours_or_of_a_module_of_its_own(
     with pytest.raises(UserError, match=f"the family {family}: evaluator='{evaluator}': .*{message}"):
         train(folder, tmp_path / "run", epochs=2, evaluators=None)
     assert not (tmp_path / "run").exists()
-    if "derive" not in message:  # which nothing tells without importing it
+    if "derive" not in message:  # known only after importing it
         assert check.main([family]) == 1
         assert f"BROKEN: '{evaluator}'" in capsys.readouterr().out
 
@@ -271,7 +271,7 @@ def test_a_check_of_tensors_that_gives_no_bools_is_refused_before_training(outsi
 
 
 ROWS, CELLS = np.zeros((3, 16), np.uint8), np.zeros(16, np.uint8)
-# Method, what it returns instead, its arguments, and what the error says of it
+# Method, its wrong result, its arguments, and the error
 RETURNS = [
     ("check", np.array(True), (ROWS, ROWS), r"check gives bool \(\), but must give bool \(3,\)"),
     ("check", [True] * 3, (ROWS, ROWS), r"check gives \[True, True, True\], but must give bool \(3,\)"),

@@ -17,8 +17,9 @@ from config.report_schema import ReportConfig
 from evaluators import plots
 from evaluators.drawing import curves
 from evaluators.drawing.curves import NothingToDraw
-from trained_run import open_trained, read_metrics
+from trained_run import open_trained
 from utils.errors import UserError
+from utils.run_records import read_metrics
 
 FIGURES = ("accuracy_by_difficulty", "accuracy_by_step", "curves")
 

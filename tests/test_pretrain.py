@@ -92,9 +92,8 @@ def test_the_folder_of_a_run_documents_it(identified, tmp_path):
     assert (folder / "source" / "architectures.py").exists()
     last = metrics(folder)[-1]["step"]
     saved = torch.load(folder / f"step_{last}_all_preds.0", weights_only=True)
-    assert (
-        saved["preds"].shape == saved["labels"].shape == (7, 4)
-    )  # 7 rows in a batch of 8, without the padding row
+    # 7 rows in a batch of 8, without the padding row.
+    assert saved["preds"].shape == saved["labels"].shape == (7, 4)
     correct = (saved["preds"] == saved["labels"]).float()
     assert metrics(folder)[-1]["test/accuracy"] == pytest.approx(correct.mean().item())
     weights = torch.load(folder / f"step_{last}", weights_only=True)

@@ -1,4 +1,4 @@
-"""What surrounds the code: workflow, templates and contributing guide name targets and files that exist."""
+"""The workflow, templates and contributing guide refer to existing targets and files."""
 
 from __future__ import annotations
 

@@ -150,9 +150,8 @@ def test_torchrun_trains_the_runs_of_a_sweep_in_turn(identified, tmp_path):
 # Stopping and resuming
 
 
-@pytest.mark.parametrize(
-    "step", [3, 5]
-)  # within an iteration, and at its end, where the evaluation reads the vote
+# Within an iteration, and at its end, where the evaluation reads the vote.
+@pytest.mark.parametrize("step", [3, 5])
 def test_a_signal_to_one_rank_stops_all_and_the_run_resumes_exactly(identified, tmp_path, step):
     for name, stop_at in (("undisturbed", 0), ("run", step)):
         codes, results = train_on(2, tmp_path, identified, name, stop_at=stop_at, ema=True)

@@ -1,4 +1,4 @@
-"""The README is a front page: short, and what its tables say is what the repository holds."""
+"""The README is short, and its tables agree with the repository."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_it_is_short_and_has_no_tables_of_keys():
     assert [column for table in README.tables() for column in table[0] if column in ("key", "option")] == []
 
 
-def test_its_pictures_are_there_and_small():
+def test_its_pictures_exist_and_are_small():
     pictures = [link for link in README.links() if link.endswith((".gif", ".png", ".svg"))]
     assert {path.rpartition(".")[2] for path in pictures} == {"gif", "svg"}
     assert all((ROOT / path).stat().st_size < 300_000 for path in pictures)

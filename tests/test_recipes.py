@@ -84,10 +84,8 @@ def test_a_recipe_accepts_overrides(path):
         f"+experiment={path.stem}", "arch=trm_singlez", "lr=3e-5", "arch.L_cycles=2", "run_name=mine"
     )
     assert (chosen.lr, chosen.arch["name"], chosen.arch["L_cycles"]) == (3e-5, "trm_singlez", 2)
-    assert (chosen.run_name, chosen.checkpoint_path) == (
-        "mine",
-        None,
-    )  # a recipe sets no folder, so it can be run again
+    # A recipe sets no folder, so it can be run again.
+    assert (chosen.run_name, chosen.checkpoint_path) == ("mine", None)
 
 
 def documented(heading: str, which: int) -> PretrainConfig:

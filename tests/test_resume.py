@@ -2,73 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import write_identified
+from stopped_runs import (
+    SETTINGS,
+    STOPPED,
+    Killed,
+    call_at,
+    evaluated_steps,
+    kill,
+    num_steps,
+    states,
+    stopped_run,
+    terminate,
+)
 from training_runs import ROOT, assert_same_run, metrics, newest_state, run_python, tiny, train
 
 import pretrain
-import training_run
 from training_run import build
-from utils.checkpoint import Checkpointer
 from utils.distributed import World
-from utils.errors import UserError
-
-STOPPED = 128 + signal.SIGTERM
-# 12 groups of two puzzles, 2 epochs per iteration, batches of 8: few steps, which differ between iterations.
-SETTINGS = {"ema": True, "checkpoint_interval_steps": None}
-
-
-def call_at(monkeypatch, name: str, count: int, action: Callable[[], None]) -> None:
-    """Call `action` right before `pretrain` calls its function `name` for the count-th time."""
-    function, calls = getattr(pretrain, name), []
-
-    def counting(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == count:
-            action()
-        return function(*args, **kwargs)
-
-    monkeypatch.setattr(pretrain, name, counting)
-
-
-def terminate() -> None:
-    signal.raise_signal(signal.SIGTERM)
-
-
-class Killed(BaseException):
-    """End the run immediately like SIGKILL, because no handler catches it."""
-
-
-def kill() -> None:
-    raise Killed
-
-
-@pytest.fixture(scope="module")
-def undisturbed(identified, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    assert train(identified, folder, **SETTINGS) == 0
-    return folder
-
-
-def evaluated_steps(folder: Path) -> list[int]:
-    return [line["step"] for line in metrics(folder) if "test/accuracy" in line]
-
-
-def states(folder: Path) -> set[str]:
-    return {path.name for path in folder.glob("state_step_*")}
-
-
-def num_steps(folder: Path) -> int:
-    return metrics(folder)[-1]["step"]
 
 
 def test_the_run_is_long_enough_to_be_stopped_within_both_iterations(undisturbed):
@@ -124,7 +81,7 @@ def test_a_run_may_be_stopped_after_every_step(identified, undisturbed, tmp_path
 
 
 def test_random_numbers_from_the_common_generators_go_on_after_resuming(identified, tmp_path, monkeypatch):
-    """The architectures here seed what they draw; one of a user's may draw from torch, NumPy or Python as it is."""
+    """Our architectures seed their draws; those of users may use the global generators of torch, NumPy or Python."""
     step, drawn = pretrain.train_step, []
 
     def drawing(*args, **kwargs) -> None:
@@ -230,129 +187,6 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over(identified, undist
     assert_same_run(folder, undisturbed)
 
 
-def test_a_finished_run_is_not_changed_and_reported(identified, tmp_path, capsys):
-    folder = tmp_path / "run"
-    train(identified, folder, **SETTINGS)
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    assert train(identified, folder, **SETTINGS, resume="auto") == 0
-    assert "this run has already finished, after step" in capsys.readouterr().out
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
-
-
-def test_a_folder_with_a_run_is_not_overwritten(identified, tmp_path):
-    folder = tmp_path / "run"
-    train(identified, folder)
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match="already holds a run: continue that one with resume=auto"):
-        train(identified, folder)
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
-
-
-@pytest.mark.parametrize("form", ["{run}", "{run}/state_step_{step}", "{run}/step_{step}"])
-def test_a_state_can_be_named_in_three_ways_and_its_folder_is_found(
-    identified, undisturbed, tmp_path, monkeypatch, form
-):
-    folder = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        call_at(patch, "train_step", 5, terminate)
-        train(identified, folder, **SETTINGS)
-    config = tiny(identified, folder, **SETTINGS, resume=form.format(run=folder, step=5))
-    config = config.model_copy(update={"checkpoint_path": None})
-    assert pretrain.train(config, World()) == 0
-    assert_same_run(folder, undisturbed)
-
-
-def test_an_older_state_can_be_named(identified, undisturbed, tmp_path):
-    folder = tmp_path / "run"
-    train(identified, folder, **SETTINGS)
-    first = min(folder.glob("state_step_*"), key=lambda path: int(path.name[11:]))
-    assert train(identified, folder, **SETTINGS, resume=str(first)) == 0
-    assert_same_run(folder, undisturbed)
-
-
-def test_a_state_of_another_folder_continues_in_a_new_one(identified, undisturbed, tmp_path):
-    first = min(undisturbed.glob("state_step_*"), key=lambda path: int(path.name[11:]))
-    before = {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()}
-    fork = tmp_path / "fork"
-    assert train(identified, fork, **SETTINGS, resume=str(first)) == 0
-    assert {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()} == before
-    cut = int(first.name[11:])
-    assert metrics(fork) == [line for line in metrics(undisturbed) if line["step"] > cut]
-    with pytest.raises(UserError, match="already holds another run"):
-        train(identified, fork, **SETTINGS, resume=str(first))
-
-
-def test_a_folder_without_a_state_is_an_error_with_a_suggestion(identified, tmp_path):
-    with pytest.raises(
-        UserError, match="no full training state there; name a run's folder or a state_step_N"
-    ):
-        train(identified, tmp_path / "run", resume=str(tmp_path / "nothing"))
-
-
-def test_auto_without_a_run_name_is_rejected(identified):
-    with pytest.raises(UserError, match="resume=auto needs checkpoint_path="):
-        tiny(identified, "x", checkpoint_path=None, resume="auto")
-
-
-def stopped_run(identified, folder, monkeypatch, step=4, **settings) -> Path:
-    with monkeypatch.context() as patch:
-        call_at(patch, "train_step", step, terminate)
-        assert train(identified, folder, **SETTINGS | settings) == STOPPED
-    return folder
-
-
-def test_allowed_changes_are_reported_and_take_effect(identified, tmp_path, monkeypatch, capsys):
-    folder = stopped_run(identified, tmp_path / "run", monkeypatch)
-    changes = {"lr": 1e-2, "log_interval": 1, "epochs": 6}
-    assert train(identified, folder, **SETTINGS | changes, resume="auto") == 0
-    out = capsys.readouterr().out
-    for line in ("lr: 0.001 in the checkpoint, 0.01 now", "epochs: 4 in the checkpoint, 6 now"):
-        assert f"resume: {line}" in out
-    assert "resume: run_name" not in out
-    assert sum("test/accuracy" in line for line in metrics(folder)) == 3
-    assert metrics(folder)[-2]["train/lr"] == 1e-2
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("global_batch_size", 4), ("eval_interval", 4), ("seed", 1), ("ema", False), ("grad_accum_steps", 2)],
-)
-def test_meaningless_changes_are_rejected(identified, tmp_path, monkeypatch, key, value):
-    folder = stopped_run(identified, tmp_path / "run", monkeypatch)
-    before = metrics(folder)
-    with pytest.raises(UserError, match=rf"cannot be resumed with another value of\n  {key}: .* {value} now"):
-        train(identified, folder, **SETTINGS | {key: value}, resume="auto")
-    assert metrics(folder) == before
-
-
-def test_a_different_model_is_rejected(identified, tmp_path, monkeypatch):
-    folder = stopped_run(identified, tmp_path / "run", monkeypatch)
-    with pytest.raises(UserError, match=r"arch\.H_cycles: 2 in the checkpoint, 3 now"):
-        train(identified, folder, "arch.H_cycles=3", **SETTINGS, resume="auto")
-
-
-def test_epochs_cannot_change_if_they_are_one_iteration(identified, tmp_path, monkeypatch):
-    folder = stopped_run(identified, tmp_path / "run", monkeypatch, eval_interval=None)
-    with pytest.raises(UserError, match="epochs: 4 in the checkpoint, 6 now"):
-        train(identified, folder, **SETTINGS | {"epochs": 6, "eval_interval": None}, resume="auto")
-
-
-def test_the_same_data_in_another_folder_is_accepted_but_not_other_data(
-    identified, undisturbed, tmp_path, monkeypatch, capsys
-):
-    folder = stopped_run(identified, tmp_path / "run", monkeypatch)
-    renamed = write_identified(tmp_path / "renamed", names="abcdeg")
-    with pytest.raises(UserError, match=r"not what this run was trained on\n  puzzle identifiers"):
-        train(renamed, folder, **SETTINGS, resume="auto")
-    more = write_identified(tmp_path / "more", names="abcdefg")
-    with pytest.raises(UserError, match="num_puzzle_identifiers: 7 in the checkpoint, 8 now"):
-        train(more, folder, **SETTINGS, resume="auto")
-    moved = write_identified(tmp_path / "moved")
-    assert train(moved, folder, **SETTINGS, resume="auto") == 0
-    assert "resume: data_paths: " in capsys.readouterr().out
-    assert_same_run(folder, undisturbed)
-
-
 def test_a_run_with_a_damaged_state_continues_from_the_previous_one(
     identified, undisturbed, tmp_path, capsys
 ):
@@ -365,68 +199,6 @@ def test_a_run_with_a_damaged_state_continues_from_the_previous_one(
     assert train(identified, folder, **SETTINGS, resume="auto") == 0
     assert "its SHA-256 differs from the manifest's); skipped" in capsys.readouterr().out
     assert_same_run(folder, undisturbed)
-
-
-def test_a_checkpoint_is_complete(undisturbed):
-    path = max(undisturbed.glob("state_step_*/*-shared.pt"), key=lambda path: int(path.parent.name[11:]))
-    shared = torch.load(path, weights_only=True)
-    of_rank = torch.load(path.with_name(path.name.replace("shared", "rank_0")), weights_only=True)
-    assert {"model", "ema", "optimizers", "step", "iteration", "batch", "best", "facts"} <= shared.keys()
-    assert shared["optimizers"].keys() == {"weights", "puzzle_emb"}
-    assert {"config", "data", "versions", "wandb_run_id", "metrics_lines"} <= shared["facts"].keys()
-    assert {"carries", "random", "interval"} <= of_rank.keys()
-    assert any(not torch.equal(shared["model"][name], value) for name, value in shared["ema"].items())
-    weights = torch.load(undisturbed / f"step_{shared['step']}", weights_only=True)
-    for name, average in shared["ema"].items():
-        assert torch.equal(weights[name], average), name
-
-
-def test_only_full_states_are_pruned_never_weights(identified, tmp_path):
-    folder = tmp_path / "run"
-    train(identified, folder, checkpoint_interval_steps=2, keep_last=1)
-    steps = {int(path.name[5:]) for path in folder.glob("step_*")}
-    last = num_steps(folder)
-    assert {*range(2, last, 2), last} <= steps
-    assert [path.name for path in folder.glob("state_step_*")] == [f"state_step_{last}"]
-
-
-def test_the_end_is_saved_even_without_evaluation(identified, tmp_path):
-    folder = tmp_path / "run"
-    assert train(identified, folder, min_eval_interval=99) == 0
-    assert not any("test/accuracy" in line for line in metrics(folder))
-    assert (folder / f"step_{num_steps(folder)}").exists()
-    assert (folder / f"state_step_{num_steps(folder)}").exists()
-
-
-def test_a_run_out_of_patience_stops_keeps_its_best_and_is_then_finished(identified, tmp_path, capsys):
-    folder = tmp_path / "run"
-    settings = {"epochs": 20, "lr": 0.0, "puzzle_emb_lr": 0.0, "early_stop_patience": 2}
-    assert train(identified, folder, **settings) == 0
-    assert sum("test/accuracy" in line for line in metrics(folder)) == 3
-    assert "stopped early" in capsys.readouterr().out
-    first = next(line["step"] for line in metrics(folder) if "test/accuracy" in line)
-    assert json.loads((folder / "best.json").read_text())["step"] == first
-    assert (folder / "best").read_bytes() == (folder / f"step_{first}").read_bytes()
-    assert train(identified, folder, **settings, resume="auto") == 0
-    assert "this run has already finished" in capsys.readouterr().out
-
-
-def test_the_best_is_kept_even_if_not_every_evaluation_is_saved(identified, tmp_path):
-    folder = tmp_path / "run"
-    assert train(identified, folder, epochs=6, best_metric="test/lm_loss", checkpoint_every_eval=False) == 0
-    losses = {line["step"]: line["test/lm_loss"] for line in metrics(folder) if "test/lm_loss" in line}
-    assert json.loads((folder / "best.json").read_text())["step"] == min(losses, key=losses.get)
-
-
-def test_a_missing_best_metric_does_not_lose_training(sudoku4x4, tmp_path):
-    """The evaluator may log it, so it is accepted at the start, but no 4x4 puzzle is that hard."""
-    folder, name = tmp_path / "run", "sudoku/exact_difficulty_over_100"
-    with pytest.raises(UserError, match=f"best_metric={name}: no such metric; this run has sudoku/"):
-        train(sudoku4x4, folder, evaluators=None, best_metric=name)
-    assert states(folder) == {f"state_step_{evaluated_steps(folder)[0]}"}
-    with pytest.raises(UserError, match="no such metric"):  # after the training has finished
-        train(sudoku4x4, folder, evaluators=None, best_metric=name, resume="auto")
-    assert train(sudoku4x4, folder, evaluators=None, best_metric="test/accuracy", resume="auto") == 0
 
 
 def test_a_failing_evaluator_does_not_lose_training(identified, undisturbed, tmp_path, monkeypatch):
@@ -469,30 +241,6 @@ def test_resuming_does_not_read_used_batches(identified, tmp_path, monkeypatch):
     )
     train(identified, folder, **SETTINGS, resume="auto")
     assert asked[0] == (1, 3)
-
-
-def test_identifier_names_are_read_once_for_any_number_of_saves(identified, tmp_path, monkeypatch):
-    read, hashes = [], training_run.identifier_hashes
-    monkeypatch.setattr(training_run, "identifier_hashes", lambda paths: read.append(1) or hashes(paths))
-    train(identified, tmp_path / "run", checkpoint_interval_steps=1)
-    assert len(list((tmp_path / "run").glob("step_*"))) > 5
-    assert len(read) == 1
-
-
-@pytest.mark.slow
-def test_saving_states_takes_less_than_a_hundredth_of_the_loop(identified, tmp_path, monkeypatch):
-    """With default settings, which save a state at each evaluation; measure the time that the loop waits for saving."""
-    made = []
-    init = Checkpointer.__init__
-    monkeypatch.setattr(
-        Checkpointer, "__init__", lambda self, *a, **k: (init(self, *a, **k), made.append(self))[0]
-    )
-    train(identified, tmp_path / "run", epochs=400, eval_interval=200)
-    state = torch.load(
-        max((tmp_path / "run").glob("state_step_*/*-shared.pt"), key=lambda p: p.stat().st_mtime),
-        weights_only=True,
-    )
-    assert made[0].blocked_seconds < 0.01 * state["seconds"], (made[0].blocked_seconds, state["seconds"])
 
 
 @pytest.mark.slow

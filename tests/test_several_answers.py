@@ -129,7 +129,7 @@ def test_an_oracle_picks_by_the_rules(strategy, reports):
 
 
 @pytest.mark.parametrize("strategy", sorted(STRATEGIES.keys() - {"ladder"}))
-def test_stopping_at_the_first_valid_answer_solves_what_the_checker_accepts(strategy, reports):
+def test_stopping_at_the_first_valid_answer_solves_the_puzzles_that_the_checker_accepts(strategy, reports):
     (row,) = reports[strategy]["curves"]["with_checker"]
     assert row["solved"] == row["said_stop"] == 1
 
@@ -176,7 +176,7 @@ def test_the_card_of_an_export_says_both(run):
     assert "exact accuracy 0.00% (95% interval" in card
 
 
-def test_plots_are_of_what_is_solved_by_the_rules(run):
+def test_plots_show_the_share_solved_by_the_rules(run):
     config = ReportConfig(checkpoint=str(run), device="cpu")
     (table, num_puzzles, _), by_difficulty = plots.solve_test_puzzles(open_trained(str(run)), config)
     assert num_puzzles == NUM_TEST
@@ -191,7 +191,7 @@ def test_plots_are_of_what_is_solved_by_the_rules(run):
     assert max(solved.lines[-1].get_ydata()) == 1
 
 
-def test_the_memorisation_report_compares_what_is_solved_by_the_rules(run, capsys):
+def test_the_memorisation_report_compares_shares_solved_by_the_rules(run, capsys):
     memorisation.run(MemorisationConfig(checkpoint=str(run), device="cpu"))
     said = capsys.readouterr().out
     assert "100.0% of the test puzzles: a gap of" in said

@@ -55,7 +55,7 @@ def test_the_first_step_that_says_stop_is_reported_with_its_probability_and_rule
     assert lines[-2] == "halting rule (q_halt > q_continue): never says stop; most likely at step 2, 26.9%"
 
 
-def test_a_solution_counts_from_the_step_since_which_it_is_kept():
+def test_a_solution_counts_from_the_step_after_which_it_stays():
     assert watched(sudoku_family(), grid(PUZZLE), grid(ANSWER), scripted())[-1] == (
         "solved in 3 steps: valid, and equal to the answer"
     )

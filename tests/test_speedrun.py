@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from test_resume import STOPPED, call_at, terminate
+from stopped_runs import STOPPED, call_at, terminate
 from training_runs import ROOT, assert_same_run, metrics
 
 import pretrain

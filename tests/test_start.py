@@ -164,7 +164,7 @@ def test_eager_training_never_imports_the_compiler(sudoku, tmp_path, optimizer):
     assert imported.isdisjoint({"torch._dynamo", "torch._inductor", "sympy", "wandb", "matplotlib"})
 
 
-# Prints, when a command ends, whether garbage is collected, and whether what was imported is left out of it.
+# When a command ends, prints whether garbage collection is enabled and skips imported objects.
 AT_THE_END = """
 import atexit, gc, runpy, sys
 atexit.register(lambda: print("collects", gc.isenabled(), gc.get_freeze_count() > 50_000))
@@ -183,8 +183,8 @@ def test_garbage_is_collected_again_when_a_command_has_started(sudoku, tmp_path)
         assert done.stdout.splitlines()[-1] == "collects True True", command[0]
 
 
-# Ends at the import of pydantic, which all of these commands need, and says whether garbage is collected then.
-TELLS_AT_PYDANTIC = """
+# At the import of pydantic, which all of these commands need, prints whether garbage collection is enabled, and exits.
+AT_PYDANTIC = """
 import gc, runpy, sys
 class Finder:
     def find_spec(self, name, *_):
@@ -200,7 +200,7 @@ sys.path[0] = "."
 def test_no_garbage_is_collected_during_the_imports(command):
     name = command.removeprefix("-m ")
     run = f"runpy.run_path({name!r}" if name == command else f"runpy.run_module({name!r}"
-    script = f"{TELLS_AT_PYDANTIC}\n{run}, run_name='__main__')"
+    script = f"{AT_PYDANTIC}\n{run}, run_name='__main__')"
     done = run_python("-c", script, cwd=ROOT)
     assert "collects False" in done.stdout, done.stdout + done.stderr
 

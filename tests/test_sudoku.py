@@ -421,9 +421,8 @@ def test_hashes_distinguish_inequivalent_puzzles(shape, clues, number):
     puzzles, solutions = (np.stack(grids) for grids in zip(*made, strict=True))
     hashes = invariant_hashes(puzzles, solutions, shape).tolist()
     classes = [canonical(p, s, shape) for p, s in zip(puzzles, solutions, strict=True)]
-    assert len({*zip(classes, hashes, strict=True)}) == len(
-        {*classes}
-    )  # equivalent puzzles have equal hashes
+    # Equivalent puzzles have equal hashes.
+    assert len({*zip(classes, hashes, strict=True)}) == len({*classes})
     assert len({*hashes}) == len({*classes})  # and only those, for these puzzles
 
 

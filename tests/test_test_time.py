@@ -68,9 +68,8 @@ def test_halting_gives_the_answers_at_the_first_stop_with_less_work(sizes):
     (halted,) = curves["halted"]
     assert halted["supervision_steps"] == pytest.approx(steps.mean())
     assert halted["exact_accuracy"] == exact(answers)
-    assert (
-        curves["steps"][-1]["exact_accuracy"] != halted["exact_accuracy"]
-    )  # an overconfident answer was kept
+    # An overconfident answer was kept.
+    assert curves["steps"][-1]["exact_accuracy"] != halted["exact_accuracy"]
     assert tally.seconds.keys() == {"full", "halted"}
 
 

@@ -1,4 +1,4 @@
-"""YAML that the repository writes: every string comes back as that string, from whichever parser."""
+"""YAML that the repository writes: any parser reads every string as the same string."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_random_strings_of_number_like_characters_come_back(parse):
     assert [(word, back) for word, back in zip(words, found, strict=True) if word != back] == []
 
 
-def test_what_is_no_string_keeps_its_type_and_needs_no_quotes():
+def test_other_values_keep_their_type_and_need_no_quotes():
     values = {
         "none": None,
         "bools": [True, False],

@@ -1,4 +1,4 @@
-"""When to save and stop, and which evaluation was the best."""
+"""Decide when to save and stop, and which evaluation was the best."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Python's garbage collection while a command starts: it takes a fifth of the time of imports and finds nothing.
+"""Pause garbage collection while a command starts: it takes a fifth of the time of imports and finds nothing.
 
 Like `utils.interrupts`, imports only what Python has loaded already.
 """

@@ -1,4 +1,4 @@
-"""What `compile=` can name besides auto, true and false."""
+"""Values of `compile=` other than auto, true and false."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Grids drawn in the terminal and as pictures."""
+"""Draw grids in the terminal and as pictures."""

@@ -18,26 +18,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from dataset.families.cell_text import format_cells, parse_cells, symbols_of_tokens
 from dataset.families.contract import keep_contracts
-from dataset.families.grid_style import (
-    BLANK,
-    EMPTY,
-    GridStyle,
-    Kind,
-    completion_legend,
-    distinct_colours,
-    rgb,
-)
+from dataset.families.grid_style import GridStyle, Kind, colour_style, completion_style
+from dataset.families.labels import agreement, compare_with_labels, equals
 from dataset.families.parts import Comparison, RowForm, Verdict
 from dataset.families.revealed_cells import RevealedCells
 from dataset.families.symmetry import FiniteSymmetries, Symmetries
-from dataset.families.wording import count, describe_position, with_line_breaks
+from dataset.families.wording import count
 from dataset.metadata import FamilyFinding, Metadata
 from dataset.units import CellUnits, stated_units
 from utils.errors import UserError
-
-IGNORE_LABEL_ID = -100
-_GENERIC_SYMBOLS = ".0123456789abcdefghijklmnopqrstuvwxyz"
 
 # (generator, B rows of the global batch, slice of this rank, inputs (b, S), labels (b, S)) -> inputs and labels
 Augmentation = Callable[
@@ -142,7 +133,7 @@ class Family:
         return self.found.reason
 
     def lacks(self, member: str) -> str:
-        """Why what `member` of the class would offer is missing, as the end of a sentence."""
+        """Return why a feature that needs `member` of the class is missing, as the end of a sentence."""
         if self.name is None:
             return self.reason
         words = f"the family {self.name} defines no {member}"
@@ -158,27 +149,10 @@ class Family:
     @cached_property
     def grid_style(self) -> GridStyle:
         """Symbols and colours of the grids: symbols on white given `blank` and `characters`, else coloured cells."""
-        count = self.metadata.vocab_size
         if self.blank is not None and self.characters:
-            symbols = {token: character for character, token in reversed(tuple(self.characters.items()))}
-            others = iter(distinct_colours(count))
-            return GridStyle(
-                self.shape,
-                "".join(symbols.get(token, "?" if token else " ") for token in range(count)),
-                rgb((EMPTY, *(BLANK if token == self.blank else next(others) for token in range(1, count)))),
-                empty_tokens=frozenset({self.blank}),
-                legend=completion_legend(next(token for token in symbols if token != self.blank)),
-            )
-        known = _GENERIC_SYMBOLS[:count]
-        return GridStyle(
-            self.shape,
-            known + "?" * (count - len(known)),
-            rgb((EMPTY, *distinct_colours(count - 1))),
-            cells="colours",
-            coloured_symbols=True,
-            legend=(),
-            shade="white dots: the larger, the less sure",
-        )
+            symbols = symbols_of_tokens(self.characters)
+            return completion_style(self.shape, self.metadata.vocab_size, self.blank, symbols)
+        return colour_style(self.shape, self.metadata.vocab_size)
 
     @cached_property
     def shape(self) -> tuple[int, int]:
@@ -202,30 +176,11 @@ class Family:
                 f"puzzle=: puzzles of this model cannot be written as text: {self.lacks('characters')}; choose one "
                 "from its dataset with index="
             )
-        text, tokens = with_line_breaks(text), []
-        for position, character in enumerate(text):
-            if character.isspace() or character in "|-+/":  # a drawn grid
-                continue
-            if character not in self.characters:
-                allowed = " ".join(self.characters)
-                raise UserError(
-                    f"puzzle= has {character!r} at {describe_position(text, position)}; allowed are {allowed}, and "
-                    "| - + / and white space, which are ignored"
-                )
-            tokens.append(self.characters[character])
-        if len(tokens) != self.metadata.seq_len:
-            rows, columns = self.shape
-            raise UserError(
-                f"puzzle= has {count(len(tokens), 'cell')}, but this model solves {rows}x{columns} grids with "
-                f"{self.metadata.seq_len} cells (| - + / and white space do not count)"
-            )
-        return np.array(tokens, np.uint8)
+        return parse_cells(text, self.characters, self.shape)
 
     def write(self, question: np.ndarray) -> str:
         """Format a question (S,) as text that `read` parses back to it."""
-        symbols = {token: character for character, token in reversed(tuple(self.characters.items()))}
-        rows = np.asarray(question).reshape(self.shape)
-        return "\n".join("".join(symbols[int(token)] for token in row) for row in rows)
+        return format_cells(question, self.characters, self.shape)
 
     def remarks(self, question: np.ndarray) -> list[str]:
         """Return warnings about a question (S,) that can nevertheless be given to a model."""
@@ -335,7 +290,7 @@ class Family:
 
 
 def square_problem(metadata: Metadata, vocab_size: int, sides: Container[int]) -> str | None:
-    """Why these are not the sizes of a square grid with such sides and tokens, as `size_problem` says it."""
+    """Return why these are not the sizes of a square grid with such sides and tokens, as `size_problem` does."""
     side = isqrt(metadata.seq_len)
     if side * side != metadata.seq_len or side not in sides:
         return f"seq_len is {metadata.seq_len}, which is not the size of such a grid"
@@ -345,22 +300,3 @@ def square_problem(metadata: Metadata, vocab_size: int, sides: Container[int]) -
     if metadata.vocab_size != vocab_size:
         return f"vocab_size is {metadata.vocab_size}, not {vocab_size}"
     return None
-
-
-def equals(answer: np.ndarray, labels: np.ndarray) -> bool:
-    """Return True if the answer matches every labelled cell."""
-    return bool(((answer == labels) | (labels == IGNORE_LABEL_ID)).all())
-
-
-def agreement(answer: np.ndarray, labels: np.ndarray) -> str:
-    """Format how many labelled cells of an answer are right."""
-    labelled = labels != IGNORE_LABEL_ID
-    right = int(((answer == labels) & labelled).sum())
-    return f"{right} of {count(int(labelled.sum()), 'cell')} as in the answer"
-
-
-def compare_with_labels(answer: np.ndarray, labels: np.ndarray | None) -> str:
-    """Say whether a valid answer equals the label, as the end of a sentence; "" if that is unknown."""
-    if labels is None:
-        return ""
-    return ", and equal to the answer" if equals(answer, labels) else ", but not the one in the dataset"

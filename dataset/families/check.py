@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset.families import FAMILIES, family_class, family_of, named_family
-from dataset.families.base import IGNORE_LABEL_ID
+from dataset.families.labels import IGNORE_LABEL_ID
 from dataset.format import SPLITS, Split, open_valid, problems_text
 from dataset.options import OptionParser
 from dataset.promises import PROMISES, PromiseOutcome, check_promises

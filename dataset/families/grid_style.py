@@ -97,6 +97,35 @@ def completion_legend(token: int, words: Iterable[str] = COMPLETION_WORDS) -> tu
     return tuple(LegendEntry(token, kind, text) for kind, text in zip(Kind, words, strict=True))
 
 
+def completion_style(
+    shape: tuple[int, int], vocab_size: int, blank: int, symbols: Mapping[int, str]
+) -> GridStyle:
+    """Return a style for puzzles with blank cells to fill in: the symbol of each token on white."""
+    others = iter(distinct_colours(vocab_size))
+    return GridStyle(
+        shape,
+        "".join(symbols.get(token, "?" if token else " ") for token in range(vocab_size)),
+        rgb((EMPTY, *(BLANK if token == blank else next(others) for token in range(1, vocab_size)))),
+        empty_tokens=frozenset({blank}),
+        legend=completion_legend(next(token for token in symbols if token != blank)),
+    )
+
+
+def colour_style(shape: tuple[int, int], vocab_size: int) -> GridStyle:
+    """Return a style for puzzles of an unknown family: coloured cells with a symbol per token."""
+    known = _GENERIC_SYMBOLS[:vocab_size]
+    return GridStyle(
+        shape,
+        known + "?" * (vocab_size - len(known)),
+        rgb((EMPTY, *distinct_colours(vocab_size - 1))),
+        cells="colours",
+        coloured_symbols=True,
+        legend=(),
+        shade="white dots: the larger, the less sure",
+    )
+
+
+_GENERIC_SYMBOLS = ".0123456789abcdefghijklmnopqrstuvwxyz"
 EMPTY, BLANK = 0x18181C, 0x2A2C34  # dark colours for padding and for blank cells
 
 

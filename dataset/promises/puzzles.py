@@ -10,7 +10,8 @@ from functools import cached_property
 
 import numpy as np
 
-from dataset.families.base import IGNORE_LABEL_ID, Family
+from dataset.families.base import Family
+from dataset.families.labels import IGNORE_LABEL_ID
 
 _CHANGES = 48  # per puzzle, answers with one changed cell
 _SHOWN = 60  # maximum number of tokens or characters shown

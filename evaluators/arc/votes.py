@@ -21,12 +21,8 @@ from utils.reading import read_npz
 
 CANDIDATES_FILE = "candidates.npz"
 _DIGEST_BYTES = 32
-_COLUMNS = {
-    "slots": "i",
-    "digests": "u",
-    "votes": "i",
-    "confidences": "f",
-}  # dtype kinds, in the candidates' file
+# Dtype kinds, in the candidates' file.
+_COLUMNS = {"slots": "i", "digests": "u", "votes": "i", "confidences": "f"}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from trained_run import Trained, read_metrics
+from trained_run import Trained
+from utils.run_records import read_metrics
 
 COST_KEY = "training"  # key in the metadata of an export, which comes without the log of the run
 _LOGGED = {"train/flops": "flops", "train/puzzles": "puzzles_finished", "train/seconds": "seconds"}

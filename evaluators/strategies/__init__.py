@@ -14,7 +14,7 @@ class StrategyEntry(NamedTuple):
     builder: str
     """The function that builds it, as module@function in this package (type: `build.Builder`)."""
     options: frozenset[str]
-    """The keys of `evaluate.py` that it accepts; all other keys of strategies are refused."""
+    """The keys of `evaluate.py` that it accepts; all other keys of strategies are rejected."""
 
 
 def _entry(builder: str, *options: str) -> StrategyEntry:

@@ -18,7 +18,7 @@ from evaluators.strategies import STRATEGIES
 from evaluators.strategies.base import Strategy
 from evaluators.strategies.cascade import STAGES, Cascade
 from evaluators.strategies.continuous import Continuous
-from evaluators.strategies.plans import VOTES, CascadePlan, OneChain, Rung
+from evaluators.strategies.plans import VOTES, CascadePlan, OneChain, StageSpec
 from evaluators.strategies.test_time import Ensemble, NoiseChains, Plain, SymmetryVoting, Voting
 from evaluators.strategies.verifier import Checker, checker_of
 from utils.errors import UserError
@@ -93,27 +93,27 @@ def ensemble(choice: Choice, setting: Setting, checker: Checker | None) -> tuple
 
 
 def ladder(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[Strategy, dict[str, Any]]:
-    rungs = list(choice.rungs or _possible_stages(setting, choice))
+    stages = list(choice.rungs or _possible_stages(setting, choice))
     votings: dict[str, Voting] = {}
     more = choice.more_steps or MORE_STEPS * choice.num_steps
-    options: dict[str, Any] = {"rungs": rungs, "halt": choice.halt or False}
-    if "more_steps" in rungs:
+    options: dict[str, Any] = {"rungs": stages, "halt": choice.halt or False}
+    if "more_steps" in stages:
         if more <= choice.num_steps:
             raise UserError(
                 f"more_steps={more} must exceed the {choice.num_steps} steps of the previous rung (halt_max_steps)"
             )
         options["more_steps"] = more
-    if "symmetry" in rungs:
+    if "symmetry" in stages:
         votings["symmetry"], own = symmetry(choice, setting, None, "first_stop")
         options["symmetry"] = own
-    if "noise" in rungs:
+    if "noise" in stages:
         votings["noise"], own = noise(choice, setting, None)
         options["noise"] = own
     if choice.halt == "auto":
-        return _fast_cascade(setting, rungs, choice.num_steps, more, votings), options
+        return _fast_cascade(setting, stages, choice.num_steps, more, votings), options
     cascade = Cascade(
         setting.solvers[0],
-        rungs,
+        stages,
         choice.num_steps,
         more_steps=more,
         votings=votings,
@@ -125,7 +125,7 @@ def ladder(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[S
 
 
 def fast_plain(setting: Setting, num_steps: int) -> Continuous:
-    """One chain for each puzzle, which leaves as it settles."""
+    """Build `strategy=plain` with one chain per puzzle, which leaves when it settles."""
     return Continuous(
         setting.solvers[0],
         setting.rule,
@@ -136,7 +136,7 @@ def fast_plain(setting: Setting, num_steps: int) -> Continuous:
 
 
 def _fast_vote(voting: Voting, choice: Choice, setting: Setting) -> Continuous:
-    """The same vote with chains that leave as they settle, and no more of them than decide it."""
+    """Build the same vote with chains that leave when they settle, and no more of them than decide the vote."""
     plan = partial(VOTES[voting.pick], choice.strategy, voting.num_chains, voting.num_steps)
     return Continuous(
         voting.solver,
@@ -151,42 +151,42 @@ def _fast_vote(voting: Voting, choice: Choice, setting: Setting) -> Continuous:
 
 
 def _fast_cascade(
-    setting: Setting, rungs: Sequence[str], num_steps: int, more_steps: int, votings: dict[str, Voting]
+    setting: Setting, stages: Sequence[str], num_steps: int, more_steps: int, votings: dict[str, Voting]
 ) -> Continuous:
-    """The cascade with chains that leave as they settle; a stage solves a puzzle only if the model says stop."""
+    """Build the cascade with chains that leave when they settle; a stage solves a puzzle if the model says stop."""
     limits = {"steps": num_steps, "more_steps": more_steps}
-    stages = [
-        Rung(name, votings[name].num_steps, votings[name].pick, votings[name].num_chains)
+    specs = [
+        StageSpec(name, votings[name].num_steps, votings[name].pick, votings[name].num_chains)
         if name in votings
-        else Rung(name, limits[name])
-        for name in rungs
+        else StageSpec(name, limits[name])
+        for name in stages
     ]
     rule = setting.rule
     return Continuous(
         setting.solvers[0],
         None if rule is None else StopRule(max(rule.threshold, OWN_RULE.threshold), rule.patience),
-        partial(CascadePlan, stages),
+        partial(CascadePlan, specs),
         capacity=setting.capacity,
         votings=votings,
         for_all=False,
         sigma=votings["noise"].sigma if "noise" in votings else 0.0,
         sizes=setting.sizes,
-        stages=rungs,
+        stages=stages,
     )
 
 
 def _possible_stages(setting: Setting, choice: Choice) -> list[str]:
-    """All stages except those that the data or architecture does not support and the user did not configure."""
-    rungs = list(STAGES)
+    """Return all stages except those that the data or architecture does not support and the user did not set."""
+    stages = list(STAGES)
     if choice.symmetries is None:
         try:
             symmetry(choice, setting, None, "first_stop")
         except UserError:
-            rungs.remove("symmetry")
+            stages.remove("symmetry")
     asked = {choice.chains, choice.sigma, choice.pick} != {None}
     if not asked and (not _has_scratch(setting.solvers[0]) or setting.family.sigma is None):
-        rungs.remove("noise")
-    return rungs
+        stages.remove("noise")
+    return stages
 
 
 def _symmetries(setting: Setting) -> Symmetries:

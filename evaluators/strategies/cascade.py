@@ -22,14 +22,14 @@ from evaluators.strategies.samples import (
     PICKS,
     Bundle,
     Candidates,
+    DecidingRule,
     PuzzleRows,
-    StopRule,
     first_to_stop,
     run_chains,
     solve_bundle,
 )
 from evaluators.strategies.test_time import Voting
-from evaluators.strategies.verifier import Checker, Found
+from evaluators.strategies.verifier import AcceptedAnswers, Checker
 
 STAGES = ("steps", "more_steps", "symmetry", "noise")
 
@@ -45,7 +45,7 @@ class StageResult:
 
 
 class Cascade(Strategy):
-    """Run the stages `rungs` in the given order; `votings` maps `symmetry` and `noise` to their strategies.
+    """Run `stages` in the given order; `votings` maps `symmetry` and `noise` to their strategies.
 
     A puzzle counts as solved if the halting rule says so. With a `checker`, the checker decides instead, and a run ends
     at the first answer it accepts. With `halt`, rows leave the stage `steps` as soon as they say stop. A puzzle that no
@@ -58,7 +58,7 @@ class Cascade(Strategy):
     def __init__(
         self,
         solver: Solver,
-        rungs: Sequence[str],
+        stages: Sequence[str],
         num_steps: int,
         *,
         more_steps: int,
@@ -67,7 +67,7 @@ class Cascade(Strategy):
         checker: Checker | None = None,
         sizes: Sequence[int] = (),
     ):
-        self.solver, self.rungs = solver, rungs
+        self.solver, self.stages = solver, stages
         self.num_steps, self.more_steps, self.votings = num_steps, more_steps, votings
         self.halt, self.checker, self.sizes = halt, checker, sizes
         self.uses_rules = checker is not None
@@ -77,13 +77,13 @@ class Cascade(Strategy):
         answers = np.zeros((len(rows), rows.inputs.shape[1]), np.int16)
         q_halt = np.full(len(rows), -np.inf, np.float32)
         solved, total_steps = np.zeros(len(rows), bool), np.zeros(len(rows), np.int64)
-        stages = _Stages(self, rows)
-        for name in self.rungs:
+        runner = _StageRunner(self, rows)
+        for name in self.stages:
             entering = ~solved
             steps = np.zeros(len(rows), np.int64)
             entered = np.flatnonzero(entering)
             if len(entered):
-                result = stages.run(name, entered)
+                result = runner.run(name, entered)
                 steps[entered] = result.steps
                 by_majority = name in self.votings and self.votings[name].pick == "majority"
                 better = result.solved | by_majority | (result.q_halt > q_halt[entered])
@@ -100,8 +100,8 @@ class Cascade(Strategy):
         )
 
 
-class _Stages:
-    """The stages of one batch; `steps` and `more_steps` share a rollout."""
+class _StageRunner:
+    """Runs the stages of one batch; `steps` and `more_steps` share a rollout."""
 
     def __init__(self, cascade: Cascade, rows: PuzzleRows):
         self._cascade, self._rows = cascade, rows
@@ -124,7 +124,7 @@ class _Stages:
             unsolved = np.flatnonzero(np.isin(self._rollout.row_indices.cpu().numpy(), entered))
             self._rollout.keep(torch.from_numpy(unsolved).to(self._bundle.inputs.device))
         done = run_chains(
-            self._rollout, self._bundle, last, self._stop_rule(decide, self._rows, self._bundle)
+            self._rollout, self._bundle, last, self._deciding_rule(decide, self._rows, self._bundle)
         )
         chains = np.zeros(len(self._rows), np.int64)
         result = self._result(done, chains, done.steps - before)
@@ -134,7 +134,9 @@ class _Stages:
         parts = []
         for chunk, _ in rows.chunks(voting.num_chains, voting.capacity):
             bundle = voting.bundle(chunk)
-            decide = self._stop_rule(first_to_stop if voting.pick == "first_stop" else None, chunk, bundle)
+            decide = self._deciding_rule(
+                first_to_stop if voting.pick == "first_stop" else None, chunk, bundle
+            )
             parts.append(solve_bundle(voting.solver, bundle, voting.num_steps, decide, voting.sizes))
         done = Candidates.joined(parts)
         chains = np.where(done.decider != NONE, done.decider, PICKS[voting.pick](done))
@@ -145,9 +147,11 @@ class _Stages:
         solved = done.says_stop[rows, chains] if self._cascade.checker is None else done.decider != NONE
         return StageResult(done.answers[rows, chains], done.q_halt[rows, chains], solved, steps)
 
-    def _stop_rule(self, by_halting: StopRule | None, rows: PuzzleRows, bundle: Bundle) -> StopRule | None:
-        """The rule that ends a run: the checker's if there is one, else `by_halting`."""
+    def _deciding_rule(
+        self, by_halting: DecidingRule | None, rows: PuzzleRows, bundle: Bundle
+    ) -> DecidingRule | None:
+        """Return the rule that ends a run: the checker's if there is one, else `by_halting`."""
         if self._cascade.checker is None:
             return by_halting
-        found = Found(self._cascade.checker, rows, bundle)
-        return lambda number, output, answers, puzzles: found.look(answers.cpu().numpy(), number, puzzles)
+        accepted = AcceptedAnswers(self._cascade.checker, rows, bundle)
+        return lambda number, output, answers, puzzles: accepted.check(answers.cpu().numpy(), number, puzzles)

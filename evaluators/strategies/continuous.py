@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from evaluators.inference import Solver
-from evaluators.slots import Looked, NewRows, Slots
+from evaluators.slots import NewRows, Slots, SlotsOutput
 from evaluators.stop_rule import StopRule
 from evaluators.strategies.accounting import Tally
 from evaluators.strategies.base import Answered, Strategy
@@ -128,9 +128,9 @@ class _Run:
             self._read_ahead()
             self._fill()
             if self._slots.num_rows:
-                looked = self._slots.step()
-                if looked.ended.any():
-                    self._end(looked)
+                output = self._slots.step()
+                if output.ended.any():
+                    self._end(output)
             while self._open and not self._open[0].left:
                 batch = self._open.popleft()
                 self._num_open -= self._size(batch)
@@ -230,17 +230,17 @@ class _Run:
             batch.bundles[key] = voting.bundle(batch.rows.take(np.array([puzzle.index])))
         return batch.bundles[key], 0
 
-    def _end(self, looked: Looked) -> None:
+    def _end(self, output: SlotsOutput) -> None:
         """Pass the chains that ended to the plans of their puzzles, and free the slots of those that leave."""
-        place = {owner: row for row, owner in enumerate(looked.owners.tolist())}
-        stays, limits = ~looked.ended, None
-        for puzzle, ended in self._ended_chains(looked).items():
+        row_of = {owner: row for row, owner in enumerate(output.owners.tolist())}
+        stays, limits = ~output.ended, None
+        for puzzle, ended in self._ended_chains(output).items():
             owners = list(puzzle.running)
-            now = looked.steps[[place[owner] for owner in owners]]
+            now = output.steps[[row_of[owner] for owner in owners]]
             following = puzzle.plan.ended([each for _, each in ended], puzzle.steps + int(now.sum()))
             if puzzle.plan.outcome is not None:
-                stays[[place[owner] for owner in owners]] = False
-                self._leave(puzzle, owners, looked, place)
+                stays[[row_of[owner] for owner in owners]] = False
+                self._leave(puzzle, owners, output, row_of)
                 batch = puzzle.batch
                 batch.outcomes[puzzle.index], batch.steps[puzzle.index] = puzzle.plan.outcome, puzzle.steps
                 batch.left -= 1
@@ -248,25 +248,25 @@ class _Run:
             if following.goes_on:
                 ((owner, _),) = ended
                 limits = self._slots.limits.copy() if limits is None else limits
-                stays[place[owner]], limits[place[owner]] = True, following.limit
+                stays[row_of[owner]], limits[row_of[owner]] = True, following.limit
                 continue
-            self._leave(puzzle, [owner for owner, _ in ended], looked, place)
+            self._leave(puzzle, [owner for owner, _ in ended], output, row_of)
             self._wait(puzzle, following, first=True)
         self._slots.keep(stays, limits)
 
     def _leave(
-        self, puzzle: _Puzzle, owners: Sequence[int], looked: Looked, place: Mapping[int, int]
+        self, puzzle: _Puzzle, owners: Sequence[int], output: SlotsOutput, row_of: Mapping[int, int]
     ) -> None:
         for owner in owners:
-            puzzle.steps += int(looked.steps[place[owner]])
+            puzzle.steps += int(output.steps[row_of[owner]])
             del puzzle.running[owner], self._owners[owner]
 
-    def _ended_chains(self, looked: Looked) -> dict[_Puzzle, list[tuple[int, Ended]]]:
+    def _ended_chains(self, output: SlotsOutput) -> dict[_Puzzle, list[tuple[int, Ended]]]:
         """Return the chains that ended in this step, by puzzle, with their row numbers."""
-        rows = np.flatnonzero(looked.ended)
-        on_device = torch.from_numpy(rows).to(looked.answers.device)
-        answers = looked.answers[on_device].to(torch.int16).cpu().numpy()
-        owners = looked.owners[rows].tolist()
+        rows = np.flatnonzero(output.ended)
+        on_device = torch.from_numpy(rows).to(output.answers.device)
+        answers = output.answers[on_device].to(torch.int16).cpu().numpy()
+        owners = output.owners[rows].tolist()
         # Map the answers of a bundle back to their puzzles at once.
         of_bundle: dict[int, tuple[Bundle, list[int], list[int]]] = defaultdict(lambda: (None, [], []))
         for number, owner in enumerate(owners):
@@ -287,9 +287,9 @@ class _Run:
             one = Ended(
                 chain,
                 answer,
-                float(looked.q_halt[row]),
-                bool(looked.says_stop[row]),
-                bool(looked.settled[row]),
+                float(output.q_halt[row]),
+                bool(output.says_stop[row]),
+                bool(output.settled[row]),
             )
             found[puzzle].append((owner, one))
         for ended in found.values():

@@ -38,8 +38,8 @@ class Next:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """The result of one stage of a cascade for a puzzle."""
+class StageOutcome:
+    """The outcome of one stage of a cascade for a puzzle."""
 
     name: str
     answer: np.ndarray  # (S,) int16, the best so far
@@ -53,10 +53,8 @@ class Outcome:
 
     answer: np.ndarray  # (S,) int16
     q_halt: float  # of the answer
-    settled: (
-        bool  # by the stop rule; in a cascade, by the rule that decides whether a stage has solved a puzzle
-    )
-    stages: list[Stage] = field(default_factory=list)
+    settled: bool  # by the stop rule; in a cascade, because a stage has solved the puzzle
+    stages: list[StageOutcome] = field(default_factory=list)
 
 
 class Plan:
@@ -176,7 +174,7 @@ VOTES = {"majority": MajorityPlan, "q_halt": SurestPlan, "first_stop": FirstStop
 
 
 @dataclass(frozen=True)
-class Rung:
+class StageSpec:
     """One stage of a cascade: more steps of the single chain, or a vote."""
 
     name: str
@@ -191,16 +189,16 @@ class CascadePlan(Plan):
     A stage has solved a puzzle if the halting rule says stop at its answer.
     """
 
-    def __init__(self, rungs: Sequence[Rung]):
+    def __init__(self, stages: Sequence[StageSpec]):
         super().__init__()
-        self._rungs = list(rungs)
-        self._stages: list[Stage] = []
+        self._specs = list(stages)
+        self._outcomes: list[StageOutcome] = []
         self._best: Ended | None = None
         self._vote: Plan | None = None
 
     @property
-    def _rung(self) -> Rung:
-        return self._rungs[len(self._stages)]
+    def _spec(self) -> StageSpec:
+        return self._specs[len(self._outcomes)]
 
     def start(self) -> Next:
         return self._enter()
@@ -213,21 +211,21 @@ class CascadePlan(Plan):
                 return following
             answered = self._vote.chosen
         solved = answered.says_stop
-        replaces = self._best is None or solved or self._rung.pick == "majority"
+        replaces = self._best is None or solved or self._spec.pick == "majority"
         if self._best is None or replaces or answered.q_halt > self._best.q_halt:
             self._best = answered
-        before = sum(stage.steps for stage in self._stages)
-        self._stages.append(Stage(self._rung.name, self._best.answer, solved, spent - before))
-        if solved or len(self._stages) == len(self._rungs):
-            self.outcome = Outcome(self._best.answer, self._best.q_halt, solved, self._stages)
+        before = sum(stage.steps for stage in self._outcomes)
+        self._outcomes.append(StageOutcome(self._spec.name, self._best.answer, solved, spent - before))
+        if solved or len(self._outcomes) == len(self._specs):
+            self.outcome = Outcome(self._best.answer, self._best.q_halt, solved, self._outcomes)
             return Next()
         return self._enter()
 
     def _enter(self) -> Next:
-        rung = self._rung
-        if rung.pick is None:
+        spec = self._spec
+        if spec.pick is None:
             self._vote = None
-            goes_on = bool(self._stages)  # `more_steps` comes right after `steps`
-            return Next([0], limit=rung.limit, goes_on=goes_on)
-        self._vote = VOTES[rung.pick](rung.name, rung.num_chains, rung.limit)
+            goes_on = bool(self._outcomes)  # `more_steps` comes right after `steps`
+            return Next([0], limit=spec.limit, goes_on=goes_on)
+        self._vote = VOTES[spec.pick](spec.name, spec.num_chains, spec.limit)
         return self._vote.start()

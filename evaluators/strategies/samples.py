@@ -92,11 +92,11 @@ class Candidates:
 
 
 # (step number, its output, (m·C, S) answers, (m,) active puzzles) -> (m,) deciding chain of each puzzle, or NONE
-StopRule = Callable[[int, Output, Tensor, np.ndarray], np.ndarray]
+DecidingRule = Callable[[int, Output, Tensor, np.ndarray], np.ndarray]
 
 
 def run_chains(
-    rollout: Rollout, bundle: Bundle, num_steps: int, decide: StopRule | None = None
+    rollout: Rollout, bundle: Bundle, num_steps: int, decide: DecidingRule | None = None
 ) -> Candidates:
     """Continue a rollout of the bundle until it has done `num_steps` steps in total.
 
@@ -140,7 +140,7 @@ def solve_bundle(
     solver: Solver,
     bundle: Bundle,
     num_steps: int,
-    decide: StopRule | None = None,
+    decide: DecidingRule | None = None,
     sizes: Sequence[int] = (),
 ) -> Candidates:
     """Run a bundle from its first step."""
@@ -151,11 +151,11 @@ def _rows_of(puzzles: np.ndarray, num_chains: int) -> np.ndarray:
     return (puzzles[:, None] * num_chains + np.arange(num_chains)).reshape(-1)
 
 
-# ---------------------------------------------------------------------------------------- stop rules
+# ---------------------------------------------------------------------------------------- deciding rules
 
 
 def first_to_stop(number: int, output: Output, answers: Tensor, puzzles: np.ndarray) -> np.ndarray:
-    """`StopRule`: a chain that says stop ends the run; if several do, the largest q_halt wins (arXiv 2601.19085)."""
+    """Deciding rule: a chain that says stop ends the run; of several, the largest q_halt wins (arXiv 2601.19085)."""
     says_stop = output.says_stop.cpu().numpy().reshape(len(puzzles), -1)
     q_halt = output.q_halt.cpu().numpy().reshape(len(puzzles), -1)
     return np.where(says_stop.any(1), np.where(says_stop, q_halt, -np.inf).argmax(1), NONE)

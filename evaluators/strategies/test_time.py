@@ -25,7 +25,7 @@ from evaluators.strategies.samples import (
     first_to_stop,
     solve_bundle,
 )
-from evaluators.strategies.verifier import Checker, Found
+from evaluators.strategies.verifier import AcceptedAnswers, Checker
 
 
 class Plain(Strategy):
@@ -76,7 +76,7 @@ class Plain(Strategy):
 
     def _full_run(self, rows: PuzzleRows, tally: Tally) -> Answered:
         rollout = self.solver.start(rows.inputs, rows.identifiers, self.sizes)
-        found = Found.watching(self.checker, rows)
+        accepted = AcceptedAnswers.for_rows(self.checker, rows)
         first_stop = torch.full((len(rows),), self.num_steps, device=rows.inputs.device)
         outputs: dict[str, Tensor] = {}
         for number in range(1, self.num_steps + 1):
@@ -97,8 +97,8 @@ class Plain(Strategy):
             outputs = now
             first_stop = torch.where(output.says_stop, first_stop.clamp(max=number), first_stop)
             tally.record("steps", number, outputs["preds"], number, output.says_stop)
-            found.look(latest.cpu().numpy() if self.checker else None, number)
-        found.report(tally, outputs["preds"].cpu().numpy() if self.checker else None, self.num_steps)
+            accepted.check(latest.cpu().numpy() if self.checker else None, number)
+        accepted.report(tally, outputs["preds"].cpu().numpy() if self.checker else None, self.num_steps)
         return Answered(outputs["preds"], outputs["q_halt_logits"], first_stop, outputs)
 
 
@@ -140,12 +140,12 @@ class Voting(Strategy):
         parts = []
         for some, part in rows.chunks(self.num_chains, self.capacity):
             bundle = self.bundle(some)
-            found = Found.watching(self.checker, some, bundle)
-            decide = found.then(first_to_stop if self.pick == "first_stop" else None)
+            accepted = AcceptedAnswers.for_rows(self.checker, some, bundle)
+            decide = accepted.wrap(first_to_stop if self.pick == "first_stop" else None)
             done = solve_bundle(self.solver, bundle, self.num_steps, decide, self.sizes)
             parts.append(done)
             picked = done.answers[np.arange(len(some)), PICKS[self.pick](done)]
-            found.report(tally, picked, done.steps * self.num_chains, part)
+            accepted.report(tally, picked, done.steps * self.num_chains, part)
         return Candidates.joined(parts)
 
     def choose(self, candidates: Candidates, rows: PuzzleRows, tally: Tally) -> Answered:
@@ -214,14 +214,14 @@ class Ensemble(Strategy):
 
     def solve(self, rows: PuzzleRows, tally: Tally) -> Answered:
         bundle = Bundle.repeated(rows)
-        found = Found.watching(self.checker, rows)
+        accepted = AcceptedAnswers.for_rows(self.checker, rows)
         runs = []
         for number, solver in enumerate(self.solvers):
-            decide = found.then(None, steps_before=number * self.num_steps)
+            decide = accepted.wrap(None, steps_before=number * self.num_steps)
             runs.append(solve_bundle(solver, bundle, self.num_steps, decide, self.sizes))
         candidates = Candidates.joined(runs, axis=1)
         picked = candidates.answers[np.arange(len(rows)), PICKS[self.pick](candidates)]
-        found.report(tally, picked, len(self.solvers) * self.num_steps)
+        accepted.report(tally, picked, len(self.solvers) * self.num_steps)
         return choose(candidates, self.pick, rows, tally)
 
 

@@ -14,7 +14,7 @@ from dataset.families import family_of
 from dataset.format import Metadata
 from evaluators.inference import Output
 from evaluators.strategies.accounting import EVERY, Tally
-from evaluators.strategies.samples import NONE, Bundle, PuzzleRows, StopRule
+from evaluators.strategies.samples import NONE, Bundle, DecidingRule, PuzzleRows
 from utils.errors import UserError
 
 # (m, S) tokens of questions and of answers -> (m,) bool
@@ -29,11 +29,13 @@ def checker_of(metadata: Metadata) -> Checker:
     return family.check
 
 
-class Found:
+class AcceptedAnswers:
     """Track the first answer of each puzzle that the checker accepts; does nothing without a checker."""
 
     @classmethod
-    def watching(cls, checker: Checker | None, rows: PuzzleRows, bundle: Bundle | None = None) -> Found:
+    def for_rows(
+        cls, checker: Checker | None, rows: PuzzleRows, bundle: Bundle | None = None
+    ) -> AcceptedAnswers:
         return cls(checker, rows, bundle or Bundle.repeated(rows))
 
     def __init__(self, checker: Checker | None, rows: PuzzleRows, bundle: Bundle):
@@ -43,7 +45,7 @@ class Found:
         self._steps = np.zeros(len(rows), np.int64)
         self._questions = bundle.inputs.cpu().numpy() if checker else None
 
-    def look(self, answers: np.ndarray | None, steps: int, puzzles: np.ndarray | None = None) -> np.ndarray:
+    def check(self, answers: np.ndarray | None, steps: int, puzzles: np.ndarray | None = None) -> np.ndarray:
         """Check the (m·C, S) answers of the puzzles (m,) after `steps` steps in total.
 
         Symmetric copies are checked without mapping them back, because symmetries preserve validity. Returns the
@@ -62,19 +64,19 @@ class Found:
         self._answers[where * chains + chosen[new]] = answers[new * chains + chosen[new]]
         return chosen
 
-    def then(self, decide: StopRule | None, steps_before: int = 0) -> StopRule | None:
-        """Wrap a stop rule so that answers are checked at every step; `decide` still decides."""
+    def wrap(self, decide: DecidingRule | None, steps_before: int = 0) -> DecidingRule | None:
+        """Wrap a deciding rule so that answers are checked at every step; `decide` still decides."""
         if self._checker is None:
             return decide
 
-        def look_and_decide(number: int, output: Output, answers: Tensor, puzzles: np.ndarray) -> np.ndarray:
+        def check_and_decide(number: int, output: Output, answers: Tensor, puzzles: np.ndarray) -> np.ndarray:
             spent = steps_before + number * self._bundle.num_chains
-            self.look(answers.cpu().numpy(), spent, puzzles)
+            self.check(answers.cpu().numpy(), spent, puzzles)
             if decide is None:
                 return np.full(len(puzzles), NONE)
             return decide(number, output, answers, puzzles)
 
-        return look_and_decide
+        return check_and_decide
 
     def report(
         self, tally: Tally, otherwise: np.ndarray | None, steps: int | np.ndarray, part: slice = EVERY

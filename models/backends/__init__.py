@@ -33,9 +33,8 @@ def choose_backend(inner: Inner, mode: str | None = None, **options: Any) -> Bac
         return FusedCPU(inner)
     except Exception as error:  # compilers and loaders raise all kinds
         lines = str(error).splitlines() or [type(error).__name__]
-        why = next(
-            (line for line in lines if "error:" in line), lines[0]
-        )  # the relevant line of a compiler's output
+        # The relevant line of a compiler's output.
+        why = next((line for line in lines if "error:" in line), lines[0])
         warnings.warn(
             f"models/backends/fused_cpu cannot be used, falling back to torch.compile: {why}", stacklevel=2
         )

@@ -24,9 +24,8 @@ class EagerOptimizer(Optimizer):
 class AdamW(EagerOptimizer, torch.optim.AdamW):
     """torch's AdamW."""
 
-    step = torch.no_grad()(
-        inspect.unwrap(torch.optim.AdamW.step)
-    )  # torch's own wrapper, for steps with a gradient too
+    # In place of torch's own wrapper, which also supports steps with a gradient.
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
 
 
 class Muon(EagerOptimizer, torch.optim.Muon):

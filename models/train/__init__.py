@@ -1,1 +1,1 @@
-"""What a training adds to a model: the update step, metrics, the moving average of the weights, the curriculum."""
+"""Training of a model: the update step, metrics, the moving average of the weights, the curriculum."""

@@ -1,4 +1,4 @@
-"""What a metric of a supervision step is: a value per row, from the rows' labels and outputs.
+"""Base of the metrics of a supervision step: a value per row, computed from the rows' labels and outputs.
 
 Shapes: B rows, S `seq_len`.
 """

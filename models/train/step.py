@@ -50,9 +50,8 @@ class TrainState:
     seconds: float = 0.0  # spent in training, without evaluations
     flops: int | None = 0  # so far, over all ranks; None: resumed from a state that did not count them
     curriculum: DepthCurriculum | None = None
-    flops_of_depth: dict[tuple[int, int], int] = field(
-        default_factory=dict
-    )  # per row, by (H_cycles, L_cycles)
+    # Per row, by (H_cycles, L_cycles).
+    flops_of_depth: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def row_flops(self) -> int:
         """FLOP of one update per row of the batch, at the current depth of the recursion."""

@@ -1,1 +1,1 @@
-"""The command lines of `key=value` that all commands share: values as typed, help taken from the schemas."""
+"""Command lines of `key=value` arguments: values are taken as typed, and help comes from the schemas."""

@@ -21,7 +21,7 @@ _OTHER_SWEEP = re.compile(r"(?:range|interval|glob|shuffle|sort|tag)\(.*\)", re.
 
 
 class TextKind(Enum):
-    """Whether a key holds one text or a list of texts."""
+    """What a text key holds."""
 
     ONE = "text"
     LIST = "a list of texts"

@@ -1,4 +1,4 @@
-"""Loggers: always `metrics.jsonl` and the console, and those of `logger=`; only rank 0 logs."""
+"""Loggers of a run: always `metrics.jsonl` and the console, others by `logger=`; only rank 0 logs."""
 
 from __future__ import annotations
 

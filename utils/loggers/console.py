@@ -1,4 +1,4 @@
-"""Metrics in the terminal."""
+"""Console logger: training metrics in the progress bar, all others as lines."""
 
 from __future__ import annotations
 

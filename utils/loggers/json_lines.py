@@ -1,4 +1,4 @@
-"""`metrics.jsonl` in the folder of every run."""
+"""Logger of `metrics.jsonl`, in the folder of every run."""
 
 from __future__ import annotations
 

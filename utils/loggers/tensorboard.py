@@ -1,4 +1,4 @@
-"""TensorBoard: event files in `tensorboard/` of the run's folder."""
+"""TensorBoard logger: event files in `tensorboard/` of the run's folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights & Biases."""
+"""Weights & Biases logger: a new run or the one that a checkpoint continues, online or offline."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ def check_wandb() -> None:
         try:
             wandb.Settings().update_from_env_vars({name: value})
         except ValidationError as error:
-            raise UserError(f"{name}={value}: W&B refuses it ({error.errors()[0]['msg']})") from error
+            raise UserError(f"{name}={value}: is rejected by W&B ({error.errors()[0]['msg']})") from error
         except wandb.UsageError as error:
-            raise UserError(f"{name}={value}: W&B refuses it ({error})") from error
+            raise UserError(f"{name}={value}: is rejected by W&B ({error})") from error
 
 
 def check_wandb_sweep() -> None:

@@ -141,9 +141,8 @@ class _Fingerprints:
     def __init__(self, pairs: list[Pair]) -> None:
         generator = np.random.Generator(np.random.Philox(0))
         weights = generator.integers(0, 2**64, (2, SEQ_LEN), np.uint64)
-        self._sums = np.zeros(
-            (NUM_DIHEDRAL, len(pairs), NUM_COLOURS), np.uint64
-        )  # per transform, pair and colour
+        # Sums of weights per transform, pair and colour.
+        self._sums = np.zeros((NUM_DIHEDRAL, len(pairs), NUM_COLOURS), np.uint64)
         for number, pair in enumerate(pairs):
             for side, grid in enumerate(pair):
                 of_cells = weights[side][frame_layout(*grid.shape)[0]]

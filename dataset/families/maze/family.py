@@ -11,8 +11,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from dataset.families.base import Augmentation, Comparison, Family, Verdict, agreement, compare_with_labels
+from dataset.families.base import Augmentation, Comparison, Family, Verdict
 from dataset.families.grid_style import GridStyle, Kind, LegendEntry, rgb
+from dataset.families.labels import agreement, compare_with_labels
 from dataset.families.maze import rules
 from dataset.families.maze.generate import MazeSpec, default_min_path, random_maze
 from dataset.families.maze.shorten import ShorterPaths

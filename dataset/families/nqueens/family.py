@@ -11,8 +11,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from dataset.families.base import Comparison, Family, Verdict, compare_with_labels, square_problem
+from dataset.families.base import Comparison, Family, Verdict, square_problem
 from dataset.families.grid_style import BLANK, EMPTY, GridStyle, Kind, LegendEntry, distinct_colours, rgb
+from dataset.families.labels import compare_with_labels
 from dataset.families.nqueens import rules
 from dataset.families.nqueens.generate import BoardSpec, default_given, random_question
 from dataset.families.nqueens.search import completions, count_completions

@@ -1,8 +1,8 @@
-"""Vectorised version of the solver in `solve.py`, to check and rate many puzzles.
+"""Vectorised version of the solver in `search.py`, to check and rate many puzzles.
 
 It follows the same rules and counts the same guesses: a search for all solutions explores the same tree in any order,
 so open positions of all puzzles are propagated together, 20 times as fast as one by one on hard puzzles. A single
-position is slower than in `solve.py`, which is therefore used to generate puzzles.
+position is slower than in `search.py`, which is therefore used to generate puzzles.
 
 Shapes: E puzzles, n positions processed together, N side of the grid.
 """
@@ -67,9 +67,8 @@ def ambiguous_notes(
     chosen = np.unique(np.linspace(0, len(puzzles) - 1, MOST_PUZZLES_TO_CHECK).astype(np.int64))
     total = len(puzzles) if total is None else total
     counts = solve_all(puzzles[chosen], shape, workers, max_guesses=_MOST_GUESSES_TO_CHECK).num_solutions
-    for i in np.flatnonzero(
-        counts < 0
-    ):  # perhaps with so many solutions that breadth-first search completes none
+    # Perhaps with so many solutions that breadth-first search completes none.
+    for i in np.flatnonzero(counts < 0):
         deep = solve(puzzles[chosen[i]], shape, max_guesses=_DEEP_GUESSES_PER_CELL * shape.num_cells)
         if deep is not None:
             counts[i] = len(deep.solutions)
@@ -99,11 +98,11 @@ def solve_batch(puzzles: np.ndarray, shape: BoxShape, max_guesses: int | None = 
             hopeless = (result.guesses[owners] > max_guesses) & (result.num_solutions[owners] < 2)
             result.num_solutions[owners[hopeless]] = -1
         unsettled = np.isin(result.num_solutions[owners], (0, 1))
-        candidates, owners = _propagate(*_those(unsettled, candidates, owners), shape)
+        candidates, owners = _propagate(*_select(unsettled, candidates, owners), shape)
         counts = _population(candidates)
         solved = (counts == 1).all(axis=0)
-        _record(result, *_those(solved, candidates, owners))
-        _branch(result, stack, *_those(~solved, candidates, owners), counts.compress(~solved, axis=1))
+        _record(result, *_select(solved, candidates, owners))
+        _branch(result, stack, *_select(~solved, candidates, owners), counts.compress(~solved, axis=1))
     return result
 
 
@@ -114,7 +113,7 @@ def _population(masks: np.ndarray) -> np.ndarray:
     return _POPULATION[masks & 0xFFFF] + _POPULATION[masks >> 16]
 
 
-def _those(chosen: np.ndarray, candidates: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _select(chosen: np.ndarray, candidates: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Select the positions with `chosen` (n,). Indexing `candidates[:, chosen]` would give a slower memory layout."""
     return candidates.compress(chosen, axis=1), owners[chosen]
 
@@ -171,8 +170,8 @@ def _propagate(candidates: np.ndarray, owners: np.ndarray, shape: BoxShape) -> t
     while len(owners):
         narrowed, possible = _place_singles(candidates, shape)
         changed = (narrowed != candidates).any(axis=0)
-        finished.append(_those(possible & ~changed, narrowed, owners))
-        candidates, owners = _those(possible & changed, narrowed, owners)
+        finished.append(_select(possible & ~changed, narrowed, owners))
+        candidates, owners = _select(possible & changed, narrowed, owners)
     return _joined(finished) if finished else (candidates, owners)
 
 

@@ -10,8 +10,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from dataset.families.base import Comparison, Family, Verdict, agreement, compare_with_labels, square_problem
+from dataset.families.base import Comparison, Family, Verdict, square_problem
 from dataset.families.grid_style import BLANK, EMPTY, GridStyle, completion_legend, distinct_colours, rgb
+from dataset.families.labels import agreement, compare_with_labels
 from dataset.families.sudoku import rules
 from dataset.families.sudoku.batch import ambiguous_notes
 from dataset.families.sudoku.generate import PuzzleSpec, default_clues, random_puzzle

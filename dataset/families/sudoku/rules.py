@@ -144,13 +144,6 @@ def parse_grid(text: str, shape: BoxShape, where: str = "the puzzle") -> np.ndar
     return np.array([shape.symbols.find(character) + 1 for character in text], np.uint8)
 
 
-def value_table(shape: BoxShape) -> np.ndarray:
-    """Return a table (256,) uint8 of the value of each character code, 0 for blanks and other characters."""
-    table = np.zeros(256, np.uint8)
-    table[np.frombuffer(shape.symbols.encode(), np.uint8)] = np.arange(1, shape.size + 1)
-    return table
-
-
 def format_grid(values: np.ndarray) -> str:
     """Format a grid of values in reading order, with `.` for blanks."""
     return "".join(("." + SYMBOLS)[value] for value in np.asarray(values).reshape(-1))
