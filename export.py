@@ -79,42 +79,19 @@ from typing import Any
 
 from safetensors.torch import save
 
-from dataset.families import family_of
-from dataset.families.base import Family
 from dataset.format import Metadata, read_identifiers, write_identifiers
 from evaluators.calibrated import saved_calibration
 from evaluators.calibration import Calibration, weights_sha256
-from evaluators.exports.browser_page import PAGE_FILES, PageContent, check_family, write_page
-from evaluators.exports.onnx_check import NUM_STEPS, compare_with_torch
-from evaluators.exports.onnx_step import (
-    DESCRIPTION_NAME,
-    MODEL_NAME,
-    check_exportable,
-    check_packages,
-    onnx_bytes,
-    write_onnx,
-)
-from evaluators.exports.page_puzzles import (
-    PUZZLES_NAME,
-    SamplePuzzle,
-    filed_puzzles,
-    generated_puzzles,
-    test_puzzles,
-)
+from evaluators.exports.browser_page import PAGE_FILES
+from evaluators.exports.onnx_step import ONNX_FILES, check_packages
+from evaluators.exports.page_puzzles import PUZZLES_NAME
+from evaluators.exports.step_export import StepExport
 from evaluators.reports.evaluation_report import REPORT_NAME
 from evaluators.reports.training_cost import COST_KEY, training_cost
 from models.losses import ACTLossHead
 from models.registry import architecture_class
 from puzzle_dataset import IDENTIFIERS_KEY
-from trained_run import (
-    CALIBRATION_PREFIX,
-    HALTING_KEY,
-    OwnDataError,
-    Trained,
-    evaluation_folder,
-    open_trained,
-    recorded_metadata,
-)
+from trained_run import CALIBRATION_PREFIX, HALTING_KEY, Trained, evaluation_folder, open_trained
 from utils.collection import resume_collection
 from utils.errors import UserError, report_user_errors
 from utils.files import replacing, write_text
@@ -199,56 +176,22 @@ def check_output_folder(folder: Path, key: str, own_names: tuple[str, ...]) -> N
 def export_step(config: ExportConfig) -> None:
     """Write the ONNX file into the folder `onnx` and the web page into the folder `page`, as configured.
 
-    Raises UserError if a package is missing, if the model has no ONNX file, or if the file disagrees with PyTorch.
+    Raises UserError as `StepExport` does, or if a folder contains other files.
     """
     check_packages()
-    for key, names in (("onnx", (MODEL_NAME, DESCRIPTION_NAME)), ("page", PAGE_FILES)):
-        if folder := getattr(config, key):
-            check_output_folder(Path(folder), key, names)
+    onnx, page = (Path(folder) if folder else None for folder in (config.onnx, config.page))
+    for key, folder, names in (("onnx", onnx, ONNX_FILES), ("page", page, PAGE_FILES)):
+        if folder is not None:
+            check_output_folder(folder, key, names)
+    runtime = Path(config.runtime) if config.runtime else None
     trained = open_trained(config.checkpoint, step=config.step)
-    sizes = trained.sizes(config.seq_len)
-    family = family_of(recorded_metadata(trained.metadata, sizes))
-    if config.page:
-        check_family(family)
-    if (dtype := trained.settings().forward_dtype) != "float32":
-        print(f"note: the model computes in {dtype}, its ONNX file in float32: answers may differ slightly")
-    head = trained.build(sizes=sizes, settings={"forward_dtype": "float32"})
-    check_exportable(head)
-    model = onnx_bytes(head)
-    agreement = compare_with_torch(model, head)
-    print(
-        f"{trained.label}: ONNX Runtime agrees with PyTorch over {NUM_STEPS} steps of random puzzles: largest "
-        f"difference of a step {agreement.by_step:.1e}, of steps in a row {agreement.iterated:.1e}, "
-        f"{agreement.same_answers:.2%} of the last answers equal"
+    step = StepExport(
+        trained, trained.sizes(config.seq_len), config.data_paths_test, for_page=page is not None
     )
-    if config.onnx:
-        write_onnx(Path(config.onnx), head, model)
-        print(f"{Path(config.onnx, MODEL_NAME)}: {len(model) / 1e6:.1f} MB, described by {DESCRIPTION_NAME}")
-    if config.page:
-        puzzles, source = sample_puzzles(trained, family, config)
-        blank = trained.metadata.get("blank_identifier_id", 0)
-        content = PageContent(family, puzzles, source, blank)
-        size = write_page(
-            Path(config.page), head, model, content, Path(config.runtime) if config.runtime else None
-        )
-        print(
-            f"{Path(config.page, 'index.html')}: {size / 1e6:.1f} MB with {len(puzzles)} puzzles ({source}); open it "
-            f"in a browser, or serve it with python -m http.server --directory {config.page}"
-        )
-
-
-def sample_puzzles(trained: Trained, family: Family, config: ExportConfig) -> tuple[list[SamplePuzzle], str]:
-    """Return the page's puzzles and what they are; see `ExportConfig.data_paths_test`."""
-    filed = trained.located.folder / PUZZLES_NAME
-    if config.data_paths_test is None and filed.is_file():
-        return filed_puzzles(filed, family), "test puzzle"
-    try:
-        data = trained.open_data("test", config.data_paths_test, global_batch_size=1)
-    except OwnDataError:
-        blank = trained.metadata.get("blank_identifier_id", 0)
-        return generated_puzzles(family, blank), "generated puzzle"
-    trained.sizes_for(data.model_sizes, [path for path, _ in data.splits], print)
-    return test_puzzles(data), "test puzzle"
+    if onnx is not None:
+        print(step.write_onnx(onnx))
+    if page is not None:
+        print(step.write_page(page, runtime))
 
 
 def identifiers_of(trained: Trained) -> list[str] | None:

@@ -24,6 +24,7 @@ from utils.errors import UserError
 from utils.files import replacing, write_text, writing_into
 
 MODEL_NAME, DESCRIPTION_NAME = "step.onnx", "step.json"
+ONNX_FILES = (MODEL_NAME, DESCRIPTION_NAME)
 NEXT = "next_"  # prefix of an output that is an input of the following step
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _OPSET = 18  # browsers and phones have it

@@ -35,7 +35,7 @@ class SamplePuzzle:
         return {"question": self.question.tolist(), "label": label, "identifier": self.identifier}
 
 
-def test_puzzles(data: PuzzleDataset) -> list[SamplePuzzle]:
+def spread_puzzles(data: PuzzleDataset) -> list[SamplePuzzle]:
     """Return puzzles spread evenly over the test data, which was opened with a batch size of 1."""
     count = data.num_batches()
     return [

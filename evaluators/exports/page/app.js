@@ -156,9 +156,10 @@
     find("changed").textContent = shown ? `${current.changed} changed` : page.puzzles.includes(state.puzzle) ? page.source : "";
     find("changed").classList.toggle("some", Boolean(current.changed));
     const verdict = find("verdict");
-    verdict.textContent = shown ? `${current.verdict.solved ? "solved: " : ""}${current.verdict.words}` : "";
+    const hint = canType && state.chosen === null ? "Choose a cell to change it." : "";
+    verdict.textContent = shown ? `${current.verdict.solved ? "solved: " : ""}${current.verdict.words}` : hint;
     verdict.className = shown && current.verdict.solved ? "right" : shown && current.verdict.solved === false ? "wrong" : "";
-    find("palette").hidden = shown !== 0 || !canType;
+    find("palette").hidden = shown !== 0 || state.chosen === null;
     find("legend").hidden = shown === 0;
     find("problem").hidden = !state.problem;
     find("problem").textContent = state.problem ?? "";
@@ -176,6 +177,7 @@
     find("last").textContent = `step ${panels.length - 1}`;
     find("summary").textContent = summary();
     find("summary").className = `summary ${panels.at(-1).verdict.solved ? "right" : ""}`;
+    find("steps").style.setProperty("--bars", panels.length);
     find("chart").replaceChildren(...panels.map((one) => bar(one)));
   }
 
@@ -261,7 +263,7 @@
     find("trained").textContent = `The model was trained with ${page.model.trained_steps} steps. More can solve harder puzzles.`;
     find("text").rows = Math.min(style.rows, 16);
     for (const [token, character] of rules.writable) {
-      const button = element("button", style.empty.includes(token) ? "␣" : style.symbols[token]);
+      const button = element("button", style.empty.includes(token) ? "␣" : style.symbols[token].trim() || "␣");
       button.type = "button";
       button.setAttribute("aria-label", `put ${character}`);
       button.addEventListener("click", () => put(token));

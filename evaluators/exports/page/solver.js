@@ -41,8 +41,7 @@ const solver = (() => {
     worker = new Worker(URL.createObjectURL(source));
     worker.onmessage = ({ data }) => answerTo(data);
     worker.onerror = (event) => answerTo({ error: event.message || "the worker of the page cannot start" });
-    const glueAddress = URL.createObjectURL(new Blob([glue], { type: "text/javascript" }));
-    await ask({ name: "load", glueAddress, wasm, model, description: page.model }, [wasm, model]);
+    await ask({ name: "load", glue, wasm, model, description: page.model }, [glue, wasm, model]);
     runtime.wasm = packedModel = null; // frees 5 MB of text
   }
 
@@ -59,9 +58,10 @@ const solver = (() => {
 function runWorker() {
   let session, description, feeds;
 
-  async function load({ glueAddress, wasm, model, description: described }) {
+  async function load({ glue, wasm, model, description: described }) {
     ort.env.wasm.numThreads = 1; // threads need HTTP headers that static hosts do not send
-    ort.env.wasm.wasmPaths = { mjs: glueAddress };
+    // Made here, because a worker of a page from disk may not import what the page made.
+    ort.env.wasm.wasmPaths = { mjs: URL.createObjectURL(new Blob([glue], { type: "text/javascript" })) };
     ort.env.wasm.wasmBinary = wasm;
     description = described;
     session = await ort.InferenceSession.create(new Uint8Array(model), { executionProviders: ["wasm"] });
