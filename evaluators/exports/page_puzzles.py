@@ -6,8 +6,8 @@ Shapes: S cells of a puzzle.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -54,21 +54,19 @@ def _puzzle_at(data: PuzzleDataset, index: int) -> SamplePuzzle:
 
 def filed_puzzles(path: Path, family: Family) -> list[SamplePuzzle]:
     """Return the puzzles of a table with the columns question and answer. Raises UserError naming a wrong line."""
-    return list(_rows(path, family))[:MOST_PUZZLES]
+    try:
+        with open_text(path, newline="") as file:
+            return [_of_row(row, family) for row in islice(csv.DictReader(file), MOST_PUZZLES)]
+    except (OSError, ValueError, csv.Error) as error:  # UserError and UnicodeDecodeError are ValueErrors
+        raise UserError(f"{path}: {error}") from error
 
 
-def _rows(path: Path, family: Family) -> Iterator[SamplePuzzle]:
-    with open_text(str(path), newline="") as file:
-        for number, row in enumerate(csv.DictReader(file), start=2):
-            try:
-                question, answer = (family.read(row[name]) for name in ("question", "answer"))
-            except KeyError as error:
-                raise UserError(
-                    f"{path}: has no column {error}: its columns must be question and answer"
-                ) from error
-            except UserError as error:
-                raise UserError(f"{path}: line {number}: {error}") from error
-            yield SamplePuzzle(question, answer.astype(np.int64))
+def _of_row(row: dict[str, str], family: Family) -> SamplePuzzle:
+    texts = [row.get(name) for name in ("question", "answer")]
+    if None in texts:
+        raise UserError(f"its columns must be question and answer, but a row has {', '.join(map(str, row))}")
+    question, answer = map(family.read, texts)
+    return SamplePuzzle(question, answer.astype(np.int64))
 
 
 def generated_puzzles(family: Family, identifier: int) -> list[SamplePuzzle]:
