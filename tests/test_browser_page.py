@@ -234,8 +234,11 @@ def test_a_hard_sudoku_is_typed_solved_and_scrubbed(pages, browser):
 @pytest.mark.parametrize("name", ["nine", "maze"])
 def test_each_step_shows_the_answer_and_halting_probability_of_pytorch(pages, browser, name):
     page = PageInBrowser(browser, pages[name])
-    page.click("sample")
-    text = browser.execute_script("return document.getElementById('text').value")
+    text = HARD
+    if name == "maze":
+        family = content(MAZE).family
+        text = family.write(generated_puzzles(family, 0)[0].question)
+    page.write(text)
     page.solve()
     trained = open_trained(str(NINE if name == "nine" else pages[name].parent / "run"))
     sizes = trained.sizes()
@@ -246,7 +249,9 @@ def test_each_step_shows_the_answer_and_halting_probability_of_pytorch(pages, br
         page.set("step", step.number)
         answer = step.answer[0].numpy()
         assert page.symbols() == [family.grid_style.symbols[token] for token in answer]
-        assert page.text("halting").startswith(f"Halting {float(step.halt_probability[0]):.1%}")
+        halting = float(re.match(r"Halting ([\d.]+)%", page.text("halting"))[1])
+        assert halting == pytest.approx(100 * float(step.halt_probability[0]), abs=0.2)
+        assert ("says stop" in page.text("halting")) == bool(step.says_stop[0])
         assert page.text("verdict").startswith("solved") == bool(
             family.check(question[None], answer[None])[0]
         )
@@ -323,7 +328,8 @@ def test_the_rules_in_the_browser_are_those_of_the_family(pages, browser, name):
         answers += changed
     script = (
         "const [questions, answers] = arguments; return questions.map((question, index) => "
-        "({solved: rules.judge(question, answers[index], null).solved, broken: rules.broken(question, answers[index])}))"
+        "({solved: rules.judge(question, answers[index], null).solved, "
+        "broken: rules.broken(question, answers[index])}))"
     )
     rows = [[row.tolist() for row in part] for part in (questions, answers)]
     judged = browser.execute_script(script, *rows)
