@@ -7,7 +7,10 @@ import json
 import re
 import shutil
 import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -155,9 +158,9 @@ def browser(tmp_path_factory):
 class PageInBrowser:
     """What a user does on the page and sees there."""
 
-    def __init__(self, browser, folder: Path):
+    def __init__(self, browser, place: Path | str):
         self.browser = browser
-        browser.get(f"{folder.as_uri()}/index.html")
+        browser.get(f"{place.as_uri() if isinstance(place, Path) else place}/index.html")
         self.until(lambda: self.text("status") == "Ready.", "the model is loaded")
 
     def until(self, condition, what: str, seconds: float = 120):
@@ -360,6 +363,25 @@ def test_nothing_is_asked_of_the_network_and_a_phone_shows_all_of_its_width(page
     assert {urlsplit(url).scheme for url in urls} <= {"file", "blob", "data"}
     assert any(url.endswith("runtime.js") for url in urls)
     assert [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+class SilentHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@in_browser
+@pytest.mark.slow
+def test_the_page_also_works_from_a_static_server(pages, browser):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SilentHandler, directory=str(pages["maze"])))
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        page = PageInBrowser(browser, f"http://127.0.0.1:{server.server_port}")
+    finally:
+        server.shutdown()
+        server.server_close()
+    page.solve()  # with the server gone
+    assert page.text("heading") == "step 4 of 4"
 
 
 @in_browser

@@ -25,8 +25,8 @@ LOCAL = {"name": "trm_local", **SMALL}
 # One block a network, because the exporter takes a second for each application of one.
 ARCHS = {
     "trm": {"num_heads": 2, "L_layers": 1, "puzzle_emb_ndim": 16, "puzzle_emb_len": 1},
-    "trm_singlez": {"num_heads": 2, "L_layers": 1, "pos_encodings": "learned", "mlp_t": True},
-    "trm_hier6": {"num_heads": 2, "L_layers": 1, "puzzle_emb_ndim": 0, "pos_encodings": "none"},
+    "trm_singlez": {"num_heads": 2, "L_layers": 1, "puzzle_emb_ndim": 0, "mlp_t": True},
+    "trm_hier6": {"num_heads": 2, "L_layers": 1, "puzzle_emb_ndim": 0, "pos_encodings": "learned"},
     "hrm": {"num_heads": 2, "L_layers": 1, "H_layers": 1, "puzzle_emb_ndim": 16},
     "transformers_baseline": {"num_heads": 2, "H_layers": 1, "puzzle_emb_ndim": 0},
     "urm": {"num_heads": 2, "L_layers": 1, "puzzle_emb_ndim": 0},
