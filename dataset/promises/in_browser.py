@@ -9,9 +9,12 @@ import numpy as np
 from dataset.families.browser_rules import BrowserRules
 from dataset.promises.puzzles import Puzzles, shortened, shown
 
+_SWAPS = 48  # per puzzle
+
 
 def rules_in_browser(puzzles: Puzzles) -> Iterator[str]:
-    family, rules, (numbers, answers) = puzzles.family, puzzles.family.browser_rules(), puzzles.tried
+    family, rules = puzzles.family, puzzles.family.browser_rules()
+    numbers, answers = map(np.concatenate, zip(puzzles.tried, _swapped(puzzles), strict=True))
     questions = puzzles.questions[numbers]
     for number, question, answer in zip(numbers, questions, answers, strict=True):
         marked, expected = rules.broken(question[None], answer[None])[0], family.broken(question, answer)
@@ -38,6 +41,16 @@ def rules_in_browser(puzzles: Puzzles) -> Iterator[str]:
             text = family.write(question)
             if not np.array_equal(_read(rules, text), question):
                 yield f"browser_rules read {shortened(text)} differently from {puzzles.named(number)}"
+
+
+def _swapped(puzzles: Puzzles) -> tuple[np.ndarray, np.ndarray]:
+    """Puzzle numbers (m,) and right answers (m, S) with two cells swapped, which keeps the counts of some groups."""
+    numbers = np.repeat(np.arange(len(puzzles)), _SWAPS)
+    answers = puzzles.answers[numbers]
+    cells = np.random.default_rng(2).integers(0, puzzles.seq_len, (len(numbers), 2))
+    rows = np.arange(len(numbers))[:, None]
+    answers[rows, cells] = answers[rows, cells[:, ::-1]]
+    return numbers, answers
 
 
 def _read(rules: BrowserRules, text: str) -> list[int | None]:
