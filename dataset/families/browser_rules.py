@@ -66,7 +66,7 @@ class BrowserRules:
 
     def obeyed(self, questions: np.ndarray, answers: np.ndarray) -> np.ndarray:
         """Return (n,) bool: True if answers (n, S) keep their questions and obey `counts`; `script` is not run."""
-        obeyed: np.ndarray = ~self.broken(questions, answers).any(1)
+        obeyed = np.logical_not(self.broken(questions, answers).any(axis=1))
         for rule in self.counts:
             obeyed &= rule.holds(answers)
         return obeyed
