@@ -10,8 +10,9 @@ PYTEST := OMP_NUM_THREADS=1 WANDB_DISABLED=true $(BIN)/python -m pytest -n $(TES
 
 DEMO_DATA := data/sudoku-6x6-demo
 DEMO_RUN := checkpoints/demo
+PAGE := export/page
 
-.PHONY: demo app test test-all lint types docs docs-check docs-pages docs-venv venv clean
+.PHONY: demo app page test test-all lint types docs docs-check docs-pages docs-venv venv clean
 .DEFAULT_GOAL := test
 
 # A finished demo starts again; an interrupted one resumes.
@@ -33,6 +34,11 @@ $(DEMO_DATA)/test/dataset.json: | $(INSTALLED)
 app: venv $(DEMO_RUN)/result.txt  ## serve a local page for the model of the demo, training it first if needed
 	$(BIN)/python -m pip install --quiet -r requirements-app.txt -c $(VENV)/constraints.txt
 	$(BIN)/python app.py checkpoint=$(DEMO_RUN)
+
+# ONNX is installed only when the page is needed; the puzzles come with the weights.
+page: venv  ## write a page that solves Sudoku in the browser, without a server
+	$(BIN)/python -m pip install --quiet -r requirements-onnx.txt -c $(VENV)/constraints.txt
+	$(BIN)/python export.py checkpoint=pretrained/sudoku_extreme_cpu_best page=$(PAGE)
 
 test: venv  ## run the fast tests
 	$(PYTEST) -m "not slow"

@@ -1,6 +1,9 @@
-"""Export trained weights: `python export.py checkpoint=RUN_FOLDER_OR_FILE out=DIR [push_to_hub=OWNER/NAME]`.
+"""Export trained weights: `python export.py checkpoint=RUN_FOLDER_OR_FILE [out=DIR] [onnx=DIR] [page=DIR]`.
 
-Writes model.safetensors, config.json and a model card; `models.load_pretrained(DIR_OR_REPOSITORY)` loads them.
+- `out`: model.safetensors, config.json and a model card, which `models.load_pretrained(DIR_OR_REPOSITORY)` loads;
+  `push_to_hub=OWNER/NAME` uploads them.
+- `onnx`: one supervision step as an ONNX file, compared with PyTorch.
+- `page`: a web page that solves puzzles in the browser, without a server.
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ if __name__ == "__main__":  # for the imports
 
     pause_collection()
 
-from pydantic import Field
+from pathlib import Path
+
+from pydantic import Field, model_validator
 
 from config.schema import FilePath
 from config.solve_schema import CheckpointConfig
@@ -23,21 +28,46 @@ from utils.command_line.arguments import Command, check_arguments, read_command
 class ExportConfig(CheckpointConfig):
     """Options of `export.py`."""
 
-    out: FilePath
-    """Folder to write; an earlier export in it is replaced."""
+    out: FilePath | None = None
+    """Folder for safetensors, config and model card; an earlier export in it is replaced."""
+    onnx: FilePath | None = None
+    """Folder for one supervision step as an ONNX file; needs requirements-onnx.txt."""
+    page: FilePath | None = None
+    """Folder for a web page that solves puzzles in the browser, without a server; needs requirements-onnx.txt."""
     step: int | None = Field(default=None, ge=0)
     """Training step of the weights, if checkpoint is a run's folder; null: the newest."""
     seq_len: int | None = Field(default=None, gt=0)
     """Cells of a puzzle, needed for a published checkpoint that does not record it."""
     push_to_hub: str | None = None
-    """Repository on the Hugging Face hub to upload the export to, as OWNER/NAME."""
+    """Repository on the Hugging Face hub to upload `out` to, as OWNER/NAME."""
+    data_paths_test: list[FilePath] | None = Field(default=None, min_length=1)
+    """Datasets to take the page's sample puzzles from; null: puzzles.csv next to the weights, otherwise the run's
+    own test data, otherwise generated puzzles.
+    """
+    runtime: FilePath | None = None
+    """Tarball of the npm package onnxruntime-web for the page; null: downloaded once and cached."""
+
+    @model_validator(mode="after")
+    def check_folders(self):
+        folders = [folder for folder in (self.out, self.onnx, self.page) if folder is not None]
+        if not folders:
+            raise ValueError(
+                "nothing to write: give out=DIR (safetensors), onnx=DIR (ONNX) or page=DIR (a web page)"
+            )
+        if len({Path(folder).resolve() for folder in folders}) < len(folders):
+            raise ValueError("out=, onnx= and page= must be different folders")
+        for key, of, value in (
+            ("push_to_hub", "out", self.push_to_hub),
+            ("data_paths_test", "page", self.data_paths_test),
+            ("runtime", "page", self.runtime),
+        ):
+            if value is not None and getattr(self, of) is None:
+                raise ValueError(f"{key}= belongs to {of}=DIR")
+        return self
 
 
 COMMAND = Command(
-    "export.py",
-    "Export trained weights as safetensors, config and model card.",
-    ExportConfig,
-    {"checkpoint": "RUN", "out": "DIR"},
+    "export.py", "Export trained weights, to load, for other programs, or as a web page.", ExportConfig
 )
 
 if __name__ == "__main__":  # before the slow import of torch below
@@ -45,7 +75,6 @@ if __name__ == "__main__":  # before the slow import of torch below
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
@@ -53,6 +82,10 @@ from safetensors.torch import save
 from dataset.format import Metadata, read_identifiers, write_identifiers
 from evaluators.calibrated import saved_calibration
 from evaluators.calibration import Calibration, weights_sha256
+from evaluators.exports.browser_page import PAGE_FILES
+from evaluators.exports.onnx_step import ONNX_FILES, check_packages
+from evaluators.exports.page_puzzles import PUZZLES_NAME
+from evaluators.exports.step_export import StepExport
 from evaluators.reports.evaluation_report import REPORT_NAME
 from evaluators.reports.training_cost import COST_KEY, training_cost
 from models.losses import ACTLossHead
@@ -79,10 +112,11 @@ def export(config: ExportConfig) -> Path:
 
     Raises UserError if the checkpoint cannot be loaded, or `out` contains other files.
     """
+    assert config.out is not None, "checked by the caller"
     if config.push_to_hub is not None:
         check_repository_name(config.push_to_hub, "push_to_hub")
     folder = Path(config.out)
-    check_output_folder(folder)
+    check_output_folder(folder, "out", (*FILES, PUZZLES_NAME))
     trained = open_trained(config.checkpoint, step=config.step)
     sizes = trained.sizes(config.seq_len)
     model = trained.build(sizes=sizes)  # checks that the export can be loaded
@@ -131,13 +165,34 @@ def calibration_of(trained: Trained, model: ACTLossHead) -> Calibration | None:
     return None
 
 
-def check_output_folder(folder: Path) -> None:
+def check_output_folder(folder: Path, key: str, own_names: tuple[str, ...]) -> None:
     """Raise UserError if the folder contains files other than an earlier export and its evaluations."""
     own = ("evaluation_", f"{CALIBRATION_PREFIX}_")  # of evaluate.py
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    others = [name for name in names if name not in FILES and not name.startswith(own)]
+    others = [name for name in names if name not in own_names and not name.startswith(own)]
     if others:
-        raise UserError(f"out={folder}: holds other files ({', '.join(others[:3])}): give a new folder")
+        raise UserError(f"{key}={folder}: holds other files ({', '.join(others[:3])}): give a new folder")
+
+
+def export_step(config: ExportConfig) -> None:
+    """Write the ONNX file into the folder `onnx` and the web page into the folder `page`, as configured.
+
+    Raises UserError as `StepExport` does, or if a folder contains other files.
+    """
+    check_packages()
+    onnx, page = (Path(folder) if folder else None for folder in (config.onnx, config.page))
+    for key, folder, names in (("onnx", onnx, ONNX_FILES), ("page", page, PAGE_FILES)):
+        if folder is not None:
+            check_output_folder(folder, key, names)
+    runtime = Path(config.runtime) if config.runtime else None
+    trained = open_trained(config.checkpoint, step=config.step)
+    step = StepExport(
+        trained, trained.sizes(config.seq_len), config.data_paths_test, for_page=page is not None
+    )
+    if onnx is not None:
+        print(step.write_onnx(onnx))
+    if page is not None:
+        print(step.write_page(page, runtime))
 
 
 def identifiers_of(trained: Trained) -> list[str] | None:
@@ -294,7 +349,11 @@ def recipe(values: dict[str, Any]) -> dict[str, Any]:
 @report_user_errors
 def main(arguments: list[str]) -> None:
     resume_collection()
-    export(read_command(arguments, COMMAND))
+    config = read_command(arguments, COMMAND)
+    if config.out is not None:
+        export(config)
+    if config.onnx is not None or config.page is not None:
+        export_step(config)
 
 
 if __name__ == "__main__":

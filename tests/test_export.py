@@ -219,7 +219,14 @@ def test_a_failed_upload_keeps_the_export_and_reports_it(run, tmp_path, monkeypa
     ("arguments", "message"),
     [
         (["chekpoint=x", "out=y"], "chekpoint: unknown key; nearest valid keys: checkpoint"),
-        (["checkpoint=x"], "out: missing"),
+        (
+            ["checkpoint=x"],
+            "nothing to write: give out=DIR (safetensors), onnx=DIR (ONNX) or page=DIR (a web page)",
+        ),
+        (["checkpoint=x", "out=y", "page=y"], "out=, onnx= and page= must be different folders"),
+        (["checkpoint=x", "onnx=y", "push_to_hub=me/x"], "push_to_hub= belongs to out=DIR"),
+        (["checkpoint=x", "onnx=y", "runtime=z.tgz"], "runtime= belongs to page=DIR"),
+        (["checkpoint=x", "out=y", "data_paths_test=[z]"], "data_paths_test= belongs to page=DIR"),
         (["--out", "x"], "--out: keys have no dashes, write out=VALUE"),
         (["checkpoint=nowhere", "out=y"], "nowhere: no such file or folder"),
         (["checkpoint=x", "out=y", "push_to_hub=me"], "push_to_hub=me: must be OWNER/NAME"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cache, cached_property
 
 import numpy as np
@@ -13,6 +14,7 @@ from takuzu import Takuzu
 
 from dataset.families import FAMILIES, check, family_class
 from dataset.families.base import Comparison, RowForm, Verdict
+from dataset.families.browser_rules import CountRule
 from dataset.families.grid_style import GridStyle, LegendEntry, rgb
 from dataset.families.symmetry import Copies, FiniteSymmetries, GroupElements, Symmetries
 from dataset.promises import PROMISES, broken_promises
@@ -71,6 +73,22 @@ class ReadsAnything(Takuzu):
 class UnseededExamples(Takuzu):
     def example(self, rng):
         return super().example(np.random.default_rng())
+
+
+class CountsTooFew(Takuzu):
+    def browser_rules(self):
+        rows = tuple(tuple(range(start, start + 6)) for start in range(0, 36, 6))
+        return replace(super().browser_rules(), counts=(CountRule("row", rows, (2, 3), least=3, most=3),))
+
+
+class KeepsNothing(Takuzu):
+    def browser_rules(self):
+        return replace(super().browser_rules(), becomes={})
+
+
+class ReadsOtherwiseInTheBrowser(Takuzu):
+    def browser_rules(self):
+        return replace(super().browser_rules(), characters={".": 1, "0": 3, "1": 2})
 
 
 class WrongExamples(Takuzu):
@@ -269,6 +287,9 @@ MUTANTS = [
     ("text", WrittenFromBelow, r"puzzle 0 \(.*\) is written as .* and read as"),
     ("text", NoHelp, "text_help does not say"),
     ("text", ReadsAnything, "read accepts ''"),
+    ("rules in the browser", CountsTooFew, "check says False, but browser_rules say True for puzzle"),
+    ("rules in the browser", KeepsNothing, "browser_rules and broken disagree about cell"),
+    ("rules in the browser", ReadsOtherwiseInTheBrowser, "browser_rules read .* differently from puzzle 0"),
     ("examples", UnseededExamples, "seed 0 gives different puzzles in two calls"),
     ("examples", WrongExamples, "seed 0 gives .* with an answer that is judged wrong"),
     ("examples", WarnsOfItsExamples, "about which it warns: this may be unsolvable"),

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from dataset.families.browser_rules import BrowserRules
 from dataset.families.cell_text import format_cells, parse_cells, symbols_of_tokens
 from dataset.families.contract import keep_contracts
 from dataset.families.grid_style import GridStyle, Kind, colour_style, completion_style
@@ -219,6 +220,11 @@ class Family:
         if equals(answer, labels):
             return Verdict(True, "equal to the answer")
         return Verdict(False, agreement(answer, labels))
+
+    def browser_rules(self) -> BrowserRules:
+        """Return what the page of `export.py page=` needs to read puzzles and judge answers without Python."""
+        kept = {} if self.blank is None else {self.blank: tuple(range(self.metadata.vocab_size))}
+        return BrowserRules(self.characters, becomes=kept)
 
     # ---------------------------------------------------------------- the family's structure
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from dataset.families.browser_rules import BrowserRules
 from dataset.families.grid_style import GridStyle
 from dataset.families.parts import Comparison, Verdict
 from dataset.families.symmetry import Symmetries
@@ -186,6 +187,7 @@ CONTRACTS: Mapping[str, Contract] = {
     "kinds": _cells("integers"),
     "check": _one_bool_a_row,
     "judge": _is(Verdict, words="a Verdict"),
+    "browser_rules": _is(BrowserRules, words="BrowserRules"),
     "example": _puzzle_and_answer,
     "units": _is(CellUnits, None, words="CellUnits, or None"),
     "symmetries": _is(Symmetries, None, words="Symmetries, or None"),

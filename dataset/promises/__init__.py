@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset.families.base import Family
-from dataset.promises import answers, data, drawing, symmetries, text
+from dataset.promises import answers, data, drawing, in_browser, symmetries, text
 from dataset.promises.puzzles import Puzzles
 
 
@@ -71,6 +71,7 @@ PROMISES = (
         answers.check_tensors,
         lambda family: family.check_tensors is not None and find_spec("torch") is not None,
     ),
+    Promise("rules in the browser", in_browser.rules_in_browser),
     Promise("inverse symmetries", symmetries.inverses, lambda family: family.symmetries is not None),
     Promise("group of symmetries", symmetries.group, lambda family: family.symmetries is not None),
     Promise(

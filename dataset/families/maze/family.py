@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from dataset.families.base import Augmentation, Comparison, Family, Verdict
+from dataset.families.browser_rules import BrowserRules
 from dataset.families.grid_style import GridStyle, Kind, LegendEntry, rgb
 from dataset.families.labels import agreement, compare_with_labels
 from dataset.families.maze import rules
@@ -133,6 +134,15 @@ class MazeFamily(Family):
     def example(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         question, answer = random_maze(rng, MazeSpec(self.shape, default_min_path(min(self.shape))))
         return question.reshape(-1), answer.reshape(-1)
+
+    def browser_rules(self) -> BrowserRules:
+        return BrowserRules(
+            dict(zip("#.SG ", (rules.WALL, rules.FREE, rules.START, rules.GOAL, rules.FREE), strict=True)),
+            ignored="/",
+            required={rules.START: 1, rules.GOAL: 1},
+            becomes={rules.FREE: (rules.PATH,)},
+            script=Path(__file__).with_name("rules.js"),
+        )
 
     def remarks(self, question: np.ndarray) -> list[str]:
         unreachable = rules.path_lengths(question[None], self.shape)[0] < 0

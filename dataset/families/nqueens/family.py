@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from dataset.families.base import Comparison, Family, Verdict, square_problem
+from dataset.families.browser_rules import BrowserRules, CountRule
 from dataset.families.grid_style import BLANK, EMPTY, GridStyle, Kind, LegendEntry, distinct_colours, rgb
 from dataset.families.labels import compare_with_labels
 from dataset.families.nqueens import rules
@@ -60,6 +61,29 @@ class NQueensFamily(Family):
 
     def example(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         return random_question(rng, BoardSpec(self.size, default_given(self.size)))
+
+    def browser_rules(self) -> BrowserRules:
+        board = np.arange(self.size**2).reshape(self.shape)
+        everywhere = tuple(range(self.size**2))
+        diagonals = [
+            tuple(grid.diagonal(offset).tolist())
+            for grid in (board, board[:, ::-1])
+            for offset in range(2 - self.size, self.size - 1)
+        ]
+
+        def lines(cells: np.ndarray) -> tuple[tuple[int, ...], ...]:
+            return tuple(map(tuple, cells.tolist()))
+
+        return BrowserRules(
+            self.characters,
+            becomes=super().browser_rules().becomes,
+            counts=(
+                CountRule("row", lines(board), (rules.QUEEN,)),
+                CountRule("column", lines(board.T), (rules.QUEEN,)),
+                CountRule("diagonal", tuple(diagonals), (rules.QUEEN,), least=0),
+                CountRule("board", (everywhere,), (0,), least=0, most=0),  # no padding
+            ),
+        )
 
     def remarks(self, question: np.ndarray) -> list[str]:
         if pairs := rules.attacking_pairs(question, self.size):

@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from dataset.families.base import Comparison, Family, Verdict, square_problem
+from dataset.families.browser_rules import BrowserRules, CountRule
 from dataset.families.grid_style import BLANK, EMPTY, GridStyle, completion_legend, distinct_colours, rgb
 from dataset.families.labels import agreement, compare_with_labels
 from dataset.families.sudoku import rules
@@ -165,6 +166,23 @@ class SudokuFamily(Family):
         if labels is not None:
             parts.append(agreement(answer, labels))
         return Verdict(False, "; ".join(parts))
+
+    def browser_rules(self) -> BrowserRules:
+        box = self.box
+        tokens = tuple(range(2, box.size + 2))
+        characters = {".": rules.BLANK_ID} | dict(zip(box.symbols, tokens, strict=True))
+        if box.size <= 9:
+            characters["0"] = rules.BLANK_ID
+        characters |= {symbol.lower(): token for symbol, token in characters.items()}
+        groups = rules.units(box).reshape(3, box.size, box.size).tolist()
+        return BrowserRules(
+            characters,
+            becomes=super().browser_rules().becomes,
+            counts=tuple(
+                CountRule(name, tuple(map(tuple, cells)), tokens)
+                for name, cells in zip(("row", "column", "box"), groups, strict=True)
+            ),
+        )
 
     # ---------------------------------------------------------------- the dataset report
 
