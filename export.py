@@ -75,36 +75,29 @@ if __name__ == "__main__":  # before the slow import of torch below
 
 import json
 import sys
-from typing import Any
 
 from safetensors.torch import save
 
-from dataset.format import Metadata, read_identifiers, write_identifiers
+from dataset.format import read_identifiers, write_identifiers
 from evaluators.calibrated import saved_calibration
 from evaluators.calibration import Calibration, weights_sha256
 from evaluators.exports.browser_page import PAGE_FILES
+from evaluators.exports.model_card import model_card
 from evaluators.exports.onnx_step import ONNX_FILES, check_packages
 from evaluators.exports.page_puzzles import PUZZLES_NAME
 from evaluators.exports.step_export import StepExport
-from evaluators.reports.evaluation_report import REPORT_NAME
 from evaluators.reports.training_cost import COST_KEY, training_cost
 from models.losses import ACTLossHead
-from models.registry import architecture_class
-from puzzle_dataset import IDENTIFIERS_KEY
 from trained_run import HALTING_KEY, Trained, open_trained
 from utils.collection import resume_collection
 from utils.errors import UserError, report_user_errors
 from utils.files import replacing, write_text
 from utils.hub import check_repository_name, upload_files
-from utils.output_folders import CALIBRATION_PREFIX, evaluation_folder
-from utils.reading import parse_json, read_mapping
+from utils.output_folders import CALIBRATION_PREFIX
 from utils.weights import EXPORTED_NAME
-from utils.yaml_text import to_yaml
 
 CARD_NAME = "README.md"
-_FORMAT_KEYS = tuple(name for name in Metadata.__dataclass_fields__ if name != "extra")
 FILES = (EXPORTED_NAME, "config.json", CARD_NAME, "identifiers.json")
-PAPER = "https://arxiv.org/abs/2510.04871"
 
 
 def export(config: ExportConfig) -> Path:
@@ -132,7 +125,7 @@ def export(config: ExportConfig) -> Path:
     if (calibration := calibration_of(trained, model)) is not None:
         description[HALTING_KEY] = calibration.model_dump()
     num_parameters = sum(p.numel() for p in model.parameters())
-    card = model_card(trained, sizes, num_parameters, scores_of(trained), config.push_to_hub)
+    card = model_card(trained, sizes, num_parameters, config.push_to_hub)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / EXPORTED_NAME) as temporary:
@@ -201,149 +194,6 @@ def identifiers_of(trained: Trained) -> list[str] | None:
     names_files = ("identifiers.json", "identifiers.npz")  # lazy datasets have the .npz
     named = (path for path in folders if any((path / name).is_file() for name in names_files))
     return next(map(read_identifiers, named), None)
-
-
-def scores_of(trained: Trained) -> dict[str, float]:
-    """Read the evaluation that the run logged for these weights, by logged names; {} if there is none."""
-    path = trained.located.folder / "metrics.jsonl"
-    scores: dict[str, float] = {}
-    if trained.step is None or not path.is_file():
-        return scores
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = parse_json(line, str(path))
-        except UserError:  # the last line of a run that was killed
-            continue
-        if isinstance(record, dict) and record.get("step") == trained.step:
-            others = ("step", "time")
-            scores |= {
-                name: v for name, v in record.items() if name not in others and not name.startswith("train/")
-            }
-    return {name: value for name, value in scores.items() if isinstance(value, int | float)}
-
-
-def report_of(trained: Trained) -> dict[str, Any] | None:
-    """Read the last report of `evaluate.py` for these weights, if it has an accuracy."""
-    path = evaluation_folder(trained.located) / REPORT_NAME
-    if not path.is_file():
-        return None
-    report = read_mapping(path)
-    return report if report.get("exact_accuracy_interval_95") else None
-
-
-def model_card(
-    trained: Trained,
-    sizes: dict[str, int],
-    num_parameters: int,
-    scores: dict[str, float],
-    repository: str | None,
-) -> str:
-    """Render the export's README.md: model, training, scores and usage."""
-    values, arch = trained.config.values, trained.settings()
-    data = trained.metadata
-    table = f"a puzzle table of {sizes['num_puzzle_identifiers']:,} rows"
-    cost = training_cost(trained)
-    known_rules = architecture_class(trained.arch["name"]).knows
-    facts = {
-        "built-in knowledge of the rules": known_rules or "none",
-        "architecture": f"`{trained.arch['name']}`, {num_parameters:,} parameters, "
-        + (table if arch.puzzle_emb_ndim else "no puzzle embeddings"),
-        "recursion": f"H_cycles {arch.H_cycles}, L_cycles {arch.L_cycles}, {arch.halt_max_steps} supervision steps",
-        "data": ", ".join(f"`{Path(path).name}`" for path in values["data_paths"]),
-        "groups of training puzzles": data.get("total_groups"),
-        "cells, vocabulary": f"{sizes['seq_len']}, {sizes['vocab_size']}",
-        "steps of training": trained.step,
-        "FLOP of training": f"{cost['flops']:.3g} (2 per multiply-add)" if "flops" in cost else None,
-        "minutes of training": f"{cost['seconds'] / 60:.1f}" if "seconds" in cost else None,
-        "batch size": values["global_batch_size"],
-        "seed": values["seed"],
-        "averaged weights (EMA)": f"yes, rate {values['ema_rate']}" if values["ema"] else "no",
-    }
-    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items() if value is not None)
-    measured = "No evaluation at this step was logged."
-    if scores:
-        lines = "\n".join(f"| `{name}` | {value:.6g} |" for name, value in scores.items())
-        measured = f"Measured during training at this step:\n\n| metric | value |\n|---|---|\n{lines}"
-    if report := report_of(trained):
-        low, high = report["exact_accuracy_interval_95"]
-        share = report.get("rows_exact", report["rows_solved"]) / report["rows_with_labels"]
-        by_rules = ""
-        if report.get("solved_by") == "rules":
-            low_solved, high_solved = report["solved_interval_95"]
-            by_rules = (
-                f"solved by the rules {report['rows_solved'] / report['rows']:.2%} (95% interval "
-                f"{low_solved:.2%} to {high_solved:.2%}), "
-            )
-        measured += (
-            f"\n\n`evaluate.py`: {by_rules}exact accuracy {share:.2%} (95% interval {low:.2%} to {high:.2%}) with "
-            f"{report['halt_max_steps']} steps on {report['rows']:,} of {report['rows_of_the_data']:,} rows of "
-            f"{', '.join(f'`{Path(path).name}`' for path in report['data'])}."
-        )
-    if sizes["num_puzzle_identifiers"] > 1 and arch.puzzle_emb_ndim:
-        known = (
-            "its hash is in `config.json`"
-            if trained.metadata.get(IDENTIFIERS_KEY)
-            else "keep it with the weights"
-        )
-        measured += (
-            "\n\nThe puzzle table belongs to the `identifiers.json` of the training data "
-            f"({known}): on data with other identifiers the answers are meaningless."
-        )
-    front = {"library_name": "tiny-recursion", "tags": ["recursive-reasoning", trained.arch["name"]]}
-    return f"""---
-{to_yaml(front).strip()}
----
-
-# {repository or values["run_name"] or trained.arch["name"]}
-
-A recursive reasoning model ([arXiv 2510.04871]({PAPER})).
-
-| | |
-|---|---|
-{rows}
-
-{measured}
-
-## Use
-
-In a clone of the training repository:
-
-```python
-import models
-
-model = models.load_pretrained("{repository or "PATH_OF_THIS_FOLDER"}")
-```
-
-Run `python evaluate.py checkpoint={f"hf://{repository}" if repository else "PATH_OF_THIS_FOLDER"}` to reproduce
-the evaluation.
-
-{built_by(data)}## Recipe
-
-```yaml
-{to_yaml(recipe(values)).strip()}
-```
-"""
-
-
-def built_by(metadata: dict[str, Any]) -> str:
-    """Render a section with the data builder's own metadata (family, options, seed); "" if there is none."""
-    known = (*_FORMAT_KEYS, IDENTIFIERS_KEY, COST_KEY)
-    facts = {key: value for key, value in metadata.items() if key not in known}
-    return f"## Data\n\n```yaml\n{to_yaml(facts).strip()}\n```\n\n" if facts else ""
-
-
-def recipe(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the config keys that affect a run's result, without names, paths and machine settings."""
-    machine = ("device", "compile", "log_interval", "resume", "keep_last", "project_name", "run_name")
-    paths = (
-        "checkpoint_path",
-        "eval_save_outputs",
-        "checkpoint_interval_steps",
-        "checkpoint_interval_minutes",
-    )
-    return {
-        key: value for key, value in values.items() if key not in (*machine, *paths) and value is not None
-    }
 
 
 @report_user_errors

@@ -32,6 +32,7 @@ EXCEPTIONS = {
     "evaluators/plots.py": {"config", "trained_run"},
     "evaluators/memorisation.py": {"config", "trained_run"},
     "evaluators/reports/training_cost.py": {"trained_run"},
+    "evaluators/exports/model_card.py": {"trained_run"},
     "evaluators/exports/step_export.py": {"trained_run"},
     "evaluators/calibrated.py": {"trained_run"},
     "evaluators/solving_files.py": {"config", "trained_run"},

@@ -18,12 +18,12 @@ from dataset.families.nqueens.rules import EMPTY, QUEEN, VOCAB_SIZE
 from dataset.format import SPLITS, SplitWriter, write_identifiers
 from evaluate import run_evaluation
 from evaluators import memorisation, plots
+from evaluators.exports.model_card import model_card
 from evaluators.inference import Solver
 from evaluators.reports.evaluation_report import summary
 from evaluators.score import wilson_interval
 from evaluators.strategies.accounting import Tally
 from evaluators.strategies.compute_curve import tables
-from export import model_card
 from models.losses import ACTLossHead
 from models.registry import build_model
 from trained_run import open_trained
@@ -171,7 +171,7 @@ def test_the_card_of_an_export_says_both(run):
     values = {"checkpoint": str(run), "device": "cpu", "compile": False}
     run_evaluation(parse(EvaluateConfig, values), World())
     trained = open_trained(str(run))
-    card = model_card(trained, trained.sizes(), 1, {}, None)
+    card = model_card(trained, trained.sizes(), 1, None)
     assert "solved by the rules 100.00% (95% interval" in card
     assert "exact accuracy 0.00% (95% interval" in card
 

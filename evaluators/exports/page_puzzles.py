@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.families.base import IGNORE_LABEL_ID, Family
+from dataset.families.base import Family
+from dataset.families.labels import IGNORE_LABEL_ID
 from puzzle_dataset import PuzzleDataset
 from utils.errors import UserError
 from utils.reading import open_text
