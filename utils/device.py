@@ -54,7 +54,7 @@ def faster_dtype(device_name: str = "auto") -> str:
     """Choose the `forward_dtype` that trains faster on a device.
 
     bfloat16 on CUDA, on CPUs with AMX and on AMD CPUs with avx512_bf16, whose bfloat16 products are about four times as
-    fast as float32 (benchmarks/README.md). Otherwise float32, which needs no conversions: an Intel CPU with avx512_bf16
+    fast as float32 (benchmarks/LOG.md). Otherwise float32, which needs no conversions: an Intel CPU with avx512_bf16
     but without AMX was measured to multiply both equally fast.
     """
     device = resolve_device(device_name)
