@@ -180,7 +180,9 @@ def compile_policy(
         return None, f"eager: compiling needs {missing}, which this machine lacks"
     mode = FUSED if takes_fused else compile if compile in COMPILE_MODES else COMPILE_MODES[0]
     chosen = "" if mode == compile else f", {mode}"
-    return mode, f"compiled: compile={str(compile).lower()} on {device.type}{chosen}"
+    return mode, (
+        f"compiled: compile={str(compile).lower()} on {device.type}{chosen} (the first time this takes up to a minute)"
+    )
 
 
 def missing_toolchain() -> str | None:
