@@ -128,3 +128,13 @@ def test_an_error_for_missing_data_names_the_command_that_builds_it(path, tmp_pa
 def test_an_error_for_other_missing_data_names_none():
     error = UserError("elsewhere: there is no such dataset")
     assert naming_the_builder(error, ["elsewhere"]) is error
+
+
+def test_an_error_for_missing_test_data_names_its_key(sudoku4x4):
+    chosen = config(
+        "+experiment=sudoku6x6", f"data_paths=[{sudoku4x4}]", "data_paths_test=[nowhere]", "run_name=a"
+    )
+    with pytest.raises(
+        UserError, match=r"nowhere: there is no such dataset.*\n.*give data_paths_test=\[DIR\] too"
+    ):
+        build(chosen, World())
