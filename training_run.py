@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from config.notices import notices
-from config.recipe_headers import naming_the_builder
+from config.recipe_headers import explained
 from config.resume import check_changes, check_data
 from config.schema import PretrainConfig
 from dataset.families import family_of, recorded_family
@@ -105,7 +105,7 @@ def build(config: PretrainConfig, world: World) -> Run:
         )
         test_data = PuzzleDataset(config.test_paths, "test", **dist_kwargs)
     except UserError as error:
-        raise explained(error, config) from error
+        raise explained(error, config.data_paths, config.test_paths) from error
     for line in dict.fromkeys(train_data.notices + test_data.notices):
         world.print(line)
     sizes = model_sizes(train_data, test_data)
@@ -198,16 +198,6 @@ def best_metric(config: PretrainConfig, head: ACTLossHead) -> BestMetric | None:
     if name == "auto":
         name = "test/solved" if head.solved_by_rules else "test/exact_accuracy"
     return BestMetric(name, config.early_stop_patience) if name else None
-
-
-def explained(error: UserError, config: PretrainConfig) -> UserError:
-    """Add to an error about the data the key that a recipe sets besides `data_paths`, or the builder's command."""
-    missing = [path for path in config.test_paths if not Path(path).is_dir()]
-    if missing and all(Path(path).is_dir() for path in config.data_paths):
-        return UserError(
-            f"{error}\n(this is data_paths_test, set apart from data_paths: give data_paths_test=[DIR] too)"
-        )
-    return naming_the_builder(error, [*config.data_paths, *config.test_paths])
 
 
 def depth_curriculum(inner: RecursiveModel, total_steps: int) -> DepthCurriculum:
