@@ -69,7 +69,7 @@ docs-venv: venv
 venv: $(INSTALLED)
 
 # An existing environment keeps its torch; one created here gets the tested versions.
-$(INSTALLED): requirements.txt requirements-dev.txt constraints.txt
+$(INSTALLED): requirements-min.txt requirements.txt requirements-dev.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "$(PYTHON) is older than Python 3.10: choose another with make PYTHON=..."; exit 1; }
 	@if ! grep -qs "^torch==" $(VENV)/constraints.txt && $(BIN)/python -c "import torch" 2>/dev/null; then \

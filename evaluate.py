@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from config.evaluate_schema import OPTIONS, EvaluateConfig
 from config.overrides import check_config, run_command
 from utils.command_line.arguments import Command
-from utils.errors import UserError, report_user_errors
+from utils.errors import UserError, missing_package, report_user_errors
 
 COMMAND = Command(
     "evaluate.py",
@@ -147,7 +147,12 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     if world.is_main:
         write_report(folder, report)
         world.print(summary(report, folder))
-        plot(curves, folder / PLOT_NAME.format(config.strategy), f"{config.strategy}: {trained.label}")
+        try:
+            plot(curves, folder / PLOT_NAME.format(config.strategy), f"{config.strategy}: {trained.label}")
+        except ModuleNotFoundError as error:
+            if (missing := missing_package(error)) is None:
+                raise
+            world.print(f"no plot: {missing}")
     return report
 
 

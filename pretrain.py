@@ -228,10 +228,9 @@ def train(config: PretrainConfig, world: World) -> int:
             checkpointer.join()
             bar.close()
             # Not every rank has necessarily received the signal.
-            signal = next(filter(None, world.gather_object(signals.received)))
-            world.print(
-                f"stopped by {signal.name} after step {state.step} and saved: continue with resume=auto"
-            )
+            asked = world.gather_object((signals.received, signals.cause))
+            signal, cause = next((signal, cause) for signal, cause in asked if signal is not None)
+            world.print(f"stopped by {cause} after step {state.step} and saved: continue with resume=auto")
             return SIGNAL_EXIT_BASE + signal
         finally:
             bar.close()

@@ -82,7 +82,7 @@ class PuzzleDataset(IterableDataset):
                 f"processes, which is {world_size}"
             )
         if epochs_per_iter < 1:
-            raise UserError(f"an iteration has {epochs_per_iter} epochs, but must have at least 1")
+            raise UserError(f"an iteration of {epochs_per_iter} epochs must have at least 1")
         self.global_batch_size, self.local_batch_size = global_batch_size, global_batch_size // world_size
         self.rank = rank
         self.shuffle = split == "train" if shuffle is None else shuffle

@@ -20,8 +20,17 @@ from utils.command_line.arguments import Command, check_arguments, read_command
 
 COMMAND = Command("solve.py", __doc__.strip(), SolveConfig)
 
+
+def check_files(config: SolveConfig) -> None:
+    """Raise UserError if the file of puzzles is missing, or that of answers exists."""
+    if config.puzzles is not None and config.out is not None:
+        from evaluators.puzzle_files import check_files
+
+        check_files(config.puzzles, config.out, config.resume)
+
+
 if __name__ == "__main__":  # before the imports below, which include torch
-    check_arguments(COMMAND)
+    check_arguments(COMMAND, check_files)
 
 import os
 import shutil

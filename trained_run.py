@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from config.published import RunConfig, parse_run_config
+from config.recipe_headers import naming_the_builder
 from config.report_schema import ReportConfig
 from dataset.families import family_by_sizes, named_family
 from dataset.format import Metadata, problems_text, read_metadata, type_problems
@@ -153,7 +154,8 @@ class Trained:
                 raise
             key = "data_paths_test" if split == "test" else "data_paths"
             raise OwnDataError(
-                f"{error}\n(this path is from the training run; give the folder on this machine as {key}=[DIR]{hint})"
+                f"{naming_the_builder(error, paths)}\n"
+                f"(this path is from the training run; give the folder on this machine as {key}=[DIR]{hint})"
             ) from error
 
     def _check_identifiers(self, data_paths: Sequence[str], notice: Callable[[str], None]) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from config.notices import notices
+from config.recipe_headers import explained
 from config.resume import check_changes, check_data
 from config.schema import PretrainConfig
 from dataset.families import family_of, recorded_family
@@ -92,16 +93,19 @@ def build(config: PretrainConfig, world: World) -> Run:
         "rank": world.rank,
         "world_size": world.size,
     }
-    train_data = PuzzleDataset(
-        config.data_paths,
-        "train",
-        seed=config.seed,
-        epochs_per_iter=config.epochs_per_iteration,
-        augment=config.augment,
-        reveal_prob=config.reveal_prob,
-        **dist_kwargs,
-    )
-    test_data = PuzzleDataset(config.test_paths, "test", **dist_kwargs)
+    try:
+        train_data = PuzzleDataset(
+            config.data_paths,
+            "train",
+            seed=config.seed,
+            epochs_per_iter=config.epochs_per_iteration,
+            augment=config.augment,
+            reveal_prob=config.reveal_prob,
+            **dist_kwargs,
+        )
+        test_data = PuzzleDataset(config.test_paths, "test", **dist_kwargs)
+    except UserError as error:
+        raise explained(error, config.data_paths, config.test_paths) from error
     for line in dict.fromkeys(train_data.notices + test_data.notices):
         world.print(line)
     sizes = model_sizes(train_data, test_data)

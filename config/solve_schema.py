@@ -100,10 +100,10 @@ class SolveConfig(FamilyConfig):
 
     @model_validator(mode="after")
     def check_files(self):
-        if (self.puzzles is None) != (self.out is None):
-            raise ValueError(
-                "puzzles= names the puzzles of a file and out= the file for their answers: give both"
-            )
+        if self.out is None and self.puzzles is not None:
+            raise ValueError(f"out= is missing: name a file for the answers to puzzles={self.puzzles}")
+        if self.puzzles is None and self.out is not None:
+            raise ValueError(f"puzzles= is missing: name the file of puzzles that out={self.out} answers")
         of_one = ("puzzle", "index", "seed", "data_paths_test", "gif", "png")
         of_files = ("resume", "halt", "strategy", "symmetries", "batch_size", "compile")
         for key in of_one if self.puzzles is not None else of_files:

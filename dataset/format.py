@@ -141,7 +141,9 @@ def _open_checked(dataset_dir: Path, split: str) -> tuple[Split | None, list[str
 
 def _missing_split(dataset_dir: Path, split: str) -> str:
     if not dataset_dir.is_dir():
-        return f"{dataset_dir}: there is no such dataset; the dataset/build_*_dataset.py commands build one"
+        return (
+            f"{dataset_dir}: there is no such dataset; the commands dataset/build_*_dataset.py build datasets"
+        )
     found = sorted(path.parent.name for path in dataset_dir.glob("*/dataset.json"))
     has = f"it has {', '.join(found)}" if found else "no folder in it holds a dataset.json"
     return f"{dataset_dir}: has no split {split!r} ({has})"

@@ -119,8 +119,10 @@ class TrainingOrder:
 
     def _too_few_examples(self) -> str:
         longest = np.maximum.reduceat(self._lengths, self._group_starts[:-1]).sum()
+        epochs = "one epoch" if self._epochs == 1 else f"{self._epochs} epochs"
+        groups = "one group" if len(self._group_sizes) == 1 else f"{len(self._group_sizes)} groups"
         return (
-            f"an iteration of {self._epochs} epochs over {len(self._group_sizes)} groups yields at most "
+            f"an iteration of {epochs} over {groups} yields at most "
             f"{int(longest) * self._epochs} examples and fills no batch: global_batch_size is {self._batch_size}; "
             "use a smaller global_batch_size or a larger eval_interval"
         )

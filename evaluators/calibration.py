@@ -105,6 +105,8 @@ class Calibration(StrictModel):
         """Return why the rule is not valid for these weights and settings; None if it is."""
         if self.weights_sha256 != weights_hash:
             return "it was chosen for other weights"
+        if not self.solved_by_all_steps:  # saved by an earlier version
+            return "it was chosen although the model solved none of the puzzles"
         if self.num_steps != num_steps:
             return f"it was chosen for {self.num_steps} steps, not {num_steps}"
         if self.forward_dtype != forward_dtype:
@@ -116,15 +118,13 @@ class Calibration(StrictModel):
         rows = f"{self.rows:,} puzzles {self.source}"
         if self.rows_left_out:
             rows += f", without {self.rows_left_out:,} that occur in train or test"
+        if not self.solved_by_all_steps:
+            return f"the model solves none of {rows}, so no stop rule can be chosen and all steps are run"
         if self.rule is None:
             return f"every stop rule loses more than {MAX_LOSS:.1%} of the answers to {rows}, so all steps are run"
-        untrained = (
-            "" if self.solved_by_all_steps else "; the rule means little before the model solves some of them"
-        )
         return (
             f"rows stop when {self.rule.in_words}, chosen on {rows}: {self.mean_steps:.2f} of {self.num_steps} "
             f"steps, {self.lost} of {self.solved_by_all_steps:,} right answers lost, {self.gained} gained"
-            f"{untrained}"
         )
 
 
@@ -258,14 +258,16 @@ class Chosen:
 def choose_rule(seen: Trajectories) -> Chosen:
     """Choose the rule with the fewest steps among those that lose at most `MAX_LOSS` of the answers.
 
-    A right answer that a rule loses is not offset by one that it gains. With `lost` of N rows, the share
-    counts as (lost + 1) / (N + 2), Laplace's rule of succession: a rule that lost none of 100 rows has not shown that
-    it loses less than one in 500.
+    If the last step solves no row, no rule can be compared with it, and all steps are run. A right answer that a rule
+    loses is not offset by one that it gains. With `lost` of N rows, the share counts as (lost + 1) / (N + 2), Laplace's
+    rule of succession: a rule that lost none of 100 rows has not shown that it loses less than one in 500.
     """
     num_steps, num_rows = seen.margins.shape
     columns, last = np.arange(num_rows), num_steps - 1
     full = seen.solved[last]
     best = Chosen(None, int(full.sum()), 0, 0, float(num_steps))
+    if not best.solved_by_all_steps:
+        return best
     finite = np.unique(np.quantile(seen.margins, np.linspace(0, 1, _NUM_THRESHOLDS)))
     thresholds = [-math.inf, 0.0, *finite.tolist()]
     for patience in range(num_steps):

@@ -23,6 +23,7 @@ from utils.files import cannot_write, make_folder
 from utils.reading import GZIP_ERRORS, open_text, parse_json
 
 STANDARD = "-"
+INVALID = "invalid"  # verdict of a line that is not a puzzle
 COLUMNS = ("line", "puzzle", "answer", "verdict", "confidence", "steps", "message")
 
 
@@ -121,7 +122,7 @@ def _opened(source: str, newline: str | None = None) -> TextIO:
         # A byte that is not valid UTF-8 invalidates its own puzzle only.
         return open_text(Path(source), newline=newline, errors="replace")
     except FileNotFoundError:
-        raise UserError(f"puzzles={source}: does not exist") from None
+        raise _does_not_exist(source) from None
     except OSError as error:
         raise UserError(f"puzzles={source}: cannot be read ({error.strerror or error})") from None
 
@@ -136,6 +137,24 @@ def _lines(file: TextIO, source: str) -> Iterator[str]:
 # ---------------------------------------------------------------------------------------- answers
 
 
+def check_files(puzzles: str, out: str, resume: bool) -> None:
+    """Raise UserError if the file of puzzles does not exist, or that of answers does; neither is opened."""
+    if puzzles != STANDARD and not Path(puzzles).exists():
+        raise _does_not_exist(puzzles)
+    if out != STANDARD and Path(out).exists() and not resume:
+        raise _exists(out)
+
+
+def _does_not_exist(puzzles: str) -> UserError:
+    return UserError(f"puzzles={puzzles}: does not exist")
+
+
+def _exists(out: str) -> UserError:
+    return UserError(
+        f"out={out}: already exists: resume=true continues after its last row; or choose another file"
+    )
+
+
 class AnswerFile:
     """A file of answers, one row per puzzle, valid after each `write`; a context manager.
 
@@ -145,6 +164,7 @@ class AnswerFile:
     def __init__(self, path: str, resume: bool = False):
         self.path = path
         self.num_rows = 0  # written by an earlier run
+        self.num_invalid = 0  # of these rows, those of lines that are not puzzles
         self.last: dict[str, Any] | None = None  # of these rows
         self._as_json = path == STANDARD or suffix_of(path) == ".jsonl"
         if path == STANDARD:
@@ -154,9 +174,7 @@ class AnswerFile:
         try:
             exists = Path(path).exists()
             if exists and not resume:
-                raise UserError(
-                    f"out={path}: already exists: resume=true continues after its last row; or choose another file"
-                )
+                raise _exists(path)
             if exists:
                 self._keep_complete_rows()
             self._file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115 - closed by `__exit__`
@@ -197,6 +215,7 @@ class AnswerFile:
                 end = after
                 if row is not None:
                     self.num_rows, self.last = self.num_rows + 1, row
+                    self.num_invalid += row["verdict"] == INVALID
         os.truncate(self.path, end)
 
     def _json_rows(self, file: Any) -> Iterator[tuple[int, dict[str, Any] | None]]:

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from dataset.families.base import Family
-from evaluators.puzzle_files import PuzzleLine
+from evaluators.puzzle_files import INVALID, PuzzleLine
 from evaluators.strategies.continuous import Continuous
 from evaluators.strategies.plans import Outcome
 from evaluators.strategies.samples import PuzzleRows
 from utils.errors import UserError
 
-SOLVED, UNSOLVED, UNKNOWN, INVALID = "solved", "not solved", "unknown", "invalid"
+SOLVED, UNSOLVED, UNKNOWN = "solved", "not solved", "unknown"
 
 
 @dataclass

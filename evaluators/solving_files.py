@@ -14,8 +14,8 @@ from config.solve_schema import SolveConfig
 from dataset.families import family_notices, family_of
 from evaluators.calibrated import calibrated, matching_calibration
 from evaluators.inference import Solver, padded_sizes
-from evaluators.puzzle_files import AnswerFile, PuzzleLine, count_lines, read_puzzles
-from evaluators.puzzle_stream import INVALID, solve_stream
+from evaluators.puzzle_files import INVALID, AnswerFile, PuzzleLine, count_lines, read_puzzles
+from evaluators.puzzle_stream import solve_stream
 from evaluators.stop_rule import OWN_RULE, StopRule
 from evaluators.strategies.build import Choice, Setting, build_strategy
 from evaluators.strategies.continuous import Continuous
@@ -31,7 +31,9 @@ FEW_PUZZLES = 64  # loading compiled code takes longer than solving fewer
 
 
 def solve_file(config: SolveConfig) -> bool:
-    """Solve the puzzles of a file and write their answers to a file; True if every line was a puzzle.
+    """Solve the puzzles of a file and write their answers to a file.
+
+    Returns True if every line was a puzzle, also those that an interrupted run has answered.
 
     Notices, progress and the summary go to standard error, because answers may go to standard output.
     """
@@ -91,10 +93,10 @@ def solve_file(config: SolveConfig) -> bool:
         say.print(
             f"nothing is left to do: {config.out} already has a row for each puzzle of {config.puzzles}"
         )
-        return True
+        return not answers.num_invalid
     rate = summary.verdicts.total() / seconds
     say.print(f"{summary.in_words}; {rate:,.0f} a second, {seconds:.1f} s; {config.out}")
-    return not summary.verdicts[INVALID]
+    return not summary.verdicts[INVALID] and not answers.num_invalid
 
 
 class StandardError(World):

@@ -54,8 +54,16 @@ def test_minutes_are_counted_from_the_last_save_of_any_kind(clock):
     assert saves == [4, 6, 10]
 
 
+@pytest.fixture
+def terminal(monkeypatch):
+    """Restore the handler of a terminal's end, which tests under `nohup` ignore."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", schedule_module.STOP_SIGNALS)
-def test_a_signal_requests_a_save_and_a_stop(number):
+def test_a_signal_requests_a_save_and_a_stop(number, terminal):
     before = signal.getsignal(number)
     with StopSignals() as signals:
         schedule = CheckpointSchedule(ALONE, signals)
@@ -66,6 +74,29 @@ def test_a_signal_requests_a_save_and_a_stop(number):
         assert schedule.stop_requested()
         assert schedule.after_step(2) == Decision(save=True, stop=True)
     assert signal.getsignal(number) == before
+
+
+def test_under_nohup_the_end_of_the_terminal_is_ignored(terminal):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with StopSignals() as signals:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert signals.received is None
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+@pytest.mark.parametrize("by_torchrun", [True, False])
+def test_only_a_worker_of_torchrun_is_stopped_by_the_end_of_its_parent(monkeypatch, by_torchrun):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    if by_torchrun:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
+    with StopSignals() as signals:
+        schedule = CheckpointSchedule(ALONE, signals)
+        assert schedule.after_step(1) == NOTHING
+        monkeypatch.setattr(os, "getppid", lambda: 1)
+        assert schedule.stop_requested() == by_torchrun
+        assert schedule.after_step(2) == Decision(save=by_torchrun, stop=by_torchrun)
+        if by_torchrun:
+            assert (signals.received, signals.cause) == (signal.SIGHUP, "the end of torchrun")
 
 
 def test_an_immediately_repeated_ctrl_c_is_ignored_but_a_later_one_counts(clock):

@@ -40,11 +40,20 @@ def test_files_for_other_programs_are_yaml(name):
 
 
 def test_the_lowest_versions_are_those_that_the_ranges_begin_with():
-    ranges = (ROOT / "requirements.txt").read_text()
+    ranges = "".join((ROOT / f"requirements{name}.txt").read_text() for name in ("", "-min"))
     pins = versions.lowest()
-    assert len(pins) >= 10
+    assert len(pins) >= 12
+    assert "-r requirements-min.txt" in ranges
     assert all(pin.replace("==", ">=") in ranges for pin in pins)
     assert versions.newest() == []
+
+
+def test_the_citation_has_the_version_of_the_changelog():
+    released = re.findall(r"^## \[(\d[^\]]*)\] - (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    version, date = released[0] if released else (None, None)
+    assert citation.get("version") == version
+    assert (None if "date-released" not in citation else str(citation["date-released"])) == date
 
 
 def test_the_changelog_begins_with_what_is_not_released():

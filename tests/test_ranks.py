@@ -268,20 +268,62 @@ def test_a_killed_rank_ends_the_run_promptly(identified, tmp_path):
     assert out.count("loss") == 0 or 'Traceback (most recent call last):\n  File "' + str(ROOT) not in out
 
 
-@needs_proc
-def test_a_signal_to_the_launcher_saves_before_exiting(identified, tmp_path):
-    launcher = torchrun(
-        tmp_path, *TINY, f"data_paths=[{identified}]", *[o for o in LONG if "interval_steps" not in o]
-    )
+def is_running(pid: int) -> bool:
     try:
-        wait_for(
-            lambda: (tmp_path / "run" / "metrics.jsonl").exists() and metrics(tmp_path / "run"), launcher
-        )
-        launcher.send_signal(signal.SIGTERM)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+WITHOUT_INTERVAL = [option for option in LONG if "interval_steps" not in option]
+
+
+def is_training(folder: Path) -> bool:
+    return (folder / "metrics.jsonl").exists() and bool(metrics(folder))
+
+
+@needs_proc
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGHUP", marks=pytest.mark.slow), "SIGUSR1"])
+def test_a_signal_to_the_launcher_saves_before_exiting(identified, tmp_path, name):
+    handled = ("--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGUSR1",) if name == "SIGUSR1" else ()
+    launcher = torchrun(tmp_path, *TINY, f"data_paths=[{identified}]", *WITHOUT_INTERVAL, options=handled)
+    try:
+        wait_for(lambda: is_training(tmp_path / "run"), launcher)
+        launcher.send_signal(getattr(signal, name))
         out, _ = launcher.communicate(timeout=60)
     finally:
         launcher.kill()
-    assert launcher.returncode != 0
-    assert out.count("stopped by SIGTERM after step") == 1
+    assert launcher.returncode == 1
+    assert out.count(f"stopped by {name} after step") == 1
     (state,) = tmp_path.glob("run/state_step_*")
     assert len(list(state.glob("*.json"))) == 2
+
+
+@needs_proc
+@pytest.mark.parametrize("name", [pytest.param("SIGKILL", marks=pytest.mark.slow), "SIGUSR1"])
+def test_workers_whose_launcher_has_been_killed_save_and_stop(identified, tmp_path, name):
+    launcher = torchrun(tmp_path, *TINY, f"data_paths=[{identified}]", *WITHOUT_INTERVAL)
+    workers = []
+    try:
+        wait_for(lambda: is_training(tmp_path / "run"), launcher)
+        workers = workers_of(launcher)
+        launcher.send_signal(getattr(signal, name))  # torchrun does not handle it
+        out, _ = launcher.communicate(timeout=60)  # until the workers close their output
+        deadline = time.monotonic() + 10
+        while any(map(is_running, workers)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:
+        launcher.kill()
+        leftover = [pid for pid in workers if is_running(pid)]
+        for pid in leftover:
+            os.kill(pid, signal.SIGKILL)
+    assert launcher.returncode == -getattr(signal, name)
+    assert len(workers) == 2
+    assert leftover == []
+    assert out.count("stopped by the end of torchrun after step") == 1
+    (state,) = tmp_path.glob("run/state_step_*")
+    assert len(list(state.glob("*.json"))) == 2
+    codes, results = train_on(
+        2, tmp_path, identified, "run", resume="auto", epochs=24, eval_interval=12, log_interval=20
+    )
+    assert codes == [0, 0], results[0].stderr

@@ -12,8 +12,12 @@ from omegaconf import OmegaConf
 from pages import ROOT, commands_in, page
 
 from config.overrides import force_overrides
+from config.recipe_headers import naming_the_builder
 from config.schema import PretrainConfig
 from dataset import build_arc_dataset, build_maze_dataset, build_nqueens_dataset, build_sudoku_dataset
+from training_run import build
+from utils.distributed import World
+from utils.errors import UserError
 from utils.strict_model import parse
 
 RECIPES = sorted((ROOT / "config" / "experiment").glob("*.yaml"))
@@ -110,3 +114,27 @@ def test_the_recipe_of_a_published_run_matches_the_published_command(recipe, hea
     # Names and evaluators do not affect training.
     others = {"run_name", "checkpoint_path", "evaluators", "data_paths_test"}
     assert recipe.model_dump(exclude=others) == command.model_dump(exclude=others)
+
+
+@each_recipe
+def test_an_error_for_missing_data_names_the_command_that_builds_it(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    chosen = config(f"+experiment={path.stem}", "run_name=any", "device=cpu")
+    with pytest.raises(UserError, match="there is no such dataset") as error:
+        build(chosen, World())
+    assert header(path)["Data"] in str(error.value).splitlines()[-1]
+
+
+def test_an_error_for_other_missing_data_names_none():
+    error = UserError("elsewhere: there is no such dataset")
+    assert naming_the_builder(error, ["elsewhere"]) is error
+
+
+def test_an_error_for_missing_test_data_names_its_key(sudoku4x4):
+    chosen = config(
+        "+experiment=sudoku6x6", f"data_paths=[{sudoku4x4}]", "data_paths_test=[nowhere]", "run_name=a"
+    )
+    with pytest.raises(
+        UserError, match=r"nowhere: there is no such dataset.*\n.*give data_paths_test=\[DIR\] too"
+    ):
+        build(chosen, World())

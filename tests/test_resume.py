@@ -216,7 +216,7 @@ def test_a_failing_evaluator_does_not_lose_training(identified, undisturbed, tmp
     assert_same_run(folder, undisturbed)
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"])
 def test_each_signal_saves_exits_with_its_code_and_restores_the_handlers(
     identified, tmp_path, monkeypatch, capsys, name
 ):

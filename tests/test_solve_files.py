@@ -153,14 +153,14 @@ def test_an_interrupted_run_resumes_to_the_same_file(suffix, run, answers, tmp_p
     whole = out.read_bytes()
     for cut in (0, 20, len(whole) // 2, len(whole) - 1, len(whole)):
         out.write_bytes(whole[:cut])
-        assert solved(run, source, f"out={out}", "resume=true") in (0, 1)
+        assert solved(run, source, f"out={out}", "resume=true") == 1  # also if the invalid lines came first
         assert out.read_bytes() == whole, cut
 
 
 def test_resuming_a_finished_file_says_that_nothing_is_left(run, answers, capfd):
     whole = answers.read_bytes()
     source = answers.parent / "list.txt"
-    assert solved(run, f"puzzles={source}", f"out={answers}", "resume=true") == 0
+    assert solved(run, f"puzzles={source}", f"out={answers}", "resume=true") == 1  # as the first time
     said = capfd.readouterr().err
     assert f"nothing is left to do: {answers} already has a row for each puzzle of {source}" in said
     assert "a second" not in said
@@ -272,8 +272,8 @@ def test_memory_does_not_grow_with_the_number_of_puzzles(valid_every):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["puzzles=a.txt"], "give both"),
-        (["out=a.csv"], "give both"),
+        (["puzzles=a.txt"], "out= is missing: name a file for the answers to puzzles=a.txt"),
+        (["out=a.csv"], "puzzles= is missing: name the file of puzzles that out=a.csv answers"),
         (["puzzles=a.doc", "out=b.csv"], "must end in .txt, .csv, .tsv, .jsonl, or be -"),
         (["puzzles=a.txt", "out=b.txt"], "must end in .csv, .jsonl, or be -"),
         (["puzzles=a.csv", "out=a.csv"], "out= would replace the puzzles"),
@@ -292,3 +292,33 @@ def test_incompatible_arguments_are_rejected(arguments, message, run, tmp_path, 
         solved(run, *arguments) if "puzzles=" in arguments[0] else solve.main(
             [f"checkpoint={run}", *arguments]
         )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["puzzles=no.txt", "out=b.csv"], "error: puzzles=no.txt: does not exist\n"),
+        (["puzzles=a.txt", "out=a.csv"], "error: out=a.csv: already exists: resume=true continues"),
+    ],
+)
+def test_missing_and_existing_files_are_reported_before_torch_is_imported(arguments, message, tmp_path):
+    (tmp_path / "a.txt").write_text("1234\n")
+    (tmp_path / "a.csv").touch()
+    (tmp_path / "torch.py").write_text("raise AssertionError('imported')\n")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "solve.py"), "checkpoint=x", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(message)
+
+
+def test_an_unsolved_puzzle_that_contradicts_itself_is_said_to(run, tmp_path):
+    (tmp_path / "a.txt").write_text("11" + "." * 14 + "\n")
+    assert solved(run, f"puzzles={tmp_path / 'a.txt'}", f"out={tmp_path / 'a.csv'}") == 0
+    (row,) = rows_of(tmp_path / "a.csv")
+    assert row["verdict"] == "not solved"
+    assert row["message"].startswith("the puzzle contradicts itself; ")

@@ -9,11 +9,17 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def lowest() -> list[str]:
-    """Pin each package that training needs to the lowest version that its range allows."""
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+def ranges(*names: str) -> dict[str, str]:
+    """Return the packages of requirement files with the lowest versions that their ranges allow."""
+    lines = [line for name in names for line in (ROOT / name).read_text(encoding="utf-8").splitlines()]
     found = (re.match(r"([\w.-]+)>=([\w.]+)", line) for line in lines)
-    return [f"{match[1]}=={match[2]}" for match in found if match]
+    return {match[1]: match[2] for match in found if match}
+
+
+def lowest() -> list[str]:
+    """Pin each package of requirements.txt to its lowest version."""
+    lowest_versions = ranges("requirements-min.txt", "requirements.txt")
+    return [f"{package}=={version}" for package, version in lowest_versions.items()]
 
 
 def newest() -> list[str]:

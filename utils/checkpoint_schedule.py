@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -13,24 +14,46 @@ from utils.errors import UserError
 from utils.interrupts import REPEAT_SECONDS
 
 STOP_SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name)
 )
+# In the environment of every worker that torchrun starts.
+_STARTED_BY_TORCHRUN = "TORCHELASTIC_RUN_ID"
 
 
 class StopSignals:
-    """Context manager that records SIGTERM, SIGINT and SIGUSR1 in `received` instead of ending the process.
+    """Context manager that records SIGTERM, SIGINT, SIGUSR1 and SIGHUP in `received` instead of ending the process.
 
-    A second Ctrl-C, at least `REPEAT_SECONDS` after the first signal, raises `KeyboardInterrupt`.
+    SIGHUP stays ignored under `nohup`. A second Ctrl-C, at least `REPEAT_SECONDS` after the first signal, raises
+    `KeyboardInterrupt`. A worker of torchrun whose launcher has ended, for instance by a signal that torchrun does not
+    forward, is asked to stop too; otherwise it would keep running with nobody to stop or restart it.
     """
 
     def __init__(self):
-        self.received: signal.Signals | None = None
+        self._signal: signal.Signals | None = None
         self._received_at = 0.0
         self._previous: dict = {}
+        self._launcher = os.getppid() if _STARTED_BY_TORCHRUN in os.environ else None
+
+    @property
+    def received(self) -> signal.Signals | None:
+        """The first signal, or SIGHUP if torchrun has ended; None: continue."""
+        return signal.SIGHUP if self._signal is None and self._has_lost_launcher else self._signal
+
+    @property
+    def cause(self) -> str:
+        """What asked the process to stop, for a message."""
+        return "the end of torchrun" if self._signal is None else self._signal.name
+
+    @property
+    def _has_lost_launcher(self) -> bool:
+        # The system gives an orphan another parent; on Windows the id stays the same.
+        return self._launcher is not None and os.getppid() != self._launcher
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
-            self._previous = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
+            for number in STOP_SIGNALS:
+                if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_) -> None:
@@ -38,8 +61,8 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame) -> None:
-        if self.received is None:
-            self.received, self._received_at = signal.Signals(number), time.monotonic()
+        if self._signal is None:
+            self._signal, self._received_at = signal.Signals(number), time.monotonic()
         elif number == signal.SIGINT and time.monotonic() - self._received_at >= REPEAT_SECONDS:
             raise KeyboardInterrupt
 
@@ -86,7 +109,7 @@ class CheckpointSchedule:
         )
 
     def stop_requested(self) -> bool:
-        """True if a signal was received, for checks during an evaluation; all ranks must call it equally often."""
+        """True if a rank was asked to stop, for checks during an evaluation; all ranks must call it equally often."""
         return self._world.any_flags(self._signals.received is not None, False)[0]
 
     def saved(self, step: int) -> None:

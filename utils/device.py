@@ -54,7 +54,7 @@ def faster_dtype(device_name: str = "auto") -> str:
     """Choose the `forward_dtype` that trains faster on a device.
 
     bfloat16 on CUDA, on CPUs with AMX and on AMD CPUs with avx512_bf16, whose bfloat16 products are about four times as
-    fast as float32 (benchmarks/README.md). Otherwise float32, which needs no conversions: an Intel CPU with avx512_bf16
+    fast as float32 (benchmarks/LOG.md). Otherwise float32, which needs no conversions: an Intel CPU with avx512_bf16
     but without AMX was measured to multiply both equally fast.
     """
     device = resolve_device(device_name)
@@ -180,7 +180,9 @@ def compile_policy(
         return None, f"eager: compiling needs {missing}, which this machine lacks"
     mode = FUSED if takes_fused else compile if compile in COMPILE_MODES else COMPILE_MODES[0]
     chosen = "" if mode == compile else f", {mode}"
-    return mode, f"compiled: compile={str(compile).lower()} on {device.type}{chosen}"
+    return mode, (
+        f"compiled: compile={str(compile).lower()} on {device.type}{chosen} (the first time this takes up to a minute)"
+    )
 
 
 def missing_toolchain() -> str | None:

@@ -69,6 +69,13 @@ _DISK_ERRORS = {
     )
     if hasattr(errno, name)
 }
+# Packages of requirements.txt that requirements-min.txt leaves out, by the names under which they are imported.
+OPTIONAL_PACKAGES = {
+    "wandb": "wandb",
+    "matplotlib": "matplotlib",
+    "PIL": "pillow",
+    "huggingface_hub": "huggingface_hub",
+}
 _LESS_MEMORY = (
     "use a smaller batch (global_batch_size, or grad_accum_steps in training) or a smaller model (arch.*)"
 )
@@ -81,6 +88,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or said
 
 
+def missing_package(error: ImportError) -> str | None:
+    """Say that an optional package is not installed and how to install it; None if the error has another reason."""
+    package = OPTIONAL_PACKAGES.get(error.name or "")
+    if not isinstance(error, ModuleNotFoundError) or package is None:
+        return None
+    return f"the package {package} is not installed: pip install {package}"
+
+
 def as_user_error(error: Exception) -> UserError | None:
     """Convert an error to the line that a command shows; None for a fault of the code, which keeps its traceback."""
     if isinstance(error, UserError):
@@ -88,6 +103,8 @@ def as_user_error(error: Exception) -> UserError | None:
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS and error.filename is not None:
         name = str(error.filename)
         return UserError(f"{name if len(name) < 200 else name[:197] + '...'}: {error.strerror}")
+    if isinstance(error, ImportError) and (missing := missing_package(error)):
+        return UserError(missing)
     if is_out_of_memory(error):
         reason = str(error).strip().partition("\n")[0]
         return UserError(f"out of memory{f' ({reason})' if reason else ''}: {_LESS_MEMORY}")

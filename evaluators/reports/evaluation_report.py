@@ -49,7 +49,10 @@ def summary(report: dict[str, Any], folder: Path) -> str:
         lines.append(f"rung {rung}: " + ", ".join(f"{k.replace('_', ' ')} {v:,}" for k, v in counts.items()))
     if halting := report.get("halting"):
         known = {name.replace("_", " "): value for name, value in halting.items() if value is not None}
-        lines.append(", ".join(f"{name} {value:.4g}" for name, value in known.items()))
+        fewer = known.pop("fewer network applications")
+        words = "as many" if fewer == 1 else f"{fewer:.4g} times fewer"
+        figures = [f"{name} {value:.4g}" for name, value in known.items()]
+        lines.append(", ".join([*figures, f"{words} network applications"]))
     lines += [f"{name}: {value:.4g}" for name, value in report["metrics"].items()]
     rows = f"{report['rows']:,} of {report['rows_of_the_data']:,} rows"
     if report["rows"] < report["rows_of_the_data"]:

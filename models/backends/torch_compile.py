@@ -28,7 +28,7 @@ class TorchCompile(Eager):
     """Compiles the application of each network, in a mode of `torch.compile` or with `options`.
 
     The step as a whole is not compiled, because its applications are identical and unrolling them took several times
-    longer to compile (benchmarks/README.md). On a CPU, recursions without gradient run on chunks of the batch.
+    longer to compile (benchmarks/LOG.md). On a CPU, recursions without gradient run on chunks of the batch.
     """
 
     def __init__(self, inner: Inner, mode: str = "default", **options: Any):
@@ -47,7 +47,7 @@ class TorchCompile(Eager):
             return
         from torch._inductor import list_mode_options  # seconds of import
 
-        # In-place buffers make attention's softmax a third slower (benchmarks/README.md).
+        # In-place buffers make attention's softmax a third slower (benchmarks/LOG.md).
         chosen = list_mode_options(mode) | {"inplace_buffers": False}
         self.compiled = self.compiled_in_thread = compiled(networks, options=chosen)
         if self.chunks.num_threads > 1:

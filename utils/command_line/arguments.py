@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
@@ -47,14 +47,15 @@ def read_command(arguments: Sequence[str], command: Command) -> Any:
     return read_arguments(arguments, command.schema)
 
 
-def check_arguments(command: Command) -> None:
+def check_arguments(command: Command, check: Callable[[Any], object] = lambda config: None) -> None:
     """At the start of a script: print help, or report wrong arguments, and exit before torch is imported.
 
-    If nothing is wrong, `read_command` reads them once more after the imports.
+    `check` gets the config and raises UserError for what its schema cannot know, such as missing files. If nothing is
+    wrong, `read_command` reads the arguments once more after the imports.
     """
     escape_unprintable()
     try:
-        read_command(sys.argv[1:], command)
+        check(read_command(sys.argv[1:], command))
     except UserError as error:
         exit_with_error(error)
 

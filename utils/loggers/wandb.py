@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any
 
 from pydantic import ValidationError
 
-from utils.errors import UserError
+from utils.errors import UserError, missing_package
 from utils.loggers.base import LoggedRun, Logger
 from utils.wandb_names import from_environment
 
@@ -60,10 +61,8 @@ def wandb_disabled() -> bool:
 
 def check_wandb() -> None:
     """Raise `UserError` for an environment variable that W&B rejects, without writing anything."""
-    if wandb_disabled():
+    if wandb_disabled() or (wandb := _wandb(print_line=None)) is None:
         return
-    import wandb
-
     for name, value in os.environ.items():
         if not name.startswith("WANDB_"):
             continue
@@ -83,12 +82,28 @@ def check_wandb_sweep() -> None:
         )
 
 
-def start_wandb(run: LoggedRun):
-    """Start a W&B run: online if logged in and the server answers, else offline with a notice; None if disabled."""
-    if wandb_disabled():
+def _wandb(print_line: Callable[[str], None] | None) -> ModuleType | None:
+    """Import wandb; return None, with a notice, if it is not installed."""
+    try:
+        import wandb
+    except ModuleNotFoundError as error:
+        if (missing := missing_package(error)) is None:
+            raise
+        if print_line is not None:
+            print_line(
+                f"W&B: {missing}; metrics are logged to metrics.jsonl only (logger=null: without this notice)"
+            )
         return None
-    import wandb
+    return wandb
 
+
+def start_wandb(run: LoggedRun):
+    """Start a W&B run: online if logged in and the server answers, else offline with a notice.
+
+    Returns None if W&B is disabled or, with a notice, if it is not installed: `logger=wandb` is the default.
+    """
+    if wandb_disabled() or (wandb := _wandb(run.print_line)) is None:
+        return None
     # The run's folder by default, to keep W&B's files out of the working directory.
     directory = from_environment("DIR") or str(run.directory)
 

@@ -151,7 +151,9 @@ class SudokuFamily(Family):
         changed = int(self.broken(question, answer).sum())
         if rules.is_solution(values, self.box) and not changed:
             return Verdict(True, f"valid{compare_with_labels(answer, labels)}")
-        parts = []
+        parts = (
+            ["the puzzle contradicts itself"] if rules.violations(rules.to_values(question), self.box) else []
+        )
         size, units = self.box.size, values[rules.units(self.box)]
         holds_all = (np.sort(units, axis=1) == np.arange(1, size + 1)).all(axis=1).reshape(3, size)
         broken = [
