@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("config", "dataset", "evaluators", "models", "utils")
 ENTRY_POINTS = ("pretrain", "evaluate", "solve", "export", "app")
 # Parts of the entry points, also above the packages.
-ABOVE = ("training_run", "trained_run")
+ABOVE = ("training_run", "training_result", "trained_run")
 MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")) + sorted(
     ROOT.glob("*.py")
 )
