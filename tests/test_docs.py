@@ -26,7 +26,7 @@ import models
 from config.evaluate_schema import EvaluateConfig
 from config.overrides import force_overrides
 from config.published_names import ARCH_CHOICES, KEYS
-from config.report_schema import MemorisationConfig, ReportConfig
+from config.report_schema import MemorisationConfig, PlotsConfig
 from config.schema import PretrainConfig
 from config.solve_schema import AppConfig, SolveConfig
 from dataset import (
@@ -210,7 +210,7 @@ CHECKS = {
     "-m dataset.report": partial(check_options, main=report.main),
     "-m dataset.families.check": partial(check_options, main=check.main),
     "-m takuzu": partial(check_options, main=takuzu.main),
-    "-m evaluators.plots": partial(read_arguments, schema=ReportConfig),
+    "-m evaluators.plots": partial(read_arguments, schema=PlotsConfig),
     "-m evaluators.memorisation": partial(read_arguments, schema=MemorisationConfig),
 }
 
