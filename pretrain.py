@@ -27,7 +27,7 @@ from config.schema import PretrainConfig
 from utils.command_line.arguments import Command
 from utils.errors import UserError
 from utils.loggers import Loggers, check_loggers, make_loggers
-from utils.outcome import Outcome
+from utils.outcome import RunOutcome
 from utils.strict_model import parse
 
 COMMAND = Command(
@@ -44,7 +44,7 @@ def launch(cfg: DictConfig) -> float | None:
     """Train; torch is imported only if the config is valid. Returns the objective to the sweeper of `--multirun`."""
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
 
-    def train() -> Outcome:
+    def train() -> RunOutcome:
         config = check_config(cfg, PretrainConfig)
         if sweep:
             check_loggers(config.logger, sweep=True)
@@ -161,7 +161,7 @@ def on_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str,
     return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
 
-def train(config: PretrainConfig, world: World) -> Outcome:
+def train(config: PretrainConfig, world: World) -> RunOutcome:
     """Train from a config to the last checkpoint, or until a signal or `max_minutes` stops the run."""
     with named_family(config.family):
         run = build(config, world)
@@ -243,6 +243,6 @@ def train(config: PretrainConfig, world: World) -> Outcome:
             loggers.close()
 
 
-def run(values: dict[str, Any]) -> Outcome:
+def run(values: dict[str, Any]) -> RunOutcome:
     with World.start(str(values.get("device"))) as world:
         return train(parse(PretrainConfig, values), world)

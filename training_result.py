@@ -10,10 +10,10 @@ from training_run import Run
 from utils.checkpoint_schedule import BestMetric
 from utils.files import write_text
 from utils.interrupts import SIGNAL_EXIT_BASE
-from utils.outcome import Ending, Outcome
+from utils.outcome import Ending, RunOutcome
 
 
-def outcome_of(run: Run, best: BestMetric | None, results: dict[str, float] | None = None) -> Outcome:
+def outcome_of(run: Run, best: BestMetric | None, results: dict[str, float] | None = None) -> RunOutcome:
     """Return how the run has ended so far; `results` of an evaluation that is not recorded count for its value."""
     ended: Ending = "out of time"
     if best is not None and best.out_of_patience:
@@ -22,10 +22,10 @@ def outcome_of(run: Run, best: BestMetric | None, results: dict[str, float] | No
         ended = "finished"
     metric = None if best is None else best.name
     value = None if best is None else best.best_with(results or {})
-    return Outcome(ended, str(run.folder), run.state.step, metric, value)
+    return RunOutcome(ended, str(run.folder), run.state.step, metric, value)
 
 
-def end(run: Run, best: BestMetric | None, results: dict[str, float] | None) -> Outcome:
+def end(run: Run, best: BestMetric | None, results: dict[str, float] | None) -> RunOutcome:
     """Print why the run ended and its result, which a finished run also writes to `result.txt`."""
     outcome, world = outcome_of(run, best, results), run.world
     if best is not None and outcome.ended == "stopped early":
@@ -47,7 +47,7 @@ def end(run: Run, best: BestMetric | None, results: dict[str, float] | None) -> 
     return outcome
 
 
-def stopped_by(number: signal.Signals, run: Run, best: BestMetric | None) -> Outcome:
+def stopped_by(number: signal.Signals, run: Run, best: BestMetric | None) -> RunOutcome:
     """Print that a signal stopped the run, which is saved."""
     run.world.print(
         f"stopped by {number.name} after step {run.state.step} and saved: continue with resume=auto"

@@ -19,20 +19,20 @@ from omegaconf import OmegaConf
 
 from config.schema import PretrainConfig
 from utils.errors import UserError, as_user_error, report_user_errors
-from utils.outcome import Ending, Outcome, lower_is_better
+from utils.outcome import Ending, RunOutcome, lower_is_better
 
 RECORD_FILE = "sweep.jsonl"
 _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
 @report_user_errors
-def run_alone(train: Callable[[], Outcome]) -> None:
+def run_alone(train: Callable[[], RunOutcome]) -> None:
     """Train, and exit with a nonzero code if a signal stopped the run."""
     if exit_code := train().exit_code:
         sys.exit(exit_code)
 
 
-def run_in_sweep(train: Callable[[], Outcome]) -> float | None:
+def run_in_sweep(train: Callable[[], RunOutcome]) -> float | None:
     """Train one job of a sweep, record its outcome, and return the best value of its `best_metric`.
 
     A job that was stopped by `early_stop_patience` or `max_minutes` has a value too. A job that raises has failed; the

@@ -9,7 +9,7 @@ Ending = Literal["finished", "stopped early", "out of time", "stopped by a signa
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """How a training ended, and the value by which a sweep compares it with others."""
 
     ended: Ending
