@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 
 from config.jobs import check_objective, run_alone, run_in_sweep
 from config.overrides import check_config, resolved, run_command
+from config.recipe_headers import recipes_for_this_machine
 from config.schema import PretrainConfig
 from utils.command_line.arguments import Command
 from utils.errors import UserError
@@ -36,6 +37,7 @@ COMMAND = Command(
     PretrainConfig,
     {"data_paths": "[DIR]"},
     config_name="cfg_pretrain",
+    advice=recipes_for_this_machine,
 )
 
 

@@ -20,7 +20,13 @@ if __name__ == "__main__":  # for the imports
 from config.report_schema import PlotsConfig, ReportConfig
 from utils.command_line.arguments import Command, check_arguments, read_command
 
-COMMAND = Command("-m evaluators.plots", __doc__.strip(), PlotsConfig, required={})
+COMMAND = Command(
+    "-m evaluators.plots",
+    __doc__.strip(),
+    PlotsConfig,
+    required={},
+    advice=lambda: "  one of these is required: checkpoint=RUN, or runs=[A,B,C]",
+)
 
 if __name__ == "__main__":  # before the imports below, which include torch
     check_arguments(COMMAND)
