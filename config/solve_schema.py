@@ -122,7 +122,7 @@ class SolveConfig(FamilyConfig):
 
     @field_validator("gif", "png", "trace")
     @classmethod
-    def check_suffix(cls, path, info):
+    def check_output_suffix(cls, path, info):
         ending = {"trace": "npz"}.get(info.field_name, info.field_name)
         if path is not None and not path.lower().endswith(f".{ending}"):
             raise ValueError(f"the file's name must end in .{ending}")

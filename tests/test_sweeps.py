@@ -13,9 +13,9 @@ import yaml
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 from pages import commands_in, page
+from stopped_runs import call_at, terminate
 from test_commands import SMALL, block, line_of, shell
 from test_commands import place as place  # a fixture
-from test_resume import call_at, terminate
 from training_runs import TINY, in_process_command, tiny
 
 from config import jobs

@@ -18,7 +18,9 @@ from utils.errors import UserError
 from utils.loggers import METRICS_FILE
 from utils.reading import read_mapping
 from utils.run_folder import CONFIG_FILE
-from utils.run_records import Records, read_metrics
+from utils.run_records import read_metrics
+
+Records = list[dict[str, float]]  # lines of metrics.jsonl
 
 # Keys that say where a run is and how it is watched, not what is trained.
 _INCIDENTAL = frozenset(
