@@ -29,7 +29,7 @@ class ReportConfig(FamilyConfig):
 class PlotsConfig(ReportConfig):
     """Options of `python -m evaluators.plots`: figures of one run, or one figure that compares several."""
 
-    checkpoint: FilePath | None = None
+    checkpoint: FilePath | None = None  # type: ignore[assignment]  # may be left out here
     """A trained model, for the figures of one run: a run's folder, step_N, best, an export, hf://OWNER/NAME."""
     runs: list[FilePath] | None = Field(default=None, min_length=1)
     """Folders of runs to compare in one figure, instead of checkpoint."""
