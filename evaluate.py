@@ -58,6 +58,8 @@ from dataset.families import named_family
 from evaluators.base import Evaluator, build_evaluators, remarks
 from evaluators.calibrated import OWN_RULE_IN_WORDS, calibrated, stop_rule_of
 from evaluators.calibration import Calibration
+from evaluators.drawing.against_compute import PLOT_NAME, accuracy_against_compute
+from evaluators.drawing.style import write_figure
 from evaluators.inference import Solver, padded_sizes
 from evaluators.measure import measure
 from evaluators.reports.evaluation_report import make_output_folder, summary, write_report
@@ -65,7 +67,7 @@ from evaluators.reports.training_cost import processor, training_cost
 from evaluators.score import Score, wilson_interval
 from evaluators.strategies.base import Strategy
 from evaluators.strategies.build import Choice, Setting, build_strategy
-from evaluators.strategies.compute_curve import PLOT_NAME, compute_report, plot, tables
+from evaluators.strategies.compute_curve import compute_report, tables
 from models.backends import FusedCPU, choose_backend
 from models.losses import ACTLossHead
 from puzzle_dataset import PuzzleDataset
@@ -147,8 +149,14 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
     if world.is_main:
         write_report(folder, report)
         world.print(summary(report, folder))
+        rows = {curve: tally.num_judged(curve) for curve in curves}
+        title = f"{config.strategy}: {trained.label}"
         try:
-            plot(curves, folder / PLOT_NAME.format(config.strategy), f"{config.strategy}: {trained.label}")
+            write_figure(
+                folder,
+                PLOT_NAME.format(config.strategy),
+                lambda: accuracy_against_compute(curves, rows, title),
+            )
         except ModuleNotFoundError as error:
             if (missing := missing_package(error)) is None:
                 raise

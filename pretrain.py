@@ -21,11 +21,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from config.jobs import check_objective, run_alone, run_in_sweep
 from config.overrides import check_config, resolved, run_command
+from config.recipe_headers import recipes_for_this_machine
 from config.schema import PretrainConfig
 from utils.command_line.arguments import Command
-from utils.errors import UserError, report_user_errors
+from utils.errors import UserError
 from utils.loggers import Loggers, check_loggers, make_loggers
+from utils.outcome import Ending, RunOutcome
 from utils.strict_model import parse
 
 COMMAND = Command(
@@ -34,28 +37,35 @@ COMMAND = Command(
     PretrainConfig,
     {"data_paths": "[DIR]"},
     config_name="cfg_pretrain",
+    advice=recipes_for_this_machine,
 )
 
 
 @hydra.main(config_path="config", config_name="cfg_pretrain", version_base=None)
-@report_user_errors
-def launch(cfg: DictConfig) -> None:
-    """Check the config; torch is imported only if it is valid."""
-    config = check_config(cfg, PretrainConfig)
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        check_loggers(config.logger, sweep=True)
-    import pretrain  # this file as a module, including the part below
+def launch(cfg: DictConfig) -> float | None:
+    """Train; torch is imported only if the config is valid. Returns the objective to the sweeper of `--multirun`."""
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
 
-    if exit_code := pretrain.run(resolved(cfg, PretrainConfig)):
-        sys.exit(exit_code)
+    def train() -> RunOutcome:
+        config = check_config(cfg, PretrainConfig)
+        if sweep:
+            check_loggers(config.logger, sweep=True)
+            check_objective(config)
+        import pretrain  # this file as a module, including the part below
+
+        return pretrain.run(resolved(cfg, PretrainConfig))
+
+    return run_in_sweep(train) if sweep else run_alone(train)
 
 
 if __name__ == "__main__":
     run_command(launch, COMMAND)
     sys.exit()
 
+import signal
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -78,37 +88,39 @@ from training_run import (
     restore,
     run_metadata,
     start_from,
-    write_result,
     write_run_folder,
 )
 from utils.checkpoint import Checkpointer
 from utils.checkpoint_manager import CheckpointManager, Stopped
-from utils.checkpoint_schedule import CheckpointSchedule, StopSignals
+from utils.checkpoint_schedule import BestMetric, CheckpointSchedule, StopSignals
 from utils.collection import resume_collection
 from utils.device import compile_policy
 from utils.distributed import World
+from utils.files import write_text
 from utils.interrupts import SIGNAL_EXIT_BASE
 from utils.progress import Progress
 from utils.run_folder import locked_run_folder
 
 
-def fit(run: Run, loggers: Loggers, checkpoints: CheckpointManager, bar: Progress) -> None:
-    """Run the training loop from the current `run.state`: train, log, evaluate, save."""
-    config, world, state = run.config, run.world, run.state
+def fit(run: Run, loggers: Loggers, checkpoints: CheckpointManager, bar: Progress) -> dict[str, float] | None:
+    """Run the training loop from the current `run.state`: train, log, evaluate, save.
+
+    Returns the results of the last evaluation. If the time is up within an iteration, its state is saved and evaluated;
+    a resumed run finishes the iteration and evaluates it again.
+    """
+    config, world, state, results = run.config, run.world, run.state, None
     settings = {name: getattr(config, name) for name in ("seed", "global_batch_size", "grad_accum_steps")}
 
     def log_training() -> None:
         if state.metrics.num_steps:
-            loggers.log(
-                state.metrics.fetch()
-                | {"train/lr": state.optimizers.schedule(state.step)}
-                | state.progress(),
-                state.step,
-            )
+            rate = {"train/lr": state.optimizers.schedule(state.step)}
+            loggers.log(state.metrics.fetch() | rate | state.progress(), state.step)
 
-    while state.iteration <= config.num_iterations and not checkpoints.stopped_early:
+    while state.iteration <= config.num_iterations and not checkpoints.ended:
         remaining = config.num_iterations - state.iteration + 1
-        bar.total = state.step - state.batch + remaining * run.train_data.num_batches(state.iteration)
+        num_batches = run.train_data.num_batches(state.iteration)
+        bar.total = state.step - state.batch + remaining * num_batches
+        measured = state.iteration >= config.min_eval_interval
         stream = run.train_data.batches(state.iteration, start=state.batch)
         lap = time.perf_counter()
         with Prefetcher(stream, pin_memory=world.device.type == "cuda") as batches:
@@ -119,38 +131,43 @@ def fit(run: Run, loggers: Loggers, checkpoints: CheckpointManager, bar: Progres
                 if state.step % config.log_interval == 0:
                     log_training()
                 checkpoints.after_step()
+                if checkpoints.out_of_time and not (measured and state.batch == num_batches):
+                    return evaluate_now(run, loggers, checkpoints)
         log_training()
-        results = None
-        if state.iteration >= config.min_eval_interval:
-            with (
-                checkpoints.saving_on_error(),
-                state.ema.swapped_in() if state.ema else nullcontext(),
-            ):
-                results = evaluate(
-                    state.model,
-                    run.test_data,
-                    world,
-                    evaluators={"score": run.score} | run.evaluators,
-                    save_outputs=config.eval_save_outputs or (),
-                    save_dir=run.folder,
-                    step=state.step,
-                    poll=checkpoints.poll,
-                )
-                loggers.draw(partial(evaluation_pictures, state.model, run.test_data, results), state.step)
-            if results:
-                loggers.log(results, state.step)
-            for line in remarks(run.evaluators):
-                world.print(line)
+        results = evaluate_now(run, loggers, checkpoints) if measured else None
         state.iteration, state.batch = state.iteration + 1, 0
         checkpoints.after_iteration(results)
+    return results
+
+
+def evaluate_now(run: Run, loggers: Loggers, checkpoints: CheckpointManager) -> dict[str, float]:
+    """Evaluate the averaged weights, or the live ones without `ema`, and log the results."""
+    config, state = run.config, run.state
+    with checkpoints.saving_on_error(), state.ema.swapped_in() if state.ema else nullcontext():
+        results = evaluate(
+            state.model,
+            run.test_data,
+            run.world,
+            evaluators={"score": run.score} | run.evaluators,
+            save_outputs=config.eval_save_outputs or (),
+            save_dir=run.folder,
+            step=state.step,
+            poll=checkpoints.poll,
+        )
+        loggers.draw(partial(evaluation_pictures, state.model, run.test_data, results), state.step)
+    if results:
+        loggers.log(results, state.step)
+    for line in remarks(run.evaluators):
+        run.world.print(line)
+    return results
 
 
 def on_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
     return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
 
-def train(config: PretrainConfig, world: World) -> int:
-    """Train from a config to the last checkpoint; return the exit code, nonzero if a signal stopped the run."""
+def train(config: PretrainConfig, world: World) -> RunOutcome:
+    """Train from a config to the last checkpoint, or until a signal or `max_minutes` stops the run."""
     with named_family(config.family):
         run = build(config, world)
     state, inner = run.state, run.state.model.architecture
@@ -176,7 +193,7 @@ def train(config: PretrainConfig, world: World) -> int:
         config = run.config
         if state.iteration > config.num_iterations or (best is not None and best.out_of_patience):
             world.print(f"{run.folder}: this run has already finished, after step {state.step}")
-            return 0
+            return outcome_of(run, best)
         if world.is_main:
             write_run_folder(run)
         mode, reason = compile_policy(config.compile, world.device, FusedCPU.fits(inner))
@@ -208,20 +225,17 @@ def train(config: PretrainConfig, world: World) -> int:
             signals,
             interval_steps=config.checkpoint_interval_steps,
             interval_minutes=config.checkpoint_interval_minutes,
+            max_minutes=config.max_minutes,
         )
         checkpoints = CheckpointManager(
             state, checkpointer, schedule, best, facts, save_every_eval=config.checkpoint_every_eval
         )
         resume_collection()
         try:
-            fit(run, loggers, checkpoints, bar)
+            results = fit(run, loggers, checkpoints, bar)
             checkpoints.finish()
             bar.close()
-            if checkpoints.stopped_early:
-                world.print(
-                    f"stopped early: {best.evaluations_without_better} evaluations without a better {best.name}"
-                )
-            write_result(run)
+            return end(run, best, results)
         except NonFiniteLoss as error:
             raise UserError(str(error)) from error
         except Stopped:
@@ -229,15 +243,53 @@ def train(config: PretrainConfig, world: World) -> int:
             bar.close()
             # Not every rank has necessarily received the signal.
             asked = world.gather_object((signals.received, signals.cause))
-            signal, cause = next((signal, cause) for signal, cause in asked if signal is not None)
-            world.print(f"stopped by {cause} after step {state.step} and saved: continue with resume=auto")
-            return SIGNAL_EXIT_BASE + signal
+            number, cause = next((number, cause) for number, cause in asked if number is not None)
+            return stopped_by(number, cause, run, best)
         finally:
             bar.close()
             loggers.close()
-    return 0
 
 
-def run(values: dict[str, Any]) -> int:
+def outcome_of(run: Run, best: BestMetric | None, results: dict[str, float] | None = None) -> RunOutcome:
+    """Return how the run has ended so far; `results` of an evaluation that is not recorded count for its value."""
+    ended: Ending = "out of time"
+    if best is not None and best.out_of_patience:
+        ended = "stopped early"
+    elif run.state.iteration > run.config.num_iterations:
+        ended = "finished"
+    metric = None if best is None else best.name
+    value = None if best is None else best.best_with(results or {})
+    return RunOutcome(ended, str(run.folder), run.state.step, metric, value)
+
+
+def end(run: Run, best: BestMetric | None, results: dict[str, float] | None) -> RunOutcome:
+    """Print why the run ended and its result, which a finished run also writes to `result.txt`."""
+    outcome, world = outcome_of(run, best, results), run.world
+    if best is not None and outcome.ended == "stopped early":
+        world.print(
+            f"stopped early: {best.evaluations_without_better} evaluations without a better {best.name}"
+        )
+    if world.is_main and run.score.rows:
+        line = run.score.in_words(run.test_data.metadata.total_groups)
+        line += f" after {run.state.seconds:.0f} s of training"
+        line = "; ".join([line, *remarks(run.evaluators)])
+        world.print(line)
+        if outcome.ended != "out of time":
+            write_text(run.folder / "result.txt", line + "\n")
+    if outcome.ended == "out of time":
+        world.print(
+            f"max_minutes={run.config.max_minutes:g}: stopped after step {run.state.step} and saved: continue with "
+            "resume=auto"
+        )
+    return outcome
+
+
+def stopped_by(number: signal.Signals, cause: str, run: Run, best: BestMetric | None) -> RunOutcome:
+    """Print what stopped the run, which is saved: a signal, or the end of its launcher."""
+    run.world.print(f"stopped by {cause} after step {run.state.step} and saved: continue with resume=auto")
+    return replace(outcome_of(run, best), ended="stopped by a signal", exit_code=SIGNAL_EXIT_BASE + number)
+
+
+def run(values: dict[str, Any]) -> RunOutcome:
     with World.start(str(values.get("device"))) as world:
         return train(parse(PretrainConfig, values), world)

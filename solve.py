@@ -35,6 +35,7 @@ if __name__ == "__main__":  # before the imports below, which include torch
 import os
 import shutil
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,7 @@ from dataset.families.grid_style import Kind
 from dataset.format import IGNORE_LABEL_ID
 from evaluators.drawing.pictures import Panel, animation, sheet
 from evaluators.inference import Solver, Step
+from evaluators.recording import Recording, write_recording
 from evaluators.solving_files import solve_file
 from puzzle_dataset import PuzzleDataset
 from trained_run import open_trained, recorded_metadata
@@ -78,8 +80,8 @@ def main(arguments: list[str]) -> None:
 
 def run(config: SolveConfig) -> None:
     """Solve the puzzle given on the command line, printing and drawing each step."""
-    for picture in filter(None, (config.gif, config.png)):
-        make_folder(Path(picture).parent)
+    for file in filter(None, (config.gif, config.png, config.trace)):
+        make_folder(Path(file).parent)
     device = resolve_device(config.device)
     trained = open_trained(config.checkpoint)
     if config.puzzle is not None:
@@ -115,8 +117,12 @@ def run(config: SolveConfig) -> None:
         width=shutil.get_terminal_size().columns,
     )
     panels: list[Panel] = []
-    print(watch(solver, family, puzzle, steps, printer, panels))
+    recording = Recording(solver.head) if config.trace else None
+    with recording or nullcontext():
+        print(watch(solver, family, puzzle, steps, printer, panels))
     write_pictures(family, panels, config)
+    if recording:
+        write_trace(Path(config.trace), recording, puzzle, panels)
 
 
 def take(data: PuzzleDataset, config: SolveConfig) -> Puzzle:
@@ -148,6 +154,17 @@ def write_pictures(family: Family, panels: list[Panel], config: SolveConfig) -> 
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
         print(f"drawn to {path}")
+
+
+def write_trace(path: Path, recording: Recording, puzzle: Puzzle, panels: list[Panel]) -> None:
+    """Write the arrays requested with `trace`: those of the recording, the question, the answers, and the labels."""
+    arrays = recording.arrays()
+    named = {"question": puzzle.question, "answers": np.stack([panel.tokens for panel in panels[1:]])}
+    if puzzle.labels is not None:
+        named["labels"] = puzzle.labels
+    write_recording(path, arrays | named)
+    shapes = ", ".join(f"{name} {arrays[name].shape}" for name in ("latents", "logits"))
+    print(f"recorded to {path}: {shapes}, {recording.attention_in_words()}")
 
 
 def watch(

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from config.missing_data import naming_the_builder
 from config.published import RunConfig, parse_run_config
-from config.recipe_headers import naming_the_builder
 from config.report_schema import ReportConfig
 from dataset.families import family_by_sizes, named_family
 from dataset.format import Metadata, problems_text, read_metadata, type_problems

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from config.missing_data import explained
 from config.notices import notices
-from config.recipe_headers import explained
 from config.resume import check_changes, check_data
 from config.schema import PretrainConfig
 from dataset.families import family_of, recorded_family
@@ -41,7 +41,6 @@ from utils.device import (
 )
 from utils.distributed import World
 from utils.errors import UserError
-from utils.files import write_text
 from utils.run_folder import CONFIG_FILE, create_run_folder, default_run_name, holds_a_run
 from utils.strict_model import parse
 from utils.wandb_names import check_project_name, clean_project_name, from_environment
@@ -337,13 +336,3 @@ def write_run_folder(run: Run) -> None:
     metadata = run.train_data.metadata.to_json() | recorded_family(run.train_data.metadata) | run.sizes
     metadata[IDENTIFIERS_KEY] = list(run.identifier_hashes.values())
     create_run_folder(run.folder, config.model_dump(), metadata, sources)
-
-
-def write_result(run: Run) -> None:
-    """Print the run's result in one line, and write it to `result.txt`."""
-    if run.world.is_main and run.score.rows:
-        line = run.score.in_words(run.test_data.metadata.total_groups)
-        line += f" after {run.state.seconds:.0f} s of training"
-        line = "; ".join([line, *remarks(run.evaluators)])
-        run.world.print(line)
-        write_text(run.folder / "result.txt", line + "\n")

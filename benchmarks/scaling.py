@@ -95,21 +95,22 @@ def main(arguments: list[str] | None = None) -> None:
 
 def draw(curves: dict[str, list[dict[str, float]]], path: Path) -> None:
     """Plot step and yardstick over each size, with logarithmic axes."""
-    from matplotlib import pyplot
+    from evaluators.drawing.style import as_log, encoded, new_figure, style
 
-    figure, panels = pyplot.subplots(1, len(curves), figsize=(3 * len(curves), 3), sharey=True)
-    for panel, (key, results) in zip(panels, curves.items(), strict=True):
-        panel.loglog(SIZES[key], [r["step_s"] for r in results], "o-", label="train step")
-        panel.loglog(SIZES[key], [r["yardstick_s"] for r in results], "s--", label="its matrix products")
-        panel.set_xticks(SIZES[key], [str(size) for size in SIZES[key]])
-        panel.minorticks_off()
-        panel.set_xlabel(LABELS[key])
-        panel.grid(alpha=0.3)
-    panels[0].set_ylabel("seconds")
-    panels[0].legend(frameon=False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=100)
-    pyplot.close(figure)
+    with style():
+        figure, axes = new_figure(1, len(curves), (3 * len(curves), 3))
+        for panel, (key, results) in zip(axes.flat, curves.items(), strict=True):
+            panel.plot(SIZES[key], [r["step_s"] for r in results], "o-", label="train step")
+            panel.plot(SIZES[key], [r["yardstick_s"] for r in results], "s--", label="its matrix products")
+            as_log(panel.xaxis)
+            as_log(panel.yaxis)
+            panel.set_xticks(SIZES[key], [str(size) for size in SIZES[key]])
+            panel.minorticks_off()
+            panel.set_xlabel(LABELS[key])
+            panel.sharey(axes.flat[0])
+        axes.flat[0].set_ylabel("seconds")
+        axes.flat[0].legend()
+        path.write_bytes(encoded(figure, "png"))
 
 
 if __name__ == "__main__":

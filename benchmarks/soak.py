@@ -86,7 +86,7 @@ def start(config: PretrainConfig, log: Path) -> int:
             os.dup2(descriptor, 1)
             os.dup2(descriptor, 2)
             with World() as world:
-                code = pretrain.train(config, world)
+                code = pretrain.train(config, world).exit_code
         except BaseException:
             import traceback
 

@@ -8,6 +8,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.utils import get_args_parser
@@ -40,6 +41,9 @@ OmegaConf.register_new_resolver("faster_dtype", _faster_dtype, replace=True)
 
 # Config groups with the prefix that Hydra requires: none if the defaults list has an entry for the group.
 GROUPS = {"arch": "", "experiment": "+", "optimizer": ""}
+
+# Choices that the plugins in requirements-sweeps.txt add.
+PLUGINS = {"hydra/sweeper": ("optuna",), "hydra/launcher": ("joblib", "submitit_local", "submitit_slurm")}
 
 
 def force_overrides(
@@ -133,6 +137,8 @@ def run_command(launch: Callable[[], None], command: Command) -> None:
             sys.argv[1:] = [*options, *overrides]
         else:
             sweeps = asked.multirun or "hydra.mode=MULTIRUN" in overrides
+            if sweeps:
+                _let_launchers_import()
             forced = force_overrides(overrides, command.schema, sweeps=sweeps)
             if asked.help:
                 print_help(render_help(command, forced))
@@ -143,6 +149,12 @@ def run_command(launch: Callable[[], None], command: Command) -> None:
         if (known := hydra_error(error)) is None:
             raise
         raise known from error
+
+
+def _let_launchers_import() -> None:
+    """Let processes that a launcher starts in another folder import this repository, which is not installed."""
+    root = str(Path(__file__).parents[1])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
 
 
 def hydra_error(error: Exception) -> UserError | None:
@@ -175,6 +187,8 @@ def _in_words(error: HydraException) -> str:
         group, _, name = error.missing_cfg_file.rpartition("/")
         if group == "arch" and name in ARCH_CHOICES:
             return f"arch={name}: is called {ARCH_CHOICES[name]} here, write arch={ARCH_CHOICES[name]}"
+        if name in PLUGINS.get(group, ()):
+            return f"{group}={name}: needs a plugin of Hydra, pip install -r requirements-sweeps.txt"
         near = difflib.get_close_matches(name, error.options, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         return f"{group}={name}: there is no such choice{hint}; use one of {', '.join(error.options)}"

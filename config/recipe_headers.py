@@ -1,55 +1,89 @@
-"""The headers of the recipes in config/experiment/: the commands that build their data and train, time and score."""
+"""The headers of config/experiment/*.yaml: how to build the data and train, what it needs, and what to expect."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
-from utils.errors import UserError
+from utils.command_line.help import entry
+from utils.hardware import num_cores, num_gpus
 
 RECIPES = Path(__file__).parent / "experiment"
+FIELDS = ("Data", "Train", "Needs", "Time", "Score")
+# What a header may say in Needs, with the number of GPUs.
+GPUS_NEEDED = {"a CPU": 0, "one GPU": 1, "four GPUs": 4}
+_FIRST = "sudoku6x6"  # of `make demo`; the recipe to begin with
 
 
-def read_header(path: Path) -> dict[str, list[str]]:
-    """Return the lines of each field of a recipe's header; Data and Train hold commands, Time and Score text."""
+@dataclass(frozen=True)
+class RecipeHeader:
+    """The header of one recipe; `fields` has the lines of each of `FIELDS`, without the comment sign."""
+
+    name: str
+    title: str
+    fields: dict[str, list[str]]
+
+    @property
+    def num_gpus(self) -> int:
+        return GPUS_NEEDED[" ".join(self.fields["Needs"])]
+
+    def text(self, field: str) -> str:
+        """Return a field as one line; a command without its line breaks."""
+        return " ".join(line.removesuffix("\\").strip() for line in self.fields[field])
+
+
+def read_header(path: Path) -> RecipeHeader:
+    """Read the header of a recipe."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = [line for line in lines if not line.startswith("# @package")]
+    title = " ".join(line[2:] for line in takewhile(lambda line: line.startswith("# "), lines))
     fields: dict[str, list[str]] = {}
     name = ""
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if match := re.match(r"# (Data|Train|Time|Score) +(.*)", line):
+    for line in lines:
+        if match := re.match(rf"# ({'|'.join(FIELDS)}) +(.*)", line):
             name = match[1]
             fields[name] = [match[2]]
         elif name and line.startswith("#  "):
             fields[name].append(line[1:].strip())
         else:
             name = ""
-    return fields
+    return RecipeHeader(path.stem, title, fields)
 
 
-def explained(error: UserError, train: Sequence[str], test: Sequence[str]) -> UserError:
-    """Add to an error about data the key that a recipe sets besides `data_paths`, or the builder's command."""
-    missing = [folder for folder in test if not Path(folder).is_dir()]
-    if missing and all(Path(folder).is_dir() for folder in train):
-        return UserError(
-            f"{error}\n(this is data_paths_test, set apart from data_paths: give data_paths_test=[DIR] too)"
-        )
-    return naming_the_builder(error, [*train, *test])
+def read_headers(folder: Path = RECIPES) -> list[RecipeHeader]:
+    return [read_header(path) for path in sorted(folder.glob("*.yaml"))]
 
 
-def naming_the_builder(error: UserError, folders: Sequence[str]) -> UserError:
-    """Add the command that builds the first missing dataset to an error, if a recipe gives one."""
-    missing = next((folder for folder in folders if not Path(folder).is_dir()), None)
-    command = None if missing is None else command_that_builds(missing)
-    return error if command is None else UserError(f"{error}; for this one:\n  {command}")
+def recipes_for(cores: int, gpus: int, folder: Path = RECIPES) -> str:
+    """List the recipes in words, those that fit a machine first, and the commands to begin with."""
+    return "\n".join(_lines(read_headers(folder), cores, gpus))
 
 
-def command_that_builds(folder: str) -> str | None:
-    """Return the command that builds the dataset which a recipe expects in `folder`, on one line; None without one."""
-    from omegaconf import OmegaConf  # slow, and needed for this error only
+def recipes_for_this_machine() -> str:
+    return recipes_for(num_cores(), num_gpus())
 
-    for path in sorted(RECIPES.glob("*.yaml")):
-        recipe: Any = OmegaConf.load(path)
-        if folder in recipe.get("data_paths", []):
-            return " ".join(line.removesuffix("\\").strip() for line in read_header(path)["Data"])
-    return None
+
+def _lines(headers: list[RecipeHeader], cores: int, gpus: int) -> Iterator[str]:
+    machine = f"{cores} CPU core{'s' * (cores != 1)}, "
+    machine += f"{gpus} GPU{'s' * (gpus != 1)}" if gpus else "no NVIDIA GPU"
+    fitting = [header for header in headers if header.num_gpus <= gpus]
+    # On a machine with GPUs, recipes that use them come first.
+    fitting.sort(key=lambda header: -header.num_gpus)
+    yield f"\nrecipes that fit this machine ({machine})"
+    yield from map(_entry, fitting)
+    for needs, number in GPUS_NEEDED.items():
+        larger = [header for header in headers if header.num_gpus == number and number > gpus]
+        if larger:
+            yield f"\nrecipes for {needs}; on less they run, slowly"
+            yield from map(_entry, larger)
+    (first,) = [header for header in headers if header.name == _FIRST]
+    yield f"\nto begin with, on any machine\n  {first.text('Data')}\n  {first.text('Train')}"
+    yield "docs/reference/recipes.md has these two commands for every recipe"
+
+
+def _entry(header: RecipeHeader) -> str:
+    time = header.text("Time")
+    return entry(f"+experiment={header.name}", f"{header.title.rstrip('.')}. {time[:1].upper()}{time[1:]}.")

@@ -167,6 +167,10 @@ class PretrainConfig(StrictModel):
 
     resume: FilePath | None = None
     """auto: continue the newest complete checkpoint in checkpoint_path; or the path of a run or of a state in it."""
+    max_minutes: float | None = Field(default=None, gt=0)
+    """Minutes after which this start ends: it saves, evaluates, and resume=auto continues; the last evaluation
+    takes longer than that; null: no limit.
+    """
     checkpoint_interval_steps: int | None = Field(default=None, gt=0)
     """Updates between saved states, in addition to those at evaluations."""
     checkpoint_interval_minutes: float | None = Field(default=None, gt=0)

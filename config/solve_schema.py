@@ -56,6 +56,8 @@ class SolveConfig(FamilyConfig):
     """File (.gif) for an animation of the steps."""
     png: FilePath | None = None
     """File (.png) for a picture of all steps."""
+    trace: FilePath | None = None
+    """File (.npz) for latents, attention and logits by step and cycle."""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """auto: the first of cuda, mps and cpu that is available."""
 
@@ -104,7 +106,7 @@ class SolveConfig(FamilyConfig):
             raise ValueError(f"out= is missing: name a file for the answers to puzzles={self.puzzles}")
         if self.puzzles is None and self.out is not None:
             raise ValueError(f"puzzles= is missing: name the file of puzzles that out={self.out} answers")
-        of_one = ("puzzle", "index", "seed", "data_paths_test", "gif", "png")
+        of_one = ("puzzle", "index", "seed", "data_paths_test", "gif", "png", "trace")
         of_files = ("resume", "halt", "strategy", "symmetries", "batch_size", "compile")
         for key in of_one if self.puzzles is not None else of_files:
             if getattr(self, key) != type(self).model_fields[key].default:
@@ -118,11 +120,12 @@ class SolveConfig(FamilyConfig):
             raise ValueError("symmetries= belongs to strategy=symmetry and strategy=ladder")
         return self
 
-    @field_validator("gif", "png")
+    @field_validator("gif", "png", "trace")
     @classmethod
-    def check_picture_suffix(cls, path, info):
-        if path is not None and not path.lower().endswith(f".{info.field_name}"):
-            raise ValueError(f"the file's name must end in .{info.field_name}")
+    def check_output_suffix(cls, path, info):
+        ending = {"trace": "npz"}.get(info.field_name, info.field_name)
+        if path is not None and not path.lower().endswith(f".{ending}"):
+            raise ValueError(f"the file's name must end in .{ending}")
         return path
 
     @model_validator(mode="after")

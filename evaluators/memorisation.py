@@ -29,7 +29,7 @@ from collections.abc import Callable
 import numpy as np
 
 from dataset.families import named_family
-from evaluators.drawing.curves import encoded
+from evaluators.drawing.style import encoded
 from evaluators.reports.augmentation_probe import NotKnown, solve_with_copies
 from evaluators.reports.memorisation_checks import (
     Finding,

@@ -1,8 +1,10 @@
-"""Draw a run: its training curves, accuracy by supervision step, accuracy by difficulty, as PNG and SVG.
+"""Draw a run, or compare several: figures as PDF, SVG and PNG.
 
-    python -m evaluators.plots checkpoint=RUN_FOLDER
+    python -m evaluators.plots checkpoint=RUN
+    python -m evaluators.plots runs=[A,B,C] panel=accuracy by=arch.L_cycles
 
-Figures without data are skipped, with a line that says why.
+Of one run: training curves, accuracy by supervision step, and accuracy by difficulty; figures without data are skipped,
+with a line that says why. Of several: one panel, seeds as their median and range, and a CSV file of what is drawn.
 """
 
 from __future__ import annotations
@@ -15,18 +17,23 @@ if __name__ == "__main__":  # for the imports
 
     pause_collection()
 
-from config.report_schema import ReportConfig
+from config.report_schema import PlotsConfig, ReportConfig
 from utils.command_line.arguments import Command, check_arguments, read_command
 
-COMMAND = Command("-m evaluators.plots", __doc__.strip(), ReportConfig)
+COMMAND = Command(
+    "-m evaluators.plots",
+    __doc__.strip(),
+    PlotsConfig,
+    required={},
+    advice=lambda: "  one of these is required: checkpoint=RUN, or runs=[A,B,C]",
+)
 
 if __name__ == "__main__":  # before the imports below, which include torch
     check_arguments(COMMAND)
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -35,8 +42,10 @@ from dataset.families import family_of, named_family
 from dataset.format import IGNORE_LABEL_ID
 from evaluators.base import Evaluator
 from evaluators.drawing import curves
-from evaluators.drawing.curves import NothingToDraw
+from evaluators.drawing.overlay import MOST_CURVES, overlay
+from evaluators.drawing.style import write_figure
 from evaluators.measure import measure
+from evaluators.reports.run_groups import ComparedRun, csv_of, grouped, read_run, summarised
 from evaluators.strategies.compute_curve import tables
 from evaluators.strategies.test_time import Plain
 from puzzle_dataset import PuzzleDataset, named_sets
@@ -44,7 +53,7 @@ from trained_run import Trained, open_solver, open_test_data, open_trained
 from utils.collection import resume_collection
 from utils.distributed import World
 from utils.errors import UserError, report_user_errors
-from utils.files import write_atomically
+from utils.files import make_folder, write_text
 from utils.output_folders import report_folder
 from utils.run_records import read_metrics
 
@@ -52,17 +61,67 @@ from utils.run_records import read_metrics
 def main(arguments: list[str]) -> None:
     resume_collection()
     config = read_command(arguments, COMMAND)
+    if config.runs is not None:
+        compare(config)
+        return
     with named_family(config.family):
         run(config)
 
 
+def compare(config: PlotsConfig) -> None:
+    """Plot one panel of several runs, and write what is drawn as CSV."""
+    runs = [read_run(folder) for folder in config.runs or ()]
+    groups, notices = grouped(runs, config.by)
+    if len(groups) > MOST_CURVES:
+        raise UserError(
+            f"these runs are {len(groups)} groups, and a panel shows at most {MOST_CURVES}: name fewer, or use by="
+        )
+    curves_ = [
+        summarised(
+            label,
+            members,
+            config.panel,
+            config.split,
+            config.x,
+            num_test_puzzles(members[0]) if config.split == "test" and len(members) == 1 else None,
+        )
+        for label, members in groups.items()
+    ]
+    for line in notices:
+        print(line)
+    for curve in curves_:
+        print(f"{curve.label}: {curve.band or 'one run, without an interval'}")
+    folder = Path(config.out or "plots")
+    make_folder(folder, "out")
+    name = (
+        config.panel
+        + (f"_by_{config.by}" if config.by else "")
+        + (f"_{config.x}" if config.x != "step" else "")
+    )
+    write_text(folder / f"{name}.csv", csv_of(curves_, config.panel, config.x))
+    sizes = {"width": config.width, "font_size": config.font_size}
+    write_figure(folder, name, lambda: overlay(curves_, config.panel, config.split, config.x, **sizes))
+
+
+def num_test_puzzles(run: ComparedRun) -> int | None:
+    """Return the number of labelled test examples of a run, None if its data is not on this machine."""
+    paths = run.config.get("data_paths_test") or run.config["data_paths"]
+    try:
+        with named_family(run.config.get("family")):
+            data = PuzzleDataset(paths, "test", global_batch_size=1024)
+    except UserError:
+        return None
+    return sum(int((batch["labels"][:n] != IGNORE_LABEL_ID).any(1).sum()) for _, batch, n in data.batches())
+
+
 def run(config: ReportConfig) -> None:
     """Plot the run named on the command line."""
+    assert config.checkpoint is not None
     trained = open_trained(config.checkpoint)
     folder = report_folder(trained.located, config.out, "plots")
     batch_size = trained.config.values["global_batch_size"]
     records = read_metrics(trained.located.folder)
-    write(folder, "curves", lambda: curves.training_curves(records, batch_size))
+    write_figure(folder, "curves", lambda: curves.training_curves(records, batch_size))
     try:
         by_step, by_difficulty = solve_test_puzzles(trained, config)
     except UserError as error:
@@ -70,26 +129,14 @@ def run(config: ReportConfig) -> None:
             raise
         print(f"accuracy_by_step and accuracy_by_difficulty left out: {error}")
         return
-    write(folder, "accuracy_by_step", lambda: curves.accuracy_by_step(*by_step))
-    write(
+    write_figure(folder, "accuracy_by_step", lambda: curves.accuracy_by_step(*by_step))
+    write_figure(
         folder,
         "accuracy_by_difficulty",
         lambda: curves.accuracy_by_difficulty(
             by_difficulty.classes(), by_difficulty.unit, by_rules=by_difficulty.by_rules
         ),
     )
-
-
-def write(folder: Path, name: str, draw: Callable[[], Any]) -> None:
-    """Write a figure as PNG and SVG, or print why there is none."""
-    try:
-        figure = draw()
-    except NothingToDraw as reason:
-        print(f"{name} left out: {reason}")
-        return
-    for kind in ("png", "svg"):
-        write_atomically(folder / f"{name}.{kind}", curves.encoded(figure, kind))
-    print(f"{folder / name}.png and .svg")
 
 
 def solve_test_puzzles(trained: Trained, config: ReportConfig) -> tuple[tuple, ByDifficulty]:

@@ -93,14 +93,26 @@ class Attention(nn.Module):
 
     def forward(self, h: Tensor, cos_sin: tuple[Tensor, Tensor] | None) -> Tensor:
         batch, length, _ = h.shape
+        out = attend(*self.queries_keys_values(h, cos_sin))  # (B, N, L, H)
+        return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
+
+    def queries_keys_values(
+        self, h: Tensor, cos_sin: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return q, k and v, each (B, N, L, H), with q and k rotated if there are rotary positions."""
+        batch, length, _ = h.shape
         # Heads in the order q, k, v. Split in memory order: backward then writes the gradients in place.
         heads = self.qkv_proj(h).view(batch, length, 3 * self.num_heads, self.head_dim)
         qk, v = heads.split((2 * self.num_heads, self.num_heads), dim=2)
         qk = qk.transpose(1, 2) if cos_sin is None else rotated_heads(qk, cos_sin)
-        q, k = qk.split(self.num_heads, dim=1)  # each (B, N, L, H), as v
-        v = v.transpose(1, 2)
-        out = attend(q, k, v)  # (B, N, L, H)
-        return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
+        q, k = qk.split(self.num_heads, dim=1)
+        return q, k, v.transpose(1, 2)
+
+    def weights(self, h: Tensor, cos_sin: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Return softmax(q kᵀ / sqrt(H)), (B, N, L, L) float32, for inspection; `forward` does not materialise it."""
+        q, k, _ = self.queries_keys_values(h, cos_sin)
+        scores = q.float() @ k.float().transpose(-1, -2) / math.sqrt(self.head_dim)
+        return scores.softmax(-1)
 
     def flops(self, length: int) -> int:
         """FLOP of the forward pass for one sequence: projections, q kᵀ and weighted sum of v."""

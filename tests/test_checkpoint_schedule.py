@@ -116,13 +116,13 @@ def test_only_the_clock_of_rank_0_counts_minutes(clock, rank):
     class Recording(World):
         def any_flags(self, *flags):
             votes.append(flags)
-            return (False, False)
+            return (False, False, False)
 
     votes = []
-    schedule = CheckpointSchedule(Recording(rank, 2), StopSignals(), interval_minutes=1)
+    schedule = CheckpointSchedule(Recording(rank, 2), StopSignals(), interval_minutes=1, max_minutes=1)
     clock.seconds += 61
     schedule.after_step(1)
-    assert votes == [(False, rank == 0)]
+    assert votes == [(False, rank == 0, rank == 0)]
 
 
 def stop_at_the_same_step():

@@ -181,7 +181,8 @@ def test_the_command_line_works_and_errors_have_no_traceback(run, tmp_path):
     printed, errors = good.communicate()
     assert good.returncode == 0, errors
     assert "95% interval" in printed
-    names = {"accuracy_against_compute_plain.png", "metrics.jsonl", "report.json", "reports.jsonl"}
+    pictures = {f"accuracy_against_compute_plain.{kind}" for kind in ("pdf", "png", "svg")}
+    names = pictures | {"metrics.jsonl", "report.json", "reports.jsonl"}
     assert {path.name for path in tmp_path.iterdir()} == names
     _, errors = bad.communicate()
     assert bad.returncode == 2

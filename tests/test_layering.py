@@ -31,6 +31,7 @@ EXCEPTIONS = {
     "models/__init__.py": {"trained_run"},
     "evaluators/plots.py": {"config", "trained_run"},
     "evaluators/memorisation.py": {"config", "trained_run"},
+    "evaluators/reports/run_groups.py": {"config"},
     "evaluators/reports/training_cost.py": {"trained_run"},
     "evaluators/exports/model_card.py": {"trained_run"},
     "evaluators/exports/step_export.py": {"trained_run"},

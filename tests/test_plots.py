@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 from training_runs import ROOT, run_python, train
 
-from config.report_schema import ReportConfig
+from config.report_schema import PlotsConfig, ReportConfig
 from evaluators import plots
 from evaluators.drawing import curves
-from evaluators.drawing.curves import NothingToDraw
+from evaluators.drawing.style import NothingToDraw, encoded
 from trained_run import open_trained
 from utils.errors import UserError
 from utils.run_records import read_metrics
@@ -39,7 +39,7 @@ def copied(run, tmp_path) -> Path:
 
 def text_of(figure) -> str:
     """Return all text in a figure."""
-    root = ElementTree.fromstring(curves.encoded(figure, "svg"))
+    root = ElementTree.fromstring(encoded(figure, "svg"))
     return "\n".join("".join(node.itertext()) for node in root.iter("{http://www.w3.org/2000/svg}text"))
 
 
@@ -47,15 +47,16 @@ def lines_of(place) -> dict[str, tuple[list, list]]:
     return {line.get_label(): tuple(map(list, line.get_data())) for line in place.lines}
 
 
-def test_every_figure_of_a_run_is_drawn_as_png_and_svg(run, tmp_path, capsys):
+def test_every_figure_of_a_run_is_drawn_as_pdf_svg_and_png(run, tmp_path, capsys):
     plots.main([f"checkpoint={run}", f"out={tmp_path}", "device=cpu"])
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")
+        f"{name}.{kind}" for name in FIGURES for kind in ("pdf", "png", "svg")
     ]
     for name in FIGURES:
         assert Image.open(tmp_path / f"{name}.png").width > 800
+        assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         ElementTree.parse(tmp_path / f"{name}.svg")
-    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert capsys.readouterr().out.count(": pdf, svg and png\n") == 3
 
 
 def test_the_command_runs_as_a_module_and_reports_errors_without_a_traceback(run, tmp_path):
@@ -63,7 +64,7 @@ def test_the_command_runs_as_a_module_and_reports_errors_without_a_traceback(run
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     done = run_python("-m", "evaluators.plots", "--help", cwd=ROOT)
-    assert all(f"\n  {key} " in done.stdout for key in ReportConfig.model_fields)
+    assert all(f"\n  {key} " in done.stdout for key in PlotsConfig.model_fields)
 
 
 def test_missing_figures_are_skipped_with_the_reason(copied, tmp_path, capsys):
@@ -175,10 +176,10 @@ def test_accuracy_by_difficulty_shows_the_number_of_puzzles_per_class():
 
 
 def test_the_same_numbers_give_the_same_files():
-    for kind in ("png", "svg"):
-        one, two = (curves.encoded(curves.training_curves(RECORDS, 8), kind) for _ in range(2))
+    for kind in ("pdf", "png", "svg"):
+        one, two = (encoded(curves.training_curves(RECORDS, 8), kind) for _ in range(2))
         assert one == two
-    assert Image.open(io.BytesIO(curves.encoded(curves.training_curves(RECORDS, 8), "png"))).format == "PNG"
+    assert Image.open(io.BytesIO(encoded(curves.training_curves(RECORDS, 8), "png"))).format == "PNG"
 
 
 def test_metrics_are_read_up_to_a_partial_line_and_broken_lines_are_reported(tmp_path):

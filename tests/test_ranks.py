@@ -49,7 +49,7 @@ def run_training(
             return train_step(state, *args, **kwargs)
 
         pretrain.train_step = counting
-        code = pretrain.train(tiny(data, folder, *overrides, **values), world)
+        code = pretrain.train(tiny(data, folder, *overrides, **values), world).exit_code
     sys.exit(code)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from functools import cache
 from pathlib import Path
@@ -11,8 +12,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pages import ROOT, commands_in, page
 
+from config.missing_data import naming_the_builder
 from config.overrides import force_overrides
-from config.recipe_headers import naming_the_builder
+from config.recipe_headers import FIELDS, GPUS_NEEDED, read_header, recipes_for
 from config.schema import PretrainConfig
 from dataset import build_arc_dataset, build_maze_dataset, build_nqueens_dataset, build_sudoku_dataset
 from training_run import build
@@ -21,7 +23,6 @@ from utils.errors import UserError
 from utils.strict_model import parse
 
 RECIPES = sorted((ROOT / "config" / "experiment").glob("*.yaml"))
-FIELDS = ("Data", "Train", "Time", "Score")
 BUILDERS = {
     "python dataset/build_sudoku_dataset.py": build_sudoku_dataset,
     "python dataset/build_maze_dataset.py": build_maze_dataset,
@@ -58,7 +59,7 @@ def header(path: Path) -> dict[str, str]:
 
 
 @each_recipe
-def test_the_header_has_data_train_time_and_score(path):
+def test_the_header_has_data_train_needs_time_and_score(path):
     fields = header(path)
     assert tuple(fields) == FIELDS
     assert all(fields.values())
@@ -80,6 +81,34 @@ def test_the_headers_command_trains_the_recipe(path):
     arguments = shlex.split(rest)
     assert f"+experiment={path.stem}" in arguments
     config(*arguments)
+
+
+@each_recipe
+def test_the_header_says_what_the_recipe_needs(path):
+    launcher = header(path)["Train"].partition("pretrain.py")[0]
+    needed = GPUS_NEEDED[header(path)["Needs"]]
+    assert needed == read_header(path).num_gpus
+    assert ("--nproc-per-node 4" in launcher) == (needed == 4)
+    # Recipes for CPUs choose the data type for the processor.
+    assert ("faster_dtype" in path.read_text() or "- sudoku" in path.read_text()) or needed > 0
+
+
+def names_in(text: str) -> list[str]:
+    return re.findall(r"\+experiment=(\w+)", text.partition("to begin with")[0])
+
+
+@pytest.mark.parametrize(("gpus", "fits"), [(0, "sudoku6x6"), (1, "arc1_one_gpu"), (8, "arc1")])
+def test_the_list_of_recipes_starts_with_what_fits_the_machine(gpus, fits):
+    text = recipes_for(2, gpus)
+    assert sorted(names_in(text)) == [path.stem for path in RECIPES]
+    fitting, *others = text.split("\nrecipes for ")
+    assert fits in names_in(fitting)
+    for path in RECIPES:
+        assert (path.stem in names_in(fitting)) == (read_header(path).num_gpus <= gpus)
+    assert [other.startswith(("one GPU", "four GPUs")) for other in others] == [True] * (
+        2 - (gpus > 0) - (gpus > 3)
+    )
+    assert header(ROOT / "config" / "experiment" / "sudoku6x6.yaml")["Train"] in text
 
 
 @each_recipe

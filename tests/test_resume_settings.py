@@ -41,7 +41,7 @@ def test_a_state_can_be_named_in_three_ways_and_its_folder_is_found(
         train(identified, folder, **SETTINGS)
     config = tiny(identified, folder, **SETTINGS, resume=form.format(run=folder, step=5))
     config = config.model_copy(update={"checkpoint_path": None})
-    assert pretrain.train(config, World()) == 0
+    assert pretrain.train(config, World()).exit_code == 0
     assert_same_run(folder, undisturbed)
 
 

@@ -66,7 +66,7 @@ def test_the_recipe_has_8000_updates_with_its_options():
 def test_the_recipe_trains_and_resumes_exactly(sudoku4x4, tmp_path, monkeypatch):
     def train(name: str) -> int:
         folder = [f"checkpoint_path={tmp_path / name}", "resume=auto"]
-        return pretrain.train(config(sudoku4x4, *SMALL, *folder), World())
+        return pretrain.train(config(sudoku4x4, *SMALL, *folder), World()).exit_code
 
     assert train("reference") == 0
     with monkeypatch.context() as patch:

@@ -60,7 +60,7 @@ def tiny(data: Path | list, folder: Path, *overrides: str, **values: Any) -> Pre
 
 def train(data: Path | list, folder: Path, *overrides: str, **values: Any) -> int:
     """Train in this process and return the exit code."""
-    return pretrain.train(tiny(data, folder, *overrides, **values), World())
+    return pretrain.train(tiny(data, folder, *overrides, **values), World()).exit_code
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:

@@ -47,11 +47,17 @@ class CheckpointManager:
         self.state, self.checkpointer, self.schedule, self.best = state, checkpointer, schedule, best
         self.facts, self.save_every_eval = facts, save_every_eval
         self.is_saved = False
+        self.out_of_time = False
         self._said_unmeasured = False
 
     @property
     def stopped_early(self) -> bool:
         return self.best is not None and self.best.out_of_patience
+
+    @property
+    def ended(self) -> bool:
+        """True if the training ends before its last iteration."""
+        return self.stopped_early or self.out_of_time
 
     def save(self, *, best: Best | None = None) -> None:
         """Save weights and full state, in the background."""
@@ -65,13 +71,14 @@ class CheckpointManager:
         self.is_saved = True
 
     def after_step(self) -> None:
-        """Save if due. Raises Stopped, with everything saved, if a signal was received."""
+        """Save if due, and set `out_of_time`. Raises Stopped, with everything saved, if a signal was received."""
         self.is_saved = False
         decision = self.schedule.after_step(self.state.step)
         if decision.save:
             self.save()
         if decision.stop:
             raise Stopped
+        self.out_of_time = decision.out_of_time
 
     def poll(self) -> None:
         """Raise Stopped if a signal was received."""
@@ -105,6 +112,7 @@ class CheckpointManager:
                 raise
         if self.save_every_eval or best is not None:
             self.save(best=best)
+        self.out_of_time = self.schedule.is_out_of_time()
 
     def _say_unmeasured(self, best: BestMetric) -> None:
         if not self._said_unmeasured:

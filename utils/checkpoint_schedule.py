@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from utils.distributed import World
 from utils.errors import UserError
 from utils.interrupts import REPEAT_SECONDS
+from utils.outcome import lower_is_better
 
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name)
@@ -69,10 +70,11 @@ class StopSignals:
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether to save and to stop after a step; `stop` implies `save`."""
+    """What to do after a step; `stop` and `out_of_time` imply `save`."""
 
     save: bool
     stop: bool
+    out_of_time: bool = False
 
 
 class CheckpointSchedule:
@@ -88,10 +90,12 @@ class CheckpointSchedule:
         *,
         interval_steps: int | None = None,
         interval_minutes: float | None = None,
+        max_minutes: float | None = None,
     ):
         self._world, self._signals = world, signals
         self._interval_steps, self._interval_minutes = interval_steps, interval_minutes
-        self._saved_at, self._saved_step = time.monotonic(), None
+        self._started_at, self._max_minutes = time.monotonic(), max_minutes
+        self._saved_at, self._saved_step = self._started_at, None
 
     def after_step(self, step: int) -> Decision:
         """Decide after a step; all ranks must call it once per step."""
@@ -100,17 +104,34 @@ class CheckpointSchedule:
         late = (
             self._world.is_main and self._interval_minutes is not None and minutes >= self._interval_minutes
         )
-        stop, late = self._world.any_flags(self._signals.received is not None, late)
+        stop, late, out_of_time = self._world.any_flags(self._is_signalled, late, self._is_out_of_time)
         # With several ranks this may be the vote from just before the last save.
         late = late and (self._saved_step is None or step > self._saved_step + 1)
         return Decision(
-            save=stop or late or (self._interval_steps is not None and step % self._interval_steps == 0),
+            save=stop
+            or late
+            or out_of_time
+            or (self._interval_steps is not None and step % self._interval_steps == 0),
             stop=stop,
+            out_of_time=out_of_time,
         )
 
     def stop_requested(self) -> bool:
         """True if a rank was asked to stop, for checks during an evaluation; all ranks must call it equally often."""
-        return self._world.any_flags(self._signals.received is not None, False)[0]
+        return self._world.any_flags(self._is_signalled, False, False)[0]
+
+    def is_out_of_time(self) -> bool:
+        """True if `max_minutes` have passed since the start; waits for all ranks, so for use between iterations."""
+        return self._max_minutes is not None and self._world.broadcast_object(self._is_out_of_time)
+
+    @property
+    def _is_signalled(self) -> bool:
+        return self._signals.received is not None
+
+    @property
+    def _is_out_of_time(self) -> bool:
+        minutes = (time.monotonic() - self._started_at) / 60
+        return self._world.is_main and self._max_minutes is not None and minutes >= self._max_minutes
 
     def saved(self, step: int) -> None:
         """Restart the interval in minutes; call it whenever a full state is saved."""
@@ -142,14 +163,17 @@ class BestMetric:
     def update(self, metrics: Mapping[str, float]) -> bool:
         """Record an evaluation; True if it is the best so far. Raises `UserError` if the metric is missing."""
         self.check(metrics)
-        value = float(metrics[self.name])
-        sign = -1 if self.name.endswith("loss") else 1
-        is_nan = value != value  # never the best
-        better = not is_nan and (self.value is None or sign * value > sign * self.value)
-        if better:
-            self.value = value
+        better = self.best_with(metrics) != self.value
+        self.value = self.best_with(metrics)
         self.evaluations_without_better = 0 if better else self.evaluations_without_better + 1
         return better
+
+    def best_with(self, metrics: Mapping[str, float]) -> float | None:
+        """Return the best value so far and of these metrics, without recording them; NaN is never the best."""
+        values = [self.value, metrics.get(self.name)]
+        measured = [float(value) for value in values if value is not None and value == value]
+        choose = min if lower_is_better(self.name) else max
+        return choose(measured) if measured else None
 
     @property
     def out_of_patience(self) -> bool:

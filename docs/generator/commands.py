@@ -15,7 +15,14 @@ import export
 import pretrain
 import solve
 from config.schema import PretrainConfig
-from dataset import build_arc_dataset, build_maze_dataset, build_nqueens_dataset, build_sudoku_dataset, report
+from dataset import (
+    build_arc_dataset,
+    build_maze_dataset,
+    build_nqueens_dataset,
+    build_sudoku_dataset,
+    check_submission,
+    report,
+)
 from dataset.families import check
 from dataset.options import OptionParser
 from docs.generator.keys import composed, keys_table
@@ -32,6 +39,7 @@ BUILDERS: dict[str, Callable[[list[str]], object]] = {
     "dataset/build_nqueens_dataset.py": build_nqueens_dataset.parse_options,
     "-m dataset.build_arc_dataset": build_arc_dataset.parse_options,
     "-m dataset.report": report.main,
+    "-m dataset.check_submission": check_submission.main,
     "-m dataset.families.check": check.main,
 }
 _INTRO = """\

@@ -68,13 +68,15 @@ class ARC(Evaluator):
 
     def remark(self) -> str | None:
         unknown, count = self.tasks.num_unknown, self.tasks.num_inputs
-        if not unknown:
-            return None
         whose = "answers" if unknown == count else f"{unknown:,} of {count:,} answers"
         if self._submission_path is None:
+            if not unknown:
+                return None
             return f"{whose} unknown: these test inputs are not scored, each evaluation writes a submission"
         where = f"{self._submission_path} with {len(self.tasks.slots_of):,} tasks, {count:,} inputs"
-        return f"{whose} unknown, submission written to {where}"
+        return (
+            f"{whose} unknown, submission written to {where}" if unknown else f"submission written to {where}"
+        )
 
     def begin(self) -> None:
         """Reset, before an evaluation."""

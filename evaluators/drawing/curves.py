@@ -5,14 +5,24 @@ Each function draws given numbers and raises `NothingToDraw`, with the reason, i
 
 from __future__ import annotations
 
-import functools
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from evaluators.drawing.style import (
+    GREY,
+    TEST,
+    THIRD,
+    TRAIN,
+    NothingToDraw,
+    as_count,
+    as_log,
+    as_share,
+    new_figure,
+    styled,
+)
 from evaluators.score import wilson_interval
 from evaluators.strategies.compute_curve import SCORE_WORDS, score_of
 
@@ -20,60 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Distinguishable with any kind of colour vision (Okabe and Ito, 2008).
-TRAIN, TEST, THIRD, GREY = "#0072B2", "#D55E00", "#009E73", "#8A8F98"
-_STYLE = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E3E5E9",
-    "grid.linewidth": 0.8,
-    "axes.edgecolor": "#6E727A",
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-    "svg.fonttype": "none",  # keep text as text
-    "svg.hashsalt": "figures",  # deterministic output
-}
 _SMOOTHED = 120  # number of points above which a training curve gets a running mean
-
-
-class NothingToDraw(ValueError):
-    """A figure has no data; the message is the reason."""
-
-
-def styled(draw: Callable) -> Callable:
-    """Decorator that applies the style; matplotlib reads it when artists are created, not when a figure is saved."""
-
-    @functools.wraps(draw)
-    def wrapper(*args, **kwargs):
-        from matplotlib import rc_context
-
-        with rc_context(_STYLE):
-            return draw(*args, **kwargs)
-
-    return wrapper
-
-
-def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
-    """Make a figure with axes (rows, columns), without a display."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-@styled
-def encoded(figure: Figure, kind: str) -> bytes:
-    """Encode a figure as a "png" or "svg" file."""
-    file = io.BytesIO()
-    # No date, so that the output is deterministic.
-    metadata = {"Date": None} if kind == "svg" else {"Software": None}
-    figure.savefig(file, format=kind, dpi=130, metadata=metadata)
-    return file.getvalue()
 
 
 @styled
@@ -108,6 +65,7 @@ def training_curves(records: Sequence[Mapping[str, float]], global_batch_size: i
     speed.set(title="throughput", ylabel="training puzzles per second")
     for ax in axes.flat:
         ax.set_xlabel("training step")
+        as_count(ax.xaxis)
         if not ax.has_data():
             ax.text(0.5, 0.5, "not in metrics.jsonl", transform=ax.transAxes, ha="center", color=GREY)
     return figure
@@ -221,14 +179,6 @@ def running_mean(values: np.ndarray, width: int) -> np.ndarray:
     return (sums[end] - sums[start]) / (end - start)
 
 
-def as_share(ax: Axes, top: float = 1.03) -> None:
-    """Format the y axis as percentages from 0 to 100."""
-    from matplotlib.ticker import PercentFormatter
-
-    ax.set_ylim(-0.03, top)
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-
-
 def _train_and_test(ax: Axes, records: Sequence[Mapping[str, float]], name: str, scale: str) -> None:
     for split, colour in (("train", TRAIN), ("test", TEST)):
         key = f"{split}/{name}"
@@ -245,7 +195,7 @@ def _train_and_test(ax: Axes, records: Sequence[Mapping[str, float]], name: str,
             marker = "o" if split == "test" and len(values) <= 60 else None
             ax.plot(steps, values, color=colour, marker=marker, markersize=3.5, label=split)
     if scale == "log" and ax.has_data():
-        ax.set_yscale("log")
+        as_log(ax.yaxis)
     elif scale == "share":
         as_share(ax)
     elif ax.has_data():

@@ -10,8 +10,9 @@ import numpy as np
 from dataset.families import family_of
 from dataset.families.base import Verdict
 from dataset.format import IGNORE_LABEL_ID
-from evaluators.drawing.curves import accuracy_by_difficulty, accuracy_by_step, encoded
+from evaluators.drawing.curves import accuracy_by_difficulty, accuracy_by_step
 from evaluators.drawing.pictures import Panel, sheet
+from evaluators.drawing.style import encoded
 from evaluators.inference import Solver
 from evaluators.strategies.accounting import Tally
 from evaluators.strategies.compute_curve import tables

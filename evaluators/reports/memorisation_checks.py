@@ -10,16 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dataset.format import IGNORE_LABEL_ID
-from evaluators.drawing.curves import (
-    GREY,
-    TEST,
-    THIRD,
-    TRAIN,
-    as_share,
-    new_figure,
-    recorded_score,
-    styled,
-)
+from evaluators.drawing.curves import recorded_score
+from evaluators.drawing.style import GREY, TEST, THIRD, TRAIN, as_share, new_figure, styled
 from evaluators.reports.augmentation_probe import COPIES, ORIGINALS, NotKnown
 from evaluators.reports.augmentation_probe import TEST as TEST_PUZZLES
 from evaluators.score import wilson_interval

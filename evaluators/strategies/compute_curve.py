@@ -1,25 +1,11 @@
-"""Accuracy against compute, as a table and a plot. Compute is counted in network applications per puzzle."""
+"""Accuracy against compute, as a table. Compute is counted in network applications per puzzle."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from evaluators.strategies.accounting import ORACLE, Tally
-from utils.files import replacing
-
-PLOT_NAME = "accuracy_against_compute_{}.png"  # of a strategy
-
-# Legend label and line style of each curve.
-_TITLES = {
-    "steps": ("all steps", "o-"),
-    "halted": ("stopping when q_halt says so", "D"),
-    "chains": ("chains, picked without labels", "o-"),
-    ORACLE: ("oracle pass@K, picked by the {judge}", "o--"),
-    "rungs": ("after each rung of the ladder", "o-"),
-    "with_checker": ("stopping at the first valid answer, which uses the rules", "s"),
-}
 
 Table = list[dict[str, float | str | None]]
 
@@ -88,7 +74,7 @@ def as_text(curve: str, table: Table) -> list[str]:
     """Format a curve for the console; long tables are reduced to the points 1, 2, 4, 8, ... and the last."""
     last = len(table) - 1
     shown = [row for i, row in enumerate(table) if len(table) <= 8 or i == last or _is_power(i + 1)]
-    name = f"oracle (by {_judge(table)})" if curve == ORACLE else curve.replace("_", " ")
+    name = f"oracle (by {judge(table)})" if curve == ORACLE else curve.replace("_", " ")
     width = max(len(name), *(len(str(row["at"])) for row in shown))
     columns = {key: title for key, title in _COLUMNS.items() if key in shown[0]}
     lines = ["  ".join([f"{name:>{width}}", "applications", *(f"{title:>7}" for title in columns.values())])]
@@ -101,39 +87,6 @@ def as_text(curve: str, table: Table) -> list[str]:
     return lines
 
 
-def plot(curves: dict[str, Table], path: Path, title: str) -> None:
-    """Plot every curve that has accuracies into a PNG file, by the rules if they were counted by the rules."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # without pyplot, which would look for a display
-    from matplotlib.ticker import LogLocator, PercentFormatter, StrMethodFormatter
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    score = score_of([row for table in curves.values() for row in table])
-    for curve, table in curves.items():
-        points = [row for row in table if row[score] is not None]
-        if points:
-            name, style = _TITLES.get(curve, (curve, "o-"))
-            x = [row["network_applications"] for row in points]
-            label = name.format(judge=_judge(table))
-            axes.plot(x, [row[score] for row in points], style, label=label, markersize=4)
-            if curve in ("rungs", "chains"):
-                _annotate(axes, points, score)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-    axes.xaxis.set_minor_formatter("")
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.set(xlabel="network applications per puzzle", ylabel=SCORE_WORDS[score])
-    axes.set_title(title, fontsize=9)
-    axes.grid(alpha=0.3)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120, format=path.suffix[1:])
-
-
 # Title of each share in the console's table, if the curve has it.
 _COLUMNS = {
     "solved": "solved",
@@ -144,14 +97,8 @@ _COLUMNS = {
 SCORE_WORDS = {"solved": "solved by the rules", "exact_accuracy": "exact accuracy"}
 
 
-def _judge(table: Table) -> str:
+def judge(table: Table) -> str:
     return "rules" if score_of(table) == "solved" else "labels"
-
-
-def _annotate(axes, points: Sequence[dict], score: str) -> None:
-    for row in points:
-        xy = row["network_applications"], row[score]
-        axes.annotate(str(row["at"]), xy, textcoords="offset points", xytext=(4, -10), fontsize=7)
 
 
 def _share(part: float, whole: float) -> float | None:

@@ -27,6 +27,7 @@ class Command:
     schema: type[StrictModel]
     required: Mapping[str, str] = field(default_factory=lambda: {"checkpoint": "RUN"})  # key -> placeholder
     config_name: str | None = None  # file in config/ with the defaults that Hydra composes with the arguments
+    advice: Callable[[], str] | None = None  # called for text below the usage, without arguments
 
     def usage(self) -> str:
         return usage(self.program, self.required)
@@ -64,7 +65,8 @@ def exit_with_usage(command: Command) -> NoReturn:
     """Print the usage and the required keys, and exit with 2, as for other wrong arguments."""
     required = options_of(command.schema, only=command.required, required=command.required)
     hint = f"python {command.program} --help lists all keys"
-    print("\n".join([command.usage(), *required, hint]), file=sys.stderr)
+    advice = [command.advice()] if command.advice else []
+    print("\n".join([command.usage(), *required, *advice, hint]), file=sys.stderr)
     sys.exit(2)
 
 

@@ -17,8 +17,8 @@ _INDENT, _WIDTH = 24, 110
 
 
 def usage(program: str, required: Mapping[str, str]) -> str:
-    given = " ".join(f"{key}={placeholder}" for key, placeholder in required.items())
-    return f"usage: python {program} {given} [key=value ...]"
+    given = [f"{key}={placeholder}" for key, placeholder in required.items()]
+    return " ".join(["usage: python", program, *given, "[key=value ...]"])
 
 
 def options_of(
