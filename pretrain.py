@@ -28,7 +28,7 @@ from config.schema import PretrainConfig
 from utils.command_line.arguments import Command
 from utils.errors import UserError
 from utils.loggers import Loggers, check_loggers, make_loggers
-from utils.outcome import Ending, RunOutcome
+from utils.outcome import RunOutcome
 from utils.strict_model import parse
 
 COMMAND = Command(
@@ -62,19 +62,17 @@ if __name__ == "__main__":
     run_command(launch, COMMAND)
     sys.exit()
 
-import signal
 import time
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 
 from dataset.families import named_family
-from evaluators.base import remarks
 from evaluators.drawing.run_pictures import evaluation_pictures
 from evaluators.evaluation import evaluate, metric_names
+from evaluators.reports.training_result import end, outcome_of, stopped_by
 from models.backends import FusedCPU, choose_backend
 from models.train.metrics import NonFiniteLoss
 from models.train.step import train_step
@@ -92,12 +90,10 @@ from training_run import (
 )
 from utils.checkpoint import Checkpointer
 from utils.checkpoint_manager import CheckpointManager, Stopped
-from utils.checkpoint_schedule import BestMetric, CheckpointSchedule, StopSignals
+from utils.checkpoint_schedule import CheckpointSchedule, StopSignals
 from utils.collection import resume_collection
 from utils.device import compile_policy
 from utils.distributed import World
-from utils.files import write_text
-from utils.interrupts import SIGNAL_EXIT_BASE
 from utils.progress import Progress
 from utils.run_folder import locked_run_folder
 
@@ -248,46 +244,6 @@ def train(config: PretrainConfig, world: World) -> RunOutcome:
         finally:
             bar.close()
             loggers.close()
-
-
-def outcome_of(run: Run, best: BestMetric | None, results: dict[str, float] | None = None) -> RunOutcome:
-    """Return how the run has ended so far; `results` of an evaluation that is not recorded count for its value."""
-    ended: Ending = "out of time"
-    if best is not None and best.out_of_patience:
-        ended = "stopped early"
-    elif run.state.iteration > run.config.num_iterations:
-        ended = "finished"
-    metric = None if best is None else best.name
-    value = None if best is None else best.best_with(results or {})
-    return RunOutcome(ended, str(run.folder), run.state.step, metric, value)
-
-
-def end(run: Run, best: BestMetric | None, results: dict[str, float] | None) -> RunOutcome:
-    """Print why the run ended and its result, which a finished run also writes to `result.txt`."""
-    outcome, world = outcome_of(run, best, results), run.world
-    if best is not None and outcome.ended == "stopped early":
-        world.print(
-            f"stopped early: {best.evaluations_without_better} evaluations without a better {best.name}"
-        )
-    if world.is_main and run.score.rows:
-        line = run.score.in_words(run.test_data.metadata.total_groups)
-        line += f" after {run.state.seconds:.0f} s of training"
-        line = "; ".join([line, *remarks(run.evaluators)])
-        world.print(line)
-        if outcome.ended != "out of time":
-            write_text(run.folder / "result.txt", line + "\n")
-    if outcome.ended == "out of time":
-        world.print(
-            f"max_minutes={run.config.max_minutes:g}: stopped after step {run.state.step} and saved: continue with "
-            "resume=auto"
-        )
-    return outcome
-
-
-def stopped_by(number: signal.Signals, cause: str, run: Run, best: BestMetric | None) -> RunOutcome:
-    """Print what stopped the run, which is saved: a signal, or the end of its launcher."""
-    run.world.print(f"stopped by {cause} after step {run.state.step} and saved: continue with resume=auto")
-    return replace(outcome_of(run, best), ended="stopped by a signal", exit_code=SIGNAL_EXIT_BASE + number)
 
 
 def run(values: dict[str, Any]) -> RunOutcome:

@@ -33,6 +33,7 @@ EXCEPTIONS = {
     "evaluators/memorisation.py": {"config", "trained_run"},
     "evaluators/reports/run_groups.py": {"config"},
     "evaluators/reports/training_cost.py": {"trained_run"},
+    "evaluators/reports/training_result.py": {"training_run"},
     "evaluators/exports/model_card.py": {"trained_run"},
     "evaluators/exports/step_export.py": {"trained_run"},
     "evaluators/calibrated.py": {"trained_run"},
