@@ -70,9 +70,10 @@ from typing import Any
 import torch
 
 from dataset.families import named_family
+from evaluators.base import remarks
 from evaluators.drawing.run_pictures import evaluation_pictures
 from evaluators.evaluation import evaluate, metric_names
-from evaluators.reports.training_result import end, outcome_of, stopped_by
+from evaluators.reports.training_result import end, outcome_of, stopped
 from models.backends import FusedCPU, choose_backend
 from models.train.metrics import NonFiniteLoss
 from models.train.step import train_step
@@ -237,10 +238,7 @@ def train(config: PretrainConfig, world: World) -> RunOutcome:
         except Stopped:
             checkpointer.join()
             bar.close()
-            # Not every rank has necessarily received the signal.
-            asked = world.gather_object((signals.received, signals.cause))
-            number, cause = next((number, cause) for number, cause in asked if number is not None)
-            return stopped_by(number, cause, run, best)
+            return stopped(signals, run, best)
         finally:
             bar.close()
             loggers.close()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 from dataclasses import replace
 
 from evaluators.base import remarks
 from training_run import Run
-from utils.checkpoint_schedule import BestMetric
+from utils.checkpoint_schedule import BestMetric, StopSignals
 from utils.files import write_text
 from utils.interrupts import SIGNAL_EXIT_BASE
 from utils.outcome import Ending, RunOutcome
@@ -47,7 +46,9 @@ def end(run: Run, best: BestMetric | None, results: dict[str, float] | None) -> 
     return outcome
 
 
-def stopped_by(number: signal.Signals, cause: str, run: Run, best: BestMetric | None) -> RunOutcome:
-    """Print what stopped the run, which is saved: a signal, or the end of its launcher."""
+def stopped(signals: StopSignals, run: Run, best: BestMetric | None) -> RunOutcome:
+    """Print what stopped the run, which is saved: a signal to any rank, or the end of its launcher."""
+    asked = run.world.gather_object((signals.received, signals.cause))  # not every rank has received it
+    number, cause = next((number, cause) for number, cause in asked if number is not None)
     run.world.print(f"stopped by {cause} after step {run.state.step} and saved: continue with resume=auto")
     return replace(outcome_of(run, best), ended="stopped by a signal", exit_code=SIGNAL_EXIT_BASE + number)
