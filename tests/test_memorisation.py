@@ -15,6 +15,7 @@ from config.report_schema import MemorisationConfig
 from dataset.format import IGNORE_LABEL_ID, open_split
 from evaluators import memorisation
 from evaluators.reports import augmentation_probe as fresh
+from evaluators.reports import memorisation_report
 from evaluators.reports.augmentation_probe import COPIES, ORIGINALS, TEST, NotKnown
 from evaluators.reports.memorisation_checks import (
     Finding,
@@ -243,9 +244,9 @@ def test_runs_trained_on_all_copies_skip_the_check_of_new_copies(run, tmp_path):
     copied = Path(shutil.copytree(run, tmp_path / "run"))
     config = copied / "all_config.yaml"
     config.write_text(config.read_text().replace("augment: null", "augment: online"))
-    trained = memorisation.open_trained(str(copied))
+    trained = memorisation_report.open_trained(str(copied))
     with pytest.raises(NotKnown, match="augment=online"):
-        memorisation.solve_puzzles(trained, MemorisationConfig(checkpoint=str(copied)))
+        memorisation_report.solve_puzzles(trained, MemorisationConfig(checkpoint=str(copied)))
 
 
 def test_help_lists_every_key():

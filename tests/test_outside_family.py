@@ -24,8 +24,8 @@ from dataset.families import check, family_class
 from dataset.families.symmetry import FiniteSymmetries
 from dataset.format import SPLITS
 from evaluate import run_evaluation
-from evaluators import memorisation, plots
 from evaluators.base import Evaluator, build_evaluators
+from evaluators.reports import memorisation_report, run_figures
 from puzzle_dataset import PuzzleDataset
 from trained_run import open_trained
 from training_run import build
@@ -119,9 +119,9 @@ def test_the_page_reads_samples_and_votes(run):
 
 
 def test_plots_and_the_memorisation_report_are_made(run, tmp_path, capsys):
-    plots.run(ReportConfig(checkpoint=str(run), device="cpu", out=str(tmp_path)))
+    run_figures.draw_run(ReportConfig(checkpoint=str(run), device="cpu", out=str(tmp_path)))
     assert (tmp_path / "accuracy_by_step.png").exists()
-    memorisation.run(MemorisationConfig(checkpoint=str(run), device="cpu", out=str(tmp_path)))
+    memorisation_report.report(MemorisationConfig(checkpoint=str(run), device="cpu", out=str(tmp_path)))
     assert "augment=online" in capsys.readouterr().out
 
 
@@ -135,9 +135,11 @@ def test_a_folder_that_names_no_family_is_of_the_one_named_for_the_training(tmp_
     told = run_evaluation(parse(EvaluateConfig, settings | {"compile": False}), World())
     assert "latin/lines" in told["metrics"]
     assert told["solved_by"] == "rules"
-    (table, *_), _ = plots.solve_test_puzzles(open_trained(settings["checkpoint"]), ReportConfig(**settings))
+    (table, *_), _ = run_figures.solve_test_puzzles(
+        open_trained(settings["checkpoint"]), ReportConfig(**settings)
+    )
     assert "solved" in table[0]
-    memorisation.run(MemorisationConfig(**settings))
+    memorisation_report.report(MemorisationConfig(**settings))
     solve.main([f"{key}={value}" for key, value in settings.items()])
     said = capsys.readouterr().out
     assert "no symmetry of these puzzles is known" not in said

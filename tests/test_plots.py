@@ -17,6 +17,7 @@ from config.report_schema import PlotsConfig, ReportConfig
 from evaluators import plots
 from evaluators.drawing import curves
 from evaluators.drawing.style import NothingToDraw, encoded
+from evaluators.reports import run_figures
 from trained_run import open_trained
 from utils.errors import UserError
 from utils.run_records import read_metrics
@@ -92,7 +93,9 @@ def test_a_dataset_without_difficulty_has_no_such_figure(run, sudoku4x4, tmp_pat
 def test_the_last_step_over_the_test_puzzles_has_the_accuracy_of_the_evaluation(run):
     (last,) = [record for record in read_metrics(run) if "test/accuracy" in record][-1:]
     config = ReportConfig(checkpoint=str(run), device="cpu")
-    (table, num_rows, trained_steps), by_difficulty = plots.solve_test_puzzles(open_trained(str(run)), config)
+    (table, num_rows, trained_steps), by_difficulty = run_figures.solve_test_puzzles(
+        open_trained(str(run)), config
+    )
     assert (num_rows, trained_steps, len(table)) == (13, 3, 3)
     assert table[-1]["token_accuracy"] == pytest.approx(last["test/accuracy"], abs=1e-5)
     assert table[-1]["exact_accuracy"] == pytest.approx(last["test/exact_accuracy"], abs=1e-5)
@@ -104,7 +107,7 @@ def test_the_last_step_over_the_test_puzzles_has_the_accuracy_of_the_evaluation(
 
 def test_limit_and_steps_are_respected(run):
     config = ReportConfig(checkpoint=str(run), device="cpu", limit=5, steps=7)
-    (table, num_rows, _), _ = plots.solve_test_puzzles(open_trained(str(run)), config)
+    (table, num_rows, _), _ = run_figures.solve_test_puzzles(open_trained(str(run)), config)
     assert (num_rows, len(table)) == (5, 7)
 
 

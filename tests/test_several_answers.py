@@ -17,9 +17,9 @@ from config.report_schema import MemorisationConfig, ReportConfig
 from dataset.families.nqueens.rules import EMPTY, QUEEN, VOCAB_SIZE
 from dataset.format import SPLITS, SplitWriter, write_identifiers
 from evaluate import run_evaluation
-from evaluators import memorisation, plots
 from evaluators.exports.model_card import model_card
 from evaluators.inference import Solver
+from evaluators.reports import memorisation_report, run_figures
 from evaluators.reports.evaluation_report import summary
 from evaluators.score import wilson_interval
 from evaluators.strategies.accounting import Tally
@@ -178,21 +178,21 @@ def test_the_card_of_an_export_says_both(run):
 
 def test_plots_show_the_share_solved_by_the_rules(run):
     config = ReportConfig(checkpoint=str(run), device="cpu")
-    (table, num_puzzles, _), by_difficulty = plots.solve_test_puzzles(open_trained(str(run)), config)
+    (table, num_puzzles, _), by_difficulty = run_figures.solve_test_puzzles(open_trained(str(run)), config)
     assert num_puzzles == NUM_TEST
     assert (table[-1]["solved"], table[-1]["exact_accuracy"]) == (1, 0)
     assert by_difficulty.by_rules
     assert by_difficulty.classes() == {"2-3": (NUM_TEST, NUM_TEST)}
-    figure = plots.curves.accuracy_by_step(table, num_puzzles, STEPS)
+    figure = run_figures.curves.accuracy_by_step(table, num_puzzles, STEPS)
     labels = [line.get_label() for line in figure.axes[0].lines]
     assert labels[:2] == ["puzzles solved by the rules, 95% interval", "equal to the label"]
-    solved = plots.curves.training_curves(metrics(run), 8).axes[1]
+    solved = run_figures.curves.training_curves(metrics(run), 8).axes[1]
     assert solved.get_ylabel() == "solved by the rules"
     assert max(solved.lines[-1].get_ydata()) == 1
 
 
 def test_the_memorisation_report_compares_shares_solved_by_the_rules(run, capsys):
-    memorisation.run(MemorisationConfig(checkpoint=str(run), device="cpu"))
+    memorisation_report.report(MemorisationConfig(checkpoint=str(run), device="cpu"))
     said = capsys.readouterr().out
     assert "100.0% of the test puzzles: a gap of" in said
     assert "100.0% of the test puzzles are solved" in said

@@ -9,8 +9,8 @@ from training_runs import ROOT, TINY, run_python, train
 
 from benchmarks.start import write_dataset
 from dataset.example_set import ExampleSet
-from evaluators import plots
 from evaluators.base import build_evaluators
+from evaluators.reports.difficulty import ByDifficulty
 from evaluators.sudoku import Sudoku
 from models.arch_configs import CONFIGS, LOSS_TYPES
 from models.architectures import ARCHITECTURES
@@ -57,7 +57,7 @@ def test_an_evaluator_opens_the_test_data_if_it_is_not_open(sudoku, checked):
 
 def test_plots_use_difficulties_of_the_open_data(sudoku, checked):
     data = PuzzleDataset([str(sudoku)], "test", global_batch_size=4)
-    assert plots.ByDifficulty(data).unit == "rating"
+    assert ByDifficulty(data).unit == "rating"
     assert checked == {"test": 1}
 
 
