@@ -59,8 +59,6 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
-import torch
-
 from dataset.families import named_family
 from evaluators.base import remarks
 from evaluators.drawing.run_pictures import evaluation_pictures
@@ -68,7 +66,7 @@ from evaluators.evaluation import evaluate, metric_names
 from models.backends import FusedCPU, choose_backend
 from models.train.metrics import NonFiniteLoss
 from models.train.step import train_step
-from puzzle_dataset import Prefetcher
+from puzzle_dataset import Prefetcher, on_device
 from training_run import (
     Run,
     best_metric,
@@ -109,7 +107,7 @@ def fit(run: Run, loggers: Loggers, checkpoints: CheckpointManager, bar: Progres
     while state.iteration <= config.num_iterations and not checkpoints.stopped_early:
         remaining = config.num_iterations - state.iteration + 1
         bar.total = state.step - state.batch + remaining * run.train_data.num_batches(state.iteration)
-        stream = run.train_data.batches(state.iteration, start=state.batch)
+        stream = run.train_data.batches(state.iteration, start=state.batch, narrow=True)
         lap = time.perf_counter()
         with Prefetcher(stream, pin_memory=world.device.type == "cuda") as batches:
             for _, batch, _ in batches:
@@ -143,10 +141,6 @@ def fit(run: Run, loggers: Loggers, checkpoints: CheckpointManager, bar: Progres
                 world.print(line)
         state.iteration, state.batch = state.iteration + 1, 0
         checkpoints.after_iteration(results)
-
-
-def on_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
 
 def train(config: PretrainConfig, world: World) -> int:
