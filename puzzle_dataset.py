@@ -242,8 +242,10 @@ def with_ignored(labels: np.ndarray, metadata: Metadata) -> np.ndarray:
         return labels
     if labels.dtype == np.uint8 and metadata.vocab_size <= 128:
         # Modulo 256: a byte that is ignored becomes that of -100, the others stay.
-        change = (labels == ignored).view(np.uint8) * np.uint8((IGNORE_LABEL_ID - ignored) % 256)
-        return np.add(labels, change, out=change).view(np.int8)
+        change = (labels == ignored).view(np.uint8)
+        change *= np.uint8((IGNORE_LABEL_ID - ignored) % 256)
+        change += labels
+        return change.view(np.int8)
     return np.where(labels == ignored, np.int32(IGNORE_LABEL_ID), labels)
 
 

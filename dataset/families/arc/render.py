@@ -83,9 +83,9 @@ class Frames:
         # is translated as one piece, without padding, and its rows are then cut out of all pieces.
         at = first_of_each(runs)
         firsts, lasts = np.minimum.reduceat(starts, at), np.maximum.reduceat(ends, at)
-        spans = zip(firsts.tolist(), lasts.tolist(), tables, strict=True)
-        cells = self._cells
-        pieces = b"".join([_MARGIN, *(cells[a:b].translate(table) for a, b, table in spans), _MARGIN])
+        cells, spans = self._cells, zip(firsts.tolist(), lasts.tolist(), tables, strict=True)
+        translated = [cells[first:last].translate(table) for first, last, table in spans]
+        pieces = b"".join([_MARGIN, *translated, _MARGIN])
         sizes = lasts - firsts
         moved = len(_MARGIN) + np.cumsum(sizes) - sizes - firsts  # from `_cells` to `pieces`
         cuts = starts + moved[runs]
