@@ -52,11 +52,11 @@ UnitKept = structure("UnitKept", before=Pointer, after=Pointer, gate_up=Pointer,
 
 @dataclass(frozen=True)
 class Variant:
-    """The library for one dtype: the sources of its vectors and values, and flags of the compiler."""
+    """The library for one dtype: the sources of its vectors and values, and a first line."""
 
     vectors: str
     values: str
-    flags: tuple[str, ...] = ()
+    first_line: str = ""
 
 
 def variant(dtype: torch.dtype) -> Variant | None:
@@ -73,23 +73,23 @@ def variant(dtype: torch.dtype) -> Variant | None:
     if dtype == torch.float32 and capability == "AVX512":
         return Variant("vectors_512.hpp", "float32.hpp")
     if dtype == torch.float32 and capability == "AVX2":
-        return Variant("vectors_256.hpp", "float32.hpp", ("-mno-avx512f",))
+        # torch compiles for all instructions that the processor has, even if `ATEN_CPU_CAPABILITY` restricts them.
+        return Variant("vectors_256.hpp", "float32.hpp", '#pragma GCC target("no-avx512f")')
     return None
 
 
 def source(of: Variant) -> str:
     folder = Path(__file__).parent
-    return "\n".join((folder / name).read_text() for name in ("memory.hpp", of.vectors, of.values, *SOURCES))
+    names = ("memory.hpp", of.vectors, of.values, *SOURCES)
+    return "\n".join([of.first_line, *((folder / name).read_text() for name in names)])
 
 
 @functools.cache
-def library(dtype: torch.dtype) -> ctypes.CDLL:
+def library(of: Variant) -> ctypes.CDLL:
     """Compile and load the library. Raises the compiler's error, or RuntimeError if its products are wrong here."""
     from torch._inductor.codecache import CppCodeCache  # seconds of import
 
-    chosen = variant(dtype)
-    assert chosen is not None, f"`variant` has none for {dtype}"
-    loaded = CppCodeCache.load(source(chosen), extra_flags=chosen.flags)
+    loaded = CppCodeCache.load(source(of))
     applications = loaded.forward, loaded.backward, loaded.forward_units, loaded.backward_units
     for function in applications:
         function.argtypes = [Pointer, Pointer, Index, *[Pointer] * 4]

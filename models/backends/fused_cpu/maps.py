@@ -1,7 +1,7 @@
 """Memory layouts of a block's weights and weight gradients in the C++ library.
 
-A product's right side (inner, columns) is stored in blocks of n columns: (columns / n, inner, n) in float32, and with its
-rows in pairs in bfloat16: (columns / n, inner / 2, n, 2). A pair, or a float32, has 32 bits.
+A product's right side (inner, columns) is stored in blocks of n columns: (columns / n, inner, n) in float32, and with
+its rows in pairs in bfloat16: (columns / n, inner / 2, n, 2). A pair, or a float32, has 32 bits.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class RightMap:
     by_output: bool  # the gradient is summed in blocks of outputs, transposed; else in blocks of inputs
 
     def forward_side(self, weight: Tensor) -> Tensor:
-        outputs, inputs = weight.shape
-        pairs = weight.view(torch.int32).view(outputs // self.output_block, self.output_block, -1)
+        num_blocks = weight.shape[0] // self.output_block
+        pairs = weight.view(torch.int32).view(num_blocks, self.output_block, -1)
         return pairs.transpose(1, 2).contiguous()
 
     def backward_side(self, weight: Tensor) -> Tensor:
