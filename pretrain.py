@@ -67,8 +67,6 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
-import torch
-
 from dataset.families import named_family
 from evaluators.base import remarks
 from evaluators.drawing.run_pictures import evaluation_pictures
@@ -77,7 +75,7 @@ from evaluators.reports.training_result import end, outcome_of, stopped
 from models.backends import FusedCPU, choose_backend
 from models.train.metrics import NonFiniteLoss
 from models.train.step import train_step
-from puzzle_dataset import Prefetcher
+from puzzle_dataset import Prefetcher, on_device
 from training_run import (
     Run,
     best_metric,
@@ -118,7 +116,7 @@ def fit(run: Run, loggers: Loggers, checkpoints: CheckpointManager, bar: Progres
         num_batches = run.train_data.num_batches(state.iteration)
         bar.total = state.step - state.batch + remaining * num_batches
         measured = state.iteration >= config.min_eval_interval
-        stream = run.train_data.batches(state.iteration, start=state.batch)
+        stream = run.train_data.batches(state.iteration, start=state.batch, narrow=True)
         lap = time.perf_counter()
         with Prefetcher(stream, pin_memory=world.device.type == "cuda") as batches:
             for _, batch, _ in batches:
@@ -157,10 +155,6 @@ def evaluate_now(run: Run, loggers: Loggers, checkpoints: CheckpointManager) -> 
     for line in remarks(run.evaluators):
         run.world.print(line)
     return results
-
-
-def on_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
 
 def train(config: PretrainConfig, world: World) -> RunOutcome:

@@ -1,9 +1,14 @@
 """Measure the cost of datasets: time, peak memory and disk space of builds, and speed of batches.
 
 python -m benchmarks.data --sources DIR [--sets sudoku maze arc arc-lazy] [--workers 2] [--folder DIR]
+python -m benchmarks.data --sources DIR --against OTHER_TREE      also the streams of another checkout, in turn
 
 DIR contains sudoku-extreme/{train,test}.csv, maze-30x30-hard/{train,test}.csv and arc-agi/arc-agi_{subset}_*.json;
 only files of the chosen sets are needed. Results and comparisons: benchmarks/README.md.
+
+Batches are measured as a training run reads them, with narrow tokens that are widened on the device, and also widened
+to int32 in the data's own thread. Batches per second that are compared with another checkout are per second of the
+thread's processor time, which is less affected by other load on the machine.
 """
 
 from __future__ import annotations
@@ -67,6 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--repeats", type=whole_number(1), default=3, help="measurements; the best is reported"
     )
     parser.add_argument("--folder", help="folder for temporary files; ARC needs 7 GB for 1,000 augmentations")
+    parser.add_argument("--against", metavar="TREE", help="another checkout that reads the same data")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
@@ -77,14 +83,25 @@ def main(arguments: list[str] | None = None) -> None:
             seconds, peak = run_measured([*arguments, "--output-dir", str(path)])
             size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
             print(f"| {name} | {seconds:.1f} | {peak / 1e6:.0f} | {size / 1e6:.1f} |", flush=True)
-        print("\n| stream | split | opened, s | first, s | resumed, s | batches/s | prefetched |")
-        print("|---|---|---|---|---|---|---|", flush=True)
-        for name, path in paths.items():
-            for split in ("train", "test") if name.startswith("arc") else ("train",):
-                print(
-                    f"| {name} | {split} | {stream(name, path, split, options.batches, options.repeats)} |",
-                    flush=True,
-                )
+        streams = [
+            (name, path, split)
+            for name, path in paths.items()
+            for split in (("train", "test") if name.startswith("arc") else ("train",))
+        ]
+        print("\n| stream | split | opened, s | first, s | resumed, s | batches/s | prefetched | as int32 |")
+        print("|---|---|---|---|---|---|---|---|", flush=True)
+        for name, path, split in streams:
+            cells = stream(name, path, split, options.batches, options.repeats)
+            print(f"| {name} | {split} | {cells} |", flush=True)
+        if options.against:
+            other = Path(options.against).resolve()
+            print(
+                "\n| stream | split | batches a CPU second | against | ratio |\n|---|---|---|---|---|",
+                flush=True,
+            )
+            for name, path, split in streams:
+                cells = compared(name, path, split, other, options.batches, options.repeats)
+                print(f"| {name} | {split} | {cells} |", flush=True)
 
 
 def run_measured(arguments: list[str]) -> tuple[float, int]:
@@ -131,9 +148,15 @@ def stream(name: str, path: Path, split: str, num_batches: int, repeats: int) ->
     opened, dataset = timed(lambda: PuzzleDataset([str(path)], split, global_batch_size=BATCH_SIZE, **epochs))
     first, _ = timed(lambda: next(dataset.batches(1)))
     resumed, _ = timed(lambda: next(dataset.batches(1, dataset.num_batches(1) // 2)))
-    plain = max(rate(dataset.batches(1 + n), num_batches) for n in range(repeats))
-    prefetched = max(rate(Prefetcher(dataset.batches(1 + n)), num_batches) for n in range(repeats))
-    return f"{opened:.2f} | {first:.2f} | {resumed:.2f} | {plain:,.0f} | {prefetched:,.0f}"
+    narrow, prefetched, wide = (
+        max(rate(of_iteration(1 + n), num_batches) for n in range(repeats))
+        for of_iteration in (
+            lambda n: dataset.batches(n, narrow=True),
+            lambda n: Prefetcher(dataset.batches(n, narrow=True)),
+            dataset.batches,
+        )
+    )
+    return f"{opened:.2f} | {first:.2f} | {resumed:.2f} | {narrow:,.0f} | {prefetched:,.0f} | {wide:,.0f}"
 
 
 def rate(batches: Iterator, num_batches: int) -> float:
@@ -142,6 +165,44 @@ def rate(batches: Iterator, num_batches: int) -> float:
     seconds, count = timed(lambda: sum(1 for _ in islice(batches, num_batches)))
     batches.close()
     return count / seconds
+
+
+# Run with the modules of a checkout: the rate of the batches of one iteration, as its training reads them.
+_RATE_OF_TREE = """
+import inspect, sys, time
+from itertools import islice
+import torch
+from puzzle_dataset import PuzzleDataset
+from utils import device
+torch.set_num_threads(1)
+if hasattr(device, "keep_freed_memory"):
+    device.keep_freed_memory(torch.device("cpu"))
+path, split, size, epochs, count, iteration = sys.argv[1:]
+options = {"epochs_per_iter": int(epochs)} if split == "train" else {}
+dataset = PuzzleDataset([path], split, global_batch_size=int(size), **options)
+narrow = {"narrow": True} if "narrow" in inspect.signature(dataset.batches).parameters else {}
+batches = dataset.batches(int(iteration), **narrow)
+for _ in islice(batches, 100):  # the first one draws the order, the others warm up the memory
+    pass
+began = time.thread_time()
+done = sum(1 for _ in islice(batches, int(count)))
+print(done / (time.thread_time() - began))
+"""
+
+
+def compared(name: str, path: Path, split: str, other: Path, num_batches: int, repeats: int) -> str:
+    """Return table cells: batches per second of processor time here and in another checkout, in turn, and the ratio."""
+    rates: dict[Path, list[float]] = {ROOT: [], other: []}
+    for iteration in range(1, repeats + 1):
+        for tree, measured in rates.items():
+            numbers = (BATCH_SIZE, EPOCHS[name], num_batches, iteration)
+            command = [sys.executable, "-c", _RATE_OF_TREE, str(path), split, *map(str, numbers)]
+            done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
+            if done.returncode:
+                raise UserError(f"reading {path} with {tree} failed: {done.stderr.strip()}")
+            measured.append(float(done.stdout))
+    here, against = max(rates[ROOT]), max(rates[other])
+    return f"{here:,.0f} | {against:,.0f} | {here / against:.2f}"
 
 
 def timed(function: Callable[[], Result]) -> tuple[float, Result]:

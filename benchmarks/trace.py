@@ -27,7 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.step import LARGE, MLP, Case, config_of, peak_memory, reset_peak_memory, timed
 from benchmarks.yardstick import Yardstick
 from models.backends import choose_backend
-from puzzle_dataset import Prefetcher
+from puzzle_dataset import Prefetcher, on_device
 from utils.device import COMPILE_MODES, make_deterministic, resolve_device
 from utils.distributed import World
 
@@ -79,7 +79,8 @@ def report(overrides: tuple[str, ...], mode: str, device: torch.device, ceiling:
         inner = case.model.architecture
         inner.backend = choose_backend(inner, mode)
     flops = Yardstick.of(case.model, case.batch, device).train_flops
-    on_host = {name: value.cpu() for name, value in case.batch.items()}  # synchronises, so not in the loop
+    # Narrow, as in training; synchronises, so not in the loop.
+    on_host = {name: value.byte().cpu() for name, value in case.batch.items()}
     first = timed(lambda: steps(case, on_host, 2), device)
     reset_peak_memory(device)
     seconds = statistics.median(timed(lambda: steps(case, on_host, options.steps), device) for _ in range(3))
@@ -108,7 +109,7 @@ def steps(case: Case, on_host: dict[str, Tensor], count: int) -> None:
     device, size = case.world.device, case.config.global_batch_size
     with Prefetcher(repeat(("all", on_host, size), count), pin_memory=device.type == "cuda") as batches:
         for _, batch, _ in batches:
-            case.batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+            case.batch = on_device(batch, device)
             case.train_step()
 
 

@@ -16,7 +16,7 @@ from evaluators.base import Evaluator
 from evaluators.results import NOTHING, Collector, LocalBatch, labelled_only, local_batches
 from models.act import ACTModel
 from models.losses import ACTLossHead
-from puzzle_dataset import PuzzleDataset
+from puzzle_dataset import PuzzleDataset, on_device
 from utils.distributed import World
 from utils.progress import Progress
 
@@ -99,7 +99,7 @@ def evaluate(
             if local.num_rows == 0:
                 continue
             # Run the padded batch, which has one shape for the compiler; padding rows are dropped afterwards.
-            batch = {name: value.to(world.device) for name, value in local.batch.items()}
+            batch = on_device(local.batch, world.device)
             outputs, first_stop = run_steps(model.act, batch)
             named = {name: value[: local.num_rows] for name, value in (batch | outputs).items()}
             collector.add(local, loss_sums(model, local, named, first_stop[: local.num_rows]), named)

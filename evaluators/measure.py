@@ -19,7 +19,7 @@ from evaluators.strategies.accounting import Tally, right_cells
 from evaluators.strategies.base import Answered, Strategy
 from evaluators.strategies.samples import PuzzleRows
 from models.losses import ACTLossHead
-from puzzle_dataset import PuzzleDataset
+from puzzle_dataset import PuzzleDataset, on_device
 from utils.distributed import World
 from utils.errors import UserError
 from utils.progress import Progress
@@ -61,7 +61,8 @@ def measure(
             if not local.num_rows:  # the last rows belong to other ranks
                 progress.update(local.num_global)
                 continue
-            batch = {name: value[: local.num_rows].to(world.device) for name, value in local.batch.items()}
+            rows = {name: value[: local.num_rows] for name, value in local.batch.items()}
+            batch = on_device(rows, world.device)
             numbers = torch.arange(local.number, local.number + local.num_rows).numpy()
             waiting.append((local, batch))
             tally.begin(batch["labels"], batch["inputs"])

@@ -27,7 +27,7 @@ class LocalBatch:
     """The rows of one global batch that belong to this rank."""
 
     set_name: str
-    batch: dict[str, Tensor]  # padding rows follow the real ones
+    batch: dict[str, Tensor]  # for `on_device`; padding rows follow the real ones
     num_rows: int  # real rows of this rank, may be 0
     start: int  # index of the first row in its set
     number: int  # index of the first row in the stream
@@ -35,9 +35,9 @@ class LocalBatch:
 
 
 def local_batches(data: PuzzleDataset, rank: int, limit: int | None = None) -> Iterator[LocalBatch]:
-    """Yield the batches of this rank, up to the first `limit` examples of the stream."""
+    """Yield the batches of this rank, with narrow tokens, up to the first `limit` examples of the stream."""
     seen: dict[str, int] = defaultdict(int)  # examples of the global stream so far, by set
-    for set_name, batch, num_global in data.batches():
+    for set_name, batch, num_global in data.batches(narrow=True):
         before, in_set = sum(seen.values()), seen[set_name]
         if limit is not None:
             num_global = min(num_global, limit - before)

@@ -8,16 +8,38 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from models.backends.fused_cpu.bindings import processor_fits
+from models.backends.fused_cpu.bindings import Variant, variant
 from models.backends.fused_cpu.network import FusedNetwork, fits
 from models.blocks import Network
 from utils.device import missing_toolchain
 
-needs_processor = pytest.mark.skipif(
-    not processor_fits() or missing_toolchain() is not None,
-    reason="needs a CPU with avx512_bf16, and a C++ compiler",
+BFLOAT16, FLOAT32 = torch.bfloat16, torch.float32
+NARROW = Variant("vectors_256.hpp", "float32.hpp", '#pragma GCC target("no-avx512f")')
+
+
+def needs(dtype: torch.dtype, reason: str) -> pytest.MarkDecorator:
+    lacks = variant(dtype) is None or missing_toolchain() is not None
+    return pytest.mark.skipif(lacks, reason=f"needs {reason}, and a C++ compiler")
+
+
+needs_processor = needs(BFLOAT16, "a CPU with avx512_bf16")
+needs_avx2 = needs(FLOAT32, "a CPU with AVX2")
+# The library in every dtype and with every width of vectors; `use` selects one.
+each_library = pytest.mark.parametrize(
+    "library",
+    [
+        pytest.param("bfloat16", marks=needs_processor),
+        pytest.param("float32", marks=needs_avx2),
+        pytest.param("float32 in AVX2", marks=needs_avx2),
+    ],
 )
-BFLOAT16 = torch.bfloat16
+
+
+def use(library: str, monkeypatch: pytest.MonkeyPatch) -> torch.dtype:
+    """Make networks use a library of `each_library`; return its dtype."""
+    if library == "float32 in AVX2":
+        monkeypatch.setattr("models.backends.fused_cpu.network.variant", lambda dtype: NARROW)
+    return getattr(torch, library.split()[0])
 
 
 def gradients(
@@ -47,17 +69,24 @@ def number_of_threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def assert_as_close_to_float32_as_eager(network, inputs, upstream, threads, cos_sin=None) -> None:
-    """Check that errors of outputs and gradients against float32 are at most 1.1 times those of eager bfloat16."""
+ROUNDING = 1e-5  # largest relative difference of float32 results that are equal up to rounding
+
+
+def assert_as_exact_as_eager(network, inputs, upstream, threads, cos_sin=None) -> None:
+    """Check outputs and gradients of a network for inputs in bfloat16 or float32.
+
+    In bfloat16 their errors against float32 are at most 1.1 times those of eager code; in float32 they equal those of
+    eager code up to rounding.
+    """
+    dtype = inputs[0].dtype
 
     def plain(*values: torch.Tensor) -> torch.Tensor:
         return network(*values, cos_sin)
 
     exact = gradients(plain, [value.float() for value in inputs], upstream, network)
-    eager = gradients(plain, inputs, upstream, network)
     with number_of_threads(threads):
-        assert fits(network, BFLOAT16)
-        fused = FusedNetwork(network)
+        assert fits(network, dtype)
+        fused = FusedNetwork(network, dtype)
         found, again = (
             gradients(lambda *values: fused(*values, cos_sin), inputs, upstream, network) for _ in range(2)
         )
@@ -65,6 +94,10 @@ def assert_as_close_to_float32_as_eager(network, inputs, upstream, threads, cos_
             without_gradient = fused(*inputs, cos_sin).float()
     assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
     assert torch.equal(found[0], without_gradient)
-    of_eager, of_fused = errors(eager, exact), errors(found, exact)
+    of_fused = errors(found, exact)
     assert (of_fused > 0).all()
-    assert (of_fused < 1.1 * of_eager).all(), (of_fused / of_eager).tolist()
+    if dtype == FLOAT32:
+        assert (of_fused < ROUNDING).all(), of_fused.tolist()
+    else:
+        of_eager = errors(gradients(plain, inputs, upstream, network), exact)
+        assert (of_fused < 1.1 * of_eager).all(), (of_fused / of_eager).tolist()

@@ -190,17 +190,19 @@ def test_make_deterministic_affects_the_cpu_only():
 
 
 @pytest.mark.parametrize(
-    ("processor", "dtype"),
+    ("processor", "capability", "dtype"),
     [
-        ({"cpu_name": "Intel(R) Xeon(R)", "avx512_bf16": True, "amx_bf16": True}, "bfloat16"),
-        ({"cpu_name": "Intel(R) Xeon(R)", "avx512_bf16": True, "amx_bf16": False}, "float32"),
-        ({"cpu_name": "AMD EPYC", "avx512_bf16": True, "amx_bf16": False}, "bfloat16"),
-        ({"cpu_name": "AMD EPYC", "avx512_bf16": False, "amx_bf16": False}, "float32"),
-        ({"architecture": "aarch64"}, "float32"),
+        ({"cpu_name": "Intel(R) Xeon(R)", "avx512_bf16": True, "amx_bf16": True}, "AVX512", "bfloat16"),
+        ({"cpu_name": "Intel(R) Xeon(R)", "avx512_bf16": True, "amx_bf16": False}, "AVX512", "float32"),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": True, "amx_bf16": False}, "AVX512", "bfloat16"),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": True, "amx_bf16": False}, "AVX2", "float32"),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": False, "amx_bf16": False}, "AVX2", "float32"),
+        ({"architecture": "aarch64"}, "DEFAULT", "float32"),
     ],
 )
-def test_a_cpu_recipe_uses_the_faster_dtype_of_the_processor(monkeypatch, processor, dtype):
+def test_a_cpu_recipe_uses_the_faster_dtype_of_the_processor(monkeypatch, processor, capability, dtype):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     assert faster_dtype("cpu") == dtype
     config = OmegaConf.create({"device": "cpu", "arch": {"forward_dtype": "${faster_dtype:${device}}"}})
     assert OmegaConf.to_container(config, resolve=True)["arch"]["forward_dtype"] == dtype

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import warnings
 
 import pytest
 import torch
 from fused_networks import (
     BFLOAT16,
-    assert_as_close_to_float32_as_eager,
+    FLOAT32,
+    NARROW,
+    ROUNDING,
+    assert_as_exact_as_eager,
+    each_library,
     errors,
+    needs_avx2,
     needs_processor,
+    use,
 )
 
 from benchmarks.step import Case, config_of
 from models import backends
 from models.backends import FusedCPU, TorchCompile, choose_backend
 from models.backends.fused_cpu import bindings
-from models.backends.fused_cpu.bindings import library
 from models.backends.fused_cpu.network import FusedNetwork
 from models.blocks import Network
 from utils import device
@@ -44,7 +51,7 @@ def network_of(
     return getattr(inner, network), inner.cos_sin()
 
 
-@needs_processor
+@each_library
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize(
     ("overrides", "seq_len", "rows"),
@@ -66,46 +73,52 @@ def network_of(
     ],
     ids=str,
 )
-def test_outputs_and_gradients_are_as_close_to_float32_as_eager_ones(overrides, seq_len, rows, threads):
+def test_outputs_and_gradients_are_as_exact_as_eager_ones(
+    library, overrides, seq_len, rows, threads, monkeypatch
+):
+    dtype = use(library, monkeypatch)
     network, cos_sin = network_of(case(*overrides, seq_len=seq_len))
     width, length = network.layers[0].mlp.down_proj.weight.shape[0], seq_len + 16
     if "arch.puzzle_emb_ndim=0" in overrides:
         length = seq_len
     h, injection, upstream = torch.randn(
         3, rows, length, width, generator=torch.Generator().manual_seed(0)
-    ).to(BFLOAT16)
+    ).to(dtype)
 
-    assert_as_close_to_float32_as_eager(network, [h, injection], upstream, threads, cos_sin)
+    assert_as_exact_as_eager(network, [h, injection], upstream, threads, cos_sin)
 
 
-@needs_processor
-def test_rows_do_not_depend_on_other_rows():
+@each_library
+def test_rows_do_not_depend_on_other_rows(library, monkeypatch):
+    dtype = use(library, monkeypatch)
     for overrides in ((), MLP):
         network, cos_sin = network_of(case(*overrides))
-        fused = FusedNetwork(network)
-        h = torch.randn(9, 52, 32).to(BFLOAT16)
+        fused = FusedNetwork(network, dtype)
+        h = torch.randn(9, 52, 32).to(dtype)
         with torch.no_grad():
             together = fused(h, None, cos_sin)
             alone = torch.cat([fused(row, None, cos_sin) for row in h.split(1)])
         assert torch.equal(together, alone)
 
 
-@needs_processor
-def test_zero_rows_are_supported():
+@each_library
+def test_zero_rows_are_supported(library, monkeypatch):
+    dtype = use(library, monkeypatch)
     network, cos_sin = network_of(case())
-    fused = FusedNetwork(network)
-    h = torch.zeros(0, 52, 32, dtype=BFLOAT16, requires_grad=True)
+    fused = FusedNetwork(network, dtype)
+    h = torch.zeros(0, 52, 32, dtype=dtype, requires_grad=True)
     out = fused(h, None, cos_sin)
     assert out.shape == h.shape
     assert torch.autograd.grad(out.sum(), h)[0].shape == h.shape
 
 
-@needs_processor
-def test_values_that_are_not_finite_stay_so():
+@each_library
+def test_values_that_are_not_finite_stay_so(library, monkeypatch):
+    dtype = use(library, monkeypatch)
     for overrides in ((), MLP):
         network, cos_sin = network_of(case(*overrides))
-        fused = FusedNetwork(network)
-        h = torch.randn(3, 52, 32).to(BFLOAT16)
+        fused = FusedNetwork(network, dtype)
+        h = torch.randn(3, 52, 32).to(dtype)
         h[1, 5, 3] = torch.nan
         with torch.no_grad():
             out = fused(h, None, cos_sin)
@@ -113,14 +126,17 @@ def test_values_that_are_not_finite_stay_so():
         assert finite == [True, False, True]
 
 
-@needs_processor
+@each_library
 @pytest.mark.parametrize("overrides", [(), MLP, ("arch=hrm", "arch.H_layers=3", "arch.L_layers=2")], ids=str)
-def test_training_equals_eager_training(overrides):
+def test_training_equals_eager_training(library, overrides, monkeypatch):
+    dtype = str(use(library, monkeypatch)).removeprefix("torch.")
     exact, eager, fused, checkpointed = (
-        case(*overrides, dtype=dtype) for dtype in ("float32", "bfloat16", "bfloat16", "bfloat16")
+        case(*overrides, dtype=name) for name in ("float32", dtype, dtype, dtype)
     )
     for each in (fused, checkpointed):
-        each.model.architecture.backend = choose_backend(each.model.architecture)
+        inner = each.model.architecture
+        inner.backend = choose_backend(inner)
+        assert isinstance(inner.backend, FusedCPU)
     checkpointed.model.architecture.activation_checkpointing = True
 
     def trained(case: Case) -> list[torch.Tensor]:
@@ -136,27 +152,29 @@ def test_training_equals_eager_training(overrides):
 
     expected, of_eager, of_fused, of_checkpointed = (trained(c) for c in (exact, eager, fused, checkpointed))
     assert all(torch.equal(one, other) for one, other in zip(of_fused, of_checkpointed, strict=True))
-    limits = 1.5 * errors(of_eager, expected) + 1e-3
+    limits = 1.5 * errors(of_eager, expected) + 1e-3 if dtype == "bfloat16" else 10 * ROUNDING
     assert (errors(of_fused, expected) < limits).all()
 
 
-@needs_processor
-def test_a_gradient_that_is_requested_twice_is_not_counted_twice():
+@each_library
+def test_a_gradient_that_is_requested_twice_is_not_counted_twice(library, monkeypatch):
+    dtype = use(library, monkeypatch)
     network, cos_sin = network_of(case())
-    fused = FusedNetwork(network)
-    h = torch.randn(4, 52, 32).to(BFLOAT16).requires_grad_()
+    fused = FusedNetwork(network, dtype)
+    h = torch.randn(4, 52, 32).to(dtype).requires_grad_()
     out = fused(fused(h, None, cos_sin), h, cos_sin).float().square().sum()
     one, other = (torch.autograd.grad(out, network.parameters(), retain_graph=True) for _ in range(2))
     for first, second in zip(one, other, strict=True):
         assert torch.equal(first, second)
 
 
-@needs_processor
-def test_weight_updates_between_steps_take_effect():
-    one = case("lr=1e-2", "lr_warmup_steps=0")
+@each_library
+def test_weight_updates_between_steps_take_effect(library, monkeypatch):
+    dtype = use(library, monkeypatch)
+    one = case("lr=1e-2", "lr_warmup_steps=0", dtype=str(dtype).removeprefix("torch."))
     inner = one.model.architecture
     inner.backend = choose_backend(inner)
-    h = torch.randn(4, 52, 32).to(BFLOAT16)
+    h = torch.randn(4, 52, 32).to(dtype)
 
     def latents() -> torch.Tensor:
         with torch.no_grad():
@@ -174,8 +192,8 @@ def test_weight_updates_between_steps_take_effect():
 @pytest.mark.parametrize(
     ("overrides", "dtype"),
     [
-        ((), "float32"),
         ((), "float16"),
+        (("arch.hidden_size=24", "arch.num_heads=3"), "float32"),
         (("arch.ffn=conv_swiglu",), "bfloat16"),
         (("arch=urm",), "bfloat16"),
         (("arch=se_rrm",), "bfloat16"),
@@ -192,16 +210,43 @@ def test_unsupported_settings_are_left_to_torch(overrides, dtype):
     assert isinstance(choose_backend(inner), TorchCompile)
 
 
-def test_a_processor_without_the_instructions_is_left_to_torch(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
-    assert not FusedCPU.fits(case().model.architecture)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "aarch64"})
-    assert not FusedCPU.fits(case().model.architecture)
+@pytest.mark.parametrize(
+    ("capability", "has_products", "expected"),
+    [
+        ("AVX512", True, {"bfloat16": "vectors_512.hpp", "float32": "vectors_512.hpp"}),
+        ("AVX512", False, {"float32": "vectors_512.hpp"}),
+        ("AVX2", False, {"float32": "vectors_256.hpp"}),
+        ("AVX2", True, {"float32": "vectors_256.hpp"}),  # ATEN_CPU_CAPABILITY=avx2
+        ("DEFAULT", False, {}),  # as on Apple's processors
+    ],
+)
+def test_the_library_is_chosen_by_the_processors_instructions(
+    monkeypatch, capability, has_products, expected
+):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_products})
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    for dtype in ("bfloat16", "float32", "float16"):
+        chosen = bindings.variant(getattr(torch, dtype))
+        assert (chosen and chosen.vectors) == expected.get(dtype)
+        assert FusedCPU.fits(case(dtype=dtype).model.architecture) == (dtype in expected)
+    assert bindings.variant(FLOAT32) in (None, NARROW) or capability == "AVX512"
+
+
+@needs_avx2
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump")
+def test_the_narrow_library_has_no_wider_instructions():
+    """A build that is restricted to AVX2 runs on processors that have nothing else."""
+    narrow = bindings.library(NARROW)
+    done = subprocess.run(["objdump", "-d", narrow._name], capture_output=True, text=True, check=True)
+    assert "%ymm" in done.stdout
+    assert "%zmm" not in done.stdout
+    assert "%k1" not in done.stdout
 
 
 @pytest.mark.parametrize("problem", ["does not compile", "computes wrong results"])
 def test_an_unusable_library_falls_back_to_torch_compile_with_a_warning(monkeypatch, problem):
-    def failing():
+    def failing(_):
         raise RuntimeError(problem)
 
     monkeypatch.setattr(backends.fused_cpu.network, "library", failing)
@@ -214,30 +259,34 @@ def test_an_unusable_library_falls_back_to_torch_compile_with_a_warning(monkeypa
 @needs_processor
 def test_an_error_in_the_library_is_raised(monkeypatch):
     network, cos_sin = network_of(case())
-    fused = FusedNetwork(network)
+    fused = FusedNetwork(network, BFLOAT16)
 
     class Failing:
         @staticmethod
         def forward(*_) -> bytes:
             return b"no memory for it"
 
-    monkeypatch.setattr(backends.fused_cpu.network, "library", lambda: Failing)
+    monkeypatch.setattr(backends.fused_cpu.network, "library", lambda _: Failing)
     with pytest.raises(RuntimeError, match="no memory for it"):
         fused(torch.zeros(1, 52, 32, dtype=BFLOAT16), None, cos_sin)
 
 
-@needs_processor
-def test_wrong_products_are_detected(monkeypatch):
-    assert library().check() is None
+@each_library
+def test_wrong_products_are_detected(library, monkeypatch):
+    dtype = use(library, monkeypatch)
+    chosen = backends.fused_cpu.network.variant(dtype)
+    assert bindings.library(chosen).check() is None
     # The same sources with a product that omits its last column.
-    source = bindings.source().replace("brgemm(m, n, k,", "brgemm(m, n - 1, k,")
-    monkeypatch.setattr(bindings, "source", lambda: source)
+    line = "brgemm(m, n, k," if dtype == BFLOAT16 else "left = n - j;"
+    source = bindings.source(chosen)
+    assert line in source
+    monkeypatch.setattr(bindings, "source", lambda _: source.replace(line, line.replace(" n", " n - 1", 1)))
     with pytest.raises(RuntimeError, match="wrong products"):
-        library.__wrapped__()
+        bindings.library.__wrapped__(chosen)
 
 
 def test_structures_match_the_fields_of_the_sources_in_order():
-    source = re.sub(r"//.*", "", bindings.source())
+    source = re.sub(r"//.*", "", bindings.source(NARROW))
     for name in ("Right", "Layer", "Kept", "Gradients", "Shape", "Pool", "UnitShape", "UnitKept"):
         (body,) = re.findall(rf"struct {name} \{{(.*?)\}};", source, re.DOTALL)
         declared = []
@@ -256,11 +305,12 @@ def test_structures_match_the_fields_of_the_sources_in_order():
         assert ours == declared, name
 
 
-@needs_processor
-def test_it_is_used_unless_a_mode_of_torch_compile_is_requested():
+@each_library
+def test_it_is_used_unless_a_mode_of_torch_compile_is_requested(library, monkeypatch):
+    dtype = str(use(library, monkeypatch)).removeprefix("torch.")
     assert backends.FUSED == device.FUSED
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for mode, expected in ((None, True), (backends.FUSED, True), ("default", False)):
-            inner = case().model.architecture
+            inner = case(dtype=dtype).model.architecture
             assert isinstance(choose_backend(inner, mode), FusedCPU) == expected

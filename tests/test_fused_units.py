@@ -5,12 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 from fused_networks import (
-    BFLOAT16,
-    assert_as_close_to_float32_as_eager,
+    FLOAT32,
+    ROUNDING,
+    assert_as_exact_as_eager,
+    each_library,
     errors,
     gradients,
+    needs_avx2,
     needs_processor,
     number_of_threads,
+    use,
 )
 
 from benchmarks.step import Case, config_of
@@ -34,12 +38,14 @@ def network_of(units: CellUnits, layers: int = 1, **config) -> Network:
     return Network([UnitBlock(units=units, **settings) for _ in range(layers)])
 
 
-def inputs_of(units: CellUnits, symbols: int, width: int, rows: int = 3) -> list[torch.Tensor]:
+def inputs_of(
+    units: CellUnits, symbols: int, width: int, rows: int = 3, dtype: torch.dtype = FLOAT32
+) -> list[torch.Tensor]:
     shape = 3, rows, units.num_cells * symbols, width
-    return list(torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(BFLOAT16))
+    return list(torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype))
 
 
-@needs_processor
+@each_library
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("pooling", ["mean", "mean_max"])
 @pytest.mark.parametrize(
@@ -56,31 +62,33 @@ def inputs_of(units: CellUnits, symbols: int, width: int, rows: int = 3) -> list
     ],
     ids=str,
 )
-def test_outputs_and_gradients_are_as_close_to_float32_as_eager_ones(
-    units, symbols, config, pooling, threads
+def test_outputs_and_gradients_are_as_exact_as_eager_ones(
+    library, units, symbols, config, pooling, threads, monkeypatch
 ):
+    dtype = use(library, monkeypatch)
     network = network_of(units, pooling=pooling, **config)
     width = network.layers[0].down_proj.weight.shape[0]
-    h, injection, upstream = inputs_of(units, symbols, width)
+    h, injection, upstream = inputs_of(units, symbols, width, dtype=dtype)
 
-    assert_as_close_to_float32_as_eager(network, [h, injection], upstream, threads)
+    assert_as_exact_as_eager(network, [h, injection], upstream, threads)
 
 
-@needs_processor
+@each_library
 @pytest.mark.parametrize("units", [SUDOKU, LATIN, CUBE], ids=str)
-def test_tied_maxima_share_the_gradient(units):
+def test_tied_maxima_share_the_gradient(library, units, monkeypatch):
+    dtype = use(library, monkeypatch)
     network = network_of(units, hidden_size=16)
     with torch.no_grad():  # use only the maximum
         for linear in (network.layers[0].of_cell, *network.layers[0].of_units):
             linear.weight[:, 16:] *= 10
-    h, _, upstream = inputs_of(units, 5, 16)
+    h, _, upstream = inputs_of(units, 5, 16, dtype=dtype)
     h = h.sign() * (torch.rand(h.shape) < 0.6)  # -1, 0 and 1: every pool has ties
     assert len(h.unique()) == 3
 
     def plain(h: torch.Tensor) -> torch.Tensor:
         return network(h, None, None)
 
-    fused = FusedNetwork(network)
+    fused = FusedNetwork(network, dtype)
     exact = gradients(plain, [h.float()], upstream, network)
     found = gradients(lambda h: fused(h, None, None), [h], upstream, network)
     assert (errors(found, exact) < 0.01).all()
@@ -89,11 +97,12 @@ def test_tied_maxima_share_the_gradient(units):
     assert errors(sole[1:2], exact[1:2]) > 0.1  # so the limit above distinguishes the two
 
 
-@needs_processor
-def test_rows_do_not_depend_on_threads_and_other_rows():
+@each_library
+def test_rows_do_not_depend_on_threads_and_other_rows(library, monkeypatch):
+    dtype = use(library, monkeypatch)
     network = network_of(SUDOKU)
-    fused = FusedNetwork(network)
-    h, injection, upstream = inputs_of(SUDOKU, 9, 48, rows=5)
+    fused = FusedNetwork(network, dtype)
+    h, injection, upstream = inputs_of(SUDOKU, 9, 48, rows=5, dtype=dtype)
 
     def plain(*inputs: torch.Tensor) -> torch.Tensor:
         return fused(*inputs, None)
@@ -113,22 +122,24 @@ def test_rows_do_not_depend_on_threads_and_other_rows():
         assert torch.equal(torch.cat([each[i] for each in alone]), results[0][i])
 
 
-@needs_processor
-def test_one_network_supports_different_numbers_of_symbols():
+@each_library
+def test_one_network_supports_different_numbers_of_symbols(library, monkeypatch):
+    dtype = use(library, monkeypatch)
     network = network_of(SMALL, hidden_size=32)
-    both = [inputs_of(SMALL, symbols, 32)[0] for symbols in (4, 9, 4)]
+    both = [inputs_of(SMALL, symbols, 32, dtype=dtype)[0] for symbols in (4, 9, 4)]
     with torch.no_grad():
         expected = [network(h.float(), None, None) for h in both]
-        fused = FusedNetwork(network)
+        fused = FusedNetwork(network, dtype)
         found = [fused(h, None, None).float() for h in both]
     assert (errors(found, expected) < 0.01).all()
 
 
-@needs_processor
+@each_library
 @pytest.mark.parametrize("pooling", ["mean", "mean_max"])
-def test_values_that_are_not_finite_stay_in_their_row(pooling):
-    fused = FusedNetwork(network_of(SUDOKU, pooling=pooling))
-    h = inputs_of(SUDOKU, 9, 48)[0]
+def test_values_that_are_not_finite_stay_in_their_row(library, pooling, monkeypatch):
+    dtype = use(library, monkeypatch)
+    fused = FusedNetwork(network_of(SUDOKU, pooling=pooling), dtype)
+    h = inputs_of(SUDOKU, 9, 48, dtype=dtype)[0]
     for value in (torch.nan, torch.inf):
         h[1, 5, 3] = value
         with torch.no_grad():
@@ -136,10 +147,11 @@ def test_values_that_are_not_finite_stay_in_their_row(pooling):
         assert finite.tolist() == [True, False, True]
 
 
-@needs_processor
-def test_zero_rows_are_supported():
-    fused = FusedNetwork(network_of(SMALL, hidden_size=32))
-    h = torch.zeros(0, 64, 32, dtype=BFLOAT16, requires_grad=True)
+@each_library
+def test_zero_rows_are_supported(library, monkeypatch):
+    dtype = use(library, monkeypatch)
+    fused = FusedNetwork(network_of(SMALL, hidden_size=32), dtype)
+    h = torch.zeros(0, 64, 32, dtype=dtype, requires_grad=True)
     out = fused(h, None, None)
     assert out.shape == h.shape
     assert torch.autograd.grad(out.sum(), h)[0].shape == h.shape
@@ -151,11 +163,12 @@ def case(*overrides: str, dtype: str = "bfloat16", seq_len: int = 16) -> Case:
     return Case(config_of(*small, *overrides, *own), seq_len, World(device=torch.device("cpu")))
 
 
-@needs_processor
+@each_library
 @pytest.mark.parametrize("overrides", [(), ("arch.pooling=mean",), ("arch.L_layers=2",)], ids=str)
-def test_training_equals_eager_training(overrides):
+def test_training_equals_eager_training(library, overrides, monkeypatch):
+    dtype = str(use(library, monkeypatch)).removeprefix("torch.")
     exact, eager, compiled, checkpointed = (
-        case(*overrides, dtype=dtype) for dtype in ("float32", "bfloat16", "bfloat16", "bfloat16")
+        case(*overrides, dtype=name) for name in ("float32", dtype, dtype, dtype)
     )
     for each in (compiled, checkpointed):
         inner = each.model.architecture
@@ -174,7 +187,7 @@ def test_training_equals_eager_training(overrides):
         trained(c) for c in (exact, eager, compiled, checkpointed)
     )
     assert all(torch.equal(one, other) for one, other in zip(of_fused, of_checkpointed, strict=True))
-    limits = 1.5 * errors(of_eager, expected) + 1e-3
+    limits = 1.5 * errors(of_eager, expected) + 1e-3 if dtype == "bfloat16" else 10 * ROUNDING
     assert (errors(of_fused, expected) < limits).all()
 
 
@@ -182,8 +195,8 @@ def test_training_equals_eager_training(overrides):
 @pytest.mark.parametrize(
     ("overrides", "dtype"),
     [
-        ((), "float32"),
         ((), "float16"),
+        (("arch.hidden_size=24",), "float32"),
         (("arch.hidden_size=24",), "bfloat16"),  # not a multiple of the vector width
         (("arch.expansion=1.25",), "bfloat16"),  # an inner width of 40
         (("arch.L_layers=0",), "bfloat16"),
@@ -196,7 +209,7 @@ def test_unsupported_settings_are_left_to_torch(overrides, dtype):
     assert not isinstance(choose_backend(inner), FusedCPU)
 
 
-@needs_processor
+@needs_avx2
 def test_a_network_without_code_is_rejected():
     with pytest.raises(ValueError, match="does not implement this network"):
-        FusedNetwork(network_of(SMALL, hidden_size=24))
+        FusedNetwork(network_of(SMALL, hidden_size=24), FLOAT32)

@@ -100,11 +100,11 @@ def test_frames_under_every_transform_and_possible_shift_are_encodings():
     frames = Frames(pairs)
     for number, pair in enumerate(pairs):
         for transform in range(8):
-            rows, columns = frames.room(np.array([number]), np.array([transform]))[0]
+            rows, columns = frames.room(np.array([number]), np.array([transform]))[0].tolist()
             shifts = np.array([(r, c) for r in {0, 1, rows - 1, rows} for c in {0, 1, columns - 1, columns}])
             shifts = shifts[(shifts >= 0).all(1) & (shifts <= [rows, columns]).all(1)]
             numbers, transforms = np.full(len(shifts), number), np.full(len(shifts), transform)
-            packed = frames.rows(numbers, transforms, shifts, [bytes(range(256))] * len(shifts))
+            packed = frames.rows(numbers, transforms, shifts, 0 * numbers, [bytes(range(256))])
             for shift, *sequences in zip(shifts, *unpack(packed), strict=True):
                 for grid, sequence in zip(pair, sequences, strict=True):
                     assert np.array_equal(sequence, encode(dihedral(grid, transform), *shift)), (

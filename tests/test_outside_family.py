@@ -365,6 +365,7 @@ def test_a_family_may_leave_everything_out(tmp_path, outside):
         ),
         ("lambda *a: (a[3] / 2, a[4])", r"makes \(float64 \(8, 16\), uint8"),
         ("lambda *a: (a[3] + 9, a[4])", "makes puzzles with tokens from 10 to 14, but vocab_size is 6"),
+        ("lambda *a: (a[3], a[4] + 9)", "makes labels from 11 to 14, but vocab_size is 6"),
     ],
 )
 def test_easier_puzzles_that_are_no_rows_are_named(body, message, outside, tmp_path):

@@ -1,15 +1,17 @@
-"""Prefetching: the same batches in the same order, errors at their position, and no remaining thread."""
+"""Batches on their way to the model: prefetched in order, with errors at their position, and narrow until there."""
 
 import gc
 import itertools
+import json
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
-from numbered_datasets import as_lists, build_ragged, train
+from numbered_datasets import as_lists, build, build_ragged, random_groups, train
 
-from puzzle_dataset import Prefetcher
+from puzzle_dataset import Prefetcher, PuzzleDataset, on_device
 from utils.errors import UserError
 
 
@@ -98,3 +100,45 @@ def test_no_more_than_depth_batches_are_prepared_ahead():
 def test_prefetched_batches_are_page_locked_on_request(ragged):
     with Prefetcher(train(ragged).batches(1), pin_memory=True) as prefetcher:
         assert all(tensor.is_pinned() for _, batch, _ in prefetcher for tensor in batch.values())
+
+
+# ------------------------------------------------------------------------------------------ narrow tokens
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "dtypes"),
+    [
+        (60, (torch.uint8, torch.int8)),
+        (128, (torch.uint8, torch.int8)),
+        (129, (torch.uint8, torch.int16)),
+        (257, (torch.int16, torch.int16)),
+        (32769, (torch.int32, torch.int32)),
+    ],
+)
+@pytest.mark.parametrize("ignored", [0, None])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_narrow_batches_are_the_same_once_on_the_device(tmp_path, vocab_size, dtypes, ignored, split):
+    folder = build(tmp_path / "data", random_groups(), split=split, ignore_label_id=ignored)
+    described = tmp_path / "data" / split / "dataset.json"
+    described.write_text(json.dumps(json.loads(described.read_text()) | {"vocab_size": vocab_size}))
+    for field in ("inputs", "labels"):  # also tokens at the end of the vocabulary
+        path = described.with_name(f"all__{field}.npy")
+        tokens = np.load(path).astype(np.int32)
+        tokens[::3, -1] = vocab_size - 1
+        np.save(path, tokens)
+    data = PuzzleDataset([folder], split, global_batch_size=6)
+    assert data.num_examples % 6, "the last test batch is padded"
+    narrow = list(data.batches(1, narrow=True))
+    assert {(batch["inputs"].dtype, batch["labels"].dtype) for _, batch, _ in narrow} == {dtypes}
+    widened = [(name, on_device(batch, torch.device("cpu")), count) for name, batch, count in narrow]
+    assert all(tensor.dtype == torch.int32 for _, batch, _ in widened for tensor in batch.values())
+    assert as_lists(widened) == as_lists(data.batches(1))
+    assert all(tensor.dtype == torch.int32 for _, batch, _ in data.batches(1) for tensor in batch.values())
+
+
+def test_narrow_batches_may_be_changed_without_changing_the_data(ragged):
+    data = train(ragged)
+    for _, batch, _ in data.batches(1, narrow=True):
+        batch["inputs"] += 1
+        batch["labels"].fill_(0)
+    assert as_lists(data.batches(1)) == as_lists(train(ragged).batches(1))

@@ -148,7 +148,7 @@ def test_unlabelled_rows_do_not_change_metrics(tmp_path):
             batches = list(test.batches())
             rows = {k: torch.cat([b[k][:n] for _, b, n in batches])[keep] for k in batches[0][1]}
             rows = ("all", rows, len(keep))
-            test.batches = lambda rows=rows: iter([rows])
+            test.batches = lambda rows=rows, **_: iter([rows])
         results.append(evaluate(run.state.model, test, World(), evaluators={}))
     assert results[0].keys() == results[1].keys()
     for key, value in results[0].items():

@@ -55,7 +55,8 @@ def faster_dtype(device_name: str = "auto") -> str:
 
     bfloat16 on CUDA, on CPUs with AMX and on AMD CPUs with avx512_bf16, whose bfloat16 products are about four times as
     fast as float32 (benchmarks/LOG.md). Otherwise float32, which needs no conversions: an Intel CPU with avx512_bf16
-    but without AMX was measured to multiply both equally fast.
+    but without AMX was measured to multiply both equally fast. The environment variable `ATEN_CPU_CAPABILITY` restricts
+    the instructions, as it does for torch.
     """
     device = resolve_device(device_name)
     if device.type == "cuda":
@@ -63,7 +64,8 @@ def faster_dtype(device_name: str = "auto") -> str:
     processor = torch.cpu.get_capabilities()  # its keys depend on the CPU's architecture
     is_amd = processor.get("cpu_name", "").startswith("AMD")
     multiplies_fast = processor.get("amx_bf16") or (is_amd and processor.get("avx512_bf16"))
-    return "bfloat16" if device.type == "cpu" and multiplies_fast else "float32"
+    is_allowed = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return "bfloat16" if device.type == "cpu" and multiplies_fast and is_allowed else "float32"
 
 
 def total_memory(device: torch.device) -> int | None:

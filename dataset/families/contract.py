@@ -54,19 +54,26 @@ def attribute_problem(cls: Any, called: str) -> str | None:
 
 
 def check_rows(
-    where: str, made: Any, shape: tuple[int, ...], vocab_size: int
+    where: str, made: Any, shape: tuple[int, ...], vocab_size: int, ignored: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the inputs and labels (n, S) made by an augmentation. Raises UserError if they are invalid."""
+    """Return the inputs and labels (n, S) made by an augmentation. Raises UserError if they are invalid.
+
+    Labels may also be `ignored`, the `ignore_label_id` of the data.
+    """
     is_pair = isinstance(made, tuple | list) and len(made) == 2
     if not is_pair or any(not _is_integers(rows) or rows.shape != shape for rows in made):
         raise UserError(
             f"{where} makes {_shown(made)} of training puzzles, but must make integers {shape} twice"
         )
     inputs, labels = made
-    if inputs.size and not 0 <= inputs.min() <= inputs.max() < vocab_size:
-        raise UserError(
-            f"{where} makes puzzles with tokens from {inputs.min()} to {inputs.max()}, but vocab_size is {vocab_size}"
-        )
+    for what, rows, also_legal in (("puzzles with tokens", inputs, None), ("labels", labels, ignored)):
+        if not rows.size or 0 <= rows.min() <= rows.max() < vocab_size:
+            continue  # nearly always, and much cheaper than a mask
+        rows = rows if also_legal is None else rows[rows != also_legal]
+        if rows.size and not 0 <= rows.min() <= rows.max() < vocab_size:
+            raise UserError(
+                f"{where} makes {what} from {rows.min()} to {rows.max()}, but vocab_size is {vocab_size}"
+            )
     return inputs, labels
 
 

@@ -12,7 +12,6 @@ from functools import cache
 
 import numpy as np
 
-from dataset.augment import NUM_DIHEDRAL
 from dataset.families.arc.grids import (
     BORDER,
     FIRST_COLOUR,
@@ -32,58 +31,88 @@ class Frames:
 
     A byte holds a cell of the input in its upper four bits and of the label in the lower four, because shifts and
     colour permutations apply to both. A shift by r rows and c columns moves a cell by 30·r + c in the flat sequence, so
-    a shifted frame is the frame preceded by that many zeros.
+    a shifted frame is the frame preceded by that many zeros. The frames of one transform are stored in the order of
+    `pairs`, so those of the pairs of a task are one piece.
     """
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
         sizes = np.array([[grid.shape for grid in pair] for pair in pairs])  # (P, input and output, 2)
-        sizes = np.where(TURNED[:, None, None], sizes[:, None, :, ::-1], sizes[:, None])  # (P, 8, 2, 2)
+        sizes = np.where(TURNED[:, None, None, None], sizes[..., ::-1], sizes)  # (8, P, 2, 2)
         largest = sizes.max(2)
         lengths = np.minimum((largest[..., 0] + 1) * GRID_SIZE, SEQ_LEN)
-        starts = np.cumsum(lengths).reshape(lengths.shape) - lengths
+        ends = np.cumsum(lengths).reshape(lengths.shape)
+        starts = ends - lengths
         self._cells = bytearray(lengths.sum())
         cells = np.frombuffer(self._cells, np.uint8)
-        for pair, pair_starts in zip(pairs, starts[..., None], strict=True):
+        for pair, pair_starts in zip(pairs, starts.T[..., None], strict=True):
             for grid, bits in zip(pair, (np.uint8(4), np.uint8(0)), strict=True):
                 inside, border = frame_layout(*grid.shape)
                 cells[pair_starts + inside] |= (grid.ravel() + np.uint8(FIRST_COLOUR)) << bits
                 cells[pair_starts + border] |= np.uint8(BORDER) << bits
-        # One row per pair and transform, so that a single `take` selects them.
-        self._starts, self._lengths = starts.ravel(), lengths.ravel()
-        self._room = (GRID_SIZE - largest).reshape(-1, 2)
+        # One entry per transform and pair, so that a single `take` selects them, and small enough for the cache.
+        self._num_pairs = len(pairs)
+        self._starts, self._ends = starts.ravel(), ends.ravel()
+        self._room = (GRID_SIZE - largest).reshape(-1, 2).astype(np.uint8)
         # The column at which the border no longer fits; none (-1) for grids that fill the frame's width.
-        limits = GRID_SIZE - sizes[..., 1].reshape(-1, 2).T
-        self._limits = np.where(limits > 0, limits, -1)  # (input and output, P·8)
+        limits = GRID_SIZE - sizes[..., 1].reshape(-1, 2)
+        self._limits = np.where(limits > 0, limits, -1).astype(np.int8)  # (8·P, input and output)
+
+    def _keys(self, pairs: np.ndarray, transforms: np.ndarray) -> np.ndarray:
+        return transforms * self._num_pairs + pairs
 
     def room(self, pairs: np.ndarray, transforms: np.ndarray) -> np.ndarray:
         """Return the largest shifts (n, 2), in rows and columns, of pairs (n,) under transforms (n,)."""
-        return self._room.take(pairs * NUM_DIHEDRAL + transforms, axis=0)
+        return self._room.take(self._keys(pairs, transforms), axis=0)
 
     def rows(
-        self, pairs: np.ndarray, transforms: np.ndarray, shifts: np.ndarray | None, tables: Iterable[bytes]
+        self,
+        pairs: np.ndarray,
+        transforms: np.ndarray,
+        shifts: np.ndarray | None,
+        runs: np.ndarray,
+        tables: Iterable[bytes],
     ) -> np.ndarray:
         """Return packed frames (n, S) of pairs (n,) under transforms (n,), shifted by rows and columns (n, 2).
 
-        tables: n translation tables of 256 bytes, applied to the packed bytes of each row.
+        runs: (n,) the run of each row, 0, 0, ..., r - 1: consecutive rows of one transform and task (or nearby pairs);
+        tables: r translation tables of 256 bytes, applied to the packed bytes of the run's rows.
         """
-        keys = pairs * NUM_DIHEDRAL + transforms
-        starts, lengths = self._starts.take(keys), self._lengths.take(keys)
-        leads = np.arange(0, len(keys) * SEQ_LEN, SEQ_LEN)
-        if shifts is not None:
-            offsets = shifts[:, 0] * GRID_SIZE + shifts[:, 1]
-            leads, lengths = leads + offsets, np.minimum(lengths, SEQ_LEN - offsets)
-        # `bytearray.translate` is by far the fastest way to look up bytes from Python, at 0.4 ns per byte. On average
-        # half of a frame is padding, which is not looked up.
-        cells, packed = self._cells, bytearray(len(keys) * SEQ_LEN)
-        columns = (leads, leads + lengths, starts, starts + lengths)
-        for lead, rest, start, end, table in zip(*(c.tolist() for c in columns), tables, strict=True):
-            packed[lead:rest] = cells[start:end].translate(table)
-        rows = np.frombuffer(packed, np.uint8).reshape(-1, SEQ_LEN)
+        keys = self._keys(pairs, transforms)
+        starts, ends = self._starts.take(keys), self._ends.take(keys)
+        # `bytearray.translate` is by far the fastest way to look up bytes from Python, at 0.4 ns per byte, so each run
+        # is translated as one piece, without padding, and its rows are then cut out of all pieces.
+        at = first_of_each(runs)
+        firsts, lasts = np.minimum.reduceat(starts, at), np.maximum.reduceat(ends, at)
+        cells, spans = self._cells, zip(firsts.tolist(), lasts.tolist(), tables, strict=True)
+        translated = [cells[first:last].translate(table) for first, last, table in spans]
+        pieces = b"".join([_MARGIN, *translated, _MARGIN])
+        sizes = lasts - firsts
+        moved = len(_MARGIN) + np.cumsum(sizes) - sizes - firsts  # from `_cells` to `pieces`
+        cuts = starts + moved[runs]
+        leads = np.zeros(len(keys), np.int64) if shifts is None else shifts[:, 0] * GRID_SIZE + shifts[:, 1]
+        rows = _windows(pieces, cuts - leads)
+        rows &= _windows(_MASKS, (ends - starts) // GRID_SIZE * (2 * SEQ_LEN) + SEQ_LEN - leads)
         if shifts is not None:
             # A border shifted past the right edge wraps around to the left column, which a shifted grid leaves empty.
-            for limits, kept in zip(self._limits, (0x0F, 0xF0), strict=True):
-                rows[np.flatnonzero(shifts[:, 1] == limits.take(keys)), ::GRID_SIZE] &= np.uint8(kept)
+            wraps = self._limits.take(keys, axis=0) == shifts[:, 1:]
+            kept = ~(wraps @ np.array([0xF0, 0x0F], np.uint8))
+            changed = np.flatnonzero(kept != 0xFF)
+            rows[changed, ::GRID_SIZE] &= kept[changed, None]
         return rows
+
+
+_MARGIN = bytes(SEQ_LEN)  # for the windows that begin before the first piece or end after the last
+# For each number of grid rows l = 0..30: S zeros, 30·l times 255, and zeros up to 2·S.
+_MASKS = b"".join(
+    (_MARGIN + b"\xff" * (GRID_SIZE * length)).ljust(2 * SEQ_LEN, b"\0") for length in range(GRID_SIZE + 1)
+)
+
+
+def _windows(text: bytes, starts: np.ndarray) -> np.ndarray:
+    """Return the S bytes from each of `starts` (n,) on, (n, S) uint8."""
+    # Items of S bytes at every byte; selecting those copies a row at a time, twenty times faster than slices do.
+    windows = np.ndarray((len(text) - SEQ_LEN + 1,), f"V{SEQ_LEN}", text, strides=(1,))
+    return windows[starts].view(np.uint8).reshape(-1, SEQ_LEN)
 
 
 def unpack(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -111,14 +140,15 @@ def render(
     """
     if not len(pairs):
         return np.empty((0, SEQ_LEN), np.uint8)
-    starts = np.flatnonzero(np.diff(puzzles, prepend=puzzles[0] - 1))  # runs of rows of one puzzle
-    run_lengths = np.diff(starts, append=len(puzzles))
-    runs = np.repeat(np.arange(len(starts)), run_lengths)
+    starts = first_of_each(puzzles)
+    runs = np.repeat(np.arange(len(starts)), np.append(starts[1:], len(puzzles)) - starts)
     run_transforms, run_colours = decode_numbers(numbers[starts])
     transforms = run_transforms[runs]
     shifts = None
     if shift_seed is not None:
-        shifts = _scaled_pairs(_random_words(shift_seed, 1, examples), frames.room(pairs, transforms) + 1)
+        shifts = _scaled_pairs(
+            _random_words(shift_seed, 1, examples), frames.room(pairs, transforms) + np.uint8(1)
+        )
         kept = _scaled(_random_words(shift_seed, 0, puzzles[starts]) >> np.uint64(32), lengths[starts])
         shifts[positions == kept[runs]] = 0
 
@@ -126,8 +156,12 @@ def render(
     tokens[:, BORDER] = BORDER
     tokens[:, FIRST_COLOUR:VOCAB_SIZE] = run_colours + np.uint8(FIRST_COLOUR)
     tables = np.repeat(tokens << np.uint8(4), 16, axis=1) | np.tile(tokens, 16)
-    run_tables = tables.view("V256").ravel().tolist()
-    return frames.rows(pairs, transforms, shifts, [run_tables[run] for run in runs.tolist()])
+    return frames.rows(pairs, transforms, shifts, runs, tables.view("V256").ravel().tolist())
+
+
+def first_of_each(values: np.ndarray) -> np.ndarray:
+    """Return where the runs of equal values (n,) begin, n > 0."""
+    return np.concatenate([np.zeros(1, np.int64), np.flatnonzero(values[1:] != values[:-1]) + 1])
 
 
 # Shifts are a pure function of the seed and the indices of puzzle and example, so that each row can be rendered alone.
@@ -135,7 +169,7 @@ def render(
 
 def _scaled_pairs(words: np.ndarray, limits: np.ndarray) -> np.ndarray:
     """Convert words (n,) of 64 random bits to two integers each, in 0..limit-1 for limits (n, 2)."""
-    return _scaled(np.stack([words >> np.uint64(32), words & np.uint64(0xFFFFFFFF)], axis=1), limits)
+    return _scaled(words[:, None] >> np.array([32, 0], np.uint64) & np.uint64(0xFFFFFFFF), limits)
 
 
 def _scaled(words: np.ndarray, limits: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ class FusedCPU(Backend):
 
     def __init__(self, inner: Inner):
         super().__init__()
-        self.fused = {network: FusedNetwork(network) for network in networks_of(inner)}
+        self.fused = {network: FusedNetwork(network, inner.dtype) for network in networks_of(inner)}
 
     @staticmethod
     def fits(inner: Inner) -> bool:

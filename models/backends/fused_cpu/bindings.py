@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-# Concatenated to one translation unit, in this order.
+# Concatenated to one translation unit, in this order, after those of `variant`.
 SOURCES = (
-    *("vectors.hpp", "structures.hpp", "elementwise.hpp", "forward.hpp", "backward.hpp"),
+    *("structures.hpp", "elementwise.hpp", "forward.hpp", "backward.hpp"),
     *("units.hpp", "units_back.hpp", "entry.cpp"),
 )
 
@@ -49,17 +50,46 @@ UnitShape = structure(
 UnitKept = structure("UnitKept", before=Pointer, after=Pointer, gate_up=Pointer, scale=Pointer)
 
 
-def source() -> str:
+@dataclass(frozen=True)
+class Variant:
+    """The library for one dtype: the sources of its vectors and values, and a first line."""
+
+    vectors: str
+    values: str
+    first_line: str = ""
+
+
+def variant(dtype: torch.dtype) -> Variant | None:
+    """Choose the variant of the library for a dtype on this processor; None if there is none.
+
+    bfloat16 needs AVX-512 with bfloat16 products, and torch's own; float32 needs AVX2. The environment variable
+    `ATEN_CPU_CAPABILITY` restricts the instructions, as it does for torch.
+    """
+    capability = torch.backends.cpu.get_cpu_capability()
+    if dtype == torch.bfloat16 and capability == "AVX512":
+        has_products = torch.cpu.get_capabilities().get("avx512_bf16", False)
+        fits = has_products and torch.backends.mkldnn.is_available()
+        return Variant("vectors_512.hpp", "bfloat16.hpp") if fits else None
+    if dtype == torch.float32 and capability == "AVX512":
+        return Variant("vectors_512.hpp", "float32.hpp")
+    if dtype == torch.float32 and capability == "AVX2":
+        # torch compiles for all instructions that the processor has, even if `ATEN_CPU_CAPABILITY` restricts them.
+        return Variant("vectors_256.hpp", "float32.hpp", '#pragma GCC target("no-avx512f")')
+    return None
+
+
+def source(of: Variant) -> str:
     folder = Path(__file__).parent
-    return "\n".join((folder / name).read_text() for name in SOURCES)
+    names = ("memory.hpp", of.vectors, of.values, *SOURCES)
+    return "\n".join([of.first_line, *((folder / name).read_text() for name in names)])
 
 
 @functools.cache
-def library() -> ctypes.CDLL:
+def library(of: Variant) -> ctypes.CDLL:
     """Compile and load the library. Raises the compiler's error, or RuntimeError if its products are wrong here."""
     from torch._inductor.codecache import CppCodeCache  # seconds of import
 
-    loaded = CppCodeCache.load(source())
+    loaded = CppCodeCache.load(source(of))
     applications = loaded.forward, loaded.backward, loaded.forward_units, loaded.backward_units
     for function in applications:
         function.argtypes = [Pointer, Pointer, Index, *[Pointer] * 4]
@@ -68,9 +98,3 @@ def library() -> ctypes.CDLL:
     if message := loaded.check():
         raise RuntimeError(message.decode())
     return loaded
-
-
-def processor_fits() -> bool:
-    """True if the processor has the instructions that the sources use, and torch has its products for it."""
-    has_instructions = torch.cpu.get_capabilities().get("avx512_bf16", False)
-    return bool(has_instructions) and torch.backends.mkldnn.is_available()

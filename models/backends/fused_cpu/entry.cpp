@@ -23,8 +23,8 @@ const char* in_parts(Index rows, Index parts, Work work) {
 
 }  // namespace
 
-extern "C" const char* forward(const Shape* shape, const Layer* layers, Index parts, const Kept* kept, const bf16* in,
-                               const bf16* injection, bf16* out) {
+extern "C" const char* forward(const Shape* shape, const Layer* layers, Index parts, const Kept* kept, const Value* in,
+                               const Value* injection, Value* out) {
   return in_parts(shape->rows, parts, [&](Arena& arena, Index, Index from, Index to) {
     Forward(*shape, arena).run(layers, kept, in, injection, out, from, to);
   });
@@ -32,7 +32,7 @@ extern "C" const char* forward(const Shape* shape, const Layer* layers, Index pa
 
 // `grads`: all layers of each part.
 extern "C" const char* backward(const Shape* shape, const Layer* layers, Index parts, const Kept* kept,
-                                const Gradients* grads, const bf16* grad_out, bf16* grad_in) {
+                                const Gradients* grads, const Value* grad_out, Value* grad_in) {
   return in_parts(shape->rows, parts, [&](Arena& arena, Index part, Index from, Index to) {
     const Gradients* own = grads + part * shape->layers;
     Backward(*shape, *layers, arena).run(layers, kept, own, grad_out, grad_in, from, to);
@@ -40,14 +40,14 @@ extern "C" const char* backward(const Shape* shape, const Layer* layers, Index p
 }
 
 extern "C" const char* forward_units(const UnitShape* shape, const Right* layers, Index parts, const UnitKept* kept,
-                                     const bf16* in, const bf16* injection, bf16* out) {
+                                     const Value* in, const Value* injection, Value* out) {
   return in_parts(shape->rows, parts, [&](Arena& arena, Index, Index from, Index to) {
     UnitsForward(*shape, arena).run(layers, kept, in, injection, out, from, to);
   });
 }
 
 extern "C" const char* backward_units(const UnitShape* shape, const Right* layers, Index parts, const UnitKept* kept,
-                                      UnitGradients* grads, const bf16* grad_out, bf16* grad_in) {
+                                      UnitGradients* grads, const Value* grad_out, Value* grad_in) {
   return in_parts(shape->rows, parts, [&](Arena& arena, Index part, Index from, Index to) {
     UnitGradients* own = grads + part * shape->layers * (2 + shape->kinds);
     UnitsBackward(*shape, layers, arena).run(layers, kept, own, grad_out, grad_in, from, to);
@@ -57,19 +57,19 @@ extern "C" const char* backward_units(const UnitShape* shape, const Right* layer
 // Checks the products on this processor, with sizes that fill no register evenly.
 extern "C" const char* check() {
   return in_parts(1, 1, [](Arena& arena, Index, Index, Index) {
-    constexpr Index m = 3, n = 16, k = 34;
-    bf16 *a = arena.take<bf16>(m * k), *rows = arena.take<bf16>(k * n), *b = arena.take<bf16>(k * n);
+    constexpr Index m = 15, n = 21, k = 34, ld = 32;
+    Value *a = arena.take<Value>(m * k), *rows = arena.take<Value>(k * ld), *b = arena.take<Value>(k * ld);
     float* c = arena.take<float>(m * n);
     for (Index i = 0; i < m * k; ++i) a[i] = (float)(i % 7 - 3);
-    for (Index i = 0; i < k * n; ++i) rows[i] = (float)(i % 5 - 2);
-    pair_rows(rows, n, k, n, b, 2 * n);
-    product(m, n, k, a, k, b, n, c, n);
-    at::native::cpublas::brgemm_release(true);
+    for (Index i = 0; i < k * ld; ++i) rows[i] = (float)(i % 5 - 2);
+    pair_rows(rows, ld, k, ld, b, kPair * ld);
+    product(m, n, k, a, k, b, ld, c, n);
+    release();
     for (Index i = 0; i < m; ++i)
       for (Index j = 0; j < n; ++j) {
         float expected = 0;
-        for (Index l = 0; l < k; ++l) expected += (float)a[i * k + l] * (float)rows[l * n + j];
-        if (c[i * n + j] != expected) throw std::runtime_error("torch's brgemm gives wrong products here");
+        for (Index l = 0; l < k; ++l) expected += (float)a[i * k + l] * (float)rows[l * ld + j];
+        if (c[i * n + j] != expected) throw std::runtime_error("the library computes wrong products on this processor");
       }
   });
 }

@@ -13,15 +13,15 @@ class Forward {
   Forward(const Shape& s, Arena& arena) : s(s), W(s.heads * s.head_dim), ld(multiple(s.length, 32)) {
     const Index T = rows_together() * s.length, tile = std::min(T, kGroup), L = s.length;
     const Index J = s.mix_inner;
-    q = arena.take<bf16>(T * W);
-    k = arena.take<bf16>(T * W);
-    v = arena.take<bf16>(T * W);
-    mixed = arena.take<bf16>(T * W);
-    keys = arena.take<bf16>(s.head_dim * ld);
-    values = arena.take<bf16>(s.head_dim * ld);
-    weights = arena.take<bf16>(kQueries * ld);
-    pairs = arena.take<bf16>(J ? ld * s.width : 0);
-    inner = arena.take<bf16>(std::max(tile * s.inner, J * s.width));
+    q = arena.take<Value>(T * W);
+    k = arena.take<Value>(T * W);
+    v = arena.take<Value>(T * W);
+    mixed = arena.take<Value>(T * W);
+    keys = arena.take<Value>(s.head_dim * ld);
+    values = arena.take<Value>(s.head_dim * ld);
+    weights = arena.take<Value>(kQueries * ld);
+    pairs = arena.take<Value>(J ? ld * s.width : 0);
+    inner = arena.take<Value>(std::max(tile * s.inner, J * s.width));
     wide = arena.take<float>(std::max(tile, J ? L : 0) * s.width);
     block = arena.take<float>(std::max({2 * tile, 2 * kMixed, kQueries}) * kWidest);
     scores = arena.take<float>(kQueries * ld);
@@ -29,35 +29,35 @@ class Forward {
   }
 
   // Rows [from, to) of the batch; `kept`: one per layer, or null. `injection` is added to `in`, if given.
-  void run(const Layer* layers, const Kept* kept, const bf16* in, const bf16* injection, bf16* out, Index from,
+  void run(const Layer* layers, const Kept* kept, const Value* in, const Value* injection, Value* out, Index from,
            Index to) {
     const Index L = s.length, D = s.width, step = rows_together();
     for (Index row = from; row < to; row += step) {
       const Index n = std::min(step, to - row), at = row * L * D;
-      bf16* h = kept ? kept[0].before + at : out + at;
+      Value* h = kept ? kept[0].before + at : out + at;
       sum(n * L * D, in + at, injection ? injection + at : nullptr, h);
       for (Index i = 0; i < s.layers; ++i) {
         const Kept* keep = kept ? kept + i : nullptr;
-        bf16* between = keep ? keep->between + at : h;
+        Value* between = keep ? keep->between + at : h;
         if (s.mix_inner)
           mix(layers[i], keep, h, between, row, n);
         else
           attend(layers[i], keep, h, between, row, n);
-        bf16* after = keep ? keep->after + at : h;
+        Value* after = keep ? keep->after + at : h;
         feed_forward(layers[i], keep, between, after, row * L, n * L);
         h = after;
       }
     }
-    at::native::cpublas::brgemm_release(true);
+    release();
   }
 
  private:
   Index rows_together() const { return std::max<Index>(1, kGroup / s.length); }
 
-  void attend(const Layer& l, const Kept* keep, const bf16* h, bf16* to, Index row, Index rows) {
+  void attend(const Layer& l, const Kept* keep, const Value* h, Value* to, Index row, Index rows) {
     const Index L = s.length, D = s.width, T = rows * L, at = row * L * W;
-    bf16* const qkv[3] = {keep ? keep->q + at : q, keep ? keep->k + at : k, keep ? keep->v + at : v};
-    bf16* const out = keep ? keep->mixed + at : mixed;
+    Value* const qkv[3] = {keep ? keep->q + at : q, keep ? keep->k + at : k, keep ? keep->v + at : v};
+    Value* const out = keep ? keep->mixed + at : mixed;
     for (Index t = 0; t < T; t += kGroup) project(l, h + t * D, t, std::min(kGroup, T - t), qkv);
     for (Index r = 0; r < rows; ++r)
       for (Index head = 0; head < s.heads; ++head) {
@@ -74,13 +74,13 @@ class Forward {
   }
 
   // Queries, keys and values of m positions from the t-th of the group, each (T, W).
-  void project(const Layer& l, const bf16* h, Index t, Index m, bf16* const qkv[3]) {
+  void project(const Layer& l, const Value* h, Index t, Index m, Value* const qkv[3]) {
     const Index H = s.head_dim;
     for (Index j = 0; j < blocks(l.qkv); ++j) {
       product(m, h, s.width, l.qkv, j, block, l.qkv.block);
       for (Index b = 0; b < l.qkv.block; b += H) {
         const Index column = j * l.qkv.block + b, part = column / W;
-        bf16* to = qkv[part] + t * W + column % W;
+        Value* to = qkv[part] + t * W + column % W;
         for (Index i = 0; i < m; ++i, to += W) {
           const float* x = block + i * l.qkv.block + b;
           const Index position = (t + i) % s.length;
@@ -94,54 +94,53 @@ class Forward {
   }
 
   // One head of one row; queries, keys, values and output have a stride of W values between positions.
-  void attend(const bf16* q, const bf16* k, const bf16* v, bf16* out, float* lse) {
+  void attend(const Value* q, const Value* k, const Value* v, Value* out, float* lse) {
     const Index L = s.length, H = s.head_dim;
     float inverse[kQueries];
-    transpose(k, W / 2, L, H / 2, keys, ld);
-    pair_rows(v, W, L, H, values, 2 * H);
+    transpose(k, W / kPair, L, H / kPair, keys, ld);
+    pair_rows(v, W, L, H, values, kPair * H);
     for (Index i = 0; i < L; i += kQueries) {
       const Index m = std::min(kQueries, L - i);
       product(m, L, H, q + i * W, W, keys, ld, scores, ld);
       softmax(scores, m, L, ld, 1 / std::sqrt((float)H), weights, inverse, lse ? lse + i : nullptr);
-      product(m, H, even(L), weights, ld, values, H, block, H);
+      product(m, H, whole_pairs(L), weights, ld, values, H, block, H);
       for (Index r = 0; r < m; ++r)
         for (Index d = 0; d < H; d += kLanes)
-          store(out + (i + r) * W + d, _mm512_mul_ps(load(block + r * H + d), _mm512_set1_ps(inverse[r])));
+          store(out + (i + r) * W + d, mul(load(block + r * H + d), splat(inverse[r])));
     }
   }
 
   // SwiGLU over the positions of each column, row by row (arXiv 2510.04871, section 4.5).
-  void mix(const Layer& l, const Kept* keep, const bf16* h, bf16* to, Index row, Index rows) {
-    const Index L = s.length, D = s.width, J = s.mix_inner, n = block_of(D), Le = even(L);
+  void mix(const Layer& l, const Kept* keep, const Value* h, Value* to, Index row, Index rows) {
+    const Index L = s.length, D = s.width, J = s.mix_inner, n = block_of(D), Lp = whole_pairs(L);
     float *gate = block, *up = block + kMixed * n;
     for (Index r = 0; r < rows; ++r, h += L * D, to += L * D) {
-      bf16* kept_gate = keep ? keep->mix_gate_up + (row + r) * 2 * J * D : nullptr;
-      pair_rows(h, D, L, D, pairs, 2 * D);
+      Value* kept_gate = keep ? keep->mix_gate_up + (row + r) * 2 * J * D : nullptr;
+      pair_rows(h, D, L, D, pairs, kPair * D);
       std::fill(factors, factors + D, 0.f);
       for (Index j = 0; j < J; j += kMixed)
         for (Index d = 0; d < D; d += n) {
-          product(kMixed, n, Le, l.mix_gate_up + j * Le, Le, pairs + 2 * d, D, gate, n);
-          product(kMixed, n, Le, l.mix_gate_up + (J + j) * Le, Le, pairs + 2 * d, D, up, n);
-          for (Index i = 0; i < kMixed; i += 2)
+          product(kMixed, n, Lp, l.mix_gate_up + j * Lp, Lp, pairs + kPair * d, D, gate, n);
+          product(kMixed, n, Lp, l.mix_gate_up + (J + j) * Lp, Lp, pairs + kPair * d, D, up, n);
+          for (Index i = 0; i < kMixed; i += kPair)
             for (Index c = 0; c < n; c += kLanes) {
-              const float *g = gate + i * n + c, *u = up + i * n + c;
-              const __m512 g0 = load(g), g1 = load(g + n), u0 = load(u), u1 = load(u + n);
-              if (s.rms_gated) {
-                float* squares = factors + d + c;
-                store(squares, squared(g1, u1, squared(g0, u0, load(squares))));
+              Rounded out[kPair];
+              for (Index p = 0; p < kPair; ++p) {
+                const Vector g = load(gate + (i + p) * n + c), u = load(up + (i + p) * n + c);
+                if (s.rms_gated) store(factors + d + c, squared(g, u, load(factors + d + c)));
+                out[p] = rounded(gated(g, u));
+                if (kept_gate) {
+                  Value* kept = kept_gate + (j + i + p) * D + d + c;
+                  store(kept, g), store(kept + J * D, u);
+                }
               }
-              _mm512_storeu_si512(inner + (j + i) * D + 2 * (d + c),
-                                  paired(rounded(gated(g0, u0)), rounded(gated(g1, u1))));
-              if (kept_gate) {
-                bf16 *kg = kept_gate + (j + i) * D + d + c, *ku = kg + J * D;
-                store(kg, g0), store(kg + D, g1), store(ku, u0), store(ku + D, u1);
-              }
+              store_pair(inner + (j + i) * D + kPair * (d + c), out);
             }
         }
-      for (Index d = 0; d < D; d += n) product(L, n, J, l.mix_down, J, inner + 2 * d, D, wide + d, D);
+      for (Index d = 0; d < D; d += n) product(L, n, J, l.mix_down, J, inner + kPair * d, D, wide + d, D);
       if (s.rms_gated)
         for (Index d = 0; d < D; d += kLanes) {
-          const __m512 factor = rms_factor(load(factors + d), J, s.eps);
+          const Vector factor = rms_factor(load(factors + d), J, s.eps);
           store(factors + d, factor);
           if (keep) store(keep->scale_mix_inner + (row + r) * D + d, factor);
         }
@@ -151,20 +150,20 @@ class Forward {
   }
 
   // T positions from the `at`-th of the batch.
-  void feed_forward(const Layer& l, const Kept* keep, const bf16* h, bf16* to, Index at, Index T) {
+  void feed_forward(const Layer& l, const Kept* keep, const Value* h, Value* to, Index at, Index T) {
     const Index D = s.width, I = s.inner, n = l.gate_up.block;
     for (Index t = 0; t < T; t += kGroup, h += kGroup * D, to += kGroup * D) {
       const Index m = std::min(kGroup, T - t);
       float *gate = block, *up = block + m * n;
       std::fill(factors, factors + m, 0.f);
       for (Index j = 0; j < I; j += n) {
-        bf16* kept_gate = keep ? keep->gate_up + (j * s.rows * s.length + (at + t) * n) * 2 : nullptr;
+        Value* kept_gate = keep ? keep->gate_up + (j * s.rows * s.length + (at + t) * n) * 2 : nullptr;
         product(m, h, D, l.gate_up, j / n, gate, n);
         product(m, h, D, l.gate_up, (I + j) / n, up, n);
         for (Index i = 0; i < m; ++i) {
-          __m512 squares = _mm512_setzero_ps();
+          Vector squares = splat(0.f);
           for (Index c = 0; c < n; c += kLanes) {
-            const __m512 g = load(gate + i * n + c), u = load(up + i * n + c);
+            const Vector g = load(gate + i * n + c), u = load(up + i * n + c);
             if (s.rms_gated) squares = squared(g, u, squares);
             store(inner + i * I + j + c, gated(g, u));
             if (kept_gate) {
@@ -172,7 +171,7 @@ class Forward {
               store(kept_gate + i * 2 * n + n + c, u);
             }
           }
-          if (s.rms_gated) factors[i] += _mm512_reduce_add_ps(squares);
+          if (s.rms_gated) factors[i] += sum_of(squares);
         }
       }
       if (s.rms_gated)
@@ -188,7 +187,7 @@ class Forward {
 
   const Shape& s;
   const Index W, ld;  // `ld`: stride between rows of scores, in whole vectors
-  bf16 *q, *k, *v, *mixed, *keys, *values, *weights, *pairs, *inner;
+  Value *q, *k, *v, *mixed, *keys, *values, *weights, *pairs, *inner;
   float *wide, *block, *scores, *factors;
 };
 

@@ -1,6 +1,7 @@
 """Memory layouts of a block's weights and weight gradients in the C++ library.
 
-A product's right side (inner, columns) is stored in blocks of n columns, rows in pairs: (columns / n, inner / 2, n, 2).
+A product's right side (inner, columns) is stored in blocks of n columns: (columns / n, inner, n) in float32, and with
+its rows in pairs in bfloat16: (columns / n, inner / 2, n, 2). A pair, or a float32, has 32 bits.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ def block_of(columns: int) -> int:
     return next(n for n in range(128, 0, -16) if columns % n == 0)
 
 
+def pair_size(weight: Tensor) -> int:
+    """Return the number of rows of a right side that are stored together: 2 in bfloat16, 1 in float32."""
+    return 4 // weight.element_size()
+
+
 @dataclass(frozen=True)
 class RightMap:
     """`x @ weight.T`, weight (outputs, inputs): right sides are `weight.T` and, for the gradient of x, `weight`."""
@@ -31,13 +37,14 @@ class RightMap:
     by_output: bool  # the gradient is summed in blocks of outputs, transposed; else in blocks of inputs
 
     def forward_side(self, weight: Tensor) -> Tensor:
-        outputs, inputs = weight.shape
-        pairs = weight.view(torch.int32).view(outputs // self.output_block, self.output_block, inputs // 2)
-        return pairs.transpose(1, 2).contiguous()  # two bfloat16 as one int32
+        num_blocks = weight.shape[0] // self.output_block
+        pairs = weight.view(torch.int32).view(num_blocks, self.output_block, -1)
+        return pairs.transpose(1, 2).contiguous()
 
     def backward_side(self, weight: Tensor) -> Tensor:
         outputs, inputs = weight.shape
-        pairs = weight.view(outputs // 2, 2, inputs // self.input_block, self.input_block)
+        pair = pair_size(weight)
+        pairs = weight.view(outputs // pair, pair, inputs // self.input_block, self.input_block)
         return pairs.permute(2, 0, 3, 1).contiguous()
 
     def pointer(self, address: int, backward: bool) -> ctypes.Structure:
@@ -61,13 +68,13 @@ class RightMap:
 
 @dataclass(frozen=True)
 class LeftMap:
-    """`weight @ x` over positions, weight (outputs, inputs) on the left, zero-padded if `inputs` is odd."""
+    """`weight @ x` over positions, weight (outputs, inputs) on the left, `inputs` zero-padded to whole pairs."""
 
     linear: Linear
     transposed_sum: bool  # the gradient is summed for `weight.T`
 
     def forward_side(self, weight: Tensor) -> Tensor:
-        return F.pad(weight, (0, weight.shape[1] % 2)).contiguous()
+        return F.pad(weight, (0, -weight.shape[1] % pair_size(weight))).contiguous()
 
     def backward_side(self, weight: Tensor) -> Tensor:
         return self.forward_side(weight.t())

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from models.backends.base import CosSin
-from models.backends.fused_cpu.bindings import library, processor_fits
+from models.backends.fused_cpu.bindings import Variant, library, variant
 from models.backends.fused_cpu.block_kernels import BlockKernels
 from models.backends.fused_cpu.kernel_interface import KeptTensors, Kernels
 from models.backends.fused_cpu.packed_weights import Weights
@@ -23,7 +23,7 @@ from models.blocks import Network
 
 def fits(network: Network, dtype: torch.dtype) -> bool:
     """True if the library implements the network on this processor."""
-    return dtype == torch.bfloat16 and processor_fits() and kernels_for(network) is not None
+    return variant(dtype) is not None and kernels_for(network) is not None
 
 
 def kernels_for(network: Network) -> type[Kernels] | None:
@@ -35,21 +35,21 @@ def kernels_for(network: Network) -> type[Kernels] | None:
 
 
 class FusedNetwork:
-    """`network(h, injection, cos_sin)` for h and injection (B, L, D) in bfloat16.
+    """`network(h, injection, cos_sin)` for h and injection (B, L, D) in `dtype`, bfloat16 or float32.
 
     The constructor raises the errors of `library`, and ValueError if the network is not supported.
     """
 
-    def __init__(self, network: Network):
-        library()  # compile now instead of at the first step
-        kernels = kernels_for(network)
-        if kernels is None:
+    def __init__(self, network: Network, dtype: torch.dtype):
+        kernels, chosen = kernels_for(network), variant(dtype)
+        if kernels is None or chosen is None:
             raise ValueError("it does not implement this network")
-        self.network, self.kernels = network, kernels(network)
+        library(chosen)  # compile now instead of at the first step
+        self.network, self.kernels, self.dtype, self.variant = network, kernels(network), dtype, chosen
 
     def weights(self) -> Weights:
         """Pack the current weights, for use until they change."""
-        return Weights(self.network, self.kernels, with_gradient=torch.is_grad_enabled())
+        return Weights(self.network, self.kernels, self.dtype, with_gradient=torch.is_grad_enabled())
 
     def __call__(
         self, h: Tensor, injection: Tensor | None, cos_sin: CosSin, weights: Weights | None = None
@@ -57,7 +57,8 @@ class FusedNetwork:
         """Apply the network; `weights` are packed weights, None: pack them for this application."""
         weights = weights or self.weights()
         rows, length, width = h.shape
-        call = Call(self.kernels, weights, self.kernels.shape(rows, length, width, cos_sin), cos_sin)
+        shape = self.kernels.shape(rows, length, width, cos_sin)
+        call = Call(self.variant, self.kernels, weights, shape, cos_sin)
         if torch.is_grad_enabled():
             return Application.apply(h, injection, weights.token, call)
         return forward(call, h, injection, keeps=False)[0]
@@ -67,6 +68,7 @@ class FusedNetwork:
 class Call:
     """Arguments of an application that its backward pass needs besides tensors."""
 
+    variant: Variant
     kernels: Kernels
     weights: Weights
     shape: ctypes.Structure
@@ -120,7 +122,7 @@ def run(name: str, call: Call, kept: KeptTensors, *arguments: Tensor | ctypes.Ar
     layers = [kept_type(**{key: tensor.data_ptr() for key, tensor in layer.items()}) for layer in kept]
     all_kept = (kept_type * len(layers))(*layers) if layers else None
     pointers = [each.data_ptr() if isinstance(each, Tensor) else each for each in arguments]
-    function = getattr(library(), name)
+    function = getattr(library(call.variant), name)
     message = function(ctypes.byref(call.shape), call.weights.layers, call.parts, all_kept, *pointers)
     if message:
         raise RuntimeError(f"an application of the network on the CPU failed: {message.decode()}")

@@ -15,10 +15,10 @@ from models.blocks import Network
 
 
 class Weights:
-    """Packed bfloat16 weights for one supervision step, and float32 sums of their gradients."""
+    """Weights packed in `dtype` for one supervision step, and float32 sums of their gradients."""
 
-    def __init__(self, network: Network, kernels: Kernels, with_gradient: bool):
-        self.kernels = kernels
+    def __init__(self, network: Network, kernels: Kernels, dtype: torch.dtype, with_gradient: bool):
+        self.kernels, self.dtype = kernels, dtype
         self.maps = [kernels.maps(block) for block in network.layers]
         self.sides: list[Tensor] = []  # kept alive for the pointers to them
         layers = [kernels.layer_type(**self.pointers(maps, with_gradient)) for maps in self.maps]
@@ -34,7 +34,7 @@ class Weights:
         """Pack one layer's weights; returns the fields of its structure."""
         found: dict[str, ctypes.Structure | int] = {}
         for name, each in maps.items():
-            weight = each.linear.weight.detach().to(torch.bfloat16)
+            weight = each.linear.weight.detach().to(self.dtype)
             found[name] = each.pointer(self.keep(each.forward_side(weight)), backward=False)
             if with_gradient:
                 found[f"{name}_t"] = each.pointer(self.keep(each.backward_side(weight)), backward=True)

@@ -21,8 +21,8 @@ struct UnitShape {
 
 // Tensors of a layer saved for the backward pass, for all rows of the batch.
 struct UnitKept {
-  bf16 *before, *after;  // (B L, D)
-  bf16* gate_up;         // (B L, 2 I)
+  Value *before, *after;  // (B L, D)
+  Value* gate_up;         // (B L, 2 I)
   float* scale;          // (B L), factors of rms
 };
 
@@ -42,7 +42,7 @@ struct UnitMaps {
 
 using UnitGradients = float* const;
 
-inline void product_of_all(Index m, const bf16* x, Index ldx, const Right& w, float* c, bool add = false) {
+inline void product_of_all(Index m, const Value* x, Index ldx, const Right& w, float* c, bool add = false) {
   for (Index j = 0; j < blocks(w); ++j) product(m, x, ldx, w, j, c + j * w.block, w.columns, add);
 }
 
@@ -57,7 +57,7 @@ class Units {
  public:
   Units(const UnitShape& s, Arena& arena)
       : s(s), D(s.width), I(s.inner), P(s.has_maximum ? 2 * s.width : s.width), R(vectors_of(s)) {
-    pooled = arena.take<bf16>(R * P);
+    pooled = arena.take<Value>(R * P);
     maps = arena.take<float>(R * 2 * I);
     gate_up = arena.take<float>(kPairs * 2 * I);
     zeros = arena.take<float>(2 * I);
@@ -66,20 +66,20 @@ class Units {
   }
 
   // `pooled` of h (L, D).
-  void pool(const bf16* h) {
-    bf16* to = pooled;
+  void pool(const Value* h) {
+    Value* to = pooled;
     for (const Pool* p = s.pools; p < s.pools + s.num_pools; ++p) {
-      const __m512 by = _mm512_set1_ps(1.f / p->size);
+      const Vector by = splat(1.f / p->size);
       for (Index v = 0; v < p->vectors; ++v, to += P) {
         const int32_t* members = p->members + v * p->size;
         for (Index d = 0; d < D; d += kLanes) {
-          __m512 total = _mm512_setzero_ps(), most = _mm512_set1_ps(-INFINITY);
+          Vector total = splat(0.f), most = splat(-INFINITY);
           for (Index i = 0; i < p->size; ++i) {
-            const __m512 x = load(h + members[i] * D + d);
-            total = _mm512_add_ps(total, x);
-            most = _mm512_max_ps(most, x);
+            const Vector x = load(h + members[i] * D + d);
+            total = add(total, x);
+            most = larger(most, x);
           }
-          store(to + d, _mm512_mul_ps(total, by));
+          store(to + d, mul(total, by));
           if (s.has_maximum) store(to + D + d, most);
         }
       }
@@ -107,7 +107,7 @@ class Units {
   }
 
   // `gate_up` of m pairs without the pools' maps, which `for_columns` adds.
-  void map_pairs(const bf16* h, Index m, const Right& w) { product_of_all(m, h, D, w, gate_up); }
+  void map_pairs(const Value* h, Index m, const Right& w) { product_of_all(m, h, D, w, gate_up); }
 
   // For each pool the vector that contains a pair, numbered over all pools.
   void find_vectors(Index pair) {
@@ -124,18 +124,18 @@ class Units {
     float* x = gate_up + i * 2 * I;
     find_vectors(pair);
     for (Index e = kAtOnce; e < s.num_pools; ++e)
-      for (Index c = 0; c < 2 * I; c += kLanes) store(x + c, _mm512_add_ps(load(x + c), load(map(e) + c)));
+      for (Index c = 0; c < 2 * I; c += kLanes) store(x + c, add(load(x + c), load(map(e) + c)));
     const float *a = map(0), *b = map(1), *c = map(2), *d = map(3);
     const auto total = [=](Index at) {
-      const __m512 both = _mm512_add_ps(load(a + at), load(b + at)), others = _mm512_add_ps(load(c + at), load(d + at));
-      return _mm512_add_ps(load(x + at), _mm512_add_ps(both, others));
+      const Vector both = add(load(a + at), load(b + at)), others = add(load(c + at), load(d + at));
+      return add(load(x + at), add(both, others));
     };
     for (Index at = 0, inner = I; at < inner; at += kLanes) work(at, total(at), total(inner + at));
   }
 
   const UnitShape& s;
   const Index D, I, P, R;
-  bf16* pooled;    // (R, P)
+  Value* pooled;    // (R, P)
   float* maps;     // (R, 2 I)
   float* gate_up;  // (kPairs, 2 I)
   std::vector<Index> vectors;
@@ -149,41 +149,41 @@ class Units {
 class UnitsForward : Units {
  public:
   UnitsForward(const UnitShape& s, Arena& arena) : Units(s, arena) {
-    inner = arena.take<bf16>(kPairs * I);
+    inner = arena.take<Value>(kPairs * I);
     wide = arena.take<float>(kPairs * D);
-    layer_input = arena.take<bf16>(s.length * D);
+    layer_input = arena.take<Value>(s.length * D);
   }
 
   // Rows [from, to) of the batch; `kept`: one per layer, or null. `injection` is added to `in`, if given.
-  void run(const Right* layers, const UnitKept* kept, const bf16* in, const bf16* injection, bf16* out, Index from,
+  void run(const Right* layers, const UnitKept* kept, const Value* in, const Value* injection, Value* out, Index from,
            Index to) {
     const Index size = s.length * D;
     for (Index row = from; row < to; ++row) {
       const Index at = row * size;
-      bf16* h = kept ? kept->before + at : layer_input;
+      Value* h = kept ? kept->before + at : layer_input;
       sum(size, in + at, injection ? injection + at : nullptr, h);
       for (Index i = 0; i < s.layers; ++i) {
-        bf16* after = kept ? kept[i].after + at : out + at;
+        Value* after = kept ? kept[i].after + at : out + at;
         UnitKept keep{};
         if (kept) keep = {h, after, kept[i].gate_up + row * s.length * 2 * I, kept[i].scale + row * s.length};
         apply(UnitMaps(layers + i * 2 * (2 + s.kinds)), keep, h, after);
         h = after;
       }
     }
-    at::native::cpublas::brgemm_release(true);
+    release();
   }
 
  private:
   // h and `to` may be the same
-  void apply(const UnitMaps<const Right>& w, const UnitKept& keep, const bf16* h, bf16* to) {
+  void apply(const UnitMaps<const Right>& w, const UnitKept& keep, const Value* h, Value* to) {
     pool(h);
     map_pools(w.pooled);
     for (Index t = 0; t < s.length; t += kPairs) {
       const Index m = std::min(kPairs, s.length - t);
       map_pairs(h + t * D, m, w.pair);
       for (Index i = 0; i < m; ++i) {
-        bf16 *to = inner + i * I, *kept = keep.gate_up ? keep.gate_up + (t + i) * 2 * I : nullptr;
-        for_columns(i, t + i, [to, kept, up_at = I](Index c, __m512 gate, __m512 up) {
+        Value *to = inner + i * I, *kept = keep.gate_up ? keep.gate_up + (t + i) * 2 * I : nullptr;
+        for_columns(i, t + i, [to, kept, up_at = I](Index c, Vector gate, Vector up) {
           store(to + c, gated(gate, up));
           if (kept) store(kept + c, gate), store(kept + up_at + c, up);
         });
@@ -193,7 +193,7 @@ class UnitsForward : Units {
     }
   }
 
-  bf16 *inner, *layer_input;
+  Value *inner, *layer_input;
   float* wide;
 };
 

@@ -2,7 +2,7 @@
 
 namespace {
 
-constexpr Index kLine = 32;   // values of a cache line
+constexpr Index kLine = 64 / sizeof(Value);  // values of a cache line
 constexpr Index kAhead = 32;  // prefetch distance in pairs for gate and up, which are not in a near cache
 
 class UnitsBackward : Units {
@@ -10,27 +10,27 @@ class UnitsBackward : Units {
   UnitsBackward(const UnitShape& s, const Right* layer, Arena& arena) : Units(s, arena) {
     auto left = [&](Index columns, Index positions) {
       const Index ld = multiple(positions, 32);
-      return LeftSide{arena.take<bf16>(columns * ld), ld};
+      return LeftSide{arena.take<Value>(columns * ld), ld};
     };
     auto right = [&](Index columns, Index positions) {
       const Index ld = multiple(positions, 32);
-      return RightSide{arena.take<bf16>(columns * ld), ld, layer[0].block};
+      return RightSide{arena.take<Value>(columns * ld), ld, layer[0].block};
     };
     before_left = left(D, kPairs), after_left = left(D, kPairs);
     gate_up_right = right(2 * I, kPairs), inner_right = right(I, kPairs);
     pooled_left = left(P, R), maps_right = right(2 * I, R);
-    g = arena.take<bf16>(s.length * D);
-    narrow = arena.take<bf16>(kPairs * D);
-    inner = arena.take<bf16>(kPairs * I);
+    g = arena.take<Value>(s.length * D);
+    narrow = arena.take<Value>(kPairs * D);
+    inner = arena.take<Value>(kPairs * I);
     grad_inner = arena.take<float>(kPairs * I);
-    grad_gate_up = arena.take<bf16>(s.length * 2 * I);
-    grad_maps = arena.take<bf16>(R * 2 * I);
+    grad_gate_up = arena.take<Value>(s.length * 2 * I);
+    grad_maps = arena.take<Value>(R * 2 * I);
     grad_pooled = arena.take<float>(R * P);
     grad_h = arena.take<float>(s.length * D);
   }
 
   // Rows [from, to): input gradient from the output gradient; weight gradients are added to `grads`.
-  void run(const Right* layers, const UnitKept* kept, UnitGradients* grads, const bf16* grad_out, bf16* grad_in,
+  void run(const Right* layers, const UnitKept* kept, UnitGradients* grads, const Value* grad_out, Value* grad_in,
            Index from, Index to) {
     const Index L = s.length, num_maps = 2 + s.kinds;
     for (Index row = from; row < to; ++row) {
@@ -38,7 +38,7 @@ class UnitsBackward : Units {
       for (Index i = s.layers - 1; i >= 0; --i) {
         const UnitMaps w_t(layers + (2 * i + 1) * num_maps);
         const UnitMaps of_weights(grads + i * num_maps);
-        const bf16* h = kept[i].before + at;
+        const Value* h = kept[i].before + at;
         pool(h);
         const UnitKept keep{kept[i].before + at, kept[i].after + at, kept[i].gate_up + row * L * 2 * I,
                             kept[i].scale + row * L};
@@ -47,13 +47,13 @@ class UnitsBackward : Units {
         spread(h, i ? g : grad_in + at);
       }
     }
-    at::native::cpublas::brgemm_release(true);
+    release();
   }
 
  private:
   // `grad_gate_up` of each pair, and `grad_h` without the part from the pools.
   void through_pairs(const UnitKept& keep, const UnitMaps<const Right>& w_t, const UnitMaps<UnitGradients>& grads,
-                     const bf16* grad) {
+                     const Value* grad) {
     for (Index t = 0; t < s.length; t += kPairs) {
       const Index m = std::min(kPairs, s.length - t);
       norm_back(grad + t * D, keep.after + t * D, keep.scale + t, m, D, grad_h + t * D, narrow);
@@ -68,11 +68,11 @@ class UnitsBackward : Units {
   }
 
   // From `grad_inner` of m pairs from the t-th.
-  void gate_back(const bf16* gate_up, Index t, Index m) {
+  void gate_back(const Value* gate_up, Index t, Index m) {
     for (Index i = 0, n = I; i < m; ++i) {
-      const bf16* x = gate_up + (t + i) * 2 * n;
+      const Value* x = gate_up + (t + i) * 2 * n;
       const float* grad = grad_inner + i * n;
-      bf16 *to = grad_gate_up + (t + i) * 2 * n, *out = inner + i * n;
+      Value *to = grad_gate_up + (t + i) * 2 * n, *out = inner + i * n;
       for (Index c = 0; c < 2 * n; c += kLine) _mm_prefetch((const char*)(x + kAhead * 2 * n + c), _MM_HINT_T0);
       for (Index c = 0; c < n; c += kLanes) {
         const GatedBack back = gated_back(load(x + c), load(x + n + c), load(grad + c));
@@ -84,7 +84,7 @@ class UnitsBackward : Units {
   }
 
   // `grad_pooled`, divided by the number of pairs of each value.
-  void through_pools(const Right* w_t, UnitGradients* grads, const bf16* h) {
+  void through_pools(const Right* w_t, UnitGradients* grads, const Value* h) {
     sum_members();
     for_kinds([&](Index kind, Index from, Index n) {
       pooled_left.put(pooled + from * P, 0, n, P);
@@ -92,21 +92,21 @@ class UnitsBackward : Units {
       add_product(pooled_left, P, maps_right, 2 * I, n, grads[kind]);
       product_of_all(n, grad_maps + from * 2 * I, 2 * I, w_t[kind], grad_pooled + from * P);
     });
-    const bf16* of_pool = pooled;
+    const Value* of_pool = pooled;
     float* grad = grad_pooled;
     for (const Pool* p = s.pools; p < s.pools + s.num_pools; ++p) {
-      const __m512 by = _mm512_set1_ps(1.f / p->size), one = _mm512_set1_ps(1.f);
+      const Vector by = splat(1.f / p->size), one = splat(1.f);
       for (Index v = 0; v < p->vectors; ++v, of_pool += P, grad += P) {
-        for (Index d = 0; d < D; d += kLanes) store(grad + d, _mm512_mul_ps(load(grad + d), by));
+        for (Index d = 0; d < D; d += kLanes) store(grad + d, mul(load(grad + d), by));
         if (!s.has_maximum) continue;
         for (Index d = 0; d < D; d += kLanes) {  // pairs that share the maximum share its gradient
-          const __m512 most = load(of_pool + D + d);
-          __m512 ties = _mm512_setzero_ps();
+          const Vector most = load(of_pool + D + d);
+          Vector ties = splat(0.f);
           for (Index i = 0; i < p->size; ++i) {
-            const __m512 x = load(h + p->members[v * p->size + i] * D + d);
-            ties = _mm512_mask_add_ps(ties, _mm512_cmp_ps_mask(x, most, _CMP_EQ_OQ), ties, one);
+            const Vector x = load(h + p->members[v * p->size + i] * D + d);
+            ties = add_if_equal(ties, one, x, most);
           }
-          store(grad + D + d, _mm512_div_ps(load(grad + D + d), ties));
+          store(grad + D + d, div(load(grad + D + d), ties));
         }
       }
     }
@@ -114,38 +114,27 @@ class UnitsBackward : Units {
 
   // `grad_maps`: for each pooled vector the sum over its pairs.
   void sum_members() {
-    bf16* to = grad_maps;
-    const __m512i upper = _mm512_set1_epi32(0xffff0000);  // of a pair of bfloat16
+    Value* to = grad_maps;
     for (const Pool* p = s.pools; p < s.pools + s.num_pools; ++p)
-      for (Index v = 0; v < p->vectors; ++v, to += 2 * I) {
-        const int32_t* members = p->members + v * p->size;
-        for (Index c = 0; c < 2 * I; c += 2 * kLanes) {
-          __m512 even = _mm512_setzero_ps(), odd = even;  // columns
-          for (Index i = 0; i < p->size; ++i) {
-            const __m512i x = _mm512_loadu_si512(grad_gate_up + members[i] * 2 * I + c);
-            even = _mm512_add_ps(even, _mm512_castsi512_ps(_mm512_slli_epi32(x, 16)));
-            odd = _mm512_add_ps(odd, _mm512_castsi512_ps(_mm512_and_si512(x, upper)));
-          }
-          _mm512_storeu_si512(to + c, paired(rounded(even), rounded(odd)));
-        }
-      }
+      for (Index v = 0; v < p->vectors; ++v, to += 2 * I)
+        sum_rows(grad_gate_up, 2 * I, p->members + v * p->size, p->size, 2 * I, to);
   }
 
   // Adds `grad_pooled` of the pools that each pair is part of to `grad_h`, rounded to `to`.
-  void spread(const bf16* h, bf16* to) {
+  void spread(const Value* h, Value* to) {
     const bool has_maximum = s.has_maximum;
     const Index width = D, vector_width = P;
     for (Index pair = 0; pair < s.length; ++pair, h += width, to += width) {
       find_vectors(pair);
       for (Index d = 0; d < width; d += kLanes) {
-        const __m512 x = load(h + d);
-        __m512 total = load(grad_h + pair * width + d);
+        const Vector x = load(h + d);
+        Vector total = load(grad_h + pair * width + d);
         for (const Index vector : vectors) {
           const float* grad = grad_pooled + vector * vector_width + d;
-          total = _mm512_add_ps(total, load(grad));
+          total = add(total, load(grad));
           if (!has_maximum) continue;
-          const __m512 most = load(pooled + vector * vector_width + width + d);
-          total = _mm512_mask_add_ps(total, _mm512_cmp_ps_mask(x, most, _CMP_EQ_OQ), total, load(grad + width));
+          const Vector most = load(pooled + vector * vector_width + width + d);
+          total = add_if_equal(total, load(grad + width), x, most);
         }
         store(to + d, total);
       }
@@ -154,7 +143,7 @@ class UnitsBackward : Units {
 
   LeftSide before_left, after_left, pooled_left;
   RightSide gate_up_right, inner_right, maps_right;
-  bf16 *g, *narrow, *inner, *grad_gate_up, *grad_maps;
+  Value *g, *narrow, *inner, *grad_gate_up, *grad_maps;
   float *grad_inner, *grad_pooled, *grad_h;
 };
 
