@@ -237,7 +237,7 @@ def test_resuming_does_not_read_used_batches(identified, tmp_path, monkeypatch):
     monkeypatch.setattr(
         type(run.train_data),
         "batches",
-        lambda self, iteration=1, start=0: asked.append((iteration, start)) or iter(()),
+        lambda self, iteration=1, start=0, narrow=False: asked.append((iteration, start)) or iter(()),
     )
     train(identified, folder, **SETTINGS, resume="auto")
     assert asked[0] == (1, 3)
