@@ -48,8 +48,18 @@ from utils.strict_model import parse
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 VOCAB_SIZE = {81: 11, 36: 8, 900: 12}
 LARGE = ("arch=trm", "seq_len=81")
-SMALL = ("arch=trm", "seq_len=36", "arch.hidden_size=128", "arch.num_heads=4", "global_batch_size=64")
+NARROW = ("arch.hidden_size=128", "arch.num_heads=4")
+SMALL = ("arch=trm", "seq_len=36", *NARROW, "global_batch_size=64")
+SYMBOLS = ("arch=se_rrm", "seq_len=81")
 EQUIVARIANT = ("arch=trm_equivariant", "seq_len=81", "global_batch_size=16")
+GRIDS = (
+    "arch=trm",
+    "seq_len=900",
+    "global_batch_size=4",
+    "arch.H_cycles=1",
+    "arch.L_cycles=2",
+    "arch.num_heads=4",
+)
 MLP = ("arch.mlp_t=True", "arch.pos_encodings=none")
 CASES: dict[str, tuple[str, ...]] = {
     "att 512, batch 32": (*LARGE, "global_batch_size=32"),
@@ -57,8 +67,22 @@ CASES: dict[str, tuple[str, ...]] = {
     "att 512, batch 8": (*LARGE, "global_batch_size=8"),
     "att 128, batch 64": SMALL,
     "mlp 128, batch 64": (*SMALL, *MLP),
+    "urm 512, batch 8": ("arch=urm", "seq_len=81", "global_batch_size=8"),
+    "urm 128, batch 16": ("arch=urm", "seq_len=81", *NARROW, "global_batch_size=16"),
+    "se_rrm 256, batch 4": ("arch=se_rrm", "seq_len=81", "global_batch_size=4"),
+    "se_rrm 64, batch 16": (
+        "arch=se_rrm",
+        "seq_len=81",
+        "arch.hidden_size=64",
+        "arch.num_heads=2",
+        "global_batch_size=16",
+    ),
     "equivariant, H 1": (*EQUIVARIANT, "arch.H_cycles=1"),
     "equivariant, H 2": (*EQUIVARIANT, "arch.H_cycles=2"),
+    "30x30, att 128": (*GRIDS, "arch.hidden_size=128", "arch.puzzle_emb_ndim=0"),
+    "30x30, att 256": (*GRIDS, "arch.hidden_size=256", "arch.puzzle_emb_ndim=0"),
+    "30x30 + 16, att 128": (*GRIDS, "arch.hidden_size=128"),
+    "30x30 + 16, att 256": (*GRIDS, "arch.hidden_size=256"),
 }
 
 

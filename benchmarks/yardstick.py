@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import Block
+from models.blocks import NetworkBlock
 from models.flops import count_applications
 from models.layers import Attention, SwiGLU
 from models.losses import ACTLossHead
+from models.symbol_block import SymbolBlock
 from models.unit_block import UnitBlock
 
 
@@ -74,14 +75,14 @@ class Yardstick:
                     continue
                 for module in _parts(block):
                     if isinstance(module, Attention):
-                        n, h = rows * module.num_heads, module.head_dim
+                        length = _sequence_length(module, block, inner.length)
+                        num_rows = rows * inner.length
+                        n, h = num_rows // length * module.num_heads, module.head_dim
                         products += [
-                            linear(rows * inner.length, module.qkv_proj.weight, forward, backward),
-                            Product(new(n, inner.length, h), new(n, h, inner.length), forward, backward),
-                            Product(
-                                new(n, inner.length, inner.length), new(n, inner.length, h), forward, backward
-                            ),
-                            linear(rows * inner.length, module.o_proj.weight, forward, backward),
+                            linear(num_rows, module.qkv_proj.weight, forward, backward),
+                            Product(new(n, length, h), new(n, h, length), forward, backward),
+                            Product(new(n, length, length), new(n, length, h), forward, backward),
+                            linear(num_rows, module.o_proj.weight, forward, backward),
                         ]
                     else:
                         over_positions = module is getattr(block, "mlp_t", None)
@@ -112,8 +113,15 @@ class Yardstick:
                         p.run(backward=False)
 
 
-def _parts(block: Block) -> list[nn.Module]:
+def _parts(block: NetworkBlock) -> list[nn.Module]:
     return [module for module in block.children() if isinstance(module, Attention | SwiGLU)]
+
+
+def _sequence_length(attention: Attention, block: NetworkBlock, length: int) -> int:
+    """Return the length of the sequences that a block's attention mixes, for rows of `length` vectors."""
+    if not isinstance(block, SymbolBlock):
+        return length
+    return block.num_symbols if attention is block.over_symbols else length // block.num_symbols
 
 
 def _of_units(block: UnitBlock, length: int) -> list[tuple[int, Tensor]]:

@@ -70,6 +70,9 @@ def network_of(
         ((*MLP, "arch.hidden_size=48"), 225, 2),
         (("arch.ffn=rms_swiglu",), 36, 7),
         (("arch.ffn=rms_swiglu", *MLP, "arch.hidden_size=96", "arch.puzzle_emb_ndim=0"), 81, 3),
+        (("arch.ffn=conv_swiglu",), 36, 7),
+        (("arch.ffn=conv_swiglu", "arch.puzzle_emb_ndim=0"), 441, 2),  # over tiles of an odd length
+        (("arch.ffn=conv_swiglu", "arch.puzzle_emb_ndim=0"), 1, 5),  # no position before
     ],
     ids=str,
 )
@@ -91,7 +94,7 @@ def test_outputs_and_gradients_are_as_exact_as_eager_ones(
 @each_library
 def test_rows_do_not_depend_on_other_rows(library, monkeypatch):
     dtype = use(library, monkeypatch)
-    for overrides in ((), MLP):
+    for overrides in ((), MLP, ("arch.ffn=conv_swiglu",)):
         network, cos_sin = network_of(case(*overrides))
         fused = FusedNetwork(network, dtype)
         h = torch.randn(9, 52, 32).to(dtype)
@@ -115,7 +118,7 @@ def test_zero_rows_are_supported(library, monkeypatch):
 @each_library
 def test_values_that_are_not_finite_stay_so(library, monkeypatch):
     dtype = use(library, monkeypatch)
-    for overrides in ((), MLP):
+    for overrides in ((), MLP, ("arch.ffn=conv_swiglu",)):
         network, cos_sin = network_of(case(*overrides))
         fused = FusedNetwork(network, dtype)
         h = torch.randn(3, 52, 32).to(dtype)
@@ -127,7 +130,9 @@ def test_values_that_are_not_finite_stay_so(library, monkeypatch):
 
 
 @each_library
-@pytest.mark.parametrize("overrides", [(), MLP, ("arch=hrm", "arch.H_layers=3", "arch.L_layers=2")], ids=str)
+@pytest.mark.parametrize(
+    "overrides", [(), MLP, ("arch=hrm", "arch.H_layers=3", "arch.L_layers=2"), ("arch=urm",)], ids=str
+)
 def test_training_equals_eager_training(library, overrides, monkeypatch):
     dtype = str(use(library, monkeypatch)).removeprefix("torch.")
     exact, eager, fused, checkpointed = (
@@ -194,9 +199,6 @@ def test_weight_updates_between_steps_take_effect(library, monkeypatch):
     [
         ((), "float16"),
         (("arch.hidden_size=24", "arch.num_heads=3"), "float32"),
-        (("arch.ffn=conv_swiglu",), "bfloat16"),
-        (("arch=urm",), "bfloat16"),
-        (("arch=se_rrm",), "bfloat16"),
         (("arch.hidden_size=24", "arch.num_heads=3"), "bfloat16"),  # not a multiple of the vector width
         (("arch.hidden_size=40", "arch.num_heads=1", *MLP), "bfloat16"),
         (("arch.hidden_size=256", "arch.num_heads=1"), "bfloat16"),  # a head wider than a block
@@ -261,14 +263,22 @@ def test_an_error_in_the_library_is_raised(monkeypatch):
     network, cos_sin = network_of(case())
     fused = FusedNetwork(network, BFLOAT16)
 
+    weights = fused.weights()
+
     class Failing:
         @staticmethod
         def forward(*_) -> bytes:
             return b"no memory for it"
 
-    monkeypatch.setattr(backends.fused_cpu.network, "library", lambda _: Failing)
+        @staticmethod
+        def pack_weight(*_) -> bytes:
+            return b"no memory for weights"
+
+    monkeypatch.setattr(fused, "library", Failing)
     with pytest.raises(RuntimeError, match="no memory for it"):
-        fused(torch.zeros(1, 52, 32, dtype=BFLOAT16), None, cos_sin)
+        fused(torch.zeros(1, 52, 32, dtype=BFLOAT16), None, cos_sin, weights)
+    with pytest.raises(RuntimeError, match="no memory for weights"):
+        fused.weights()
 
 
 @each_library
@@ -287,7 +297,8 @@ def test_wrong_products_are_detected(library, monkeypatch):
 
 def test_structures_match_the_fields_of_the_sources_in_order():
     source = re.sub(r"//.*", "", bindings.source(NARROW))
-    for name in ("Right", "Layer", "Kept", "Gradients", "Shape", "Pool", "UnitShape", "UnitKept"):
+    names = "Right", "Packing", "Layer", "Kept", "Gradients", "Shape", "SymbolShape"
+    for name in (*names, "Pool", "UnitShape", "UnitKept"):
         (body,) = re.findall(rf"struct {name} \{{(.*?)\}};", source, re.DOTALL)
         declared = []
         for line in filter(str.strip, body.split(";")):
@@ -299,6 +310,7 @@ def test_structures_match_the_fields_of_the_sources_in_order():
             bindings.Index: "Index",
             bindings.Pointer: "pointer",
             bindings.Right: "Right",
+            bindings.Shape: "Shape",
             bindings.ctypes.c_float: "float",
         }
         ours = [(field, kinds[kind]) for field, kind in getattr(bindings, name)._fields_]

@@ -31,7 +31,8 @@ inline void add_product(const LeftSide& left, Index D, const RightSide& right, I
 
 class Backward {
  public:
-  Backward(const Shape& s, const Layer& l, Arena& arena) : s(s), W(s.heads * s.head_dim), ld(multiple(s.length, 32)) {
+  Backward(const Shape& s, const Layer& l, Arena& arena)
+      : s(s), W(s.heads * s.head_dim), ld(multiple(s.length, 32)), few(s.length, s.head_dim, W, arena) {
     const Index D = s.width, I = s.inner, J = s.mix_inner, L = s.length;
     const Index T = rows_together() * L, tile = std::min(T, kGroup), wide_ld = multiple(T, 32);
     auto left = [&](Index columns) { return LeftSide{arena.take<Value>(columns * wide_ld), wide_ld}; };
@@ -51,6 +52,7 @@ class Backward {
     std::fill(ones, ones + most, 1.f);
     std::fill(slopes, slopes + most, 0.f);
     grad_inner = arena.take<float>(s.rms_gated ? std::max(tile * I, J * D) : 0);
+    after = arena.take<float>(I);
     if (J) {
       mix_inner = arena.take<Value>(J * D);
       grad_pairs = arena.take<Value>(2 * J * D);
@@ -93,18 +95,17 @@ class Backward {
     release();
   }
 
- private:
+  // Rows that the methods below take at most.
   Index rows_together() const { return std::max<Index>(1, kChunk / s.length); }
 
   // Stores the gradient in `residual`: with attention of the sum before rms, else of the output of rms.
   void feed_forward(const Layer& l, const Kept& keep, const Gradients& grads, const Value* grad, Index row, Index rows) {
     const Index L = s.length, D = s.width, I = s.inner, T = rows * L, at = row * L, n = l.gate_up.block;
-    for (Index t = 0; t < T; t += kGroup) {
+    for (Index t = (T - 1) / kGroup * kGroup; t >= 0; t -= kGroup) {  // in the convolution's order
       const Index m = std::min(kGroup, T - t), place = at + t;
-      const Value* between = keep.between + place * D;
       norm_back(grad + t * D, keep.after + place * D, keep.scale_after + place, m, D, wide, narrow);
       after_left.put(narrow, t, m, D);
-      between_left.put(between, t, m, D);
+      between_left.put(keep.between + place * D, t, m, D);
       auto gate_up = [&](Index j) { return keep.gate_up + (j * s.rows * L + place * n) * 2; };
       const float* scale = s.rms_gated ? keep.scale_inner + place : ones;
       if (s.rms_gated) {
@@ -121,6 +122,10 @@ class Backward {
       }
       for (Index j = 0; j < I; j += n) {
         if (!s.rms_gated) product(m, narrow, D, l.down_t, j / n, block, n);
+        if (l.conv_taps) {
+          convolution_back(l, grads, gate_up(j), t, m, j, n);
+          continue;
+        }
         gate_back(gate_up(j), s.rms_gated ? grad_inner + j : block, s.rms_gated ? I : n, scale, t, m, j, n);
       }
       for (Index j = 0; j < blocks(l.gate_up_t); ++j)
@@ -129,56 +134,20 @@ class Backward {
         for (Index i = 0; i < m * D; i += kLanes) store(residual + t * D + i, load(wide + i));
         continue;
       }
-      norm_back(wide, between, keep.scale_between + place, m, D, wide, residual + t * D);
-      out_left.put(residual + t * D, t, m, D);
-      for (Index j = 0; j < blocks(l.out_t); ++j) {
-        product(m, residual + t * D, D, l.out_t, j, block, l.out_t.block);
-        for (Index i = 0; i < m; ++i)
-          copy(block + i * l.out_t.block, l.out_t.block, grad_mixed + (t + i) * W + j * l.out_t.block);
-      }
+      attended_norm(l, keep, wide, place, t, m);
     }
     add_product(between_left, D, gate_up_right, 2 * I, T, grads.gate_up);
     add_product(after_left, D, inner_right, I, T, grads.down);
   }
 
-  // Columns [j, j + n) of the input of `rms_slope`, for m positions.
-  void add_dots(const Value* gate_up, Index m, Index j, Index n) {
-    for (Index i = 0; i < m; ++i, gate_up += 2 * n) {
-      Vector dot = splat(0.f);
-      for (Index c = 0; c < n; c += kLanes)
-        dot = fmadd(gated(load(gate_up + c), load(gate_up + n + c)), load(grad_inner + i * s.inner + j + c),
-                              dot);
-      slopes[i] += sum_of(dot);
-    }
+  // What `attend` needs, from the gradient of the output of rms.
+  void attended_norm(const Layer& l, const Kept& keep, const Value* grad, Index row, Index rows) {
+    const Index T = rows * s.length, at = row * s.length;
+    for (Index t = 0; t < T; t += kGroup)
+      attended_norm(l, keep, grad + t * s.width, at + t, t, std::min(kGroup, T - t));
   }
 
-  // Columns [j, j + n) of gate and up for m positions, from the gradient of the gated product, (m, ld).
-  void gate_back(const Value* gate_up, const float* grad, Index ld, const float* scale, Index t, Index m, Index j,
-                 Index n) {
-    const Index I = s.inner;
-    for (Index i = 0; i < m; i += kPair) {
-      for (Index c = 0; c < n; c += kLanes) {
-        Rounded gate[kPair], up[kPair], out[kPair];
-        for (Index p = 0; p < kPair; ++p) {
-          if (i + p == m) {
-            gate[p] = up[p] = out[p] = Rounded{};
-            continue;
-          }
-          const Value* kept = gate_up + (i + p) * 2 * n + c;
-          const Vector by = splat(scale[i + p]), slope = splat(slopes[i + p]);
-          const GatedBack back = gated_back(load(kept), load(kept + n), load(grad + (i + p) * ld + c), by, slope);
-          gate[p] = rounded(back.gate), up[p] = rounded(back.up), out[p] = rounded(back.out);
-          Value* to = grad_gate_up + (i + p) * 2 * I + j + c;
-          store(to, gate[p]);
-          store(to + I, up[p]);
-        }
-        store_pair(gate_up_right.at(t + i, j + c), gate);
-        store_pair(gate_up_right.at(t + i, I + j + c), up);
-        store_pair(inner_right.at(t + i, j + c), out);
-      }
-    }
-  }
-
+  // From `residual` and `grad_mixed`, the gradient of the input.
   void attend(const Layer& l, const Kept& keep, const Gradients& grads, Value* to, Index row, Index rows) {
     const Index L = s.length, D = s.width, T = rows * L, at = row * L;
     for (Index r = 0; r < rows; ++r)
@@ -198,12 +167,83 @@ class Backward {
     add_product(out_left, D, mixed_right, W, T, grads.out);
   }
 
+ private:
+  // `residual` and `grad_mixed` of m positions, the t-th of the chunk and `place`-th of the batch.
+  template <typename G>
+  void attended_norm(const Layer& l, const Kept& keep, const G* grad, Index place, Index t, Index m) {
+    const Index D = s.width;
+    norm_back(grad, keep.between + place * D, keep.scale_between + place, m, D, wide, residual + t * D);
+    out_left.put(residual + t * D, t, m, D);
+    for (Index j = 0; j < blocks(l.out_t); ++j) {
+      product(m, residual + t * D, D, l.out_t, j, block, l.out_t.block);
+      for (Index i = 0; i < m; ++i)
+        copy(block + i * l.out_t.block, l.out_t.block, grad_mixed + (t + i) * W + j * l.out_t.block);
+    }
+  }
+
+  // Columns [j, j + n) of the input of `rms_slope`, for m positions.
+  void add_dots(const Value* gate_up, Index m, Index j, Index n) {
+    for (Index i = 0; i < m; ++i, gate_up += 2 * n) {
+      Vector dot = splat(0.f);
+      for (Index c = 0; c < n; c += kLanes)
+        dot = fmadd(gated(load(gate_up + c), load(gate_up + n + c)), load(grad_inner + i * s.inner + j + c),
+                              dot);
+      slopes[i] += sum_of(dot);
+    }
+  }
+
+  // Columns [j, j + n) of gate and up for m positions, from `block`, the gradient of the convolved product.
+  void convolution_back(const Layer& l, const Gradients& grads, const Value* gate_up, Index t, Index m, Index j,
+                        Index n) {
+    const Taps taps(l.conv_taps, l.conv_bias, s.inner);
+    const TapGradients of_taps(grads.conv_taps, grads.conv_bias, s.inner);
+    for (Index c = 0; c < n; c += kLanes)
+      ConvolutionBack(taps, of_taps, j + c, after + j + c)
+          .run(gate_up + c, 2 * n, n, block + c, n, m, t, s.length,
+               [&](Index i, const Rounded* gate, const Rounded* up, const Rounded* out) {
+                 put_gradients(t, i, std::min(kPair, m - i), j + c, gate, up, out);
+               });
+  }
+
+  // Columns [j, j + n) of gate and up for m positions, from the gradient of the gated product, (m, ld).
+  void gate_back(const Value* gate_up, const float* grad, Index ld, const float* scale, Index t, Index m, Index j,
+                 Index n) {
+    for (Index i = 0; i < m; i += kPair) {
+      const Index together = std::min(kPair, m - i);
+      for (Index c = 0; c < n; c += kLanes) {
+        Rounded gate[kPair]{}, up[kPair]{}, out[kPair]{};
+        for (Index p = 0; p < together; ++p) {
+          const Value* kept = gate_up + (i + p) * 2 * n + c;
+          const Vector by = splat(scale[i + p]), slope = splat(slopes[i + p]);
+          const GatedBack back = gated_back(load(kept), load(kept + n), load(grad + (i + p) * ld + c), by, slope);
+          gate[p] = rounded(back.gate), up[p] = rounded(back.up), out[p] = rounded(back.out);
+        }
+        put_gradients(t, i, together, j + c, gate, up, out);
+      }
+    }
+  }
+
+  // n rows, at most a pair, from the i-th of the positions from t.
+  void put_gradients(Index t, Index i, Index n, Index column, const Rounded* gate, const Rounded* up,
+                     const Rounded* out) {
+    const Index I = s.inner;
+    for (Index p = 0; p < n; ++p) {
+      Value* to = grad_gate_up + (i + p) * 2 * I + column;
+      store(to, gate[p]);
+      store(to + I, up[p]);
+    }
+    store_pair(gate_up_right.at(t + i, column), gate);
+    store_pair(gate_up_right.at(t + i, I + column), up);
+    store_pair(inner_right.at(t + i, column), out);
+  }
+
   // One head of one row, whose first position is the t-th of the chunk. As in arXiv 2205.14135 the weights are
   // recomputed; scores have a row per key, so that they are the left side of two products and the right of a third.
   void attend(const Kept& keep, Index row, Index t, Index head) {
     const Index L = s.length, H = s.head_dim, Lp = whole_pairs(L), place = row * L * W + head * H;
     const Value *q = keep.q + place, *k = keep.k + place, *v = keep.v + place, *mixed = keep.mixed + place;
     const Value* grad = grad_mixed + t * W + head * H;
+    if (L <= kFew) return few.backward(q, k, v, grad, s.cos, s.sin, grad_qkv + t * 3 * W + head * H, 3 * W, W);
     const float* lse = keep.lse + (row * s.heads + head) * L;
     const float scale = 1 / std::sqrt((float)H);
     transpose(q, W / kPair, L, H / kPair, queries_right, ld);
@@ -332,6 +372,7 @@ class Backward {
 
   const Shape& s;
   const Index W, ld;
+  FewPositions few;
   LeftSide after_left, between_left, out_left, before_left;
   RightSide gate_up_right, inner_right, mixed_right, qkv_right;
   Value *g, *residual, *grad_gate_up, *narrow, *grad_mixed, *grad_qkv;
@@ -339,6 +380,7 @@ class Backward {
   Value *queries_right, *mixed_heads_right, *query_pairs, *mixed_pairs, *keys_left, *weights, *grad_scores, *score_pairs;
   float *wide, *block, *scores, *grad_weights, *grad_k, *grad_v, *grad_q_t, *grad_q;
   float *ones, *slopes, *grad_inner;
+  float* after;  // (I): of the convolution, gradients of the position after a tile
 };
 
 }  // namespace

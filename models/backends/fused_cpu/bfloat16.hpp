@@ -9,6 +9,7 @@ using Rounded = __m256i;  // a vector's values
 
 constexpr Index kPair = 2;      // rows of a right side that are stored interleaved
 constexpr Index kChunk = 1024;  // positions of a chunk of the backward pass, at least one row
+constexpr Index kFew = 64;      // positions for which attention has its own products, at most
 
 inline Rounded raw(const Value* x) { return _mm256_loadu_si256((const __m256i*)x); }
 inline Rounded rounded(Vector x) { return (__m256i)_mm512_cvtneps_pbh(x); }
@@ -86,6 +87,55 @@ inline void sum_rows(const Value* x, Index ld, const int32_t* members, Index n, 
 inline void product(Index m, Index n, Index k, const Value* a, Index lda, const Value* b, Index ldb, float* c,
                     Index ldc, bool add = false) {
   at::native::cpublas::brgemm(m, n, k, lda, ldb, ldc, add, a, b, c, true);
+}
+
+// Products of few rows and columns, for which a call of brgemm takes longer than the product.
+
+constexpr Index kFewRows = 6;  // at once, in registers
+
+// R rows and N vectors of columns of `few_product`.
+template <int R, int N, typename To>
+inline void few_rows(Index pairs, const uint32_t* a, Index lda, const uint32_t* b, Index ldb, To* c, Index ldc) {
+  Vector sums[R][N];
+  for (int r = 0; r < R; ++r)
+    for (int n = 0; n < N; ++n) sums[r][n] = splat(0.f);
+  for (Index p = 0; p < pairs; ++p) {
+    __m512bh right[N];
+    for (int n = 0; n < N; ++n) right[n] = (__m512bh)_mm512_loadu_si512(b + p * ldb + n * kLanes);
+    for (int r = 0; r < R; ++r) {
+      const __m512bh left = (__m512bh)_mm512_set1_epi32(a[r * lda + p]);
+      for (int n = 0; n < N; ++n) sums[r][n] = _mm512_dpbf16_ps(sums[r][n], left, right[n]);
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int n = 0; n < N; ++n) store(c + r * ldc + n * kLanes, sums[r][n]);
+}
+
+template <int N, typename To>
+inline void few_rows(Index rows, Index pairs, const uint32_t* a, Index lda, const uint32_t* b, Index ldb, To* c,
+                     Index ldc) {
+  switch (rows) {
+    case 1: return few_rows<1, N>(pairs, a, lda, b, ldb, c, ldc);
+    case 2: return few_rows<2, N>(pairs, a, lda, b, ldb, c, ldc);
+    case 3: return few_rows<3, N>(pairs, a, lda, b, ldb, c, ldc);
+    case 4: return few_rows<4, N>(pairs, a, lda, b, ldb, c, ldc);
+    case 5: return few_rows<5, N>(pairs, a, lda, b, ldb, c, ldc);
+    default: return few_rows<kFewRows, N>(pairs, a, lda, b, ldb, c, ldc);
+  }
+}
+
+// c (m, n) = a (m, k) b (k, n), b in pairs, in whole vectors of columns; strides as in `product`, k even.
+template <typename To>
+inline void few_product(Index m, Index n, Index k, const Value* a, Index lda, const Value* b, Index ldb, To* c,
+                        Index ldc) {
+  const Index at_once = (m + (m + kFewRows - 1) / kFewRows - 1) / ((m + kFewRows - 1) / kFewRows);
+  for (Index i = 0; i < m; i += at_once) {
+    const Index rows = std::min(at_once, m - i);
+    const uint32_t *left = (const uint32_t*)(a + i * lda), *right = (const uint32_t*)b;
+    Index j = 0;
+    for (; j + kLanes < n; j += 2 * kLanes) few_rows<2>(rows, k / 2, left, lda / 2, right + j, ldb, c + i * ldc + j, ldc);
+    if (j < n) few_rows<1>(rows, k / 2, left, lda / 2, right + j, ldb, c + i * ldc + j, ldc);
+  }
 }
 
 // Called after a thread's products.

@@ -11,7 +11,8 @@ import torch
 
 # Concatenated to one translation unit, in this order, after those of `variant`.
 SOURCES = (
-    *("structures.hpp", "elementwise.hpp", "forward.hpp", "backward.hpp"),
+    *("packing.hpp", "structures.hpp", "elementwise.hpp", "convolution.hpp", "few_positions.hpp"),
+    *("forward.hpp", "backward.hpp", "symbols.hpp"),
     *("units.hpp", "units_back.hpp", "entry.cpp"),
 )
 
@@ -25,18 +26,24 @@ def structure(name: str, **fields: type) -> type[ctypes.Structure]:
 
 RIGHT_SIDES = ("qkv", "out", "gate_up", "down", "qkv_t", "out_t", "gate_up_t", "down_t")
 LEFT_SIDES = ("mix_gate_up", "mix_down", "mix_gate_up_t", "mix_down_t")
+CONVOLUTION = ("conv_taps", "conv_bias")
 KEPT = (
     *("before", "q", "k", "v", "mixed", "mix_gate_up", "between", "after", "gate_up"),
     *("lse", "scale_between", "scale_after", "scale_mix_inner", "scale_inner"),
 )
-GRADIENTS = ("qkv", "out", "gate_up", "down", "mix_gate_up", "mix_down")
+GRADIENTS = ("qkv", "out", "gate_up", "down", "mix_gate_up", "mix_down", *CONVOLUTION)
 SIZES = ("rows", "length", "width", "heads", "head_dim", "inner", "mix_inner", "layers", "rms_gated")
 
 Right = structure("Right", data=Pointer, inner=Index, columns=Index, block=Index)
-Layer = structure("Layer", **dict.fromkeys(RIGHT_SIDES, Right), **dict.fromkeys(LEFT_SIDES, Pointer))
+Packing = structure("Packing", **dict.fromkeys(("outputs", "inputs", "output_block", "input_block"), Index))
+Layer = structure(
+    "Layer", **dict.fromkeys(RIGHT_SIDES, Right), **dict.fromkeys((*LEFT_SIDES, *CONVOLUTION), Pointer)
+)
 Kept = structure("Kept", **dict.fromkeys(KEPT, Pointer))
 Gradients = structure("Gradients", **dict.fromkeys(GRADIENTS, Pointer))
 Shape = structure("Shape", **dict.fromkeys(SIZES, Index), eps=ctypes.c_float, cos=Pointer, sin=Pointer)
+# For networks of blocks over symbols and positions (symbols.hpp), which have two of the above per block.
+SymbolShape = structure("SymbolShape", rows=Index, positions=Shape, symbols=Shape)
 
 # For networks of units (units.hpp), whose layers are arrays of `Right` and gradients arrays of pointers, one per map.
 POOL_SIZES, UNIT_SIZES = ("vectors", "size", "kind"), ("rows", "length", "width", "inner", "layers")
@@ -90,10 +97,15 @@ def library(of: Variant) -> ctypes.CDLL:
     from torch._inductor.codecache import CppCodeCache  # seconds of import
 
     loaded = CppCodeCache.load(source(of))
-    applications = loaded.forward, loaded.backward, loaded.forward_units, loaded.backward_units
+    applications = [
+        getattr(loaded, f"{way}{of}") for way in ("forward", "backward") for of in ("", "_units", "_symbols")
+    ]
     for function in applications:
         function.argtypes = [Pointer, Pointer, Index, *[Pointer] * 4]
-    for function in (*applications, loaded.check):
+    loaded.pack_weight.argtypes = [Pointer] * 4
+    loaded.unpack_gradient.argtypes = [Pointer, Pointer, Index, Pointer]
+    loaded.unpack_gradient.restype = None
+    for function in (*applications, loaded.pack_weight, loaded.check):
         function.restype = ctypes.c_char_p
     if message := loaded.check():
         raise RuntimeError(message.decode())

@@ -7,18 +7,17 @@ SwiGLU over positions.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from models.backends.base import CosSin
 from models.backends.fused_cpu.bindings import Gradients, Kept, Layer, Shape
-from models.backends.fused_cpu.kernel_interface import KeptTensors, Kernels, chained
-from models.backends.fused_cpu.maps import LeftMap, RightMap, block_of
+from models.backends.fused_cpu.kept_memory import KeptSizes
+from models.backends.fused_cpu.kernel_interface import FLOAT, Kernels
+from models.backends.fused_cpu.maps import LeftMap, RightMap, VectorsMap, WeightMap, block_of
 from models.blocks import Block, Network
-from models.feedforward import RMSSwiGLU
-from models.layers import SwiGLU
+from models.feedforward import ConvSwiGLU, RMSSwiGLU
+from models.layers import Attention, SwiGLU
 
 GATE_BLOCK = 64  # columns of gate, and of up, in a product's block that is then gated
 
@@ -26,6 +25,31 @@ GATE_BLOCK = 64  # columns of gate, and of up, in a product's block that is then
 def heads_block(num_heads: int, head_dim: int) -> int:
     """Block width for queries, keys and values: whole heads."""
     return head_dim * max(n for n in range(1, max(1, 128 // head_dim) + 1) if 3 * num_heads % n == 0)
+
+
+def maps_of_attention(attention: Attention) -> dict[str, WeightMap]:
+    width, inner = attention.o_proj.weight.shape
+    heads = heads_block(attention.num_heads, attention.head_dim)
+    return {
+        "qkv": RightMap(attention.qkv_proj, heads, block_of(width), by_output=True),
+        "out": RightMap(attention.o_proj, block_of(width), block_of(inner), by_output=False),
+    }
+
+
+def maps_of_swiglu(mlp: SwiGLU) -> dict[str, WeightMap]:
+    width = mlp.down_proj.weight.shape[0]
+    maps: dict[str, WeightMap] = {
+        "gate_up": RightMap(mlp.gate_up_proj, GATE_BLOCK, block_of(width), by_output=True),
+        "down": RightMap(mlp.down_proj, block_of(width), GATE_BLOCK, by_output=False),
+    }
+    if isinstance(mlp, ConvSwiGLU):
+        assert mlp.conv.bias is not None
+        maps |= {"conv_taps": VectorsMap(mlp.conv.weight), "conv_bias": VectorsMap(mlp.conv.bias)}
+    return maps
+
+
+def attention_fits(attention: Attention) -> bool:
+    return attention.head_dim % 16 == 0 and attention.head_dim <= 128
 
 
 class BlockKernels(Kernels[Block]):
@@ -48,30 +72,22 @@ class BlockKernels(Kernels[Block]):
 
     @staticmethod
     def fits(block: nn.Module) -> bool:
-        if not isinstance(block, Block) or type(block.mlp) not in (SwiGLU, RMSSwiGLU):
+        if not isinstance(block, Block) or type(block.mlp) not in (SwiGLU, RMSSwiGLU, ConvSwiGLU):
             return False
         if block.mlp.down_proj.weight.shape[0] % 16:
             return False
-        return block.mixes_by_mlp or (block.self_attn.head_dim % 16 == 0 and block.self_attn.head_dim <= 128)
+        if block.mixes_by_mlp:  # a convolution would be over the channels of the transposed sequence
+            return not isinstance(block.mlp_t, ConvSwiGLU)
+        return attention_fits(block.self_attn)
 
-    def maps(self, block: Block) -> Mapping[str, RightMap | LeftMap]:
-        width = block.mlp.down_proj.weight.shape[0]
-        feed_forward: dict[str, RightMap | LeftMap] = {
-            "gate_up": RightMap(block.mlp.gate_up_proj, GATE_BLOCK, block_of(width), by_output=True),
-            "down": RightMap(block.mlp.down_proj, block_of(width), GATE_BLOCK, by_output=False),
+    def maps(self, block: Block) -> list[dict[str, WeightMap]]:
+        if not block.mixes_by_mlp:
+            return [maps_of_swiglu(block.mlp) | maps_of_attention(block.self_attn)]
+        mix: dict[str, WeightMap] = {
+            "mix_gate_up": LeftMap(block.mlp_t.gate_up_proj, transposed_sum=False),
+            "mix_down": LeftMap(block.mlp_t.down_proj, transposed_sum=True),
         }
-        if block.mixes_by_mlp:
-            return feed_forward | {
-                "mix_gate_up": LeftMap(block.mlp_t.gate_up_proj, transposed_sum=False),
-                "mix_down": LeftMap(block.mlp_t.down_proj, transposed_sum=True),
-            }
-        attention = block.self_attn
-        heads = heads_block(attention.num_heads, attention.head_dim)
-        inner = block_of(attention.num_heads * attention.head_dim)
-        return feed_forward | {
-            "qkv": RightMap(attention.qkv_proj, heads, block_of(width), by_output=True),
-            "out": RightMap(attention.o_proj, block_of(width), inner, by_output=False),
-        }
+        return [maps_of_swiglu(block.mlp) | mix]
 
     def shape(self, rows: int, length: int, width: int, cos_sin: CosSin) -> ctypes.Structure:
         cos, sin = (None, None) if cos_sin is None else (table.data_ptr() for table in cos_sin)
@@ -80,23 +96,18 @@ class BlockKernels(Kernels[Block]):
         sizes |= {"inner": self.inner, "mix_inner": self.mix_inner}
         return Shape(**sizes, rms_gated=self.rms_gated, eps=self.eps, cos=cos, sin=sin)
 
-    def kept(self, out: Tensor) -> KeptTensors:
-        rows, length, width = out.shape
-        heads_width, inner, mix_inner = self.heads * self.head_dim, self.inner, self.mix_inner
-
-        def floats(*shape: int) -> Tensor:
-            return torch.empty(shape, dtype=torch.float32)
-
-        layers = []
-        for _ in range(self.layers):
-            layer = {name: torch.empty_like(out) for name in ("before", "between")}
-            if mix_inner:
-                layer["mix_gate_up"] = out.new_empty(rows, 2 * mix_inner, width)
-                layer |= {name: floats(rows, width) for name in ("scale_between", "scale_mix_inner")}
-            else:
-                layer |= {name: out.new_empty(rows, length, heads_width) for name in ("q", "k", "v", "mixed")}
-                layer |= {"lse": floats(rows, self.heads, length), "scale_between": floats(rows, length)}
-            layer |= {"gate_up": out.new_empty(rows, length, 2 * inner), "scale_after": floats(rows, length)}
-            layer["scale_inner"] = floats(rows, length)
-            layers.append(layer)
-        return chained(layers, out)
+    def kept(self, rows: int, length: int, width: int, value: int) -> KeptSizes:
+        positions, channels = rows * length, rows * width
+        layer = dict.fromkeys(("before", "between"), value * positions * width)
+        layer |= {"gate_up": value * positions * 2 * self.inner, "scale_after": FLOAT * positions}
+        if self.rms_gated:
+            layer["scale_inner"] = FLOAT * positions
+        if self.mix_inner:
+            layer |= {"mix_gate_up": value * channels * 2 * self.mix_inner, "scale_between": FLOAT * channels}
+            if self.rms_gated:
+                layer["scale_mix_inner"] = FLOAT * channels
+        else:
+            heads_width = self.heads * self.head_dim
+            layer |= dict.fromkeys(("q", "k", "v", "mixed"), value * positions * heads_width)
+            layer |= {"lse": FLOAT * positions * self.heads, "scale_between": FLOAT * positions}
+        return [layer] * self.layers

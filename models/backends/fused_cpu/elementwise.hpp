@@ -116,10 +116,15 @@ inline GatedBack gated_back(Vector gate, Vector up, Vector grad, Vector scale, V
   return {fmadd(grad_p, up, through_s), mul(grad_p, gate), mul(gated, scale)};
 }
 
+// Derivative of x s, s = sigmoid(x).
+inline Vector silu_slope(Vector x, Vector s) {
+  const Vector silu = mul(x, s);
+  return fnmadd(silu, s, add(s, silu));
+}
+
 // The same for out = silu(gate) up.
 inline GatedBack gated_back(Vector gate, Vector up, Vector grad) {
-  const Vector s = sigmoid(gate), silu = mul(gate, s);
-  const Vector slope = fnmadd(silu, s, add(s, silu));
+  const Vector s = sigmoid(gate), silu = mul(gate, s), slope = silu_slope(gate, s);
   return {mul(mul(grad, up), slope), mul(grad, silu), mul(silu, up)};
 }
 

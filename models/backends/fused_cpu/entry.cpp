@@ -54,6 +54,29 @@ extern "C" const char* backward_units(const UnitShape* shape, const Right* layer
   });
 }
 
+extern "C" const char* forward_symbols(const SymbolShape* shape, const Layer* layers, Index parts, const Kept* kept,
+                                       const Value* in, const Value* injection, Value* out) {
+  return in_parts(shape->rows, parts, [&](Arena& arena, Index, Index from, Index to) {
+    SymbolsForward(*shape, arena).run(layers, kept, in, injection, out, from, to);
+  });
+}
+
+extern "C" const char* backward_symbols(const SymbolShape* shape, const Layer* layers, Index parts, const Kept* kept,
+                                        const Gradients* grads, const Value* grad_out, Value* grad_in) {
+  return in_parts(shape->rows, parts, [&](Arena& arena, Index part, Index from, Index to) {
+    const Gradients* own = grads + part * 2 * shape->positions.layers;
+    SymbolsBackward(*shape, layers, arena).run(layers, kept, own, grad_out, grad_in, from, to);
+  });
+}
+
+extern "C" const char* pack_weight(const Packing* packing, const float* weight, Value* transposed, Value* plain) {
+  return in_parts(1, 1, [&](Arena& arena, Index, Index, Index) { pack(*packing, weight, transposed, plain, arena); });
+}
+
+extern "C" void unpack_gradient(const Packing* packing, const float* sum, Index by_output, float* grad) {
+  unpack(*packing, sum, by_output, grad);
+}
+
 // Checks the products on this processor, with sizes that fill no register evenly.
 extern "C" const char* check() {
   return in_parts(1, 1, [](Arena& arena, Index, Index, Index) {

@@ -7,6 +7,7 @@ using Rounded = Vector;
 
 constexpr Index kPair = 1;
 constexpr Index kChunk = 256;
+constexpr Index kFew = 64;
 
 inline Rounded rounded(Vector x) { return x; }
 
@@ -100,6 +101,11 @@ inline void product(Index m, Index n, Index k, const float* a, Index lda, const 
       of_rows[height - 1](k, a + from * lda, lda, b + j, ldb, c + from * ldc + j, ldc, add, mask);
     }
   }
+}
+
+inline void few_product(Index m, Index n, Index k, const float* a, Index lda, const float* b, Index ldb, float* c,
+                        Index ldc) {
+  product(m, n, k, a, lda, b, ldb, c, ldc);
 }
 
 inline void release() {}

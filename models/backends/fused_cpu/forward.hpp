@@ -10,7 +10,8 @@ namespace {
 
 class Forward {
  public:
-  Forward(const Shape& s, Arena& arena) : s(s), W(s.heads * s.head_dim), ld(multiple(s.length, 32)) {
+  Forward(const Shape& s, Arena& arena)
+      : s(s), W(s.heads * s.head_dim), ld(multiple(s.length, 32)), few(s.length, s.head_dim, W, arena) {
     const Index T = rows_together() * s.length, tile = std::min(T, kGroup), L = s.length;
     const Index J = s.mix_inner;
     q = arena.take<Value>(T * W);
@@ -26,6 +27,7 @@ class Forward {
     block = arena.take<float>(std::max({2 * tile, 2 * kMixed, kQueries}) * kWidest);
     scores = arena.take<float>(kQueries * ld);
     factors = arena.take<float>(std::max(tile, s.width));
+    before = arena.take<float>(s.inner);
   }
 
   // Rows [from, to) of the batch; `kept`: one per layer, or null. `injection` is added to `in`, if given.
@@ -51,9 +53,10 @@ class Forward {
     release();
   }
 
- private:
+  // Rows that `attend` takes at most.
   Index rows_together() const { return std::max<Index>(1, kGroup / s.length); }
 
+  // to = rms(h + attention(h)); h and `to` may be the same.
   void attend(const Layer& l, const Kept* keep, const Value* h, Value* to, Index row, Index rows) {
     const Index L = s.length, D = s.width, T = rows * L, at = row * L * W;
     Value* const qkv[3] = {keep ? keep->q + at : q, keep ? keep->k + at : k, keep ? keep->v + at : v};
@@ -73,6 +76,45 @@ class Forward {
     }
   }
 
+  // to = rms(h + SwiGLU(h)) for T positions from the `at`-th of the batch; h and `to` may be the same.
+  void feed_forward(const Layer& l, const Kept* keep, const Value* h, Value* to, Index at, Index T) {
+    const Index D = s.width, I = s.inner, n = l.gate_up.block;
+    for (Index t = 0; t < T; t += kGroup, h += kGroup * D, to += kGroup * D) {
+      const Index m = std::min(kGroup, T - t);
+      float *gate = block, *up = block + m * n;
+      std::fill(factors, factors + m, 0.f);
+      for (Index j = 0; j < I; j += n) {
+        Value* kept_gate = keep ? keep->gate_up + (j * s.rows * s.length + (at + t) * n) * 2 : nullptr;
+        product(m, h, D, l.gate_up, j / n, gate, n);
+        product(m, h, D, l.gate_up, (I + j) / n, up, n);
+        for (Index i = 0; i < m; ++i) {
+          Vector squares = splat(0.f);
+          for (Index c = 0; c < n; c += kLanes) {
+            const Vector g = load(gate + i * n + c), u = load(up + i * n + c);
+            if (s.rms_gated) squares = squared(g, u, squares);
+            if (!l.conv_taps) store(inner + i * I + j + c, gated(g, u));
+            if (kept_gate) {
+              store(kept_gate + i * 2 * n + c, g);
+              store(kept_gate + i * 2 * n + n + c, u);
+            }
+          }
+          if (s.rms_gated) factors[i] += sum_of(squares);
+        }
+        if (l.conv_taps)
+          convolve(gate, up, m, n, t, s.length, Taps(l.conv_taps, l.conv_bias, I), j, before + j, inner + j, I);
+      }
+      if (s.rms_gated)
+        for (Index i = 0; i < m; ++i) {
+          factors[i] = rms_factor(factors[i], I, s.eps);
+          if (keep) keep->scale_inner[at + t + i] = factors[i];
+        }
+      for (Index j = 0; j < blocks(l.down); ++j) product(m, inner, I, l.down, j, wide + j * l.down.block, D);
+      float* scale = keep ? keep->scale_after + at + t : nullptr;
+      add_and_norm(wide, s.rms_gated ? factors : nullptr, h, m, D, s.eps, to, scale);
+    }
+  }
+
+ private:
   // Queries, keys and values of m positions from the t-th of the group, each (T, W).
   void project(const Layer& l, const Value* h, Index t, Index m, Value* const qkv[3]) {
     const Index H = s.head_dim;
@@ -96,6 +138,7 @@ class Forward {
   // One head of one row; queries, keys, values and output have a stride of W values between positions.
   void attend(const Value* q, const Value* k, const Value* v, Value* out, float* lse) {
     const Index L = s.length, H = s.head_dim;
+    if (L <= kFew) return few.forward(q, k, v, out);
     float inverse[kQueries];
     transpose(k, W / kPair, L, H / kPair, keys, ld);
     pair_rows(v, W, L, H, values, kPair * H);
@@ -149,46 +192,12 @@ class Forward {
     }
   }
 
-  // T positions from the `at`-th of the batch.
-  void feed_forward(const Layer& l, const Kept* keep, const Value* h, Value* to, Index at, Index T) {
-    const Index D = s.width, I = s.inner, n = l.gate_up.block;
-    for (Index t = 0; t < T; t += kGroup, h += kGroup * D, to += kGroup * D) {
-      const Index m = std::min(kGroup, T - t);
-      float *gate = block, *up = block + m * n;
-      std::fill(factors, factors + m, 0.f);
-      for (Index j = 0; j < I; j += n) {
-        Value* kept_gate = keep ? keep->gate_up + (j * s.rows * s.length + (at + t) * n) * 2 : nullptr;
-        product(m, h, D, l.gate_up, j / n, gate, n);
-        product(m, h, D, l.gate_up, (I + j) / n, up, n);
-        for (Index i = 0; i < m; ++i) {
-          Vector squares = splat(0.f);
-          for (Index c = 0; c < n; c += kLanes) {
-            const Vector g = load(gate + i * n + c), u = load(up + i * n + c);
-            if (s.rms_gated) squares = squared(g, u, squares);
-            store(inner + i * I + j + c, gated(g, u));
-            if (kept_gate) {
-              store(kept_gate + i * 2 * n + c, g);
-              store(kept_gate + i * 2 * n + n + c, u);
-            }
-          }
-          if (s.rms_gated) factors[i] += sum_of(squares);
-        }
-      }
-      if (s.rms_gated)
-        for (Index i = 0; i < m; ++i) {
-          factors[i] = rms_factor(factors[i], I, s.eps);
-          if (keep) keep->scale_inner[at + t + i] = factors[i];
-        }
-      for (Index j = 0; j < blocks(l.down); ++j) product(m, inner, I, l.down, j, wide + j * l.down.block, D);
-      float* scale = keep ? keep->scale_after + at + t : nullptr;
-      add_and_norm(wide, s.rms_gated ? factors : nullptr, h, m, D, s.eps, to, scale);
-    }
-  }
-
   const Shape& s;
   const Index W, ld;  // `ld`: stride between rows of scores, in whole vectors
+  FewPositions few;
   Value *q, *k, *v, *mixed, *keys, *values, *weights, *pairs, *inner;
   float *wide, *block, *scores, *factors;
+  float* before;  // (I): of the convolution, values of the position before a tile
 };
 
 }  // namespace

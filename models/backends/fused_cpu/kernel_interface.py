@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import ctypes
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Generic, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from models.backends.base import CosSin
-from models.backends.fused_cpu.maps import LeftMap, RightMap
+from models.backends.fused_cpu.kept_memory import KeptSizes
+from models.backends.fused_cpu.maps import WeightMap
 from models.blocks import Network, NetworkBlock
 
 BlockT = TypeVar("BlockT", bound=NetworkBlock)
-KeptTensors = list[dict[str, Tensor]]  # one dict per layer, names as in the C++ sources
+FLOAT = 4  # bytes of a float32
 
 
 class Kernels(ABC, Generic[BlockT]):
@@ -36,19 +37,13 @@ class Kernels(ABC, Generic[BlockT]):
         """True if this part implements the block."""
 
     @abstractmethod
-    def maps(self, block: BlockT) -> Mapping[str, RightMap | LeftMap]:
-        """Return a block's linear maps by their names in the C++ sources."""
+    def maps(self, block: BlockT) -> Sequence[Mapping[str, WeightMap]]:
+        """Return the parameters of a block by their names in the C++ sources, for each of its layers there."""
 
     @abstractmethod
     def shape(self, rows: int, length: int, width: int, cos_sin: CosSin) -> ctypes.Structure:
         """Make the structure that describes an application to (rows, length, width)."""
 
     @abstractmethod
-    def kept(self, out: Tensor) -> KeptTensors:
-        """Allocate the tensors that layers save for backward; the last layer's output is `out` (B, L, D)."""
-
-
-def chained(layers: KeptTensors, out: Tensor) -> KeptTensors:
-    """Add `after` to each layer: the next layer's `before`, or `out` for the last one."""
-    following = [layer["before"] for layer in layers[1:]] + [out]
-    return [layer | {"after": after} for layer, after in zip(layers, following, strict=True)]
+    def kept(self, rows: int, length: int, width: int, value: int) -> KeptSizes:
+        """Return the sizes of the tensors that layers save for backward, without `after`; a value has `value` bytes."""

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from models.backends.base import CosSin
-from models.backends.fused_cpu.bindings import Variant, library, variant
+from models.backends.fused_cpu.bindings import library, variant
 from models.backends.fused_cpu.block_kernels import BlockKernels
-from models.backends.fused_cpu.kernel_interface import KeptTensors, Kernels
+from models.backends.fused_cpu.kept_memory import KeptMemory
+from models.backends.fused_cpu.kernel_interface import Kernels
 from models.backends.fused_cpu.packed_weights import Weights
+from models.backends.fused_cpu.symbol_kernels import SymbolKernels
 from models.backends.fused_cpu.unit_kernels import UnitKernels
 from models.blocks import Network
 
@@ -28,7 +30,7 @@ def fits(network: Network, dtype: torch.dtype) -> bool:
 
 def kernels_for(network: Network) -> type[Kernels] | None:
     """Find the part of the library that implements all blocks; None if there is none, or no block."""
-    for kernels in (BlockKernels, UnitKernels):
+    for kernels in (BlockKernels, SymbolKernels, UnitKernels):
         if network.layers and all(kernels.fits(block) for block in network.layers):
             return kernels
     return None
@@ -44,35 +46,51 @@ class FusedNetwork:
         kernels, chosen = kernels_for(network), variant(dtype)
         if kernels is None or chosen is None:
             raise ValueError("it does not implement this network")
-        library(chosen)  # compile now instead of at the first step
-        self.network, self.kernels, self.dtype, self.variant = network, kernels(network), dtype, chosen
+        self.library = library(chosen)  # compiled now instead of at the first step
+        self.kernels, self.dtype = kernels(network), dtype
+        self.layers = [maps for block in network.layers for maps in self.kernels.maps(block)]
+        self.shapes: dict[tuple, ApplicationShape] = {}
 
     def weights(self) -> Weights:
         """Pack the current weights, for use until they change."""
-        return Weights(self.network, self.kernels, self.dtype, with_gradient=torch.is_grad_enabled())
+        return Weights(self.library, self.kernels, self.layers, self.dtype, torch.is_grad_enabled())
 
     def __call__(
         self, h: Tensor, injection: Tensor | None, cos_sin: CosSin, weights: Weights | None = None
     ) -> Tensor:
         """Apply the network; `weights` are packed weights, None: pack them for this application."""
-        weights = weights or self.weights()
-        rows, length, width = h.shape
-        shape = self.kernels.shape(rows, length, width, cos_sin)
-        call = Call(self.variant, self.kernels, weights, shape, cos_sin)
+        call = Call(self.library, self.kernels, weights or self.weights(), self.shape(h.shape, cos_sin))
         if torch.is_grad_enabled():
-            return Application.apply(h, injection, weights.token, call)
-        return forward(call, h, injection, keeps=False)[0]
+            return Application.apply(h, injection, call.weights.token, call)
+        return forward(call, h, injection)
+
+    def shape(self, size: torch.Size, cos_sin: CosSin) -> ApplicationShape:
+        """Return what applications to tensors of one size share, which is made once."""
+        key = (*size, cos_sin and tuple(table.data_ptr() for table in cos_sin))
+        if key not in self.shapes:
+            kept = KeptMemory(self.kernels.kept_type, self.kernels.kept(*size, self.dtype.itemsize))
+            self.shapes[key] = ApplicationShape(self.kernels.shape(*size, cos_sin), size[0], kept, cos_sin)
+        return self.shapes[key]
 
 
-@dataclass
+@dataclass(frozen=True)
+class ApplicationShape:
+    """Sizes of an application, as the library and its memory need them."""
+
+    structure: ctypes.Structure
+    rows: int
+    kept: KeptMemory
+    cos_sin: CosSin  # kept alive because `structure` points to its memory
+
+
+@dataclass(frozen=True)
 class Call:
     """Arguments of an application that its backward pass needs besides tensors."""
 
-    variant: Variant
+    library: ctypes.CDLL
     kernels: Kernels
     weights: Weights
-    shape: ctypes.Structure
-    cos_sin: CosSin  # kept alive because `shape` points to its memory
+    shape: ApplicationShape
 
     @property
     def parts(self) -> int:
@@ -85,19 +103,21 @@ class Application(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, h: Tensor, injection: Tensor | None, token: Tensor, call: Call) -> Tensor:
-        out, kept = forward(call, h, injection, keeps=any(ctx.needs_input_grad))
-        ctx.call, ctx.names = call, [list(layer) for layer in kept]
-        ctx.save_for_backward(*(tensor for layer in kept for tensor in layer.values()))
+        if not any(ctx.needs_input_grad):
+            return forward(call, h, injection)
+        kept = call.shape.kept.allocate()
+        out = forward(call, h, injection, kept)
+        ctx.call = call
+        ctx.save_for_backward(kept, out)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        saved = iter(ctx.saved_tensors)
-        kept = [{name: next(saved) for name in names} for names in ctx.names]
-        grad = grad.contiguous()
+        kept, out = ctx.saved_tensors
+        call, grad = ctx.call, grad.contiguous()
         grad_in = torch.empty_like(grad)
-        call = ctx.call
-        run(call.kernels.backward, call, kept, call.weights.add_to(call.parts), grad, grad_in)
+        structures = call.shape.kept.structures(kept, out)
+        run(call.kernels.backward, call, structures, call.weights.add_to(call.parts), grad, grad_in)
         needs_h, needs_injection, needs_token, _ = ctx.needs_input_grad
         return (
             grad_in if needs_h else None,
@@ -107,22 +127,19 @@ class Application(torch.autograd.Function):
         )
 
 
-def forward(call: Call, h: Tensor, injection: Tensor | None, keeps: bool) -> tuple[Tensor, KeptTensors]:
-    """Run an application; returns its output and the tensors saved for backward."""
+def forward(call: Call, h: Tensor, injection: Tensor | None, kept: Tensor | None = None) -> Tensor:
+    """Run an application; returns its output, and writes what backward needs to the buffer `kept`, if given."""
     h, injection = h.contiguous(), None if injection is None else injection.contiguous()
     out = torch.empty_like(h)
-    kept = call.kernels.kept(out) if keeps else []
-    run(call.kernels.forward, call, kept, h, injection, out)
-    return out, kept
+    structures = None if kept is None else call.shape.kept.structures(kept, out)
+    run(call.kernels.forward, call, structures, h, injection, out)
+    return out
 
 
-def run(name: str, call: Call, kept: KeptTensors, *arguments: Tensor | ctypes.Array | None) -> None:
+def run(name: str, call: Call, kept: ctypes.Array | None, *arguments: Tensor | ctypes.Array | None) -> None:
     """Call the library's function `name` for all rows. Raises RuntimeError with its message if it fails."""
-    kept_type = call.kernels.kept_type
-    layers = [kept_type(**{key: tensor.data_ptr() for key, tensor in layer.items()}) for layer in kept]
-    all_kept = (kept_type * len(layers))(*layers) if layers else None
     pointers = [each.data_ptr() if isinstance(each, Tensor) else each for each in arguments]
-    function = getattr(library(call.variant), name)
-    message = function(ctypes.byref(call.shape), call.weights.layers, call.parts, all_kept, *pointers)
+    function, shape = getattr(call.library, name), ctypes.byref(call.shape.structure)
+    message = function(shape, call.weights.layers, call.parts, kept, *pointers)
     if message:
         raise RuntimeError(f"an application of the network on the CPU failed: {message.decode()}")

@@ -3,74 +3,83 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from models.backends.fused_cpu.kernel_interface import Kernels
-from models.backends.fused_cpu.maps import LeftMap, RightMap
-from models.blocks import Network
+from models.backends.fused_cpu.maps import WeightMap
 
 
 class Weights:
-    """Weights packed in `dtype` for one supervision step, and float32 sums of their gradients."""
+    """Weights packed in `dtype` for one supervision step, and float32 sums of their gradients.
 
-    def __init__(self, network: Network, kernels: Kernels, dtype: torch.dtype, with_gradient: bool):
-        self.kernels, self.dtype = kernels, dtype
-        self.maps = [kernels.maps(block) for block in network.layers]
-        self.sides: list[Tensor] = []  # kept alive for the pointers to them
-        layers = [kernels.layer_type(**self.pointers(maps, with_gradient)) for maps in self.maps]
-        self.layers = (kernels.layer_type * len(layers))(*layers)
-        # Gradient sums for each part of the rows, by layer and name.
+    `layers`: the parameters of each layer, by their names in the C++ sources.
+    """
+
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        kernels: Kernels,
+        layers: Sequence[Mapping[str, WeightMap]],
+        dtype: torch.dtype,
+        with_gradient: bool,
+    ):
+        self.library, self.kernels, self.maps, self.dtype = library, kernels, layers, dtype
+        self.kept_alive: list[Tensor] = []  # for the pointers to them
+        structures = [kernels.layer_type(**self.pointers(maps, with_gradient)) for maps in layers]
+        self.layers = (kernels.layer_type * len(structures))(*structures)
+        # Gradient sums for each part of the rows, by layer and name, and structures that point to all of them.
         self.sums: list[list[dict[str, Tensor]]] = []
-        parameters = [each.linear.weight for maps in self.maps for each in maps.values()]
+        self.structures: ctypes.Array | None = None
+        parameters = [each.parameter for maps in layers for each in maps.values()]
         self.token = GradientsOfWeights.apply(self, *parameters)
 
     def pointers(
-        self, maps: Mapping[str, RightMap | LeftMap], with_gradient: bool
+        self, maps: Mapping[str, WeightMap], with_gradient: bool
     ) -> dict[str, ctypes.Structure | int]:
         """Pack one layer's weights; returns the fields of its structure."""
         found: dict[str, ctypes.Structure | int] = {}
         for name, each in maps.items():
-            weight = each.linear.weight.detach().to(self.dtype)
-            found[name] = each.pointer(self.keep(each.forward_side(weight)), backward=False)
-            if with_gradient:
-                found[f"{name}_t"] = each.pointer(self.keep(each.backward_side(weight)), backward=True)
+            weight = each.parameter.detach().contiguous()
+            sides = each.sides(self.library, weight, self.dtype, with_gradient)
+            for key, side in zip((name, f"{name}_t"), sides, strict=True):
+                if side is not None:
+                    self.kept_alive.append(side)
+                    found[key] = each.pointer(side.data_ptr(), backward=key != name)
         return found
 
-    def keep(self, side: Tensor) -> int:
-        self.sides.append(side)
-        return side.data_ptr()
-
     def add_to(self, parts: int) -> ctypes.Array:
-        """Return the gradient structures of each part and layer, in this order.
+        """Return the gradient structures of each part and layer, in this order, for at least `parts` parts.
 
         Parts share no sums, so that results are reproducible bit for bit.
         """
-        while len(self.sums) < parts:
-            self.sums.append(
-                [{name: torch.zeros(each.sum_shape) for name, each in maps.items()} for maps in self.maps]
-            )
-        of_layer = self.kernels.gradients_type
-        pointers = [
-            of_layer(**{name: total.data_ptr() for name, total in layer.items()})
-            for layers in self.sums[:parts]
-            for layer in layers
-        ]
-        return (of_layer * len(pointers))(*pointers)
+        if self.structures is None or len(self.sums) < parts:
+            while len(self.sums) < parts:
+                self.sums.append(
+                    [{name: torch.zeros(each.sum_shape) for name, each in maps.items()} for maps in self.maps]
+                )
+            of_layer = self.kernels.gradients_type
+            pointers = [
+                of_layer(**{name: total.data_ptr() for name, total in layer.items()})
+                for part in self.sums
+                for layer in part
+            ]
+            self.structures = (of_layer * len(pointers))(*pointers)
+        return self.structures
 
     def gradients(self) -> list[Tensor]:
         """Return the gradients of all weights, by layer and name, and reset the sums."""
-        sums, self.sums = self.sums, []
+        sums, self.sums, self.structures = self.sums, [], None
         found = []
         for i, maps in enumerate(self.maps):
             for name, each in maps.items():
                 total = sums[0][i][name]
                 for other in sums[1:]:
                     total += other[i][name]
-                found.append(each.gradient(total))
+                found.append(each.gradient(self.library, total))
         return found
 
 

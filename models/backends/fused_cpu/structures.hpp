@@ -16,6 +16,7 @@ struct Layer {
   Right qkv_t, out_t, gate_up_t, down_t;  // the weights, for the gradient
   // Left sides: (2 J, L in whole pairs), (L, J), for the gradient (L, 2 J), (J, L in whole pairs); padded with zeros
   const Value *mix_gate_up, *mix_down, *mix_gate_up_t, *mix_down_t;
+  const float *conv_taps, *conv_bias;  // of ConvSwiGLU, (2, I) and (I), or null
 };
 
 // Tensors of a layer saved for the backward pass, for all rows of the batch.
@@ -36,9 +37,10 @@ struct Shape {
 };
 
 // Accumulated in float32. In blocks of columns (columns / block, rows, block): transposed qkv (D, 3 W) and gate_up
-// (D, 2 I), out (D, W) and down (D, I). Not in blocks: mix_gate_up (2 J, L), transposed mix_down (J, L).
+// (D, 2 I), out (D, W) and down (D, I). Not in blocks: mix_gate_up (2 J, L), transposed mix_down (J, L), conv_taps (2, I)
+// and conv_bias (I).
 struct Gradients {
-  float *qkv, *out, *gate_up, *down, *mix_gate_up, *mix_down;
+  float *qkv, *out, *gate_up, *down, *mix_gate_up, *mix_down, *conv_taps, *conv_bias;
 };
 
 }  // extern "C"

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from models.backends.base import CosSin
 from models.backends.fused_cpu.bindings import Pointer, Pool, Right, UnitKept, UnitShape, structure
-from models.backends.fused_cpu.kernel_interface import KeptTensors, Kernels, chained
+from models.backends.fused_cpu.kept_memory import KeptSizes
+from models.backends.fused_cpu.kernel_interface import FLOAT, Kernels
 from models.backends.fused_cpu.maps import RightMap, block_of
 from models.blocks import Network
 from models.unit_block import UnitBlock
@@ -31,7 +32,7 @@ class UnitKernels(Kernels[UnitBlock]):
         self.layers, self.eps, self.units = len(network.layers), block.eps, block.units
         self.inner, self.has_maximum = block.down_proj.weight.shape[1], block.pooling == "mean_max"
         self.pools_by_length: dict[int, Pools] = {}
-        names = list(self.maps(block))
+        names = list(self.maps(block)[0])
         sides = dict.fromkeys([*names, *(f"{name}_t" for name in names)], Right)
         self.layer_type = structure("UnitLayer", **sides)
         self.gradients_type = structure("UnitGradients", **dict.fromkeys(names, Pointer))
@@ -43,16 +44,16 @@ class UnitKernels(Kernels[UnitBlock]):
         width, inner = block.down_proj.weight.shape
         return width % 16 == 0 and inner % 16 == 0
 
-    def maps(self, block: UnitBlock) -> dict[str, RightMap]:
+    def maps(self, block: UnitBlock) -> list[dict[str, RightMap]]:
         width, inner = block.down_proj.weight.shape
         pooled = {"cell": block.of_cell} | {f"unit_{i}": linear for i, linear in enumerate(block.of_units)}
-        return {
+        maps = {
             "pair": RightMap(block.of_pair, block_of(inner), block_of(width), by_output=True),
             "down": RightMap(block.down_proj, block_of(width), block_of(inner), by_output=False),
-        } | {
-            name: RightMap(linear, block_of(inner), block_of(linear.weight.shape[1]), by_output=True)
-            for name, linear in pooled.items()
         }
+        for name, linear in pooled.items():
+            maps[name] = RightMap(linear, block_of(inner), block_of(linear.weight.shape[1]), by_output=True)
+        return [maps]
 
     def shape(self, rows: int, length: int, width: int, cos_sin: CosSin) -> ctypes.Structure:
         pools = self.pools(length)
@@ -61,17 +62,14 @@ class UnitKernels(Kernels[UnitBlock]):
         address = ctypes.addressof(pools.array)
         return UnitShape(**sizes, has_maximum=self.has_maximum, eps=self.eps, pools=address)
 
-    def kept(self, out: Tensor) -> KeptTensors:
-        rows, length, _ = out.shape
-        layers = [
-            {
-                "before": torch.empty_like(out),
-                "gate_up": out.new_empty(rows, length, 2 * self.inner),
-                "scale": torch.empty(rows, length),
-            }
-            for _ in range(self.layers)
-        ]
-        return chained(layers, out)
+    def kept(self, rows: int, length: int, width: int, value: int) -> KeptSizes:
+        pairs = rows * length
+        layer = {
+            "before": value * pairs * width,
+            "gate_up": value * pairs * 2 * self.inner,
+            "scale": FLOAT * pairs,
+        }
+        return [layer] * self.layers
 
     def pools(self, length: int) -> Pools:
         """Return the pools for rows of `length` pairs; cached, because shape structures point to them."""

@@ -1,0 +1,58 @@
+"""Memory of one application for what its layers save for backward: one buffer, divided in the same way every time."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from models.backends.fused_cpu.bindings import Pointer
+
+ALIGNMENT = 64  # bytes of a cache line
+
+KeptSizes = list[
+    dict[str, int]
+]  # bytes of each saved tensor, one dict per layer, names as in the C++ sources
+
+
+class KeptMemory:
+    """Places of the saved tensors, for applications of one shape.
+
+    A layer's `after` is the next layer's `before`, or the application's output. Python objects for each tensor would
+    take a tenth of a small application's time.
+    """
+
+    def __init__(self, kept_type: type[ctypes.Structure], layers: KeptSizes):
+        self.size = 0
+        self.places: list[int | None] = []  # of each layer's fields
+        before: dict[int, int] = {}
+        for i, sizes in enumerate(layers):
+            places = {}
+            for name, size in sizes.items():
+                places[name] = self.size
+                self.size += -(-size // ALIGNMENT) * ALIGNMENT
+            if "before" in places:
+                before[i] = places["before"]
+            self.places += [places.get(name) for name, _ in kept_type._fields_]
+        num_fields, after = len(kept_type._fields_), [name for name, _ in kept_type._fields_].index("after")
+        self.of_output = []  # the fields that point to the output
+        for i in range(len(layers)):
+            following = [place for j, place in before.items() if j > i]
+            if following:
+                self.places[i * num_fields + after] = following[0]
+            else:
+                self.of_output.append(i * num_fields + after)
+        self.array_type = Pointer * len(self.places)
+
+    def allocate(self) -> Tensor:
+        """Return a new buffer for one application, (bytes,) uint8."""
+        return torch.empty(self.size, dtype=torch.uint8)
+
+    def structures(self, buffer: Tensor, out: Tensor) -> ctypes.Array:
+        """Return the structures of all layers for a buffer, and the application's output (B, L, D)."""
+        start = buffer.data_ptr()
+        pointers = self.array_type(*(None if place is None else start + place for place in self.places))
+        for field in self.of_output:
+            pointers[field] = out.data_ptr()
+        return pointers
