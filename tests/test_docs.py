@@ -34,10 +34,10 @@ from dataset import (
     build_maze_dataset,
     build_nqueens_dataset,
     build_sudoku_dataset,
-    check_submission,
     report,
 )
 from dataset.families import check
+from dataset.families.arc import check_submission
 from dataset.format import validate
 from docs.generator.__main__ import rendered
 from docs.generator.commands import BUILDERS, COMMANDS, parser_of
@@ -209,7 +209,7 @@ CHECKS = {
     "-m dataset.build_arc_dataset": build_arc_dataset.parse_options,
     "-m dataset.build_sudoku_dataset": build_sudoku_dataset.parse_options,
     "-m dataset.report": partial(check_options, main=report.main),
-    "-m dataset.check_submission": partial(check_options, main=check_submission.main),
+    "-m dataset.families.arc.check_submission": partial(check_options, main=check_submission.main),
     "-m dataset.families.check": partial(check_options, main=check.main),
     "-m takuzu": partial(check_options, main=takuzu.main),
     "-m evaluators.plots": partial(read_arguments, schema=PlotsConfig),

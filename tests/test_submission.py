@@ -11,7 +11,7 @@ import pytest
 from pages import ROOT, page
 from test_commands import SMALL, shell
 
-from dataset.check_submission import main, submission_problems, summary
+from dataset.families.arc.check_submission import main, submission_problems, summary
 from dataset.families.arc.tasks import read_subset
 
 SAMPLES = ROOT / "tests" / "data" / "arc"

@@ -20,10 +20,10 @@ from dataset import (
     build_maze_dataset,
     build_nqueens_dataset,
     build_sudoku_dataset,
-    check_submission,
     report,
 )
 from dataset.families import check
+from dataset.families.arc import check_submission
 from dataset.options import OptionParser
 from docs.generator.keys import composed, keys_table
 from docs.generator.markdown import ROOT, code, page, prose, table
@@ -39,7 +39,7 @@ BUILDERS: dict[str, Callable[[list[str]], object]] = {
     "dataset/build_nqueens_dataset.py": build_nqueens_dataset.parse_options,
     "-m dataset.build_arc_dataset": build_arc_dataset.parse_options,
     "-m dataset.report": report.main,
-    "-m dataset.check_submission": check_submission.main,
+    "-m dataset.families.arc.check_submission": check_submission.main,
     "-m dataset.families.check": check.main,
 }
 _INTRO = """\

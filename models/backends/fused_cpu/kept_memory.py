@@ -24,26 +24,27 @@ class KeptMemory:
     """
 
     def __init__(self, kept_type: type[ctypes.Structure], layers: KeptSizes):
+        fields = [field[0] for field in kept_type._fields_]
         self.size = 0
-        self.places: list[int | None] = []  # of each layer's fields
+        self.offsets: list[int | None] = []  # of each layer's fields
         before: dict[int, int] = {}
         for i, sizes in enumerate(layers):
-            places = {}
+            offsets = {}
             for name, size in sizes.items():
-                places[name] = self.size
+                offsets[name] = self.size
                 self.size += -(-size // ALIGNMENT) * ALIGNMENT
-            if "before" in places:
-                before[i] = places["before"]
-            self.places += [places.get(name) for name, _ in kept_type._fields_]
-        num_fields, after = len(kept_type._fields_), [name for name, _ in kept_type._fields_].index("after")
+            if "before" in offsets:
+                before[i] = offsets["before"]
+            self.offsets += [offsets.get(name) for name in fields]
+        num_fields, after = len(fields), fields.index("after")
         self.of_output = []  # the fields that point to the output
         for i in range(len(layers)):
-            following = [place for j, place in before.items() if j > i]
+            following = [offset for j, offset in before.items() if j > i]
             if following:
-                self.places[i * num_fields + after] = following[0]
+                self.offsets[i * num_fields + after] = following[0]
             else:
                 self.of_output.append(i * num_fields + after)
-        self.array_type = Pointer * len(self.places)
+        self.array_type = Pointer * len(self.offsets)
 
     def allocate(self) -> Tensor:
         """Return a new buffer for one application, (bytes,) uint8."""
@@ -52,7 +53,7 @@ class KeptMemory:
     def structures(self, buffer: Tensor, out: Tensor) -> ctypes.Array:
         """Return the structures of all layers for a buffer, and the application's output (B, L, D)."""
         start = buffer.data_ptr()
-        pointers = self.array_type(*(None if place is None else start + place for place in self.places))
+        pointers = self.array_type(*(None if place is None else start + place for place in self.offsets))
         for field in self.of_output:
             pointers[field] = out.data_ptr()
         return pointers

@@ -68,8 +68,11 @@ class FusedNetwork:
         """Return what applications to tensors of one size share, which is made once."""
         key = (*size, cos_sin and tuple(table.data_ptr() for table in cos_sin))
         if key not in self.shapes:
-            kept = KeptMemory(self.kernels.kept_type, self.kernels.kept(*size, self.dtype.itemsize))
-            self.shapes[key] = ApplicationShape(self.kernels.shape(*size, cos_sin), size[0], kept, cos_sin)
+            rows, length, width = size
+            sizes = self.kernels.kept(rows, length, width, self.dtype.itemsize)
+            kept = KeptMemory(self.kernels.kept_type, sizes)
+            structure = self.kernels.shape(rows, length, width, cos_sin)
+            self.shapes[key] = ApplicationShape(structure, rows, kept, cos_sin)
         return self.shapes[key]
 
 

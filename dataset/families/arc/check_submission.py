@@ -1,6 +1,6 @@
 """Check a submission.json for ARC Prize on Kaggle against the tasks that it answers, and score it if answers are known.
 
-    python -m dataset.check_submission submission.json --input-file-prefix kaggle/combined/arc-agi --subset test
+    python -m dataset.families.arc.check_submission submission.json --input-file-prefix PREFIX --subset test
 
 Every task and test input must be there, each with attempt_1 and attempt_2, and each attempt must be a grid of 1x1 to
 30x30 colours 0 to 9. The exit status is 2 if anything is wrong.
