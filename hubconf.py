@@ -76,8 +76,8 @@ def _importable() -> None:
     """
     for name in _PACKAGES:
         module = sys.modules.get(name)
-        places = [Path(place).resolve() for place in getattr(module, "__path__", [])]
-        if module is not None and _ROOT / name not in places:
+        folders = [Path(folder).resolve() for folder in getattr(module, "__path__", [])]
+        if module is not None and _ROOT / name not in folders:
             raise ImportError(
                 f"the program has imported another module named {name!r} ({getattr(module, '__file__', None)}), which "
                 f"hides that of {_ROOT}: load the model before it, or in a process of its own"

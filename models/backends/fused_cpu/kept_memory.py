@@ -11,13 +11,12 @@ from models.backends.fused_cpu.bindings import Pointer
 
 ALIGNMENT = 64  # bytes of a cache line
 
-KeptSizes = list[
-    dict[str, int]
-]  # bytes of each saved tensor, one dict per layer, names as in the C++ sources
+# Bytes of each saved tensor, one dict per layer, names as in the C++ sources.
+KeptSizes = list[dict[str, int]]
 
 
 class KeptMemory:
-    """Places of the saved tensors, for applications of one shape.
+    """Offsets of the saved tensors in one buffer, for applications of one shape.
 
     A layer's `after` is the next layer's `before`, or the application's output. Python objects for each tensor would
     take a tenth of a small application's time.
@@ -53,7 +52,7 @@ class KeptMemory:
     def structures(self, buffer: Tensor, out: Tensor) -> ctypes.Array:
         """Return the structures of all layers for a buffer, and the application's output (B, L, D)."""
         start = buffer.data_ptr()
-        pointers = self.array_type(*(None if place is None else start + place for place in self.offsets))
+        pointers = self.array_type(*(None if offset is None else start + offset for offset in self.offsets))
         for field in self.of_output:
             pointers[field] = out.data_ptr()
         return pointers
