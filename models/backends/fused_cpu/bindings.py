@@ -97,7 +97,7 @@ def library(of: Variant) -> ctypes.CDLL:
     """Compile and load the library. Raises the compiler's error, or RuntimeError if its products are wrong here."""
     from torch._inductor.codecache import CppCodeCache  # seconds of import
 
-    # Skip testing which vector instructions the compiler knows: code made by torch.compile needs that, it takes seconds.
+    # Skip a test, which takes seconds, of the compiler's vector instructions: only code of torch.compile needs it.
     known = inspect.signature(CppCodeCache.load_async).parameters
     loaded = CppCodeCache.load(source(of), **({"needs_vec_isa": False} if "needs_vec_isa" in known else {}))
     applications = [
