@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,7 +97,9 @@ def library(of: Variant) -> ctypes.CDLL:
     """Compile and load the library. Raises the compiler's error, or RuntimeError if its products are wrong here."""
     from torch._inductor.codecache import CppCodeCache  # seconds of import
 
-    loaded = CppCodeCache.load(source(of))
+    # Skip a test, which takes seconds, of the compiler's vector instructions: only code of torch.compile needs it.
+    known = inspect.signature(CppCodeCache.load_async).parameters
+    loaded = CppCodeCache.load(source(of), **({"needs_vec_isa": False} if "needs_vec_isa" in known else {}))
     applications = [
         getattr(loaded, f"{way}{of}") for way in ("forward", "backward") for of in ("", "_units", "_symbols")
     ]
