@@ -57,7 +57,7 @@ GRIDS = (
     "seq_len=900",
     "global_batch_size=4",
     "arch.H_cycles=1",
-    "arch.L_cycles=2",
+    "arch.L_cycles=4",
     "arch.num_heads=4",
 )
 MLP = ("arch.mlp_t=True", "arch.pos_encodings=none")
@@ -124,7 +124,8 @@ class Case:
 
     def train_step(self) -> None:
         config = self.config
-        self.model.train()
+        if not self.model.training:  # after an evaluation
+            self.model.train()
         train_step(
             self.state,
             self.batch,
@@ -256,7 +257,8 @@ def peak_memory(device: torch.device) -> float:
 def line(result: dict[str, float]) -> str:
     text = (
         f"step {result['step_s']:.3f} s (first {result['first_step_s']:.1f}), yardstick {result['yardstick_s']:.3f} s, "
-        f"efficiency {result['efficiency']:.2f}, {result['puzzles_per_s']:.1f} puzzles/s, {result['peak_MB']:.0f} MB"
+        f"efficiency {result['efficiency']:.2f}, {result['puzzles_per_s']:.1f} puzzles/s, {result['peak_MB']:.0f} MB, "
+        f"{result['activations_MB']:.0f} of them during the step"
     )
     if "eval_step_s" in result:
         text += (

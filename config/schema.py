@@ -152,8 +152,8 @@ class PretrainConfig(StrictModel):
     """auto: the first of cuda, mps and cpu that is available."""
     compile: CompileChoice = "auto"
     """auto: torch.compile on CUDA, else eager. fused: as auto, and models/backends/fused_cpu on a CPU with
-    AVX2 for float32 or avx512_bf16 for bfloat16, with SwiGLU, rms_swiglu or trm_equivariant, and widths
-    that are multiples of 16; its rounding differs from that of eager code. true: the same, and
+    AVX2 for float32 or avx512_bf16 for bfloat16, for every arch but trm_local, and widths that are
+    multiples of 16; its rounding differs from that of eager code. true: the same, and
     torch.compile instead of eager. default, reduce-overhead, max-autotune (both record CUDA graphs),
     max-autotune-no-cudagraphs: torch.compile in that mode. false: eager; the environment's
     DISABLE_COMPILE wins.
