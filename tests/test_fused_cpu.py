@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import itertools
 import re
 import shutil
 import subprocess
@@ -26,6 +28,7 @@ from benchmarks.step import Case, config_of
 from models import backends
 from models.backends import FusedCPU, TorchCompile, choose_backend
 from models.backends.fused_cpu import bindings
+from models.backends.fused_cpu.kept_memory import BUFFER, KeptMemory
 from models.backends.fused_cpu.network import FusedNetwork
 from models.blocks import Network
 from utils import device
@@ -326,3 +329,24 @@ def test_it_is_used_unless_a_mode_of_torch_compile_is_requested(library, monkeyp
         for mode, expected in ((None, True), (backends.FUSED, True), ("default", False)):
             inner = case(dtype=dtype).model.architecture
             assert isinstance(choose_backend(inner, mode), FusedCPU) == expected
+
+
+def test_saved_tensors_share_buffers_that_are_not_returned_to_the_system():
+    sizes = {"before": 100, "gate_up": 9 * 2**20, "between": 9 * 2**20, "lse": 64, "scale_after": BUFFER + 1}
+    memory = KeptMemory(bindings.Kept, [sizes, {"before": 7, "lse": 3}])
+    buffers = memory.allocate()
+    assert len(buffers) == 4
+    assert all(len(buffer) <= BUFFER for buffer in buffers[:2])
+    out = torch.zeros(1)
+    of_layer = ctypes.cast(memory.structures(buffers, out), ctypes.POINTER(bindings.Kept))
+    assert of_layer[0].after == of_layer[1].before
+    assert of_layer[1].after == out.data_ptr()
+    assert of_layer[0].q is None
+    ranges = []
+    for layer, of_names in enumerate((sizes, {"before": 7, "lse": 3})):
+        for name, size in of_names.items():
+            start = getattr(of_layer[layer], name)
+            assert any(b.data_ptr() <= start and start + size <= b.data_ptr() + len(b) for b in buffers)
+            ranges.append((start, start + size))
+    ranges.sort()
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(ranges))

@@ -6,6 +6,7 @@ Shapes: B batch, L positions (for networks of units, (cell, symbol) pairs), D hi
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,12 +112,12 @@ class Application(torch.autograd.Function):
         kept = call.shape.kept.allocate()
         out = forward(call, h, injection, kept)
         ctx.call = call
-        ctx.save_for_backward(kept, out)
+        ctx.save_for_backward(*kept, out)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        kept, out = ctx.saved_tensors
+        *kept, out = ctx.saved_tensors
         call, grad = ctx.call, grad.contiguous()
         grad_in = torch.empty_like(grad)
         structures = call.shape.kept.structures(kept, out)
@@ -130,8 +131,8 @@ class Application(torch.autograd.Function):
         )
 
 
-def forward(call: Call, h: Tensor, injection: Tensor | None, kept: Tensor | None = None) -> Tensor:
-    """Run an application; returns its output, and writes what backward needs to the buffer `kept`, if given."""
+def forward(call: Call, h: Tensor, injection: Tensor | None, kept: Sequence[Tensor] | None = None) -> Tensor:
+    """Run an application; returns its output, and writes what backward needs to the buffers `kept`, if given."""
     h, injection = h.contiguous(), None if injection is None else injection.contiguous()
     out = torch.empty_like(h)
     structures = None if kept is None else call.shape.kept.structures(kept, out)
