@@ -80,7 +80,7 @@ def _importable() -> None:
         if module is not None and _ROOT / name not in folders:
             raise ImportError(
                 f"the program has imported another module named {name!r} ({getattr(module, '__file__', None)}), which "
-                f"hides that of {_ROOT}: load the model before it, or in a process of its own"
+                f"hides that of {_ROOT}: load the model before it, or in a separate process"
             )
     if str(_ROOT) not in sys.path:
         sys.path.append(str(_ROOT))

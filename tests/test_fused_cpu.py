@@ -242,7 +242,7 @@ def test_the_library_is_chosen_by_the_processors_instructions(
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump")
 def test_the_narrow_library_has_no_wider_instructions():
     """A build that is restricted to AVX2 runs on processors that have nothing else."""
-    narrow = bindings.library(NARROW)
+    narrow = bindings.load_library(NARROW)
     done = subprocess.run(["objdump", "-d", narrow._name], capture_output=True, text=True, check=True)
     assert "%ymm" in done.stdout
     assert "%zmm" not in done.stdout
@@ -254,7 +254,7 @@ def test_an_unusable_library_falls_back_to_torch_compile_with_a_warning(monkeypa
     def failing(_):
         raise RuntimeError(problem)
 
-    monkeypatch.setattr(backends.fused_cpu.network, "library", failing)
+    monkeypatch.setattr(backends.fused_cpu.network, "load_library", failing)
     inner = case().model.architecture
     with pytest.warns(UserWarning, match=problem):
         backend = choose_backend(inner, backends.FUSED)
@@ -277,7 +277,7 @@ def test_an_error_in_the_library_is_raised(monkeypatch):
         def pack_weight(*_) -> bytes:
             return b"no memory for weights"
 
-    monkeypatch.setattr(fused, "library", Failing)
+    monkeypatch.setattr(fused, "compiled", Failing)
     with pytest.raises(RuntimeError, match="no memory for it"):
         fused(torch.zeros(1, 52, 32, dtype=BFLOAT16), None, cos_sin, weights)
     with pytest.raises(RuntimeError, match="no memory for weights"):
@@ -288,14 +288,14 @@ def test_an_error_in_the_library_is_raised(monkeypatch):
 def test_wrong_products_are_detected(library, monkeypatch):
     dtype = use(library, monkeypatch)
     chosen = backends.fused_cpu.network.variant(dtype)
-    assert bindings.library(chosen).check() is None
+    assert bindings.load_library(chosen).check() is None
     # The same sources with a product that omits its last column.
     line = "brgemm(m, n, k," if dtype == BFLOAT16 else "left = n - j;"
     source = bindings.source(chosen)
     assert line in source
     monkeypatch.setattr(bindings, "source", lambda _: source.replace(line, line.replace(" n", " n - 1", 1)))
     with pytest.raises(RuntimeError, match="wrong products"):
-        bindings.library.__wrapped__(chosen)
+        bindings.load_library.__wrapped__(chosen)
 
 
 def test_structures_match_the_fields_of_the_sources_in_order():

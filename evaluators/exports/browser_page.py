@@ -30,7 +30,7 @@ RUNTIME = NpmPackage(
     "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==",
 )
 _RUNTIME_FILES = {
-    "library": "dist/ort.wasm.min.js",
+    "script": "dist/ort.wasm.min.js",
     "glue": "dist/ort-wasm-simd-threaded.mjs",
     "wasm": "dist/ort-wasm-simd-threaded.wasm",
 }

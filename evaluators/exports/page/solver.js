@@ -35,9 +35,9 @@ const solver = (() => {
       throw new Error(`this browser has no ${missing}: use a newer one`);
     }
     await Promise.all([addScript("runtime.js"), addScript("model.js")]);
-    const [library, glue, wasm, model] = await Promise.all(
-      [runtime.library, runtime.glue, runtime.wasm, packedModel].map(unpacked));
-    const source = new Blob([library, `\n(${runWorker})();`], { type: "text/javascript" });
+    const [script, glue, wasm, model] = await Promise.all(
+      [runtime.script, runtime.glue, runtime.wasm, packedModel].map(unpacked));
+    const source = new Blob([script, `\n(${runWorker})();`], { type: "text/javascript" });
     worker = new Worker(URL.createObjectURL(source));
     worker.onmessage = ({ data }) => answerTo(data);
     worker.onerror = (event) => answerTo({ error: event.message || "the worker of the page cannot start" });

@@ -93,7 +93,7 @@ def source(of: Variant) -> str:
 
 
 @functools.cache
-def library(of: Variant) -> ctypes.CDLL:
+def load_library(of: Variant) -> ctypes.CDLL:
     """Compile and load the library. Raises the compiler's error, or RuntimeError if its products are wrong here."""
     from torch._inductor.codecache import CppCodeCache  # seconds of import
 

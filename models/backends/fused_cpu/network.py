@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models.backends.base import CosSin
-from models.backends.fused_cpu.bindings import library, variant
+from models.backends.fused_cpu.bindings import load_library, variant
 from models.backends.fused_cpu.block_kernels import BlockKernels
 from models.backends.fused_cpu.kept_memory import KeptMemory
 from models.backends.fused_cpu.kernel_interface import Kernels
@@ -40,27 +40,27 @@ def kernels_for(network: Network) -> type[Kernels] | None:
 class FusedNetwork:
     """`network(h, injection, cos_sin)` for h and injection (B, L, D) in `dtype`, bfloat16 or float32.
 
-    The constructor raises the errors of `library`, and ValueError if the network is not supported.
+    The constructor raises the errors of `load_library`, and ValueError if the network is not supported.
     """
 
     def __init__(self, network: Network, dtype: torch.dtype):
         kernels, chosen = kernels_for(network), variant(dtype)
         if kernels is None or chosen is None:
             raise ValueError("it does not implement this network")
-        self.library = library(chosen)  # compiled now instead of at the first step
+        self.compiled = load_library(chosen)  # compiled now instead of at the first step
         self.kernels, self.dtype = kernels(network), dtype
         self.layers = [maps for block in network.layers for maps in self.kernels.maps(block)]
         self.shapes: dict[tuple, ApplicationShape] = {}
 
     def weights(self) -> Weights:
         """Pack the current weights, for use until they change."""
-        return Weights(self.library, self.kernels, self.layers, self.dtype, torch.is_grad_enabled())
+        return Weights(self.compiled, self.kernels, self.layers, self.dtype, torch.is_grad_enabled())
 
     def __call__(
         self, h: Tensor, injection: Tensor | None, cos_sin: CosSin, weights: Weights | None = None
     ) -> Tensor:
         """Apply the network; `weights` are packed weights, None: pack them for this application."""
-        call = Call(self.library, self.kernels, weights or self.weights(), self.shape(h.shape, cos_sin))
+        call = Call(self.compiled, self.kernels, weights or self.weights(), self.shape(h.shape, cos_sin))
         if torch.is_grad_enabled():
             return Application.apply(h, injection, call.weights.token, call)
         return forward(call, h, injection)
@@ -91,7 +91,7 @@ class ApplicationShape:
 class Call:
     """Arguments of an application that its backward pass needs besides tensors."""
 
-    library: ctypes.CDLL
+    compiled: ctypes.CDLL
     kernels: Kernels
     weights: Weights
     shape: ApplicationShape
@@ -143,7 +143,7 @@ def forward(call: Call, h: Tensor, injection: Tensor | None, kept: Sequence[Tens
 def run(name: str, call: Call, kept: ctypes.Array | None, *arguments: Tensor | ctypes.Array | None) -> None:
     """Call the library's function `name` for all rows. Raises RuntimeError with its message if it fails."""
     pointers = [each.data_ptr() if isinstance(each, Tensor) else each for each in arguments]
-    function, shape = getattr(call.library, name), ctypes.byref(call.shape.structure)
+    function, shape = getattr(call.compiled, name), ctypes.byref(call.shape.structure)
     message = function(shape, call.weights.layers, call.parts, kept, *pointers)
     if message:
         raise RuntimeError(f"an application of the network on the CPU failed: {message.decode()}")

@@ -21,13 +21,13 @@ class Weights:
 
     def __init__(
         self,
-        library: ctypes.CDLL,
+        compiled: ctypes.CDLL,
         kernels: Kernels,
         layers: Sequence[Mapping[str, WeightMap]],
         dtype: torch.dtype,
         with_gradient: bool,
     ):
-        self.library, self.kernels, self.maps, self.dtype = library, kernels, layers, dtype
+        self.compiled, self.kernels, self.maps, self.dtype = compiled, kernels, layers, dtype
         self.kept_alive: list[Tensor] = []  # for the pointers to them
         structures = [kernels.layer_type(**self.pointers(maps, with_gradient)) for maps in layers]
         self.layers = (kernels.layer_type * len(structures))(*structures)
@@ -44,7 +44,7 @@ class Weights:
         found: dict[str, ctypes.Structure | int] = {}
         for name, each in maps.items():
             weight = each.parameter.detach().contiguous()
-            sides = each.sides(self.library, weight, self.dtype, with_gradient)
+            sides = each.sides(self.compiled, weight, self.dtype, with_gradient)
             for key, side in zip((name, f"{name}_t"), sides, strict=True):
                 if side is not None:
                     self.kept_alive.append(side)
@@ -79,7 +79,7 @@ class Weights:
                 total = sums[0][i][name]
                 for other in sums[1:]:
                     total += other[i][name]
-                found.append(each.gradient(self.library, total))
+                found.append(each.gradient(self.compiled, total))
         return found
 
 
