@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from benchmarks.step import Case
+from models.backends import FusedCPU, choose_backend
 from models.backends.fused_cpu.bindings import Variant, variant
 from models.backends.fused_cpu.network import FusedNetwork, fits
 from models.blocks import Network
@@ -101,3 +103,34 @@ def assert_as_exact_as_eager(network, inputs, upstream, threads, cos_sin=None) -
     else:
         of_eager = errors(gradients(plain, inputs, upstream, network), exact)
         assert (of_fused < 1.1 * of_eager).all(), (of_fused / of_eager).tolist()
+
+
+def assert_trains_as_eager(
+    make: Callable[[str], Case], library: str, monkeypatch: pytest.MonkeyPatch, *, steps: int = 1
+) -> None:
+    """Compare all gradients of supervision steps with those of eager code, with checkpointing too.
+
+    `make` builds the case in a dtype. In bfloat16 errors against float32 may be half as large again as eager code's.
+    """
+    dtype = str(use(library, monkeypatch)).removeprefix("torch.")
+    exact, eager, fused, checkpointed = (make(name) for name in ("float32", dtype, dtype, dtype))
+    for case in (fused, checkpointed):
+        inner = case.model.architecture
+        inner.backend = choose_backend(inner)
+        assert isinstance(inner.backend, FusedCPU)
+    checkpointed.model.architecture.activation_checkpointing = True
+    expected, of_eager, of_fused, of_checkpointed = (
+        _gradients_of_training(case, steps) for case in (exact, eager, fused, checkpointed)
+    )
+    assert all(torch.equal(one, other) for one, other in zip(of_fused, of_checkpointed, strict=True))
+    limits = 1.5 * errors(of_eager, expected) + 1e-3 if dtype == "bfloat16" else 10 * ROUNDING
+    assert (errors(of_fused, expected) < limits).all()
+
+
+def _gradients_of_training(case: Case, steps: int) -> list[torch.Tensor]:
+    model = case.model.train()
+    carry = model.act.initial_carry(case.batch)
+    for _ in range(steps):
+        carry, loss, *_ = model(carry, case.batch)
+        loss.backward()
+    return [parameter.grad for parameter in model.parameters()]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import torch
+from headless_browser import needs_browser, started_browser
 from trained_folders import TINY_ARCH, randomised, write_run
 
 import app
@@ -190,20 +190,8 @@ def test_without_gradio_the_error_explains_how_to_install_it(monkeypatch):
 
 # ------------------------------------------------------------------------------ in a browser
 
-MISSING = [name for name in ("gradio", "selenium") if importlib.util.find_spec(name) is None] + [
-    name for name in ("chromium", "chromedriver") if shutil.which(name) is None
-]
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1200,1000",
-)
+in_browser = needs_browser("gradio")
+needs_gradio = pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="not installed: gradio")
 
 
 @contextmanager
@@ -231,17 +219,8 @@ def address(runs):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
+    with started_browser(tmp_path_factory.mktemp("browser"), {"performance": "ALL"}) as driver:
+        yield driver
 
 
 def until(condition, what: str, seconds: float = 120):
@@ -259,7 +238,7 @@ def listens(port: int, host: str = "127.0.0.1") -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+@in_browser
 def test_the_page_loads_solves_scrubs_and_explains_bad_input(address, browser):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
@@ -307,7 +286,7 @@ def test_the_page_loads_solves_scrubs_and_explains_bad_input(address, browser):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("gradio" in MISSING, reason="not installed: gradio")
+@needs_gradio
 def test_the_page_listens_on_this_machine_only_and_takes_no_files(address):
     import urllib.error
     import urllib.request
@@ -328,7 +307,7 @@ def test_the_page_listens_on_this_machine_only_and_takes_no_files(address):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("gradio" in MISSING, reason="not installed: gradio")
+@needs_gradio
 def test_ctrl_c_ends_the_page_with_one_line(runs):
     with served(runs["sudoku"]) as (server, port):
         assert f"http://127.0.0.1:{port}" in server.stdout.readline()

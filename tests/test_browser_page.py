@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from headless_browser import needs_browser, started_browser
 from trained_folders import SIZES, randomised, write_run
 
 from dataset.families import family_of
@@ -109,21 +109,7 @@ def test_the_scripts_name_no_family():
 
 # ------------------------------------------------------------------------------ in a browser
 
-MISSING = [name for name in (*onnx_step.PACKAGES, "selenium") if importlib.util.find_spec(name) is None] + [
-    name for name in ("chromium", "chromedriver") if shutil.which(name) is None
-]
-in_browser = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1200,900",
-)
+in_browser = needs_browser(*onnx_step.PACKAGES)
 
 
 @pytest.fixture(scope="module")
@@ -142,17 +128,10 @@ def pages(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
+    with started_browser(
+        tmp_path_factory.mktemp("browser"), {"performance": "ALL", "browser": "ALL"}
+    ) as driver:
+        yield driver
 
 
 class PageInBrowser:

@@ -15,10 +15,9 @@ from fused_networks import (
     BFLOAT16,
     FLOAT32,
     NARROW,
-    ROUNDING,
     assert_as_exact_as_eager,
+    assert_trains_as_eager,
     each_library,
-    errors,
     needs_avx2,
     needs_processor,
     use,
@@ -137,31 +136,7 @@ def test_values_that_are_not_finite_stay_so(library, monkeypatch):
     "overrides", [(), MLP, ("arch=hrm", "arch.H_layers=3", "arch.L_layers=2"), ("arch=urm",)], ids=str
 )
 def test_training_equals_eager_training(library, overrides, monkeypatch):
-    dtype = str(use(library, monkeypatch)).removeprefix("torch.")
-    exact, eager, fused, checkpointed = (
-        case(*overrides, dtype=name) for name in ("float32", dtype, dtype, dtype)
-    )
-    for each in (fused, checkpointed):
-        inner = each.model.architecture
-        inner.backend = choose_backend(inner)
-        assert isinstance(inner.backend, FusedCPU)
-    checkpointed.model.architecture.activation_checkpointing = True
-
-    def trained(case: Case) -> list[torch.Tensor]:
-        """Return all gradients of two supervision steps."""
-        model = case.model.train()
-        carry = model.act.initial_carry(case.batch)
-        for _ in range(2):
-            carry, loss, *_ = model(carry, case.batch)
-            loss.backward()
-        names = [name for name, _ in model.named_parameters() if name.startswith("model.inner.")]
-        assert any("gate_up_proj" in name for name in names)
-        return [model.get_parameter(name).grad for name in names]
-
-    expected, of_eager, of_fused, of_checkpointed = (trained(c) for c in (exact, eager, fused, checkpointed))
-    assert all(torch.equal(one, other) for one, other in zip(of_fused, of_checkpointed, strict=True))
-    limits = 1.5 * errors(of_eager, expected) + 1e-3 if dtype == "bfloat16" else 10 * ROUNDING
-    assert (errors(of_fused, expected) < limits).all()
+    assert_trains_as_eager(lambda dtype: case(*overrides, dtype=dtype), library, monkeypatch, steps=2)
 
 
 @each_library

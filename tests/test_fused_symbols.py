@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from fused_networks import (
-    ROUNDING,
     assert_as_exact_as_eager,
+    assert_trains_as_eager,
     each_library,
     errors,
     gradients,
@@ -107,27 +107,7 @@ def test_zero_rows_are_supported(library, monkeypatch):
 @each_library
 @pytest.mark.parametrize("overrides", [(), ("arch.ffn=rms_swiglu",)], ids=str)
 def test_training_equals_eager_training(library, overrides, monkeypatch):
-    dtype = str(use(library, monkeypatch)).removeprefix("torch.")
-    exact, eager, fused, checkpointed = (
-        case(*overrides, dtype=name) for name in ("float32", dtype, dtype, dtype)
-    )
-    for each in (fused, checkpointed):
-        inner = each.model.architecture
-        inner.backend = choose_backend(inner)
-        assert isinstance(inner.backend, FusedCPU)
-    checkpointed.model.architecture.activation_checkpointing = True
-
-    def trained(case: Case) -> list[torch.Tensor]:
-        """Return all gradients of a supervision step."""
-        model = case.model.train()
-        _, loss, *_ = model(model.act.initial_carry(case.batch), case.batch)
-        loss.backward()
-        return [parameter.grad for parameter in model.parameters()]
-
-    expected, of_eager, of_fused, of_checkpointed = (trained(c) for c in (exact, eager, fused, checkpointed))
-    assert all(torch.equal(one, other) for one, other in zip(of_fused, of_checkpointed, strict=True))
-    limits = 1.5 * errors(of_eager, expected) + (ROUNDING if dtype == "float32" else 1e-3)
-    assert (errors(of_fused, expected) < limits).all()
+    assert_trains_as_eager(lambda dtype: case(*overrides, dtype=dtype), library, monkeypatch)
 
 
 @needs_processor

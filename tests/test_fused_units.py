@@ -6,8 +6,8 @@ import pytest
 import torch
 from fused_networks import (
     FLOAT32,
-    ROUNDING,
     assert_as_exact_as_eager,
+    assert_trains_as_eager,
     each_library,
     errors,
     gradients,
@@ -166,29 +166,7 @@ def case(*overrides: str, dtype: str = "bfloat16", seq_len: int = 16) -> Case:
 @each_library
 @pytest.mark.parametrize("overrides", [(), ("arch.pooling=mean",), ("arch.L_layers=2",)], ids=str)
 def test_training_equals_eager_training(library, overrides, monkeypatch):
-    dtype = str(use(library, monkeypatch)).removeprefix("torch.")
-    exact, eager, compiled, checkpointed = (
-        case(*overrides, dtype=name) for name in ("float32", dtype, dtype, dtype)
-    )
-    for each in (compiled, checkpointed):
-        inner = each.model.architecture
-        inner.backend = choose_backend(inner)
-        assert isinstance(inner.backend, FusedCPU)
-    checkpointed.model.architecture.activation_checkpointing = True
-
-    def trained(case: Case) -> list[torch.Tensor]:
-        """Return all gradients of a supervision step."""
-        model = case.model.train()
-        _, loss, *_ = model(model.act.initial_carry(case.batch), case.batch)
-        loss.backward()
-        return [parameter.grad for parameter in model.parameters()]
-
-    expected, of_eager, of_fused, of_checkpointed = (
-        trained(c) for c in (exact, eager, compiled, checkpointed)
-    )
-    assert all(torch.equal(one, other) for one, other in zip(of_fused, of_checkpointed, strict=True))
-    limits = 1.5 * errors(of_eager, expected) + 1e-3 if dtype == "bfloat16" else 10 * ROUNDING
-    assert (errors(of_fused, expected) < limits).all()
+    assert_trains_as_eager(lambda dtype: case(*overrides, dtype=dtype), library, monkeypatch)
 
 
 @needs_processor
