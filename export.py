@@ -84,9 +84,9 @@ from evaluators.calibration import Calibration, weights_sha256
 from evaluators.exports.browser_page import PAGE_FILES
 from evaluators.exports.model_card import model_card
 from evaluators.exports.onnx_step import ONNX_FILES, check_packages
-from evaluators.exports.page_puzzles import PUZZLES_NAME
 from evaluators.exports.step_export import StepExport
 from evaluators.reports.training_cost import COST_KEY, training_cost
+from evaluators.sample_puzzles import PUZZLES_NAME
 from models.losses import ACTLossHead
 from trained_run import HALTING_KEY, Trained, open_trained
 from utils.collection import resume_collection

@@ -1,6 +1,6 @@
 """Watch a trained model solve one puzzle step by step, or let it solve a file of puzzles.
 
-python solve.py checkpoint=RUN                              a puzzle from the test data of the run
+python solve.py checkpoint=RUN                              a puzzle from the run's test data
 python solve.py checkpoint=RUN puzzle="12.3..4. ..."        your own
 python solve.py checkpoint=RUN puzzles=FILE out=ANSWERS     a list or table (.txt, .csv, .jsonl, - for a pipe)
 """
@@ -49,9 +49,10 @@ from dataset.format import IGNORE_LABEL_ID
 from evaluators.drawing.pictures import Panel, animation, sheet
 from evaluators.inference import Solver, Step
 from evaluators.recording import Recording, write_recording
+from evaluators.sample_puzzles import PUZZLES_NAME, filed_puzzles
 from evaluators.solving_files import solve_file
 from puzzle_dataset import PuzzleDataset
-from trained_run import open_trained, recorded_metadata
+from trained_run import OwnDataError, Trained, open_trained, recorded_metadata
 from utils.collection import resume_collection
 from utils.device import resolve_device
 from utils.errors import UserError, report_user_errors
@@ -84,18 +85,19 @@ def run(config: SolveConfig) -> None:
         make_folder(Path(file).parent)
     device = resolve_device(config.device)
     trained = open_trained(config.checkpoint)
-    if config.puzzle is not None:
+    samples = trained.located.folder / PUZZLES_NAME
+    data = None if config.puzzle is not None else open_test_data(trained, config, samples)
+    if data is None:
         sizes = trained.sizes(config.seq_len)
         metadata = recorded_metadata(trained.metadata, sizes)
         notices = family_notices([(trained.label, metadata)])
         family = family_of(metadata)
         blank = trained.metadata.get("blank_identifier_id", 0)
-        puzzle = Puzzle(family.read(config.puzzle), None, blank, "your puzzle")
+        if config.puzzle is not None:
+            puzzle = Puzzle(family.read(config.puzzle), None, blank, "your puzzle")
+        else:
+            puzzle = take_sample(samples, family, blank, config)
     else:
-        hint = ", or your own puzzle with puzzle="
-        data = trained.open_data(
-            "test", config.data_paths_test, family=config.family, hint=hint, global_batch_size=1
-        )
         sizes = trained.sizes_for(data.model_sizes, [path for path, _ in data.splits], print)
         notices = data.notices
         family = family_of(data.metadata)
@@ -125,14 +127,42 @@ def run(config: SolveConfig) -> None:
         write_trace(Path(config.trace), recording, puzzle, panels)
 
 
+def open_test_data(trained: Trained, config: SolveConfig, samples: Path) -> PuzzleDataset | None:
+    """Open the test data; None if it is the run's own, is not on this machine, and the weights come with samples."""
+    hint = ", or your own puzzle with puzzle="
+    try:
+        return trained.open_data(
+            "test", config.data_paths_test, family=config.family, hint=hint, global_batch_size=1
+        )
+    except OwnDataError:
+        if not samples.is_file():
+            raise
+        return None
+
+
+def choose(config: SolveConfig, count: int, where: str) -> int:
+    """Return the number of the puzzle chosen by `index` or `seed`. Raises UserError if `index` is too large."""
+    if config.index is None:
+        return int(np.random.default_rng(config.seed or 0).integers(count))
+    if config.index >= count:
+        raise UserError(f"index={config.index}: {where} has {count} test puzzles, 0 to {count - 1}")
+    return config.index
+
+
+def take_sample(samples: Path, family: Family, identifier: int, config: SolveConfig) -> Puzzle:
+    """Return the chosen puzzle of the samples that come with the weights, by default the first."""
+    puzzles = filed_puzzles(samples, family)
+    if not puzzles:
+        raise UserError(f"{samples}: has no puzzles; give your own with puzzle=")
+    index = 0 if config.index is config.seed is None else choose(config, len(puzzles), str(samples))
+    name = f"test puzzle {index} of {samples} (0 to {len(puzzles) - 1})"
+    return Puzzle(puzzles[index].question, puzzles[index].label, identifier, name)
+
+
 def take(data: PuzzleDataset, config: SolveConfig) -> Puzzle:
-    """Return the test puzzle chosen by `index` or `seed`; several datasets are numbered consecutively."""
+    """Return the chosen test puzzle; several datasets are numbered consecutively."""
     count, paths = data.num_batches(), ", ".join(path for path, _ in data.splits)
-    if config.index is not None and config.index >= count:
-        raise UserError(f"index={config.index}: {paths} has {count} test puzzles, 0 to {count - 1}")
-    index = config.index
-    if index is None:
-        index = int(np.random.default_rng(config.seed or 0).integers(count))
+    index = choose(config, count, paths)
     _, batch, _ = next(data.batches(start=index))
     question, labels = batch["inputs"][0].numpy(), batch["labels"][0].numpy()
     return Puzzle(

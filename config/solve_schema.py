@@ -43,11 +43,13 @@ class SolveConfig(FamilyConfig):
     N-Queens: Q queen, . empty.
     """
     index: int | None = Field(default=None, ge=0)
-    """Number of the test puzzle, from 0; null: one is drawn."""
+    """Number of the test puzzle, from 0; null: one is drawn, or the first of the samples of an export."""
     seed: int | None = Field(default=None, ge=0)
     """Seed of that draw; null: 0."""
     data_paths_test: list[FilePath] | None = Field(default=None, min_length=1)
-    """Datasets to take the test puzzle from; null: the run's own."""
+    """Datasets to take the test puzzle from; null: the run's own; if they are not on this machine, the samples of
+    an export, puzzles.csv.
+    """
     steps: int | None = Field(default=None, gt=0, le=MAX_STEPS)
     """Supervision steps; more than in training are allowed; null: as in training."""
     seq_len: int | None = Field(default=None, gt=0)

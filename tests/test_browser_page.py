@@ -20,8 +20,8 @@ from trained_folders import SIZES, randomised, write_run
 from dataset.families import family_of
 from evaluators.exports import browser_page, onnx_step
 from evaluators.exports.browser_page import PAGE_FILES, RUNTIME, PageContent, page_data
-from evaluators.exports.page_puzzles import filed_puzzles, generated_puzzles
 from evaluators.inference import Solver
+from evaluators.sample_puzzles import filed_puzzles, generated_puzzles
 from export import main
 from trained_run import open_trained, recorded_metadata
 from utils.errors import UserError

@@ -29,6 +29,27 @@ def test_a_hard_sudoku_is_solved_from_a_fresh_checkout():
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_the_weights_alone_solve_their_first_sample(folder, tmp_path):
+    command = [sys.executable, str(ROOT / "solve.py"), f"checkpoint={folder}", "device=cpu"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first = done.stdout.splitlines()
+    assert any(line.startswith(f"test puzzle 0 of {folder / 'puzzles.csv'}") for line in first), first[:3]
+    assert re.match(r"solved in \d+ steps: valid.*, and equal to the answer", first[-1])
+
+
+def test_samples_are_chosen_by_number(tmp_path):
+    folder = ROOT / "pretrained" / "maze_hard_cpu"
+    command = [sys.executable, str(ROOT / "solve.py"), f"checkpoint={folder}", "device=cpu", "steps=1"]
+    done = subprocess.run([*command, "index=11"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert f"test puzzle 11 of {folder / 'puzzles.csv'} (0 to 11)" in done.stdout
+    done = subprocess.run([*command, "index=12"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert "index=12" in done.stderr
+    assert "0 to 11" in done.stderr
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
 def test_a_card_documents_knowledge_and_contains_no_path(folder):
     card = (folder / "README.md").read_text()
     assert "| built-in knowledge of the rules |" in card

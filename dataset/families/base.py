@@ -179,8 +179,12 @@ class Family:
             )
         return parse_cells(text, self.characters, self.shape)
 
+    def read_answer(self, text: str) -> np.ndarray:
+        """Parse a solved puzzle to (S,) tokens, in the same notation. Raises UserError like `read`."""
+        return self.read(text)
+
     def write(self, question: np.ndarray) -> str:
-        """Format a question (S,) as text that `read` parses back to it."""
+        """Format a question or an answer (S,) as text that `read` or `read_answer` parses back to it."""
         return format_cells(question, self.characters, self.shape)
 
     def remarks(self, question: np.ndarray) -> list[str]:

@@ -187,6 +187,7 @@ CONTRACTS: Mapping[str, Contract] = {
     "shape": _shape,
     "describe": _is(str, words="text"),
     "read": _tokens,
+    "read_answer": _tokens,
     "write": _is(str, words="text"),
     "remarks": _list_of(str, "texts"),
     "counted": _cells("integers"),

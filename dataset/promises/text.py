@@ -38,6 +38,11 @@ def text(puzzles: Puzzles) -> Iterator[str]:
             yield f"read gives {again.dtype} {again.shape} instead of uint8 {question.shape}"
         elif (again != question).any():
             yield f"{puzzles.named(number)} is written as {text!r} and read as {shown(again)}"
+    for number, answer in enumerate(puzzles.answers):
+        if (answer >= 0).all():
+            again = family.read_answer(written := family.write(answer))
+            if again.shape != answer.shape or (again != answer).any():
+                yield f"the answer to {puzzles.named(number)} is written as {written!r} and read as {shown(again)}"
     for wrong in ("", text * 2, text + "\0"):
         try:
             family.read(wrong)

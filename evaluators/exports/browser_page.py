@@ -17,8 +17,8 @@ from typing import Any
 from dataset.families.base import Family
 from dataset.families.grid_style import Kind
 from evaluators.exports.onnx_step import describe_step
-from evaluators.exports.page_puzzles import SamplePuzzle
 from evaluators.playground import MOST_STEPS
+from evaluators.sample_puzzles import SamplePuzzle
 from models.losses import ACTLossHead
 from utils.errors import UserError
 from utils.files import write_text, writing_into

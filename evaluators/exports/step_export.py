@@ -18,7 +18,7 @@ from evaluators.exports.onnx_step import (
     onnx_bytes,
     write_onnx,
 )
-from evaluators.exports.page_puzzles import (
+from evaluators.sample_puzzles import (
     PUZZLES_NAME,
     SamplePuzzle,
     filed_puzzles,

@@ -102,13 +102,19 @@ class MazeFamily(Family):
     # ---------------------------------------------------------------- a single puzzle
 
     def read(self, text: str) -> np.ndarray:
+        return self._read(text, _WRITTEN, "# (wall), space or . (free), S, G")
+
+    def read_answer(self, text: str) -> np.ndarray:
+        return self._read(text, rules.SYMBOLS + ".", "# (wall), space or . (free), o (path), S, G")
+
+    def _read(self, text: str, written: str, in_words: str) -> np.ndarray:
         rows, columns = self.shape
         text = with_line_breaks(text).strip("\n/")
         for position, character in enumerate(text):
-            if character not in f"{_WRITTEN}\n/":
+            if character not in f"{written}\n/":
                 raise UserError(
-                    f"puzzle= has {character!r} at {describe_position(text, position)}; allowed are # (wall), "
-                    "space or . (free), S, G, and a line break or / between rows"
+                    f"puzzle= has {character!r} at {describe_position(text, position)}; allowed are {in_words}, "
+                    "and a line break or / between rows"
                 )
         lines = re.split("[\n/]", text)
         if len(lines) == 1 and len(text) == rows * columns:
