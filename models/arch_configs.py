@@ -99,6 +99,11 @@ class RecursiveConfig(StrictModel):
     noise: float = Field(default=0.0, ge=0)
     """Std of the noise added to each updated latent (arXiv 2605.21488)."""
 
+    train_noise: float = Field(default=0.0, ge=0)
+    """Std of the noise added to all latents before each supervision step of training, against overfitting;
+    evaluation adds none.
+    """
+
     halt_max_steps: int = Field(default=16, ge=1, le=MAX_STEPS)
     """Maximum number of supervision steps per example."""
     halt_exploration_prob: float = Field(default=0.1, ge=0, le=1)

@@ -127,8 +127,9 @@ class RecursiveModel(InputEmbedding):
 
     @property
     def is_stochastic(self) -> bool:
-        """True if a supervision step draws random numbers."""
-        return self.config.random_init or self.config.noise > 0
+        """True if a supervision step draws random numbers, in the current mode (training or evaluation)."""
+        config = self.config
+        return config.random_init or config.noise > 0 or (self.training and config.train_noise > 0)
 
     def heads_flops(self) -> int:
         """FLOP of the heads' forward pass for one row."""
@@ -149,6 +150,8 @@ class RecursiveModel(InputEmbedding):
         self, state: State, inputs: Tensor, puzzle_rows: Tensor | None
     ) -> tuple[State, tuple[Tensor, Tensor, Tensor]]:
         """Run one supervision step on `inputs` (B, S); returns the detached new state and the heads' outputs."""
+        if self.training and (std := self.config.train_noise):
+            state = tuple(torch.add(latent, torch.randn_like(latent), alpha=std) for latent in state)
         with self.backend.step(self):
             state = self.recur(state, self.embed(inputs, puzzle_rows))
         return self.backend.carried(state), self.heads(state)

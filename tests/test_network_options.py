@@ -148,6 +148,25 @@ def test_noise_is_added_with_its_std_at_each_update():
     assert abs(difference.mean().item()) < 1e-3
 
 
+def test_train_noise_is_added_once_to_all_latents_in_training_only():
+    plain, noisy = model(), model(train_noise=0.5)
+    noisy.load_state_dict(plain.state_dict())
+    heard: list[tuple[torch.Tensor, ...]] = []
+    noisy.architecture.recur = lambda state, x: heard.append(state) or state
+    state = tuple(torch.randn(2, 200, 16, 16))
+    inputs = batch()["inputs"].repeat(100, 1)[:200]
+    for training in (True, False):
+        noisy.train(training)
+        noisy.architecture(state, inputs, None)
+    in_training, in_evaluation = heard
+    for latent, given, unchanged in zip(in_training, state, in_evaluation, strict=True):
+        assert (latent - given).std().item() == pytest.approx(0.5, rel=0.02)
+        assert abs((latent - given).mean().item()) < 5e-3
+        assert torch.equal(unchanged, given)
+    assert noisy.train().architecture.is_stochastic
+    assert not noisy.eval().architecture.is_stochastic
+
+
 def test_random_latents_differ_between_rows_and_channels_and_have_unit_std():
     inner = model(random_init=True).architecture
     y, z = inner.initial_state(300)
@@ -182,6 +201,7 @@ DYNAMICS = {
     "noise": ["arch.damping=0.05", "arch.noise=0.01", "grad_accum_steps=2"],
     "both": ["arch.random_init=True", "arch.noise=0.1"],
     "recomputed": ["arch.noise=0.1", "activation_checkpointing=True"],
+    "train_noise": ["arch.train_noise=0.3", "grad_accum_steps=2"],
     "conv": ["arch.ffn=conv_swiglu", "optimizer=muon"],
     "grid": ["arch.pos_encodings=rope2d", "arch.ffn=rms_swiglu"],
 }
