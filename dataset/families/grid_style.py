@@ -69,7 +69,7 @@ class GridStyle:
     changed_symbols: Mapping[int, str] = field(default_factory=dict)
     """`path`: symbols of tokens that have just changed, in a terminal without colours."""
     legend: tuple[LegendEntry, ...] = (LegendEntry(2, Kind.CHANGED, "changed in this step"),)
-    shade: str = "bold on grey: given; the bluer, the surer"
+    shade: str = "bold on grey: given; darker blue: more certain"
     """Explanation of the shades in pictures."""
     frame: tuple[tuple[int, int, int], str] = ((232, 110, 0), "orange")
     """Colour of the frame around a changed cell, which no cell may have, and its name."""
@@ -121,7 +121,7 @@ def colour_style(shape: tuple[int, int], vocab_size: int) -> GridStyle:
         cells="colours",
         coloured_symbols=True,
         legend=(),
-        shade="white dots: the larger, the less sure",
+        shade="white dots: the larger, the less certain",
     )
 
 

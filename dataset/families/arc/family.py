@@ -68,7 +68,7 @@ class ArcFamily(Family):
             cells="colours",
             first_cell_token=grids.FIRST_COLOUR,
             legend=(LegendEntry(grids.FIRST_COLOUR, Kind.CHANGED, "changed in this step"),),
-            shade="white dots: the larger, the less sure",
+            shade="white dots: the larger, the less certain",
             frame=((255, 255, 255), "white"),
         )
 

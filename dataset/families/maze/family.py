@@ -87,7 +87,7 @@ class MazeFamily(Family):
                 LegendEntry(rules.FREE, Kind.CHANGED, "no longer"),
                 LegendEntry(rules.WALL, Kind.BROKEN, "not as in the maze"),
             ),
-            shade="orange: path, the stronger the surer",
+            shade="orange: path; stronger colour: more certain",
             frame=((30, 90, 230), "blue"),
         )
 

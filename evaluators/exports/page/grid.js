@@ -16,20 +16,28 @@ const grid = (() => {
     root.classList.add(style.cells, style.columns > 16 ? "fine" : "coarse");
     for (let cell = 0; cell < numCells; cell++) {
       const element = document.createElement("div");
-      const row = Math.floor(cell / style.columns), column = cell % style.columns;
       element.className = "cell";
       element.setAttribute("role", "gridcell");
-      if (style.lines) {
-        element.classList.toggle("line-above", row > 0 && row % style.lines[0] === 0);
-        element.classList.toggle("line-left", column > 0 && column % style.lines[1] === 0);
-      }
       cells.push(element);
       root.append(element);
+    }
+    if (style.lines) {
+      for (let row = style.lines[0]; row < style.rows; row += style.lines[0]) drawLine("above", `${row + 1} / 1 / auto / -1`);
+      for (let column = style.lines[1]; column < style.columns; column += style.lines[1]) drawLine("left", `1 / ${column + 1} / -1 / auto`);
     }
     root.addEventListener("click", (event) => {
       const chosen = cells.indexOf(event.target.closest(".cell"));
       if (chosen >= 0) onChoose(chosen);
     });
+  }
+
+  // A thick line at the upper or left edge of a grid area.
+  function drawLine(edge, area) {
+    const element = document.createElement("div");
+    element.className = `line ${edge}`;
+    element.style.gridArea = area;
+    element.setAttribute("role", "presentation");
+    root.append(element);
   }
 
   // Fill an element with a token; `sureness` in 0..1 shades an answer, null stands for a question.
