@@ -204,7 +204,7 @@ class URMConfig(RecursiveConfig):
 class SERRMConfig(RecursiveConfig):
     """Settings of `se_rrm`."""
 
-    free_sizes: ClassVar = ("seq_len", "vocab_size")
+    free_sizes: ClassVar[tuple[str, ...]] = ("seq_len", "vocab_size")
     hidden_size: int = Field(default=256, gt=0)
     num_heads: int = Field(default=4, gt=0)
     num_registers: int = Field(default=4, ge=1)
@@ -219,7 +219,7 @@ class SERRMConfig(RecursiveConfig):
 class EquivariantConfig(PooledConfig):
     """Settings of `trm_equivariant`."""
 
-    free_sizes: ClassVar = ("seq_len", "vocab_size")
+    free_sizes: ClassVar[tuple[str, ...]] = ("seq_len", "vocab_size")
 
     units: CellUnits | None = None
     """Which cells share a unit; set by the dataset; None: the usual boxes of Sudoku."""
@@ -241,7 +241,7 @@ class EquivariantConfig(PooledConfig):
 class LocalConfig(PooledConfig):
     """Settings of `trm_local`."""
 
-    free_sizes: ClassVar = ("seq_len",)
+    free_sizes: ClassVar[tuple[str, ...]] = ("seq_len",)
 
     hidden_size: int = Field(default=32, gt=0)
     directions: Literal["distinct", "shared"] = "distinct"

@@ -54,7 +54,7 @@ class MuonConfig(OptimizerConfig):
     `lr` times `sqrt(max(1, rows / columns))`, or `0.2 sqrt(max(rows, columns))` with `match_rms_adamw`.
     """
 
-    fixed_on_resume: ClassVar = ("name", "rest")
+    fixed_on_resume: ClassVar[tuple[str, ...]] = ("name", "rest")
 
     name: Literal["muon"]
     lr: float = Field(default=0.02, ge=0)
