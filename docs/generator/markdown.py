@@ -19,7 +19,7 @@ _CODE = re.compile(
     r"|\w[\w.]*=[\w.@:\[\],]*\w\]?"
     r"|[\w./]*\w_\w[\w./]*(?<=\w)"
     r"|\w+@\w+"
-    r"|[\w/]*\w\.(?:py|jsonl?|safetensors|csv|yaml|txt|hpp)"
+    r"|[\w/-]*\w\.(?:py|jsonl?|safetensors|csv|yaml|txt|hpp)"
     r")(?!\w)"
 )
 
