@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import itertools
 import re
@@ -13,6 +14,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import takuzu
 import torch
@@ -239,6 +241,20 @@ def test_the_example_of_the_format_writes_a_valid_dataset(tmp_path, monkeypatch)
     (example,) = page("docs/reference/dataset-format.md").blocks("python")
     exec(compile(example, "dataset-format.md", "exec"), {})
     assert validate("data/tiny") == []
+
+
+def test_the_example_of_a_static_space_calls_the_hub_as_it_asks(monkeypatch):
+    called = []
+
+    def accepted(function, *given, **named):
+        inspect.signature(function).bind(*given, **named)
+        called.append(function.__name__)
+
+    for name in ("create_repo", "upload_folder"):
+        monkeypatch.setattr(huggingface_hub, name, partial(accepted, getattr(huggingface_hub, name)))
+    (example,) = (block for block in page("docs/guides/browser.md").blocks("python") if "hub" in block)
+    exec(compile(example, "browser.md", "exec"), {})
+    assert called == ["create_repo", "upload_folder"]
 
 
 # ------------------------------------------------------------------------------------------------ keys and options
