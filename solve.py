@@ -83,6 +83,8 @@ def run(config: SolveConfig) -> None:
     """Solve the puzzle given on the command line, printing and drawing each step."""
     for file in filter(None, (config.gif, config.png, config.trace)):
         make_folder(Path(file).parent)
+    if config.gif or config.png:
+        import PIL.Image  # noqa: F401  (if it is missing, say so before solving)
     device = resolve_device(config.device)
     trained = open_trained(config.checkpoint)
     samples = trained.located.folder / PUZZLES_NAME

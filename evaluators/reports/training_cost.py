@@ -38,7 +38,9 @@ def cost_in_words(cost: dict[str, Any]) -> str:
     parts = [f"{cost['steps']:,} steps"] if "steps" in cost else []
     parts += [f"{cost['flops']:.2g} FLOP"] if "flops" in cost else []
     parts += [f"{cost['distinct_puzzles']:,} distinct puzzles"] if "distinct_puzzles" in cost else []
-    parts += [f"{cost['seconds'] / 60:,.0f} minutes"] if "seconds" in cost else []
+    if "seconds" in cost:
+        minutes = round(cost["seconds"] / 60)
+        parts += [f"{minutes:,} minute{'s' * (minutes != 1)}"]
     return ", ".join(parts)
 
 

@@ -91,7 +91,7 @@ def _wandb(print_line: Callable[[str], None] | None) -> ModuleType | None:
             raise
         if print_line is not None:
             print_line(
-                f"W&B: {missing}; metrics are logged to metrics.jsonl only (logger=null: without this notice)"
+                f"W&B: {missing}; metrics are logged to metrics.jsonl only (logger=null turns this notice off)"
             )
         return None
     return wandb
