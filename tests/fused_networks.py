@@ -110,7 +110,8 @@ def assert_trains_as_eager(
 ) -> None:
     """Compare all gradients of supervision steps with those of eager code, with checkpointing too.
 
-    `make` builds the case in a dtype. In bfloat16 errors against float32 may be half as large again as eager code's.
+    `make` builds the case in a dtype. In bfloat16 errors against float32 may be twice eager code's: they are
+    0.7 to 1.7 times those from one draw of the weights to the next, because each code rounds in its own way.
     """
     dtype = str(use(library, monkeypatch)).removeprefix("torch.")
     exact, eager, fused, checkpointed = (make(name) for name in ("float32", dtype, dtype, dtype))
@@ -123,7 +124,7 @@ def assert_trains_as_eager(
         _gradients_of_training(case, steps) for case in (exact, eager, fused, checkpointed)
     )
     assert all(torch.equal(one, other) for one, other in zip(of_fused, of_checkpointed, strict=True))
-    limits = 1.5 * errors(of_eager, expected) + 1e-3 if dtype == "bfloat16" else 10 * ROUNDING
+    limits = 2 * errors(of_eager, expected) + 1e-3 if dtype == "bfloat16" else 10 * ROUNDING
     assert (errors(of_fused, expected) < limits).all()
 
 
