@@ -17,8 +17,8 @@ def ranges(*names: str) -> dict[str, str]:
 
 
 def lowest() -> list[str]:
-    """Pin each package of requirements.txt to its lowest version."""
-    lowest_versions = ranges("requirements-min.txt", "requirements.txt")
+    """Pin each package of requirements.txt and requirements-onnx.txt to its lowest version."""
+    lowest_versions = ranges("requirements-min.txt", "requirements.txt", "requirements-onnx.txt")
     return [f"{package}=={version}" for package, version in lowest_versions.items()]
 
 
