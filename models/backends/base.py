@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from models.blocks import Network
+from models.optim.adam_atan2 import StepKernel
 
 State = tuple[Tensor, ...]  # an architecture's latents, each (B, L, D)
 Recursion = Callable[[State, Tensor], State]  # from a state and x (B, L, D)
@@ -40,6 +41,9 @@ class Backend:
 
     A backend is made for one model that is already on its device, and serves both training and evaluation.
     """
+
+    adam_atan2: StepKernel | None = None
+    """A faster step of the optimizer AdamATan2, with the same results."""
 
     def __init__(self) -> None:
         self.weights: Any = None  # the result of `prepared_weights`, during a step

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from models.backends.base import Backend, CosSin, Inner, networks_of
+from models.backends.fused_cpu.atan2_step import ATan2Step
 from models.backends.fused_cpu.network import FusedNetwork, fits
 from models.backends.fused_cpu.packed_weights import Weights
 from models.blocks import Network
@@ -16,6 +17,7 @@ class FusedCPU(Backend):
     def __init__(self, inner: Inner):
         super().__init__()
         self.fused = {network: FusedNetwork(network, inner.dtype) for network in networks_of(inner)}
+        self.adam_atan2 = ATan2Step.if_exact(next(iter(self.fused.values())).compiled)
 
     @staticmethod
     def fits(inner: Inner) -> bool:

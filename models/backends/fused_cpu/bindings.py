@@ -14,7 +14,7 @@ import torch
 SOURCES = (
     *("packing.hpp", "structures.hpp", "elementwise.hpp", "convolution.hpp", "few_positions.hpp"),
     *("forward.hpp", "backward.hpp", "symbols.hpp"),
-    *("units.hpp", "units_back.hpp", "entry.cpp"),
+    *("units.hpp", "units_back.hpp", "atan2_step.hpp", "entry.cpp"),
 )
 
 Index, Pointer = ctypes.c_int64, ctypes.c_void_p
@@ -55,6 +55,10 @@ UnitShape = structure(
     eps=ctypes.c_float,
     pools=Pointer,
 )
+# For the optimizer (atan2_step.hpp).
+Moments = structure("Moments", **dict.fromkeys(("weight", "grad", "average", "square"), Pointer), size=Index)
+FACTORS = ("decay", "grad_weight", "square_weight", "correction", "alpha")
+StepFactors = structure("StepFactors", **dict.fromkeys(FACTORS, ctypes.c_float))
 UnitKept = structure("UnitKept", before=Pointer, after=Pointer, gate_up=Pointer, scale=Pointer)
 
 
@@ -108,7 +112,8 @@ def load_library(of: Variant) -> ctypes.CDLL:
     loaded.pack_weight.argtypes = [Pointer] * 4
     loaded.unpack_gradient.argtypes = [Pointer, Pointer, Index, Pointer]
     loaded.unpack_gradient.restype = None
-    for function in (*applications, loaded.pack_weight, loaded.check):
+    loaded.adam_atan2.argtypes = [Pointer, Index, Pointer]
+    for function in (*applications, loaded.pack_weight, loaded.adam_atan2, loaded.check):
         function.restype = ctypes.c_char_p
     if message := loaded.check():
         raise RuntimeError(message.decode())

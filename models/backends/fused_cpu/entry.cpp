@@ -77,6 +77,13 @@ extern "C" void unpack_gradient(const Packing* packing, const float* sum, Index 
   unpack(*packing, sum, by_output, grad);
 }
 
+extern "C" const char* adam_atan2(const Moments* tensors, Index n, const StepFactors* factors) {
+  if (!has_arctangent()) return "torch does not export its arctangent";
+  const Index threads = at::get_num_threads();
+  return in_parts(threads, threads,
+                  [&](Arena&, Index part, Index, Index) { step(tensors, n, *factors, part, threads); });
+}
+
 // Checks the products on this processor, with sizes that fill no register evenly.
 extern "C" const char* check() {
   return in_parts(1, 1, [](Arena& arena, Index, Index, Index) {
