@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ class ATan2Step:
             if not self(ours[0], grads, ours[1], ours[2], factors):
                 return False
             step_by_torch(theirs[0], grads, theirs[1], theirs[2], factors)
-        return all(map(torch.equal, sum(ours, []), sum(theirs, [])))
+        return all(map(torch.equal, chain(*ours), chain(*theirs)))
 
 
 def fits(tensor: Tensor) -> bool:
