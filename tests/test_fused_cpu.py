@@ -249,7 +249,7 @@ def test_an_error_in_the_library_is_raised(monkeypatch):
             return b"no memory for it"
 
         @staticmethod
-        def pack_weight(*_) -> bytes:
+        def pack_weights(*_) -> bytes:
             return b"no memory for weights"
 
     monkeypatch.setattr(fused, "compiled", Failing)
@@ -275,8 +275,8 @@ def test_wrong_products_are_detected(library, monkeypatch):
 
 def test_structures_match_the_fields_of_the_sources_in_order():
     source = re.sub(r"//.*", "", bindings.source(NARROW))
-    names = "Right", "Packing", "Layer", "Kept", "Gradients", "Shape", "SymbolShape"
-    for name in (*names, "Pool", "UnitShape", "UnitKept"):
+    names = "Right", "Packing", "Unpacking", "Layer", "Kept", "Gradients", "Shape", "SymbolShape"
+    for name in (*names, "Pool", "UnitShape", "UnitKept", "Moments", "StepFactors"):
         (body,) = re.findall(rf"struct {name} \{{(.*?)\}};", source, re.DOTALL)
         declared = []
         for line in filter(str.strip, body.split(";")):

@@ -36,7 +36,14 @@ GRADIENTS = ("qkv", "out", "gate_up", "down", "mix_gate_up", "mix_down", *CONVOL
 SIZES = ("rows", "length", "width", "heads", "head_dim", "inner", "mix_inner", "layers", "rms_gated")
 
 Right = structure("Right", data=Pointer, inner=Index, columns=Index, block=Index)
-Packing = structure("Packing", **dict.fromkeys(("outputs", "inputs", "output_block", "input_block"), Index))
+PACKING_SIZES = ("outputs", "inputs", "output_block", "input_block")
+Packing = structure(
+    "Packing",
+    **dict.fromkeys(PACKING_SIZES, Index),
+    **dict.fromkeys(("weight", "transposed", "plain"), Pointer),
+)
+UNPACKING_SIZES = ("outputs", "inputs", "block", "by_output")
+Unpacking = structure("Unpacking", **dict.fromkeys(UNPACKING_SIZES, Index), sum=Pointer, grad=Pointer)
 Layer = structure(
     "Layer", **dict.fromkeys(RIGHT_SIDES, Right), **dict.fromkeys((*LEFT_SIDES, *CONVOLUTION), Pointer)
 )
@@ -109,11 +116,10 @@ def load_library(of: Variant) -> ctypes.CDLL:
     ]
     for function in applications:
         function.argtypes = [Pointer, Pointer, Index, *[Pointer] * 4]
-    loaded.pack_weight.argtypes = [Pointer] * 4
-    loaded.unpack_gradient.argtypes = [Pointer, Pointer, Index, Pointer]
-    loaded.unpack_gradient.restype = None
+    loaded.pack_weights.argtypes = loaded.unpack_gradients.argtypes = [Pointer, Index]
+    loaded.unpack_gradients.restype = None
     loaded.adam_atan2.argtypes = [Pointer, Index, Pointer]
-    for function in (*applications, loaded.pack_weight, loaded.adam_atan2, loaded.check):
+    for function in (*applications, loaded.pack_weights, loaded.adam_atan2, loaded.check):
         function.restype = ctypes.c_char_p
     if message := loaded.check():
         raise RuntimeError(message.decode())
