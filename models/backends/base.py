@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -56,6 +57,10 @@ class Backend:
     def apply(self, network: Network, h: Tensor, injection: Tensor | None, cos_sin: CosSin) -> Tensor:
         """Return `network(h, injection, cos_sin)`; h, injection and result (B, L, D) in the compute dtype."""
         raise NotImplementedError(f"{type(self).__name__} must define apply(network, h, injection, cos_sin)")
+
+    def embed(self, ids: Tensor, table: Tensor) -> Tensor:
+        """Look up ids (B, S) in a table (V, D) in the compute dtype; returns (B, S, D)."""
+        return F.embedding(ids, table)
 
     def prepared_weights(self, inner: Inner) -> Any:
         """Convert the current weights for `apply`, once per supervision step."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from models.backends.base import Backend, CosSin, Inner, networks_of
 from models.backends.fused_cpu.atan2_step import ATan2Step
+from models.backends.fused_cpu.embedded_tokens import EmbeddedTokens
 from models.backends.fused_cpu.network import FusedNetwork, fits
 from models.backends.fused_cpu.packed_weights import Weights
 from models.blocks import Network
@@ -17,13 +19,19 @@ class FusedCPU(Backend):
     def __init__(self, inner: Inner):
         super().__init__()
         self.fused = {network: FusedNetwork(network, inner.dtype) for network in networks_of(inner)}
-        self.adam_atan2 = ATan2Step.if_exact(next(iter(self.fused.values())).compiled)
+        self.library = next(iter(self.fused.values())).compiled
+        self.adam_atan2 = ATan2Step.if_exact(self.library)
 
     @staticmethod
     def fits(inner: Inner) -> bool:
         return inner.device.type == "cpu" and all(
             fits(network, inner.dtype) for network in networks_of(inner)
         )
+
+    def embed(self, ids: Tensor, table: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return super().embed(ids, table)
+        return EmbeddedTokens.apply(ids, table, self.library)
 
     def prepared_weights(self, inner: Inner) -> dict[Network, Weights]:
         return {network: fused.weights() for network, fused in self.fused.items()}

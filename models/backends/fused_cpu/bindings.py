@@ -117,7 +117,8 @@ def load_library(of: Variant) -> ctypes.CDLL:
     for function in applications:
         function.argtypes = [Pointer, Pointer, Index, *[Pointer] * 4]
     loaded.pack_weights.argtypes = loaded.unpack_gradients.argtypes = [Pointer, Index]
-    loaded.unpack_gradients.restype = None
+    loaded.sum_rows_by_id.argtypes = [Pointer, Index, Index, Pointer, Pointer]
+    loaded.unpack_gradients.restype = loaded.sum_rows_by_id.restype = None
     loaded.adam_atan2.argtypes = [Pointer, Index, Pointer]
     for function in (*applications, loaded.pack_weights, loaded.adam_atan2, loaded.check):
         function.restype = ctypes.c_char_p

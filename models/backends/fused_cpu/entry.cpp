@@ -82,6 +82,15 @@ extern "C" void unpack_gradients(const Unpacking* sums, Index n) {
   for (Index i = 0; i < n; ++i) unpack(sums[i]);
 }
 
+// Adds each of n rows to row `ids` of `totals`, one after another.
+extern "C" void sum_rows_by_id(const int32_t* ids, Index n, Index width, const Value* rows, Value* totals) {
+  for (Index i = 0; i < n; ++i) {
+    const Value* row = rows + i * width;
+    Value* total = totals + ids[i] * width;
+    for (Index d = 0; d < width; d += kLanes) store(total + d, add(load(total + d), load(row + d)));
+  }
+}
+
 extern "C" const char* adam_atan2(const Moments* tensors, Index n, const StepFactors* factors) {
   if (!has_arctangent()) return "torch does not export its arctangent";
   const Index threads = at::get_num_threads();
