@@ -58,6 +58,14 @@ class Backend:
         """Return `network(h, injection, cos_sin)`; h, injection and result (B, L, D) in the compute dtype."""
         raise NotImplementedError(f"{type(self).__name__} must define apply(network, h, injection, cos_sin)")
 
+    def apply_repeatedly(
+        self, network: Network, h: Tensor, injection: Tensor | None, cos_sin: CosSin, times: int
+    ) -> Tensor:
+        """Set h to `apply(network, h, injection, cos_sin)` `times` times."""
+        for _ in range(times):
+            h = self.apply(network, h, injection, cos_sin)
+        return h
+
     def embed(self, ids: Tensor, table: Tensor) -> Tensor:
         """Look up ids (B, S) in a table (V, D) in the compute dtype; returns (B, S, D)."""
         return F.embedding(ids, table)

@@ -37,4 +37,9 @@ class FusedCPU(Backend):
         return {network: fused.weights() for network, fused in self.fused.items()}
 
     def apply(self, network: Network, h: Tensor, injection: Tensor | None, cos_sin: CosSin) -> Tensor:
-        return self.fused[network](h, injection, cos_sin, self.weights and self.weights[network])
+        return self.apply_repeatedly(network, h, injection, cos_sin, 1)
+
+    def apply_repeatedly(
+        self, network: Network, h: Tensor, injection: Tensor | None, cos_sin: CosSin, times: int
+    ) -> Tensor:
+        return self.fused[network](h, injection, cos_sin, self.weights and self.weights[network], times)
