@@ -26,9 +26,7 @@ class TRM(RecursiveModel):
 
     def cycle(self, state: State, x: Tensor) -> State:
         y, z = state
-        question = y + x
-        for _ in range(self.L_cycles):
-            z = self.f(self.L_level, z, question)
+        z = self.f(self.L_level, z, y + x, self.L_cycles)
         return self.f(self.L_level, y, z), z
 
 
@@ -39,8 +37,7 @@ class SingleZ(TRM):
 
     def cycle(self, state: State, x: Tensor) -> State:
         (z,) = state
-        for _ in range(self.L_cycles):
-            z = self.f(self.L_level, z, x)
+        z = self.f(self.L_level, z, x, self.L_cycles)
         return (self.f(self.L_level, z, None),)
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.arch_configs import prefix_length
+from models.backends.base import Backend
 from models.grid_rotary import GridRotaryEmbedding
 from models.layers import Embedding, RotaryEmbedding
 from models.puzzle_embedding import PuzzleEmbedding
@@ -39,6 +40,7 @@ class InputEmbedding(nn.Module):
     (`inner.embed_tokens...`, `inner.puzzle_emb...`).
     """
 
+    backend: Backend  # of the model that this is a part of
     rotary_emb: RotaryEmbedding | GridRotaryEmbedding
 
     def __init__(self, config: EmbeddingConfig, dtype: torch.dtype):
@@ -70,7 +72,7 @@ class InputEmbedding(nn.Module):
 
     def embed(self, inputs: Tensor, puzzle_rows: Tensor | None) -> Tensor:
         """Return `x = sqrt(D) · cat(puzzle prefix, token embedding)`, (B, L, D)."""
-        x = self.embed_tokens(inputs)
+        x = self.embed_tokens(inputs, self.backend.embed)
         if puzzle_rows is not None:
             room = self.prefix_len * x.shape[-1] - puzzle_rows.shape[-1]
             prefix = F.pad(puzzle_rows, (0, room)).view(-1, self.prefix_len, x.shape[-1])

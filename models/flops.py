@@ -24,8 +24,8 @@ def count_applications(inner: RecursiveModel) -> dict[str, tuple[int, int]]:
     """
     counts: Counter[tuple[int, bool]] = Counter()
 
-    def count(network: Network, h: Tensor, injection: Tensor | None) -> Tensor:
-        counts[id(network), torch.is_grad_enabled()] += 1
+    def count(network: Network, h: Tensor, injection: Tensor | None, times: int = 1) -> Tensor:
+        counts[id(network), torch.is_grad_enabled()] += times
         return h
 
     inner.f = count  # type: ignore[method-assign]  # hides the method of the class until it is deleted

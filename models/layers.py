@@ -8,6 +8,7 @@ compute dtype.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -57,8 +58,9 @@ class Embedding(nn.Module):
         self.dtype = dtype
         self.embedding_weight = nn.Parameter(truncated_normal_(torch.empty(num, dim), std))
 
-    def forward(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, self.embedding_weight.to(self.dtype))
+    def forward(self, ids: Tensor, embed: Callable[[Tensor, Tensor], Tensor] = F.embedding) -> Tensor:
+        """Return the rows `ids`, looked up by `embed`, which a backend may implement in its own way."""
+        return embed(ids, self.embedding_weight.to(self.dtype))
 
 
 class RotaryEmbedding(nn.Module):

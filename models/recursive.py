@@ -110,16 +110,18 @@ class RecursiveModel(InputEmbedding):
 
         return self.backend.run_without_grad(whole_step, state, x, independent)
 
-    def f(self, network: Network, h: Tensor, injection: Tensor | None) -> Tensor:
-        """Return `network(h, injection)`, all (B, L, D), with the config's damping and noise applied."""
+    def f(self, network: Network, h: Tensor, injection: Tensor | None, times: int = 1) -> Tensor:
+        """Set h to `network(h, injection)` `times` times, with the config's damping and noise; all (B, L, D)."""
         recomputes = self.activation_checkpointing and torch.is_grad_enabled()
+        if not (recomputes or self.config.damping or self.config.noise):
+            return self.backend.apply_repeatedly(network, h, injection, self.cos_sin(), times)
         apply = self.backend.apply_checkpointed if recomputes else self.backend.apply
-        new = apply(network, h, injection, self.cos_sin())
-        if self.config.damping:
-            new = torch.lerp(new, h, self.config.damping)
-        if self.config.noise:
-            new = new + self.config.noise * torch.randn_like(new)
-        return new
+        for _ in range(times):
+            new = apply(network, h, injection, self.cos_sin())
+            if self.config.damping:
+                new = torch.lerp(new, h, self.config.damping)
+            h = new + self.config.noise * torch.randn_like(new) if self.config.noise else new
+        return h
 
     @property
     def device(self) -> torch.device:
@@ -164,6 +166,4 @@ class SingleLatentModel(RecursiveModel):
 
     def cycle(self, state: State, x: Tensor) -> State:
         (z,) = state
-        for _ in range(self.L_cycles):
-            z = self.f(self.L_level, z, x)
-        return (z,)
+        return (self.f(self.L_level, z, x, self.L_cycles),)

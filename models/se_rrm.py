@@ -50,7 +50,7 @@ class SERRM(SingleLatentModel):
     def embed(self, inputs: Tensor, puzzle_rows: Tensor | None) -> Tensor:
         """Return (B, V·L, D): a cell's vector times sqrt(V) at its own symbol, 0 at others; registers at all."""
         num_symbols = self.config.vocab_size
-        cells = self.embed_tokens(inputs.clamp(max=SYMBOL)).unsqueeze(1)  # (B, 1, S, D)
+        cells = self.embed_tokens(inputs.clamp(max=SYMBOL), self.backend.embed).unsqueeze(1)  # (B, 1, S, D)
         is_its = F.one_hot(inputs.long(), num_symbols).transpose(1, 2).unsqueeze(-1)  # (B, V, S, 1)
         cells = math.sqrt(num_symbols) * is_its.to(cells.dtype) * cells
         registers = self.registers.embedding_weight.to(cells.dtype).expand(*cells.shape[:2], -1, -1)

@@ -249,7 +249,7 @@ def test_an_error_in_the_library_is_raised(monkeypatch):
             return b"no memory for it"
 
         @staticmethod
-        def pack_weight(*_) -> bytes:
+        def pack_weights(*_) -> bytes:
             return b"no memory for weights"
 
     monkeypatch.setattr(fused, "compiled", Failing)
@@ -275,8 +275,8 @@ def test_wrong_products_are_detected(library, monkeypatch):
 
 def test_structures_match_the_fields_of_the_sources_in_order():
     source = re.sub(r"//.*", "", bindings.source(NARROW))
-    names = "Right", "Packing", "Layer", "Kept", "Gradients", "Shape", "SymbolShape"
-    for name in (*names, "Pool", "UnitShape", "UnitKept"):
+    names = "Right", "Packing", "Unpacking", "Layer", "Kept", "Gradients", "Shape", "SymbolShape"
+    for name in (*names, "Pool", "UnitShape", "UnitKept", "Moments", "StepFactors"):
         (body,) = re.findall(rf"struct {name} \{{(.*?)\}};", source, re.DOTALL)
         declared = []
         for line in filter(str.strip, body.split(";")):
@@ -325,3 +325,20 @@ def test_saved_tensors_share_buffers_that_are_not_returned_to_the_system():
             ranges.append((start, start + size))
     ranges.sort()
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(ranges))
+
+
+@each_library
+@pytest.mark.parametrize("shape", [(3, 7), (0, 5)])
+def test_the_gradient_of_token_embeddings_is_torchs(library, shape, monkeypatch):
+    dtype = use(library, monkeypatch)
+    inner = case(dtype=str(dtype).removeprefix("torch.")).model.architecture
+    inner.backend = choose_backend(inner)
+    ids = torch.randint(0, 4, shape, dtype=torch.int32, generator=torch.Generator().manual_seed(0))
+    upstream = torch.randn(*shape, 32, generator=torch.Generator().manual_seed(1)).to(dtype)
+    found = []
+    for embed in (inner.backend.embed, torch.nn.functional.embedding):
+        table = torch.randn(6, 32, generator=torch.Generator().manual_seed(2)).to(dtype).requires_grad_()
+        out = embed(ids, table)
+        found.append((out.detach(), *torch.autograd.grad(out, table, upstream)))
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.equal(ours, theirs)

@@ -6,13 +6,61 @@ instead of the numerator.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from models.optim.uncompiled import EagerOptimizer
+
+
+class Factors(NamedTuple):
+    """Scalars of step t, as above."""
+
+    decay: float
+    """1 - lr·wd"""
+    grad_weight: float
+    """1 - β1"""
+    square_weight: float
+    """1 - β2"""
+    correction: float
+    """√(1 - β2ᵗ)"""
+    alpha: float
+    """-lr / (1 - β1ᵗ)"""
+
+
+class StepKernel(Protocol):
+    """An implementation of `step_by_torch`."""
+
+    def __call__(
+        self,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        exp_avgs: Sequence[Tensor],
+        exp_avg_sqs: Sequence[Tensor],
+        factors: Factors,
+    ) -> bool:
+        """Return False, and change nothing, if the tensors are not supported."""
+        ...
+
+
+def step_by_torch(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    exp_avgs: Sequence[Tensor],
+    exp_avg_sqs: Sequence[Tensor],
+    factors: Factors,
+) -> None:
+    """Update parameters and averages in place, with torch's operations."""
+    torch._foreach_mul_(params, factors.decay)
+    torch._foreach_lerp_(exp_avgs, grads, factors.grad_weight)
+    torch._foreach_lerp_(exp_avg_sqs, torch._foreach_mul(grads, grads), factors.square_weight)
+    denominators = torch._foreach_sqrt(exp_avg_sqs)
+    torch._foreach_div_(denominators, factors.correction)
+    angles = [torch.atan2(m, d, out=d) for m, d in zip(exp_avgs, denominators, strict=True)]
+    torch._foreach_add_(params, angles, alpha=factors.alpha)
 
 
 class AdamATan2(EagerOptimizer):
@@ -28,13 +76,16 @@ class AdamATan2(EagerOptimizer):
         lr: float = 1e-4,
         betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 0.1,
+        kernel: Callable[[], StepKernel | None] = lambda: None,
     ):
+        """`kernel()` returns a faster implementation for the coming step, if there is one."""
         if lr < 0 or weight_decay < 0 or not all(0 <= beta < 1 for beta in betas):
             raise ValueError(
                 f"AdamATan2 needs lr >= 0, weight_decay >= 0 and betas in [0, 1), "
                 f"got lr={lr}, weight_decay={weight_decay}, betas={betas}"
             )
         super().__init__(params, {"lr": lr, "betas": tuple(betas), "weight_decay": weight_decay})
+        self.kernel = kernel
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -54,18 +105,16 @@ class AdamATan2(EagerOptimizer):
         grads = [p.grad for p in params]
         exp_avgs = [state["exp_avg"] for state in states]
         exp_avg_sqs = [state["exp_avg_sq"] for state in states]
-        for state in states:
-            state["step"] += 1
+        torch._foreach_add_([state["step"] for state in states], 1)
         # On the CPU, so this does not synchronise; equal for all parameters, which always step together.
         t = states[0]["step"].item()
 
-        torch._foreach_mul_(params, 1 - lr * weight_decay)
-        torch._foreach_lerp_(exp_avgs, grads, 1 - beta1)
-        torch._foreach_lerp_(exp_avg_sqs, torch._foreach_mul(grads, grads), 1 - beta2)
-        denominators = torch._foreach_sqrt(exp_avg_sqs)
-        torch._foreach_div_(denominators, (1 - beta2**t) ** 0.5)
-        angles = [torch.atan2(m, d, out=d) for m, d in zip(exp_avgs, denominators, strict=True)]
-        torch._foreach_add_(params, angles, alpha=-lr / (1 - beta1**t))
+        factors = Factors(
+            1 - lr * weight_decay, 1 - beta1, 1 - beta2, (1 - beta2**t) ** 0.5, -lr / (1 - beta1**t)
+        )
+        kernel = self.kernel()
+        if kernel is None or not kernel(params, grads, exp_avgs, exp_avg_sqs, factors):
+            step_by_torch(params, grads, exp_avgs, exp_avg_sqs, factors)
 
     def _state(self, p: torch.Tensor) -> dict:
         state = self.state[p]

@@ -26,10 +26,12 @@ class AdamATan2Config(OptimizerConfig):
     def build(
         self, inner: RecursiveModel, weights: list[nn.Parameter], common: CommonSettings
     ) -> list[Built]:
-        from models.optim.adam_atan2 import adam_atan2_class
+        from models.optim.adam_atan2 import AdamATan2, adam_atan2_class
 
         cls, notice = adam_atan2_class(weights[0].device)
         optimizer = cls(weights, lr=common.lr, betas=common.betas, weight_decay=common.weight_decay)
+        if isinstance(optimizer, AdamATan2):
+            optimizer.kernel = lambda: inner.backend.adam_atan2
         return [Built("weights", optimizer, common.lr, notice)]
 
 

@@ -138,8 +138,9 @@ def train_step(
             state.flops += global_batch_size * state.row_flops()
         sums = supervise(state, batch, ranks, seed, global_batch_size, grad_accum_steps)
 
-    ranks.sum_gradients(state.model.parameters())
-    gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
+    weights = state.optimizers.weights
+    ranks.sum_gradients(weights)
+    gradients = [p.grad for p in weights if p.grad is not None]
     gradients += state.optimizers.sparse_gradients()
     losses = [value for name, value in sums.items() if name.endswith("loss")]
     ok = all_finite([*losses, *gradients])

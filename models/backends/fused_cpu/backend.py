@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from models.backends.base import Backend, CosSin, Inner, networks_of
+from models.backends.fused_cpu.atan2_step import ATan2Step
+from models.backends.fused_cpu.embedded_tokens import EmbeddedTokens
 from models.backends.fused_cpu.network import FusedNetwork, fits
 from models.backends.fused_cpu.packed_weights import Weights
 from models.blocks import Network
@@ -16,6 +19,8 @@ class FusedCPU(Backend):
     def __init__(self, inner: Inner):
         super().__init__()
         self.fused = {network: FusedNetwork(network, inner.dtype) for network in networks_of(inner)}
+        self.library = next(iter(self.fused.values())).compiled
+        self.adam_atan2 = ATan2Step.if_exact(self.library)
 
     @staticmethod
     def fits(inner: Inner) -> bool:
@@ -23,8 +28,18 @@ class FusedCPU(Backend):
             fits(network, inner.dtype) for network in networks_of(inner)
         )
 
+    def embed(self, ids: Tensor, table: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return super().embed(ids, table)
+        return EmbeddedTokens.apply(ids, table, self.library)
+
     def prepared_weights(self, inner: Inner) -> dict[Network, Weights]:
         return {network: fused.weights() for network, fused in self.fused.items()}
 
     def apply(self, network: Network, h: Tensor, injection: Tensor | None, cos_sin: CosSin) -> Tensor:
-        return self.fused[network](h, injection, cos_sin, self.weights and self.weights[network])
+        return self.apply_repeatedly(network, h, injection, cos_sin, 1)
+
+    def apply_repeatedly(
+        self, network: Network, h: Tensor, injection: Tensor | None, cos_sin: CosSin, times: int
+    ) -> Tensor:
+        return self.fused[network](h, injection, cos_sin, self.weights and self.weights[network], times)

@@ -29,6 +29,8 @@ inline void add_product(const LeftSide& left, Index D, const RightSide& right, I
     product(D, right.block, whole_pairs(T), left.data, left.ld, right.at(0, c), right.block, grad + c * D, right.block, true);
 }
 
+constexpr Index kAhead = 16;  // positions of gate and up to fetch ahead
+
 class Backward {
  public:
   Backward(const Shape& s, const Layer& l, Arena& arena)
@@ -121,6 +123,7 @@ class Backward {
         }
       }
       for (Index j = 0; j < I; j += n) {
+        fetch(gate_up(j), std::min(kAhead, m) * 2 * n);
         if (!s.rms_gated) product(m, narrow, D, l.down_t, j / n, block, n);
         if (l.conv_taps) {
           convolution_back(l, grads, gate_up(j), t, m, j, n);
@@ -151,7 +154,13 @@ class Backward {
   void attend(const Layer& l, const Kept& keep, const Gradients& grads, Value* to, Index row, Index rows) {
     const Index L = s.length, D = s.width, T = rows * L, at = row * L;
     for (Index r = 0; r < rows; ++r)
-      for (Index head = 0; head < s.heads; ++head) attend(keep, row + r, r * L, head);
+      for (Index head = 0; head < s.heads; ++head) {
+        if (r + 1 < rows) {
+          const Index share = L * W / s.heads, next = (row + r + 1) * L * W + head * share;
+          for (const Value* x : {keep.q, keep.k, keep.v, keep.mixed}) fetch(x + next, share);
+        }
+        attend(keep, row + r, r * L, head);
+      }
     for (Index t = 0; t < T; t += kGroup) {
       const Index m = std::min(kGroup, T - t);
       const Value* grad = grad_qkv + t * 3 * W;
@@ -210,6 +219,7 @@ class Backward {
                  Index n) {
     for (Index i = 0; i < m; i += kPair) {
       const Index together = std::min(kPair, m - i);
+      if (i + kAhead < m) fetch(gate_up + (i + kAhead) * 2 * n, std::min(kPair, m - i - kAhead) * 2 * n);
       for (Index c = 0; c < n; c += kLanes) {
         Rounded gate[kPair]{}, up[kPair]{}, out[kPair]{};
         for (Index p = 0; p < together; ++p) {

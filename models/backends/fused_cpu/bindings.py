@@ -14,7 +14,7 @@ import torch
 SOURCES = (
     *("packing.hpp", "structures.hpp", "elementwise.hpp", "convolution.hpp", "few_positions.hpp"),
     *("forward.hpp", "backward.hpp", "symbols.hpp"),
-    *("units.hpp", "units_back.hpp", "entry.cpp"),
+    *("units.hpp", "units_back.hpp", "atan2_step.hpp", "entry.cpp"),
 )
 
 Index, Pointer = ctypes.c_int64, ctypes.c_void_p
@@ -36,7 +36,14 @@ GRADIENTS = ("qkv", "out", "gate_up", "down", "mix_gate_up", "mix_down", *CONVOL
 SIZES = ("rows", "length", "width", "heads", "head_dim", "inner", "mix_inner", "layers", "rms_gated")
 
 Right = structure("Right", data=Pointer, inner=Index, columns=Index, block=Index)
-Packing = structure("Packing", **dict.fromkeys(("outputs", "inputs", "output_block", "input_block"), Index))
+PACKING_SIZES = ("outputs", "inputs", "output_block", "input_block")
+Packing = structure(
+    "Packing",
+    **dict.fromkeys(PACKING_SIZES, Index),
+    **dict.fromkeys(("weight", "transposed", "plain"), Pointer),
+)
+UNPACKING_SIZES = ("outputs", "inputs", "block", "by_output")
+Unpacking = structure("Unpacking", **dict.fromkeys(UNPACKING_SIZES, Index), sum=Pointer, grad=Pointer)
 Layer = structure(
     "Layer", **dict.fromkeys(RIGHT_SIDES, Right), **dict.fromkeys((*LEFT_SIDES, *CONVOLUTION), Pointer)
 )
@@ -55,6 +62,10 @@ UnitShape = structure(
     eps=ctypes.c_float,
     pools=Pointer,
 )
+# For the optimizer (atan2_step.hpp).
+Moments = structure("Moments", **dict.fromkeys(("weight", "grad", "average", "square"), Pointer), size=Index)
+FACTORS = ("decay", "grad_weight", "square_weight", "correction", "alpha")
+StepFactors = structure("StepFactors", **dict.fromkeys(FACTORS, ctypes.c_float))
 UnitKept = structure("UnitKept", before=Pointer, after=Pointer, gate_up=Pointer, scale=Pointer)
 
 
@@ -105,10 +116,11 @@ def load_library(of: Variant) -> ctypes.CDLL:
     ]
     for function in applications:
         function.argtypes = [Pointer, Pointer, Index, *[Pointer] * 4]
-    loaded.pack_weight.argtypes = [Pointer] * 4
-    loaded.unpack_gradient.argtypes = [Pointer, Pointer, Index, Pointer]
-    loaded.unpack_gradient.restype = None
-    for function in (*applications, loaded.pack_weight, loaded.check):
+    loaded.pack_weights.argtypes = loaded.unpack_gradients.argtypes = [Pointer, Index]
+    loaded.sum_rows_by_id.argtypes = [Pointer, Index, Index, Pointer, Pointer]
+    loaded.unpack_gradients.restype = loaded.sum_rows_by_id.restype = None
+    loaded.adam_atan2.argtypes = [Pointer, Index, Pointer]
+    for function in (*applications, loaded.pack_weights, loaded.adam_atan2, loaded.check):
         function.restype = ctypes.c_char_p
     if message := loaded.check():
         raise RuntimeError(message.decode())

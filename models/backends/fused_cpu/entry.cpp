@@ -69,12 +69,33 @@ extern "C" const char* backward_symbols(const SymbolShape* shape, const Layer* l
   });
 }
 
-extern "C" const char* pack_weight(const Packing* packing, const float* weight, Value* transposed, Value* plain) {
-  return in_parts(1, 1, [&](Arena& arena, Index, Index, Index) { pack(*packing, weight, transposed, plain, arena); });
+extern "C" const char* pack_weights(const Packing* weights, Index n) {
+  return in_parts(1, 1, [&](Arena& arena, Index, Index, Index) {
+    Index most = 0;
+    for (Index i = 0; i < n; ++i) most = std::max(most, weights[i].outputs * weights[i].inputs);
+    Value* values = arena.take<Value>(most);
+    for (Index i = 0; i < n; ++i) pack(weights[i], values);
+  });
 }
 
-extern "C" void unpack_gradient(const Packing* packing, const float* sum, Index by_output, float* grad) {
-  unpack(*packing, sum, by_output, grad);
+extern "C" void unpack_gradients(const Unpacking* sums, Index n) {
+  for (Index i = 0; i < n; ++i) unpack(sums[i]);
+}
+
+// Adds each of n rows to row `ids` of `totals`, one after another.
+extern "C" void sum_rows_by_id(const int32_t* ids, Index n, Index width, const Value* rows, Value* totals) {
+  for (Index i = 0; i < n; ++i) {
+    const Value* row = rows + i * width;
+    Value* total = totals + ids[i] * width;
+    for (Index d = 0; d < width; d += kLanes) store(total + d, add(load(total + d), load(row + d)));
+  }
+}
+
+extern "C" const char* adam_atan2(const Moments* tensors, Index n, const StepFactors* factors) {
+  if (!has_arctangent()) return "torch does not export its arctangent";
+  const Index threads = at::get_num_threads();
+  return in_parts(threads, threads,
+                  [&](Arena&, Index part, Index, Index) { step(tensors, n, *factors, part, threads); });
 }
 
 // Checks the products on this processor, with sizes that fill no register evenly.

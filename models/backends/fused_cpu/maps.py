@@ -3,9 +3,10 @@
 A product's right side (inner, columns) is stored in blocks of n columns: (columns / n, inner, n) in float32, and with
 its rows in pairs in bfloat16: (columns / n, inner / 2, n, 2). A pair, or a float32, has 32 bits.
 
-Each map has the same methods. `sides` stores a float32 parameter for an application in a dtype, and for the gradient of
-its input, None if that needs nothing else. `pointer` describes a side to the library. `sum_shape` is the shape in which
-the library sums the parameter's gradient in float32, and `gradient` makes the gradient of such a sum.
+A side is a float32 parameter stored for an application in a dtype, or for the gradient of its input if that needs
+another one. `pointer` describes a side to the library, which sums the parameter's gradient in float32 in the shape
+`sum_shape`. Right sides are packed, and the sums of their gradients unpacked, by the library, for which `packing` and
+`unpacking` describe this; the other maps do both by themselves, in `sides` and `gradient`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.backends.fused_cpu.bindings import Packing, Right
+from models.backends.fused_cpu.bindings import Packing, Right, Unpacking
 from models.layers import Linear
 
 
@@ -42,17 +43,9 @@ class RightMap:
     def parameter(self) -> Tensor:
         return self.linear.weight
 
-    def packing(self) -> ctypes.Structure:
-        return Packing(*self.parameter.shape, self.output_block, self.input_block)
-
-    def sides(self, library: ctypes.CDLL, weight: Tensor, dtype: torch.dtype, with_gradient: bool) -> Sides:
-        transposed = torch.empty_like(weight, dtype=dtype)
-        plain = torch.empty_like(transposed) if with_gradient else None
-        pointers = weight.data_ptr(), transposed.data_ptr(), None if plain is None else plain.data_ptr()
-        message = library.pack_weight(ctypes.byref(self.packing()), *pointers)
-        if message:
-            raise RuntimeError(f"weights could not be stored for the CPU: {message.decode()}")
-        return transposed, plain
+    def packing(self, weight: int, transposed: int, plain: int | None) -> ctypes.Structure:
+        """Describe how to pack the weight at an address into its two sides, in this order."""
+        return Packing(*self.parameter.shape, self.output_block, self.input_block, weight, transposed, plain)
 
     def pointer(self, address: int, backward: bool) -> ctypes.Structure:
         """Make the structure that describes a side to the library."""
@@ -68,11 +61,10 @@ class RightMap:
             return outputs // self.output_block, inputs, self.output_block
         return inputs // self.input_block, outputs, self.input_block
 
-    def gradient(self, library: ctypes.CDLL, total: Tensor) -> Tensor:
-        gradient = torch.empty_like(self.parameter)
-        packing = ctypes.byref(self.packing())
-        library.unpack_gradient(packing, total.data_ptr(), self.by_output, gradient.data_ptr())
-        return gradient
+    def unpacking(self, total: int, gradient: int) -> ctypes.Structure:
+        """Describe how to make the gradient of a sum, both given by their addresses."""
+        block = self.output_block if self.by_output else self.input_block
+        return Unpacking(*self.parameter.shape, block, self.by_output, total, gradient)
 
 
 @dataclass(frozen=True)
@@ -86,7 +78,7 @@ class LeftMap:
     def parameter(self) -> Tensor:
         return self.linear.weight
 
-    def sides(self, library: ctypes.CDLL, weight: Tensor, dtype: torch.dtype, with_gradient: bool) -> Sides:
+    def sides(self, weight: Tensor, dtype: torch.dtype, with_gradient: bool) -> Sides:
         rounded = weight.to(dtype)
         return whole_pairs(rounded), whole_pairs(rounded.t()) if with_gradient else None
 
@@ -98,7 +90,7 @@ class LeftMap:
         shape = tuple(self.parameter.shape)
         return shape[::-1] if self.transposed_sum else shape
 
-    def gradient(self, library: ctypes.CDLL, total: Tensor) -> Tensor:
+    def gradient(self, total: Tensor) -> Tensor:
         return total.t().contiguous() if self.transposed_sum else total
 
 
@@ -108,7 +100,7 @@ class VectorsMap:
 
     parameter: Tensor
 
-    def sides(self, library: ctypes.CDLL, weight: Tensor, dtype: torch.dtype, with_gradient: bool) -> Sides:
+    def sides(self, weight: Tensor, dtype: torch.dtype, with_gradient: bool) -> Sides:
         return weight.reshape(self.sum_shape[::-1]).t().contiguous(), None
 
     def pointer(self, address: int, backward: bool) -> int:
@@ -119,7 +111,7 @@ class VectorsMap:
         channels = len(self.parameter)
         return self.parameter.numel() // channels, channels
 
-    def gradient(self, library: ctypes.CDLL, total: Tensor) -> Tensor:
+    def gradient(self, total: Tensor) -> Tensor:
         return total.t().reshape(self.parameter.shape)
 
 

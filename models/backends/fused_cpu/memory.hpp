@@ -22,6 +22,15 @@ constexpr float kLog2E = 1.44269504f;
 
 inline Index multiple(Index n, Index unit) { return (n + unit - 1) / unit * unit; }
 
+constexpr Index kLine = 64;  // bytes of a cache line
+
+// Starts to load n values that are not in a near cache and needed soon.
+template <typename T>
+inline void fetch(const T* x, Index n) {
+  for (const char *at = (const char*)x, *end = (const char*)(x + n); at < end; at += kLine)
+    _mm_prefetch(at, _MM_HINT_T0);
+}
+
 // Memory that a thread keeps between calls, in chunks that grow as needed.
 class Arena {
  public:

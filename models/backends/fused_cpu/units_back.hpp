@@ -2,8 +2,7 @@
 
 namespace {
 
-constexpr Index kLine = 64 / sizeof(Value);  // values of a cache line
-constexpr Index kAhead = 32;  // prefetch distance in pairs for gate and up, which are not in a near cache
+constexpr Index kPairsAhead = 32;  // of gate and up to fetch ahead
 
 class UnitsBackward : Units {
  public:
@@ -73,7 +72,7 @@ class UnitsBackward : Units {
       const Value* x = gate_up + (t + i) * 2 * n;
       const float* grad = grad_inner + i * n;
       Value *to = grad_gate_up + (t + i) * 2 * n, *out = inner + i * n;
-      for (Index c = 0; c < 2 * n; c += kLine) _mm_prefetch((const char*)(x + kAhead * 2 * n + c), _MM_HINT_T0);
+      fetch(x + kPairsAhead * 2 * n, 2 * n);
       for (Index c = 0; c < n; c += kLanes) {
         const GatedBack back = gated_back(load(x + c), load(x + n + c), load(grad + c));
         store(to + c, back.gate), store(to + n + c, back.up), store(out + c, back.out);

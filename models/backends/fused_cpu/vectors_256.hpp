@@ -1,5 +1,7 @@
 // Vectors of 8 float32 values in AVX2, with the functions of vectors_512.hpp.
 
+extern "C" __m256 Sleef_atan2f8_u10(__m256 y, __m256 x) __attribute__((weak));
+
 namespace {
 
 using Vector = __m256;
@@ -32,6 +34,8 @@ inline Vector larger(Vector a, Vector b, Mask mask) {
   return _mm256_blendv_ps(a, _mm256_max_ps(a, b), _mm256_castsi256_ps(mask));
 }
 inline Vector where(Mask mask, Vector x) { return _mm256_and_ps(_mm256_castsi256_ps(mask), x); }
+inline bool has_arctangent() { return Sleef_atan2f8_u10; }
+inline Vector arctangent(Vector y, Vector x) { return Sleef_atan2f8_u10(y, x); }
 
 inline float sum_of(Vector x) {
   __m128 y = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));

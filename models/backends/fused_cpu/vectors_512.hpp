@@ -1,5 +1,8 @@
 // Vectors of 16 float32 values in AVX-512.
 
+// torch's arctangent of y / x, in the right quadrant; null if it is not exported.
+extern "C" __m512 Sleef_atan2f16_u10(__m512 y, __m512 x) __attribute__((weak));
+
 namespace {
 
 using Vector = __m512;
@@ -27,6 +30,8 @@ inline Vector smaller(Vector a, Vector b) { return _mm512_min_ps(a, b); }
 inline Vector larger(Vector a, Vector b) { return _mm512_max_ps(a, b); }
 inline Vector larger(Vector a, Vector b, Mask mask) { return _mm512_mask_max_ps(a, mask, a, b); }  // else a
 inline Vector where(Mask mask, Vector x) { return _mm512_maskz_mov_ps(mask, x); }                  // else 0
+inline bool has_arctangent() { return Sleef_atan2f16_u10; }
+inline Vector arctangent(Vector y, Vector x) { return Sleef_atan2f16_u10(y, x); }
 inline float sum_of(Vector x) { return _mm512_reduce_add_ps(x); }
 inline float largest_of(Vector x) { return _mm512_reduce_max_ps(x); }
 
