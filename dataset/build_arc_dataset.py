@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.families.arc.grids import GRID_SIZE, SEQ_LEN, VOCAB_SIZE
+from dataset.families.arc.grids import GRID_SIZE, VOCAB_SIZE
 from dataset.families.arc.lazy import IDENTIFIERS_FILE, Originals, originals_path
 from dataset.families.arc.plan import DatasetPlan, plan_dataset
 from dataset.families.arc.render import Frames, render, unpack
@@ -87,6 +87,14 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
         help="augmented copies of each task besides the task itself; small tasks may have fewer different ones",
     )
     parser.add_argument(
+        "--max-grid",
+        type=whole_number(1, GRID_SIZE),
+        default=GRID_SIZE,
+        metavar="SIDE",
+        help="leave out tasks with a grid of more rows or columns, and store frames of SIDE x SIDE instead of "
+        f"{GRID_SIZE} x {GRID_SIZE}, so that a model has fewer cells to compute",
+    )
+    parser.add_argument(
         "--puzzle-identifiers-start",
         type=whole_number(1),
         default=1,
@@ -124,7 +132,7 @@ def provenance(plan: DatasetPlan, options: argparse.Namespace, split: str) -> di
     recorded = {name: value for name, value in vars(options).items() if name not in ("output_dir", "workers")}
     extra = {
         "family": "arc",
-        "grid_shape": [GRID_SIZE, GRID_SIZE],
+        "grid_shape": [options.max_grid, options.max_grid],
         "builder": BUILDER,
         "builder_version": BUILDER_VERSION,
         "seed": options.seed,
@@ -146,11 +154,16 @@ def write_full(
     with ExitStack() as stack:
         writers = {
             split: stack.enter_context(
-                SplitWriter(output_dir / split, seq_len=SEQ_LEN, vocab_size=VOCAB_SIZE, extra=extras[split])
+                SplitWriter(
+                    output_dir / split,
+                    seq_len=options.max_grid**2,
+                    vocab_size=VOCAB_SIZE,
+                    extra=extras[split],
+                )
             )
             for split in SPLITS
         }
-        parts = _parts(plan, options.seed)
+        parts = _parts(plan, options.seed, options.max_grid)
         for part, packed in ordered_map(_render_part, parts, options.workers):
             writers[part.split].add_group(
                 *unpack(packed),
@@ -179,9 +192,10 @@ class _Part:
     first_puzzle: int
     first_example: int
     shift_seed: int | None
+    side: int
 
 
-def _parts(plan: DatasetPlan, seed: int) -> Iterator[_Part]:
+def _parts(plan: DatasetPlan, seed: int, side: int) -> Iterator[_Part]:
     counts = {split: [0, 0] for split in SPLITS}  # puzzles and examples before the part
     for group in plan.groups:
         for split in SPLITS:
@@ -199,6 +213,7 @@ def _parts(plan: DatasetPlan, seed: int) -> Iterator[_Part]:
                     first + copies >= len(group.numbers),
                     *counts[split],
                     seed if split == "train" else None,
+                    side,
                 )
                 counts[split][0] += len(numbers)
                 counts[split][1] += len(numbers) * len(pairs)
@@ -208,7 +223,7 @@ def _render_part(part: _Part) -> tuple[_Part, np.ndarray]:
     copies, length = len(part.numbers), len(part.pairs)
     positions = np.tile(np.arange(length), copies)
     packed = render(
-        Frames(part.pairs),
+        Frames(part.pairs, part.side),
         part.shift_seed,
         pairs=positions,
         positions=positions,
@@ -237,7 +252,7 @@ def write_lazy(
             ignore_label_id=0,
             blank_identifier_id=0,
             vocab_size=VOCAB_SIZE,
-            seq_len=SEQ_LEN,
+            seq_len=options.max_grid**2,
             num_puzzle_identifiers=len(plan.table),
             sets=("all",),
             **originals[split].metadata_counts,

@@ -78,8 +78,8 @@ def dashed(argument: str) -> str:
     return name.replace("_", "-") + equals + value
 
 
-def whole_number(minimum: int) -> Callable[[str], int]:
-    """Return an argparse `type` for whole numbers of at least `minimum`."""
+def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    """Return an argparse `type` for whole numbers of at least `minimum`, and at most `maximum` unless it is None."""
 
     def convert(text: str) -> int:
         try:
@@ -88,6 +88,8 @@ def whole_number(minimum: int) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
         if value < minimum:
             raise argparse.ArgumentTypeError(f"{value} is too small: the minimum is {minimum}")
+        if maximum is not None and value > maximum:
+            raise argparse.ArgumentTypeError(f"{value} is too large: the maximum is {maximum}")
         return value
 
     return convert

@@ -207,8 +207,8 @@ def test_counts_in_dataset_json_are_checked_against_the_store(lazy):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"total_groups": 3}))
     with pytest.raises(UserError, match="total_groups is 3"):
         open_split(lazy, "train")
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"seq_len": 81}))
-    with pytest.raises(UserError, match=f"has {SEQ_LEN} and 12"):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seq_len": 82}))
+    with pytest.raises(UserError, match=rf"has {SEQ_LEN} \(or a smaller square number\) and 12"):
         open_split(lazy, "train")
 
 

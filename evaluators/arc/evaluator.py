@@ -4,7 +4,7 @@ As published: each prediction is cropped to the largest top-left rectangle of co
 the candidates of a test input are ranked by (votes, mean sigmoid(q_halt)); a task scores the share of its test inputs
 whose answer is among the first K. Only hashes, votes and submitted grids are sent between ranks.
 
-Legend: B rows of a batch, S 900 cells of a sequence (`dataset.families.arc.grids`), slot: one test input of one task.
+Legend: B rows of a batch, S cells of a sequence (`dataset.families.arc.grids`), slot: one test input of one task.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ import numpy as np
 from torch import Tensor
 
 from dataset.augment import inverse_dihedral
-from dataset.families.arc.grids import GRID_SIZE, Augmentation, crop_sizes, grid_digest, split_name
+from dataset.families.arc.grids import (
+    GRID_SIZE,
+    Augmentation,
+    crop_sizes,
+    frame_side,
+    grid_digest,
+    split_name,
+)
 from dataset.families.arc.tasks import NO_GRID, identifier_names
 from dataset.format import BLANK_IDENTIFIER, Metadata
 from evaluators.arc.evaluated_tasks import TestTasks
@@ -192,7 +199,8 @@ class _Cropped:
 
     def __init__(self, sequences: np.ndarray):
         self._sizes = crop_sizes(sequences)
-        self._frames = sequences.astype(np.uint8).reshape(-1, GRID_SIZE, GRID_SIZE)
+        side = frame_side(sequences.shape[-1])
+        self._frames = sequences.astype(np.uint8).reshape(-1, side, side)
 
     def grid(self, row: int, augmentation: Augmentation, table: bytes) -> np.ndarray:
         """Return the grid of a row with its augmentation undone; `table` is `augmentation.inverse_table()`."""

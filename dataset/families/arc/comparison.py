@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-# Positions in the 30 x 30 frame, denser at the top left because grids may be small.
+from dataset.families.arc.grids import frame_side
+
+# Rows and columns that are sampled, denser at the top left because grids may be small.
 _NEAR = (0, 1, 2, 4, 6, 9, 13)
-_POSITIONS = np.array([30 * row + column for row in _NEAR for column in _NEAR][1:])
 
 
 def unshifted(rows: np.ndarray) -> np.ndarray:
@@ -31,7 +32,9 @@ def sample_of_unshifted(rows: np.ndarray) -> np.ndarray:
     """Return 48 cells, (E, 48) uint8, of `unshifted(rows)` without computing all of it."""
     rows = np.ascontiguousarray(rows)
     count, length = rows.shape
-    positions = (rows > 1).argmax(1)[:, None] + _POSITIONS
+    side = frame_side(length)
+    near = np.array([side * row + column for row in _NEAR for column in _NEAR][1:])
+    positions = (rows > 1).argmax(1)[:, None] + near
     inside = positions < length
     positions = np.minimum(positions, length - 1, out=positions)
     positions += length * np.arange(count)[:, None]

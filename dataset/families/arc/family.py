@@ -43,7 +43,9 @@ class ArcFamily(Family):
 
     @classmethod
     def size_problem(cls, metadata: Metadata) -> str | None:
-        if metadata.seq_len != grids.SEQ_LEN:
+        # Only our builder writes smaller frames, and it records their shape.
+        stated = metadata.seq_len in grids.FRAME_LENGTHS and "grid_shape" in metadata.extra
+        if metadata.seq_len != grids.SEQ_LEN and not stated:
             return f"seq_len is {metadata.seq_len}, which is not the size of such a grid"
         if metadata.vocab_size != grids.VOCAB_SIZE:
             return f"vocab_size is {metadata.vocab_size}, not {grids.VOCAB_SIZE}"
@@ -97,7 +99,7 @@ class ArcFamily(Family):
     def counted(self, answer: np.ndarray) -> np.ndarray:
         # Training ignores cells outside the grid, so predictions there are arbitrary.
         grid = grids.crop(answer)
-        frame = np.full((grids.GRID_SIZE, grids.GRID_SIZE), grids.PAD)
+        frame = np.full(self.shape, grids.PAD)
         frame[: grid.shape[0], : grid.shape[1]] = grid + grids.FIRST_COLOUR
         return frame.reshape(-1)
 

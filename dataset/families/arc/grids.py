@@ -1,11 +1,12 @@
 """ARC grids as tokens, their augmentations by name and number, and their hashes.
 
-A grid is an (H, W) uint8 array of colours 0..9, with H and W at most 30. A sequence is the flattened 30 x 30 frame
-around it: pad 0, border 1 (the cells just right of and below the grid, if they fit), colour c as c + 2.
+A grid is an (H, W) uint8 array of colours 0..9, with H and W at most 30. A sequence is the flattened square frame
+around it: pad 0, border 1 (the cells just right of and below the grid, if they fit), colour c as c + 2. The side of the
+frame is 30 as in published datasets, or that of `build_arc_dataset --max-grid`.
 An augmentation is one of 8 dihedral transforms and a permutation of the colours 1..9 (0 is fixed). Its number is
 `transform * 9! + rank of the permutation in lexicographic order`, so number 0 is the identity.
 
-Legend: S 900 cells of a sequence, ... any leading batch dimensions.
+Legend: S = side · side cells of a sequence, ... any leading batch dimensions.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from math import factorial
+from math import factorial, isqrt
 
 import numpy as np
 
 from dataset.augment import NUM_DIHEDRAL, dihedral, inverse_dihedral
 from utils.errors import UserError
 
-GRID_SIZE = 30
+GRID_SIZE = 30  # of the largest grids, and the side of published frames
 SEQ_LEN = GRID_SIZE * GRID_SIZE
+FRAME_LENGTHS = frozenset(side * side for side in range(1, GRID_SIZE + 1))
 NUM_COLOURS = 10
 PAD, BORDER, FIRST_COLOUR = 0, 1, 2
 VOCAB_SIZE = FIRST_COLOUR + NUM_COLOURS
@@ -53,20 +55,27 @@ def parse_grid(value: object, where: str) -> np.ndarray:
     return np.array(value, np.uint8)
 
 
-def encode(grids: np.ndarray, row: int = 0, column: int = 0) -> np.ndarray:
+def frame_side(seq_len: int) -> int:
+    """Return the side of the frame in sequences of this length."""
+    side = isqrt(seq_len)
+    assert side * side == seq_len, seq_len
+    return side
+
+
+def encode(grids: np.ndarray, row: int = 0, column: int = 0, side: int = GRID_SIZE) -> np.ndarray:
     """Encode (..., H, W) grids, with their top left cell at (row, column) of the frame, as (..., S) uint8."""
     *batch, height, width = grids.shape
     bottom, right = row + height, column + width
-    assert max(bottom, right) <= GRID_SIZE, (row, column, grids.shape)
-    frames = np.zeros((*batch, GRID_SIZE, GRID_SIZE), np.uint8)
+    assert max(bottom, right) <= side, (row, column, grids.shape, side)
+    frames = np.zeros((*batch, side, side), np.uint8)
     frames[..., row:bottom, column:right] = grids + np.uint8(FIRST_COLOUR)
     frames[..., bottom : bottom + 1, column:right] = BORDER  # the slice is empty at the edge of the frame
     frames[..., row:bottom, right : right + 1] = BORDER
-    return frames.reshape(*batch, SEQ_LEN)
+    return frames.reshape(*batch, side * side)
 
 
 @cache
-def frame_layout(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+def frame_layout(height: int, width: int, side: int = GRID_SIZE) -> tuple[np.ndarray, np.ndarray]:
     """Return the positions of the cells and of the border of a grid of this size in its sequence, for each transform.
 
     Shapes: (8, H·W) in the order of the untransformed grid, and (8, border cells).
@@ -75,7 +84,7 @@ def frame_layout(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     borders = []
     for transform in range(NUM_DIHEDRAL):
         moved = dihedral(np.arange(height * width).reshape(height, width), transform)
-        sequence = encode(np.zeros(moved.shape, np.uint8))
+        sequence = encode(np.zeros(moved.shape, np.uint8), side=side)
         cells[transform, moved.ravel()] = np.flatnonzero(sequence == FIRST_COLOUR)
         borders.append(np.flatnonzero(sequence == BORDER))
     return cells, np.array(borders, np.int32)
@@ -86,11 +95,12 @@ def crop_sizes(sequences: np.ndarray) -> np.ndarray:
 
     Ties are broken by the fewest rows; (0, 0) if the top left cell is not a colour.
     """
-    frames = sequences.reshape(-1, GRID_SIZE, GRID_SIZE)
+    side = frame_side(sequences.shape[-1])
+    frames = sequences.reshape(-1, side, side)
     is_colour = (frames >= FIRST_COLOUR) & (frames < VOCAB_SIZE)
-    run = np.where(is_colour.all(-1), GRID_SIZE, is_colour.argmin(-1))  # colours at the start of each row
+    run = np.where(is_colour.all(-1), side, is_colour.argmin(-1))  # colours at the start of each row
     widths = np.minimum.accumulate(run, axis=1)
-    areas = widths * np.arange(1, GRID_SIZE + 1)
+    areas = widths * np.arange(1, side + 1)
     best = areas.argmax(1)
     rows = np.arange(len(frames))
     sizes = np.stack([best + 1, widths[rows, best]], axis=1)
@@ -101,7 +111,8 @@ def crop_sizes(sequences: np.ndarray) -> np.ndarray:
 def crop(sequence: np.ndarray) -> np.ndarray:
     """Return the grid (H, W) in the largest top-left rectangle of colours of a sequence (S,), possibly (0, 0)."""
     height, width = crop_sizes(sequence[None])[0]
-    frame = sequence.reshape(GRID_SIZE, GRID_SIZE)
+    side = frame_side(len(sequence))
+    frame = sequence.reshape(side, side)
     return (frame[:height, :width] - FIRST_COLOUR).astype(np.uint8)
 
 

@@ -19,12 +19,14 @@ import numpy as np
 
 from dataset.example_set import ExampleSet
 from dataset.families.arc.grids import (
+    FRAME_LENGTHS,
     GRID_SIZE,
     NUM_AUGMENTATIONS,
     NUM_COLOURS,
     SEQ_LEN,
     VOCAB_SIZE,
     augmented_names,
+    frame_side,
 )
 from dataset.families.arc.render import Frames, Pair, render, unpack
 from dataset.metadata import BLANK_IDENTIFIER, Metadata
@@ -100,6 +102,11 @@ class Originals:
     groups: list[list[Pair]]
     identifiers: list[np.ndarray]
     shift_seed: int | None
+
+    @property
+    def largest(self) -> int:
+        """The largest height or width of a grid."""
+        return max(max(grid.shape) for pairs in self.groups for pair in pairs for grid in pair)
 
     @property
     def metadata_counts(self) -> dict[str, int | float]:
@@ -213,7 +220,8 @@ class LazyExampleSet(ExampleSet):
         self._first_pairs, self._first_examples = _starts(pairs), _starts(pairs * copies)
         self._numbers = numbers
         self._shift_seed = originals.shift_seed
-        self._frames = Frames([pair for group in originals.groups for pair in group])
+        pairs_of_all = [pair for group in originals.groups for pair in group]
+        self._frames = Frames(pairs_of_all, frame_side(metadata.seq_len))
 
     @classmethod
     def open(cls, split_dir: Path, name: str, metadata: Metadata) -> tuple[LazyExampleSet | None, list[str]]:
@@ -231,10 +239,17 @@ class LazyExampleSet(ExampleSet):
                 f"{originals_path(split_dir, name)}: puzzle {outside[0]} has identifier {identifiers[outside[0]]}, "
                 f"but {IDENTIFIERS_FILE} holds {table.start}..{len(table) - 1}"
             ]
-        if (metadata.seq_len, metadata.vocab_size) != (SEQ_LEN, VOCAB_SIZE):
+        if metadata.seq_len not in FRAME_LENGTHS or metadata.vocab_size != VOCAB_SIZE:
             return None, [
                 f"{split_dir / 'dataset.json'}: seq_len and vocab_size are {metadata.seq_len} and "
-                f"{metadata.vocab_size}, but lazily stored ARC data has {SEQ_LEN} and {VOCAB_SIZE}"
+                f"{metadata.vocab_size}, but lazily stored ARC data has {SEQ_LEN} (or a smaller square number) and "
+                f"{VOCAB_SIZE}"
+            ]
+        side = frame_side(metadata.seq_len)
+        if originals.largest > side:
+            return None, [
+                f"{originals_path(split_dir, name)}: has a grid with a side of {originals.largest}, but seq_len in "
+                f"dataset.json is that of frames of {side} x {side}"
             ]
         return cls(split_dir, name, metadata, originals, table.numbers[identifiers - table.start]), []
 

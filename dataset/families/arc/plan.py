@@ -13,6 +13,7 @@ from dataset.augment import NUM_DIHEDRAL
 from dataset.families.arc.grids import NUM_AUGMENTATIONS, NUM_COLOURS, SEQ_LEN, decode_numbers, frame_layout
 from dataset.families.arc.lazy import IdentifierTable
 from dataset.families.arc.tasks import Pair, Task, check_same_task, read_subset
+from utils.errors import UserError
 
 _TRIES = 5  # maximum number of random augmentations to try per requested copy
 _ORDER_STREAM, _AUGMENTATION_STREAM = 0, 1  # independent random generators of one seed
@@ -56,7 +57,13 @@ def plan_dataset(options: argparse.Namespace) -> tuple[DatasetPlan, list[str]]:
     test_names = {options.test_set_name, options.test_set_name2}
     notes = []
     for position, subset in enumerate(options.subsets):
-        read = read_subset(options.input_file_prefix, subset)
+        found = read_subset(options.input_file_prefix, subset)
+        read = [task for task in found if task.largest <= options.max_grid]
+        if len(read) < len(found):
+            notes.append(
+                f"{len(read):,} of {len(found):,} tasks of {subset} have no grid larger than {options.max_grid} x "
+                f"{options.max_grid}; the others are left out"
+            )
         order = _generator(options.seed, _ORDER_STREAM, position).permutation(len(read))
         tasks += [(read[index], subset in test_names) for index in order]
         for task in read:
@@ -72,6 +79,11 @@ def plan_dataset(options: argparse.Namespace) -> tuple[DatasetPlan, list[str]]:
             )
             inputs = sum(len(task.unknown) for task in read)
             notes.append(f"{unsolved} tasks of {subset} lack answers to {inputs} test inputs, which {use}")
+    if not any(in_test for _, in_test in tasks):
+        tested = " and ".join(name for name in options.subsets if name in test_names)
+        raise UserError(
+            f"--max-grid {options.max_grid} leaves out every task of {tested}, so that there is no test split: raise it"
+        )
     notes += _repetition_notes(subsets_of, test_names)
 
     # Identifiers are numbered in order of first use; augmentations of a task that occurs in two subsets share them.

@@ -16,7 +16,6 @@ from dataset.families.arc.grids import (
     BORDER,
     FIRST_COLOUR,
     GRID_SIZE,
-    SEQ_LEN,
     TURNED,
     VOCAB_SIZE,
     decode_numbers,
@@ -30,31 +29,32 @@ class Frames:
     """The frames of pairs under all 8 transforms, each stored only down to the border below its grids.
 
     A byte holds a cell of the input in its upper four bits and of the label in the lower four, because shifts and
-    colour permutations apply to both. A shift by r rows and c columns moves a cell by 30·r + c in the flat sequence, so
-    a shifted frame is the frame preceded by that many zeros. The frames of one transform are stored in the order of
+    colour permutations apply to both. A shift by r rows and c columns moves a cell by side·r + c in the flat sequence,
+    so a shifted frame is the frame preceded by that many zeros. The frames of one transform are stored in the order of
     `pairs`, so those of the pairs of a task are one piece.
     """
 
-    def __init__(self, pairs: Sequence[Pair]) -> None:
+    def __init__(self, pairs: Sequence[Pair], side: int = GRID_SIZE) -> None:
+        self._side, self.seq_len = side, side * side
         sizes = np.array([[grid.shape for grid in pair] for pair in pairs])  # (P, input and output, 2)
         sizes = np.where(TURNED[:, None, None, None], sizes[..., ::-1], sizes)  # (8, P, 2, 2)
         largest = sizes.max(2)
-        lengths = np.minimum((largest[..., 0] + 1) * GRID_SIZE, SEQ_LEN)
+        lengths = np.minimum((largest[..., 0] + 1) * side, self.seq_len)
         ends = np.cumsum(lengths).reshape(lengths.shape)
         starts = ends - lengths
         self._cells = bytearray(lengths.sum())
         cells = np.frombuffer(self._cells, np.uint8)
         for pair, pair_starts in zip(pairs, starts.T[..., None], strict=True):
             for grid, bits in zip(pair, (np.uint8(4), np.uint8(0)), strict=True):
-                inside, border = frame_layout(*grid.shape)
+                inside, border = frame_layout(*grid.shape, side)
                 cells[pair_starts + inside] |= (grid.ravel() + np.uint8(FIRST_COLOUR)) << bits
                 cells[pair_starts + border] |= np.uint8(BORDER) << bits
         # One entry per transform and pair, so that a single `take` selects them, and small enough for the cache.
         self._num_pairs = len(pairs)
         self._starts, self._ends = starts.ravel(), ends.ravel()
-        self._room = (GRID_SIZE - largest).reshape(-1, 2).astype(np.uint8)
+        self._room = (side - largest).reshape(-1, 2).astype(np.uint8)
         # The column at which the border no longer fits; none (-1) for grids that fill the frame's width.
-        limits = GRID_SIZE - sizes[..., 1].reshape(-1, 2)
+        limits = side - sizes[..., 1].reshape(-1, 2)
         self._limits = np.where(limits > 0, limits, -1).astype(np.int8)  # (8·P, input and output)
 
     def _keys(self, pairs: np.ndarray, transforms: np.ndarray) -> np.ndarray:
@@ -85,34 +85,38 @@ class Frames:
         firsts, lasts = np.minimum.reduceat(starts, at), np.maximum.reduceat(ends, at)
         cells, spans = self._cells, zip(firsts.tolist(), lasts.tolist(), tables, strict=True)
         translated = [cells[first:last].translate(table) for first, last, table in spans]
-        pieces = b"".join([_MARGIN, *translated, _MARGIN])
+        side, seq_len = self._side, self.seq_len
+        margin = bytes(seq_len)  # for the windows that begin before the first piece or end after the last
+        pieces = b"".join([margin, *translated, margin])
         sizes = lasts - firsts
-        moved = len(_MARGIN) + np.cumsum(sizes) - sizes - firsts  # from `_cells` to `pieces`
+        moved = len(margin) + np.cumsum(sizes) - sizes - firsts  # from `_cells` to `pieces`
         cuts = starts + moved[runs]
-        leads = np.zeros(len(keys), np.int64) if shifts is None else shifts[:, 0] * GRID_SIZE + shifts[:, 1]
-        rows = _windows(pieces, cuts - leads)
-        rows &= _windows(_MASKS, (ends - starts) // GRID_SIZE * (2 * SEQ_LEN) + SEQ_LEN - leads)
+        leads = np.zeros(len(keys), np.int64) if shifts is None else shifts[:, 0] * side + shifts[:, 1]
+        rows = _windows(pieces, cuts - leads, seq_len)
+        rows &= _windows(_masks(side), (ends - starts) // side * (2 * seq_len) + seq_len - leads, seq_len)
         if shifts is not None:
             # A border shifted past the right edge wraps around to the left column, which a shifted grid leaves empty.
             wraps = self._limits.take(keys, axis=0) == shifts[:, 1:]
             kept = ~(wraps @ np.array([0xF0, 0x0F], np.uint8))
             changed = np.flatnonzero(kept != 0xFF)
-            rows[changed, ::GRID_SIZE] &= kept[changed, None]
+            rows[changed, ::side] &= kept[changed, None]
         return rows
 
 
-_MARGIN = bytes(SEQ_LEN)  # for the windows that begin before the first piece or end after the last
-# For each number of grid rows l = 0..30: S zeros, 30·l times 255, and zeros up to 2·S.
-_MASKS = b"".join(
-    (_MARGIN + b"\xff" * (GRID_SIZE * length)).ljust(2 * SEQ_LEN, b"\0") for length in range(GRID_SIZE + 1)
-)
+@cache
+def _masks(side: int) -> bytes:
+    """Return, for each number of grid rows l = 0..side: S zeros, side·l times 255, and zeros up to 2·S."""
+    seq_len = side * side
+    return b"".join(
+        (bytes(seq_len) + b"\xff" * (side * length)).ljust(2 * seq_len, b"\0") for length in range(side + 1)
+    )
 
 
-def _windows(text: bytes, starts: np.ndarray) -> np.ndarray:
+def _windows(text: bytes, starts: np.ndarray, seq_len: int) -> np.ndarray:
     """Return the S bytes from each of `starts` (n,) on, (n, S) uint8."""
     # Items of S bytes at every byte; selecting those copies a row at a time, twenty times faster than slices do.
-    windows = np.ndarray((len(text) - SEQ_LEN + 1,), f"V{SEQ_LEN}", text, strides=(1,))
-    return windows[starts].view(np.uint8).reshape(-1, SEQ_LEN)
+    windows = np.ndarray((len(text) - seq_len + 1,), f"V{seq_len}", text, strides=(1,))
+    return windows[starts].view(np.uint8).reshape(-1, seq_len)
 
 
 def unpack(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -139,7 +143,7 @@ def render(
     examples of a puzzle except one are shifted; with `shift_seed` None, none is.
     """
     if not len(pairs):
-        return np.empty((0, SEQ_LEN), np.uint8)
+        return np.empty((0, frames.seq_len), np.uint8)
     starts = first_of_each(puzzles)
     runs = np.repeat(np.arange(len(starts)), np.append(starts[1:], len(puzzles)) - starts)
     run_transforms, run_colours = decode_numbers(numbers[starts])

@@ -43,19 +43,19 @@ class ArcSymmetries(Symmetries):
     ) -> Copies:
         copies, ids, undo_steps = [], [], []
         for sequence, identifier, number in zip(tokens, identifiers.tolist(), numbers.tolist(), strict=True):
-            question = arc.crop(sequence)
+            question, side = arc.crop(sequence), arc.frame_side(len(sequence))
             now, others = self._others(identifier, count - 1, puzzle_generator(seed, number))
             original = now.invert(question)
             for copy, (other, augmentation) in enumerate([(identifier, now), *others]):
-                copies.append(sequence if copy == 0 else arc.encode(augmentation.apply(original)))
+                copies.append(sequence if copy == 0 else arc.encode(augmentation.apply(original), side=side))
                 ids.append(other)
                 undo_steps.append((augmentation, now))
 
         def undo(answers: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
-            out = np.empty_like(answers)
+            out, side = np.empty_like(answers), arc.frame_side(answers.shape[-1])
             for row, copy in enumerate(np.arange(len(undo_steps))[rows].tolist()):
                 then, now = undo_steps[copy]
-                out[row] = arc.encode(now.apply(then.invert(arc.crop(answers[row]))))
+                out[row] = arc.encode(now.apply(then.invert(arc.crop(answers[row]))), side=side)
             return out
 
         return Copies(np.array(copies), np.array(ids, identifiers.dtype), undo)

@@ -48,6 +48,11 @@ class Task:
         ]
 
     @property
+    def largest(self) -> int:
+        """The largest height or width of its grids; unknown answers do not count."""
+        return max(max(grid.shape) for pair in self.train + self.test for grid in pair)
+
+    @property
     def unknown(self) -> list[int]:
         """Indices of the test inputs with unknown answers."""
         return [number for number, known in enumerate(self.known) if not known]
