@@ -245,7 +245,7 @@ def test_a_library_is_compiled_once_and_errors_of_the_compiler_are_raised(monkey
     compiled = library_file('extern "C" int answer() { return 42; }')
     assert compiled.is_relative_to(tmp_path)
     assert ctypes.CDLL(str(compiled)).answer() == 42
-    with pytest.raises(RuntimeError, match="error: .*nonsense"):
+    with pytest.raises(RuntimeError, match=r"error: .*nonsense"):
         library_file("nonsense;")
     assert os.listdir(compiled.parent) == [compiled.name]
 

@@ -153,7 +153,9 @@ def test_the_first_of_several_processes_reports_errors():
     "options",
     [
         *("optimizer=adam_atan2", "optimizer=adamw", "optimizer=muon"),
-        pytest.param("compile=fused arch.hidden_size=32", marks=needs_avx2),  # a child process compiles the C++
+        pytest.param(
+            "compile=fused arch.hidden_size=32", marks=needs_avx2
+        ),  # a child process compiles the C++
     ],
 )
 def test_training_never_imports_the_compiler_unless_it_is_torch_compile(sudoku, tmp_path, options):

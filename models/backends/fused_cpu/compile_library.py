@@ -28,4 +28,5 @@ if __name__ == "__main__":
     try:
         compile_library(sys.stdin.read(), sys.argv[1])
     except Exception as error:  # compilers and loaders raise all kinds
-        sys.exit(print(error) or 1)
+        print(error)
+        sys.exit(1)

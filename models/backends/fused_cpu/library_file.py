@@ -42,7 +42,7 @@ def compile_in_child(source: str, target: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Return the folder of the libraries, within that of torch.compile, whose module for it takes a second to import."""
+    """Return the folder of the libraries, in torch.compile's cache; torch's own module for it is slow to import."""
     folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     if folder is None:
         try:
