@@ -166,7 +166,17 @@ def case(*overrides: str, dtype: str = "bfloat16", seq_len: int = 16) -> Case:
 @each_library
 @pytest.mark.parametrize("overrides", [(), ("arch.pooling=mean",), ("arch.L_layers=2",)], ids=str)
 def test_training_equals_eager_training(library, overrides, monkeypatch):
+    # One step: the second amplifies the first one's roundings. Over 12 seeds the bfloat16 error is then 0.9 to 1.0 of
+    # eager code's on average, but up to 1.6 of it for single seeds. A maximum may switch even in float32.
     assert_trains_as_eager(lambda dtype: case(*overrides, dtype=dtype), library, monkeypatch)
+
+
+@needs_avx2
+@pytest.mark.parametrize("library", ["float32", "float32 in AVX2"])
+def test_a_second_supervision_step_equals_eager_code_up_to_rounding(library, monkeypatch):
+    assert_trains_as_eager(
+        lambda dtype: case("arch.pooling=mean", dtype=dtype), library, monkeypatch, steps=2
+    )
 
 
 @needs_processor

@@ -1,9 +1,9 @@
-"""Short runs of the fuzz and property harnesses in `benchmarks/`; both detect faults."""
+"""Short runs of the fuzz, property and memory harnesses in `benchmarks/`; all detect faults."""
 
 import numpy as np
 import pytest
 
-from benchmarks import fuzz, properties
+from benchmarks import fuzz, memory, properties
 from benchmarks.fuzz_mutations import Target
 from dataset.training_order import TrainingOrder
 from utils.errors import UserError
@@ -65,3 +65,13 @@ def test_the_property_harness_detects_a_wrong_order(monkeypatch, capsys, method,
     monkeypatch.setattr(TrainingOrder, method, broken)
     assert not properties.run(layouts=4, seed=1)
     assert named in capsys.readouterr().out
+
+
+def test_the_memory_of_a_whole_training_is_measured(tmp_path):
+    memory.write_dataset(tmp_path / "data", rows=2)
+    small = "arch.hidden_size=32", "arch.num_heads=1", "arch.L_cycles=1", "compile=False"
+    own = f"data_paths=[{tmp_path / 'data'}]", "global_batch_size=2", f"checkpoint_path={tmp_path / 'run'}"
+    assert memory.peak_memory(("pretrain.py", *memory.OPTIONS, *small, *own)) > 100
+    assert (tmp_path / "run" / f"step_{memory.UPDATES}").exists()
+    with pytest.raises(RuntimeError, match="no memory left"):
+        memory.peak_memory(("-c", "raise MemoryError('no memory left')"))

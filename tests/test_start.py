@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from fused_networks import needs_avx2
 from training_runs import ROOT, TINY, run_python, train
 
 from benchmarks.start import write_dataset
@@ -148,11 +149,19 @@ def test_the_first_of_several_processes_reports_errors():
     assert run_listing_imports("pretrain.py", *arguments, RANK="1", WORLD_SIZE="2")[:2] == (2, "")
 
 
-@pytest.mark.parametrize("optimizer", ["adam_atan2", "adamw", "muon"])
-def test_eager_training_never_imports_the_compiler(sudoku, tmp_path, optimizer):
+@pytest.mark.parametrize(
+    "options",
+    [
+        *("optimizer=adam_atan2", "optimizer=adamw", "optimizer=muon"),
+        pytest.param(
+            "compile=fused arch.hidden_size=32", marks=needs_avx2
+        ),  # a child process compiles the C++
+    ],
+)
+def test_training_never_imports_the_compiler_unless_it_is_torch_compile(sudoku, tmp_path, options):
     overrides = [
         *TINY,
-        f"optimizer={optimizer}",
+        *options.split(),
         f"data_paths=[{sudoku}]",
         f"checkpoint_path={tmp_path / 'run'}",
     ]
@@ -161,6 +170,7 @@ def test_eager_training_never_imports_the_compiler(sudoku, tmp_path, optimizer):
     assert done.returncode == 0, done.stderr
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "torch" in imported
+    assert ("compiled: compile=fused" in done.stdout) == ("compile=fused" in options)
     assert imported.isdisjoint({"torch._dynamo", "torch._inductor", "sympy", "wandb", "matplotlib"})
 
 

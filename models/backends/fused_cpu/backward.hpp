@@ -41,8 +41,6 @@ class Backward {
     auto right = [&](Index columns, Index block) {
       return RightSide{arena.take<Value>(columns * wide_ld), wide_ld, block};
     };
-    after_left = left(D), between_left = left(D);
-    gate_up_right = right(2 * I, l.gate_up.block), inner_right = right(I, l.gate_up.block);
     g = arena.take<Value>(T * D);
     residual = arena.take<Value>(T * D);
     grad_gate_up = arena.take<Value>(std::max(tile * 2 * I, 2 * J * D));
@@ -55,27 +53,32 @@ class Backward {
     std::fill(slopes, slopes + most, 0.f);
     grad_inner = arena.take<float>(s.rms_gated ? std::max(tile * I, J * D) : 0);
     after = arena.take<float>(I);
-    if (J) {
+    if (!J) out_left = left(D), grad_mixed = arena.take<Value>(T * W);
+    auto of_feed_forward = [&] {
+      gate_up_right = right(2 * I, l.gate_up.block), inner_right = right(I, l.gate_up.block);
+      after_left = left(D), between_left = left(D);
+    };
+    auto of_mix = [&] {
       mix_inner = arena.take<Value>(J * D);
       grad_pairs = arena.take<Value>(2 * J * D);
       input_right = arena.take<Value>(D * ld);
       narrow_right = arena.take<Value>(D * ld);
       narrow_pairs = arena.take<Value>(D * ld);
-    } else {
-      out_left = left(D), before_left = left(D);
-      mixed_right = right(W, l.out_t.block), qkv_right = right(3 * W, l.qkv.block);
-      grad_mixed = arena.take<Value>(T * W);
-      grad_qkv = arena.take<Value>(T * 3 * W);
+    };
+    auto of_attend = [&] {
       const Index H = s.head_dim;
+      qkv_right = right(3 * W, l.qkv.block), grad_qkv = arena.take<Value>(T * 3 * W);
+      mixed_right = right(W, l.out_t.block), before_left = left(D);
+      scores = arena.take<float>(ld * kQueries), grad_weights = arena.take<float>(ld * kQueries);
+      weights = arena.take<Value>(ld * kQueries), grad_scores = arena.take<Value>(ld * kQueries);
+      score_pairs = arena.take<Value>(ld * kQueries);
       queries_right = arena.take<Value>(H * ld), mixed_heads_right = arena.take<Value>(H * ld);
       query_pairs = arena.take<Value>(H * ld), mixed_pairs = arena.take<Value>(H * ld);
       keys_left = arena.take<Value>(H * ld);
-      weights = arena.take<Value>(ld * kQueries), grad_scores = arena.take<Value>(ld * kQueries);
-      score_pairs = arena.take<Value>(ld * kQueries);
-      scores = arena.take<float>(ld * kQueries), grad_weights = arena.take<float>(ld * kQueries);
       grad_k = arena.take<float>(ld * H), grad_v = arena.take<float>(ld * H);
       grad_q_t = arena.take<float>(H * kQueries), grad_q = arena.take<float>(H * kQueries);
-    }
+    };
+    J ? arena.share(of_feed_forward, of_mix) : arena.share(of_feed_forward, of_attend);
   }
 
   // Rows [from, to): input gradient from the output gradient; weight gradients are added to `grads`.

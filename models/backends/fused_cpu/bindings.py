@@ -1,14 +1,15 @@
-"""The C++ library: compiled on first use, cached by torch.compile, called through ctypes."""
+"""The C++ library: compiled on first use (library_file.py), called through ctypes."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import inspect
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from models.backends.fused_cpu.library_file import library_file
 
 # Concatenated to one translation unit, in this order, after those of `variant`.
 SOURCES = (
@@ -105,12 +106,8 @@ def source(of: Variant) -> str:
 
 @functools.cache
 def load_library(of: Variant) -> ctypes.CDLL:
-    """Compile and load the library. Raises the compiler's error, or RuntimeError if its products are wrong here."""
-    from torch._inductor.codecache import CppCodeCache  # seconds of import
-
-    # Skip a test, which takes seconds, of the compiler's vector instructions: only code of torch.compile needs it.
-    known = inspect.signature(CppCodeCache.load_async).parameters
-    loaded = CppCodeCache.load(source(of), **({"needs_vec_isa": False} if "needs_vec_isa" in known else {}))
+    """Compile and load the library. Raises RuntimeError if it does not compile, or its products are wrong here."""
+    loaded = ctypes.CDLL(str(library_file(source(of))))
     applications = [
         getattr(loaded, f"{way}{of}") for way in ("forward", "backward") for of in ("", "_units", "_symbols")
     ]

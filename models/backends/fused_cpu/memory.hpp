@@ -36,6 +36,16 @@ class Arena {
  public:
   void restart() { next = 0; }
 
+  // Makes both take the same pieces, for parts of a computation that are never needed at the same time.
+  template <typename First, typename Second>
+  void share(First first, Second second) {
+    const size_t start = next;
+    first();
+    const size_t end = std::exchange(next, start);
+    second();
+    next = std::max(next, end);
+  }
+
   template <typename T>
   T* take(Index n) {
     if (next == pieces.size()) pieces.emplace_back();
