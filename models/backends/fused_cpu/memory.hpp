@@ -36,14 +36,17 @@ class Arena {
  public:
   void restart() { next = 0; }
 
-  // Makes both take the same pieces, for parts of a computation that are never needed at the same time.
+  // Makes both take the same pieces, for parts of a computation that are never needed at the same time. The first takes
+  // them again after the second, which may have moved them to make them larger.
   template <typename First, typename Second>
   void share(First first, Second second) {
     const size_t start = next;
     first();
     const size_t end = std::exchange(next, start);
     second();
-    next = std::max(next, end);
+    const size_t last = std::max(std::exchange(next, start), end);
+    first();
+    next = last;
   }
 
   template <typename T>
