@@ -17,7 +17,7 @@ if not __package__:  # started by its path
 import torch
 
 from benchmarks.step import measure
-from utils.device import make_deterministic, resolve_device
+from utils.device import keep_freed_memory, make_deterministic, resolve_device
 
 MIDDLE = {
     "global_batch_size": 16,
@@ -64,6 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     device = resolve_device(options.device)
     make_deterministic(device)
+    keep_freed_memory(device)  # as in training
     mode = "compiled" if options.compiled else "eager"
     print(
         f"torch {torch.__version__} on {device}, {torch.get_num_threads()} threads, {options.dtype}, {mode}"

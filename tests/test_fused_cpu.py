@@ -22,6 +22,7 @@ from fused_networks import (
     each_library,
     needs_avx2,
     needs_processor,
+    number_of_threads,
     use,
 )
 
@@ -107,6 +108,39 @@ def test_rows_do_not_depend_on_other_rows(library, monkeypatch):
             together = fused(h, None, cos_sin)
             alone = torch.cat([fused(row, None, cos_sin) for row in h.split(1)])
         assert torch.equal(together, alone)
+
+
+@each_library
+@pytest.mark.parametrize("threads", [1, 2])
+def test_applications_in_one_call_equal_separate_ones_bit_by_bit(library, threads, monkeypatch):
+    dtype = use(library, monkeypatch)
+    network, cos_sin = network_of(case())
+    fused = FusedNetwork(network, dtype)
+    start = torch.randn(3, 5, 52, 32, generator=torch.Generator().manual_seed(0)).to(dtype)
+    upstream = start[2]
+
+    def run(times_of_calls: list[int], with_gradient: bool) -> list[torch.Tensor]:
+        h, injection = (tensor.clone().requires_grad_(with_gradient) for tensor in start[:2])
+        with torch.set_grad_enabled(with_gradient):
+            weights, out = fused.weights(), h
+            for times in times_of_calls:
+                out = fused(out, injection, cos_sin, weights, times)
+        assert torch.equal(h, start[0])  # not written to
+        return [
+            out,
+            *(
+                torch.autograd.grad(out, [h, injection, *network.parameters()], upstream)
+                if with_gradient
+                else ()
+            ),
+        ]
+
+    with number_of_threads(threads):
+        for with_gradient in (False, True):
+            separate = run([1, 1, 1], with_gradient)
+            for calls in ([3], [1, 2], [0, 3]):  # the injection's gradients are added from the last one on
+                for ours, expected in zip(run(calls, with_gradient), separate, strict=True):
+                    assert torch.equal(ours, expected)
 
 
 @each_library

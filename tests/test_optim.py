@@ -83,6 +83,15 @@ def test_impossible_settings_are_rejected_with_their_values(bad):
         AdamATan2([torch.nn.Parameter(torch.ones(1))], **bad)
 
 
+@pytest.mark.parametrize("to_none", [True, False])
+def test_gradients_are_freed_or_set_to_zero(to_none):
+    params = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    params[0].grad = torch.ones(3)
+    AdamATan2(params).zero_grad(set_to_none=to_none)
+    assert params[1].grad is None
+    assert params[0].grad is None if to_none else torch.equal(params[0].grad, torch.zeros(3))
+
+
 def test_sums_by_id_equal_those_of_a_plain_loop():
     rng = torch.Generator().manual_seed(0)
     ids, rows = torch.randint(0, 6, (40,), generator=rng), torch.randn(40, 3, generator=rng)
