@@ -68,7 +68,12 @@ class Recording:
         self._kept = list(state)
         self._names = {id(latent): name for latent, name in zip(state, self.inner.latents, strict=True)}
 
-    def _apply(self, network: Network, h: Tensor, injection: Tensor | None) -> Tensor:
+    def _apply(self, network: Network, h: Tensor, injection: Tensor | None, times: int = 1) -> Tensor:
+        for _ in range(times):
+            h = self._apply_once(network, h, injection)
+        return h
+
+    def _apply_once(self, network: Network, h: Tensor, injection: Tensor | None) -> Tensor:
         self._updated = self._names.get(id(h), _UNKNOWN)
         new = type(self.inner).f(self.inner, network, h, injection)
         self._names[id(new)] = self._updated

@@ -457,7 +457,7 @@ def test_the_command_fails_if_a_promise_is_broken(tmp_path, monkeypatch, capsys)
         (["chess"], "the argument names the family 'chess', which is neither one of"),
         (["chess@Chess"], "which cannot be imported"),
         (["arc"], "the family arc cannot generate puzzles"),
-        (["arc", "SUDOKU"], "names the family arc, but seq_len is 16"),
+        (["arc", "SUDOKU"], "names the family arc, but vocab_size is 6, not 12"),
         (["sudoku", "nowhere"], "nowhere: there is no such dataset"),
     ],
 )
