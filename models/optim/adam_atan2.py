@@ -6,7 +6,7 @@ instead of the numerator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -36,10 +36,10 @@ class StepKernel(Protocol):
 
     def __call__(
         self,
-        params: Sequence[Tensor],
-        grads: Sequence[Tensor],
-        exp_avgs: Sequence[Tensor],
-        exp_avg_sqs: Sequence[Tensor],
+        params: list[Tensor],
+        grads: list[Tensor],
+        exp_avgs: list[Tensor],
+        exp_avg_sqs: list[Tensor],
         factors: Factors,
     ) -> bool:
         """Return False, and change nothing, if the tensors are not supported."""
@@ -47,10 +47,10 @@ class StepKernel(Protocol):
 
 
 def step_by_torch(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    exp_avgs: Sequence[Tensor],
-    exp_avg_sqs: Sequence[Tensor],
+    params: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
     factors: Factors,
 ) -> None:
     """Update parameters and averages in place, with torch's operations."""

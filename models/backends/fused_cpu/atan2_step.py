@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 from itertools import chain
 
 import torch
@@ -30,10 +29,10 @@ class ATan2Step:
 
     def __call__(
         self,
-        params: Sequence[Tensor],
-        grads: Sequence[Tensor],
-        exp_avgs: Sequence[Tensor],
-        exp_avg_sqs: Sequence[Tensor],
+        params: list[Tensor],
+        grads: list[Tensor],
+        exp_avgs: list[Tensor],
+        exp_avg_sqs: list[Tensor],
         factors: Factors,
     ) -> bool:
         """Update params, exp_avgs and exp_avg_sqs in place; returns False, and changes nothing, if they do not fit.

@@ -43,11 +43,11 @@ def compile_in_child(source: str, target: Path) -> None:
 
 def cache_folder() -> Path:
     """Return the folder of the libraries, in torch.compile's cache; torch's own module for it is slow to import."""
-    folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    if folder is None:
-        try:
-            user = getpass.getuser()
-        except (KeyError, ImportError, OSError):  # no name, as in some containers
-            user = "unknown"
-        folder = Path(tempfile.gettempdir(), f"torchinductor_{user}")
-    return Path(folder).absolute() / "fused_cpu"
+    chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    if chosen is not None:
+        return Path(chosen).absolute() / "fused_cpu"
+    try:
+        user = getpass.getuser()
+    except (KeyError, ImportError, OSError):  # no name, as in some containers
+        user = "unknown"
+    return Path(tempfile.gettempdir(), f"torchinductor_{user}", "fused_cpu").absolute()
