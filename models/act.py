@@ -153,7 +153,7 @@ class ACTModel(nn.Module):
     def _with_initial_latents(self, state: State, rows: Tensor) -> State:
         """Return the state with the rows of a (B,) mask set to initial latents."""
         if rows.device.type == "cpu":
-            # Few rows start anew in most steps, and drawing random latents for all doubled the time of a training step.
+            # In most steps few rows start over, and drawing random latents for all doubled the time of a training step.
             # A GPU sets them all, because selecting rows would wait for it.
             index = rows.nonzero().squeeze(1)
             if not len(index):

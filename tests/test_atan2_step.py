@@ -140,7 +140,7 @@ def test_a_library_that_computes_other_numbers_is_not_used():
 
 @needs_avx2
 def test_with_the_instructions_of_avx2_every_bit_is_as_with_torch():
-    """In a process of its own, because torch reads the variable when it is imported."""
+    """In a separate process, because torch reads the variable when it is imported."""
     code = (
         "from models.backends.fused_cpu.atan2_step import ATan2Step\n"
         "from models.backends.fused_cpu.bindings import load_library, variant\n"

@@ -7,7 +7,7 @@ instead of the numerator.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,19 +31,8 @@ class Factors(NamedTuple):
     """-lr / (1 - β1ᵗ)"""
 
 
-class StepKernel(Protocol):
-    """An implementation of `step_by_torch`."""
-
-    def __call__(
-        self,
-        params: list[Tensor],
-        grads: list[Tensor],
-        exp_avgs: list[Tensor],
-        exp_avg_sqs: list[Tensor],
-        factors: Factors,
-    ) -> bool:
-        """Return False, and change nothing, if the tensors are not supported."""
-        ...
+# Does what `step_by_torch` does; or returns False, and changes nothing, if the tensors are not supported.
+StepKernel = Callable[[list[Tensor], list[Tensor], list[Tensor], list[Tensor], Factors], bool]
 
 
 def step_by_torch(

@@ -16,7 +16,7 @@ class ATan2Step:
     """`models.optim.adam_atan2.step_by_torch` in C++, bit-equal: a `StepKernel`."""
 
     def __init__(self, library: ctypes.CDLL):
-        self.library = library
+        self.compiled = library
 
     @classmethod
     def if_exact(cls, library: ctypes.CDLL) -> ATan2Step | None:
@@ -47,7 +47,7 @@ class ATan2Step:
                 return False
             moments.append(Moments(*(tensor.data_ptr() for tensor in tensors), tensors[0].numel()))
         array = (Moments * len(moments))(*moments)
-        if self.library.adam_atan2(array, len(moments), ctypes.byref(StepFactors(*factors))):
+        if self.compiled.adam_atan2(array, len(moments), ctypes.byref(StepFactors(*factors))):
             return False  # torch does not export what the library needs
         # Autograd would not notice otherwise that a saved tensor has changed.
         torch.autograd.graph.increment_version([*params, *exp_avgs, *exp_avg_sqs])

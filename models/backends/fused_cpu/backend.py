@@ -19,8 +19,8 @@ class FusedCPU(Backend):
     def __init__(self, inner: Inner):
         super().__init__()
         self.fused = {network: FusedNetwork(network, inner.dtype) for network in networks_of(inner)}
-        self.library = next(iter(self.fused.values())).compiled
-        self.adam_atan2 = ATan2Step.if_exact(self.library)
+        self.compiled = next(iter(self.fused.values())).compiled
+        self.adam_atan2 = ATan2Step.if_exact(self.compiled)
 
     @staticmethod
     def fits(inner: Inner) -> bool:
@@ -31,7 +31,7 @@ class FusedCPU(Backend):
     def embed(self, ids: Tensor, table: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
             return super().embed(ids, table)
-        return EmbeddedTokens.apply(ids, table, self.library)
+        return EmbeddedTokens.apply(ids, table, self.compiled)
 
     def prepared_weights(self, inner: Inner) -> dict[Network, Weights]:
         return {network: fused.weights() for network, fused in self.fused.items()}

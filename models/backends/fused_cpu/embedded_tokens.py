@@ -23,7 +23,7 @@ class EmbeddedTokens(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, ids: Tensor, table: Tensor, library: ctypes.CDLL) -> Tensor:
         ctx.save_for_backward(ids)
-        ctx.num_rows, ctx.library = len(table), library
+        ctx.num_rows, ctx.compiled = len(table), library
         return F.embedding(ids, table)
 
     @staticmethod
@@ -31,7 +31,7 @@ class EmbeddedTokens(torch.autograd.Function):
         (ids,) = ctx.saved_tensors
         ids, grad = ids.to(torch.int32).contiguous(), grad.contiguous()
         total = grad.new_zeros(ctx.num_rows, grad.shape[-1])
-        ctx.library.sum_rows_by_id(
+        ctx.compiled.sum_rows_by_id(
             ids.data_ptr(), ids.numel(), grad.shape[-1], grad.data_ptr(), total.data_ptr()
         )
         return None, total, None
