@@ -144,6 +144,28 @@ def test_applications_in_one_call_equal_separate_ones_bit_by_bit(library, thread
 
 
 @each_library
+def test_checkpointing_makes_no_buffers_before_the_backward_pass_and_changes_no_bit(library, monkeypatch):
+    dtype = use(library, monkeypatch)
+    network, cos_sin = network_of(case())
+    fused = FusedNetwork(network, dtype)
+    start = torch.randn(3, 5, 52, 32, generator=torch.Generator().manual_seed(0)).to(dtype)
+    made: list[int] = []
+    allocate = KeptMemory.allocate
+    monkeypatch.setattr(KeptMemory, "allocate", lambda self: made.append(len(self.sizes)) or allocate(self))
+
+    def run(recomputes: bool) -> list[torch.Tensor]:
+        h, injection = (tensor.clone().requires_grad_() for tensor in start[:2])
+        out = fused(fused(h, injection, cos_sin, recomputes=recomputes), None, cos_sin, recomputes=recomputes)
+        assert len(made) == (0 if recomputes else 2)
+        return [out, *torch.autograd.grad(out, [h, injection, *network.parameters()], start[2])]
+
+    checkpointed = run(True)
+    assert len(made) == 2
+    made.clear()
+    assert all(torch.equal(one, other) for one, other in zip(checkpointed, run(False), strict=True))
+
+
+@each_library
 def test_zero_rows_are_supported(library, monkeypatch):
     dtype = use(library, monkeypatch)
     network, cos_sin = network_of(case())

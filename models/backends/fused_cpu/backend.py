@@ -43,3 +43,9 @@ class FusedCPU(Backend):
         self, network: Network, h: Tensor, injection: Tensor | None, cos_sin: CosSin, times: int
     ) -> Tensor:
         return self.fused[network](h, injection, cos_sin, self.weights and self.weights[network], times)
+
+    def apply_checkpointed(
+        self, network: Network, h: Tensor, injection: Tensor | None, cos_sin: CosSin
+    ) -> Tensor:
+        weights = self.weights and self.weights[network]
+        return self.fused[network](h, injection, cos_sin, weights, recomputes=True)

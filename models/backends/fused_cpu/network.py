@@ -63,14 +63,18 @@ class FusedNetwork:
         cos_sin: CosSin,
         weights: Weights | None = None,
         times: int = 1,
+        recomputes: bool = False,
     ) -> Tensor:
         """Apply the network `times` times; `weights` are packed weights, None: pack them for this call.
 
+        `recomputes`: one application, which saves only its arguments and is run again by its backward pass.
         Between applications in one call little of Python runs, which has left the caches after each of them: 0.1 ms.
         """
         call = Call(self.compiled, self.kernels, weights or self.weights(), self.shape(h.shape, cos_sin))
         if not times:
             return h
+        if recomputes and torch.is_grad_enabled():
+            return RecomputedApplication.apply(h, injection, call.weights.token, call)
         if torch.is_grad_enabled():
             return Applications.apply(h, injection, call.weights.token, call, times)
         return forward(call, h, injection, times)
@@ -137,13 +141,43 @@ class Applications(torch.autograd.Function):
         sums, of_injection, num_saved = call.weights.add_to(call.parts), None, len(saved) // ctx.times
         for end in range(len(saved), 0, -num_saved):
             *kept, out = saved[end - num_saved : end]
-            grad, after = torch.empty_like(out), grad.contiguous()
-            structures = call.shape.kept.structures(kept, out)
-            run(call.kernels.backward, call, structures, sums, after, grad)
+            grad = backward(call, kept, out, sums, grad)
             if needs_injection:
                 of_injection = grad if of_injection is None else of_injection + grad
         token = torch.zeros(()) if needs_token else None
         return grad if needs_h else None, of_injection, token, None, None
+
+
+class RecomputedApplication(torch.autograd.Function):
+    """`Applications` of one application with activation checkpointing: backward runs it again from its arguments.
+
+    torch's checkpointing would also allocate in the forward pass what backward needs, and freeing that between other
+    tensors leaves gaps that the next application does not fit into.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, injection: Tensor | None, token: Tensor, call: Call) -> Tensor:
+        ctx.call = call
+        ctx.save_for_backward(h, injection)
+        return forward(call, h, injection, 1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        call, (h, injection) = ctx.call, ctx.saved_tensors
+        needs_h, needs_injection, needs_token, _ = ctx.needs_input_grad
+        kept = call.shape.kept.allocate()
+        out = forward(call, h, injection, 1, kept)
+        grad = backward(call, kept, out, call.weights.add_to(call.parts), grad)
+        token = torch.zeros(()) if needs_token else None
+        return grad if needs_h else None, grad if needs_injection else None, token, None
+
+
+def backward(call: Call, kept: Sequence[Tensor], out: Tensor, sums: ctypes.Array, grad: Tensor) -> Tensor:
+    """Return the gradient of an application's h, and of its injection; adds those of its weights to `sums`."""
+    grad_in = torch.empty_like(out)
+    structures = call.shape.kept.structures(kept, out)
+    run(call.kernels.backward, call, structures, sums, grad.contiguous(), grad_in)
+    return grad_in
 
 
 def forward(
