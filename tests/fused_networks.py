@@ -110,8 +110,9 @@ def assert_trains_as_eager(
 ) -> None:
     """Compare all gradients of supervision steps with those of eager code, with checkpointing too.
 
-    `make` builds the case in a dtype. In bfloat16 errors against float32 may be twice eager code's: they are
-    0.7 to 1.7 times those from one draw of the weights to the next, because each code rounds in its own way.
+    `make` builds the case in a dtype. In bfloat16 the mean error against float32 may be half as large again as eager
+    code's, and that of one tensor twice as large: over draws of the weights they are 0.7 to 1.3 times and up to 1.7
+    times as large.
     """
     dtype = str(use(library, monkeypatch)).removeprefix("torch.")
     exact, eager, fused, checkpointed = (make(name) for name in ("float32", dtype, dtype, dtype))
@@ -124,8 +125,12 @@ def assert_trains_as_eager(
         _gradients_of_training(case, steps) for case in (exact, eager, fused, checkpointed)
     )
     assert all(torch.equal(one, other) for one, other in zip(of_fused, of_checkpointed, strict=True))
-    limits = 2 * errors(of_eager, expected) + 1e-3 if dtype == "bfloat16" else 10 * ROUNDING
-    assert (errors(of_fused, expected) < limits).all()
+    ours, theirs = errors(of_fused, expected), errors(of_eager, expected)
+    if dtype == "bfloat16":
+        assert ours.mean() < 1.5 * theirs.mean() + 1e-3
+        assert (ours < 2 * theirs + 1e-3).all()
+    else:
+        assert (ours < 10 * ROUNDING).all()
 
 
 def _gradients_of_training(case: Case, steps: int) -> list[torch.Tensor]:

@@ -30,8 +30,8 @@ from benchmarks.step import Case, config_of
 from models import backends
 from models.backends import FusedCPU, TorchCompile, choose_backend
 from models.backends.fused_cpu import bindings
+from models.backends.fused_cpu.compiled_file import compiled_file
 from models.backends.fused_cpu.kept_memory import BUFFER, KeptMemory
-from models.backends.fused_cpu.library_file import library_file
 from models.backends.fused_cpu.network import FusedNetwork
 from models.blocks import Network
 from utils import device
@@ -298,18 +298,18 @@ def test_an_unusable_library_falls_back_to_torch_compile_with_a_warning(monkeypa
 @needs_avx2
 def test_a_library_is_compiled_once_and_errors_of_the_compiler_are_raised(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    compiled = library_file('extern "C" int answer() { return 42; }')
+    compiled = compiled_file('extern "C" int answer() { return 42; }')
     assert compiled.is_relative_to(tmp_path)
     assert ctypes.CDLL(str(compiled)).answer() == 42
     with pytest.raises(RuntimeError, match=r"error: .*nonsense"):
-        library_file("nonsense;")
+        compiled_file("nonsense;")
     assert os.listdir(compiled.parent) == [compiled.name]
 
     monkeypatch.setattr(sys, "executable", shutil.which("false"))  # a child that fails without a message
-    assert library_file('extern "C" int answer() { return 42; }') == compiled
+    assert compiled_file('extern "C" int answer() { return 42; }') == compiled
     monkeypatch.setenv("CXX", "another-compiler")
     with pytest.raises(RuntimeError, match="compiling ended with status 1"):
-        library_file('extern "C" int answer() { return 42; }')
+        compiled_file('extern "C" int answer() { return 42; }')
 
 
 @needs_processor

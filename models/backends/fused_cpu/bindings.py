@@ -1,4 +1,4 @@
-"""The C++ library: compiled on first use (library_file.py), called through ctypes."""
+"""The C++ library: compiled on first use (compiled_file.py), called through ctypes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from models.backends.fused_cpu.library_file import library_file
+from models.backends.fused_cpu.compiled_file import compiled_file
 
 # Concatenated to one translation unit, in this order, after those of `variant`.
 SOURCES = (
@@ -107,7 +107,7 @@ def source(of: Variant) -> str:
 @functools.cache
 def load_library(of: Variant) -> ctypes.CDLL:
     """Compile and load the library. Raises RuntimeError if it does not compile, or its products are wrong here."""
-    loaded = ctypes.CDLL(str(library_file(source(of))))
+    loaded = ctypes.CDLL(str(compiled_file(source(of))))
     applications = [
         getattr(loaded, f"{way}{of}") for way in ("forward", "backward") for of in ("", "_units", "_symbols")
     ]

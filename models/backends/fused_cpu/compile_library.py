@@ -1,4 +1,4 @@
-"""Compile C++ with torch's compiler: `python compile_library.py TARGET < SOURCE`, run by `library_file.py`.
+"""Compile C++ with torch's compiler: `python compile_library.py TARGET < SOURCE`, run by `compiled_file.py`.
 
 Imports nothing of this project. If it fails, the exit status is 1 and the output is the error.
 """

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 
-def library_file(source: str) -> Path:
+def compiled_file(source: str) -> Path:
     """Return the library that this C++ source compiles to.
 
     Raises RuntimeError with the compiler's message if it cannot be compiled.
