@@ -19,6 +19,7 @@ if __name__ == "__main__":  # Ctrl-C during the imports
 import argparse
 import hashlib
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -26,10 +27,12 @@ import numpy as np
 
 from dataset.families.sudoku.copies import CopyFilter, with_copies
 from dataset.families.sudoku.generate import SMALLEST_INEQUIVALENT_SIZE, PuzzleSpec, default_clues
+from dataset.families.sudoku.neighbours import with_neighbours
 from dataset.families.sudoku.overlap import overlap, row_keys
 from dataset.families.sudoku.rules import BoxShape, to_tokens
 from dataset.families.sudoku.splits import (
     AUGMENT_STREAM,
+    NEIGHBOUR_STREAM,
     PuzzleSet,
     PuzzleSplits,
     box_shape,
@@ -59,12 +62,12 @@ def main(arguments: list[str] | None = None) -> None:
         grids = ((puzzles.puzzles, puzzles.solutions) for puzzles in (splits.train, splits.test))
         shared = overlap(*grids, splits.shape, options.workers)
         with writing_into(output_dir, "--output-dir"):
-            write_dataset(output_dir, splits, options, shared)
+            examples = write_dataset(output_dir, splits, options, shared)
 
     size, train, test = splits.shape.size, len(splits.train), len(splits.test)
-    copies = options.num_aug + 1
     print(f"{output_dir}: {size}x{size} Sudoku, boxes of {splits.shape}")
-    print(f"  train: {train:,} puzzles, {train * copies:,} examples; test: {test:,} puzzles")
+    derived = f"{examples // (options.num_aug + 1) - train:,} neighbours, " if options.neighbours else ""
+    print(f"  train: {train:,} puzzles, {derived}{examples:,} examples; test: {test:,} puzzles")
     print(
         f"  test puzzles that occur in train: {shared['puzzles']}, up to symmetry {shared['equivalent_puzzles']}; "
         f"test solutions: {shared['solutions']}, up to symmetry {shared['equivalent_solutions']}"
@@ -92,6 +95,13 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
         type=whole_number(0),
         default=0,
         help="number of randomly augmented copies of each train puzzle, in addition to the puzzle itself",
+    )
+    parser.add_argument(
+        "--neighbours",
+        type=whole_number(0),
+        default=0,
+        help="maximum number of further train puzzles to derive from each one by replacing a given cell: as hard, "
+        "with a unique, often another solution",
     )
     parser.add_argument("--min-difficulty", type=int, help="skip rows of either split with a lower rating")
     source = parser.add_argument_group("source of the puzzles").add_mutually_exclusive_group()
@@ -217,8 +227,11 @@ def _most_clues(options: argparse.Namespace, shape: BoxShape) -> int:
 
 def write_dataset(
     output_dir: Path, splits: PuzzleSplits, options: argparse.Namespace, shared: dict[str, int]
-) -> None:
-    """Write both splits in the format of `dataset.format`, and publish them together once complete."""
+) -> int:
+    """Write both splits in the format of `dataset.format`, and publish them together once complete.
+
+    Returns the number of train examples.
+    """
     write_identifiers(output_dir, [BLANK_IDENTIFIER])
     kind = source_kind(options)
     with ExitStack() as stack:
@@ -232,11 +245,12 @@ def write_dataset(
             )
             writers.append(stack.enter_context(writer))
         rejects = leakage_filter(splits) if kind == "generate" else None  # sources are not filtered
-        add_train(writers[0], splits, options.num_aug, options.seed, rejects=rejects)
+        add_train(writers[0], splits, options, rejects)
         add_test(writers[1], splits.test)
         for writer, puzzles in zip(writers, (splits.train, splits.test), strict=True):
             writer.extra |= write_source_rows(writer.split_dir, puzzles.rows)
         close_splits(writers, num_puzzle_identifiers=1)
+        return writers[0].num_examples
 
 
 def provenance(splits: PuzzleSplits, options: argparse.Namespace, kind: str) -> dict:
@@ -280,24 +294,36 @@ def add_test(writer: SplitWriter, test: PuzzleSet) -> None:
 
 
 def add_train(
-    writer: SplitWriter, splits: PuzzleSplits, num_aug: int, seed: int, *, rejects: CopyFilter | None
+    writer: SplitWriter, splits: PuzzleSplits, options: argparse.Namespace, rejects: CopyFilter | None
 ) -> None:
-    """Write each train puzzle and `num_aug` copies as one group, puzzle first; rejected copies are redrawn."""
-    rng = np.random.default_rng([seed, AUGMENT_STREAM])
-    train = splits.train
-    step = max(1, _BLOCK_EXAMPLES // (num_aug + 1))
-    for start in range(0, len(train), step):
-        block = slice(start, start + step)
-        puzzles, solutions = with_copies(
-            rng, train.puzzles[block], train.solutions[block], num_aug, splits.shape, rejects
-        )
-        num_groups = len(puzzles) // (num_aug + 1)
+    """Write each train puzzle, its neighbours and copies of all of them as one group; rejected copies are redrawn."""
+    rng = np.random.default_rng([options.seed, AUGMENT_STREAM])
+    each = options.num_aug + 1
+    for puzzles, solutions, group_lengths in train_blocks(splits, options):
+        puzzles, solutions = with_copies(rng, puzzles, solutions, options.num_aug, splits.shape, rejects)
         writer.add_groups(
             to_tokens(puzzles),
             to_tokens(solutions),
             np.zeros(len(puzzles), np.int32),
-            group_lengths=np.full(num_groups, num_aug + 1),
+            group_lengths=group_lengths * each,
         )
+
+
+def train_blocks(
+    splits: PuzzleSplits, options: argparse.Namespace
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield train puzzles, their solutions, (E, N²) each, and the number of puzzles in each group."""
+    train, test = ((puzzles.puzzles, puzzles.solutions) for puzzles in (splits.train, splits.test))
+    if options.neighbours:
+        seed = [options.seed, NEIGHBOUR_STREAM]
+        groups = with_neighbours(train, test, splits.shape, options.neighbours, seed, options.workers)
+        for puzzles, solutions in groups:
+            yield puzzles, solutions, np.array([len(puzzles)])
+        return
+    step = max(1, _BLOCK_EXAMPLES // (options.num_aug + 1))
+    for start in range(0, len(train[0]), step):
+        puzzles, solutions = (grids[start : start + step] for grids in train)
+        yield puzzles, solutions, np.ones(len(puzzles), np.int64)
 
 
 def leakage_filter(splits: PuzzleSplits) -> CopyFilter:

@@ -87,11 +87,8 @@ def solve_batch(puzzles: np.ndarray, shape: BoxShape, max_guesses: int | None = 
     result = BatchResult(
         np.zeros(len(puzzles), np.int64), np.zeros(puzzles.shape, np.uint8), np.zeros(len(puzzles), np.int32)
     )
-    bits = np.uint16 if shape.size <= 16 else np.uint32
-    masks = np.concatenate([[(1 << shape.size) - 1], 1 << np.arange(shape.size)]).astype(bits)
-    # Open positions: candidate masks (N², n), cells first so that operations run along positions, and the
-    # puzzle (n,) that each belongs to. The newest ones are processed first, which bounds their number.
-    stack = [(np.ascontiguousarray(masks[puzzles].T), np.arange(len(puzzles)))]
+    # The newest positions are processed first, which bounds their number.
+    stack = [_open_positions(puzzles, shape)]
     while stack:
         candidates, owners = _pop(stack)
         if max_guesses is not None:
@@ -102,8 +99,48 @@ def solve_batch(puzzles: np.ndarray, shape: BoxShape, max_guesses: int | None = 
         counts = _population(candidates)
         solved = (counts == 1).all(axis=0)
         _record(result, *_select(solved, candidates, owners))
-        _branch(result, stack, *_select(~solved, candidates, owners), counts.compress(~solved, axis=1))
+        tried = _branch(stack, *_select(~solved, candidates, owners), counts.compress(~solved, axis=1))
+        np.add.at(result.guesses, tried, 1)
     return result
+
+
+def all_solutions(puzzles: np.ndarray, shape: BoxShape, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find all solutions of (E, N²) puzzles of values (0 = blank), except of puzzles with more than `most` of them.
+
+    Returns the puzzle (m,) int64 that each solution belongs to, ascending, and the solutions (m, N²) uint8 in the order
+    in which the search finds them.
+    """
+    count = np.zeros(len(puzzles), np.int64)
+    solved_owners, solutions = [np.zeros(0, np.int64)], [np.zeros((0, shape.num_cells), np.uint8)]
+    stack = [_open_positions(puzzles, shape)]
+    while stack:
+        candidates, owners = _pop(stack)
+        candidates, owners = _propagate(*_select(count[owners] <= most, candidates, owners), shape)
+        counts = _population(candidates)
+        solved = (counts == 1).all(axis=0)
+        solved_owners.append(owners[solved])
+        solutions.append(_values(candidates.compress(solved, axis=1)))
+        np.add.at(count, owners[solved], 1)
+        _branch(stack, *_select(~solved, candidates, owners), counts.compress(~solved, axis=1))
+    every = np.concatenate(solved_owners)
+    kept = np.flatnonzero(count[every] <= most)
+    kept = kept[np.argsort(every[kept], kind="stable")]
+    return every[kept], np.concatenate(solutions)[kept]
+
+
+def _open_positions(puzzles: np.ndarray, shape: BoxShape) -> _Positions:
+    """Return the first positions of a search.
+
+    Candidate masks (N², n), cells first so that operations run along positions, and the puzzle (n,) of each.
+    """
+    bits = np.uint16 if shape.size <= 16 else np.uint32
+    masks = np.concatenate([[(1 << shape.size) - 1], 1 << np.arange(shape.size)]).astype(bits)
+    return np.ascontiguousarray(masks[puzzles].T), np.arange(len(puzzles))
+
+
+def _values(candidates: np.ndarray) -> np.ndarray:
+    """Return the values (n, N²) uint8 of solved positions (N², n)."""
+    return np.log2(candidates.T.astype(np.float32)).astype(np.uint8) + 1
 
 
 def _population(masks: np.ndarray) -> np.ndarray:
@@ -139,29 +176,27 @@ def _joined(parts: list[_Positions]) -> tuple[np.ndarray, np.ndarray]:
 def _record(result: BatchResult, candidates: np.ndarray, owners: np.ndarray) -> None:
     """Add solved positions (N², n) to the result."""
     if len(owners):
-        values = np.log2(candidates.T.astype(np.float32)).astype(np.uint8) + 1
-        result.solutions[owners] = values
+        result.solutions[owners] = _values(candidates)
         np.add.at(result.num_solutions, owners, 1)
         np.minimum(result.num_solutions, 2, out=result.num_solutions)
 
 
 def _branch(
-    result: BatchResult,
-    stack: list[_Positions],
-    candidates: np.ndarray,
-    owners: np.ndarray,
-    counts: np.ndarray,
-) -> None:
-    """Push successors of positions (N², n): one for each candidate of the first cell with the fewest candidates."""
+    stack: list[_Positions], candidates: np.ndarray, owners: np.ndarray, counts: np.ndarray
+) -> np.ndarray:
+    """Push successors of positions (N², n): one for each candidate of the first cell with the fewest candidates.
+
+    Returns the puzzle that each successor belongs to.
+    """
     if not len(owners):
-        return
+        return owners
     cell = np.where(counts == 1, 255, counts).argmin(axis=0)
     mask = candidates[cell, np.arange(len(owners))]
     values, parents = np.nonzero(mask >> np.arange(mask.dtype.itemsize * 8, dtype=mask.dtype)[:, None] & 1)
-    np.add.at(result.guesses, owners[parents], 1)
     tried = candidates.take(parents, axis=1)
     tried[cell[parents], np.arange(len(parents))] = (1 << values).astype(mask.dtype)
     stack.append((tried, owners[parents]))
+    return owners[parents]
 
 
 def _propagate(candidates: np.ndarray, owners: np.ndarray, shape: BoxShape) -> tuple[np.ndarray, np.ndarray]:

@@ -58,16 +58,10 @@ def row_keys(rows: np.ndarray) -> list[bytes]:
 def related_groups(puzzles: np.ndarray, solutions: np.ndarray, shape: BoxShape, workers: int) -> np.ndarray:
     """Return the group number (E,) of each puzzle; puzzles of one group leak each other and must be in one split.
 
-    From 8x8 up, a group has the same solution up to symmetry. Smaller grids have too few solutions for that: 6x6 groups
-    share the puzzle up to symmetry or the literal solution, 4x4 groups the literal puzzle.
+    They are connected by equal `leakage_keys`.
     """
-    if shape.size < SMALLEST_INEQUIVALENT_SIZE:
-        return _numbered(row_keys(puzzles))
-    puzzle_hashes, grid_hashes = _hashes(puzzles, solutions, shape, workers)
-    if shape.size >= SMALLEST_SIZE_OF_MANY_SOLUTIONS:
-        return _numbered(grid_hashes.tolist())
+    keys = [_numbered(key) for key in leakage_keys(puzzles, solutions, shape, workers)]
     groups = np.arange(len(puzzles))
-    keys = [_numbered(puzzle_hashes.tolist()), _numbered(row_keys(solutions))]
     while True:
         before = groups
         for key in keys:  # each puzzle joins the first group that shares the key
@@ -76,6 +70,22 @@ def related_groups(puzzles: np.ndarray, solutions: np.ndarray, shape: BoxShape, 
             groups = least[key]
         if (groups == before).all():
             return groups
+
+
+def leakage_keys(
+    puzzles: np.ndarray, solutions: np.ndarray, shape: BoxShape, workers: int
+) -> list[Sequence[Hashable]]:
+    """Return one or two lists of keys (E,) of (E, N²) puzzles, of which any in common with a test puzzle is a leak.
+
+    From 8x8 up, the key is the solution up to symmetry. Smaller grids have too few solutions for that: the keys of 6x6
+    puzzles are the puzzle up to symmetry and the literal solution, that of 4x4 puzzles the literal puzzle.
+    """
+    if shape.size < SMALLEST_INEQUIVALENT_SIZE:
+        return [row_keys(puzzles)]
+    puzzle_hashes, grid_hashes = _hashes(puzzles, solutions, shape, workers)
+    if shape.size >= SMALLEST_SIZE_OF_MANY_SOLUTIONS:
+        return [grid_hashes.tolist()]
+    return [puzzle_hashes.tolist(), row_keys(solutions)]
 
 
 def hold_out(

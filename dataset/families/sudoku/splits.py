@@ -22,7 +22,7 @@ from dataset.sources import TableRows, find_header, find_table, question_length,
 from utils.errors import UserError
 
 # One random stream per purpose.
-TRAIN_STREAM, TEST_STREAM, CHOICE_STREAM, AUGMENT_STREAM = range(4)
+TRAIN_STREAM, TEST_STREAM, CHOICE_STREAM, AUGMENT_STREAM, NEIGHBOUR_STREAM = range(5)
 # Unrated test splits up to this size are solved to record the difficulty of each puzzle.
 MOST_PUZZLES_TO_SOLVE = 5000
 
