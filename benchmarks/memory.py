@@ -1,4 +1,4 @@
-"""Measure the peak memory of whole training processes on 30x30 grids, eager and compiled.
+"""Measure the peak memory of whole training processes on 30x30 grids: eager, compiled, compiled with checkpointing.
 
 python -m benchmarks.memory                           this tree
 python -m benchmarks.memory --against OTHER_TREE      both
@@ -90,11 +90,12 @@ def main() -> None:
             write_dataset(Path(folder, f"data{rows}"), rows)
         for hidden in arguments.hidden:
             eager: list[float] = []
-            for mode, tree in [
-                ("eager", ROOT),
-                *((f"compiled, {name}", tree) for name, tree in trees.items()),
+            for mode, tree, options in [
+                ("eager", ROOT, ("compile=False",)),
+                *((f"compiled, {name}", tree, ("compile=True",)) for name, tree in trees.items()),
+                ("compiled, checkpointing", ROOT, ("compile=True", "activation_checkpointing=True")),
             ]:
-                own = f"arch.hidden_size={hidden}", f"compile={mode != 'eager'}"
+                own = f"arch.hidden_size={hidden}", *options
                 peaks = []
                 for rows in BATCHES:
                     data = f"data_paths=[{folder}/data{rows}]", f"global_batch_size={rows}"
