@@ -247,10 +247,13 @@ def write_dataset(
         rejects = leakage_filter(splits) if kind == "generate" else None  # sources are not filtered
         add_train(writers[0], splits, options, rejects)
         add_test(writers[1], splits.test)
+        examples = writers[0].num_examples
+        if options.neighbours:
+            writers[0].extra["distinct_puzzles"] = examples // (options.num_aug + 1)
         for writer, puzzles in zip(writers, (splits.train, splits.test), strict=True):
             writer.extra |= write_source_rows(writer.split_dir, puzzles.rows)
         close_splits(writers, num_puzzle_identifiers=1)
-        return writers[0].num_examples
+        return examples
 
 
 def provenance(splits: PuzzleSplits, options: argparse.Namespace, kind: str) -> dict:

@@ -197,6 +197,7 @@ INTERPRETED_KEYS = {
     "family": (_is_text, "a name"),
     "store": (_is_text, "a name"),
     "difficulty": (_is_text, "the name of a unit"),
+    "distinct_puzzles": (lambda value: _is_int(value) and 0 < value <= INT32_MAX, "a positive integer"),
     "box_shape": (_is_shape, "[rows, columns] of a box, positive integers"),
     "grid_shape": (_is_shape, "[rows, columns] of the grid, positive integers"),
     "unsolved_tasks": (lambda value: value == [] or _is_list_of_texts(value), "a list of task names"),

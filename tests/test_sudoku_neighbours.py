@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from sudoku_builds import SAMPLES, build, files_of, puzzles_6x6, read, table, texts, values
+from training_runs import train
 
 from dataset.build_sudoku_dataset import main
 from dataset.families.sudoku.batch import all_solutions, solve_batch
@@ -13,6 +14,8 @@ from dataset.families.sudoku.neighbours import LEAST_DIFFICULTY, with_neighbours
 from dataset.families.sudoku.rules import BoxShape, format_grid
 from dataset.families.sudoku.search import solve
 from dataset.format import validate
+from evaluators.reports.training_cost import training_cost
+from trained_run import open_trained
 
 FOUR, SIX, NINE = BoxShape(2, 2), BoxShape(2, 3), BoxShape(3, 3)
 
@@ -85,6 +88,7 @@ def test_a_dataset_has_each_puzzle_and_its_neighbours_in_one_group(tmp_path, cap
         assert (kept == given.sum() - 1).all()
         assert (more.sum(1) == given.sum()).all()
     neighbours = int(sizes.sum()) // 2 - len(originals)
+    assert metadata.extra["distinct_puzzles"] == len(originals) + neighbours
     assert neighbours > len(originals)
     assert (
         f"{len(originals)} puzzles, {neighbours:,} neighbours, {len(puzzles):,} examples"
@@ -123,3 +127,12 @@ def test_the_number_of_workers_does_not_change_the_neighbours(tmp_path):
         ]
         main([str(argument) for argument in (*arguments, "--workers", workers)])
     assert files_of(tmp_path / "1") == files_of(tmp_path / "3")
+
+
+def test_a_run_counts_neighbours_as_distinct_puzzles_but_copies_not(tmp_path):
+    sizes = "--generate", 20, "--size", 4, "--neighbours", 3, "--num-aug", 2
+    build("--output-dir", tmp_path / "d", *sizes)
+    assert train(tmp_path / "d", tmp_path / "run", epochs=2) == 0
+    cost = training_cost(open_trained(str(tmp_path / "run")))
+    puzzles, _ = values(tmp_path / "d", "train")
+    assert 20 < cost["distinct_puzzles"] == len(puzzles) / 3

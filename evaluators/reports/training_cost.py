@@ -16,8 +16,8 @@ _LOGGED = {"train/flops": "flops", "train/puzzles": "puzzles_finished", "train/s
 def training_cost(trained: Trained) -> dict[str, Any]:
     """Return the cost logged by the run up to these weights, or recorded in an export, or {} if unknown.
 
-    `flops` are those of models/flops.py; `puzzles_finished` counts every halted row; `distinct_puzzles` is the number
-    of groups of the train data, so augmented copies are not counted.
+    `flops` are those of models/flops.py; `puzzles_finished` counts every halted row; `distinct_puzzles` is that
+    of the train data or, if it does not say, its number of groups, so augmented copies are not counted.
     """
     if COST_KEY in trained.metadata:
         return trained.metadata[COST_KEY]
@@ -29,7 +29,7 @@ def training_cost(trained: Trained) -> dict[str, Any]:
             cost |= {name: record[key] for key, name in _LOGGED.items() if key in record}
     if not cost:
         return {}
-    distinct = trained.metadata.get("total_groups")
+    distinct = trained.metadata.get("distinct_puzzles", trained.metadata.get("total_groups"))
     return {"steps": trained.step} | cost | ({"distinct_puzzles": distinct} if distinct else {})
 
 
