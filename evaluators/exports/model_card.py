@@ -39,6 +39,7 @@ def model_card(
         "recursion": f"H_cycles {arch.H_cycles}, L_cycles {arch.L_cycles}, {arch.halt_max_steps} supervision steps",
         "data": ", ".join(f"`{Path(path).name}`" for path in values["data_paths"]),
         "groups of training puzzles": data.get("total_groups"),
+        "distinct training puzzles, neighbours among them": data.get("distinct_puzzles"),
         "cells, vocabulary": f"{sizes['seq_len']}, {sizes['vocab_size']}",
         "steps of training": trained.step,
         "FLOP of training": f"{cost['flops']:.3g} (2 per multiply-add)" if "flops" in cost else None,
