@@ -66,7 +66,8 @@ def model_card(
             )
         measured += (
             f"\n\n`evaluate.py{arguments}`: {by_rules}exact accuracy {share:.2%} "
-            f"(95% interval {low:.2%} to {high:.2%}) with {report['halt_max_steps']} steps on {report['rows']:,} of {report['rows_of_the_data']:,} rows of "
+            f"(95% interval {low:.2%} to {high:.2%}) with {report['halt_max_steps']} steps "
+            f"on {report['rows']:,} of {report['rows_of_the_data']:,} rows of "
             f"{', '.join(f'`{Path(path).name}`' for path in report['data'])}."
         )
     if sizes["num_puzzle_identifiers"] > 1 and arch.puzzle_emb_ndim:
