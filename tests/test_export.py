@@ -19,6 +19,7 @@ import models
 from dataset.format import read_identifiers, read_metadata, write_identifiers
 from evaluators.calibrated import saved_calibration
 from evaluators.calibration import weights_sha256
+from evaluators.exports.model_card import arguments_of
 from export import ExportConfig, export, main
 from trained_run import open_trained
 
@@ -100,13 +101,45 @@ def test_the_card_has_the_result_of_evaluate_with_rows_and_interval(run, tmp_pat
         "rows_solved": 300,
         "rows_with_labels": 600,
         "exact_accuracy_interval_95": [0.46, 0.54],
+        "strategy": "symmetry",
+        "options": {"checker": False, "symmetries": 8, "pick": "majority", "seed": 0, "halt": False},
         "halt_max_steps": 64,
+        "halt_max_steps_of_training": 16,
         "data": ["data/mine"],
     }
     (run / "evaluation_step_10").mkdir()
     (run / "evaluation_step_10" / "report.json").write_text(json.dumps(report))
     card = (do(run, tmp_path / "out") / "README.md").read_text()
     assert "50.00% (95% interval 46.00% to 54.00%) with 64 steps on 600 of 1,000 rows of `mine`" in card
+    options = "strategy=symmetry halt_max_steps=64 symmetries=8 pick=majority seed=0 limit=600"
+    assert f"`evaluate.py {options}`: exact accuracy" in card
+    assert f"Run `python evaluate.py checkpoint=PATH_OF_THIS_FOLDER {options}` to reproduce" in card
+
+
+@pytest.mark.parametrize(
+    ("act_inference", "changed", "expected"),
+    [
+        (False, {"options": {"checker": False, "halt": False, "freezes": False}}, []),
+        (True, {"options": {"checker": False, "halt": False, "freezes": True}}, []),
+        (True, {"options": {"checker": False, "halt": False, "freezes": False}}, ["halt=False"]),
+        (False, {"options": {"checker": True, "halt": "auto"}}, ["checker=True", "halt=auto"]),
+        (
+            False,
+            {"strategy": "ladder", "options": {"rungs": ["steps", "noise"], "noise": {"chains": 16}}},
+            ["strategy=ladder", "rungs=[steps,noise]"],
+        ),
+        (
+            False,
+            {"strategy": "ensemble", "options": {"pick": "majority"}, "checkpoints": ["a", "b"]},
+            ["strategy=ensemble", "pick=majority", "checkpoints=[a,b]"],
+        ),
+    ],
+)
+def test_the_card_names_the_options_of_an_evaluation_that_are_not_the_defaults(
+    act_inference, changed, expected
+):
+    same = {"rows": 9, "rows_of_the_data": 9, "halt_max_steps": 4, "halt_max_steps_of_training": 4}
+    assert arguments_of({"strategy": "plain"} | same | changed, act_inference) == expected
 
 
 def test_a_stop_rule_is_exported_with_its_own_weights_only(run, tmp_path, capsys):

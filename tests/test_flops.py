@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from training_runs import in_process_command, metrics, tiny, train
 
 import evaluate
-from evaluators.reports.training_cost import training_cost
+from evaluators.reports.training_cost import cost_in_words, training_cost
 from export import ExportConfig, export
 from models.architectures import ARCHITECTURES
 from models.flops import count_applications, step_flops, training_flops
@@ -114,6 +114,14 @@ def test_each_depth_of_a_curriculum_is_measured_once_and_each_update_uses_its_de
         train_step(state, batches[step % len(batches)][1], World(), seed=0, global_batch_size=8)
         assert state.flops == expected
     assert counts == [(1, 2), (2, 2), (3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 seconds"), (29.4, "29 seconds"), (119, "119 seconds"), (7_380, "123 minutes")],
+)
+def test_the_duration_of_a_short_training_is_given_in_seconds(seconds, text):
+    assert cost_in_words({"steps": 4_000, "seconds": seconds}) == f"4,000 steps, {text}"
 
 
 def test_evaluations_and_exports_report_the_cost_of_training(sudoku4x4, tmp_path, monkeypatch):

@@ -157,3 +157,37 @@ def test_workers_of_a_killed_builder_exit_and_its_folder_is_unlocked(tmp_path):
     done = run_python(str(ROOT / "dataset" / "build_sudoku_dataset.py"), *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith((".tmp", ".lock"))]
+
+
+PRINTING = """
+import os
+from utils.errors import report_user_errors
+
+@report_user_errors
+def main():
+    {body}
+
+main()
+"""
+
+
+def run_unread(body: str) -> subprocess.CompletedProcess:
+    """Run the body of a command whose output is a pipe that nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-c", PRINTING.format(body=body)]
+    with open(writing, "w") as output:
+        return subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=60)
+
+
+@pytest.mark.parametrize("flush", [True, False])
+def test_a_command_whose_output_nobody_reads_ends_with_one_line(flush):
+    done = run_unread(f"print('a line', flush={flush})")
+    assert (done.returncode, done.stderr) == (141, "ended, because nothing reads the output any more\n")
+
+
+def test_another_broken_pipe_is_not_taken_for_the_output():
+    body = "ends = os.pipe(); os.close(ends[0]); os.write(ends[1], b'x')"
+    done = run_python("-c", PRINTING.format(body=body), cwd=ROOT)
+    assert done.returncode == 1
+    assert "BrokenPipeError" in done.stderr.splitlines()[-1]

@@ -131,3 +131,11 @@ def test_the_commands_of_the_guide_end_in_a_valid_submission(tmp_path):
         assert "submission.json: valid, " in out
         assert "the answers are unknown, so there is no score" in out
         assert Path(tmp_path / "submission.json").exists()
+    rehearsal = commands.replace("training test", "training evaluation").replace(
+        "arc-test-cpu", "arc-rehearsal"
+    )
+    for option in ("--test-set-name", "--subset"):
+        rehearsal = rehearsal.replace(f"{option} test", f"{option} evaluation")
+    out = shell(tmp_path, rehearsal.replace(end, f"resume=auto {small} max_minutes=1e-9\n"))
+    assert "submission.json: valid, " in out
+    assert "test inputs with a known answer" in out

@@ -22,7 +22,8 @@ from dataset import report
 from dataset.families import check
 from dataset.format import SPLITS, open_split
 
-(COMMANDS,) = [block.splitlines() for block in page("docs/extending.md").blocks("bash") if "takuzu" in block]
+(BLOCK,) = [block for block in page("docs/extending.md").blocks("bash") if "takuzu" in block]
+COMMANDS = BLOCK.replace("\\\n", "").splitlines()
 TINY = [
     "arch.hidden_size=8",
     "arch.H_cycles=1",

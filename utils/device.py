@@ -182,8 +182,9 @@ def compile_policy(
         return None, f"eager: compiling needs {missing}, which this machine lacks"
     mode = FUSED if takes_fused else compile if compile in COMPILE_MODES else COMPILE_MODES[0]
     chosen = "" if mode == compile else f", {mode}"
+    duration = "a few seconds" if takes_fused else "up to a minute"
     return mode, (
-        f"compiled: compile={str(compile).lower()} on {device.type}{chosen} (the first time this takes up to a minute)"
+        f"compiled: compile={str(compile).lower()} on {device.type}{chosen} (the first time this takes {duration})"
     )
 
 

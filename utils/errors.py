@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import functools
 import io
+import os
+import select
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
-from utils.interrupts import end_interrupted, interruptible
+from utils.interrupts import SIGNAL_EXIT_BASE, end_interrupted, interruptible
 
 
 class UserError(ValueError):
@@ -19,8 +21,9 @@ class UserError(ValueError):
 def report_user_errors(main: Callable) -> Callable:
     """Decorate a command's `main`: user errors and interrupts print one line instead of a traceback.
 
-    The exit code is 2 for a `UserError` and for running out of memory, 130 for Ctrl-C, 143 for SIGTERM. Characters that
-    the terminal's encoding lacks are printed as escapes.
+    The exit code is 2 for a `UserError` and for running out of memory, 130 for Ctrl-C, 143 for SIGTERM, and 141 if the
+    reader of a pipe has ended, as in `evaluate.py | head`. Characters that the terminal's encoding lacks are printed as
+    escapes.
     """
 
     @functools.wraps(main)
@@ -28,9 +31,15 @@ def report_user_errors(main: Callable) -> Callable:
         interruptible()
         escape_unprintable()
         try:
-            return main(*args, **kwargs)
+            result = main(*args, **kwargs)
+            sys.stdout.flush()
+            return result
         except KeyboardInterrupt as error:
             end_interrupted(error)
+        except BrokenPipeError:
+            if not is_unread(sys.stdout):
+                raise
+            end_unread()
         except Exception as error:
             if (known := as_user_error(error)) is None:
                 raise
@@ -44,6 +53,22 @@ def escape_unprintable() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def is_unread(stream: TextIO) -> bool:
+    """True if a stream is a pipe whose reader has ended."""
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    states = select.poll()
+    states.register(stream, 0)  # without events to wait for, only a missing reader is reported
+    return bool(states.poll(0))
+
+
+def end_unread() -> NoReturn:
+    """End the command with one line and the exit code of SIGPIPE; what is left to print is discarded."""
+    print("ended, because nothing reads the output any more", file=sys.stderr)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(SIGNAL_EXIT_BASE + 13)
 
 
 def exit_with_error(error: UserError) -> NoReturn:

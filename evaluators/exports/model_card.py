@@ -53,7 +53,9 @@ def model_card(
     if scores:
         lines = "\n".join(f"| `{name}` | {value:.6g} |" for name, value in scores.items())
         measured = f"Measured during training at this step:\n\n| metric | value |\n|---|---|\n{lines}"
+    arguments = ""
     if report := report_of(trained):
+        arguments = "".join(f" {argument}" for argument in arguments_of(report, arch.act_inference))
         low, high = report["exact_accuracy_interval_95"]
         share = report.get("rows_exact", report["rows_solved"]) / report["rows_with_labels"]
         by_rules = ""
@@ -64,8 +66,9 @@ def model_card(
                 f"{low_solved:.2%} to {high_solved:.2%}), "
             )
         measured += (
-            f"\n\n`evaluate.py`: {by_rules}exact accuracy {share:.2%} (95% interval {low:.2%} to {high:.2%}) with "
-            f"{report['halt_max_steps']} steps on {report['rows']:,} of {report['rows_of_the_data']:,} rows of "
+            f"\n\n`evaluate.py{arguments}`: {by_rules}exact accuracy {share:.2%} "
+            f"(95% interval {low:.2%} to {high:.2%}) with {report['halt_max_steps']} steps "
+            f"on {report['rows']:,} of {report['rows_of_the_data']:,} rows of "
             f"{', '.join(f'`{Path(path).name}`' for path in report['data'])}."
         )
     if sizes["num_puzzle_identifiers"] > 1 and arch.puzzle_emb_ndim:
@@ -78,6 +81,7 @@ def model_card(
             "\n\nThe puzzle table belongs to the `identifiers.json` of the training data "
             f"({known}): on data with other identifiers the answers are meaningless."
         )
+    place = f"hf://{repository}" if repository else "PATH_OF_THIS_FOLDER"
     front = {"library_name": "tiny-recursion", "tags": ["recursive-reasoning", trained.arch["name"]]}
     return f"""---
 {to_yaml(front).strip()}
@@ -103,8 +107,7 @@ import models
 model = models.load_pretrained("{repository or "PATH_OF_THIS_FOLDER"}")
 ```
 
-Run `python evaluate.py checkpoint={f"hf://{repository}" if repository else "PATH_OF_THIS_FOLDER"}` to reproduce
-the evaluation.
+Run `python evaluate.py checkpoint={place}{arguments}` to reproduce the evaluation.
 
 {built_by(data)}## Recipe
 
@@ -140,6 +143,30 @@ def report_of(trained: Trained) -> dict[str, Any] | None:
         return None
     report = read_mapping(path)
     return report if report.get("exact_accuracy_interval_95") else None
+
+
+def arguments_of(report: dict[str, Any], act_inference: bool) -> list[str]:
+    """Return the arguments of `evaluate.py` that differ from a plain evaluation of all rows.
+
+    `act_inference`: the model stops by its own rule unless `halt` is given.
+    """
+    chosen = {key: report[key] for key in ("strategy", "halt_max_steps")} | report["options"]
+    freezes = chosen.pop("freezes", act_inference)
+    plain = {
+        "strategy": "plain",
+        "halt_max_steps": report["halt_max_steps_of_training"],
+        "halt": False if freezes or not act_inference else None,
+        "checker": False,
+    }
+    if report["strategy"] == "ensemble":
+        chosen["checkpoints"] = report["checkpoints"]
+    if report["rows"] < report["rows_of_the_data"]:
+        chosen["limit"] = report["rows"]
+    return [
+        f"{name}=[{','.join(map(str, value))}]" if isinstance(value, list) else f"{name}={value}"
+        for name, value in chosen.items()
+        if not isinstance(value, dict) and value != plain.get(name)  # a dict describes a rung of the ladder
+    ]
 
 
 def built_by(metadata: dict[str, Any]) -> str:

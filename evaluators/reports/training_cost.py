@@ -34,13 +34,16 @@ def training_cost(trained: Trained) -> dict[str, Any]:
 
 
 def cost_in_words(cost: dict[str, Any]) -> str:
-    """Format as `4,000 steps, 2.0e+13 FLOP, 1,000 distinct puzzles, 12 minutes`; "" if nothing is known."""
+    """Format as `4,000 steps, 2.0e+13 FLOP, 1,000 distinct puzzles, 12 minutes`; "" if nothing is known.
+
+    Durations below two minutes are given in seconds.
+    """
     parts = [f"{cost['steps']:,} steps"] if "steps" in cost else []
     parts += [f"{cost['flops']:.2g} FLOP"] if "flops" in cost else []
     parts += [f"{cost['distinct_puzzles']:,} distinct puzzles"] if "distinct_puzzles" in cost else []
     if "seconds" in cost:
-        minutes = round(cost["seconds"] / 60)
-        parts += [f"{minutes:,} minute{'s' * (minutes != 1)}"]
+        seconds = cost["seconds"]
+        parts += [f"{seconds / 60:,.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"]
     return ", ".join(parts)
 
 

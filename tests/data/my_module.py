@@ -7,6 +7,8 @@ class MyModel(RecursiveModel):
     class Config(RecursiveConfig):
         answer_cycles: int = Field(default=2, ge=1)
 
+    config: Config
+
     def cycle(self, state, x):
         y, z = state
         for _ in range(self.L_cycles):
