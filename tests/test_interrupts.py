@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from training_runs import ROOT, run_python
+from training_runs import ROOT, TINY, newest_state, run_python, train
 
 from utils.errors import report_user_errors
 from utils.interrupts import Interrupted
@@ -191,3 +191,29 @@ def test_another_broken_pipe_is_not_taken_for_the_output():
     done = run_python("-c", PRINTING.format(body=body), cwd=ROOT)
     assert done.returncode == 1
     assert "BrokenPipeError" in done.stderr.splitlines()[-1]
+
+
+def test_a_training_run_whose_output_nobody_reads_any_more_saves_and_stops(sudoku4x4, tmp_path):
+    folder = tmp_path / "run"
+    options = [
+        *TINY,
+        f"data_paths=[{sudoku4x4}]",
+        f"checkpoint_path={folder}",
+        "eval_interval=2",
+        "logger=[]",
+    ]
+    command = [sys.executable, str(ROOT / "pretrain.py"), *options, "checkpoint_every_eval=False"]
+    with subprocess.Popen(
+        [*command, "epochs=1000000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    ) as process:
+        while not process.stdout.readline().startswith("TRM"):
+            assert process.poll() is None
+        process.stdout.close()
+        told = process.stderr.read().splitlines()
+    assert process.returncode == 141
+    step = newest_state(folder)["shared"]["step"]
+    stopped = f"stopped by the end of the program that read the output after step {step} and saved"
+    assert f"{stopped}: continue with resume=auto" in told
+    resumed = train(sudoku4x4, folder, resume="auto", epochs=1000000, max_minutes=1e-9)
+    assert resumed == 0
+    assert newest_state(folder)["shared"]["step"] == step + 1

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from utils.distributed import World
 from utils.errors import UserError
 from utils.interrupts import REPEAT_SECONDS
+from utils.lasting_output import LastingOutput
 from utils.outcome import lower_is_better
 
 STOP_SIGNALS = tuple(
@@ -26,7 +27,8 @@ class StopSignals:
 
     SIGHUP stays ignored under `nohup`. A second Ctrl-C, at least `REPEAT_SECONDS` after the first signal, raises
     `KeyboardInterrupt`. A worker of torchrun whose launcher has ended, for instance by a signal that torchrun does not
-    forward, is asked to stop too; otherwise it would keep running with nobody to stop or restart it.
+    forward, is asked to stop too; otherwise it would keep running with nobody to stop or restart it. So is a process
+    whose output is a pipe that nobody reads any more (SIGPIPE), which in this context raises no BrokenPipeError.
     """
 
     def __init__(self):
@@ -34,16 +36,23 @@ class StopSignals:
         self._received_at = 0.0
         self._previous: dict = {}
         self._launcher = os.getppid() if _STARTED_BY_TORCHRUN in os.environ else None
+        self._output = LastingOutput()
 
     @property
     def received(self) -> signal.Signals | None:
-        """The first signal, or SIGHUP if torchrun has ended; None: continue."""
+        """The first signal, SIGPIPE if nobody reads the output, or SIGHUP if torchrun has ended; None: continue."""
+        if self._signal is None and self._output.is_lost:
+            return signal.SIGPIPE
         return signal.SIGHUP if self._signal is None and self._has_lost_launcher else self._signal
 
     @property
     def cause(self) -> str:
         """What asked the process to stop, for a message."""
-        return "the end of torchrun" if self._signal is None else self._signal.name
+        if self._signal is not None:
+            return self._signal.name
+        return (
+            "the end of the program that read the output" if self._output.is_lost else "the end of torchrun"
+        )
 
     @property
     def _has_lost_launcher(self) -> bool:
@@ -55,9 +64,11 @@ class StopSignals:
             for number in STOP_SIGNALS:
                 if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN:
                     self._previous[number] = signal.signal(number, self._handle)
+        self._output.__enter__()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *error) -> None:
+        self._output.__exit__(*error)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
