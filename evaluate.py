@@ -65,6 +65,7 @@ from evaluators.measure import measure
 from evaluators.reports.evaluation_report import make_output_folder, summary, write_report
 from evaluators.reports.training_cost import processor, training_cost
 from evaluators.score import Score, wilson_interval
+from evaluators.stop_rule import StopRule
 from evaluators.strategies.base import Strategy
 from evaluators.strategies.build import Choice, Setting, build_strategy
 from evaluators.strategies.compute_curve import compute_report, tables
@@ -121,9 +122,13 @@ def run_evaluation(config: EvaluateConfig, world: World) -> dict[str, Any]:
         solver.warm_up(setting.sizes)
     seconds_compiling, began = time.perf_counter() - began, time.perf_counter()
     calibration = None
-    if config.halt == "auto":
-        calibration = calibrate(parts, setting)
-        strategy, options = build_strategy(choice, replace(setting, rule=stop_rule_of(calibration)))
+    if config.by_rule:
+        if config.halt == "auto":
+            calibration = calibrate(parts, setting)
+            rule = stop_rule_of(calibration)
+        else:
+            rule = StopRule.of_probability(config.halt)
+        strategy, options = build_strategy(choice, replace(setting, rule=rule))
     seconds_calibrating, began = time.perf_counter() - began, time.perf_counter()
     metrics, tally = measure(
         strategy,
@@ -199,7 +204,7 @@ def compile_mode(parts: Parts) -> tuple[str | None, str]:
     """Return how the networks are compiled, None for eager code, and the reason for the console."""
     can_be_fused = all(FusedCPU.fits(solver.head.architecture) for solver in parts.solvers)
     wanted = parts.config.compile
-    if parts.config.halt == "auto" and wanted == "auto" and can_be_fused:
+    if parts.config.by_rule and wanted == "auto" and can_be_fused:
         wanted = FUSED  # answers are to come fast, and the stop rule is chosen with the same roundings
     return compile_policy(wanted, parts.world.device, can_be_fused)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from config.schema import CompileChoice, EvaluatorConfig, FilePath, SavableOutput
+from config.schema import CompileChoice, EvaluatorConfig, FilePath, Probability, SavableOutput
 from evaluators.strategies import STRATEGIES
 from models.arch_configs import MAX_STEPS
 from utils.strict_model import StrictModel
@@ -66,11 +66,12 @@ class EvaluateConfig(StrictModel):
 
     strategy: Strategy = "plain"
     """How compute is spent at test time; the keys below belong to some strategies only."""
-    halt: bool | Literal["auto"] | None = None
+    halt: bool | Literal["auto"] | Probability | None = None
     """auto: rows stop by a calibrated rule, which loses at most 0.2 points of accuracy, and new rows take their
-    slots; there is no full run. true: rows stop at the first step that says stop, for plain in addition to the full
-    run, for ladder in the rung steps. false: all rows run all steps. null: the same, but a model trained with
-    act_inference keeps the answer of the first step that says stop.
+    slots; there is no full run. A number such as 0.98: the same, but rows stop when the sigmoid of q_halt exceeds it.
+    true: rows stop at the first step that says stop, for plain in addition to the full run, for ladder in the rung
+    steps. false: all rows run all steps. null: the same, but a model trained with act_inference keeps the answer of
+    the first step that says stop.
     """
     calibrate_on: list[FilePath] | None = Field(default=None, min_length=1)
     """halt=auto: choose the rule on these splits, given as DIR/train, whose answers are known and which are neither
@@ -101,6 +102,11 @@ class EvaluateConfig(StrictModel):
     """auto: the first of cuda, mps and cpu that is available."""
     compile: CompileChoice = "auto"
     """Whether and how to compile, as in training."""
+
+    @property
+    def by_rule(self) -> bool:
+        """True if rows stop by a rule other than the model's own: calibrated, or a probability."""
+        return self.halt == "auto" or isinstance(self.halt, float)
 
     @field_validator("checkpoint", mode="before")
     @classmethod
@@ -134,7 +140,7 @@ class EvaluateConfig(StrictModel):
                     raise ValueError(f"{key} belongs to the rung {rung}, which rungs={self.rungs} lacks")
         if self.calibrate_on is not None and self.halt != "auto":
             raise ValueError("calibrate_on belongs to halt=auto")
-        if self.checker and (self.halt == "auto" or (self.halt and self.strategy in ("symmetry", "noise"))):
+        if self.checker and (self.by_rule or (self.halt and self.strategy in ("symmetry", "noise"))):
             raise ValueError(
                 "checker=True looks at every step of a full run, which halt leaves out here: leave one of them out"
             )

@@ -41,6 +41,7 @@ SAVABLE_OUTPUTS: tuple[str, ...] = get_args(SavableOutput)
 
 # A file or folder; `~` is the home folder.
 FilePath = Annotated[str, AfterValidator(expand_home)]
+Probability = Annotated[float, Field(gt=0, lt=1)]
 CompileChoice = Literal["auto", True, False, "fused", CompileMode]
 
 

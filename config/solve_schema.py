@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from config.schema import CompileChoice, FilePath
+from config.schema import CompileChoice, FilePath, Probability
 from models.arch_configs import MAX_STEPS
 from utils.strict_model import StrictModel
 
@@ -71,10 +71,10 @@ class SolveConfig(FamilyConfig):
     """File for the answers, in order, .csv or .jsonl; - is standard output, as JSON lines."""
     resume: bool = False
     """Continue the file of answers of an interrupted run after its last row."""
-    halt: bool | Literal["auto"] | None = None
+    halt: bool | Literal["auto"] | Probability | None = None
     """When a puzzle stops. null: by the calibrated rule saved beside the weights, or after all steps if there is
-    none; auto: by that rule, which is chosen first if there is none; true: when the model says stop; false: after all
-    steps.
+    none; auto: by that rule, which is chosen first if there is none; true: when the model says stop; a number such
+    as 0.98: when the sigmoid of q_halt exceeds it; false: after all steps.
     """
     strategy: Literal["plain", "symmetry", "ladder"] = "plain"
     """How puzzles are solved, as in evaluate.py."""

@@ -138,6 +138,10 @@ def stop_rule(
     """Return the rule by which puzzles stop, None for all steps; reports which it is."""
     if config.halt is False:
         return None
+    if isinstance(config.halt, float):
+        rule = StopRule.of_probability(config.halt)
+        say.print(f"rows stop when {rule.in_words}")
+        return rule
     if config.halt is True or solver.halts:
         say.print("rows stop when the model says stop")
         return OWN_RULE

@@ -1,7 +1,8 @@
 """Rules for when a row leaves the batch: the model's own halting rule, or a calibrated one.
 
 A calibrated rule is stricter than the model's: q_halt must exceed a threshold, and the answer must not have changed for
-some steps; evaluators/calibration.py chooses both numbers. Shapes: n rows, T steps.
+some steps; evaluators/calibration.py chooses both numbers. `halt=0.98` gives the threshold as a probability.
+Shapes: n rows, T steps.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ class StopRule:
 
     threshold: float = 0.0
     patience: int = 0
+
+    @classmethod
+    def of_probability(cls, probability: float) -> StopRule:
+        """Stop when the sigmoid of the margin, the model's probability that its answer is right, exceeds a number."""
+        return cls(math.log(probability / (1 - probability)))
 
     def settled(self, margin: np.ndarray, still: np.ndarray) -> np.ndarray:
         """Return which rows stop, (n,) or (T, n) bool, given the margins and the steps since the answers changed."""

@@ -25,7 +25,9 @@ from evaluators.calibration import (
     rows_of_splits,
     weights_sha256,
 )
+from evaluators.inference import Solver
 from evaluators.stop_rule import StopRule, steps_since_change
+from models.losses import ACTLossHead
 from utils.distributed import World
 from utils.errors import UserError
 from utils.strict_model import parse
@@ -168,11 +170,7 @@ def test_rows_are_labelled_and_occur_neither_in_train_nor_in_test(tmp_path):
 def run(tmp_path_factory):
     """Return a run whose labels are its own answers after all steps, and rows to calibrate on."""
     root = tmp_path_factory.mktemp("run")
-    model = randomised(sizes=SIZES)
-    with torch.no_grad():
-        model.architecture.q_head.bias[0] = 0
-    from evaluators.inference import Solver
-
+    model = randomised_model()
     for folder, split, count, seed in (
         ("data", "train", 9, 0),
         ("data", "test", 30, 1),
@@ -226,6 +224,28 @@ def test_the_rule_is_saved_and_replaced_for_other_steps_or_weights(run, tmp_path
     assert json.loads((run / "halting_step_10.json").read_text()) == stale.model_dump()
 
 
+@pytest.mark.parametrize("act_inference", [False, True])
+def test_a_probability_stops_rows_whose_q_halt_exceeds_its_logit(run, tmp_path, act_inference):
+    questions = some_rows(30, 1)
+    margins = np.stack([step.q_halt.numpy() for step in Solver(randomised_model()).refine(questions)])
+    threshold = float(np.quantile(margins, 0.7))
+    expected = np.where((over := margins > threshold).any(0), over.argmax(0) + 1, STEPS)
+    assert 1 < expected.mean() < STEPS
+    probability = 1 / (1 + math.exp(-threshold))
+    folder = run
+    if act_inference:  # the model stops by its own rule unless halt= is given
+        arch, metadata = TINY_ARCH | {"act_inference": True}, SIZES | {"family": "sudoku"}
+        folder = write_run(
+            tmp_path / "run", randomised_model(), arch, metadata=metadata, data_paths=["none"], evaluators=[]
+        )
+    data = {"data_paths_test": [f"{run.parent / 'data'}"]}
+    report = report_of(folder, tmp_path / "out", halt=probability, **data)
+    (point,) = report["curves"]["halted"]
+    assert point["supervision_steps"] == pytest.approx(expected.mean(), abs=1e-4)
+    assert report["options"]["halt"] == probability
+    assert "calibration" not in report or report["calibration"] is None
+
+
 def test_rows_of_the_evaluated_test_split_are_not_calibrated_on(run, tmp_path):
     questions = some_rows(600, 2)[:20]  # of the held rows
     write_rows(tmp_path / "other", questions, questions, "test")
@@ -237,6 +257,14 @@ def test_rows_of_the_evaluated_test_split_are_not_calibrated_on(run, tmp_path):
     report = report_of(run, tmp_path, **settings)
     assert report["calibration"]["rows_left_out"] == 20
     (run / "halting_step_10.json").unlink()
+
+
+def randomised_model() -> ACTLossHead:
+    """The model of `run`."""
+    model = randomised(sizes=SIZES)
+    with torch.no_grad():
+        model.architecture.q_head.bias[0] = 0
+    return model
 
 
 def randomised_state(run) -> dict[str, torch.Tensor]:
@@ -292,6 +320,8 @@ def test_a_damaged_rule_is_reported(run, tmp_path):
         ({"strategy": "ensemble"}, "halt has no effect with strategy=ensemble"),
         ({"calibrate_on": ["nowhere/train"]}, "nowhere"),
         ({"halt": "often"}, "halt"),
+        ({"halt": 1.5}, "halt.*less than 1"),
+        ({"halt": 0.9, "checker": True}, "checker=True looks at every step"),
     ],
 )
 def test_contradictory_settings_are_rejected(run, tmp_path, settings, message):

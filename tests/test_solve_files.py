@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import math
 import os
 import subprocess
 import sys
@@ -217,6 +218,21 @@ def test_a_saved_stop_rule_is_used_and_a_stale_one_is_not(run, answers, tmp_path
         assert {row["steps"] for row in rows_of(tmp_path / "slow.csv")} == {str(STEPS), ""}
     finally:
         path.unlink()
+
+
+def test_a_probability_stops_each_puzzle_at_its_first_sure_step(run, answers, tmp_path):
+    model, questions = Solver(randomised(sizes=SIZES)), puzzles()
+    q_halt = np.concatenate(
+        [[[step.q_halt.item() for step in model.refine(puzzle[None])]] for puzzle in questions]
+    )
+    threshold = float(np.quantile(q_halt, 0.6))
+    over = q_halt > threshold
+    expected = np.where(over.any(1), over.argmax(1) + 1, STEPS)
+    assert len(set(expected)) > 1
+    source, probability = f"puzzles={answers.parent / 'list.txt'}", 1 / (1 + math.exp(-threshold))
+    assert solved(run, source, f"out={tmp_path / 'sure.csv'}", f"halt={probability!r}") == 1
+    steps = [int(row["steps"]) for row in rows_of(tmp_path / "sure.csv") if row["steps"]]
+    assert steps == expected.tolist()
 
 
 # ------------------------------------------------------------------------------ verdicts, and memory

@@ -34,7 +34,7 @@ class Choice:
 
     strategy: str
     num_steps: int
-    halt: bool | Literal["auto"] | None = None
+    halt: bool | float | Literal["auto"] | None = None
     checker: bool = False
     symmetries: int | None = None
     chains: int | None = None
@@ -43,6 +43,11 @@ class Choice:
     rungs: Sequence[str] | None = None
     more_steps: int | None = None
     seed: int | None = None
+
+    @property
+    def has_rule(self) -> bool:
+        """True if rows stop by the rule of the setting, which is calibrated or a probability."""
+        return self.halt == "auto" or isinstance(self.halt, float)
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Setting:
     capacity: int  # maximum number of rows per batch
     sizes: Sequence[int] = ()  # allowed batch sizes (see `Rollout`)
     identifiers: Sequence[int] = (0,)  # unique puzzle identifiers of the test set
-    rule: StopRule | None = None  # the calibrated stop rule, for halt="auto"; None: all steps are run
+    rule: StopRule | None = None  # for halt="auto" or a probability; None: all steps are run
 
     @property
     def family(self) -> Family:
@@ -80,8 +85,8 @@ def build_strategy(choice: Choice, setting: Setting) -> tuple[Strategy, dict[str
 
 def plain(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[Strategy, dict[str, Any]]:
     solver, steps = setting.solvers[0], choice.num_steps
-    if choice.halt == "auto":
-        return fast_plain(setting, steps), {"halt": "auto"}
+    if choice.has_rule:
+        return fast_plain(setting, steps), {"halt": choice.halt}
     strategy = Plain(solver, steps, halt=choice.halt, checker=checker, sizes=setting.sizes)
     return strategy, {"halt": choice.halt or False, "freezes": strategy.freezes}
 
@@ -109,7 +114,7 @@ def ladder(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[S
     if "noise" in stages:
         votings["noise"], own = noise(choice, setting, None)
         options["noise"] = own
-    if choice.halt == "auto":
+    if choice.has_rule:
         return _fast_cascade(setting, stages, choice.num_steps, more, votings), options
     cascade = Cascade(
         setting.solvers[0],
@@ -140,7 +145,7 @@ def _fast_vote(voting: Voting, choice: Choice, setting: Setting) -> Continuous:
     plan = partial(VOTES[voting.pick], choice.strategy, voting.num_chains, voting.num_steps)
     return Continuous(
         voting.solver,
-        setting.rule if choice.halt == "auto" else OWN_RULE,
+        setting.rule if choice.has_rule else OWN_RULE,
         plan,
         capacity=setting.capacity,
         votings={choice.strategy: voting},
