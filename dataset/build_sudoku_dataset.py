@@ -100,8 +100,8 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
         "--neighbours",
         type=whole_number(0),
         default=0,
-        help="maximum number of further train puzzles to derive from each one by replacing a given cell: as hard, "
-        "with a unique, often another solution",
+        help="maximum number of further train puzzles to derive from each one by replacing a given cell; "
+        "solutions are unique, and often others",
     )
     parser.add_argument("--min-difficulty", type=int, help="skip rows of either split with a lower rating")
     source = parser.add_argument_group("source of the puzzles").add_mutually_exclusive_group()
