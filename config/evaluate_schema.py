@@ -15,20 +15,24 @@ from utils.strict_model import StrictModel
 OPTIONS = frozenset[str]().union(*(entry.options for entry in STRATEGIES.values())) - {"checkpoints"}
 MAX_CHAINS = 10_000
 Pick = Literal["majority", "q_halt", "first_stop"]
-Rung = Literal["steps", "more_steps", "symmetry", "noise"]
+Rung = Literal["steps", "more_steps", "symmetry", "noise", "guess"]
+GUESS_HALT = 0.98  # default of halt: guesses are for puzzles whose answer the model doubts
+GUESS_NEEDS_HALT = (
+    "strategy=guess guesses about puzzles that the halting rule leaves unsolved: leave halt=False out"
+)
 if TYPE_CHECKING:
     from config.published import RunConfig
 
     Strategy = str
 else:  # made from the table, so that a new strategy is one line
     Strategy = Literal[tuple(STRATEGIES)]
-# Options of the ladder that belong to one of its rungs.
+# Options of the ladder and the rungs that they belong to.
 _OF_RUNG = {
-    "more_steps": "more_steps",
-    "symmetries": "symmetry",
-    "chains": "noise",
-    "sigma": "noise",
-    "pick": "noise",
+    "more_steps": ("more_steps",),
+    "symmetries": ("symmetry",),
+    "chains": ("noise", "guess"),
+    "sigma": ("noise",),
+    "pick": ("noise", "guess"),
 }
 
 
@@ -66,12 +70,12 @@ class EvaluateConfig(StrictModel):
 
     strategy: Strategy = "plain"
     """How compute is spent at test time; the keys below belong to some strategies only."""
-    halt: bool | Literal["auto"] | Probability | None = None
+    halt: bool | Literal["auto"] | Probability | None = Field(default=None, validate_default=True)
     """auto: rows stop by a calibrated rule, which loses at most 0.2 points of accuracy, and new rows take their
     slots; there is no full run. A number such as 0.98: the same, but rows stop when the sigmoid of q_halt exceeds it.
     true: rows stop at the first step that says stop, for plain in addition to the full run, for ladder in the rung
     steps. false: all rows run all steps. null: the same, but a model trained with act_inference keeps the answer of
-    the first step that says stop.
+    the first step that says stop; guess: 0.98.
     """
     calibrate_on: list[FilePath] | None = Field(default=None, min_length=1)
     """halt=auto: choose the rule on these splits, given as DIR/train, whose answers are known and which are neither
@@ -84,19 +88,21 @@ class EvaluateConfig(StrictModel):
     symmetries: int | None = Field(default=None, ge=2)
     """symmetry, ladder: copies of each puzzle, including itself; null: 8, or as many as exist."""
     chains: int | None = Field(default=None, gt=0, le=MAX_CHAINS)
-    """noise, ladder: noisy chains of each puzzle; null: 16."""
+    """noise, guess, ladder: noisy chains of each puzzle, or guesses about each that is unsolved; null: 16."""
     sigma: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """noise, ladder: standard deviation of the noise; null: 0.3 for Sudoku, 1.0 for mazes, 0.2 for ARC."""
     pick: Pick | None = None
-    """Which answer is chosen: majority, q_halt or first_stop; null: majority, but q_halt for noisy chains of
-    puzzles other than mazes.
+    """Which answer is chosen: majority, q_halt or first_stop; null: majority, but q_halt for guesses, and for
+    noisy chains of puzzles other than mazes.
     """
     rungs: list[Rung] | None = Field(default=None, min_length=1)
-    """ladder: its rungs in order, from steps, more_steps, symmetry, noise; null: all that the family supports."""
+    """ladder: its rungs in order, from steps, more_steps, symmetry, noise, guess; null: all but guess, as far as the
+    family supports them.
+    """
     more_steps: int | None = Field(default=None, gt=0, le=MAX_STEPS)
     """ladder: total steps after the rung of this name; null: 4 times halt_max_steps."""
     seed: int | None = Field(default=None, ge=0, lt=2**31)
-    """symmetry, noise, ladder: seed of symmetries and noise; null: 0."""
+    """symmetry, noise, guess, ladder: seed of symmetries, noise and guesses; null: 0."""
 
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """auto: the first of cuda, mps and cpu that is available."""
@@ -115,6 +121,15 @@ class EvaluateConfig(StrictModel):
             raise ValueError("name the folder of a run, a weights file in it, an export, or hf://OWNER/NAME")
         return checkpoint
 
+    @field_validator("halt")
+    @classmethod
+    def halt_for_guesses(cls, halt: Any, info: ValidationInfo) -> Any:
+        if info.data.get("strategy") != "guess":
+            return halt
+        if halt is False:
+            raise ValueError(GUESS_NEEDS_HALT)
+        return GUESS_HALT if halt is None else halt
+
     @field_validator("rungs")
     @classmethod
     def check_order(cls, rungs):
@@ -124,6 +139,8 @@ class EvaluateConfig(StrictModel):
             raise ValueError("a rung is given twice")
         if "more_steps" in rungs and rungs[: rungs.index("more_steps")][-1:] != ["steps"]:
             raise ValueError("more_steps continues from steps, so it must come right after it")
+        if "guess" in rungs and "steps" not in rungs[: rungs.index("guess")]:
+            raise ValueError("guess uses the answer of steps, so it must come after it")
         return rungs
 
     @model_validator(mode="after")
@@ -135,9 +152,15 @@ class EvaluateConfig(StrictModel):
                     f"{key} has no effect with strategy={self.strategy}; it belongs to strategy={' or '.join(takers)}"
                 )
         if self.strategy == "ladder" and self.rungs is not None:
-            for key, rung in _OF_RUNG.items():
-                if getattr(self, key) is not None and rung not in self.rungs:
-                    raise ValueError(f"{key} belongs to the rung {rung}, which rungs={self.rungs} lacks")
+            for key, rungs in _OF_RUNG.items():
+                if getattr(self, key) is not None and not set(rungs) & set(self.rungs):
+                    raise ValueError(
+                        f"{key} belongs to the rung {' or '.join(rungs)}, which rungs={self.rungs} lacks"
+                    )
+            if "guess" in self.rungs and not self.halt:
+                raise ValueError("the rung guess needs a halting rule, such as halt=0.98")
+            if "guess" in self.rungs and self.checker:
+                raise ValueError("checker=True has no effect on the rung guess: leave one of them out")
         if self.calibrate_on is not None and self.halt != "auto":
             raise ValueError("calibrate_on belongs to halt=auto")
         if self.checker and (self.by_rule or (self.halt and self.strategy in ("symmetry", "noise"))):

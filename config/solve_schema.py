@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from config.evaluate_schema import GUESS_NEEDS_HALT, MAX_CHAINS
 from config.schema import CompileChoice, FilePath, Probability
 from models.arch_configs import MAX_STEPS
 from utils.strict_model import StrictModel
@@ -74,12 +75,14 @@ class SolveConfig(FamilyConfig):
     halt: bool | Literal["auto"] | Probability | None = None
     """When a puzzle stops. null: by the calibrated rule saved beside the weights, or after all steps if there is
     none; auto: by that rule, which is chosen first if there is none; true: when the model says stop; a number such
-    as 0.98: when the sigmoid of q_halt exceeds it; false: after all steps.
+    as 0.98: when the sigmoid of q_halt exceeds it; false: after all steps. strategy=guess: null is 0.98.
     """
-    strategy: Literal["plain", "symmetry", "ladder"] = "plain"
+    strategy: Literal["plain", "symmetry", "guess", "ladder"] = "plain"
     """How puzzles are solved, as in evaluate.py."""
     symmetries: int | None = Field(default=None, ge=2)
     """strategy=symmetry and ladder: copies of each puzzle, including itself; null: 8, or as many as exist."""
+    chains: int | None = Field(default=None, gt=0, le=MAX_CHAINS)
+    """strategy=guess: guesses about each puzzle that is unsolved without one; null: 16."""
     batch_size: int | None = Field(default=None, gt=0)
     """Rows computed at a time; null: as many as have about 16,000 cells."""
     compile: CompileChoice = "auto"
@@ -109,7 +112,7 @@ class SolveConfig(FamilyConfig):
         if self.puzzles is None and self.out is not None:
             raise ValueError(f"puzzles= is missing: name the file of puzzles that out={self.out} answers")
         of_one = ("puzzle", "index", "seed", "data_paths_test", "gif", "png", "trace")
-        of_files = ("resume", "halt", "strategy", "symmetries", "batch_size", "compile")
+        of_files = ("resume", "halt", "strategy", "symmetries", "chains", "batch_size", "compile")
         for key in of_one if self.puzzles is not None else of_files:
             if getattr(self, key) != type(self).model_fields[key].default:
                 other = "one puzzle, not to puzzles=" if self.puzzles is not None else "puzzles=FILE out=FILE"
@@ -118,8 +121,12 @@ class SolveConfig(FamilyConfig):
             raise ValueError("out= would replace the puzzles: name another file")
         if self.resume and (self.out == "-" or self.puzzles == "-"):
             raise ValueError("resume= needs files, which can be read again from the start, instead of -")
-        if self.symmetries is not None and self.strategy == "plain":
+        if self.symmetries is not None and self.strategy not in ("symmetry", "ladder"):
             raise ValueError("symmetries= belongs to strategy=symmetry and strategy=ladder")
+        if self.chains is not None and self.strategy != "guess":
+            raise ValueError("chains= belongs to strategy=guess")
+        if self.strategy == "guess" and self.halt is False:
+            raise ValueError(GUESS_NEEDS_HALT)
         return self
 
     @field_validator("gif", "png", "trace")

@@ -31,10 +31,11 @@ class NewRows:
 
 @dataclass(frozen=True)
 class SlotsOutput:
-    """The active rows after a step; arrays are on the CPU, answers on the device."""
+    """The active rows after a step; arrays are on the CPU, tensors on the device."""
 
     owners: np.ndarray  # (n,) int64
     steps: np.ndarray  # (n,) int64: number of steps each row has done
+    logits: Tensor  # (n, S, V) in the compute dtype
     answers: Tensor  # (n, S) int64
     q_halt: np.ndarray  # (n,) float32
     says_stop: np.ndarray  # (n,) bool, by the architecture's halting rule
@@ -142,7 +143,7 @@ class Slots:
         if self.rule is not None:
             settled = self.rule.settled(margins, self._still)
         ended = settled | (self._steps >= self._limits)
-        return SlotsOutput(self._owners, self._steps, answers, q, stop > 0, settled, ended)
+        return SlotsOutput(self._owners, self._steps, logits, answers, q, stop > 0, settled, ended)
 
     @torch.inference_mode()
     def keep(self, stays: np.ndarray, limits: np.ndarray | None = None) -> None:

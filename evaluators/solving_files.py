@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 
+from config.evaluate_schema import GUESS_HALT
 from config.solve_schema import SolveConfig
 from dataset.families import family_notices, family_of
 from evaluators.calibrated import calibrated, matching_calibration
@@ -17,7 +18,7 @@ from evaluators.inference import Solver, padded_sizes
 from evaluators.puzzle_files import INVALID, AnswerFile, PuzzleLine, count_lines, read_puzzles
 from evaluators.puzzle_stream import solve_stream
 from evaluators.stop_rule import OWN_RULE, StopRule
-from evaluators.strategies.build import Choice, Setting, build_strategy
+from evaluators.strategies.build import Choice, Halt, Setting, build_strategy
 from evaluators.strategies.continuous import Continuous
 from models.backends import FusedCPU, choose_backend
 from trained_run import Trained, open_trained, recorded_metadata
@@ -27,7 +28,7 @@ from utils.errors import UserError
 from utils.progress import Progress
 
 CELLS_AT_ONCE = 16_384  # in a batch; larger batches are hardly faster on a CPU
-FEW_PUZZLES = 64  # loading compiled code takes longer than solving fewer
+FEW_PUZZLES = 64  # loading compiled code takes longer than solving fewer, with one chain each
 
 
 def solve_file(config: SolveConfig) -> bool:
@@ -59,7 +60,14 @@ def solve_file(config: SolveConfig) -> bool:
     capacity = config.batch_size or max(1, CELLS_AT_ONCE // metadata.seq_len)
     mode, reason = compile_for(config, solver, total)
     batch_sizes = padded_sizes(capacity, mode)
-    choice = Choice(config.strategy, steps, halt="auto", symmetries=config.symmetries)
+    halt = config.halt if config.halt is not None or config.strategy != "guess" else GUESS_HALT
+    choice = Choice(
+        config.strategy,
+        steps,
+        halt=halt if isinstance(halt, float) else "auto",
+        symmetries=config.symmetries,
+        chains=config.chains,
+    )
     setting = Setting([solver], metadata, [], capacity, batch_sizes)
     build_strategy(choice, setting)  # rejects invalid options before anything is computed
     with AnswerFile(config.out, config.resume) as answers:
@@ -71,7 +79,7 @@ def solve_file(config: SolveConfig) -> bool:
         where = ", ".join(filter(None, (str(say.device), reason)))
         say.print(f"{trained.label}: {type(solver.head.architecture).__name__} on {where}, {steps} steps")
         solver.warm_up(batch_sizes)
-        setting = replace(setting, rule=stop_rule(config, trained, solver, setting, steps, say))
+        setting = replace(setting, rule=stop_rule(halt, trained, solver, setting, steps, say))
         strategy, _ = build_strategy(choice, setting)
         assert isinstance(strategy, Continuous)
         began = time.perf_counter()
@@ -110,7 +118,7 @@ def compile_for(config: SolveConfig, solver: Solver, total: int | None) -> tuple
     """Choose how the model is compiled for a file of about `total` puzzles, because compiling takes a while."""
     fits = FusedCPU.fits(solver.head.architecture)
     wanted = config.compile
-    if wanted == "auto" and total is not None and total < FEW_PUZZLES:
+    if wanted == "auto" and config.strategy == "plain" and total is not None and total < FEW_PUZZLES:
         wanted = False
     elif wanted == "auto" and fits:
         wanted = FUSED
@@ -133,19 +141,19 @@ def skip_answered(
 
 
 def stop_rule(
-    config: SolveConfig, trained: Trained, solver: Solver, setting: Setting, steps: int, say: World
+    halt: Halt, trained: Trained, solver: Solver, setting: Setting, steps: int, say: World
 ) -> StopRule | None:
     """Return the rule by which puzzles stop, None for all steps; reports which it is."""
-    if config.halt is False:
+    if halt is False:
         return None
-    if isinstance(config.halt, float):
-        rule = StopRule.of_probability(config.halt)
+    if isinstance(halt, float):
+        rule = StopRule.of_probability(halt)
         say.print(f"rows stop when {rule.in_words}")
         return rule
-    if config.halt is True or solver.halts:
+    if halt is True or solver.halts:
         say.print("rows stop when the model says stop")
         return OWN_RULE
-    if config.halt == "auto":
+    if halt == "auto":
         calibration = calibrated(
             trained,
             solver,

@@ -62,6 +62,23 @@ TOKEN_LOSSES = {
 }
 
 
+def stablemax_probabilities(logits: Tensor) -> Tensor:
+    """Compute s(x_v) / Σ s(x), the probabilities of `stablemax_cross_entropy`, (..., V) float32."""
+    s = stablemax(logits.float())
+    return s / s.sum(-1, keepdim=True)
+
+
+def softmax_probabilities(logits: Tensor) -> Tensor:
+    """Compute the softmax, the probabilities of `softmax_cross_entropy`, (..., V) float32."""
+    return logits.float().softmax(-1)
+
+
+PROBABILITIES = {
+    "stablemax_cross_entropy": stablemax_probabilities,
+    "softmax_cross_entropy": softmax_probabilities,
+}
+
+
 class ACTLossHead(nn.Module):
     """The ACT model with its loss; published checkpoints are state dicts of this module (`model.inner...`)."""
 
@@ -84,7 +101,7 @@ class ACTLossHead(nn.Module):
         if loss_type not in TOKEN_LOSSES:
             raise ValueError(f"loss_type={loss_type!r} is not one of {', '.join(TOKEN_LOSSES)}")
         self.model = model
-        self.token_loss = TOKEN_LOSSES[loss_type]
+        self.token_loss, self.probabilities = TOKEN_LOSSES[loss_type], PROBABILITIES[loss_type]
         self.label_smoothing, self.q_halt_weight = label_smoothing, q_halt_weight
         self.supervision_decay = supervision_decay
 

@@ -15,6 +15,7 @@ from torch import nn
 from dataset.families.sudoku.rules import BoxShape, to_tokens, to_values
 from dataset.families.sudoku.search import solve
 from models.act import HaltingRule
+from models.losses import softmax_probabilities
 from models.recursive import RecursiveConfig
 
 BOX = BoxShape(2, 2)
@@ -24,17 +25,19 @@ APPLICATIONS = 3
 
 
 @cache
-def solution(question: tuple[int, ...]) -> np.ndarray:
-    """Return the tokens (16,) of the first solution."""
-    return to_tokens(np.array(solve(to_values(np.array(question)), BOX, limit=1).solutions[0]))
+def solution(question: tuple[int, ...]) -> np.ndarray | None:
+    """Return the tokens (16,) of the first solution, None if there is none."""
+    found = solve(to_values(np.array(question)), BOX, limit=1).solutions
+    return to_tokens(np.array(found[0])) if len(found) else None
 
 
 def says(question: np.ndarray, step: int, luck: float) -> tuple[np.ndarray, float]:
     """Return the answer to a question (16,) after `step` steps with that much luck, and its q_halt."""
     number = int(question.astype(np.int64) @ WEIGHTS)
     needed = 1 + number % 13
-    if step >= needed or luck > LUCKY:
-        return solution(tuple(question.tolist())), 0.5 + (number % 17) / 100 + step / 1000
+    answer = solution(tuple(question.tolist()))
+    if answer is not None and (step >= needed or luck > LUCKY):
+        return answer, 0.5 + (number % 17) / 100 + step / 1000
     guess = np.where(question == 1, 2 + (number + step // 3) % 4, question)
     overconfident = number % 7 == 0 and step in (2, 3)
     return guess, 0.25 if overconfident else -1 - ((number + 5 * step) % 11) / 100
@@ -96,6 +99,9 @@ class ScriptedHead(nn.Module):
     def __init__(self, ahead: int = 0):
         super().__init__()
         self.act = ScriptedAct(ahead)
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        return softmax_probabilities(logits)
 
     @property
     def architecture(self) -> ScriptedInner:

@@ -90,6 +90,7 @@ SMALL = {
     "plain": {"halt": True, "checker": True},
     "symmetry": {"symmetries": 3},
     "noise": {"chains": 3, "sigma": 0.5},
+    "guess": {"chains": 3},
     "ensemble": {"checkpoint": None, "checkpoints": ["step_20", "step_10"]},
     "ladder": {"symmetries": 2, "chains": 2, "more_steps": 6},
 }
@@ -122,7 +123,7 @@ def test_reports_record_all_conditions(strategy, run, tmp_path):
     # All options of the strategy have a value, those of a rung under its name.
     inside = {key for value in used.values() if isinstance(value, dict) for key in value}
     assert STRATEGIES[strategy].options - {"checkpoints"} <= used.keys() | inside
-    last = {"plain": "halted", "ladder": "rungs"}.get(strategy, "chains")
+    last = {"plain": "halted", "guess": "rungs", "ladder": "rungs"}.get(strategy, "chains")
     point = report["curves"][last][-1]
     assert point["network_applications"] == report["network_applications_per_puzzle"]
     per_step = TINY_ARCH["H_cycles"] * (TINY_ARCH["L_cycles"] + 1)
@@ -252,6 +253,21 @@ def test_outputs_that_votes_lack_are_rejected_before_anything_runs(run, tmp_path
             r"sigma belongs to the rung noise, which rungs=\['steps'\]",
         ),
         ({"strategy": "ladder", "rungs": ["symmetry"], "halt": True}, "halt belongs to the rung steps"),
+        (
+            {"strategy": "ladder", "rungs": ["steps"], "chains": 3},
+            "belongs to the rung noise or guess, which",
+        ),
+        ({"strategy": "ladder", "rungs": ["guess", "steps"]}, "guess uses the answer of steps"),
+        (
+            {"strategy": "ladder", "rungs": ["steps", "guess"]},
+            "guess needs a halting rule, such as halt=0.98",
+        ),
+        (
+            {"strategy": "ladder", "rungs": ["steps", "guess"], "halt": True, "checker": True},
+            "checker=True has no effect on the rung guess",
+        ),
+        ({"strategy": "guess", "halt": False}, "puzzles that the halting rule leaves unsolved"),
+        ({"strategy": "guess", "sigma": 0.1}, "sigma has no effect with strategy=guess"),
         ({"strategy": "ladder", "rungs": ["stairs"]}, "rungs"),
     ],
 )
@@ -271,7 +287,9 @@ def evaluate_and_print(settings: dict) -> None:
         print("REPORT", json.dumps(without_times(report)))
 
 
-@pytest.mark.parametrize("strategy", ["plain", "symmetry", pytest.param("ladder", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "strategy", ["plain", "symmetry", "guess", pytest.param("ladder", marks=pytest.mark.slow)]
+)
 def test_two_processes_give_the_same_report_as_one(strategy, run, tmp_path):
     alone = without_times(report_of(run, tmp_path / "alone", **settings_of(strategy, run)))
     settings = {"checkpoint": str(run), "device": "cpu", "compile": False, "out": str(tmp_path / "two")}

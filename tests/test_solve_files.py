@@ -244,7 +244,7 @@ def streamed(lines, write, capacity: int = 8, strategy: str = "plain"):
     return solve_stream(built, family_of(SUDOKU), lines, write, chunk_size=capacity)
 
 
-@pytest.mark.parametrize("strategy", ["plain", "symmetry", "ladder"])
+@pytest.mark.parametrize("strategy", ["plain", "symmetry", "guess", "ladder"])
 def test_verdicts_follow_the_rules(strategy):
     written: list[dict] = []
     lines = [PuzzleLine(i, text_of(question)) for i, question in enumerate(QUESTIONS)]
@@ -297,6 +297,8 @@ def test_memory_does_not_grow_with_the_number_of_puzzles(valid_every):
         (["puzzles=a.csv", "out=b.csv", "gif=x.gif"], "gif= belongs to one puzzle"),
         (["halt=auto"], "halt= belongs to puzzles=FILE out=FILE"),
         (["puzzles=a.csv", "out=b.csv", "symmetries=4"], "symmetries= belongs to strategy=symmetry"),
+        (["puzzles=a.csv", "out=b.csv", "chains=4"], "chains= belongs to strategy=guess"),
+        (["puzzles=a.csv", "out=b.csv", "strategy=guess", "halt=False"], "halting rule leaves unsolved"),
         (["puzzles=-", "out=b.csv", "resume=true"], "resume= needs files"),
         (["puzzles=no/such.txt", "out=b.csv"], "no/such.txt: does not exist"),
         (["puzzles=a.csv", "out=b.csv", "halt=often"], "halt"),

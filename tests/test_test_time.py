@@ -294,6 +294,8 @@ ARC = Metadata(0, 0, 0, 12, 900, 1, 1, 1.0, 1, ("all",), {"family": "arc"})
             "symmetries=5: some of these puzzles have only 4 different copies that the model knows",
         ),
         (SUDOKU, {"strategy": "ladder", "more_steps": STEPS}, "must exceed the 6 steps"),
+        (MAZE, {"strategy": "guess"}, "these puzzles have none.*the family maze defines no blank"),
+        (ARC, {"strategy": "ladder", "rungs": ["steps", "guess"], "halt": True}, "leave guess out of rungs"),
     ],
 )
 def test_strategies_that_the_data_does_not_support_are_rejected(metadata, options, message):

@@ -27,6 +27,7 @@ STRATEGIES = {
     "plain": _entry("build@plain", "halt", "checker"),
     "symmetry": _entry("build@symmetry", "halt", "symmetries", "pick", "seed", "checker"),
     "noise": _entry("build@noise", "halt", "chains", "sigma", "pick", "seed", "checker"),
+    "guess": _entry("build@guess", "halt", "chains", "pick", "seed"),
     "ensemble": _entry("build@ensemble", "checkpoints", "pick", "checker"),
     "ladder": _entry("build@ladder", "halt", "rungs", "more_steps", *_CHAINS, "checker"),
 }

@@ -18,6 +18,7 @@ from evaluators.strategies import STRATEGIES
 from evaluators.strategies.base import Strategy
 from evaluators.strategies.cascade import STAGES, Cascade
 from evaluators.strategies.continuous import Continuous
+from evaluators.strategies.guesses import GuessChains
 from evaluators.strategies.plans import VOTES, CascadePlan, OneChain, StageSpec
 from evaluators.strategies.test_time import Ensemble, NoiseChains, Plain, SymmetryVoting, Voting
 from evaluators.strategies.verifier import Checker, checker_of
@@ -28,13 +29,16 @@ NUM_CHAINS = 16
 MORE_STEPS = 4  # multiple of the trained number of steps
 
 
+Halt = bool | float | Literal["auto"] | None  # the key `halt`
+
+
 @dataclass(frozen=True)
 class Choice:
     """The options of a strategy as the user gave them; None selects the default."""
 
     strategy: str
     num_steps: int
-    halt: bool | float | Literal["auto"] | None = None
+    halt: Halt = None
     checker: bool = False
     symmetries: int | None = None
     chains: int | None = None
@@ -114,8 +118,11 @@ def ladder(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[S
     if "noise" in stages:
         votings["noise"], own = noise(choice, setting, None)
         options["noise"] = own
-    if choice.has_rule:
-        return _fast_cascade(setting, stages, choice.num_steps, more, votings), options
+    if "guess" in stages:
+        votings["guess"], own = guesses(choice, setting)
+        options["guess"] = own
+    if choice.has_rule or "guess" in stages:
+        return _fast_cascade(choice, setting, stages, more, votings), options
     cascade = Cascade(
         setting.solvers[0],
         stages,
@@ -155,22 +162,32 @@ def _fast_vote(voting: Voting, choice: Choice, setting: Setting) -> Continuous:
     )
 
 
+def guess(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[Strategy, dict[str, Any]]:
+    """Build the cascade of one chain and, for puzzles that it leaves unsolved, chains that start from guesses."""
+    voting, options = guesses(choice, setting)
+    cascade = _fast_cascade(choice, setting, ["steps", "guess"], choice.num_steps, {"guess": voting})
+    return cascade, {"halt": choice.halt} | options
+
+
 def _fast_cascade(
-    setting: Setting, stages: Sequence[str], num_steps: int, more_steps: int, votings: dict[str, Voting]
+    choice: Choice, setting: Setting, stages: Sequence[str], more_steps: int, votings: dict[str, Voting]
 ) -> Continuous:
-    """Build the cascade with chains that leave when they settle; a stage solves a puzzle if the model says stop."""
-    limits = {"steps": num_steps, "more_steps": more_steps}
+    """Build the cascade with chains that leave when they settle.
+
+    A stage solves a puzzle if the model says stop, by the probability in `halt` if there is one.
+    """
+    limits = {"steps": choice.num_steps, "more_steps": more_steps}
     specs = [
         StageSpec(name, votings[name].num_steps, votings[name].pick, votings[name].num_chains)
         if name in votings
         else StageSpec(name, limits[name])
         for name in stages
     ]
-    rule = setting.rule
+    rule = setting.rule if choice.has_rule else OWN_RULE
     return Continuous(
         setting.solvers[0],
         None if rule is None else StopRule(max(rule.threshold, OWN_RULE.threshold), rule.patience),
-        partial(CascadePlan, specs),
+        partial(CascadePlan, specs, by_settling=isinstance(choice.halt, float)),
         capacity=setting.capacity,
         votings=votings,
         for_all=False,
@@ -256,6 +273,31 @@ def noise(choice: Choice, setting: Setting, checker: Checker | None) -> tuple[Vo
         sizes=setting.sizes,
     )
     return voting, options
+
+
+def guesses(choice: Choice, setting: Setting) -> tuple[GuessChains, dict[str, Any]]:
+    family = setting.family
+    if family.blank is None:
+        raise UserError(
+            "a guess fills in a blank cell, and these puzzles have none or their family is unknown: "
+            f"{family.lacks('blank')}. Use strategy=noise or symmetry, or leave guess out of rungs"
+        )
+    options = {
+        "chains": choice.chains or NUM_CHAINS,
+        "pick": choice.pick or "q_halt",
+        "seed": choice.seed or 0,
+    }
+    chains = GuessChains(
+        setting.solvers[0],
+        choice.num_steps,
+        options["chains"],
+        pick=options["pick"],
+        seed=options["seed"],
+        capacity=setting.capacity,
+        blank=family.blank,
+        never=sorted({setting.metadata.pad_id, family.blank}),
+    )
+    return chains, options
 
 
 def _has_scratch(solver: Solver) -> bool:

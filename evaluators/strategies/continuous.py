@@ -19,6 +19,7 @@ from evaluators.slots import NewRows, Slots, SlotsOutput
 from evaluators.stop_rule import StopRule
 from evaluators.strategies.accounting import Tally
 from evaluators.strategies.base import Answered, Strategy
+from evaluators.strategies.guesses import GuessChains
 from evaluators.strategies.plans import PLAIN, Ended, Next, Outcome, Plan
 from evaluators.strategies.samples import Bundle, PuzzleRows
 from evaluators.strategies.test_time import Voting
@@ -37,6 +38,7 @@ class _Puzzle:
     plan: Plan
     running: dict[int, tuple[str, int]] = field(default_factory=dict)  # row number -> (kind, chain)
     steps: int = 0  # of chains that have left
+    probabilities: np.ndarray | None = None  # (S, V) of its last plain chain that ended, for guesses
 
 
 @dataclass(eq=False)
@@ -77,6 +79,7 @@ class Continuous(Strategy):
         self.capacity, self.votings, self.for_all = capacity, dict(votings or {}), for_all
         self.sigma, self.sizes, self.curve, self.stages = sigma, sizes, curve, stages
         self.main_curve = "rungs" if stages else curve[0]
+        self.guesses = any(isinstance(voting, GuessChains) for voting in self.votings.values())
 
     def solve(self, rows: PuzzleRows, tally: Tally) -> Answered:
         (answered,) = self.stream([rows], tally)
@@ -227,7 +230,12 @@ class _Run:
             return batch.bundles[kind], puzzle.index * voting.num_chains
         key = kind, puzzle.index
         if key not in batch.bundles:
-            batch.bundles[key] = voting.bundle(batch.rows.take(np.array([puzzle.index])))
+            rows = batch.rows.take(np.array([puzzle.index]))
+            if isinstance(voting, GuessChains):
+                assert puzzle.probabilities is not None
+                batch.bundles[key] = voting.bundle_after(rows, puzzle.probabilities[None])
+            else:
+                batch.bundles[key] = voting.bundle(rows)
         return batch.bundles[key], 0
 
     def _end(self, output: SlotsOutput) -> None:
@@ -266,12 +274,17 @@ class _Run:
         rows = np.flatnonzero(output.ended)
         on_device = torch.from_numpy(rows).to(output.answers.device)
         answers = output.answers[on_device].to(torch.int16).cpu().numpy()
+        probabilities = None
+        if self._strategy.guesses:
+            probabilities = self._strategy.solver.head.probabilities(output.logits[on_device]).cpu().numpy()
         owners = output.owners[rows].tolist()
         # Map the answers of a bundle back to their puzzles at once.
         of_bundle: dict[int, tuple[Bundle, list[int], list[int]]] = defaultdict(lambda: (None, [], []))
         for number, owner in enumerate(owners):
             puzzle = self._owners[owner]
             kind, chain = puzzle.running[owner]
+            if probabilities is not None and kind == PLAIN:
+                puzzle.probabilities = probabilities[number]
             bundle, offset = self._bundle(puzzle, kind)
             _, numbers, copies = of_bundle[id(bundle)]
             of_bundle[id(bundle)] = bundle, numbers, copies

@@ -186,12 +186,13 @@ class StageSpec:
 class CascadePlan(Plan):
     """The stages of `evaluators.strategies.cascade.Cascade`, each chain ending when it settles.
 
-    A stage has solved a puzzle if the halting rule says stop at its answer.
+    A stage has solved a puzzle if the halting rule says stop at its answer or, if `by_settling`, if the chain of its
+    answer has settled.
     """
 
-    def __init__(self, stages: Sequence[StageSpec]):
+    def __init__(self, stages: Sequence[StageSpec], by_settling: bool):
         super().__init__()
-        self._specs = list(stages)
+        self._specs, self._by_settling = list(stages), by_settling
         self._outcomes: list[StageOutcome] = []
         self._best: Ended | None = None
         self._vote: Plan | None = None
@@ -210,7 +211,7 @@ class CascadePlan(Plan):
             if self._vote.outcome is None:
                 return following
             answered = self._vote.chosen
-        solved = answered.says_stop
+        solved = answered.settled if self._by_settling else answered.says_stop
         replaces = self._best is None or solved or self._spec.pick == "majority"
         if self._best is None or replaces or answered.q_halt > self._best.q_halt:
             self._best = answered
