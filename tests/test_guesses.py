@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scripted_model import says
-from strategy_runs import FIRST, NUM_ROWS, QUESTIONS, STEPS, exact, run
+from strategy_runs import FIRST, NUM_ROWS, QUESTIONS, STEPS, exact, naive_majority, run
 
 from evaluators.stop_rule import OWN_RULE, StopRule
 from evaluators.strategies.guesses import draw_guesses
@@ -26,13 +26,13 @@ def chain(question: np.ndarray, threshold: float):
     return answer, np.float32(q), step
 
 
-def with_guesses(row: int, answer: np.ndarray) -> list[np.ndarray]:
+def with_guesses(row: int, answer: np.ndarray, count: int = CHAINS) -> list[np.ndarray]:
     logits = torch.zeros(16, 6)
     logits[range(16), answer.astype(int)] = 5.0  # as the scripted model
     rng = np.random.default_rng([0, FIRST + row])
-    cells, tokens = draw_guesses(QUESTIONS[row] == 1, logits.softmax(-1).numpy(), NEVER, CHAINS, rng)
-    asked = np.repeat(QUESTIONS[row : row + 1], CHAINS, 0)
-    asked[range(CHAINS), cells] = tokens
+    cells, tokens = draw_guesses(QUESTIONS[row] == 1, logits.softmax(-1).numpy(), NEVER, count, rng)
+    asked = np.repeat(QUESTIONS[row : row + 1], count, 0)
+    asked[range(count), cells] = tokens
     return list(asked)
 
 
@@ -66,6 +66,37 @@ def test_unsolved_puzzles_are_asked_again_with_one_guess_each(halt, rule, batch,
     assert tally.stages["guess"]["rows_said_solved"] > 0  # some guess was right
     before, after = (point["exact_accuracy"] for point in curves["rungs"])
     assert exact(answers) == after > before
+
+
+def test_the_first_guess_to_settle_decides():
+    answers, steps, *_ = run("guess", halt=0.63, rule=RULE, chains=CHAINS, pick="first_stop")
+    decided = 0
+    for row in range(NUM_ROWS):
+        first, q, spent = chain(QUESTIONS[row], RULE.threshold)
+        if q > RULE.threshold:
+            continue
+        ended = [chain(asked, RULE.threshold) for asked in with_guesses(row, first)]
+        settled = [one for one in ended if one[1] > RULE.threshold]
+        if settled:
+            soonest = min(number for *_, number in settled)
+            surest = max((one for one in settled if one[2] == soonest), key=lambda one: one[1])
+            assert np.array_equal(answers[row], surest[0])
+            assert steps[row] == spent + CHAINS * soonest
+            decided += 1
+    assert decided > 2
+
+
+@pytest.mark.parametrize("capacity", [1, 64])
+def test_a_majority_of_guesses_may_decide(capacity):
+    answers, *_ = run("guess", halt=0.63, rule=RULE, chains=3, pick="majority", capacity=capacity)
+    every, *_ = run("guess", halt=0.63, rule=RULE, chains=3, pick="majority", batch=5)
+    assert np.array_equal(answers, every)
+    for row in range(NUM_ROWS):
+        first, q, _ = chain(QUESTIONS[row], RULE.threshold)
+        if q <= RULE.threshold:
+            ended = [chain(asked, RULE.threshold) for asked in with_guesses(row, first, 3)]
+            grids = [answer.astype(np.uint8).tobytes() for answer, *_ in ended]
+            assert answers[row].astype(np.uint8).tobytes() == naive_majority(grids, [q for _, q, _ in ended])
 
 
 def test_the_ladder_has_the_same_rung():

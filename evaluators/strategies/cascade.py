@@ -3,6 +3,7 @@
 Stages (the key `rungs`), usually from cheap to costly: `steps` runs the trained number of supervision steps;
 `more_steps` continues the same rollout until a row says stop; `symmetry` runs symmetric copies in lockstep, and the
 first to say stop decides (arXiv 2601.19085); `noise` runs chains with noise on the scratch latents (arXiv 2605.19943).
+`guess` (guesses.py) is a stage of `plans.CascadePlan` only, which runs the cascade with continuous batching.
 Shapes: n puzzles, S `seq_len`.
 """
 
