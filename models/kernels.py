@@ -6,6 +6,7 @@ Shapes: B batch, M batch times heads, L positions, D hidden size, N heads, H hea
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LOG2_E = math.log2(math.e)  # for exp2, which is faster than exp on a CPU
+_PIECE = (
+    1 << 18
+)  # values that are worked on at a time, of which a CPU's cache holds two such pieces in float32
 
 
 class LinearByCast(torch.autograd.Function):
@@ -169,27 +173,45 @@ class Rotated(torch.autograd.Function):
     """Rotary positions of heads (B, L, N, H), bit-equal to `models.ops.rotate`; `cos`, `sin` (L, H) in float32.
 
     The tables are repeated for each head, so that the products go through whole rows of N·H channels instead of halves
-    of a head. The gradient is rotated back in the same way.
+    of a head; the sines of first halves are negated. A few rows of the batch at a time stay in the CPU's caches during
+    all passes. The gradient is rotated back in the same way.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        cos, sin = (table.unsqueeze(1).expand(-1, x.shape[2], -1).contiguous() for table in (cos, sin))
+        cos, sin = (table.unsqueeze(1).repeat(1, x.shape[2], 1) for table in (cos, sin))
+        half = x.shape[-1] // 2
+        sin[..., :half].neg_()
         ctx.save_for_backward(cos, sin)
-        x32, half = x.to(cos.dtype), x.shape[-1] // 2
-        turned = x32.new_empty(x32.shape)
-        torch.neg(x32[..., half:], out=turned[..., :half])
-        turned[..., half:] = x32[..., :half]
-        return (x32 * cos).add_(turned.mul_(sin)).to(x.dtype)
+        out = x.new_empty(x.shape)
+        for rows, x32, turned in _pieces(x, cos.dtype):
+            turned[..., :half] = x32[..., half:]
+            turned[..., half:] = x32[..., :half]
+            out[rows] = x32.mul_(cos).add_(turned.mul_(sin))
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        grad32, half = grad.to(cos.dtype), grad.shape[-1] // 2
-        turned, back = grad32 * sin, grad32 * cos
-        back[..., :half] += turned[..., half:]
-        back[..., half:] -= turned[..., :half]
-        return back.to(grad.dtype), None, None
+        half = grad.shape[-1] // 2
+        back = grad.new_empty(grad.shape)
+        for rows, grad32, turned in _pieces(grad, cos.dtype):
+            torch.mul(grad32, sin, out=turned)
+            grad32.mul_(cos)
+            grad32[..., :half] += turned[..., half:]
+            grad32[..., half:] += turned[..., :half]
+            back[rows] = grad32
+        return back, None, None
+
+
+def _pieces(x: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Yield rows of x, copies of them in `dtype`, and room for as many values; both may be overwritten."""
+    size = max(1, _PIECE // x[0].numel())
+    copies, room = (torch.empty((min(size, len(x)), *x.shape[1:]), dtype=dtype) for _ in range(2))
+    for start in range(0, len(x), size):
+        rows = slice(start, start + size)
+        count = len(x[rows])
+        yield rows, copies[:count].copy_(x[rows]), room[:count]
 
 
 class GatedByExp2(SavesInput):

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.published_step import cases, logits_of
+from models import kernels
 from models.kernels import Gated
 from models.layers import RotaryEmbedding
 from models.ops import gated_linear, linear, rms_norm, rotate, rotated_heads
@@ -93,7 +94,9 @@ def test_a_product_is_the_plain_form(dtype, transposed):
 
 @DTYPES
 @pytest.mark.parametrize("of_three", [False, True], ids=["all heads", "two thirds of the heads"])
-def test_rotated_heads_are_the_plain_form(dtype, of_three):
+@pytest.mark.parametrize("piece", [1, 700, 1 << 18], ids=["single rows", "a few rows", "all rows"])
+def test_rotated_heads_are_the_plain_form(dtype, of_three, piece, monkeypatch):
+    monkeypatch.setattr(kernels, "_PIECE", piece)
     torch.manual_seed(0)
     cos_sin = RotaryEmbedding(8, L, 10_000.0)()
     heads = drawn(B, L, 6, 8, dtype=dtype)
