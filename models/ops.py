@@ -6,6 +6,8 @@ bit-equal to the published code.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -36,9 +38,17 @@ def may_round_differently(x: Tensor) -> bool:
     return compiles_for_cpu(x) and x.dtype in (torch.bfloat16, torch.float16)
 
 
-def multiplies_bfloat16(x: Tensor) -> bool:
-    """True for eager code in bfloat16 on a CPU, where another order of products is faster and rounds no differently."""
-    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and not torch.compiler.is_compiling()
+@cache
+def has_amx() -> bool:
+    """True on a CPU with AMX, where the shape and strides of a product in 16 bit decide in which order it sums."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+def may_reshape_products(x: Tensor) -> bool:
+    """True for eager code on a CPU where products of other shapes or strides round no differently."""
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return x.dtype not in (torch.bfloat16, torch.float16) or not has_amx()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, cast: Tensor | None = None) -> Tensor:
@@ -46,9 +56,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, cast: Tensor |
 
     `cast` is an existing copy of `weight` in the dtype of `x`; it requires `bias` to be None.
     """
-    if x.device.type == "cpu" and not torch.compiler.is_compiling():
-        # torch multiplies a transposed batch matrix by matrix, which takes longer than a copy.
-        x = x.contiguous()
+    if may_reshape_products(x):
+        x = (
+            x.contiguous()
+        )  # torch multiplies a transposed batch matrix by matrix, which takes longer than a copy
     if cast is None:
         return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
     return LinearByCast.apply(x, weight, cast) if torch.is_grad_enabled() else F.linear(x, cast)
@@ -70,10 +81,10 @@ def rms_norm(x: Tensor, eps: float) -> Tensor:
 def gated_linear(x: Tensor, weight: Tensor, cast: Tensor | None = None) -> Tensor:
     """Compute `silu(x @ gate.T) · (x @ up.T)` for x (..., I) and float32 weight (2 K, I), gate first; `cast` as above.
 
-    In bfloat16 on a CPU gate and up are two products: whole tensors in memory, of which without gradient one becomes
-    the result. (In float32 that is no faster.)
+    In bfloat16 on a CPU without AMX, gate and up are two products: whole tensors in memory, of which without gradient
+    one becomes the result. (In float32 that is no faster.)
     """
-    if not multiplies_bfloat16(x):
+    if x.dtype != torch.bfloat16 or not may_reshape_products(x):
         return silu_gate(linear(x, weight, cast=cast))
     x = x.contiguous()
     cast = weight.detach().to(x.dtype) if cast is None else cast

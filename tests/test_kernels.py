@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.published_step import cases, logits_of
-from models import kernels
+from models import kernels, ops
 from models.kernels import Gated
 from models.layers import RotaryEmbedding
 from models.ops import gated_linear, linear, rms_norm, rotate, rotated_heads
@@ -112,8 +112,11 @@ def test_rotated_heads_are_the_plain_form(dtype, of_three, piece, monkeypatch):
 
 
 @pytest.mark.parametrize("arch", ["arch.mlp_t=True", "arch.mlp_t=False"])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_the_published_step_gives_equal_logits_and_latents(arch, dtype):
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "bfloat16 with AMX"])
+def test_the_published_step_gives_equal_logits_and_latents(arch, dtype, monkeypatch):
+    dtype, *amx = dtype.split(" with ")
+    if amx:
+        monkeypatch.setattr(ops, "has_amx", lambda: True)  # the code for it is right on every processor
     small = ("arch.hidden_size=32", "arch.num_heads=2", "arch.H_cycles=2", "arch.L_cycles=2")
     positions = "arch.pos_encodings=" + ("none" if "True" in arch else "rope")
     ours, published = cases(
