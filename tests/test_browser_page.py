@@ -335,6 +335,10 @@ def test_nothing_is_asked_of_the_network_and_a_phone_shows_all_of_its_width(page
         assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
         cell = browser.execute_script("return document.querySelector('.cell').getBoundingClientRect().width")
         assert cell > 30  # wide enough for a finger
+        text = browser.find_element("id", "text")
+        assert (text.get_attribute("wrap"), text.get_attribute("value").count("\n")) == ("off", 8)
+        page.write(HARD)
+        assert text.get_attribute("wrap") == "soft"
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
@@ -342,6 +346,20 @@ def test_nothing_is_asked_of_the_network_and_a_phone_shows_all_of_its_width(page
     assert {urlsplit(url).scheme for url in urls} <= {"file", "blob", "data"}
     assert any(url.endswith("runtime.js") for url in urls)
     assert [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+@in_browser
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["nine", "maze"])
+def test_every_control_has_a_name_for_screen_readers(pages, browser, name):
+    page = PageInBrowser(browser, pages[name])
+    page.solve()
+    for details in browser.find_elements("css selector", "details"):
+        details.click()
+    controls = browser.find_elements("css selector", "button, input, textarea, #grid .cell")
+    shown = [control for control in controls if control.is_displayed()]
+    assert len(shown) > 10
+    assert [one.get_attribute("outerHTML") for one in shown if not one.accessible_name] == []
 
 
 class SilentHandler(SimpleHTTPRequestHandler):

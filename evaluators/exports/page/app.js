@@ -164,6 +164,7 @@
     find("problem").hidden = !state.problem;
     find("problem").textContent = state.problem ?? "";
     find("text").setAttribute("aria-invalid", String(Boolean(state.problem)));
+    find("text").wrap = find("text").value.includes("\n") ? "off" : "soft"; // rows stay rows on a phone
     find("solve").textContent = state.isRunning ? "Stop" : "Solve";
     find("steps").hidden = panels.length < 2;
     if (panels.length < 2) return;
