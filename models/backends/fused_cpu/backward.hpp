@@ -265,7 +265,7 @@ class Backward {
     pair_rows(grad, W, L, H, mixed_pairs, kPair * H);
     transpose_left(k, W, L, H, keys_left, ld);
     for (Index i = 0; i < L; i += kQueries) {
-      const Index m = std::min(kQueries, L - i), mp = whole_pairs(m);
+      const Index m = std::min(kQueries, L - i), mp = whole_pairs(m), n = multiple(m, kLanes);
       float total[kQueries + kLanes];  // of the weights' gradients times the weights
       for (Index r = 0; r < m; ++r) {
         Vector dot = splat(0.f);
@@ -273,12 +273,12 @@ class Backward {
           dot = fmadd(load(grad + (i + r) * W + d), load(mixed + (i + r) * W + d), dot);
         total[r] = sum_of(dot);
       }
-      product(L, m, H, k, W, queries_right + kPair * i, ld, scores, kQueries);
-      product(L, m, H, v, W, mixed_heads_right + kPair * i, ld, grad_weights, kQueries);
+      product(L, n, H, k, W, queries_right + kPair * i, ld, scores, kQueries);
+      product(L, n, H, v, W, mixed_heads_right + kPair * i, ld, grad_weights, kQueries);
       scores_back(m, lse + i, total, scale);
       product(L, H, mp, weights, kQueries, mixed_pairs + i * H, H, grad_v, H, i > 0);
       product(L, H, mp, grad_scores, kQueries, query_pairs + i * H, H, grad_k, H, i > 0);
-      product(H, m, Lp, keys_left, ld, score_pairs, kQueries, grad_q_t, kQueries);
+      product(H, n, Lp, keys_left, ld, score_pairs, kQueries, grad_q_t, kQueries);
       transpose(grad_q_t, kQueries, H, m, grad_q, H);
       for (Index r = 0; r < m; ++r) turn_back(grad_q + r * H, i + r, grad_qkv + (t + i + r) * 3 * W + head * H);
     }

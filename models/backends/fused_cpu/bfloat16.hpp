@@ -9,6 +9,7 @@ using Rounded = __m256i;  // a vector's values
 
 constexpr Index kPair = 2;      // rows of a right side that are stored interleaved
 constexpr Index kChunk = 1024;  // positions of a chunk of the backward pass, at least one row
+constexpr Index kTileDepth = 32;  // inner columns of an AMX tile
 constexpr Index kFew = 64;      // positions for which attention has its own products, at most
 
 inline Rounded raw(const Value* x) { return _mm256_loadu_si256((const __m256i*)x); }
@@ -86,6 +87,14 @@ inline void sum_rows(const Value* x, Index ld, const int32_t* members, Index n, 
 // c (m, n) = or += a (m, k) b (k, n), b in pairs; strides of rows of a, pairs of b and rows of c: lda, 2 ldb, ldc.
 inline void product(Index m, Index n, Index k, const Value* a, Index lda, const Value* b, Index ldb, float* c,
                     Index ldc, bool add = false) {
+#ifdef __AMX_BF16__
+  // brgemm multiplies up to three times slower unless k fills whole tiles: the rest is a product of its own.
+  const Index whole = k / kTileDepth * kTileDepth;
+  if (whole && whole < k) {
+    at::native::cpublas::brgemm(m, n, whole, lda, ldb, ldc, add, a, b, c, true);
+    a += whole, b += whole * ldb, k -= whole, add = true;
+  }
+#endif
   at::native::cpublas::brgemm(m, n, k, lda, ldb, ldc, add, a, b, c, true);
 }
 

@@ -144,7 +144,7 @@ class Forward {
     pair_rows(v, W, L, H, values, kPair * H);
     for (Index i = 0; i < L; i += kQueries) {
       const Index m = std::min(kQueries, L - i);
-      product(m, L, H, q + i * W, W, keys, ld, scores, ld);
+      product(m, multiple(L, kLanes), H, q + i * W, W, keys, ld, scores, ld);
       softmax(scores, m, L, ld, 1 / std::sqrt((float)H), weights, inverse, lse ? lse + i : nullptr);
       product(m, H, whole_pairs(L), weights, ld, values, H, block, H);
       for (Index r = 0; r < m; ++r)
