@@ -376,7 +376,7 @@ def test_it_is_used_unless_a_mode_of_torch_compile_is_requested(library, monkeyp
     dtype = str(use(library, monkeypatch)).removeprefix("torch.")
     assert backends.FUSED == device.FUSED
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)  # not those of torch's compiler
         for mode, expected in ((None, True), (backends.FUSED, True), ("default", False)):
             inner = case(dtype=dtype).model.architecture
             assert isinstance(choose_backend(inner, mode), FusedCPU) == expected
