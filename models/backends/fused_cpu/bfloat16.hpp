@@ -7,10 +7,15 @@ namespace {
 using Value = at::BFloat16;
 using Rounded = __m256i;  // a vector's values
 
-constexpr Index kPair = 2;      // rows of a right side that are stored interleaved
-constexpr Index kChunk = 1024;  // positions of a chunk of the backward pass, at least one row
+constexpr Index kPair = 2;        // rows of a right side that are stored interleaved
+constexpr Index kChunk = 1024;    // positions of a chunk of the backward pass, at least one row
 constexpr Index kTileDepth = 32;  // inner columns of an AMX tile
-constexpr Index kFew = 64;      // positions for which attention has its own products, at most
+// Positions for which attention has its own products, at most; AMX is faster than these.
+#ifdef __AMX_BF16__
+constexpr Index kFew = 0;
+#else
+constexpr Index kFew = 64;
+#endif
 
 inline Rounded raw(const Value* x) { return _mm256_loadu_si256((const __m256i*)x); }
 inline Rounded rounded(Vector x) { return (__m256i)_mm512_cvtneps_pbh(x); }
