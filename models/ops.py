@@ -57,9 +57,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, cast: Tensor |
     `cast` is an existing copy of `weight` in the dtype of `x`; it requires `bias` to be None.
     """
     if may_reshape_products(x):
-        x = (
-            x.contiguous()
-        )  # torch multiplies a transposed batch matrix by matrix, which takes longer than a copy
+        # torch multiplies a transposed batch matrix by matrix, which takes longer than a copy.
+        x = x.contiguous()
     if cast is None:
         return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
     return LinearByCast.apply(x, weight, cast) if torch.is_grad_enabled() else F.linear(x, cast)

@@ -69,6 +69,8 @@ def network_of(
         (("arch.hidden_size=128", "arch.num_heads=1"), 36, 2),  # a head as wide as a block
         (("arch.hidden_size=192", "arch.num_heads=2"), 9, 5),  # heads of 96: one per block
         (("arch.hidden_size=64", "arch.num_heads=4", "arch.L_layers=3"), 200, 2),  # two tiles of queries
+        # rows and inner columns that would leave AMX's tiles partly empty
+        (("arch.hidden_size=256", "arch.num_heads=4", "arch.puzzle_emb_ndim=0"), 97, 2),
         (("arch.puzzle_emb_ndim=0",), 441, 2),  # an odd length of three tiles, one row at a time
         (("arch.puzzle_emb_ndim=0",), 1, 600),  # three groups of one position each
         (MLP, 36, 7),

@@ -9,12 +9,13 @@ using Rounded = __m256i;  // a vector's values
 
 constexpr Index kPair = 2;      // rows of a right side that are stored interleaved
 constexpr Index kChunk = 1024;  // positions of a chunk of the backward pass, at least one row
-// Positions for which attention has its own products, at most; AMX is faster than these.
 #ifdef __AMX_BF16__
-constexpr Index kFew = 0;
+constexpr bool kAMX = true;
 #else
-constexpr Index kFew = 64;
+constexpr bool kAMX = false;
 #endif
+constexpr Index kTileRows = 16, kTileDepth = 32;  // of AMX: rows of a left side and of the result, and inner columns
+constexpr Index kFew = kAMX ? 0 : 64;             // positions for which attention has its own products, at most
 
 inline Rounded raw(const Value* x) { return _mm256_loadu_si256((const __m256i*)x); }
 inline Rounded rounded(Vector x) { return (__m256i)_mm512_cvtneps_pbh(x); }
@@ -93,10 +94,6 @@ inline void brgemm(Index m, Index n, Index k, const Value* a, Index lda, const V
   at::native::cpublas::brgemm(m, n, k, lda, ldb, ldc, add, a, b, c, true);
 }
 
-#ifdef __AMX_BF16__
-
-constexpr Index kTileRows = 16, kTileDepth = 32;  // of AMX: rows of a and c, and inner columns
-
 // Whether brgemm finds a number of rows that nearly fills its tiles.
 inline bool fills_tiles(Index m) {
   for (Index rows = kTileRows; rows >= 12; --rows)
@@ -105,31 +102,23 @@ inline bool fills_tiles(Index m) {
 }
 
 // c (m, n) = or += a (m, k) b (k, n), b in pairs; strides of rows of a, pairs of b and rows of c: lda, 2 ldb, ldc.
-// With partly filled tiles brgemm is up to three times slower, so the last rows and inner columns are multiplied apart.
 inline void product(Index m, Index n, Index k, const Value* a, Index lda, const Value* b, Index ldb, float* c,
                     Index ldc, bool add = false) {
-  constexpr Index large = 1 << 15;  // of n k, for which a second call pays
-  const Index rows = m / kTileRows * kTileRows, depth = k / kTileDepth * kTileDepth;
-  if (rows && n * k >= large && !fills_tiles(m)) {
-    product(rows, n, k, a, lda, b, ldb, c, ldc, add);
-    a += rows * lda, c += rows * ldc, m -= rows;
-  }
-  if (depth && depth < k) {
-    brgemm(m, n, depth, a, lda, b, ldb, c, ldc, add);
-    a += depth, b += depth * ldb, k -= depth, add = true;
+  if constexpr (kAMX) {
+    // Partly filled tiles take up to three times as long, so the last rows and inner columns are multiplied apart.
+    constexpr Index large = 1 << 15;  // of n k, for which another call for rows pays
+    const Index rows = m / kTileRows * kTileRows, depth = k / kTileDepth * kTileDepth;
+    if (rows && n * k >= large && !fills_tiles(m)) {
+      product(rows, n, k, a, lda, b, ldb, c, ldc, add);
+      a += rows * lda, c += rows * ldc, m -= rows;
+    }
+    if (depth && depth < k) {
+      brgemm(m, n, depth, a, lda, b, ldb, c, ldc, add);
+      a += depth, b += depth * ldb, k -= depth, add = true;
+    }
   }
   brgemm(m, n, k, a, lda, b, ldb, c, ldc, add);
 }
-
-#else
-
-// c (m, n) = or += a (m, k) b (k, n), b in pairs; strides of rows of a, pairs of b and rows of c: lda, 2 ldb, ldc.
-inline void product(Index m, Index n, Index k, const Value* a, Index lda, const Value* b, Index ldb, float* c,
-                    Index ldc, bool add = false) {
-  brgemm(m, n, k, a, lda, b, ldb, c, ldc, add);
-}
-
-#endif
 
 // Products of few rows and columns, for which a call of brgemm takes longer than the product.
 
