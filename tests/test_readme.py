@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from pages import ROOT, page, plain
+
+from config.recipe_headers import read_headers
 
 README = page("README.md")
 
@@ -34,6 +37,31 @@ def test_every_score_of_ours_is_in_the_results():
     for row in ours:
         for score in re.findall(r"\d+\.\d", row["solved, %"]):
             assert score in results, row
+
+
+@pytest.mark.parametrize(
+    "card", sorted((ROOT / "pretrained").glob("*/README.md")), ids=lambda card: card.parent.name
+)
+def test_every_score_of_a_model_card_is_in_the_results(card):
+    text = page(str(card.relative_to(ROOT))).without_code
+    scores = re.findall(r"(\d+\.\d)%\s\((\d+\.\d)\sto\s(\d+\.\d)\)", text)
+    assert len(scores) >= 2
+    # A table has the ends of the interval in a column of their own.
+    results = page("RESULTS.md").text
+    missing = [
+        score for score, low, high in scores if score not in results or f"{low} to {high}" not in results
+    ]
+    assert missing == []
+
+
+def test_every_score_of_a_recipe_is_published_or_in_the_results():
+    said = [header.text("Score") for header in read_headers()]
+    ours = [text for text in said if "%" in text and not text.startswith("published")]
+    assert len(ours) >= 9
+    for text in ours:
+        scores = re.findall(r"\d+\.\d", text)
+        assert scores, text
+        assert [score for score in scores if score not in page("RESULTS.md").text] == [], text
 
 
 def test_every_guide_is_one_click_away():

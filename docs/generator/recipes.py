@@ -7,7 +7,8 @@ from docs.generator.markdown import page, prose
 
 _INTRO = """\
 A recipe is a file in `config/experiment/` that sets training keys. Its header gives the commands that build the data
-and train, says what it needs, and gives the expected time and score. `python pretrain.py` without arguments lists the
+and train, says what it needs, and gives the expected time and score. Scores that are not called published were measured
+here; their seeds and intervals are in [RESULTS.md](../../RESULTS.md). `python pretrain.py` without arguments lists the
 recipes that fit your machine. You can override any key on the command line:
 `python pretrain.py +experiment=sudoku6x6 seed=1`."""
 
