@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import itertools
 import os
 import re
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -31,7 +33,7 @@ from models import backends
 from models.backends import FusedCPU, TorchCompile, choose_backend
 from models.backends.fused_cpu import bindings
 from models.backends.fused_cpu.compiled_file import compiled_file
-from models.backends.fused_cpu.kept_memory import BUFFER, KeptMemory
+from models.backends.fused_cpu.kept_memory import KeptMemory
 from models.backends.fused_cpu.network import FusedNetwork
 from models.blocks import Network
 from utils import device
@@ -151,9 +153,9 @@ def test_checkpointing_makes_no_buffers_before_the_backward_pass_and_changes_no_
     network, cos_sin = network_of(case())
     fused = FusedNetwork(network, dtype)
     start = torch.randn(3, 5, 52, 32, generator=torch.Generator().manual_seed(0)).to(dtype)
-    made: list[int] = []
+    made: list[KeptMemory] = []
     allocate = KeptMemory.allocate
-    monkeypatch.setattr(KeptMemory, "allocate", lambda self: made.append(len(self.sizes)) or allocate(self))
+    monkeypatch.setattr(KeptMemory, "allocate", lambda self: made.append(self) or allocate(self))
 
     def run(recomputes: bool) -> list[torch.Tensor]:
         h, injection = (tensor.clone().requires_grad_() for tensor in start[:2])
@@ -384,14 +386,11 @@ def test_it_is_used_unless_a_mode_of_torch_compile_is_requested(library, monkeyp
             assert isinstance(choose_backend(inner, mode), FusedCPU) == expected
 
 
-def test_saved_tensors_share_buffers_that_are_not_returned_to_the_system():
-    sizes = {"before": 100, "gate_up": 9 * 2**20, "between": 9 * 2**20, "lse": 64, "scale_after": BUFFER + 1}
+def test_saved_tensors_share_a_buffer_that_is_used_again_once_it_is_deleted():
+    sizes = {"before": 100, "gate_up": 9 * 2**10, "lse": 64}
     memory = KeptMemory(bindings.Kept, [sizes, {"before": 7, "lse": 3}])
-    buffers = memory.allocate()
-    assert len(buffers) == 4
-    assert all(len(buffer) <= BUFFER for buffer in buffers[:2])
-    out = torch.zeros(1)
-    of_layer = ctypes.cast(memory.structures(buffers, out), ctypes.POINTER(bindings.Kept))
+    buffer, out = memory.allocate(), torch.zeros(1)
+    of_layer = ctypes.cast(memory.structures(buffer, out), ctypes.POINTER(bindings.Kept))
     assert of_layer[0].after == of_layer[1].before
     assert of_layer[1].after == out.data_ptr()
     assert of_layer[0].q is None
@@ -399,10 +398,64 @@ def test_saved_tensors_share_buffers_that_are_not_returned_to_the_system():
     for layer, of_names in enumerate((sizes, {"before": 7, "lse": 3})):
         for name, size in of_names.items():
             start = getattr(of_layer[layer], name)
-            assert any(b.data_ptr() <= start and start + size <= b.data_ptr() + len(b) for b in buffers)
+            assert buffer.data_ptr() <= start
+            assert start + size <= buffer.data_ptr() + len(buffer)
             ranges.append((start, start + size))
     ranges.sort()
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(ranges))
+
+    first, other = buffer.data_ptr(), memory.allocate()
+    assert other.data_ptr() != first
+    view = buffer.view(torch.float32)
+    del buffer
+    assert memory.allocate().data_ptr() not in (first, other.data_ptr())  # the view still needs the first
+    del view
+    assert memory.allocate().data_ptr() == first
+
+
+@each_library
+def test_packed_weights_and_buffers_are_freed_with_the_graph_without_a_garbage_collection(
+    library, monkeypatch
+):
+    dtype = use(library, monkeypatch)
+    network, cos_sin = network_of(case())
+    fused = FusedNetwork(network, dtype)
+    gc.disable()
+    try:
+        weights = fused.weights()
+        freed = weakref.ref(weights)
+        h = torch.zeros(2, 52, 32, dtype=dtype, requires_grad=True)
+        fused(h, None, cos_sin, weights).sum().backward()
+        del weights
+        assert freed() is None
+        assert len(fused.shape(h.shape, cos_sin).kept.unused) == 1
+    finally:
+        gc.enable()
+
+
+@each_library
+def test_training_steps_use_their_buffers_again_and_a_kept_graph_keeps_its_own(library, monkeypatch):
+    dtype = use(library, monkeypatch)
+    network, cos_sin = network_of(case())
+    fused = FusedNetwork(network, dtype)
+    start = torch.randn(2, 5, 52, 32, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+    def run() -> tuple[torch.Tensor, torch.Tensor]:
+        h = start[0].clone().requires_grad_()
+        return h, fused(h, None, cos_sin, times=3)
+
+    kept = fused.shape(start[0].shape, cos_sin).kept
+    h, out = run()
+    gradient = torch.autograd.grad(out, h, start[1], retain_graph=True)[0]
+    assert kept.unused == []
+    other_h, other = run()  # must not write to the buffers of the graph that was retained
+    torch.autograd.grad(other, other_h, start[1])
+    assert len(kept.unused) == 3
+    assert torch.equal(torch.autograd.grad(out, h, start[1])[0], gradient)
+    assert len(kept.unused) == 6
+    addresses = {memory.data_ptr() for memory in kept.unused}
+    *_, out = run()
+    assert {memory.data_ptr() for memory in kept.unused} < addresses
 
 
 @each_library

@@ -1,9 +1,9 @@
-"""Memory of one application for what its layers save for backward: a few buffers, always divided in the same way."""
+"""Memory of one application for what its layers save for backward: one buffer, always divided in the same way."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+import weakref
 
 import torch
 from torch import Tensor
@@ -11,60 +11,60 @@ from torch import Tensor
 from models.backends.fused_cpu.bindings import Pointer
 
 ALIGNMENT = 64  # bytes of a cache line
-# Bytes of a buffer that saved tensors share. glibc returns larger pieces than 32 MB to the system when they are freed
-# (utils.device.keep_freed_memory), and new ones have a page fault per page, a quarter of the time of an application.
-BUFFER = 16 * 2**20
 
 # Bytes of each saved tensor, one dict per layer, names as in the C++ sources.
 KeptSizes = list[dict[str, int]]
 
 
 class KeptMemory:
-    """Positions of the saved tensors in buffers, for applications of one shape.
+    """Buffers for applications of one shape, and the offsets of the saved tensors in a buffer.
 
     A layer's `after` is the next layer's `before`, or the application's output. Python objects for each tensor would
-    take a tenth of a small application's time.
+    take a tenth of a small application's time. Buffers are used again in the next training step: glibc would place
+    other tensors in their memory meanwhile, so that it needed more with each step, or return it to the system, so that
+    every page of a new one had a page fault.
     """
 
     def __init__(self, kept_type: type[ctypes.Structure], layers: KeptSizes):
         fields = [field[0] for field in kept_type._fields_]
-        self.sizes: list[int] = []  # bytes of each buffer
-        self.positions: list[tuple[int, int] | None] = []  # of each layer's fields: buffer, offset
-        before: dict[int, tuple[int, int]] = {}
+        self.size = 0  # bytes of a buffer
+        self.offsets: list[int | None] = []  # of each layer's fields
+        before: dict[int, int] = {}
         for i, sizes in enumerate(layers):
-            positions = {name: self._place(size) for name, size in sizes.items()}
-            if "before" in positions:
-                before[i] = positions["before"]
-            self.positions += [positions.get(name) for name in fields]
+            offsets = {name: self._place(size) for name, size in sizes.items()}
+            if "before" in offsets:
+                before[i] = offsets["before"]
+            self.offsets += [offsets.get(name) for name in fields]
         num_fields, after = len(fields), fields.index("after")
         self.of_output = []  # the fields that point to the output
         for i in range(len(layers)):
-            following = [position for j, position in before.items() if j > i]
+            following = [offset for j, offset in before.items() if j > i]
             if following:
-                self.positions[i * num_fields + after] = following[0]
+                self.offsets[i * num_fields + after] = following[0]
             else:
                 self.of_output.append(i * num_fields + after)
-        self.array_type = Pointer * len(self.positions)
+        self.array_type = Pointer * len(self.offsets)
+        self.bytes_type = ctypes.c_char * max(self.size, 1)
+        self.unused: list[Tensor] = []
 
-    def _place(self, size: int) -> tuple[int, int]:
-        """Find room for `size` bytes in the last buffer, or in a new one if the last one would exceed BUFFER."""
-        size = -(-size // ALIGNMENT) * ALIGNMENT
-        if not self.sizes or self.sizes[-1] + size > BUFFER:
-            self.sizes.append(0)
-        self.sizes[-1] += size
-        return len(self.sizes) - 1, self.sizes[-1] - size
+    def _place(self, size: int) -> int:
+        offset = self.size
+        self.size += -(-size // ALIGNMENT) * ALIGNMENT
+        return offset
 
-    def allocate(self) -> list[Tensor]:
-        """Return new buffers for one application, each (bytes,) uint8."""
-        return [torch.empty(size, dtype=torch.uint8) for size in self.sizes]
+    def allocate(self) -> Tensor:
+        """Return a buffer (bytes,) uint8 for one application; once it is deleted, its memory is used again."""
+        size = ctypes.sizeof(self.bytes_type)
+        memory = self.unused.pop() if self.unused else torch.empty(size, dtype=torch.uint8)
+        borrowed = self.bytes_type.from_address(memory.data_ptr())
+        # The tensor below refers to `borrowed` until its storage is freed, also by autograd.
+        weakref.finalize(borrowed, self.unused.append, memory).atexit = False
+        return torch.frombuffer(borrowed, dtype=torch.uint8)
 
-    def structures(self, buffers: Sequence[Tensor], out: Tensor) -> ctypes.Array:
-        """Return the structures of all layers for these buffers, and the application's output (B, L, D)."""
-        starts = [buffer.data_ptr() for buffer in buffers]
-        addresses = (
-            None if position is None else starts[position[0]] + position[1] for position in self.positions
-        )
-        pointers = self.array_type(*addresses)
+    def structures(self, buffer: Tensor, out: Tensor) -> ctypes.Array:
+        """Return the structures of all layers for this buffer, and the application's output (B, L, D)."""
+        start = buffer.data_ptr()
+        pointers = self.array_type(*(None if offset is None else start + offset for offset in self.offsets))
         for field in self.of_output:
             pointers[field] = out.data_ptr()
         return pointers

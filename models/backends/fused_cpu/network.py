@@ -6,7 +6,6 @@ Shapes: B batch, L positions (for networks of units, (cell, symbol) pairs), D hi
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,7 +116,7 @@ class Call:
 
 
 class Applications(torch.autograd.Function):
-    """Applies a network `times` times to h and injection (B, L, D); weight gradients are added to `Weights.sums`."""
+    """Applies a network `times` times to h and injection (B, L, D); weight gradients are added to `WeightGradients`."""
 
     @staticmethod
     def forward(
@@ -125,11 +124,11 @@ class Applications(torch.autograd.Function):
     ) -> Tensor:
         if not any(ctx.needs_input_grad):
             return forward(call, h, injection, times)
-        saved: list[Tensor] = []  # of one application after another: buffers, output
+        saved: list[Tensor] = []  # of one application after another: buffer, output
         for _ in range(times):
             kept = call.shape.kept.allocate()
             h = forward(call, h, injection, 1, kept)
-            saved += [*kept, h]
+            saved += [kept, h]
         ctx.call, ctx.times = call, times
         ctx.save_for_backward(*saved)
         return h
@@ -138,9 +137,8 @@ class Applications(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         call, saved = ctx.call, ctx.saved_tensors
         needs_h, needs_injection, needs_token, *_ = ctx.needs_input_grad
-        sums, of_injection, num_saved = call.weights.add_to(call.parts), None, len(saved) // ctx.times
-        for end in range(len(saved), 0, -num_saved):
-            *kept, out = saved[end - num_saved : end]
+        sums, of_injection = call.weights.gradients.add_to(call.parts), None
+        for kept, out in zip(saved[-2::-2], saved[::-2], strict=True):  # the last application first
             grad = backward(call, kept, out, sums, grad)
             if needs_injection:
                 of_injection = grad if of_injection is None else of_injection + grad
@@ -167,12 +165,12 @@ class RecomputedApplication(torch.autograd.Function):
         needs_h, needs_injection, needs_token, _ = ctx.needs_input_grad
         kept = call.shape.kept.allocate()
         out = forward(call, h, injection, 1, kept)
-        grad = backward(call, kept, out, call.weights.add_to(call.parts), grad)
+        grad = backward(call, kept, out, call.weights.gradients.add_to(call.parts), grad)
         token = torch.zeros(()) if needs_token else None
         return grad if needs_h else None, grad if needs_injection else None, token, None
 
 
-def backward(call: Call, kept: Sequence[Tensor], out: Tensor, sums: ctypes.Array, grad: Tensor) -> Tensor:
+def backward(call: Call, kept: Tensor, out: Tensor, sums: ctypes.Array, grad: Tensor) -> Tensor:
     """Return the gradient of an application's h, and of its injection; adds those of its weights to `sums`."""
     grad_in = torch.empty_like(out)
     structures = call.shape.kept.structures(kept, out)
@@ -181,7 +179,7 @@ def backward(call: Call, kept: Sequence[Tensor], out: Tensor, sums: ctypes.Array
 
 
 def forward(
-    call: Call, h: Tensor, injection: Tensor | None, times: int, kept: Sequence[Tensor] | None = None
+    call: Call, h: Tensor, injection: Tensor | None, times: int, kept: Tensor | None = None
 ) -> Tensor:
     """Run applications; returns their output, and writes what backward needs of a single one to `kept`, if given."""
     h, injection = h.contiguous(), None if injection is None else injection.contiguous()
