@@ -161,12 +161,14 @@ def hydra_error(error: Exception) -> UserError | None:
     """Convert an error that Hydra raises for bad arguments to a UserError; None for other errors.
 
     For some arguments (`arch=1.5`, an integer of thousands of digits) Hydra raises a plain ValueError, for others
-    (`optimizer@=x`) an AssertionError without a message.
+    (`optimizer@=x`) an AssertionError without a message. Its Optuna sweeper passes some (`hydra.sweeper.direction=up`)
+    to Optuna unchecked, which raises a ValueError.
     """
     if isinstance(error, HydraException):
         return UserError(_in_words(error))
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if frames[-1].partition(".")[0] == "hydra":
+    package = frames[-1].partition(".")[0]
+    if package == "hydra" or (package == "optuna" and isinstance(error, ValueError)):
         reason = " ".join(str(error).split()) or "Hydra gives no reason"
         return UserError(f"the arguments are not valid: {reason}")
     return None

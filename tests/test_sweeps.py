@@ -121,6 +121,13 @@ def test_the_direction_must_be_that_of_the_metric(optuna, identified, tmp_path, 
             check_objective(config)
 
 
+def test_a_direction_that_optuna_does_not_know_is_a_users_error():
+    create_study = pytest.importorskip("optuna").create_study
+    with pytest.raises(ValueError, match="'minimize' or 'maximize'") as raised:
+        create_study(direction="up")
+    assert "'minimize' or 'maximize'" in str(hydra_error(raised.value))
+
+
 def test_an_optimising_sweeper_needs_an_objective_and_one_process(optuna, identified, tmp_path, monkeypatch):
     optuna("maximize")
     with pytest.raises(UserError, match="best_metric=null: hydra/sweeper=optuna needs an objective"):
