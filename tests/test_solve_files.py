@@ -20,6 +20,7 @@ from trained_folders import TINY_ARCH, randomised, write_run
 import solve
 from dataset.families import family_of
 from dataset.families.sudoku.rules import is_solution
+from evaluators import solving_files
 from evaluators.calibration import Calibration, weights_sha256
 from evaluators.inference import Solver
 from evaluators.puzzle_files import COLUMNS, PuzzleLine
@@ -93,6 +94,25 @@ def test_each_line_has_an_answer_or_a_reason_in_order(answers):
     confidence = found.q_halt.sigmoid().numpy()
     assert [float(row["confidence"]) for row in good] == pytest.approx(confidence.tolist(), abs=1e-5)
     assert {row["steps"] for row in good} == {str(STEPS)}
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_few_puzzles_are_solved_by_eager_code_unless_a_rule_is_chosen_first(
+    saved, run, monkeypatch, tmp_path
+):
+    """Choosing one solves 2,000 puzzles."""
+    (tmp_path / "list.txt").write_text(text_of(puzzles()[0]) + "\n")
+    monkeypatch.setattr(solving_files, "saved_calibration", lambda trained: (None, "") if saved else None)
+    totals = []
+
+    def compile_for(config, solver, total):
+        totals.append(total)
+        raise UserError("enough")
+
+    monkeypatch.setattr(solving_files, "compile_for", compile_for)
+    with pytest.raises(UserError, match="enough"):
+        solved(run, f"puzzles={tmp_path / 'list.txt'}", f"out={tmp_path / 'a.csv'}", "halt=auto")
+    assert totals == [1 if saved else None]
 
 
 @pytest.mark.parametrize("name", ["table.csv", "table.tsv", "table.csv.gz", "lines.jsonl", "lines.jsonl.gz"])
