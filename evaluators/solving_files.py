@@ -13,7 +13,7 @@ from itertools import islice
 from config.evaluate_schema import GUESS_HALT
 from config.solve_schema import SolveConfig
 from dataset.families import family_notices, family_of
-from evaluators.calibrated import calibrated, matching_calibration, saved_calibration
+from evaluators.calibrated import calibrated, matching_calibration
 from evaluators.inference import Solver, padded_sizes
 from evaluators.puzzle_files import INVALID, AnswerFile, PuzzleLine, count_lines, read_puzzles
 from evaluators.puzzle_stream import solve_stream
@@ -58,7 +58,8 @@ def solve_file(config: SolveConfig) -> bool:
         say.print("note: the model uses puzzle identifiers and gets the blank one, which may reduce accuracy")
     steps = config.steps or solver.trained_steps
     capacity = config.batch_size or max(1, CELLS_AT_ONCE // metadata.seq_len)
-    calibrates = config.halt == "auto" and not solver.halts and saved_calibration(trained) is None
+    calibrates = config.halt == "auto" and not solver.halts
+    calibrates = calibrates and matching_calibration(trained, solver, steps, lambda _: None) is None
     mode, reason = compile_for(config, solver, None if calibrates else total)
     batch_sizes = padded_sizes(capacity, mode)
     halt = config.halt if config.halt is not None or config.strategy != "guess" else GUESS_HALT
