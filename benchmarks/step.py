@@ -35,6 +35,7 @@ from config.overrides import force_overrides
 from config.schema import PretrainConfig
 from evaluators.evaluation import run_steps
 from models.backends import choose_backend
+from models.backends.fused_cpu.backend import FusedCPU
 from models.losses import ACTLossHead
 from models.optim.optimizers import Optimizers, OptimizerSettings
 from models.registry import build_model
@@ -190,6 +191,9 @@ def measure(overrides: tuple[str, ...], mode: str, device: torch.device, options
     yardstick = Yardstick.of(case.model, case.batch, device)
     first = timed(case.train_step, device)
     yardstick.train()
+    if isinstance(backend := case.model.architecture.backend, FusedCPU):
+        for fused in backend.fused.values():
+            fused.shapes.clear()  # and the buffers that they hold, which a step allocates
     before, pairs = reset_peak_memory(device), []
     for _ in range(options.repeats):
         seconds = timed(case.train_step, device)
