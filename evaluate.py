@@ -204,8 +204,10 @@ def compile_mode(parts: Parts) -> tuple[str | None, str]:
     """Return how the networks are compiled, None for eager code, and the reason for the console."""
     can_be_fused = all(FusedCPU.fits(solver.head.architecture) for solver in parts.solvers)
     wanted = parts.config.compile
-    if parts.config.by_rule and wanted == "auto" and can_be_fused:
-        wanted = FUSED  # answers are to come fast, and the stop rule is chosen with the same roundings
+    trained_fused = all(member.config.values.get("compile") in (True, FUSED) for member in parts.members)
+    if wanted == "auto" and can_be_fused and (parts.config.by_rule or trained_fused):
+        # By a rule, answers are to come fast. Otherwise the run's own evaluations had these roundings, too.
+        wanted = FUSED
     return compile_policy(wanted, parts.world.device, can_be_fused)
 
 

@@ -107,7 +107,9 @@ class EvaluateConfig(StrictModel):
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """auto: the first of cuda, mps and cpu that is available."""
     compile: CompileChoice = "auto"
-    """Whether and how to compile, as in training."""
+    """auto: as in training, and compile=fused with halt=auto and for runs that were trained with compile=true or fused,
+    on CPUs that it fits; the other choices are those of training.
+    """
 
     @property
     def by_rule(self) -> bool:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,11 +16,13 @@ import torch
 from ranks import outputs_of, run_ranks
 from trained_folders import SIZES, TINY_ARCH, randomised, write_run
 
+import evaluate
 from config.evaluate_schema import EvaluateConfig
 from dataset.format import SplitWriter, write_identifiers
 from evaluate import run_evaluation
 from evaluators.score import wilson_interval
 from puzzle_dataset import IDENTIFIERS_KEY, identifier_hashes
+from utils import device
 from utils.distributed import World
 from utils.errors import UserError
 from utils.strict_model import parse
@@ -95,6 +98,35 @@ def test_limit_evaluates_the_first_rows_and_reports_it(run, tmp_path, capsys):
     assert "the first 6 of 11 rows" in capsys.readouterr().out
     lines = (tmp_path / "reports.jsonl").read_text().splitlines()
     assert [json.loads(line)["rows"] for line in lines] == [6, NUM_TEST]
+
+
+@pytest.mark.parametrize(
+    ("trained_with", "settings", "expected"),
+    [
+        ([True], {}, "fused"),
+        (["fused"], {}, "fused"),
+        ([False], {}, None),
+        (["auto"], {}, None),
+        (["default"], {}, None),
+        ([None], {}, None),  # a published run, whose config has no such key
+        ([True, False], {}, None),  # members of an ensemble
+        ([False], {"halt": "auto"}, "fused"),
+        ([True], {"compile": False}, None),
+    ],
+)
+def test_compiled_code_evaluates_what_it_has_trained(trained_with, settings, expected, monkeypatch):
+    monkeypatch.setattr(evaluate.FusedCPU, "fits", lambda inner: True)
+    monkeypatch.setattr(device, "missing_toolchain", lambda: None)
+    monkeypatch.delenv("DISABLE_COMPILE", raising=False)
+    members = [SimpleNamespace(config=SimpleNamespace(values={"compile": value})) for value in trained_with]
+    solvers = [SimpleNamespace(head=SimpleNamespace(architecture=None)) for _ in members]
+    parts = SimpleNamespace(
+        config=parse(EvaluateConfig, {"checkpoint": "run"} | settings),
+        world=World(),
+        members=members,
+        solvers=solvers,
+    )
+    assert evaluate.compile_mode(parts)[0] == expected
 
 
 def test_more_steps_than_trained_can_be_requested(run, tmp_path):
