@@ -19,16 +19,18 @@ struct TapGradients {
 inline Vector silu(Vector x) { return mul(x, sigmoid(x)); }
 
 // Convolves m positions of gate and up, n columns each, of which the first is a row's `position`-th.
-// `before`: the gated products of the position before the first, then those of the last.
+// `before`: the gated products of the position before the first, then those of the last. Copies gate and up to `kept`,
+// (m, 2 n), if given.
 inline void convolve(const float* gate, const float* up, Index m, Index n, Index position, Index L, const Taps& taps,
-                     Index column, float* before, Value* to, Index ld) {
+                     Index column, float* before, Value* to, Index ld, Value* kept) {
   for (Index i = 0; i < m; ++i, gate += n, up += n, to += ld) {
     const bool starts = (position + i) % L == 0;
     for (Index c = 0; c < n; c += kLanes) {
-      const Vector earlier = starts ? splat(0.f) : load(before + c), here = gated(load(gate + c), load(up + c));
-      const Vector of_here = fmadd(load(taps.here + column + c), here, load(taps.bias + column + c));
+      const Vector g = load(gate + c), u = load(up + c), earlier = starts ? splat(0.f) : load(before + c);
+      const Vector here = gated(g, u), of_here = fmadd(load(taps.here + column + c), here, load(taps.bias + column + c));
       store(to + c, silu(fmadd(load(taps.earlier + column + c), earlier, of_here)));
       store(before + c, here);
+      if (kept) store(kept + i * 2 * n + c, g), store(kept + i * 2 * n + n + c, u);
     }
   }
 }

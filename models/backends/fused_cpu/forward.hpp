@@ -87,12 +87,17 @@ class Forward {
         Value* kept_gate = keep ? keep->gate_up + (j * s.rows * s.length + (at + t) * n) * 2 : nullptr;
         product(m, h, D, l.gate_up, j / n, gate, n);
         product(m, h, D, l.gate_up, (I + j) / n, up, n);
+        if (l.conv_taps) {
+          const Taps taps(l.conv_taps, l.conv_bias, I);
+          convolve(gate, up, m, n, t, s.length, taps, j, before + j, inner + j, I, kept_gate);
+          continue;
+        }
         for (Index i = 0; i < m; ++i) {
           Vector squares = splat(0.f);
           for (Index c = 0; c < n; c += kLanes) {
             const Vector g = load(gate + i * n + c), u = load(up + i * n + c);
             if (s.rms_gated) squares = squared(g, u, squares);
-            if (!l.conv_taps) store(inner + i * I + j + c, gated(g, u));
+            store(inner + i * I + j + c, gated(g, u));
             if (kept_gate) {
               store(kept_gate + i * 2 * n + c, g);
               store(kept_gate + i * 2 * n + n + c, u);
@@ -100,8 +105,6 @@ class Forward {
           }
           if (s.rms_gated) factors[i] += sum_of(squares);
         }
-        if (l.conv_taps)
-          convolve(gate, up, m, n, t, s.length, Taps(l.conv_taps, l.conv_bias, I), j, before + j, inner + j, I);
       }
       if (s.rms_gated)
         for (Index i = 0; i < m; ++i) {
