@@ -156,7 +156,7 @@ class Normed(torch.autograd.Function):
         x32 = x.float()
         scale = torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)
         ctx.save_for_backward(x, scale)
-        return (x32 * scale).to(x.dtype)
+        return scaled(x32, scale, x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -165,8 +165,13 @@ class Normed(torch.autograd.Function):
         # In the order in which autograd rounds. Doubling is exact, so either factor may be doubled.
         of_scale = (grad32 * x32).sum(-1, keepdim=True)
         factor = -0.5 * of_scale * scale.pow(3) / x.shape[-1] * 2
-        grad_x = grad32 * scale
-        return grad_x.add_(x32 * factor).to(x.dtype), None
+        grad_x = grad32 * scale if grad32 is grad else grad32.mul_(scale)
+        return grad_x.add_(x32 * factor if x32 is x else x32.mul_(factor)).to(x.dtype), None
+
+
+def scaled(x32: Tensor, scale: Tensor, x: Tensor) -> Tensor:
+    """Return `x32 * scale` in the dtype of x; overwrites x32 unless it is x."""
+    return x32 * scale if x32 is x else x32.mul_(scale).to(x.dtype)
 
 
 class Rotated(torch.autograd.Function):

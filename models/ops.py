@@ -21,6 +21,7 @@ from models.kernels import (
     MaterialisedAttention,
     Normed,
     Rotated,
+    scaled,
 )
 
 # Up to this length the scores fit into a CPU's caches, so materialising them is cheaper than the fused kernel, which in
@@ -74,7 +75,7 @@ def rms_norm(x: Tensor, eps: float) -> Tensor:
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         return Normed.apply(x, eps)
     x32 = x.float()
-    return (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+    return scaled(x32, torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps), x)
 
 
 def gated_linear(x: Tensor, weight: Tensor, cast: Tensor | None = None) -> Tensor:
