@@ -75,6 +75,7 @@ from evaluators.reports.training_result import end, outcome_of, stopped
 from models.backends import FusedCPU, choose_backend
 from models.train.metrics import NonFiniteLoss
 from models.train.step import train_step
+from models.train.training_time import long_training_notice
 from puzzle_dataset import Prefetcher, on_device
 from training_run import (
     Run,
@@ -193,6 +194,10 @@ def train(config: PretrainConfig, world: World) -> RunOutcome:
         num_parameters = sum(p.numel() for p in state.model.parameters())
         where = ", ".join(filter(None, (f"on {world.device}", reason)))
         world.print(f"{type(inner).__name__}, {num_parameters:,} parameters, {where}; {run.folder}")
+        flops = state.row_flops() * config.global_batch_size // world.size
+        updates = state.optimizers.settings.total_steps - state.step
+        if notice := long_training_notice(flops, updates, world.device, inner.dtype):
+            world.print(notice)
         bar = Progress("train", "step", world, initial=state.step)
         loggers = make_loggers(
             world,

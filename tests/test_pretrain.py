@@ -27,6 +27,7 @@ from training_runs import (
 import pretrain
 from dataset.format import SplitWriter
 from evaluators.evaluation import evaluate
+from models.train import training_time
 from models.train.metrics import METRICS, Metric
 from models.train.step import TrainState, train_step
 from puzzle_dataset import PuzzleDataset
@@ -135,6 +136,32 @@ def test_a_sweep_trains_every_combination_in_its_own_folder(identified, tmp_path
     train(identified, tmp_path / "alone", lr=1e-4, seed=1, epochs=2)
     assert_same_run(tmp_path / "checkpoints" / "lr_0.0001_seed_1", tmp_path / "alone")
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "alone"}  # no outputs/, no multirun/
+
+
+def test_a_training_that_is_too_long_for_a_cpu_says_so_before_its_first_step(
+    identified, tmp_path, monkeypatch, capsys
+):
+    train(identified, tmp_path / "short")
+    assert "the matrix products alone" not in capsys.readouterr().out
+    monkeypatch.setattr(training_time, "SHORT", 0)
+    monkeypatch.setattr(training_time, "product_rate", lambda dtype: 1e3)
+    train(identified, tmp_path / "long")
+    out = capsys.readouterr().out
+    assert re.search(
+        r"note: the matrix products alone take this CPU about \d+ days, [\d.,]+ s for each of", out
+    )
+    flops = next(
+        line["train/flops"] for line in reversed(metrics(tmp_path / "long")) if "train/flops" in line
+    )
+    days = int(re.search(r"about (\d+) days", out)[1])
+    assert days == round(flops / 1e3 / 86400)
+
+
+def test_the_notice_is_for_cpus_only():
+    long = 10**18, 10**3
+    assert training_time.long_training_notice(*long, torch.device("cpu"), torch.float32)
+    assert training_time.long_training_notice(*long, torch.device("cuda"), torch.float32) is None
+    assert training_time.long_training_notice(10**9, 10**3, torch.device("cpu"), torch.float32) is None
 
 
 def test_the_entry_point_stays_short():
