@@ -86,8 +86,8 @@ class SolveConfig(FamilyConfig):
     batch_size: int | None = Field(default=None, gt=0)
     """Rows computed at a time; null: as many as have about 16,000 cells."""
     compile: CompileChoice = "auto"
-    """auto: torch.compile on CUDA, compile=fused on CPUs that it fits if there are more than a few puzzles, with
-    those of a calibration; the other choices are those of training.
+    """auto: torch.compile on CUDA, compile=fused on CPUs that it fits if more than a few puzzles are to be solved,
+    also to calibrate halt=auto; the other choices are those of training.
     """
 
     @field_validator("compile", mode="before")

@@ -58,8 +58,12 @@ def solve_file(config: SolveConfig) -> bool:
         say.print("note: the model uses puzzle identifiers and gets the blank one, which may reduce accuracy")
     steps = config.steps or solver.trained_steps
     capacity = config.batch_size or max(1, CELLS_AT_ONCE // metadata.seq_len)
-    calibrates = config.halt == "auto" and not solver.halts
-    calibrates = calibrates and matching_calibration(trained, solver, steps, lambda _: None) is None
+    # A calibration solves thousands of puzzles first. `stop_rule` prints why a saved rule does not match.
+    calibrates = (
+        config.halt == "auto"
+        and not solver.halts
+        and matching_calibration(trained, solver, steps, lambda _: None) is None
+    )
     mode, reason = compile_for(config, solver, None if calibrates else total)
     batch_sizes = padded_sizes(capacity, mode)
     halt = config.halt if config.halt is not None or config.strategy != "guess" else GUESS_HALT
