@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.kernels import (
+    MAX_IN_TILES,
     FewRows,
     Gated,
     GatedByExp2,
@@ -21,6 +22,7 @@ from models.kernels import (
     MaterialisedAttention,
     Normed,
     Rotated,
+    linear_in_tiles,
     scaled,
 )
 
@@ -52,14 +54,27 @@ def may_reshape_products(x: Tensor) -> bool:
     return x.dtype not in (torch.bfloat16, torch.float16) or not has_amx()
 
 
+def sums_in_tiles(x: Tensor) -> bool:
+    """True if torch would multiply x (B, D, L) matrix by matrix and sum as `linear_in_tiles` does.
+
+    This is so for a transposed batch in 16 bit, in eager code without gradient, on a CPU with AMX.
+    """
+    if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    transposed = x.ndim == 3 and len(x) > 1 and not x.is_contiguous() and x.shape[-1] <= MAX_IN_TILES
+    return transposed and x.dtype in (torch.bfloat16, torch.float16) and has_amx()
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, cast: Tensor | None = None) -> Tensor:
     """Compute `x @ weight.T (+ bias)` in the dtype of `x`, for x (..., I), float32 weight (O, I) and bias (O,).
 
     `cast` is an existing copy of `weight` in the dtype of `x`; it requires `bias` to be None.
     """
+    # torch multiplies a transposed batch matrix by matrix, which takes longer than a copy.
     if may_reshape_products(x):
-        # torch multiplies a transposed batch matrix by matrix, which takes longer than a copy.
         x = x.contiguous()
+    elif bias is None and sums_in_tiles(x):
+        return linear_in_tiles(x, weight.to(x.dtype) if cast is None else cast)
     if cast is None:
         return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
     return LinearByCast.apply(x, weight, cast) if torch.is_grad_enabled() else F.linear(x, cast)
@@ -123,10 +138,11 @@ def silu_gate(gate_up: Tensor) -> Tensor:
     """Compute `silu(gate) · up` from (..., 2 K), gate first; returns (..., K)."""
     if may_round_differently(gate_up):
         return GatedByExp2.apply(gate_up)
-    if torch.compiler.is_compiling():  # the compiler fuses the plain form
-        gate, up = gate_up.chunk(2, dim=-1)
-        return F.silu(gate) * up
-    return Gated.apply(gate_up)
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return Gated.apply(gate_up)
+    gate, up = gate_up.chunk(2, dim=-1)
+    silu = F.silu(gate)
+    return silu * up if torch.compiler.is_compiling() else silu.mul_(up)  # the compiler fuses the plain form
 
 
 def contiguous_if_faster(h: Tensor) -> Tensor:
