@@ -28,7 +28,7 @@ def linear_in_tiles(x: Tensor, weight: Tensor) -> Tensor:
 
     On a CPU with AMX, torch multiplies a transposed batch without gradient matrix by matrix. oneDNN then sums `TILE`
     inner values at a time and fills the last tile with zeros, whereas for one contiguous matrix it takes as many at a
-    time as divide the inner size. Filled up to whole tiles, one matrix rounds like the batch, in a fraction of its time.
+    time as divide the inner size. Filled up to whole tiles, one matrix rounds like the batch and takes less time.
     """
     length = x.shape[-1]
     padding = -length % TILE

@@ -42,16 +42,22 @@ def may_round_differently(x: Tensor) -> bool:
 
 
 @cache
-def has_amx() -> bool:
-    """True on a CPU with AMX, where the shape and strides of a product in 16 bit decide in which order it sums."""
-    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+def processor_of_products() -> str:
+    """Return "AMX", "AVX512" or "other": the instructions with which torch multiplies in 16 bit on this CPU."""
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return "other"
+    return "AMX" if torch.cpu.get_capabilities().get("amx_bf16") else "AVX512"
+
+
+def is_eager_on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def may_reshape_products(x: Tensor) -> bool:
     """True for eager code on a CPU where products of other shapes or strides round no differently."""
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if x.dtype in (torch.bfloat16, torch.float16) and processor_of_products() != "AVX512":
         return False
-    return x.dtype not in (torch.bfloat16, torch.float16) or not has_amx()
+    return is_eager_on_cpu(x)
 
 
 def sums_in_tiles(x: Tensor) -> bool:
@@ -59,10 +65,10 @@ def sums_in_tiles(x: Tensor) -> bool:
 
     This is so for a transposed batch in 16 bit, in eager code without gradient, on a CPU with AMX.
     """
-    if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if torch.is_grad_enabled() or not is_eager_on_cpu(x):
         return False
     transposed = x.ndim == 3 and len(x) > 1 and not x.is_contiguous() and x.shape[-1] <= MAX_IN_TILES
-    return transposed and x.dtype in (torch.bfloat16, torch.float16) and has_amx()
+    return transposed and x.dtype in (torch.bfloat16, torch.float16) and processor_of_products() == "AMX"
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, cast: Tensor | None = None) -> Tensor:
@@ -96,8 +102,8 @@ def rms_norm(x: Tensor, eps: float) -> Tensor:
 def gated_linear(x: Tensor, weight: Tensor, cast: Tensor | None = None) -> Tensor:
     """Compute `silu(x @ gate.T) · (x @ up.T)` for x (..., I) and float32 weight (2 K, I), gate first; `cast` as above.
 
-    In bfloat16 on a CPU without AMX, gate and up are two products: whole tensors in memory, of which without gradient
-    one becomes the result. (In float32 that is no faster.)
+    In bfloat16 on a CPU with AVX-512 but not AMX, gate and up are two products: whole tensors in memory, of which
+    without gradient one becomes the result. (In float32 that is no faster.)
     """
     if x.dtype != torch.bfloat16 or not may_reshape_products(x):
         return silu_gate(linear(x, weight, cast=cast))

@@ -92,13 +92,21 @@ def test_a_product_is_the_plain_form(dtype, transposed):
     assert_same(linear, lambda x, w: F.linear(x, w.to(x.dtype)), x, weight)
 
 
+@pytest.fixture
+def code_for_amx(monkeypatch):
+    """Use the code for CPUs with AMX, which is right with AVX-512 too."""
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        pytest.skip("needs a CPU with AVX-512")
+    monkeypatch.setattr(ops, "processor_of_products", lambda: "AMX")
+
+
 @pytest.mark.parametrize("amx", [False, True], ids=["this processor", "the code for AMX"])
 @pytest.mark.parametrize("length", [4, 36, 40, 52, 64, 97, 112, 480, 487])
 @pytest.mark.parametrize("rows", [1, 2, 5])
-def test_a_product_of_a_transposed_batch_rounds_as_the_plain_form(rows, length, amx, monkeypatch):
-    # On a CPU with AMX it sums in another order for other shapes, and with than without gradient.
+def test_a_product_of_a_transposed_batch_rounds_as_the_plain_form(rows, length, amx, request):
+    # With AMX and without AVX-512, sums have another order for other shapes, and with than without gradient.
     if amx:
-        monkeypatch.setattr(ops, "has_amx", lambda: True)  # right on every processor
+        request.getfixturevalue("code_for_amx")
     torch.manual_seed(0)
     x, weight = drawn(rows, D, length, dtype=torch.bfloat16, transposed=True), drawn(2 * K, length)
     cast = weight.detach().bfloat16()
@@ -108,7 +116,10 @@ def test_a_product_of_a_transposed_batch_rounds_as_the_plain_form(rows, length, 
 
     assert_same(lambda x, weight: linear(x, weight, cast=cast), plain, x, weight)
     assert_same(
-        lambda x, weight: gated_linear(x, weight, cast), lambda x, weight: plain_gate(plain(x, weight)), x, weight
+        lambda x, weight: gated_linear(x, weight, cast),
+        lambda x, weight: plain_gate(plain(x, weight)),
+        x,
+        weight,
     )
 
 
@@ -133,10 +144,10 @@ def test_rotated_heads_are_the_plain_form(dtype, of_three, piece, monkeypatch):
 
 @pytest.mark.parametrize("arch", ["arch.mlp_t=True", "arch.mlp_t=False"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "bfloat16 with AMX"])
-def test_the_published_step_gives_equal_logits_and_latents(arch, dtype, monkeypatch):
+def test_the_published_step_gives_equal_logits_and_latents(arch, dtype, request):
     dtype, *amx = dtype.split(" with ")
     if amx:
-        monkeypatch.setattr(ops, "has_amx", lambda: True)  # the code for it is right on every processor
+        request.getfixturevalue("code_for_amx")
     small = ("arch.hidden_size=32", "arch.num_heads=2", "arch.H_cycles=2", "arch.L_cycles=2")
     positions = "arch.pos_encodings=" + ("none" if "True" in arch else "rope")
     ours, published = cases(
