@@ -48,21 +48,18 @@ class LinearByCast(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, cast: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, cast: Tensor) -> Tensor:
         # As one matrix, which is what torch's own linear does if the weight needs a gradient.
-        return F.linear(x.flatten(0, -2), cast).unflatten(0, x.shape[:-1])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        x, _, cast = inputs
-        ctx.save_for_backward(x, cast)
+        flat = x.flatten(0, -2)
+        ctx.save_for_backward(flat, cast)
+        return F.linear(flat, cast).unflatten(0, x.shape[:-1])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        x, cast = ctx.saved_tensors
-        flat = grad.flatten(0, -2)
-        grad_x = (flat @ cast).view(x.shape) if ctx.needs_input_grad[0] else None
-        grad_weight = (flat.t() @ x.flatten(0, -2)).float() if ctx.needs_input_grad[1] else None
+        flat, cast = ctx.saved_tensors
+        rows = grad.flatten(0, -2)
+        grad_x = (rows @ cast).unflatten(0, grad.shape[:-1]) if ctx.needs_input_grad[0] else None
+        grad_weight = (rows.t() @ flat).float() if ctx.needs_input_grad[1] else None
         return grad_x, grad_weight, None
 
 
