@@ -55,9 +55,9 @@ def is_eager_on_cpu(x: Tensor) -> bool:
 
 def may_reshape_products(x: Tensor) -> bool:
     """True for eager code on a CPU where products of other shapes or strides round no differently."""
-    if x.dtype in (torch.bfloat16, torch.float16) and processor_of_products() != "AVX512":
+    if not is_eager_on_cpu(x):
         return False
-    return is_eager_on_cpu(x)
+    return x.dtype not in (torch.bfloat16, torch.float16) or processor_of_products() == "AVX512"
 
 
 def sums_in_tiles(x: Tensor) -> bool:
@@ -96,7 +96,10 @@ def rms_norm(x: Tensor, eps: float) -> Tensor:
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         return Normed.apply(x, eps)
     x32 = x.float()
-    return scaled(x32, torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps), x)
+    scale = torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)
+    if torch.compiler.is_compiling():  # autograd needs x32 again
+        return (x32 * scale).to(x.dtype)
+    return scaled(x32, scale, x)
 
 
 def gated_linear(x: Tensor, weight: Tensor, cast: Tensor | None = None) -> Tensor:

@@ -357,3 +357,42 @@ def test_compiled_threads_are_as_close_to_float32_as_eager_bfloat16(overrides):
     assert expected.std() > 0.5
     of_eager, of_compiled = ((latents - expected).abs().mean() for latents in found)
     assert 0 < of_compiled < 1.5 * of_eager
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("arch=trm",),
+        ("arch=trm", "arch.mlp_t=True", "arch.pos_encodings=none"),
+        ("arch=trm", "arch.ffn=rms_swiglu"),
+        ("arch=urm",),
+        ("arch=se_rrm",),
+        ("arch=trm_equivariant", "arch.num_heads=1"),
+        ("arch=trm_local", "arch.num_heads=1"),
+    ],
+    ids=" ".join,
+)
+def test_compiled_gradients_in_bfloat16_are_those_of_eager_code_up_to_rounding(overrides):
+    # `aot_eager` traces forward and backward, and only skips the code generation, which takes minutes.
+    torch.compiler.reset()  # or it stops compiling after some networks, which share their code
+
+    def gradients(dtype: str, compiled: bool) -> dict[str, torch.Tensor]:
+        made = case(*overrides, f"arch.forward_dtype={dtype}")
+        inner, act = made.model.architecture, made.model.train().act
+        if compiled:
+            inner.backend = choose_backend(inner, backend="aot_eager")
+        _, outputs = act(act.initial_carry(made.batch), made.batch)
+        outputs["logits"].float().logsumexp(-1).square().mean().backward()
+        found = {name: p.grad for name, p in made.model.named_parameters() if p.grad is not None}
+        return {name: grad for name, grad in found.items() if grad.any()}
+
+    exact = gradients("float32", False)
+    assert len(exact) >= 4
+    errors = []
+    for compiled in (False, True):
+        found = gradients("bfloat16", compiled)
+        assert found.keys() == exact.keys()
+        differences = [(found[name] - grad).norm() / grad.norm() for name, grad in exact.items()]
+        errors.append(torch.stack(differences).mean())
+    of_eager, of_compiled = errors
+    assert 0 < of_compiled < 1.5 * of_eager

@@ -161,3 +161,31 @@ def test_the_published_step_gives_equal_logits_and_latents(arch, dtype, request)
     changed = zip(ours.model.parameters(), published.model.parameters(), strict=True)
     # Losses differ by float64, and AdamATan2 takes a whole step from the smallest gradient: nearly all agree.
     assert all(torch.isclose(one, other, rtol=0, atol=1e-6).float().mean() > 0.9 for one, other in changed)
+
+
+@pytest.mark.parametrize("arch", ["arch.mlp_t=True", "arch.mlp_t=False"])
+@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("prefix", [0, 16])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_published_step_gives_equal_gradients(arch, rows, prefix, dtype):
+    size = ("arch.hidden_size=64", "arch.num_heads=2", "arch.H_cycles=2", "arch.L_cycles=2", "seq_len=36")
+    positions = "arch.pos_encodings=" + ("none" if "True" in arch else "rope")
+    embedding = (f"arch.puzzle_emb_len={prefix}", f"arch.puzzle_emb_ndim={prefix * 64}")
+    ours, published = cases(
+        ("arch=trm", arch, positions, *size, *embedding, f"global_batch_size={rows}"), dtype
+    )
+    batch = ours.batch
+    act = ours.model.train().act
+    _, outputs = act(act.initial_carry(batch), batch)
+    published.model.train()
+    started = torch.ones(rows, dtype=torch.bool)
+    _, logits, _ = published.step(started, published.empty_state(batch), batch)
+    assert torch.equal(outputs["logits"], logits)
+    grad = torch.randn(logits.shape).to(logits.dtype)
+    for each in (outputs["logits"], logits):
+        each.backward(grad)
+    expected = {name: p.grad for name, p in published.model.named_parameters()}
+    found = {name: p.grad for name, p in ours.model.named_parameters()}
+    assert sum(grad is not None for grad in found.values()) >= 6
+    for name, grad in found.items():
+        assert grad is expected[name] is None or torch.equal(grad, expected[name]), name
