@@ -359,20 +359,30 @@ def test_compiled_threads_are_as_close_to_float32_as_eager_bfloat16(overrides):
     assert 0 < of_compiled < 1.5 * of_eager
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ("arch=trm",),
-        ("arch=trm", "arch.mlp_t=True", "arch.pos_encodings=none"),
-        ("arch=trm", "arch.ffn=rms_swiglu"),
-        ("arch=urm",),
-        ("arch=se_rrm",),
-        ("arch=trm_equivariant", "arch.num_heads=1"),
-        ("arch=trm_local", "arch.num_heads=1"),
-    ],
-    ids=" ".join,
-)
+COMPILED = [
+    ("arch=trm",),
+    ("arch=trm", "arch.mlp_t=True", "arch.pos_encodings=none"),
+    ("arch=trm", "arch.ffn=rms_swiglu"),
+    ("arch=urm",),
+    ("arch=se_rrm",),
+    ("arch=trm_equivariant", "arch.num_heads=1"),
+    ("arch=trm_local", "arch.num_heads=1"),
+]
+
+
+@pytest.mark.parametrize("overrides", COMPILED, ids=" ".join)
 def test_compiled_gradients_in_bfloat16_are_those_of_eager_code_up_to_rounding(overrides):
+    assert_same_gradients_in_bfloat16(overrides)
+
+
+@pytest.mark.parametrize("overrides", COMPILED[:2], ids=" ".join)
+def test_operations_chosen_for_compiling_on_a_gpu_have_gradients_in_bfloat16(overrides, monkeypatch):
+    monkeypatch.setattr(ops, "compiles_for_cpu", lambda x: False)
+    assert_same_gradients_in_bfloat16(overrides)
+
+
+def assert_same_gradients_in_bfloat16(overrides: tuple[str, ...]) -> None:
+    """Assert that compiled code has gradients as close to those in float32 as eager code has."""
     # `aot_eager` traces forward and backward, and only skips the code generation, which takes minutes.
     torch.compiler.reset()  # or it stops compiling after some networks, which share their code
 
