@@ -370,11 +370,16 @@ COMPILED = [
 ]
 
 
+OF_TORCH = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # raised by its own compiler
+
+
+@OF_TORCH
 @pytest.mark.parametrize("overrides", COMPILED, ids=" ".join)
 def test_compiled_gradients_in_bfloat16_are_those_of_eager_code_up_to_rounding(overrides):
     assert_same_gradients_in_bfloat16(overrides)
 
 
+@OF_TORCH
 @pytest.mark.parametrize("overrides", COMPILED[:2], ids=" ".join)
 def test_operations_chosen_for_compiling_on_a_gpu_have_gradients_in_bfloat16(overrides, monkeypatch):
     monkeypatch.setattr(ops, "compiles_for_cpu", lambda x: False)
