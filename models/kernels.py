@@ -27,8 +27,8 @@ def linear_in_tiles(x: Tensor, weight: Tensor) -> Tensor:
     """Compute `x @ weight.T` for a transposed batch x (B, D, L) as one product that rounds as a batch of products.
 
     On a CPU with AMX, torch multiplies a transposed batch without gradient matrix by matrix. oneDNN then sums `TILE`
-    inner values at a time and fills the last tile with zeros, whereas for one contiguous matrix it takes as many at a
-    time as divide the inner size. Filled up to whole tiles, one matrix rounds like the batch and takes less time.
+    inner values at a time and fills the last tile with zeros, whereas for one contiguous matrix it prefers a number
+    that divides the inner size (26 of 52). Filled up to whole tiles, one matrix rounds like the batch, and is faster.
     """
     length = x.shape[-1]
     padding = -length % TILE

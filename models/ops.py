@@ -50,6 +50,7 @@ def processor_of_products() -> str:
 
 
 def is_eager_on_cpu(x: Tensor) -> bool:
+    """True for a tensor on a CPU, unless `torch.compile` traces."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
