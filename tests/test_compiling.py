@@ -24,6 +24,10 @@ from utils.device import COMPILE_MODES, missing_toolchain
 from utils.distributed import World
 from utils.strict_model import parse
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*torch.jit:DeprecationWarning"
+)  # when torch imports its compiler
+
 CPU = torch.device("cpu")
 SMALL = (
     "arch.hidden_size=32",
@@ -370,16 +374,11 @@ COMPILED = [
 ]
 
 
-OF_TORCH = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # raised by its own compiler
-
-
-@OF_TORCH
 @pytest.mark.parametrize("overrides", COMPILED, ids=" ".join)
 def test_compiled_gradients_in_bfloat16_are_those_of_eager_code_up_to_rounding(overrides):
     assert_same_gradients_in_bfloat16(overrides)
 
 
-@OF_TORCH
 @pytest.mark.parametrize("overrides", COMPILED[:2], ids=" ".join)
 def test_operations_chosen_for_compiling_on_a_gpu_have_gradients_in_bfloat16(overrides, monkeypatch):
     monkeypatch.setattr(ops, "compiles_for_cpu", lambda x: False)
