@@ -30,6 +30,8 @@ from models.kernels import (
 # bfloat16 spends most of its time in the backward pass.
 MAX_MATERIALISED_LENGTH = 512
 
+IN_16_BIT = (torch.bfloat16, torch.float16)
+
 
 def compiles_for_cpu(x: Tensor) -> bool:
     """True while `torch.compile` traces for a CPU."""
@@ -38,7 +40,7 @@ def compiles_for_cpu(x: Tensor) -> bool:
 
 def may_round_differently(x: Tensor) -> bool:
     """True when compiling for a CPU in 16 bit, where faster kernels with different rounding are acceptable."""
-    return compiles_for_cpu(x) and x.dtype in (torch.bfloat16, torch.float16)
+    return compiles_for_cpu(x) and x.dtype in IN_16_BIT
 
 
 @cache
@@ -58,7 +60,7 @@ def may_reshape_products(x: Tensor) -> bool:
     """True for eager code on a CPU where products of other shapes or strides round no differently."""
     if not is_eager_on_cpu(x):
         return False
-    return x.dtype not in (torch.bfloat16, torch.float16) or processor_of_products() == "AVX512"
+    return x.dtype not in IN_16_BIT or processor_of_products() == "AVX512"
 
 
 def sums_in_tiles(x: Tensor) -> bool:
@@ -69,7 +71,7 @@ def sums_in_tiles(x: Tensor) -> bool:
     if torch.is_grad_enabled() or not is_eager_on_cpu(x):
         return False
     transposed = x.ndim == 3 and len(x) > 1 and not x.is_contiguous() and x.shape[-1] <= MAX_IN_TILES
-    return transposed and x.dtype in (torch.bfloat16, torch.float16) and processor_of_products() == "AMX"
+    return transposed and x.dtype in IN_16_BIT and processor_of_products() == "AMX"
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, cast: Tensor | None = None) -> Tensor:
@@ -148,11 +150,10 @@ def silu_gate(gate_up: Tensor) -> Tensor:
     """Compute `silu(gate) · up` from (..., 2 K), gate first; returns (..., K)."""
     if may_round_differently(gate_up):
         return GatedByExp2.apply(gate_up)
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return Gated.apply(gate_up)
     gate, up = gate_up.chunk(2, dim=-1)
-    silu = F.silu(gate)
-    return silu * up if torch.compiler.is_compiling() else silu.mul_(up)  # the compiler fuses the plain form
+    if torch.compiler.is_compiling():  # the compiler fuses the plain form
+        return F.silu(gate) * up
+    return Gated.apply(gate_up) if torch.is_grad_enabled() else F.silu(gate).mul_(up)
 
 
 def contiguous_if_faster(h: Tensor) -> Tensor:
