@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.attention_gradient import FusedAttention
 from models.kernels import (
     MAX_IN_TILES,
     FewRows,
@@ -143,6 +144,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if may_round_differently(q) and q.shape[-2] <= MAX_MATERIALISED_LENGTH:
         out, *_ = MaterialisedAttention.apply(*(x.flatten(0, 1) for x in (q, k, v)))
         return out.unflatten(0, q.shape[:2])
+    if is_eager_on_cpu(q) and torch.is_grad_enabled() and FusedAttention.fits(q):
+        return FusedAttention.apply(q, k, v)
     return F.scaled_dot_product_attention(q, k, v)
 
 
