@@ -113,8 +113,8 @@ def _scores(q: Tensor, k: Tensor, scale: float = 1.0) -> Tensor:
     q, k = q.float(), F.pad(k.float(), (0, 0, 0, 1))
     scores = _product(q, k.transpose(1, 2), scale)
     if length % QUERIES == 1:  # four partial sums, whose operands are rounded before
-        products = (k * scale).mul_(q[:, -1:]).unflatten(-1, (-1, 4)).unbind(-2)
-        total = sum(products[1:], products[0])
+        products = (k * scale).mul_(q[:, -1:]).unflatten(-1, (-1, 4))
+        total = products.sum(-2)  # (M, L + 1, 4), summed one after another
         total = total[..., :2] + total[..., 2:]
         scores[:, -1] = total[..., 0] + total[..., 1]
     return scores
