@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 
 QUERIES = 32  # per product in torch's kernel, below `MAX_LENGTH`
 MAX_LENGTH = 191  # longer sequences have larger products in torch's kernel
+MIN_PRODUCT = 16**3  # multiplications; torch computes smaller products without oneDNN, and rounds differently
 LANES = 16  # float32 values of an AVX-512 register
 _SCORES = 1 << 18  # scores at a time, in float32: a few such tensors fit into a CPU's caches
 
@@ -45,6 +46,8 @@ class FusedAttention(torch.autograd.Function):
         """True if the gradient is known to be torch's for queries q (B, N, L, H) on a CPU."""
         batch, heads, length, width = q.shape
         if q.dtype != torch.bfloat16 or length > MAX_LENGTH or width % (2 * LANES):
+            return False
+        if length * width * (length % QUERIES or QUERIES) <= MIN_PRODUCT:  # of the last block of queries
             return False
         rows = _rows_at_once(q)
         batch = min(batch, rows + batch % rows)  # all sizes of products that occur
@@ -145,31 +148,38 @@ def _sum_of_products(a: Tensor, b: Tensor) -> Tensor:
 def rounds_as_torch(batch: int, heads: int, length: int, width: int, num_threads: int) -> bool:
     """Compare output and gradients with torch's, bit for bit, for (B, N, L, H) and so many threads, on this CPU.
 
-    The last two comparisons are of inputs for which all sums consist of numbers that cancel each other, so that nothing
-    but their rounding errors remains, which show the order of each sum. First each score and gradient of a weight, by
-    large inputs and keys and values that are the same at all positions; then the gradients of q, k and v. (The last bit
-    of an exponential seldom shows.)
+    The last two comparisons are of inputs for which sums consist of numbers of all sizes that cancel each other, so
+    that nothing but rounding errors remains, which show the order of each sum. First each score and gradient of a
+    weight, by large inputs and keys and values that are the same at all positions; then the gradients of q, k and v.
+    (The last bit of an exponential seldom shows.)
     """
     generator = torch.Generator().manual_seed(0)
 
-    def normal(drawn: int) -> Tensor:
-        x = torch.randn((batch, drawn, heads, width), generator=generator).bfloat16()
-        return x.repeat(1, length // drawn, 1, 1).transpose(1, 2)
+    def normal(positions: int) -> Tensor:
+        return torch.randn((batch, positions, heads, width), generator=generator)
 
-    grad, q, k, v = (normal(length) for _ in range(4))
-    q1, k1, v1 = (normal(1) for _ in range(3))  # the same at all positions
-    compared = ((grad, q, k, v), (grad, 64 * q, 64 * k1, 64 * v1), (_cancelled(grad), q1, k1, v))
-    return all(_equals_torch(*inputs) for inputs in compared)
+    def of_all_sizes(positions: int = length) -> Tensor:
+        return normal(positions) * torch.exp2(3 * normal(positions))
+
+    def same() -> Tensor:  # at all positions
+        return of_all_sizes(1).repeat(1, length, 1, 1)
+
+    compared = (
+        (normal(length), normal(length), normal(length), normal(length)),
+        (of_all_sizes(), 8 * of_all_sizes(), 8 * same(), same()),
+        (_cancelled(of_all_sizes()), same(), same(), of_all_sizes()),
+    )
+    return all(_equals_torch(*(x.bfloat16().transpose(1, 2) for x in inputs)) for inputs in compared)
 
 
 def _cancelled(x: Tensor) -> Tensor:
-    """Replace the second half of each block of `QUERIES` positions of x (B, N, L, H) by the negative first half."""
+    """Replace the second half of each block of `QUERIES` positions of x (B, L, N, H) by the negative first half."""
     parts = []
-    for block in x.split(QUERIES, dim=2):
-        half = block.shape[2] // 2
-        first, middle = block[:, :, :half], block[:, :, 2 * half :]
-        parts += [first, 0 * middle if half else middle, -first.flip(2)]
-    return torch.cat(parts, dim=2)
+    for block in x.split(QUERIES, dim=1):
+        half = block.shape[1] // 2
+        first, middle = block[:, :half], block[:, 2 * half :]
+        parts += [first, 0 * middle if half else middle, -first.flip(1)]
+    return torch.cat(parts, dim=1)
 
 
 @torch.enable_grad()
