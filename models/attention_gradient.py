@@ -82,7 +82,10 @@ def _rows_at_once(q: Tensor) -> int:
 
 
 def _of_rows(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, log_sum: Tensor) -> Gradients:
-    """Compute `attention_gradient` of a few rows of the batch: all (M, L, H), `log_sum` (M, L)."""
+    """Compute `attention_gradient` of a few rows of the batch: all (M, L, H), `log_sum` (M, L).
+
+    With weights P, dP = dO vᵀ and dS = P ∘ (dP - rowsum(dO ∘ O)): dq = dS k, dk = dSᵀ q, dv = Pᵀ dO.
+    """
     length, scale = q.shape[1], q.shape[2] ** -0.5
     weights = _exp(_scores(q, k, scale).sub_(log_sum.unsqueeze(-1)))  # (M, L, L + 1)
     of_output = _sum_of_products(grad, out)  # (M, L, 1)
@@ -99,7 +102,7 @@ def _product(a: Tensor, b: Tensor, scale: float = 1.0) -> Tensor:
 
 
 def _sum_over_queries(a: Tensor, b: Tensor, scale: float = 1.0) -> Tensor:
-    """Return `scale · aᵀ b`, rounded after each block of `QUERIES` queries, the first axis but one of both."""
+    """Return `scale · aᵀ b`, (M, I, J) for a (M, L, I) and b (M, L, J) over queries, rounded after every `QUERIES`."""
     (first_a, *blocks_a), (first_b, *blocks_b) = a.transpose(1, 2).split(QUERIES, dim=2), b.split(QUERIES, 1)
     total = _product(first_a, first_b, scale)
     for block_a, block_b in zip(blocks_a, blocks_b, strict=True):
@@ -117,7 +120,7 @@ def _scores(q: Tensor, k: Tensor, scale: float = 1.0) -> Tensor:
     scores = _product(q, k.transpose(1, 2), scale)
     if length % QUERIES == 1:  # four partial sums, whose operands are rounded before
         products = (k * scale).mul_(q[:, -1:]).unflatten(-1, (-1, 4))
-        total = products.sum(-2)  # (M, L + 1, 4), summed one after another
+        total = products.sum(-2)  # (M, L + 1, 4); up to H = 64 torch adds one after another
         total = total[..., :2] + total[..., 2:]
         scores[:, -1] = total[..., 0] + total[..., 1]
     return scores
@@ -126,8 +129,8 @@ def _scores(q: Tensor, k: Tensor, scale: float = 1.0) -> Tensor:
 def _exp(x: Tensor) -> Tensor:
     """Return exp(x) as torch's vectorised kernels compute it; the last column of the result has no meaning.
 
-    `torch.exp` may differ in the last bit, because it calls MKL. The gradient of a logarithm of softmax does not:
-    `g - exp(x) · sum(g)`, which is exp(x) for a g that is 0 but for -1 in the last column.
+    `torch.exp` may differ in the last bit, because it calls MKL. The gradient of log-softmax does not: it is
+    `g - exp(x) · sum(g)`, which is exp(x) if g is 0 except for -1 in the last column.
     """
     negative_one = torch.zeros_like(x)
     negative_one[..., -1] = -1
