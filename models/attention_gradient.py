@@ -84,7 +84,7 @@ def _rows_at_once(q: Tensor) -> int:
 def _of_rows(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, log_sum: Tensor) -> Gradients:
     """Compute `attention_gradient` of a few rows of the batch: all (M, L, H), `log_sum` (M, L).
 
-    With weights P, dP = dO vᵀ and dS = P ∘ (dP - rowsum(dO ∘ O)): dq = dS k, dk = dSᵀ q, dv = Pᵀ dO.
+    With weights P, dP = dO vᵀ and dS = P ∘ (dP - rowsum(dO ∘ O)): dv = Pᵀ dO, sqrt(H) dq = dS k, sqrt(H) dk = dSᵀ q.
     """
     length, scale = q.shape[1], q.shape[2] ** -0.5
     weights = _exp(_scores(q, k, scale).sub_(log_sum.unsqueeze(-1)))  # (M, L, L + 1)
